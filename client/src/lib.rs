@@ -1,0 +1,1 @@
+//! The wire protocol of Quorate and its Rust client.

@@ -1,0 +1,1 @@
+//! The replicated state of Quorate: the only crate that knows openraft and RocksDB.

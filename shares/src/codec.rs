@@ -1,0 +1,65 @@
+//! The one door to bincode: how frames and stored structs become bytes.
+//!
+//! Bincode without a limit aborts the process on an eleven-byte message that claims a string of 2^60 bytes, so every
+//! decoding here names its limit. A value must fill its bytes exactly: trailing bytes are refused, and so is an unknown
+//! variant. Nothing that is hashed, signed or authenticated goes through here; those bytes are laid out by hand.
+
+use bincode::config;
+use serde::{Serialize, de::DeserializeOwned};
+
+/// Why bytes are not the value that was expected.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CodecError {
+    /// The bytes end early, claim more than the limit, or hold an unknown variant.
+    #[error("malformed message")]
+    Malformed,
+    /// The value ended before the bytes did.
+    #[error("{0} bytes after the end of the message")]
+    Trailing(usize),
+    /// The value cannot be written within the limit.
+    #[error("message larger than its limit")]
+    TooLarge,
+}
+
+/// Encodes `value`.
+///
+/// # Errors
+/// [`CodecError::TooLarge`] if it cannot be written.
+pub fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, CodecError> {
+    bincode::serde::encode_to_vec(value, config::standard()).map_err(|_| CodecError::TooLarge)
+}
+
+/// Decodes a value that fills `bytes` exactly, never allocating more than `LIMIT` bytes for what a length field claims.
+///
+/// # Errors
+/// [`CodecError`] for anything but one whole value.
+pub fn decode<T: DeserializeOwned, const LIMIT: usize>(bytes: &[u8]) -> Result<T, CodecError> {
+    let config = config::standard().with_limit::<LIMIT>();
+    let (value, used) = bincode::serde::decode_from_slice(bytes, config).map_err(|_| CodecError::Malformed)?;
+    match bytes.len() - used {
+        0 => Ok(value),
+        trailing => Err(CodecError::Trailing(trailing)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hostile_length_is_an_error_and_not_an_abort() {
+        let mut claim = vec![253];
+        claim.extend((1u64 << 60).to_le_bytes());
+        claim.extend(b"xy");
+        assert_eq!(decode::<String, 1024>(&claim), Err(CodecError::Malformed));
+        assert_eq!(decode::<Vec<u8>, 1024>(&claim), Err(CodecError::Malformed));
+    }
+
+    #[test]
+    fn a_value_fills_its_bytes_exactly() {
+        let mut bytes = encode(&(7u64, "seven")).expect("a small value fits");
+        assert_eq!(decode::<(u64, String), 64>(&bytes), Ok((7, "seven".to_owned())));
+        bytes.push(0);
+        assert_eq!(decode::<(u64, String), 64>(&bytes), Err(CodecError::Trailing(1)));
+    }
+}

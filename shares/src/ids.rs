@@ -1,0 +1,195 @@
+//! Identifiers: public values that name clusters, nodes, keys and epochs.
+//!
+//! Each is its own type, so that an epoch cannot be passed where a version is meant. None of them is secret: they may be
+//! printed, logged and compared freely. Names are parsed once, at the edge, into types that cannot hold a wrong one.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// Longest name of a key or a node, in bytes.
+pub const NAME_BYTES_MAX: usize = 127;
+
+macro_rules! id16 {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        pub struct $name(pub [u8; 16]);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!(stringify!($name), "({})"), self)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = IdError;
+            fn from_str(text: &str) -> Result<Self, IdError> {
+                if text.len() != 32 || !text.is_ascii() {
+                    return Err(IdError::Hex);
+                }
+                let mut bytes = [0; 16];
+                for (byte, pair) in bytes.iter_mut().zip(text.as_bytes().chunks(2)) {
+                    let pair = std::str::from_utf8(pair).map_err(|_| IdError::Hex)?;
+                    *byte = u8::from_str_radix(pair, 16).map_err(|_| IdError::Hex)?;
+                }
+                Ok(Self(bytes))
+            }
+        }
+    };
+}
+
+macro_rules! number {
+    ($(#[$doc:meta])* $name:ident($inner:ty)) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+        pub struct $name(pub $inner);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+    };
+}
+
+id16!(
+    /// Names one cluster for ever: 16 random bytes made at `cluster init`.
+    ClusterId
+);
+id16!(
+    /// Names one master key for ever, in logs and on disk, where its name must not appear.
+    KeyUid
+);
+id16!(
+    /// Names one dealing: the shares that one leader sealed under one encapsulation per holder.
+    BatchId
+);
+number!(
+    /// A node of the cluster, given at admission and never reused. Zero is nobody.
+    NodeId(u64)
+);
+number!(
+    /// One committee of share holders; epochs only rise.
+    Epoch(u64)
+);
+number!(
+    /// The generation of a node's share key.
+    ShareKeyGeneration(u64)
+);
+number!(
+    /// A version of a master key, from 1.
+    KeyVersion(u32)
+);
+
+/// What is wrong with the text of an identifier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum IdError {
+    /// Not 32 hexadecimal digits.
+    #[error("an identifier is 32 hexadecimal digits")]
+    Hex,
+    /// Empty, or longer than [`NAME_BYTES_MAX`].
+    #[error("a name has 1 to {NAME_BYTES_MAX} characters")]
+    NameLength,
+    /// A character outside the alphabet, or a forbidden sequence.
+    #[error("a name has only a-z, 0-9 and . _ - /, starts with a letter or digit, and has no '//', no '..' and no '/' at its end")]
+    NameForm,
+}
+
+/// The name of a master key: `[a-z0-9][a-z0-9._/-]{0,126}`, without `//`, `..` or a `/` at the end.
+///
+/// Immutable and never reused, since every ciphertext carries it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct KeyName(String);
+
+/// The operator's label of a node: like a key name, without `/`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct NodeName(String);
+
+fn check_name(name: &str, slash: bool) -> Result<(), IdError> {
+    if name.is_empty() || name.len() > NAME_BYTES_MAX {
+        return Err(IdError::NameLength);
+    }
+    let letter = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let rest = |byte: u8| letter(byte) || b"._-".contains(&byte) || (slash && byte == b'/');
+    let bytes = name.as_bytes();
+    let form = letter(bytes[0]) && bytes.iter().all(|&byte| rest(byte));
+    if !form || name.contains("//") || name.contains("..") || name.ends_with('/') {
+        return Err(IdError::NameForm);
+    }
+    Ok(())
+}
+
+macro_rules! name {
+    ($name:ident, $slash:expr) => {
+        impl $name {
+            /// The name as text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = IdError;
+            fn from_str(text: &str) -> Result<Self, IdError> {
+                check_name(text, $slash)?;
+                Ok(Self(text.to_owned()))
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = IdError;
+            fn try_from(text: String) -> Result<Self, IdError> {
+                check_name(&text, $slash)?;
+                Ok(Self(text))
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(name: $name) -> String {
+                name.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+
+name!(KeyName, true);
+name!(NodeName, false);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn key_names_follow_the_grammar() {
+        for good in ["a", "billing/cards", "0-9._x", &"k".repeat(NAME_BYTES_MAX)] {
+            assert!(good.parse::<KeyName>().is_ok(), "{good}");
+        }
+        for bad in ["", "A", "é", "/a", "a/", "a//b", "a..b", "-a", "a b", "a:b", &"k".repeat(NAME_BYTES_MAX + 1)] {
+            assert!(bad.parse::<KeyName>().is_err(), "{bad}");
+        }
+        assert!("n1/x".parse::<NodeName>().is_err());
+    }
+
+    #[test]
+    fn identifiers_survive_their_text() {
+        let id = ClusterId([0xa5; 16]);
+        assert_eq!(id.to_string().parse(), Ok(id));
+        assert_eq!("zz".parse::<ClusterId>(), Err(IdError::Hex));
+    }
+}

@@ -1,0 +1,1 @@
+//! A Quorate cluster on one machine.
