@@ -99,7 +99,9 @@ pub enum IdError {
     #[error("a name has 1 to {NAME_BYTES_MAX} characters")]
     NameLength,
     /// A character outside the alphabet, or a forbidden sequence.
-    #[error("a name has only a-z, 0-9 and . _ - /, starts with a letter or digit, and has no '//', no '..' and no '/' at its end")]
+    #[error(
+        "a name has only a-z, 0-9 and . _ - /, starts with a letter or digit, and has no '//', no '..' and no '/' at its end"
+    )]
     NameForm,
 }
 

@@ -1,0 +1,65 @@
+//! The chunks of a body: each sealed under its own nonce, the last one shorter than the others, so that none can be cut
+//! off, moved or added unnoticed.
+//!
+//! aws-lc-rs does the AEAD here: on short messages it is nine times as fast as the pure-Rust crate that seals shares, and
+//! it is linked for TLS anyway. A test opens with the one what the other sealed.
+
+use aws_lc_rs::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
+use zeroize::Zeroizing;
+
+use crate::error::Refused;
+
+const TAG: usize = 16;
+/// Plaintext bytes of every chunk but the last.
+pub(super) const CHUNK: usize = 16_384;
+
+/// Bytes that the chunks of `length` plaintext bytes take.
+pub(super) fn sealed_len(length: usize) -> usize {
+    length + TAG * (length / CHUNK + 1)
+}
+
+/// Plaintext bytes in chunks of `sealed` bytes; `None` if no plaintext is that long.
+pub(super) fn plain_len(sealed: usize) -> Option<usize> {
+    let (full, last) = (sealed / (CHUNK + TAG), sealed % (CHUNK + TAG));
+    Some(full * CHUNK + last.checked_sub(TAG)?)
+}
+
+/// Appends the sealed chunks of `plaintext` to `output`.
+pub(super) fn seal(key: &[u8; 32], base_nonce: &[u8; 12], plaintext: &[u8], output: &mut Vec<u8>) {
+    let key = cipher(key);
+    for index in 0..=plaintext.len() / CHUNK {
+        let from = index * CHUNK;
+        let chunk = &plaintext[from..plaintext.len().min(from + CHUNK)];
+        let start = output.len();
+        output.extend_from_slice(chunk);
+        let tag = key
+            .seal_in_place_separate_tag(nonce(base_nonce, index), Aad::empty(), &mut output[start..])
+            .expect("a chunk is far shorter than the limit of the cipher");
+        output.extend_from_slice(tag.as_ref());
+    }
+}
+
+/// Opens what [`seal`] appended, or refuses all of it.
+pub(super) fn open(key: &[u8; 32], base_nonce: &[u8; 12], sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, Refused> {
+    let key = cipher(key);
+    let mut plaintext = Zeroizing::new(vec![0; plain_len(sealed.len()).ok_or(Refused)?]);
+    for (index, chunk) in sealed.chunks(CHUNK + TAG).enumerate() {
+        let (body, tag) = chunk.split_last_chunk::<TAG>().ok_or(Refused)?;
+        let output = &mut plaintext[index * CHUNK..][..body.len()];
+        key.open_separate_gather(nonce(base_nonce, index), Aad::empty(), body, tag, output).map_err(|_| Refused)?;
+    }
+    Ok(plaintext)
+}
+
+fn cipher(key: &[u8; 32]) -> LessSafeKey {
+    LessSafeKey::new(UnboundKey::new(&CHACHA20_POLY1305, key).expect("32 bytes are a key"))
+}
+
+/// The base nonce with the chunk's number added without carry (exclusive or) into its last bytes.
+fn nonce(base: &[u8; 12], index: usize) -> Nonce {
+    let mut nonce = *base;
+    for (byte, count) in nonce[4..].iter_mut().zip((index as u64).to_be_bytes()) {
+        *byte ^= count;
+    }
+    Nonce::assume_unique_for_key(nonce)
+}

@@ -1,0 +1,195 @@
+//! The two forms of a ciphertext, and its header.
+//!
+//! ```text
+//! text:   "qrt1:" name ":" version ":" kind suite ":" base64url without padding (body)
+//! binary: "QRT1" | kind u8 | suite u8 | length u8 | name | version u32 | body
+//! ```
+//!
+//! Each converts to the other without loss. There is one way to write a ciphertext: anything else, down to a spare bit of
+//! the base64, is refused.
+
+use std::fmt::Write;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use crate::envelope::{MESSAGE_BYTES_MAX, PREFIX, chunks};
+use crate::error::CiphertextError;
+use crate::ids::{KeyName, KeyVersion, NAME_BYTES_MAX};
+use crate::layout::Reader;
+
+const TEXT_MAGIC: &str = "qrt1";
+const BINARY_MAGIC: &[u8; 4] = b"QRT1";
+/// Longest binary header.
+pub const HEADER_BYTES_MAX: usize = 11 + NAME_BYTES_MAX;
+
+/// What a ciphertext holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A message.
+    Message,
+    /// A data key, to be opened only as one.
+    DataKey,
+}
+
+/// How it is sealed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Suite {
+    /// ChaCha20-Poly1305 and HKDF-SHA-256.
+    ChaCha20Poly1305,
+}
+
+/// The part of a ciphertext that can be read without a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CiphertextHeader {
+    /// What it holds.
+    pub kind: Kind,
+    /// How it is sealed.
+    pub suite: Suite,
+    /// The key.
+    pub name: KeyName,
+    /// The version of the key, from 1.
+    pub version: KeyVersion,
+}
+
+/// A ciphertext that is well formed. Whether it opens is another matter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ciphertext {
+    pub(super) header: CiphertextHeader,
+    pub(super) body: Vec<u8>,
+}
+
+impl Kind {
+    fn letter(self) -> u8 {
+        match self {
+            Self::Message => b'm',
+            Self::DataKey => b'd',
+        }
+    }
+
+    fn parse(letter: u8) -> Result<Self, CiphertextError> {
+        match letter {
+            b'm' => Ok(Self::Message),
+            b'd' => Ok(Self::DataKey),
+            _ => Err(CiphertextError::Unknown),
+        }
+    }
+}
+
+impl Suite {
+    fn digit(self) -> u8 {
+        match self {
+            Self::ChaCha20Poly1305 => b'1',
+        }
+    }
+
+    fn parse(digit: u8) -> Result<Self, CiphertextError> {
+        match digit {
+            b'1' => Ok(Self::ChaCha20Poly1305),
+            _ => Err(CiphertextError::Unknown),
+        }
+    }
+}
+
+impl CiphertextHeader {
+    /// Writes the binary header into `buffer` and returns the part that it fills.
+    pub(super) fn write<'a>(&self, buffer: &'a mut [u8; HEADER_BYTES_MAX]) -> &'a [u8] {
+        let name = self.name.as_str().as_bytes();
+        let end = 11 + name.len();
+        buffer[..4].copy_from_slice(BINARY_MAGIC);
+        buffer[4] = self.kind.letter();
+        buffer[5] = self.suite.digit();
+        buffer[6] = name.len() as u8; // at most NAME_BYTES_MAX
+        buffer[7..end - 4].copy_from_slice(name);
+        buffer[end - 4..end].copy_from_slice(&self.version.0.to_be_bytes());
+        &buffer[..end]
+    }
+}
+
+impl Ciphertext {
+    /// Reads the text form.
+    ///
+    /// # Errors
+    /// [`CiphertextError`] for anything but the one way to write a ciphertext of a known kind and suite.
+    pub fn parse_text(text: &str) -> Result<Self, CiphertextError> {
+        let mut fields = text.splitn(5, ':');
+        let mut field = || fields.next().ok_or(CiphertextError::Malformed("fields are missing"));
+        if field()? != TEXT_MAGIC {
+            return Err(CiphertextError::Malformed("it does not begin with qrt1:"));
+        }
+        let (name, version, kind_suite, body) = (field()?, field()?, field()?, field()?);
+        let &[kind, suite] = kind_suite.as_bytes() else {
+            return Err(CiphertextError::Malformed("kind and suite are two characters"));
+        };
+        let (kind, suite) = (Kind::parse(kind)?, Suite::parse(suite)?);
+        let name = parse_name(name)?;
+        let digits = !version.is_empty() && !version.starts_with('0') && version.bytes().all(|b| b.is_ascii_digit());
+        let version = version.parse().ok().filter(|_| digits).and_then(parse_version);
+        let version = version.ok_or(CiphertextError::Malformed("version"))?;
+        if body.len() > (PREFIX + chunks::sealed_len(MESSAGE_BYTES_MAX)).div_ceil(3) * 4 {
+            return Err(CiphertextError::TooLarge);
+        }
+        let body = URL_SAFE_NO_PAD.decode(body).map_err(|_| CiphertextError::Malformed("base64url"))?;
+        Self::new(CiphertextHeader { kind, suite, name, version }, body)
+    }
+
+    /// Reads the binary form.
+    ///
+    /// # Errors
+    /// [`CiphertextError`] for anything but the one way to write a ciphertext of a known kind and suite.
+    pub fn parse_binary(bytes: &[u8]) -> Result<Self, CiphertextError> {
+        let short = |_| CiphertextError::Malformed("it ends too early");
+        let mut reader = Reader::new(bytes);
+        reader.magic(BINARY_MAGIC).map_err(|_| CiphertextError::Malformed("it does not begin with QRT1"))?;
+        let kind = Kind::parse(reader.u8().map_err(short)?)?;
+        let suite = Suite::parse(reader.u8().map_err(short)?)?;
+        let length = reader.u8().map_err(short)?;
+        let name = reader.slice(length.into()).map_err(short)?;
+        let name = parse_name(std::str::from_utf8(name).map_err(|_| CiphertextError::Malformed("name"))?)?;
+        let version = parse_version(reader.u32().map_err(short)?).ok_or(CiphertextError::Malformed("version"))?;
+        let body = reader.slice(reader.remaining()).map_err(short)?;
+        Self::new(CiphertextHeader { kind, suite, name, version }, body.to_vec())
+    }
+
+    /// What can be read without a key.
+    pub fn header(&self) -> &CiphertextHeader {
+        &self.header
+    }
+
+    /// The text form.
+    pub fn to_text(&self) -> String {
+        let CiphertextHeader { kind, suite, name, version } = &self.header;
+        let mut text = String::with_capacity(TEXT_MAGIC.len() + name.as_str().len() + 16 + self.body.len() * 4 / 3);
+        let (kind, suite) = (kind.letter() as char, suite.digit() as char);
+        write!(text, "{TEXT_MAGIC}:{name}:{version}:{kind}{suite}:").expect("a String takes everything");
+        URL_SAFE_NO_PAD.encode_string(&self.body, &mut text);
+        text
+    }
+
+    /// The binary form.
+    pub fn to_binary(&self) -> Vec<u8> {
+        let mut buffer = [0; HEADER_BYTES_MAX];
+        let header = self.header.write(&mut buffer);
+        let mut bytes = Vec::with_capacity(header.len() + self.body.len());
+        bytes.extend_from_slice(header);
+        bytes.extend_from_slice(&self.body);
+        bytes
+    }
+
+    fn new(header: CiphertextHeader, body: Vec<u8>) -> Result<Self, CiphertextError> {
+        let sealed = body.len().checked_sub(PREFIX).and_then(chunks::plain_len);
+        match sealed.ok_or(CiphertextError::Malformed("the body is cut off"))? {
+            0..=MESSAGE_BYTES_MAX => Ok(Self { header, body }),
+            _ => Err(CiphertextError::TooLarge),
+        }
+    }
+}
+
+fn parse_name(name: &str) -> Result<KeyName, CiphertextError> {
+    name.parse().map_err(|_| CiphertextError::Malformed("name"))
+}
+
+/// Versions begin at 1.
+fn parse_version(version: u32) -> Option<KeyVersion> {
+    (version > 0).then_some(KeyVersion(version))
+}

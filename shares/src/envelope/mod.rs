@@ -1,0 +1,119 @@
+//! Ciphertexts: what applications keep. One format, readable without a key as far as its header goes.
+//!
+//! The body is C2SP chunked-encryption (c2sp.org/chunked-encryption@v1) with ChaCha20-Poly1305 and HKDF-SHA-256:
+//!
+//! ```text
+//! body   = salt 24 | commitment 32 | chunks of 16 KiB, each with its tag; the last one always shorter, perhaps empty
+//! ctx    = SHA-256(label | u16 length | binary header | context)
+//! key 32 | base nonce 12 | commitment 32 = HKDF-Expand(root, label | salt | ctx, 76)
+//! chunk i: nonce = base nonce XOR i, no associated data
+//! ```
+//!
+//! Key, name, version, kind, suite and context are all in the derivation; the commitment, compared before anything is
+//! decrypted, binds a ciphertext to one key. The salt is drawn here and never comes from a caller. Whatever is wrong with a
+//! ciphertext that parses, the answer is the same [`Refused`].
+
+mod chunks;
+mod ciphertext;
+
+pub use ciphertext::{Ciphertext, CiphertextHeader, HEADER_BYTES_MAX, Kind, Suite};
+
+use rand_core::CryptoRng;
+use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
+
+use crate::context::Context;
+use crate::error::{MessageTooLarge, Refused};
+use crate::labels;
+use crate::master::EncryptionRoot;
+use crate::primitive::{expand, hash};
+
+/// Longest plaintext; more goes by stream or data key.
+pub const MESSAGE_BYTES_MAX: usize = 65_536;
+
+const SALT: usize = 24;
+const COMMITMENT: usize = 32;
+/// Bytes of a body before its chunks.
+const PREFIX: usize = SALT + COMMITMENT;
+
+/// Encrypts `plaintext` under `root`, which must be of the key and version that `header` names.
+///
+/// # Errors
+/// [`MessageTooLarge`] beyond [`MESSAGE_BYTES_MAX`].
+pub fn seal(
+    root: &EncryptionRoot,
+    header: CiphertextHeader,
+    context: &Context,
+    plaintext: &[u8],
+    rng: &mut impl CryptoRng,
+) -> Result<Ciphertext, MessageTooLarge> {
+    let mut body = Vec::new();
+    seal_into(root, &header, context, plaintext, rng, &mut body)?;
+    Ok(Ciphertext { header, body })
+}
+
+/// Like [`seal`], appending the body to a buffer of the caller's.
+///
+/// # Errors
+/// [`MessageTooLarge`], and then `body` is as it was.
+pub fn seal_into(
+    root: &EncryptionRoot,
+    header: &CiphertextHeader,
+    context: &Context,
+    plaintext: &[u8],
+    rng: &mut impl CryptoRng,
+    body: &mut Vec<u8>,
+) -> Result<(), MessageTooLarge> {
+    if plaintext.len() > MESSAGE_BYTES_MAX {
+        return Err(MessageTooLarge);
+    }
+    let mut salt = [0; SALT];
+    rng.fill_bytes(&mut salt);
+    let keys = Derived::new(root, header, context, &salt);
+    body.reserve(PREFIX + chunks::sealed_len(plaintext.len()));
+    body.extend_from_slice(&salt);
+    body.extend_from_slice(keys.commitment());
+    chunks::seal(keys.key(), keys.base_nonce(), plaintext, body);
+    Ok(())
+}
+
+/// Decrypts `ciphertext` with the root of the key and version that its header names.
+///
+/// # Errors
+/// [`Refused`], whatever is wrong.
+pub fn open(root: &EncryptionRoot, ciphertext: &Ciphertext, context: &Context) -> Result<Zeroizing<Vec<u8>>, Refused> {
+    let (salt, rest) = ciphertext.body.split_first_chunk::<SALT>().ok_or(Refused)?;
+    let (commitment, sealed) = rest.split_first_chunk::<COMMITMENT>().ok_or(Refused)?;
+    let keys = Derived::new(root, &ciphertext.header, context, salt);
+    if !bool::from(keys.commitment().ct_eq(commitment)) {
+        return Err(Refused);
+    }
+    chunks::open(keys.key(), keys.base_nonce(), sealed)
+}
+
+/// What root, header, context and salt derive. On the stack, and wiped, since it lives for one message.
+struct Derived(Zeroizing<[u8; 76]>);
+
+impl Derived {
+    fn new(root: &EncryptionRoot, header: &CiphertextHeader, context: &Context, salt: &[u8; SALT]) -> Self {
+        let mut buffer = [0; HEADER_BYTES_MAX];
+        let header = header.write(&mut buffer);
+        let length = (header.len() as u16).to_be_bytes(); // at most HEADER_BYTES_MAX
+        let bound = hash(&[labels::CONTEXT, &length, header, context.as_bytes()]);
+        let mut derived = Zeroizing::new([0; 76]);
+        expand(root.0.expose(), &[labels::CHUNKED_SUITE_1, salt, &bound], derived.as_mut_slice());
+        Self(derived)
+    }
+
+    fn key(&self) -> &[u8; 32] {
+        self.0[..32].try_into().expect("32 of 76 bytes")
+    }
+
+    fn base_nonce(&self) -> &[u8; 12] {
+        self.0[32..44].try_into().expect("12 of 76 bytes")
+    }
+
+    fn commitment(&self) -> &[u8; COMMITMENT] {
+        self.0[44..].try_into().expect("32 of 76 bytes")
+    }
+}
