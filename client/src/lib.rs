@@ -1,1 +1,5 @@
 //! The wire protocol of Quorate and its Rust client.
+
+pub mod conn;
+pub mod frame;
+pub mod identity;

@@ -1,0 +1,99 @@
+//! What waits to be written on one stream: one buffer that many fill and one task empties, in one write at a time.
+
+use bytes::{Bytes, BytesMut};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::frame::{self, Kind};
+
+/// Unsent bytes beyond which whoever has more to send waits. A frame that begins below it may end above it.
+const HIGH_WATER_BYTES: usize = 1 << 20;
+
+pub(super) struct Outbox {
+    waiting: Mutex<Waiting>,
+    filled: Notify,
+    drained: Notify,
+}
+
+struct Waiting {
+    buffer: BytesMut,
+    stopped: bool,
+}
+
+impl Outbox {
+    /// An outbox whose stream begins with `preamble`.
+    pub(super) fn beginning_with(preamble: &[u8]) -> Self {
+        let waiting = Waiting { buffer: preamble.into(), stopped: false };
+        Self { waiting: Mutex::new(waiting), filled: Notify::new(), drained: Notify::new() }
+    }
+
+    /// Queues a frame, waiting while too much is unsent. An error when the stream has ended or the frame is too large.
+    pub(super) async fn push(&self, kind: Kind, id: u64, body: &[u8]) -> Result<(), ()> {
+        if let Some(result) = self.offer(kind, id, body, HIGH_WATER_BYTES) {
+            return result;
+        }
+        loop {
+            let drained = self.drained.notified();
+            tokio::pin!(drained);
+            // Registered before looking again, so that a drain between the two is not missed.
+            drained.as_mut().enable();
+            if let Some(result) = self.offer(kind, id, body, HIGH_WATER_BYTES) {
+                return result;
+            }
+            drained.await;
+        }
+    }
+
+    /// Queues a frame without waiting: only for what is small, and bounded in number by the requests in flight.
+    pub(super) fn push_now(&self, kind: Kind, id: u64, body: &[u8]) {
+        // On a stream that has ended there is nobody to tell.
+        let _ = self.offer(kind, id, body, usize::MAX);
+    }
+
+    /// Ends the writing task and everyone who waits for it.
+    pub(super) fn stop(&self) {
+        let mut waiting = self.waiting.lock();
+        waiting.stopped = true;
+        waiting.buffer = BytesMut::new();
+        drop(waiting);
+        self.filled.notify_one();
+        self.drained.notify_waiters();
+    }
+
+    /// Writes until the stream ends.
+    pub(super) async fn run(self: std::sync::Arc<Self>, mut stream: quinn::SendStream) {
+        loop {
+            let Some(batch) = self.take() else { return };
+            if batch.is_empty() {
+                self.filled.notified().await;
+                continue;
+            }
+            self.drained.notify_waiters();
+            if stream.write_chunk(batch).await.is_err() {
+                self.stop();
+                return;
+            }
+        }
+    }
+
+    /// `None` when there is no room below `limit` bytes.
+    fn offer(&self, kind: Kind, id: u64, body: &[u8], limit: usize) -> Option<Result<(), ()>> {
+        let mut waiting = self.waiting.lock();
+        if waiting.stopped {
+            return Some(Err(()));
+        }
+        if waiting.buffer.len() >= limit {
+            return None;
+        }
+        let queued = frame::encode(&mut waiting.buffer, kind, id, body).map_err(|_| ());
+        drop(waiting);
+        self.filled.notify_one();
+        Some(queued)
+    }
+
+    /// Everything that waits; `None` when stopped.
+    fn take(&self) -> Option<Bytes> {
+        let mut waiting = self.waiting.lock();
+        (!waiting.stopped).then(|| waiting.buffer.split().freeze())
+    }
+}

@@ -1,0 +1,223 @@
+//! Frames: how requests and answers lie on a stream, of QUIC or of the local socket.
+//!
+//! ```text
+//! len u32 | kind u8 | id u64 | body          big-endian; len counts all that follows it, 9 + body
+//! ```
+//!
+//! A length is checked before anything is allocated, and memory then grows only with bytes that have arrived, so a
+//! hostile length costs its sender more than its reader. A stream that ends inside a frame is an error; one that ends
+//! between frames has ended.
+
+use std::io;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+/// Largest frame, without its length field. Beyond it the stream is refused.
+pub const FRAME_BYTES_MAX: usize = 8 << 20;
+/// Largest body of a frame.
+pub const BODY_BYTES_MAX: usize = FRAME_BYTES_MAX - HEAD_BYTES;
+
+/// Kind and id.
+const HEAD_BYTES: usize = 9;
+/// What a reader asks its source for at a time.
+const READ_BYTES: usize = 64 << 10;
+
+/// What a frame is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    /// A question; the answer carries the same id.
+    Request = 1,
+    /// The one answer.
+    Response = 2,
+    /// Not even begun: too many are in flight.
+    Busy = 3,
+    /// The asker no longer waits.
+    Cancel = 4,
+    /// News before the answer (local socket only).
+    Progress = 5,
+    /// Begun and given up without an answer.
+    Failed = 6,
+}
+
+impl TryFrom<u8> for Kind {
+    type Error = FrameError;
+    fn try_from(byte: u8) -> Result<Self, FrameError> {
+        Ok(match byte {
+            1 => Self::Request,
+            2 => Self::Response,
+            3 => Self::Busy,
+            4 => Self::Cancel,
+            5 => Self::Progress,
+            6 => Self::Failed,
+            other => return Err(FrameError::Kind(other)),
+        })
+    }
+}
+
+/// One frame.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frame {
+    /// What it is.
+    pub kind: Kind,
+    /// Which request it belongs to, in the words of the asker.
+    pub id: u64,
+    /// The rest.
+    pub body: Bytes,
+}
+
+/// Why bytes are not a frame.
+#[derive(Debug, thiserror::Error)]
+pub enum FrameError {
+    /// The stream ended inside a frame.
+    #[error("the stream ended inside a frame")]
+    Truncated,
+    /// A length beyond [`FRAME_BYTES_MAX`].
+    #[error("a frame of {0} bytes is larger than {FRAME_BYTES_MAX}")]
+    TooLarge(usize),
+    /// A length too small for kind and id.
+    #[error("a frame of {0} bytes is too short")]
+    Short(usize),
+    /// A kind that does not exist.
+    #[error("a frame of the unknown kind {0}")]
+    Kind(u8),
+    /// The stream failed.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+}
+
+/// Appends a frame to `buffer`.
+///
+/// # Errors
+/// [`FrameError::TooLarge`] if `body` is beyond [`BODY_BYTES_MAX`]; nothing is written then.
+pub fn encode(buffer: &mut BytesMut, kind: Kind, id: u64, body: &[u8]) -> Result<(), FrameError> {
+    if body.len() > BODY_BYTES_MAX {
+        return Err(FrameError::TooLarge(body.len().saturating_add(HEAD_BYTES)));
+    }
+    let length = u32::try_from(HEAD_BYTES + body.len()).expect("8 MiB fit 32 bits");
+    buffer.reserve(4 + HEAD_BYTES + body.len());
+    buffer.put_u32(length);
+    buffer.put_u8(kind as u8);
+    buffer.put_u64(id);
+    buffer.put_slice(body);
+    Ok(())
+}
+
+/// Writes one frame and flushes it.
+///
+/// # Errors
+/// [`FrameError::TooLarge`], or the stream's own.
+pub async fn write(stream: &mut (impl AsyncWrite + Unpin), kind: Kind, id: u64, body: &[u8]) -> Result<(), FrameError> {
+    let mut buffer = BytesMut::new();
+    encode(&mut buffer, kind, id, body)?;
+    stream.write_all(&buffer).await?;
+    stream.flush().await?;
+    Ok(())
+}
+
+/// Takes frames off a stream.
+#[derive(Debug)]
+pub struct Reader<R> {
+    stream: R,
+    buffer: BytesMut,
+}
+
+impl<R: AsyncRead + Unpin> Reader<R> {
+    /// A reader at the beginning of a frame.
+    pub fn new(stream: R) -> Self {
+        Self { stream, buffer: BytesMut::new() }
+    }
+
+    /// The next frame, or `None` when the stream ended between two. Nothing is lost if the future is dropped.
+    ///
+    /// # Errors
+    /// [`FrameError`]; the stream is of no further use after one.
+    pub async fn next(&mut self) -> Result<Option<Frame>, FrameError> {
+        loop {
+            if let Some(frame) = take(&mut self.buffer)? {
+                return Ok(Some(frame));
+            }
+            if self.buffer.capacity() - self.buffer.len() < READ_BYTES / 4 {
+                self.buffer.reserve(READ_BYTES);
+            }
+            if self.stream.read_buf(&mut self.buffer).await? == 0 {
+                return if self.buffer.is_empty() { Ok(None) } else { Err(FrameError::Truncated) };
+            }
+        }
+    }
+}
+
+/// Splits the first whole frame off `buffer`, without copying its body.
+fn take(buffer: &mut BytesMut) -> Result<Option<Frame>, FrameError> {
+    let Some(length) = buffer.first_chunk::<4>() else { return Ok(None) };
+    let length = u32::from_be_bytes(*length) as usize;
+    if length > FRAME_BYTES_MAX {
+        return Err(FrameError::TooLarge(length));
+    }
+    if length < HEAD_BYTES {
+        return Err(FrameError::Short(length));
+    }
+    if buffer.len() < 4 + length {
+        return Ok(None);
+    }
+    buffer.advance(4);
+    let mut frame = buffer.split_to(length);
+    let kind = Kind::try_from(frame.get_u8())?;
+    let id = frame.get_u64();
+    Ok(Some(Frame { kind, id, body: frame.freeze() }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn read_all(bytes: &[u8]) -> Result<Vec<Frame>, FrameError> {
+        let mut reader = Reader::new(bytes);
+        let mut frames = Vec::new();
+        while let Some(frame) = reader.next().await? {
+            frames.push(frame);
+        }
+        Ok(frames)
+    }
+
+    #[tokio::test]
+    async fn frames_survive_the_stream() {
+        let mut buffer = BytesMut::new();
+        let large = vec![7; 300_000];
+        encode(&mut buffer, Kind::Request, 1, b"").expect("fits");
+        encode(&mut buffer, Kind::Response, u64::MAX, &large).expect("fits");
+        let frames = read_all(&buffer).await.expect("two frames");
+        assert_eq!(frames[0], Frame { kind: Kind::Request, id: 1, body: Bytes::new() });
+        assert_eq!(frames[1], Frame { kind: Kind::Response, id: u64::MAX, body: large.into() });
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_ends_inside_a_frame_is_an_error_at_every_byte() {
+        let mut buffer = BytesMut::new();
+        encode(&mut buffer, Kind::Request, 1, b"body").expect("fits");
+        assert!(read_all(&[]).await.expect("an empty stream is whole").is_empty());
+        for end in 1..buffer.len() {
+            assert!(matches!(read_all(&buffer[..end]).await, Err(FrameError::Truncated)), "cut at {end}");
+        }
+    }
+
+    #[tokio::test]
+    async fn hostile_lengths_and_kinds_are_refused_before_anything_is_allocated() {
+        let mut reader = Reader::new(&[0xff, 0xff, 0xff, 0xff, 1][..]);
+        assert!(matches!(reader.next().await, Err(FrameError::TooLarge(0xffff_ffff))));
+        assert!(reader.buffer.capacity() <= 2 * READ_BYTES, "{}", reader.buffer.capacity());
+
+        let mut reader = Reader::new(&[0, 0x7f, 0xff, 0xff, 1, 0, 0][..]);
+        assert!(matches!(reader.next().await, Err(FrameError::Truncated)));
+        assert!(reader.buffer.capacity() <= 2 * READ_BYTES, "{}", reader.buffer.capacity());
+
+        assert!(matches!(read_all(&[0, 0, 0, 8, 1, 0, 0, 0, 0, 0, 0, 0]).await, Err(FrameError::Short(8))));
+        assert!(matches!(read_all(&[0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0]).await, Err(FrameError::Kind(0))));
+        assert!(matches!(read_all(&[0, 0, 0, 9, 7, 0, 0, 0, 0, 0, 0, 0, 0]).await, Err(FrameError::Kind(7))));
+        let mut buffer = BytesMut::new();
+        let body = vec![0; BODY_BYTES_MAX + 1];
+        assert!(matches!(encode(&mut buffer, Kind::Request, 1, &body), Err(FrameError::TooLarge(_))));
+        assert!(buffer.is_empty());
+    }
+}
