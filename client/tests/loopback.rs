@@ -16,6 +16,7 @@ use quorate_client::identity::{DialError, Identity, Protocol, PublicKey, dial, p
 struct Scripted {
     running: Arc<AtomicUsize>,
     dropped: Arc<AtomicUsize>,
+    begun: Arc<AtomicUsize>,
     whole: Arc<AtomicUsize>,
     broken: Arc<AtomicUsize>,
 }
@@ -58,6 +59,7 @@ impl Handler for Scripted {
 
     fn bulk(&self, _: &Conn, mut bulk: BulkReceiver) -> BoxFuture<()> {
         let (whole, broken) = (self.whole.clone(), self.broken.clone());
+        self.begun.fetch_add(1, Ordering::SeqCst);
         Box::pin(async move {
             if bulk.header().as_ref() == b"refuse me" {
                 return;
@@ -345,6 +347,7 @@ async fn bulk_transfers_arrive_whole_or_not_at_all() {
     // Dropped half-way: the receiver must not take it for complete.
     let mut half = here.open_bulk(b"snapshot").await.expect("opened");
     half.send(&[1]).await.expect("sent");
+    wait_until("the receiver has begun", || handler.begun.load(Ordering::SeqCst) == 3).await;
     drop(half);
     wait_until("the receiver sees the break", || handler.broken.load(Ordering::SeqCst) == 1).await;
     assert_eq!(handler.whole.load(Ordering::SeqCst), 1);
