@@ -1,0 +1,343 @@
+//! Bytes laid out by hand: the vault, the invitation and the join messages.
+//!
+//! Whatever lies on disk for years or stands under a MAC is written field by field, big-endian, in the order in which
+//! FORMATS draws it. [`Reader`] is strict: it never allocates for a length that the bytes do not cover, and a value must
+//! use every byte it was given. [`Writer`] collects secrets too, so its buffer is wiped and never moves: a vector that
+//! grows leaves its old halves on the heap.
+
+use std::fmt;
+use std::ops::Deref;
+use std::str::FromStr;
+
+use quorate_shares::ids::{ClusterId, NodeId, NodeName};
+use quorate_shares::kem::{PUBLIC_KEY_BYTES, PublicKey};
+use quorate_shares::secret::Secret;
+
+/// Longest address of a node, in bytes: its length is one byte.
+pub const ADDRESS_BYTES_MAX: usize = 255;
+/// Most addresses of one node; more are refused where they are entered.
+pub const ADDRESSES_MAX: usize = 8;
+
+/// Why bytes are not the value that was expected.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LayoutError {
+    /// The bytes end inside the value.
+    #[error("the bytes end inside {0}")]
+    Short(&'static str),
+    /// The value ends before the bytes do.
+    #[error("{0} bytes after the end of the value")]
+    Trailing(usize),
+    /// A field holds what it may not.
+    #[error("invalid {0}")]
+    Invalid(&'static str),
+    /// More of something than its limit.
+    #[error("more than {limit} {what}")]
+    TooMany {
+        /// What there is too much of.
+        what: &'static str,
+        /// How much would be accepted.
+        limit: usize,
+    },
+}
+
+/// Where a node is reached: `host:port`, as the operator wrote it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Address(String);
+
+impl Address {
+    /// The address as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Address {
+    type Err = LayoutError;
+    fn from_str(text: &str) -> Result<Self, LayoutError> {
+        let refused = LayoutError::Invalid("address");
+        if text.len() > ADDRESS_BYTES_MAX || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(refused);
+        }
+        match text.rsplit_once(':') {
+            Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0) => {
+                Ok(Self(text.to_owned()))
+            }
+            _ => Err(refused),
+        }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Takes fields off the front of borrowed bytes.
+pub struct Reader<'a> {
+    rest: &'a [u8],
+    what: &'static str,
+}
+
+impl<'a> Reader<'a> {
+    /// Reads `bytes`; `what` names them in errors.
+    pub fn new(bytes: &'a [u8], what: &'static str) -> Self {
+        Self { rest: bytes, what }
+    }
+
+    /// Whether every byte is used.
+    pub fn is_empty(&self) -> bool {
+        self.rest.is_empty()
+    }
+
+    /// How many bytes are left.
+    pub fn left(&self) -> usize {
+        self.rest.len()
+    }
+
+    /// The next `count` bytes.
+    pub fn bytes(&mut self, count: usize) -> Result<&'a [u8], LayoutError> {
+        let (taken, rest) = self.rest.split_at_checked(count).ok_or(LayoutError::Short(self.what))?;
+        self.rest = rest;
+        Ok(taken)
+    }
+
+    /// The next `N` bytes, by value.
+    pub fn array<const N: usize>(&mut self) -> Result<[u8; N], LayoutError> {
+        let (taken, rest) = self.rest.split_first_chunk::<N>().ok_or(LayoutError::Short(self.what))?;
+        self.rest = rest;
+        Ok(*taken)
+    }
+
+    /// The next `N` bytes, straight into wiped memory.
+    pub fn secret<const N: usize>(&mut self) -> Result<Secret<N>, LayoutError> {
+        Secret::copy_of(self.bytes(N)?).ok_or(LayoutError::Short(self.what))
+    }
+
+    /// One byte.
+    pub fn u8(&mut self) -> Result<u8, LayoutError> {
+        Ok(u8::from_be_bytes(self.array()?))
+    }
+
+    /// Two bytes.
+    pub fn u16(&mut self) -> Result<u16, LayoutError> {
+        Ok(u16::from_be_bytes(self.array()?))
+    }
+
+    /// Four bytes.
+    pub fn u32(&mut self) -> Result<u32, LayoutError> {
+        Ok(u32::from_be_bytes(self.array()?))
+    }
+
+    /// Eight bytes.
+    pub fn u64(&mut self) -> Result<u64, LayoutError> {
+        Ok(u64::from_be_bytes(self.array()?))
+    }
+
+    /// A length byte that counts entries and may not exceed `limit`.
+    pub fn count(&mut self, limit: usize, what: &'static str) -> Result<usize, LayoutError> {
+        match usize::from(self.u8()?) {
+            count if count > limit => Err(LayoutError::TooMany { what, limit }),
+            count => Ok(count),
+        }
+    }
+
+    /// A byte that is 0 or 1.
+    pub fn flag(&mut self, what: &'static str) -> Result<bool, LayoutError> {
+        match self.u8()? {
+            0 => Ok(false),
+            1 => Ok(true),
+            _ => Err(LayoutError::Invalid(what)),
+        }
+    }
+
+    /// A cluster id.
+    pub fn cluster(&mut self) -> Result<ClusterId, LayoutError> {
+        Ok(ClusterId(self.array()?))
+    }
+
+    /// A node id; zero is refused.
+    pub fn node(&mut self) -> Result<NodeId, LayoutError> {
+        match self.u64()? {
+            0 => Err(LayoutError::Invalid("node id")),
+            id => Ok(NodeId(id)),
+        }
+    }
+
+    /// A share key or lock key, checked to be one.
+    pub fn share_pk(&mut self) -> Result<PublicKey, LayoutError> {
+        PublicKey::parse(self.bytes(PUBLIC_KEY_BYTES)?).map_err(|_| LayoutError::Invalid("share key"))
+    }
+
+    /// A name with its length byte.
+    pub fn name(&mut self) -> Result<NodeName, LayoutError> {
+        self.text()?.parse().map_err(|_| LayoutError::Invalid("node name"))
+    }
+
+    /// An address with its length byte.
+    pub fn address(&mut self) -> Result<Address, LayoutError> {
+        self.text()?.parse()
+    }
+
+    /// A list of addresses with its count.
+    pub fn addresses(&mut self) -> Result<Vec<Address>, LayoutError> {
+        (0..self.count(ADDRESSES_MAX, "addresses of a node")?).map(|_| self.address()).collect()
+    }
+
+    /// Refuses bytes that nothing used.
+    pub fn finish(self) -> Result<(), LayoutError> {
+        match self.rest.len() {
+            0 => Ok(()),
+            trailing => Err(LayoutError::Trailing(trailing)),
+        }
+    }
+
+    fn text(&mut self) -> Result<&'a str, LayoutError> {
+        let length = self.u8()?;
+        std::str::from_utf8(self.bytes(usize::from(length))?).map_err(|_| LayoutError::Invalid("text"))
+    }
+}
+
+/// Bytes that are wiped when dropped. They are filled once and never move: what a vector leaves behind when it grows, and
+/// the room that it never used, need no wiping then.
+pub struct Wiped(Vec<u8>);
+
+impl Deref for Wiped {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Drop for Wiped {
+    fn drop(&mut self) {
+        self.0.fill(0);
+        zeroize::optimization_barrier(&self.0);
+    }
+}
+
+/// Appends fields to one buffer that is allocated once and wiped when dropped.
+pub struct Writer {
+    buffer: Wiped,
+    limit: usize,
+    overflow: bool,
+}
+
+impl Writer {
+    /// Room for `limit` bytes. What does not fit is not written, and [`Writer::finish`] says so.
+    pub fn with_room(limit: usize) -> Self {
+        Self { buffer: Wiped(Vec::with_capacity(limit)), limit, overflow: false }
+    }
+
+    /// Appends `bytes` as they are.
+    pub fn bytes(&mut self, bytes: &[u8]) -> &mut Self {
+        self.overflow |= self.buffer.len() + bytes.len() > self.limit;
+        if !self.overflow {
+            self.buffer.0.extend_from_slice(bytes);
+        }
+        self
+    }
+
+    /// Appends one byte.
+    pub fn u8(&mut self, value: u8) -> &mut Self {
+        self.bytes(&[value])
+    }
+
+    /// Appends two bytes.
+    pub fn u16(&mut self, value: u16) -> &mut Self {
+        self.bytes(&value.to_be_bytes())
+    }
+
+    /// Appends four bytes.
+    pub fn u32(&mut self, value: u32) -> &mut Self {
+        self.bytes(&value.to_be_bytes())
+    }
+
+    /// Appends eight bytes.
+    pub fn u64(&mut self, value: u64) -> &mut Self {
+        self.bytes(&value.to_be_bytes())
+    }
+
+    /// Appends a count in one byte; a count beyond a byte overflows the writer.
+    pub fn count(&mut self, count: usize) -> &mut Self {
+        match u8::try_from(count) {
+            Ok(count) => self.u8(count),
+            Err(_) => {
+                self.overflow = true;
+                self
+            }
+        }
+    }
+
+    /// Appends a text with its length byte.
+    pub fn text(&mut self, text: &str) -> &mut Self {
+        self.count(text.len()).bytes(text.as_bytes())
+    }
+
+    /// Appends a list of addresses with its count.
+    pub fn addresses(&mut self, addresses: &[Address]) -> &mut Self {
+        self.count(addresses.len());
+        addresses.iter().fold(self, |writer, address| writer.text(address.as_str()))
+    }
+
+    /// Appends a section: its tag, its length in four bytes, and what `body` writes.
+    pub fn section(&mut self, tag: u8, body: impl FnOnce(&mut Self)) {
+        self.u8(tag).u32(0);
+        let start = self.buffer.len();
+        body(self);
+        if !self.overflow {
+            let length = u32::try_from(self.buffer.len() - start).expect("a writer holds far less than 4 GiB");
+            self.buffer.0[start - 4..start].copy_from_slice(&length.to_be_bytes());
+        }
+    }
+
+    /// What was written so far.
+    pub fn written(&self) -> &[u8] {
+        &self.buffer
+    }
+
+    /// The bytes, if all of them fitted.
+    ///
+    /// # Errors
+    /// [`LayoutError::TooMany`] when they did not.
+    pub fn finish(self) -> Result<Wiped, LayoutError> {
+        match self.overflow {
+            true => Err(LayoutError::TooMany { what: "bytes", limit: self.limit }),
+            false => Ok(self.buffer),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reader_uses_every_byte_or_says_so() {
+        let mut reader = Reader::new(&[1, 0, 2, 9], "test");
+        assert_eq!(reader.u8(), Ok(1));
+        assert_eq!(reader.u16(), Ok(2));
+        assert_eq!(reader.u16(), Err(LayoutError::Short("test")));
+        assert_eq!(reader.finish(), Err(LayoutError::Trailing(1)));
+    }
+
+    #[test]
+    fn an_address_has_a_host_and_a_port() {
+        for good in ["127.0.0.1:7250", "n1.example:1", "[::1]:65535"] {
+            assert!(good.parse::<Address>().is_ok(), "{good}");
+        }
+        for bad in ["", "n1", ":7250", "n1:0", "n1:70000", "n 1:7250", "n1:", &format!("{}:1", "n".repeat(255))] {
+            assert!(bad.parse::<Address>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_writer_never_moves_its_buffer() {
+        let mut writer = Writer::with_room(4);
+        let before = writer.written().as_ptr();
+        writer.u32(7);
+        assert_eq!(writer.written().as_ptr(), before);
+        writer.u8(1);
+        assert_eq!(writer.finish().err(), Some(LayoutError::TooMany { what: "bytes", limit: 4 }));
+    }
+}

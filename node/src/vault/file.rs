@@ -1,0 +1,238 @@
+//! The two slots as one durable value.
+//!
+//! At rest both slots are equal. A change goes to one slot, is synced and read back, and only then covers the other:
+//! whatever the moment of a crash, one slot is whole. The next open takes the one with the higher sequence number and
+//! makes both equal again, so nothing older survives, and a damaged slot is mended from the good one.
+//!
+//! A failed write leaves a file whose state nobody knows (an error of fsync cannot be retried), so the value refuses
+//! every further change; the node stops and opens the file afresh.
+
+use std::cmp::Ordering;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::Vault;
+use super::slot::{self, Content, Damage, SlotBytes};
+use crate::disk::{DataDir, Disk, FileDisk, Slot};
+use crate::layout::LayoutError;
+
+const FILE_NAME: &str = "vault";
+
+/// Why the vault cannot be opened or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum VaultError {
+    /// There is a vault already, and none is ever made over it.
+    #[error("{0} exists already")]
+    Exists(PathBuf),
+    /// Neither copy holds together.
+    #[error("both copies of the vault are damaged (first: {first}; second: {second})")]
+    BothDamaged {
+        /// What is wrong with the first copy.
+        first: Damage,
+        /// What is wrong with the second copy.
+        second: Damage,
+    },
+    /// Two whole copies claim the same number with different content.
+    #[error("the two copies of the vault contradict each other")]
+    Contradiction,
+    /// Another version of the program wrote it.
+    #[error("the vault has format version {0}")]
+    Version(u16),
+    /// It holds together, and this version cannot read it or would not be able to.
+    #[error("the vault's content: {0}")]
+    Content(#[from] LayoutError),
+    /// The medium failed.
+    #[error("the vault could not be {action}: {source}")]
+    Io {
+        /// What was attempted.
+        action: &'static str,
+        /// What the medium said.
+        source: io::Error,
+    },
+    /// The medium gave back something else than what was written.
+    #[error("the vault reads back differently from what was written")]
+    ReadBack,
+    /// An earlier write failed.
+    #[error("an earlier write to the vault failed")]
+    Broken,
+}
+
+impl VaultError {
+    /// What to do about it.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::Exists(_) => "this data directory belongs to a node already; use another one",
+            Self::BothDamaged { .. } | Self::Contradiction => {
+                "check the disk; if the file cannot be brought back, this node cannot either: \
+                 run `quorate node replace` on another member and join with an empty data directory"
+            }
+            Self::Version(_) | Self::Content(_) => "start the version of quorated that wrote it",
+            Self::Io { .. } | Self::ReadBack | Self::Broken => {
+                "check the disk and its free space, then start quorated again"
+            }
+        }
+    }
+
+    fn io(action: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io { action, source }
+    }
+}
+
+/// A vault that is open, and durable whenever no call is running.
+pub struct VaultFile<D: Disk = FileDisk> {
+    disk: D,
+    seq: u64,
+    current: Vault,
+    broken: bool,
+}
+
+impl VaultFile {
+    /// Makes the vault of a new node, durable when this returns.
+    ///
+    /// # Errors
+    /// [`VaultError::Exists`] if there is one, or what the content or the medium says.
+    pub fn create(dir: &DataDir, vault: Vault) -> Result<Self, VaultError> {
+        let path = dir.path().join(FILE_NAME);
+        let first = slot::seal(1, &vault.encode()?);
+        let disk = FileDisk::create(&path, first.expose()).map_err(|error| match error.kind() {
+            io::ErrorKind::AlreadyExists => VaultError::Exists(path),
+            _ => VaultError::io("created")(error),
+        })?;
+        let mut file = Self { disk, seq: 1, current: vault, broken: false };
+        Slot::BOTH.into_iter().try_for_each(|slot| file.read_back(slot, &first))?;
+        Ok(file)
+    }
+
+    /// Removes the vault of a node that nobody knows yet, so that the directory can be used again.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn remove(dir: &DataDir) -> io::Result<()> {
+        std::fs::remove_file(dir.path().join(FILE_NAME))?;
+        std::fs::File::open(dir.path())?.sync_all()
+    }
+
+    /// Opens the vault of a data directory, mending what a crash left; `None` if the node has none yet.
+    ///
+    /// # Errors
+    /// [`VaultError`]; the file is then as it was.
+    pub fn open(dir: &DataDir) -> Result<Option<Self>, VaultError> {
+        match FileDisk::open(&dir.path().join(FILE_NAME)).map_err(VaultError::io("opened"))? {
+            Some(disk) => Self::open_on(disk).map(Some),
+            None => Ok(None),
+        }
+    }
+}
+
+/// Reads the vault in `dir` without owning the directory and without mending anything: for a copy of a disk.
+///
+/// # Errors
+/// [`VaultError`], as for [`VaultFile::open`].
+pub fn inspect(dir: &Path) -> Result<Vault, VaultError> {
+    let mut disk = FileDisk::open_read_only(&dir.join(FILE_NAME)).map_err(VaultError::io("opened"))?;
+    let slots = read_both(&mut disk);
+    let (newest, _) = newest(&slots)?;
+    Ok(Vault::parse(newest.content.body)?)
+}
+
+impl<D: Disk> VaultFile<D> {
+    /// What the file holds.
+    pub fn current(&self) -> &Vault {
+        &self.current
+    }
+
+    /// Changes the vault. When this returns `Ok`, both slots hold the new content and nothing of the old one is left;
+    /// when it returns an error, [`VaultFile::current`] is as before.
+    ///
+    /// # Errors
+    /// [`VaultError`]. After a failure of the medium every further call fails.
+    pub fn update<R>(&mut self, change: impl FnOnce(&mut Vault) -> R) -> Result<R, VaultError> {
+        if self.broken {
+            return Err(VaultError::Broken);
+        }
+        let before = self.current.encode()?;
+        let mut draft = Vault::parse(&before)?;
+        let answer = change(&mut draft);
+        let body = draft.encode()?;
+        if *body != *before {
+            let next = slot::seal(self.seq + 1, &body);
+            self.broken = true;
+            let inactive = if self.seq.is_multiple_of(2) { Slot::First } else { Slot::Second };
+            self.write(inactive, &next)?;
+            self.write(inactive.other(), &next)?;
+            self.broken = false;
+            self.seq += 1;
+        }
+        self.current = draft;
+        Ok(answer)
+    }
+
+    pub(super) fn open_on(mut disk: D) -> Result<Self, VaultError> {
+        let slots = read_both(&mut disk);
+        let (Whole { slot, bytes, content }, mend) = newest(&slots)?;
+        let mut file = Self { disk, seq: content.seq, current: Vault::parse(content.body)?, broken: false };
+        if mend {
+            file.write(slot.other(), bytes)?;
+        }
+        Ok(file)
+    }
+
+    fn write(&mut self, slot: Slot, bytes: &SlotBytes) -> Result<(), VaultError> {
+        self.disk.write(slot, bytes.expose()).map_err(VaultError::io("written"))?;
+        self.disk.sync().map_err(VaultError::io("synced"))?;
+        self.read_back(slot, bytes)
+    }
+
+    fn read_back(&mut self, slot: Slot, written: &SlotBytes) -> Result<(), VaultError> {
+        let mut read = SlotBytes::zero();
+        self.disk.read(slot, read.expose_mut()).map_err(VaultError::io("read back"))?;
+        if read.expose() == written.expose() { Ok(()) } else { Err(VaultError::ReadBack) }
+    }
+}
+
+type BothSlots = [Result<SlotBytes, Damage>; 2];
+
+fn read_both(disk: &mut impl Disk) -> BothSlots {
+    Slot::BOTH.map(|slot| {
+        let mut bytes = SlotBytes::zero();
+        disk.read(slot, bytes.expose_mut()).map_err(|error| Damage::Unreadable(error.kind()))?;
+        Ok(bytes)
+    })
+}
+
+/// A slot that holds together.
+struct Whole<'a> {
+    slot: Slot,
+    bytes: &'a SlotBytes,
+    content: Content<'a>,
+}
+
+impl<'a> Whole<'a> {
+    fn open(slot: Slot, read: &'a Result<SlotBytes, Damage>) -> Result<Self, Damage> {
+        let bytes = read.as_ref().map_err(|damage| *damage)?;
+        Ok(Self { slot, bytes, content: slot::open(bytes.expose())? })
+    }
+}
+
+/// Chooses the slot to go by, and whether the other one must be written over.
+///
+/// A whole slot of another version refuses, whichever it is: it may be the newer one of a crash in between, and mending
+/// would erase it.
+fn newest([first, second]: &BothSlots) -> Result<(Whole<'_>, bool), VaultError> {
+    let (first, second) = (Whole::open(Slot::First, first), Whole::open(Slot::Second, second));
+    for Whole { content, .. } in [&first, &second].into_iter().flatten() {
+        if !content.is_our_version() {
+            return Err(VaultError::Version(content.version));
+        }
+    }
+    match (first, second) {
+        (Err(first), Err(second)) => Err(VaultError::BothDamaged { first, second }),
+        (Ok(good), Err(_)) | (Err(_), Ok(good)) => Ok((good, true)),
+        (Ok(first), Ok(second)) => match first.content.seq.cmp(&second.content.seq) {
+            Ordering::Greater => Ok((first, true)),
+            Ordering::Less => Ok((second, true)),
+            Ordering::Equal if first.bytes.expose() == second.bytes.expose() => Ok((first, false)),
+            Ordering::Equal => Err(VaultError::Contradiction),
+        },
+    }
+}

@@ -1,0 +1,226 @@
+//! Section 5: how far this node is on its way into a cluster.
+//!
+//! It stands in the vault from the first command until the first Raft entry that names this node is applied, and lets a
+//! node that died in between go on: whoever has this section and no Raft log resumes founding or joining.
+//!
+//! ```text
+//! attempt u32 | role u8 | own name u8+bytes | a u8 | a x address u8+bytes
+//! role 1, first founder:  N u8 | t u8
+//!     | i u8 | i x { V 32 | expires_ms u64 | bound u8 (0, 1) | bound x boot_pk 32 }
+//!     | root-token hash 32
+//!     | f u8 | f x { node_id u64 | boot_pk 32 | op_pk 32 | share_pk 1216 | name u8+bytes | a u8 | a x address u8+bytes }
+//!     | step u8
+//! role 2 founder, 3 joiner:  V 32 | i u8 (1..3) | i x { boot_pk 32 | address u8+bytes }
+//! ```
+
+use quorate_shares::ids::{NodeId, NodeName};
+use quorate_shares::kem::PublicKey;
+
+use super::roster::MEMBERS_MAX;
+use crate::invitation::{INVITERS_MAX, InvitationKey, Inviter};
+use crate::layout::{Address, LayoutError, Reader, Writer};
+
+/// Most invitations that a first founder keeps: one for each founder, and those that a repeated `init` has replaced
+/// are dropped.
+pub const INVITATIONS_MAX: usize = MEMBERS_MAX;
+
+/// Founding or joining, unfinished.
+pub struct Founding {
+    /// Raised by the first founder whenever a founder came back with new keys; all redo their locks then.
+    pub attempt: u32,
+    /// The name that this node was given.
+    pub name: NodeName,
+    /// Where this node is reached.
+    pub addresses: Vec<Address>,
+    /// What it has to do.
+    pub role: Role,
+}
+
+/// The part that a node plays.
+pub enum Role {
+    /// Ran `cluster init`.
+    FirstFounder(FirstFounder),
+    /// Was invited by the first founder before there was a cluster.
+    Founder(Invited),
+    /// Was invited into a running cluster.
+    Joiner(Invited),
+}
+
+/// What the first founder must not forget.
+pub struct FirstFounder {
+    /// How many founders there will be, itself included.
+    pub founders: u8,
+    /// Shares needed.
+    pub threshold: u8,
+    /// The invitations that may still be proved, or were.
+    pub invitations: Vec<OpenInvitation>,
+    /// SHA-256 of the root token.
+    pub token_hash: [u8; 32],
+    /// In order of their ids, itself among them.
+    pub so_far: Vec<FounderKeys>,
+    /// What comes next.
+    pub step: FoundingStep,
+}
+
+/// An invitation, as the one who gave it keeps it.
+pub struct OpenInvitation {
+    /// V, which proves it.
+    pub key: InvitationKey,
+    /// Unix time after which nobody new may prove it.
+    pub expires_ms: u64,
+    /// The boot identity that proved it first; no other may.
+    pub bound: Option<[u8; 32]>,
+}
+
+/// What a founder has registered.
+#[derive(Clone, PartialEq, Eq)]
+pub struct FounderKeys {
+    /// The id given when it proved its invitation.
+    pub node: NodeId,
+    /// Its boot identity.
+    pub boot_pk: [u8; 32],
+    /// Its op identity of this attempt.
+    pub op_pk: [u8; 32],
+    /// Its share key of this attempt.
+    pub share_pk: PublicKey,
+    /// The operator's label.
+    pub name: NodeName,
+    /// Where it is reached.
+    pub addresses: Vec<Address>,
+}
+
+/// The steps of the first founder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FoundingStep {
+    /// Waiting for founders to prove their invitations.
+    Gathering = 1,
+    /// All are known: pairs exchange lock keys and each writes its first locked vault.
+    Locking = 2,
+    /// All locks are durable: Raft is initialised with all founders as voters.
+    Starting = 3,
+}
+
+/// What an invited node must not forget.
+pub struct Invited {
+    /// V, which proves the invitation.
+    pub key: InvitationKey,
+    /// Whom to ask, at most [`INVITERS_MAX`].
+    pub inviters: Vec<Inviter>,
+}
+
+impl Founding {
+    pub(super) fn write(&self, writer: &mut Writer) {
+        writer.u32(self.attempt).u8(self.role.tag()).text(self.name.as_str()).addresses(&self.addresses);
+        match &self.role {
+            Role::FirstFounder(first) => first.write(writer),
+            Role::Founder(invited) | Role::Joiner(invited) => invited.write(writer),
+        }
+    }
+
+    pub(super) fn read(mut reader: Reader<'_>) -> Result<Self, LayoutError> {
+        let (attempt, tag) = (reader.u32()?, reader.u8()?);
+        let (name, addresses) = (reader.name()?, reader.addresses()?);
+        let role = match tag {
+            1 => Role::FirstFounder(FirstFounder::read(&mut reader)?),
+            2 => Role::Founder(Invited::read(&mut reader)?),
+            3 => Role::Joiner(Invited::read(&mut reader)?),
+            _ => return Err(LayoutError::Invalid("role")),
+        };
+        reader.finish()?;
+        Ok(Self { attempt, name, addresses, role })
+    }
+}
+
+impl Role {
+    fn tag(&self) -> u8 {
+        match self {
+            Role::FirstFounder(_) => 1,
+            Role::Founder(_) => 2,
+            Role::Joiner(_) => 3,
+        }
+    }
+}
+
+impl FirstFounder {
+    fn write(&self, writer: &mut Writer) {
+        writer.u8(self.founders).u8(self.threshold).count(self.invitations.len());
+        for invitation in &self.invitations {
+            writer.bytes(invitation.key.expose()).u64(invitation.expires_ms).u8(invitation.bound.is_some().into());
+            writer.bytes(invitation.bound.as_ref().map_or(&[], |boot_pk| boot_pk));
+        }
+        writer.bytes(&self.token_hash).count(self.so_far.len());
+        self.so_far.iter().for_each(|founder| founder.write(writer));
+        writer.u8(self.step as u8);
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Result<Self, LayoutError> {
+        let (founders, threshold) = (reader.u8()?, reader.u8()?);
+        let invitations = (0..reader.count(INVITATIONS_MAX, "invitations")?).map(|_| OpenInvitation::read(reader));
+        let invitations = invitations.collect::<Result<_, _>>()?;
+        let token_hash = reader.array()?;
+        let so_far = (0..reader.count(MEMBERS_MAX, "founders")?).map(|_| FounderKeys::read(reader));
+        let so_far = so_far.collect::<Result<Vec<_>, _>>()?;
+        let step = FoundingStep::read(reader)?;
+        match so_far.is_sorted_by(|a, b| a.node < b.node) {
+            true => Ok(Self { founders, threshold, invitations, token_hash, so_far, step }),
+            false => Err(LayoutError::Invalid("order of founders")),
+        }
+    }
+}
+
+impl OpenInvitation {
+    fn read(reader: &mut Reader<'_>) -> Result<Self, LayoutError> {
+        let (key, expires_ms) = (InvitationKey::from(reader.secret()?), reader.u64()?);
+        let bound = if reader.flag("binding of an invitation")? { Some(reader.array()?) } else { None };
+        Ok(Self { key, expires_ms, bound })
+    }
+}
+
+impl FounderKeys {
+    fn write(&self, writer: &mut Writer) {
+        writer.u64(self.node.0).bytes(&self.boot_pk).bytes(&self.op_pk).bytes(self.share_pk.as_bytes());
+        writer.text(self.name.as_str()).addresses(&self.addresses);
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Result<Self, LayoutError> {
+        Ok(Self {
+            node: reader.node()?,
+            boot_pk: reader.array()?,
+            op_pk: reader.array()?,
+            share_pk: reader.share_pk()?,
+            name: reader.name()?,
+            addresses: reader.addresses()?,
+        })
+    }
+}
+
+impl FoundingStep {
+    fn read(reader: &mut Reader<'_>) -> Result<Self, LayoutError> {
+        match reader.u8()? {
+            1 => Ok(Self::Gathering),
+            2 => Ok(Self::Locking),
+            3 => Ok(Self::Starting),
+            _ => Err(LayoutError::Invalid("step of founding")),
+        }
+    }
+}
+
+impl Invited {
+    fn write(&self, writer: &mut Writer) {
+        writer.bytes(self.key.expose()).count(self.inviters.len());
+        for inviter in &self.inviters {
+            writer.bytes(&inviter.boot_pk).text(inviter.address.as_str());
+        }
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Result<Self, LayoutError> {
+        let key = InvitationKey::from(reader.secret()?);
+        let inviters = (0..reader.count(INVITERS_MAX, "inviters")?)
+            .map(|_| Ok(Inviter { boot_pk: reader.array()?, address: reader.address()? }))
+            .collect::<Result<Vec<_>, LayoutError>>()?;
+        match inviters.is_empty() {
+            false => Ok(Self { key, inviters }),
+            true => Err(LayoutError::Invalid("number of inviters")),
+        }
+    }
+}

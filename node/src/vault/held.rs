@@ -1,0 +1,88 @@
+//! Section 4: the lock keys that this node holds for its peers.
+//!
+//! ```text
+//! to the end of the section: { peer u64 | last_gen u64 | committed_keyno u64 | grace_left_s u16 | away_s u32
+//!                              | m u8 (<= 3) | m x { keyno u64 | seed 32 } }
+//! ```
+//! Peers stand in order of their ids and keys in order of their numbers.
+
+use quorate_shares::ids::NodeId;
+use quorate_shares::secret::Secret;
+
+use super::roster::MEMBERS_MAX;
+use crate::layout::{LayoutError, Reader, Writer};
+
+/// Most keys held for one peer at a time; a peer that needs a fourth is told `busy` until older ones have died.
+pub const KEYS_PER_PEER_MAX: usize = 3;
+
+/// What this node holds for one peer.
+pub struct HeldForPeer {
+    /// The peer.
+    pub peer: NodeId,
+    /// The newest lock generation that the peer confirmed.
+    pub last_gen: u64,
+    /// The key number that this generation uses; strictly older ones die after the grace.
+    pub committed_keyno: u64,
+    /// Seconds of this node's own running time until then.
+    pub grace_left_s: u16,
+    /// Seconds that the peer was not seen while this node was Serving.
+    pub away_s: u32,
+    /// In order of their numbers, at most [`KEYS_PER_PEER_MAX`].
+    pub keys: Vec<HeldKey>,
+}
+
+/// The seed of one lock key.
+pub struct HeldKey {
+    /// Its number, which only rises.
+    pub keyno: u64,
+    /// What the X-Wing key pair is derived from.
+    pub seed: Secret<32>,
+}
+
+impl HeldForPeer {
+    /// Nothing held yet.
+    pub fn new(peer: NodeId) -> Self {
+        Self { peer, last_gen: 0, committed_keyno: 0, grace_left_s: 0, away_s: 0, keys: Vec::new() }
+    }
+
+    /// The key with this number.
+    pub fn key(&self, keyno: u64) -> Option<&HeldKey> {
+        self.keys.iter().find(|key| key.keyno == keyno)
+    }
+
+    pub(super) fn write(&self, writer: &mut Writer) {
+        writer.u64(self.peer.0).u64(self.last_gen).u64(self.committed_keyno);
+        writer.u16(self.grace_left_s).u32(self.away_s).count(self.keys.len());
+        for key in &self.keys {
+            writer.u64(key.keyno).bytes(key.seed.expose());
+        }
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Result<Self, LayoutError> {
+        let mut held = Self::new(reader.node()?);
+        (held.last_gen, held.committed_keyno) = (reader.u64()?, reader.u64()?);
+        (held.grace_left_s, held.away_s) = (reader.u16()?, reader.u32()?);
+        for _ in 0..reader.count(KEYS_PER_PEER_MAX, "lock keys for one peer")? {
+            held.keys.push(HeldKey { keyno: reader.u64()?, seed: reader.secret()? });
+        }
+        match held.keys.is_sorted_by(|a, b| a.keyno < b.keyno) {
+            true => Ok(held),
+            false => Err(LayoutError::Invalid("order of lock keys")),
+        }
+    }
+}
+
+/// Reads the whole section.
+pub(super) fn read_all(mut reader: Reader<'_>) -> Result<Vec<HeldForPeer>, LayoutError> {
+    let mut all: Vec<HeldForPeer> = Vec::new();
+    while !reader.is_empty() {
+        if all.len() == MEMBERS_MAX {
+            return Err(LayoutError::TooMany { what: "peers with lock keys", limit: MEMBERS_MAX });
+        }
+        all.push(HeldForPeer::read(&mut reader)?);
+    }
+    match all.is_sorted_by(|a, b| a.peer < b.peer) {
+        true => Ok(all),
+        false => Err(LayoutError::Invalid("order of peers")),
+    }
+}

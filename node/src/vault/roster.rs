@@ -1,0 +1,250 @@
+//! Section 2: who is in the cluster, as this node last knew it.
+//!
+//! A locked node has nothing else to go by: it asks these peers for the pieces of its lock, and refuses those that are
+//! denied. The same bytes travel in join replies, so that a new member starts from what its inviter knows.
+//!
+//! ```text
+//! log id (term u64, leader u64, index u64)
+//! n u8 | n x { node_id u64 | boot_pk 32 | op_pk 32 | flags u8 | name u8+bytes | a u8 | a x address u8+bytes }
+//! r u16 | r x { node_id u64 | boot_pk 32 }
+//! ```
+//! Members and revoked nodes stand in order of their ids, so a roster has one encoding.
+
+use quorate_shares::ids::{NodeId, NodeName};
+
+use crate::layout::{Address, LayoutError, Reader, Writer};
+
+/// Most members of a roster. Nine voters are tested; the rest is room for joiners and leavers.
+pub const MEMBERS_MAX: usize = 32;
+/// Most revoked nodes that are remembered; older ones are unknown, and unknown nodes are refused too.
+pub const REVOKED_MAX: usize = 1024;
+
+/// The members of the cluster as of one place in the Raft log.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Roster {
+    /// The log entry that made it; all zeros before there is a log.
+    pub log_id: RosterLogId,
+    /// In order of their ids, at most [`MEMBERS_MAX`].
+    pub members: Vec<RosterMember>,
+    /// In order of their ids, at most [`REVOKED_MAX`].
+    pub revoked: Vec<Revoked>,
+}
+
+/// A place in the Raft log. Ordered as Raft orders logs: by term first, by index last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct RosterLogId {
+    /// Term of the leader that wrote the entry.
+    pub term: u64,
+    /// The leader that wrote it.
+    pub leader: u64,
+    /// Index of the entry.
+    pub index: u64,
+}
+
+/// One member.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RosterMember {
+    /// Its id.
+    pub node: NodeId,
+    /// Public half of the identity that lies in its vault in plain.
+    pub boot_pk: [u8; 32],
+    /// Public half of the identity inside its bundle.
+    pub op_pk: [u8; 32],
+    /// Where it stands.
+    pub standing: Standing,
+    /// The operator's label.
+    pub name: NodeName,
+    /// Where it is reached.
+    pub addresses: Vec<Address>,
+}
+
+/// Where a member stands; several can hold at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Standing {
+    /// Let in, though perhaps not yet part of the Raft group.
+    pub admitted: bool,
+    /// Votes in Raft.
+    pub voter: bool,
+    /// Follows Raft without a vote.
+    pub learner: bool,
+    /// To be refused by every peer.
+    pub denied: bool,
+}
+
+/// A node that must never be let in again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Revoked {
+    /// Its id.
+    pub node: NodeId,
+    /// Its boot identity.
+    pub boot_pk: [u8; 32],
+}
+
+impl Roster {
+    /// The member with this id.
+    pub fn member(&self, node: NodeId) -> Option<&RosterMember> {
+        self.members.iter().find(|member| member.node == node)
+    }
+
+    /// The member that dials with this boot identity.
+    pub fn by_boot_pk(&self, boot_pk: &[u8; 32]) -> Option<&RosterMember> {
+        self.members.iter().find(|member| member.boot_pk == *boot_pk)
+    }
+
+    /// Whether this boot identity was revoked.
+    pub fn is_revoked(&self, boot_pk: &[u8; 32]) -> bool {
+        self.revoked.iter().any(|revoked| revoked.boot_pk == *boot_pk)
+    }
+
+    /// Appends the roster to `writer`.
+    pub fn write(&self, writer: &mut Writer) {
+        self.log_id.write(writer);
+        writer.count(self.members.len());
+        for member in &self.members {
+            writer.u64(member.node.0).bytes(&member.boot_pk).bytes(&member.op_pk).u8(member.standing.bits());
+            writer.text(member.name.as_str()).addresses(&member.addresses);
+        }
+        let revoked = u16::try_from(self.revoked.len()).unwrap_or(u16::MAX);
+        writer.u16(revoked);
+        for revoked in &self.revoked {
+            writer.u64(revoked.node.0).bytes(&revoked.boot_pk);
+        }
+    }
+
+    /// Takes a roster off `reader`.
+    ///
+    /// # Errors
+    /// [`LayoutError`] for anything but the one encoding of a roster.
+    pub fn read(reader: &mut Reader<'_>) -> Result<Self, LayoutError> {
+        let log_id = RosterLogId::read(reader)?;
+        let members = (0..reader.count(MEMBERS_MAX, "members")?).map(|_| RosterMember::read(reader));
+        let members = members.collect::<Result<Vec<_>, _>>()?;
+        let count = usize::from(reader.u16()?);
+        if count > REVOKED_MAX {
+            return Err(LayoutError::TooMany { what: "revoked nodes", limit: REVOKED_MAX });
+        }
+        let revoked = (0..count).map(|_| Ok(Revoked { node: reader.node()?, boot_pk: reader.array()? }));
+        let roster = Self { log_id, members, revoked: revoked.collect::<Result<_, _>>()? };
+        let ordered = roster.members.is_sorted_by(|a, b| a.node < b.node);
+        match ordered && roster.revoked.is_sorted_by(|a, b| a.node < b.node) {
+            true => Ok(roster),
+            false => Err(LayoutError::Invalid("order of the roster")),
+        }
+    }
+}
+
+impl RosterLogId {
+    /// Appends its 24 bytes.
+    pub fn write(&self, writer: &mut Writer) {
+        writer.u64(self.term).u64(self.leader).u64(self.index);
+    }
+
+    /// Takes its 24 bytes.
+    ///
+    /// # Errors
+    /// [`LayoutError::Short`].
+    pub fn read(reader: &mut Reader<'_>) -> Result<Self, LayoutError> {
+        Ok(Self { term: reader.u64()?, leader: reader.u64()?, index: reader.u64()? })
+    }
+}
+
+impl RosterMember {
+    fn read(reader: &mut Reader<'_>) -> Result<Self, LayoutError> {
+        Ok(Self {
+            node: reader.node()?,
+            boot_pk: reader.array()?,
+            op_pk: reader.array()?,
+            standing: Standing::from_bits(reader.u8()?)?,
+            name: reader.name()?,
+            addresses: reader.addresses()?,
+        })
+    }
+}
+
+impl Standing {
+    fn bits(self) -> u8 {
+        u8::from(self.admitted) | u8::from(self.voter) << 1 | u8::from(self.learner) << 2 | u8::from(self.denied) << 3
+    }
+
+    fn from_bits(bits: u8) -> Result<Self, LayoutError> {
+        let bit = |at: u8| bits >> at & 1 == 1;
+        let standing = Self { admitted: bit(0), voter: bit(1), learner: bit(2), denied: bit(3) };
+        match standing.bits() == bits {
+            true => Ok(standing),
+            false => Err(LayoutError::Invalid("standing of a member")),
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn sample() -> Roster {
+        let member = |id: u64, standing| RosterMember {
+            node: NodeId(id),
+            boot_pk: [id as u8; 32],
+            op_pk: [id as u8 + 100; 32],
+            standing,
+            name: format!("n{id}").parse().expect("a valid name"),
+            addresses: vec!["127.0.0.1:7250".parse().expect("a valid address")],
+        };
+        let voter = Standing { voter: true, ..Standing::default() };
+        Roster {
+            log_id: RosterLogId { term: 2, leader: 1, index: 40 },
+            members: vec![member(1, voter), member(3, Standing { denied: true, ..voter })],
+            revoked: vec![Revoked { node: NodeId(2), boot_pk: [2; 32] }],
+        }
+    }
+
+    fn bytes(roster: &Roster) -> Vec<u8> {
+        let mut writer = Writer::with_room(4096);
+        roster.write(&mut writer);
+        writer.finish().expect("a small roster").to_vec()
+    }
+
+    fn parse(bytes: &[u8]) -> Result<Roster, LayoutError> {
+        let mut reader = Reader::new(bytes, "roster");
+        let roster = Roster::read(&mut reader)?;
+        reader.finish().map(|()| roster)
+    }
+
+    #[test]
+    fn a_roster_survives_its_bytes() {
+        for roster in [sample(), Roster::default()] {
+            assert_eq!(parse(&bytes(&roster)), Ok(roster));
+        }
+    }
+
+    #[test]
+    fn every_shorter_and_every_longer_roster_is_refused() {
+        let whole = bytes(&sample());
+        for end in 0..whole.len() {
+            assert!(parse(&whole[..end]).is_err(), "{end} bytes");
+        }
+        assert_eq!(parse(&[&whole[..], &[0]].concat()), Err(LayoutError::Trailing(1)));
+    }
+
+    #[test]
+    fn a_roster_has_one_encoding() {
+        let mut swapped = sample();
+        swapped.members.reverse();
+        let twice = Roster { revoked: vec![sample().revoked[0]; 2], ..sample() };
+        for roster in [swapped, twice] {
+            assert_eq!(parse(&bytes(&roster)), Err(LayoutError::Invalid("order of the roster")));
+        }
+        let mut unknown_flag = bytes(&sample());
+        unknown_flag[24 + 1 + 72] |= 0x10;
+        assert_eq!(parse(&unknown_flag), Err(LayoutError::Invalid("standing of a member")));
+    }
+
+    #[test]
+    fn lists_have_limits() {
+        let mut crowd = bytes(&Roster::default());
+        crowd[24] = MEMBERS_MAX as u8 + 1;
+        assert_eq!(parse(&crowd), Err(LayoutError::TooMany { what: "members", limit: MEMBERS_MAX }));
+        let mut graves = bytes(&Roster::default());
+        graves[25..27].copy_from_slice(&(REVOKED_MAX as u16 + 1).to_be_bytes());
+        assert_eq!(parse(&graves), Err(LayoutError::TooMany { what: "revoked nodes", limit: REVOKED_MAX }));
+    }
+}
