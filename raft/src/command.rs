@@ -1,0 +1,283 @@
+//! Every change there is.
+//!
+//! A [`Command`] is one entry of the Raft log: a [`Change`] and the time at which its proposer made it. Whatever needs a
+//! clock, a random number or a secret was done before a command exists, so that every replica that applies it reaches
+//! the same state. Each change names the state that it expects and may be proposed again after a lost answer: the first
+//! answer comes back, and nothing happens twice.
+//!
+//! What comes back is an [`Outcome`], or a [`Refusal`](crate::refusal::Refusal): both are deterministic answers.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use quorate_shares::ids::{
+    BatchId, ClusterId, Epoch, KeyName, KeyUid, KeyVersion, NodeId, NodeName, ShareKeyGeneration,
+};
+use serde::{Deserialize, Serialize};
+
+/// Most bytes of one command. Larger ones are refused before they enter the log, so that one entry always fits one frame.
+pub const COMMAND_BYTES_MAX: usize = 1 << 20;
+
+/// A client's name for one request: a repetition carries the same one and gets the first answer.
+pub type RequestId = [u8; 16];
+
+/// One change, stamped by its proposer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Command {
+    /// The proposer's clock, in milliseconds since 1970. The state's time is the largest seen: it never goes back.
+    pub time_ms: u64,
+    /// What changes.
+    pub change: Change,
+}
+
+impl Command {
+    /// Stamps a change.
+    pub fn new(time_ms: u64, change: Change) -> Self {
+        Self { time_ms, change }
+    }
+}
+
+impl fmt::Display for Command {
+    /// Names the kind only: a log line must carry no key name.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}", self.change.kind(), self.time_ms)
+    }
+}
+
+/// What a command changes: one variant per kind.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Change {
+    /// The first command of every cluster: who is in it, and on which terms.
+    Found(Found),
+    /// Opens the next epoch as PENDING, with its committee.
+    OpenEpoch(OpenEpoch),
+    /// One holder opened and verified the records of an epoch.
+    EpochAck(EpochAck),
+    /// Makes the PENDING epoch the ACTIVE one.
+    ActivateEpoch {
+        /// The epoch that must be PENDING.
+        epoch: Epoch,
+    },
+    /// Announces a dealing, before any record of it.
+    OpenBatch {
+        /// The batch header, laid out as FORMATS 3 says.
+        #[serde(with = "serde_bytes")]
+        header: Vec<u8>,
+    },
+    /// Makes a named key and its version 1.
+    CreateKey(CreateKey),
+    /// Makes the next version of a key.
+    RotateKey(RotateKey),
+    /// Key versions whose shares were opened and verified by a threshold of holders: they may encrypt from now on.
+    Ready(Ready),
+    /// A member rotated its lock, and says which peers hold pieces of it.
+    ReportLock(ReportLock),
+}
+
+impl Change {
+    /// The kind, for logs and metrics.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Found(_) => "found",
+            Self::OpenEpoch(_) => "open_epoch",
+            Self::EpochAck(_) => "epoch_ack",
+            Self::ActivateEpoch { .. } => "activate_epoch",
+            Self::OpenBatch { .. } => "open_batch",
+            Self::CreateKey(_) => "create_key",
+            Self::RotateKey(_) => "rotate_key",
+            Self::Ready(_) => "ready",
+            Self::ReportLock(_) => "report_lock",
+        }
+    }
+}
+
+/// Founds the cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Found {
+    /// The cluster's identifier, for ever.
+    pub cluster: ClusterId,
+    /// SHA-256 of the root token.
+    pub token_hash: [u8; 32],
+    /// Shares needed: from a majority of the members up to all of them.
+    pub threshold: u8,
+    /// One member is enough (`--allow-solo`): one disk then holds everything.
+    pub allow_solo: bool,
+    /// Two members are enough (`--accept-no-redundancy`): losing one disk then loses every key.
+    pub accept_no_redundancy: bool,
+    /// The founders. Their node ids were given in the order in which they proved their invitations.
+    pub members: Vec<NewMember>,
+}
+
+/// A member as it is admitted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewMember {
+    /// Given once, never reused.
+    pub node: NodeId,
+    /// The operator's label.
+    pub name: NodeName,
+    /// Where it listens, as `host:port`, best first.
+    pub addresses: Vec<String>,
+    /// Ed25519 key that may ask for LockOpen only.
+    pub boot_pk: [u8; 32],
+    /// Ed25519 key for everything else.
+    pub op_pk: [u8; 32],
+    /// X-Wing key that its shares are sealed to, 1216 bytes.
+    #[serde(with = "serde_bytes")]
+    pub share_pk: Vec<u8>,
+    /// The generation of `share_pk`.
+    pub skgen: ShareKeyGeneration,
+}
+
+/// One holder of an epoch. Its share number is its position in the committee plus one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seat {
+    /// The member.
+    pub node: NodeId,
+    /// The share key that its shares are sealed to.
+    pub skgen: ShareKeyGeneration,
+}
+
+/// Opens an epoch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenEpoch {
+    /// One more than the newest epoch; the first is 1.
+    pub epoch: Epoch,
+    /// Shares needed in this epoch.
+    pub threshold: u8,
+    /// The holders, sorted by node.
+    pub committee: Vec<Seat>,
+    /// The committee hash of FORMATS 3, which every replica computes again.
+    pub committee_hash: [u8; 32],
+}
+
+/// A holder's word that it can open its shares of an epoch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EpochAck {
+    /// The epoch.
+    pub epoch: Epoch,
+    /// The holder.
+    pub node: NodeId,
+    /// How many of the epoch's records it opened and verified, counted in the order in which they were applied.
+    pub records: u64,
+}
+
+/// Makes a key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CreateKey {
+    /// Repeats share it.
+    pub request: RequestId,
+    /// The key's identifier, for ever.
+    pub uid: KeyUid,
+    /// The key's name, for ever.
+    pub name: KeyName,
+    /// The key-check value of version 1.
+    pub kcv: [u8; 32],
+    /// One share record for the ACTIVE epoch, and one for the PENDING epoch if there is one.
+    pub records: Vec<RecordBytes>,
+}
+
+/// Makes the next version of a key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RotateKey {
+    /// Repeats share it.
+    pub request: RequestId,
+    /// The key.
+    pub uid: KeyUid,
+    /// The newest version at the moment of the request; the new one is one more.
+    pub expect: KeyVersion,
+    /// The key-check value of the new version.
+    pub kcv: [u8; 32],
+    /// As in [`CreateKey::records`].
+    pub records: Vec<RecordBytes>,
+}
+
+/// A share record, laid out as FORMATS 3 says.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordBytes(#[serde(with = "serde_bytes")] pub Vec<u8>);
+
+impl fmt::Debug for RecordBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RecordBytes({} bytes)", self.0.len())
+    }
+}
+
+/// Key versions that a threshold of holders can open.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ready {
+    /// The epoch of the records that were opened.
+    pub epoch: Epoch,
+    /// At most [`VERIFY_MAX`](crate::plan::VERIFY_MAX) of them.
+    pub verified: Vec<Verified>,
+}
+
+/// One verified record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verified {
+    /// The key.
+    pub uid: KeyUid,
+    /// The version.
+    pub version: KeyVersion,
+    /// Who opened and verified a share of it: a set, so that nobody counts twice.
+    pub holders: BTreeSet<NodeId>,
+}
+
+/// A member's lock as it lies on its disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReportLock {
+    /// The member.
+    pub node: NodeId,
+    /// The lock's generation, which only rises.
+    pub generation: u64,
+    /// Pieces needed to open it.
+    pub threshold: u8,
+    /// The peers that hold a piece.
+    pub peers: BTreeSet<NodeId>,
+}
+
+/// The answer to a change that was made, now or at the first of several repetitions.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// The cluster exists.
+    Founded,
+    /// The epoch is open.
+    EpochOpened {
+        /// Which.
+        epoch: Epoch,
+    },
+    /// The acknowledgement is counted.
+    EpochAcked {
+        /// The epoch.
+        epoch: Epoch,
+        /// The holder.
+        node: NodeId,
+    },
+    /// The epoch is ACTIVE.
+    EpochActivated {
+        /// Which.
+        epoch: Epoch,
+    },
+    /// Records of the batch may follow.
+    BatchOpened {
+        /// Which.
+        batch: BatchId,
+    },
+    /// The version exists. It encrypts once it is ready.
+    VersionMade {
+        /// The key, which is another than the request's when the request repeats an earlier one.
+        uid: KeyUid,
+        /// The version.
+        version: KeyVersion,
+        /// When it was made, in the state's time.
+        created_ms: u64,
+    },
+    /// The records are marked as verified.
+    MadeReady {
+        /// How many versions can encrypt now that could not before.
+        versions: u32,
+    },
+    /// The lock report is stored, unless a newer one was already.
+    LockReported {
+        /// The member.
+        node: NodeId,
+    },
+}

@@ -1,0 +1,318 @@
+//! Why a change is refused: every reason has its own name.
+//!
+//! A refusal is an answer like any other: each replica reaches the same one from the same log. It is not a failure of
+//! the node; those are [`StorageError`](crate::error::StorageError) and stop it.
+
+use quorate_shares::ids::{BatchId, Epoch, KeyUid, KeyVersion, NodeId};
+use serde::{Deserialize, Serialize};
+
+/// Why a change is refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum Refusal {
+    // -- founding
+    /// Nothing but [`Change::Found`](crate::command::Change::Found) makes sense yet.
+    #[error("the cluster is not founded yet")]
+    NotFounded,
+    /// A cluster is founded once.
+    #[error("the cluster is founded already")]
+    AlreadyFounded,
+    /// No members, or more than [`MEMBERS_MAX`](crate::state::MEMBERS_MAX).
+    #[error("a cluster has 1 to {max} members, not {members}", max = crate::state::MEMBERS_MAX)]
+    MemberCount {
+        /// How many were given.
+        members: usize,
+    },
+    /// Node ids start at 1 and are never shared.
+    #[error("node id {node} is zero or given twice")]
+    BadNodeId {
+        /// Which.
+        node: NodeId,
+    },
+    /// Two members with one name.
+    #[error("the name of node {node} is taken")]
+    NodeNameTaken {
+        /// The second of the two.
+        node: NodeId,
+    },
+    /// Two members with one identity.
+    #[error("an identity key of node {node} belongs to another member")]
+    IdentityTaken {
+        /// The second of the two.
+        node: NodeId,
+    },
+    /// Not an X-Wing public key, or generation zero.
+    #[error("the share key of node {node} is malformed")]
+    BadShareKey {
+        /// Whose.
+        node: NodeId,
+    },
+    /// No address, too many, or one that is too long.
+    #[error("the addresses of node {node} are malformed")]
+    BadAddresses {
+        /// Whose.
+        node: NodeId,
+    },
+    /// One member without `allow_solo`.
+    #[error("one node alone holds everything on one disk")]
+    SoloNotAllowed,
+    /// Two members without `accept_no_redundancy`.
+    #[error("with two nodes the loss of one disk loses every key")]
+    NoRedundancyNotAccepted,
+    /// Below a majority, or above the number of holders.
+    #[error("a threshold of {threshold} of {holders} is not between a majority and all of them")]
+    BadThreshold {
+        /// The threshold.
+        threshold: u8,
+        /// The holders.
+        holders: usize,
+    },
+
+    // -- epochs
+    /// The epoch is not the one after the newest.
+    #[error("epoch {given} is not the next one, which is {next}")]
+    NotNextEpoch {
+        /// The proposer's.
+        given: Epoch,
+        /// The state's.
+        next: Epoch,
+    },
+    /// One reconfiguration at a time.
+    #[error("epoch {pending} is still pending")]
+    EpochPending {
+        /// The one that is open.
+        pending: Epoch,
+    },
+    /// The epoch is not in the phase that the change needs: a delayed command never reaches a closed epoch.
+    #[error("epoch {given} is not open for this; the active one is {active:?}")]
+    WrongEpoch {
+        /// The proposer's.
+        given: Epoch,
+        /// The ACTIVE one, if any.
+        active: Option<Epoch>,
+    },
+    /// Not sorted by node, a stranger in it, another share key than the registered one, or another hash.
+    #[error("the committee is not the one of this state")]
+    StaleCommittee,
+    /// The node holds no shares of the epoch.
+    #[error("node {node} is no holder of epoch {epoch}")]
+    NotAHolder {
+        /// The node.
+        node: NodeId,
+        /// The epoch.
+        epoch: Epoch,
+    },
+    /// The holder claims more records than there are.
+    #[error("epoch {epoch} has {records} records, fewer than acknowledged")]
+    AckAhead {
+        /// The epoch.
+        epoch: Epoch,
+        /// How many it has.
+        records: u64,
+    },
+    /// Too few holders acknowledged the epoch.
+    #[error("{have} of {need} holders acknowledged epoch {epoch}")]
+    AcksMissing {
+        /// The epoch.
+        epoch: Epoch,
+        /// Acknowledged.
+        have: usize,
+        /// Needed.
+        need: usize,
+    },
+    /// Live key versions lack a record in the epoch.
+    #[error("{missing} key versions have no record in epoch {epoch}")]
+    VersionsUncovered {
+        /// The epoch.
+        epoch: Epoch,
+        /// How many.
+        missing: u64,
+    },
+
+    // -- batches and records
+    /// Not a batch header.
+    #[error("malformed batch header")]
+    MalformedBatch,
+    /// Another batch has this identifier.
+    #[error("batch {batch} exists with other contents")]
+    BatchTaken {
+        /// Which.
+        batch: BatchId,
+    },
+    /// The header's cluster, dealer or holders are not this state's.
+    #[error("batch {batch} was made for another cluster or committee")]
+    BatchMismatch {
+        /// Which.
+        batch: BatchId,
+    },
+    /// Records must follow their batch.
+    #[error("batch {batch} is not open")]
+    UnknownBatch {
+        /// Which.
+        batch: BatchId,
+    },
+    /// An index of a batch is used once.
+    #[error("index {index} of batch {batch} is used or out of range")]
+    IndexUsed {
+        /// The batch.
+        batch: BatchId,
+        /// The index.
+        index: u32,
+    },
+    /// Not a share record.
+    #[error("malformed share record")]
+    MalformedRecord,
+    /// The record's key, version, epoch, threshold or size are not the command's and the epoch's.
+    #[error("a share record disagrees with its command or its epoch")]
+    RecordMismatch,
+    /// There must be exactly one record for every open epoch.
+    #[error("{given} share records, where the open epochs need {need}")]
+    RecordCount {
+        /// Carried.
+        given: usize,
+        /// Needed.
+        need: usize,
+    },
+
+    // -- keys
+    /// Names are never reused.
+    #[error("a key of this name exists")]
+    NameTaken,
+    /// Identifiers are never reused.
+    #[error("key {uid} exists")]
+    UidTaken {
+        /// Which.
+        uid: KeyUid,
+    },
+    /// The request identifier belongs to another request.
+    #[error("this request id was used for another request")]
+    RequestReused,
+    /// No such key.
+    #[error("no key {uid}")]
+    UnknownKey {
+        /// Which.
+        uid: KeyUid,
+    },
+    /// No such version.
+    #[error("key {uid} has no version {version}")]
+    UnknownVersion {
+        /// The key.
+        uid: KeyUid,
+        /// The version.
+        version: KeyVersion,
+    },
+    /// Somebody else rotated the key meanwhile.
+    #[error("the newest version is {newest}")]
+    VersionChanged {
+        /// The newest one now.
+        newest: KeyVersion,
+    },
+    /// The newest version is not verified yet, so a newer one must wait.
+    #[error("version {version} is not ready yet")]
+    NotReady {
+        /// Which.
+        version: KeyVersion,
+    },
+    /// [`KEYS_MAX`](crate::state::KEYS_MAX) reached.
+    #[error("the cluster holds {max} keys, which is the limit", max = crate::state::KEYS_MAX)]
+    KeysLimit,
+    /// [`KEY_VERSIONS_MAX`](crate::state::KEY_VERSIONS_MAX) reached.
+    #[error("the key has {max} versions, which is the limit", max = crate::state::KEY_VERSIONS_MAX)]
+    KeyVersionsLimit,
+    /// Fewer holders verified the record than the threshold.
+    #[error("{have} of {need} holders verified key {uid} version {version}")]
+    TooFewHolders {
+        /// The key.
+        uid: KeyUid,
+        /// The version.
+        version: KeyVersion,
+        /// Verified by.
+        have: usize,
+        /// Needed.
+        need: usize,
+    },
+    /// A list is longer than its limit.
+    #[error("{given} items in one command, more than {max}")]
+    ListTooLong {
+        /// Its length.
+        given: usize,
+        /// The limit.
+        max: usize,
+    },
+
+    // -- members
+    /// No such member.
+    #[error("node {node} is no member")]
+    UnknownMember {
+        /// Which.
+        node: NodeId,
+    },
+    /// The lock's pieces do not add up.
+    #[error("a lock of {threshold} of {peers} pieces cannot be opened by peers")]
+    BadLock {
+        /// Needed.
+        threshold: u8,
+        /// Named.
+        peers: usize,
+    },
+}
+
+impl Refusal {
+    /// A stable code for the wire, in snake case.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::NotFounded => "not_founded",
+            Self::AlreadyFounded => "already_founded",
+            Self::MemberCount { .. } => "member_count",
+            Self::BadNodeId { .. } => "bad_node_id",
+            Self::NodeNameTaken { .. } => "node_name_taken",
+            Self::IdentityTaken { .. } => "identity_taken",
+            Self::BadShareKey { .. } => "bad_share_key",
+            Self::BadAddresses { .. } => "bad_addresses",
+            Self::SoloNotAllowed => "solo_not_allowed",
+            Self::NoRedundancyNotAccepted => "no_redundancy_not_accepted",
+            Self::BadThreshold { .. } => "bad_threshold",
+            Self::NotNextEpoch { .. } => "not_next_epoch",
+            Self::EpochPending { .. } => "epoch_pending",
+            Self::WrongEpoch { .. } => "wrong_epoch",
+            Self::StaleCommittee => "stale_committee",
+            Self::NotAHolder { .. } => "not_a_holder",
+            Self::AckAhead { .. } => "ack_ahead",
+            Self::AcksMissing { .. } => "acks_missing",
+            Self::VersionsUncovered { .. } => "versions_uncovered",
+            Self::MalformedBatch => "malformed_batch",
+            Self::BatchTaken { .. } => "batch_taken",
+            Self::BatchMismatch { .. } => "batch_mismatch",
+            Self::UnknownBatch { .. } => "unknown_batch",
+            Self::IndexUsed { .. } => "index_used",
+            Self::MalformedRecord => "malformed_record",
+            Self::RecordMismatch => "record_mismatch",
+            Self::RecordCount { .. } => "record_count",
+            Self::NameTaken => "name_taken",
+            Self::UidTaken { .. } => "uid_taken",
+            Self::RequestReused => "request_reused",
+            Self::UnknownKey { .. } => "unknown_key",
+            Self::UnknownVersion { .. } => "unknown_version",
+            Self::VersionChanged { .. } => "version_changed",
+            Self::NotReady { .. } => "not_ready",
+            Self::KeysLimit => "keys_limit",
+            Self::KeyVersionsLimit => "key_versions_limit",
+            Self::TooFewHolders { .. } => "too_few_holders",
+            Self::ListTooLong { .. } => "list_too_long",
+            Self::UnknownMember { .. } => "unknown_member",
+            Self::BadLock { .. } => "bad_lock",
+        }
+    }
+
+    /// Whether the world moved on between dealing and applying, so that the leader may deal again and propose again.
+    pub fn is_retryable(&self) -> bool {
+        matches!(
+            self,
+            Self::WrongEpoch { .. }
+                | Self::StaleCommittee
+                | Self::UnknownBatch { .. }
+                | Self::IndexUsed { .. }
+                | Self::RecordCount { .. }
+                | Self::UidTaken { .. }
+        )
+    }
+}

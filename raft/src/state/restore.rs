@@ -1,0 +1,67 @@
+//! The live state, read back from its rows.
+
+use std::collections::BTreeMap;
+
+use super::{Key, State};
+use crate::rows::{Row, RowKey, RowV1};
+
+/// Why the rows on disk are no state.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RestoreError {
+    /// The value does not decode, or holds another kind of row than its key says.
+    #[error("the row is malformed")]
+    Malformed,
+    /// A version without its key, or a key without versions.
+    #[error("the row belongs to a key that is not there")]
+    Orphan,
+}
+
+impl State {
+    /// Adds one live row. Rows must come in the order of their keys, which is the order of RocksDB: what others refer to
+    /// comes first.
+    ///
+    /// # Errors
+    /// [`RestoreError`] when the row cannot be part of a state.
+    pub fn restore_row(&mut self, key: RowKey, value: &[u8]) -> Result<(), RestoreError> {
+        let Row::V1(row) = Row::decode(value).map_err(|_| RestoreError::Malformed)?;
+        match (key, row) {
+            (RowKey::Clock, RowV1::Clock(time_ms)) => self.time_ms = time_ms,
+            (RowKey::Cluster, RowV1::Cluster(cluster)) => self.cluster = Some(cluster),
+            (RowKey::Member(node), RowV1::Member(member)) if member.node == node => {
+                self.members.insert(node, member);
+            }
+            (RowKey::Epoch(epoch), RowV1::Epoch(info)) if info.epoch == epoch => {
+                self.epochs.insert(epoch, info);
+            }
+            (RowKey::Batch(batch), RowV1::Batch(info)) if info.batch == batch => {
+                self.batches.insert(batch, info);
+            }
+            (RowKey::Key(uid), RowV1::Key(row)) => {
+                self.names.insert(row.name.clone(), uid);
+                let key = Key { uid, name: row.name, created_ms: row.created_ms, versions: BTreeMap::new() };
+                self.keys.insert(uid, key);
+            }
+            (RowKey::Version(uid, number), RowV1::Version(version)) if version.version == number => {
+                if !self.keys.contains_key(&uid) {
+                    return Err(RestoreError::Orphan);
+                }
+                self.index_version(uid, &version);
+                self.keys.entry(uid).and_modify(|key| drop(key.versions.insert(number, version)));
+            }
+            (RowKey::Lock(node), RowV1::Lock(report)) if report.node == node => {
+                self.locks.insert(node, report);
+            }
+            _ => return Err(RestoreError::Malformed),
+        }
+        Ok(())
+    }
+
+    /// Checks what only the whole can show, after the last row.
+    ///
+    /// # Errors
+    /// [`RestoreError::Orphan`] naming nothing more: a key has no versions.
+    pub fn restored(self) -> Result<Self, RestoreError> {
+        let whole = self.keys.values().all(|key| !key.versions.is_empty());
+        if whole { Ok(self) } else { Err(RestoreError::Orphan) }
+    }
+}
