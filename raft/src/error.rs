@@ -1,0 +1,191 @@
+//! What can go wrong, one type per operation.
+//!
+//! Refusals of commands are not among them: those are answers, and stand in [`crate::refusal`].
+
+use quorate_shares::ids::{ClusterId, NodeId};
+use serde::{Deserialize, Serialize};
+
+use crate::command::COMMAND_BYTES_MAX;
+use crate::disk::SCHEMA;
+use crate::refusal::Refusal;
+use crate::seal::SealProblem;
+
+/// Why the disk cannot be used any more: the node stops.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{path}: column family {family}, key {key}: {problem}; {}", self.hint())]
+pub struct StorageError {
+    /// The database or the snapshot file.
+    pub path: String,
+    /// Which part of it.
+    pub family: &'static str,
+    /// The row, in hexadecimal or as text.
+    pub key: String,
+    /// What is wrong.
+    pub problem: StorageProblem,
+}
+
+/// What is wrong with a stored value.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StorageProblem {
+    /// It does not open.
+    #[error(transparent)]
+    Sealed(#[from] SealProblem),
+    /// It opened, but is not what the key says.
+    #[error("the value opened but is malformed")]
+    Malformed,
+    /// It should be there.
+    #[error("the value is missing")]
+    Missing,
+    /// RocksDB's own checks failed, or the file system did.
+    #[error("{0}")]
+    Database(String),
+}
+
+impl StorageError {
+    fn hint(&self) -> &'static str {
+        match (&self.problem, self.family) {
+            (StorageProblem::Database(_), _) => "check the disk; if it is damaged, replace the node",
+            (_, "log" | "meta") => "this node must not vote again: run `quorate node replace`",
+            _ => "run `quorated --rebuild-state` to take the state from the other members",
+        }
+    }
+}
+
+impl From<StorageError> for std::io::Error {
+    fn from(error: StorageError) -> Self {
+        Self::other(error)
+    }
+}
+
+/// Why the database did not open.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The first value does not open: this is another node's directory, or another key.
+    #[error("{path}: the storage key does not open this database ({problem}); is this the directory of this node?")]
+    WrongStorageKey {
+        /// The database.
+        path: String,
+        /// What its first value says.
+        problem: SealProblem,
+    },
+    /// The directory belongs to another node or cluster.
+    #[error("{path}: belongs to node {node} of cluster {cluster}")]
+    WrongOwner {
+        /// The database.
+        path: String,
+        /// Its cluster.
+        cluster: ClusterId,
+        /// Its node.
+        node: NodeId,
+    },
+    /// Written by a newer program.
+    #[error("{path}: has schema {found}, and this program knows {SCHEMA}; use the newer program")]
+    NewerSchema {
+        /// The database.
+        path: String,
+        /// Its schema.
+        found: u32,
+    },
+    /// Something in it is damaged, or RocksDB cannot open it.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The directory cannot be read or made.
+    #[error("{path}: {source}")]
+    Directory {
+        /// Which.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The timing is contradictory.
+    #[error("timing: {0}")]
+    Timing(String),
+    /// openraft does not start.
+    #[error("raft: {0}")]
+    Raft(String),
+}
+
+/// Why a command has no outcome.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+pub enum ProposeError {
+    /// Nothing was proposed: this node does not lead. Try again there, or soon.
+    #[error("this node does not lead")]
+    NotLeader {
+        /// Who does.
+        leader: Option<NodeId>,
+    },
+    /// Leadership was lost meanwhile: the command may be applied yet. Propose it again, it happens once.
+    #[error("leadership was lost while the command was on its way")]
+    Unknown {
+        /// The next leader.
+        leader: Option<NodeId>,
+    },
+    /// It was applied, and refused.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// It cannot be proposed.
+    #[error("a command of {bytes} bytes is larger than {COMMAND_BYTES_MAX}")]
+    TooLarge {
+        /// Its size.
+        bytes: usize,
+    },
+    /// Storage failed, or the replica is shut down; the command may be applied yet.
+    #[error("this replica has stopped")]
+    Stopped,
+}
+
+/// Why there is no read index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+pub enum ReadIndexError {
+    /// This node does not lead.
+    #[error("this node does not lead")]
+    NotLeader {
+        /// Who does.
+        leader: Option<NodeId>,
+    },
+    /// No quorum confirmed that this node leads.
+    #[error("no quorum confirmed this leader")]
+    NoQuorum,
+    /// Storage failed, or the replica is shut down.
+    #[error("this replica has stopped")]
+    Stopped,
+}
+
+/// Why an index was not applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum WaitError {
+    /// Not in time.
+    #[error("index {index} was not applied in time")]
+    Timeout {
+        /// Waited for.
+        index: u64,
+    },
+    /// The replica is shut down.
+    #[error("this replica has stopped")]
+    Stopped,
+}
+
+/// Why a cluster was not founded.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InitializeError {
+    /// It has members already, and other ones.
+    #[error("this replica belongs to a cluster already")]
+    Initialized,
+    /// The founders do not include this node.
+    #[error("this node is not among the founders")]
+    NotAMember,
+    /// Storage failed, or the replica is shut down.
+    #[error("this replica has stopped")]
+    Stopped,
+}
+
+/// The replica is shut down, or its storage failed.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ReadError {
+    /// After [`Replica::shutdown`].
+    #[error("this replica has stopped")]
+    Stopped,
+    /// The node must stop.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}

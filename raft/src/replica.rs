@@ -1,0 +1,312 @@
+//! One replica of the state: the handle that everything outside this crate uses.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use openraft::errors::{ClientWriteError, InitializeError as RaftInitializeError, LinearizableReadError, RaftError};
+use openraft::{BasicNode, ReadPolicy};
+use parking_lot::Mutex;
+use quorate_shares::ids::{BatchId, ClusterId, Epoch, KeyUid, KeyVersion, NodeId};
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::command::{COMMAND_BYTES_MAX, Command, Outcome};
+use crate::disk::Disk;
+use crate::error::{InitializeError, OpenError, ProposeError, ReadError, ReadIndexError, WaitError};
+use crate::fatal::Fatal;
+use crate::format::encode;
+use crate::log::{Flushed, LogStore};
+use crate::machine::{Live, Machine};
+use crate::network::Network;
+use crate::options::{Options, config};
+use crate::rows::RowKey;
+use crate::seal::Family;
+use crate::state::State;
+use crate::types::Types;
+
+/// How long closing may wait for tasks that still hold the database.
+const CLOSE_LIMIT: Duration = Duration::from_secs(10);
+
+pub(crate) type Raft = openraft::Raft<Types, Machine>;
+
+/// Who leads, as far as this node knows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Leadership {
+    /// The leader.
+    pub leader: Option<NodeId>,
+    /// The term.
+    pub term: u64,
+    /// This node is it.
+    pub am_leader: bool,
+}
+
+/// A replica. Clones are cheap and are the same replica.
+#[derive(Clone)]
+pub struct Replica {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) node: NodeId,
+    pub(crate) cluster: ClusterId,
+    pub(crate) raft: Raft,
+    live: Arc<Live>,
+    log: Mutex<Option<LogStore>>,
+    disk: Mutex<Option<Arc<Disk>>>,
+    pub(crate) fatal: Fatal,
+    leadership: watch::Sender<Leadership>,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Replica {
+    /// Opens the database, restores the state, and starts Raft. Requests of others may be served at once.
+    ///
+    /// # Errors
+    /// [`OpenError`]: another node's directory, a wrong storage key, or damage, named with its place.
+    pub async fn open(options: Options) -> Result<Self, OpenError> {
+        let Options { node, cluster, dir, keys, timing, link } = options;
+        let config = Arc::new(config(&timing)?);
+        let fatal = Fatal::new();
+        let parts = {
+            let fatal = fatal.clone();
+            // Opening reads the whole state: not on a thread that answers.
+            tokio::task::spawn_blocking(move || -> Result<_, OpenError> {
+                let disk = Arc::new(Disk::open(&dir, keys, cluster, node)?);
+                let machine = Machine::open(disk.clone(), cluster, fatal.clone())?;
+                let log = LogStore::new(disk.clone(), fatal)?;
+                Ok((disk, machine, log))
+            })
+        };
+        let (disk, machine, log) = parts.await.map_err(|error| OpenError::Raft(error.to_string()))??;
+        let append_deadline = Duration::from_millis(timing.append_ms);
+        let network = Network { cluster, node, link, keys: disk.keys().clone(), append_deadline };
+        let live = machine.live().clone();
+        let raft = match Raft::new(node.0, config, network, log.clone(), machine).await {
+            Ok(raft) => raft,
+            Err(error) => {
+                log.flusher().close();
+                return Err(OpenError::Raft(error.to_string()));
+            }
+        };
+        let inner = Arc::new(Inner {
+            node,
+            cluster,
+            raft,
+            live,
+            log: Mutex::new(Some(log)),
+            disk: Mutex::new(Some(disk)),
+            fatal,
+            leadership: watch::Sender::new(Leadership::default()),
+            tasks: Mutex::default(),
+        });
+        let follow = tokio::spawn(follow_raft(inner.raft.clone(), inner.leadership.clone(), inner.fatal.clone()));
+        inner.tasks.lock().push(follow);
+        Ok(Self { inner })
+    }
+
+    /// Makes the founders the voters of a new cluster. Only the first founder calls this, once all are ready; to call it
+    /// again after a crash does no harm. The labels are for messages.
+    ///
+    /// # Errors
+    /// [`InitializeError`].
+    pub async fn initialize(&self, members: BTreeMap<NodeId, String>) -> Result<(), InitializeError> {
+        let nodes: BTreeMap<_, _> = members.iter().map(|(id, label)| (id.0, BasicNode::new(label.clone()))).collect();
+        match self.inner.raft.initialize(nodes).await {
+            Ok(()) => Ok(()),
+            Err(RaftError::APIError(RaftInitializeError::NotInMembers(_))) => Err(InitializeError::NotAMember),
+            Err(RaftError::APIError(RaftInitializeError::NotAllowed(_))) => {
+                let voters: Vec<_> = self.inner.raft.voter_ids().map(NodeId).collect();
+                let same = voters.iter().eq(members.keys());
+                if same { Ok(()) } else { Err(InitializeError::Initialized) }
+            }
+            Err(RaftError::Fatal(_)) => Err(InitializeError::Stopped),
+        }
+    }
+
+    /// Whether this replica has a vote or a log: it belongs to a cluster that was founded.
+    ///
+    /// # Errors
+    /// [`ReadError::Stopped`].
+    pub async fn is_initialized(&self) -> Result<bool, ReadError> {
+        self.inner.raft.is_initialized().await.map_err(|_| ReadError::Stopped)
+    }
+
+    /// Proposes a command and waits until it is applied here. Only the leader can.
+    ///
+    /// # Errors
+    /// [`ProposeError`].
+    pub async fn propose(&self, command: Command) -> Result<Outcome, ProposeError> {
+        let bytes = encode(&command).len();
+        if bytes > COMMAND_BYTES_MAX {
+            return Err(ProposeError::TooLarge { bytes });
+        }
+        match self.inner.raft.client_write(command).await {
+            Ok(written) => match written.data {
+                Some(answer) => Ok(answer?),
+                // Only entries of openraft's own have no answer.
+                None => Err(ProposeError::Stopped),
+            },
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
+                Err(ProposeError::NotLeader { leader: forward.leader_id.map(NodeId) })
+            }
+            Err(RaftError::APIError(ClientWriteError::LogEntryDiscarded(forward))) => {
+                Err(ProposeError::Unknown { leader: forward.leader_id.map(NodeId) })
+            }
+            Err(_) => Err(ProposeError::Stopped),
+        }
+    }
+
+    /// The index that a reader must have applied to see everything that was acknowledged before this call. Only the
+    /// leader can tell, and only after a quorum confirmed, in a round that began after this call, that it still leads.
+    ///
+    /// # Errors
+    /// [`ReadIndexError`].
+    pub async fn read_index(&self) -> Result<u64, ReadIndexError> {
+        match self.inner.raft.get_read_linearizer(ReadPolicy::ReadIndex).await {
+            Ok(linearizer) => Ok(linearizer.read_log_id().index()),
+            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
+                Err(ReadIndexError::NotLeader { leader: forward.leader_id.map(NodeId) })
+            }
+            Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => Err(ReadIndexError::NoQuorum),
+            Err(RaftError::Fatal(_)) => Err(ReadIndexError::Stopped),
+        }
+    }
+
+    /// Waits until this replica applied `index`.
+    ///
+    /// # Errors
+    /// [`WaitError`].
+    pub async fn wait_applied(&self, index: u64, deadline: Duration) -> Result<(), WaitError> {
+        let mut applied = self.changes();
+        let reached = applied.wait_for(|&applied| applied >= index);
+        match tokio::time::timeout(deadline, reached).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(WaitError::Stopped),
+            Err(_) => Err(WaitError::Timeout { index }),
+        }
+    }
+
+    /// Reads the live state. `read` must be short: nothing is applied meanwhile.
+    pub fn read<R>(&self, read: impl FnOnce(&State) -> R) -> R {
+        read(&self.inner.live.state.read())
+    }
+
+    /// The index of the last applied entry.
+    pub fn applied_index(&self) -> u64 {
+        *self.inner.live.applied.borrow()
+    }
+
+    /// Follows the index of the last applied entry.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.inner.live.applied.subscribe()
+    }
+
+    /// Follows who leads.
+    pub fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.inner.leadership.subscribe()
+    }
+
+    /// The bytes of a share record.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub fn record(&self, uid: KeyUid, version: KeyVersion, epoch: Epoch) -> Result<Option<Vec<u8>>, ReadError> {
+        self.row(RowKey::Record(uid, version, epoch))
+    }
+
+    /// The bytes of a batch header.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub fn batch(&self, batch: BatchId) -> Result<Option<Vec<u8>>, ReadError> {
+        self.row(RowKey::Header(batch))
+    }
+
+    fn row(&self, key: RowKey) -> Result<Option<Vec<u8>>, ReadError> {
+        let disk = self.disk().ok_or(ReadError::Stopped)?;
+        let _rows = self.inner.live.rows.read();
+        Ok(self.inner.fatal.guard(disk.read(Family::State, &key.to_bytes()))?)
+    }
+
+    pub(crate) fn disk(&self) -> Option<Arc<Disk>> {
+        self.inner.disk.lock().clone()
+    }
+
+    /// What is durable here, for the peers that watch for restored copies. Zero after [`Replica::shutdown`].
+    pub fn flushed(&self) -> Flushed {
+        self.inner.log.lock().as_ref().map(|log| log.flusher().flushed()).unwrap_or_default()
+    }
+
+    /// Tells why the node must stop, once it must.
+    pub fn fatal(&self) -> watch::Receiver<Option<Arc<str>>> {
+        self.inner.fatal.watch()
+    }
+
+    /// Asks another voter to take over. Whether it did shows in [`Replica::leadership`].
+    ///
+    /// # Errors
+    /// [`ReadError::Stopped`].
+    pub async fn transfer_leadership(&self, to: NodeId) -> Result<(), ReadError> {
+        self.inner.raft.trigger().transfer_leader(to.0).await.map_err(|_| ReadError::Stopped)
+    }
+
+    /// Builds a snapshot now, in the background.
+    ///
+    /// # Errors
+    /// [`ReadError::Stopped`].
+    pub async fn build_snapshot(&self) -> Result<(), ReadError> {
+        self.inner.raft.trigger().snapshot().await.map_err(|_| ReadError::Stopped)
+    }
+
+    /// Stops Raft and closes the database. When this returns, no thread of this crate holds it, and the directory may be
+    /// opened again. Other clones of the handle stay readable, and refuse everything else.
+    pub async fn shutdown(self) {
+        if let Err(error) = self.inner.raft.shutdown().await {
+            tracing::warn!(%error, "raft did not stop cleanly");
+        }
+        let tasks = std::mem::take(&mut *self.inner.tasks.lock());
+        for task in tasks {
+            task.abort();
+            // Aborted, as it was told to.
+            drop(task.await);
+        }
+        let (log, disk) = (self.inner.log.lock().take(), self.inner.disk.lock().take());
+        if let Some(log) = log {
+            // Joining a thread may wait for a sync.
+            drop(tokio::task::spawn_blocking(move || log.flusher().close()).await);
+        }
+        let Some(disk) = disk.map(|disk| Arc::downgrade(&disk)) else { return };
+        let start = Instant::now();
+        while disk.strong_count() > 0 {
+            if start.elapsed() > CLOSE_LIMIT {
+                tracing::error!("something still holds the database");
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+}
+
+/// Turns openraft's metrics into leadership, and its end into a fatal failure.
+async fn follow_raft(raft: Raft, leadership: watch::Sender<Leadership>, fatal: Fatal) {
+    use openraft::async_runtime::WatchReceiver;
+    let mut metrics = raft.metrics();
+    loop {
+        let (now, running) = {
+            let metrics = metrics.borrow_watched();
+            let am_leader = metrics.state.is_leader();
+            let leader = metrics.current_leader.map(NodeId);
+            (Leadership { leader, term: metrics.current_term, am_leader }, metrics.running_state.clone())
+        };
+        leadership.send_if_modified(|last| std::mem::replace(last, now) != now);
+        match running {
+            Ok(()) | Err(openraft::errors::Fatal::Stopped) => {}
+            Err(error) => return fatal.raise(&error.to_string()),
+        }
+        if metrics.changed().await.is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! Values at rest: everything that RocksDB and snapshot files hold is sealed under the storage key D.
+//!
+//! ```text
+//! ver u8 = 1 | dkey u8 | nonce 24 | XChaCha20-Poly1305(D, nonce, aad = family u8 || key, value)      (+ 42 bytes)
+//! ```
+//!
+//! The associated data names the place: a value moved to another key or column family does not open. D has a number, so
+//! that older values open after it was changed; new ones are sealed under the current D.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use chacha20poly1305::aead::{Aead, KeyInit, Payload};
+use chacha20poly1305::{XChaCha20Poly1305, XNonce};
+use quorate_shares::secret::Secret;
+
+const VERSION: u8 = 1;
+const NONCE_AT: usize = 2;
+const CIPHERTEXT_AT: usize = NONCE_AT + 24;
+const TAG_BYTES: usize = 16;
+
+/// What sealing adds to a value.
+pub const SEAL_BYTES: usize = CIPHERTEXT_AT + TAG_BYTES;
+
+/// Where a value lies, as the associated data names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// Raft's log, by index.
+    Log = 1,
+    /// The replicated state, by row.
+    State = 2,
+    /// This replica's own notes: vote, counters, markers.
+    Meta = 3,
+    /// A chunk of a snapshot file, by file and number.
+    Snapshot = 4,
+}
+
+impl Family {
+    /// The name, which is also the column family's.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Log => "log",
+            Self::State => "state",
+            Self::Meta => "meta",
+            Self::Snapshot => "snapshot",
+        }
+    }
+}
+
+/// The storage keys of a node: the current D, and older ones that may still have sealed something.
+pub struct StorageKeys {
+    current: u8,
+    ciphers: BTreeMap<u8, XChaCha20Poly1305>,
+}
+
+impl StorageKeys {
+    /// Seals under `key`, whose number is `dkey`.
+    pub fn new(dkey: u8, key: &Secret<32>) -> Self {
+        Self { current: dkey, ciphers: BTreeMap::new() }.with_older(dkey, key)
+    }
+
+    /// Also opens what an older key sealed.
+    #[must_use]
+    pub fn with_older(mut self, dkey: u8, key: &Secret<32>) -> Self {
+        self.ciphers.insert(dkey, XChaCha20Poly1305::new(key.expose().into()));
+        self
+    }
+
+    pub(crate) fn seal(&self, family: Family, key: &[u8], value: &[u8]) -> Vec<u8> {
+        let mut nonce = [0; 24];
+        getrandom::fill(&mut nonce).expect("the operating system gives randomness, or nothing here is safe");
+        let cipher = &self.ciphers[&self.current];
+        let aad = associated(family, key);
+        let sealed = cipher.encrypt(&XNonce::from(nonce), Payload { msg: value, aad: &aad });
+        let sealed = sealed.expect("a value is far below the cipher's 256 GiB");
+        [&[VERSION, self.current], &nonce[..], &sealed].concat()
+    }
+
+    pub(crate) fn open(&self, family: Family, key: &[u8], sealed: &[u8]) -> Result<Vec<u8>, SealProblem> {
+        if sealed.len() < SEAL_BYTES {
+            return Err(SealProblem::Short);
+        }
+        if sealed[0] != VERSION {
+            return Err(SealProblem::UnknownVersion(sealed[0]));
+        }
+        let cipher = self.ciphers.get(&sealed[1]).ok_or(SealProblem::UnknownKey(sealed[1]))?;
+        let nonce: [u8; 24] = sealed[NONCE_AT..CIPHERTEXT_AT].try_into().expect("the length was checked");
+        let aad = associated(family, key);
+        let payload = Payload { msg: &sealed[CIPHERTEXT_AT..], aad: &aad };
+        cipher.decrypt(&XNonce::from(nonce), payload).map_err(|_| SealProblem::NotAuthentic)
+    }
+}
+
+impl fmt::Debug for StorageKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "StorageKeys(current {}, {} in all)", self.current, self.ciphers.len())
+    }
+}
+
+fn associated(family: Family, key: &[u8]) -> Vec<u8> {
+    [&[family as u8], key].concat()
+}
+
+/// Why a stored value does not open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SealProblem {
+    /// Fewer bytes than sealing adds.
+    #[error("the value is too short to be sealed")]
+    Short,
+    /// Written by a newer program, or damaged.
+    #[error("the value has format {0}, which this program does not know")]
+    UnknownVersion(u8),
+    /// The storage key of this number is not in the bundle.
+    #[error("the value is sealed under storage key number {0}, which this node does not have")]
+    UnknownKey(u8),
+    /// Damaged, moved from elsewhere, or sealed under another key.
+    #[error("the value does not authenticate: it is damaged, or from another place")]
+    NotAuthentic,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keys(dkey: u8, byte: u8) -> StorageKeys {
+        StorageKeys::new(dkey, &Secret::take(&mut [byte; 32]))
+    }
+
+    #[test]
+    fn a_value_opens_only_at_its_own_place() {
+        let keys = keys(1, 7);
+        let sealed = keys.seal(Family::State, b"row", b"value");
+        assert_eq!(sealed.len(), 5 + SEAL_BYTES);
+        assert_eq!(keys.open(Family::State, b"row", &sealed), Ok(b"value".to_vec()));
+        assert_eq!(keys.open(Family::State, b"raw", &sealed), Err(SealProblem::NotAuthentic));
+        assert_eq!(keys.open(Family::Meta, b"row", &sealed), Err(SealProblem::NotAuthentic));
+        for at in CIPHERTEXT_AT - 1..sealed.len() {
+            let mut damaged = sealed.clone();
+            damaged[at] ^= 1;
+            assert_eq!(keys.open(Family::State, b"row", &damaged), Err(SealProblem::NotAuthentic), "byte {at}");
+        }
+    }
+
+    #[test]
+    fn old_keys_open_and_unknown_ones_are_named() {
+        let old = keys(1, 7).seal(Family::Log, b"k", b"v");
+        let new = keys(2, 8).with_older(1, &Secret::take(&mut [7; 32]));
+        assert_eq!(new.open(Family::Log, b"k", &old), Ok(b"v".to_vec()));
+        assert_eq!(new.seal(Family::Log, b"k", b"v")[1], 2);
+        assert_eq!(keys(2, 8).open(Family::Log, b"k", &old), Err(SealProblem::UnknownKey(1)));
+        assert_eq!(keys(1, 8).open(Family::Log, b"k", &old), Err(SealProblem::NotAuthentic));
+        let mut newer = old.clone();
+        newer[0] = 2;
+        assert_eq!(new.open(Family::Log, b"k", &newer), Err(SealProblem::UnknownVersion(2)));
+        assert_eq!(new.open(Family::Log, b"k", &old[..SEAL_BYTES - 1]), Err(SealProblem::Short));
+    }
+
+    /// A value of format 1 opens for ever. Its bytes come from another implementation of XChaCha20-Poly1305.
+    #[test]
+    fn the_golden_value_opens() {
+        let golden = concat!(
+            "0101000102030405060708090a0b0c0d0e0f1011121314151617",
+            "219c9ac66f518333e2140d67032a02abb3189d9d712a"
+        );
+        let bytes: Vec<u8> = (0..golden.len() / 2)
+            .map(|at| u8::from_str_radix(&golden[2 * at..2 * at + 2], 16).expect("hexadecimal"))
+            .collect();
+        assert_eq!(keys(1, 0x2a).open(Family::Meta, b"vote", &bytes), Ok(b"golden".to_vec()));
+    }
+}
