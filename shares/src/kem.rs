@@ -178,3 +178,38 @@ pub(crate) fn open_from(
 fn private_key(seed: &Secret<32>) -> <XWing as Kem>::PrivateKey {
     <XWing as Kem>::PrivateKey::from_bytes(seed.expose()).expect("any 32 bytes are a seed")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A vector of draft-ietf-hpke-pq (see its `source`): this is the suite that the draft means.
+    #[test]
+    fn hpke_with_x_wing_as_in_the_draft() {
+        let vector: serde_json::Value =
+            serde_json::from_str(include_str!("../vectors/hpke-pq.json")).expect("the vector is JSON");
+        let bytes = |value: &serde_json::Value| -> Vec<u8> {
+            let text = value.as_str().expect("hexadecimal text");
+            (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).expect("digits")).collect()
+        };
+        let seed = Secret::copy_of(&bytes(&vector["skRm"])).expect("32 bytes");
+        assert_eq!(PublicKey::of_seed(&seed).as_bytes().as_slice(), bytes(&vector["pkRm"]));
+        let encapsulation = <XWing as Kem>::EncappedKey::from_bytes(&bytes(&vector["enc"])).expect("1120 bytes");
+        let mut context = hpke::setup_receiver::<ChaCha20Poly1305, HkdfSha256, XWing>(
+            &OpModeR::Base,
+            &private_key(&seed),
+            &encapsulation,
+            &bytes(&vector["info"]),
+        )
+        .expect("a valid encapsulation");
+        for message in vector["encryptions"].as_array().expect("a list") {
+            let opened = context.open(&bytes(&message["ct"]), &bytes(&message["aad"])).expect("a valid message");
+            assert_eq!(opened, bytes(&message["pt"]));
+        }
+        for export in vector["exports"].as_array().expect("a list") {
+            let mut exported = [0; 32];
+            context.export(&bytes(&export["exporter_context"]), &mut exported).expect("32 bytes");
+            assert_eq!(exported.as_slice(), bytes(&export["exported_value"]));
+        }
+    }
+}

@@ -41,6 +41,13 @@ pub struct MasterKey(Secret<32>);
 /// The root that messages and data keys are encrypted under; all that a serving node keeps of a key.
 pub struct EncryptionRoot(pub(crate) Secret<32>);
 
+impl EncryptionRoot {
+    /// A root that was derived elsewhere, or travelled.
+    pub fn from_secret(root: Secret<32>) -> Self {
+        Self(root)
+    }
+}
+
 impl MasterKey {
     /// A new key.
     pub fn random(rng: &mut impl CryptoRng) -> Self {

@@ -115,3 +115,6 @@ pub(crate) fn combine(shares: &[(u8, &Secret<32>)], needed: u8, holders: u8) -> 
     let combined = combined.expect("at least two shares of one length, with distinct numbers that are not zero");
     Ok(Secret::copy_of(&combined).expect("32 bytes in, 32 bytes out"))
 }
+
+#[cfg(test)]
+mod tests;
