@@ -7,7 +7,7 @@
 //!
 //! What comes back is an [`Outcome`], or a [`Refusal`](crate::refusal::Refusal): both are deterministic answers.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use quorate_shares::ids::{
@@ -170,6 +170,8 @@ pub struct CreateKey {
     pub uid: KeyUid,
     /// The key's name, for ever.
     pub name: KeyName,
+    /// Notes for people.
+    pub tags: BTreeMap<String, String>,
     /// The key-check value of version 1.
     pub kcv: [u8; 32],
     /// One share record for the ACTIVE epoch, and one for the PENDING epoch if there is one.

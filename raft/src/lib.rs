@@ -47,6 +47,10 @@ pub use messages::MESSAGE_BYTES_MAX;
 pub use network::{Lane, Link, LinkError};
 pub use options::{Options, Timing};
 pub use replica::{Leadership, Replica};
+pub use refusal::Refusal;
 pub use seal::StorageKeys;
 pub use serve::ServeError;
 pub use snapshot::CHUNK_BYTES_MAX;
+
+#[cfg(test)]
+mod tests;

@@ -19,6 +19,8 @@
 //! value below `40` is a [`Row`], an enum with one variant per version; the variant inside must match the key.
 
 use quorate_shares::codec;
+use std::collections::BTreeMap;
+
 use quorate_shares::ids::{BatchId, Epoch, KeyName, KeyUid, KeyVersion, NodeId};
 use serde::{Deserialize, Serialize};
 
@@ -147,6 +149,8 @@ pub struct KeyRow {
     pub name: KeyName,
     /// When it was made.
     pub created_ms: u64,
+    /// Notes for people.
+    pub tags: BTreeMap<String, String>,
 }
 
 impl Row {

@@ -219,6 +219,8 @@ pub struct Key {
     pub name: KeyName,
     /// When it was made.
     pub created_ms: u64,
+    /// Notes for people.
+    pub tags: BTreeMap<String, String>,
     /// Its versions, never empty.
     pub versions: BTreeMap<KeyVersion, Version>,
 }

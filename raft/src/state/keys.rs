@@ -64,9 +64,9 @@ pub(super) fn create(state: &mut State, create: &CreateKey, rows: &mut Rows) -> 
     let version = KeyVersion(1);
     let records = check_records(state, create.uid, version, &create.records)?;
 
-    let row = KeyRow { name: create.name.clone(), created_ms: state.time_ms };
-    rows.put(RowKey::Key(create.uid), RowV1::Key(row));
-    let key = Key { uid: create.uid, name: create.name.clone(), created_ms: state.time_ms, versions: BTreeMap::new() };
+    let (name, created_ms, tags) = (create.name.clone(), state.time_ms, create.tags.clone());
+    let key = Key { uid: create.uid, name: name.clone(), created_ms, tags: tags.clone(), versions: BTreeMap::new() };
+    rows.put(RowKey::Key(create.uid), RowV1::Key(KeyRow { name, created_ms, tags }));
     state.names.insert(create.name.clone(), create.uid);
     state.keys.insert(create.uid, key);
     add_version(state, create.uid, version, create.kcv, create.request, (records, &create.records), rows);

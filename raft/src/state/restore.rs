@@ -38,7 +38,8 @@ impl State {
             }
             (RowKey::Key(uid), RowV1::Key(row)) => {
                 self.names.insert(row.name.clone(), uid);
-                let key = Key { uid, name: row.name, created_ms: row.created_ms, versions: BTreeMap::new() };
+                let (name, created_ms, tags) = (row.name, row.created_ms, row.tags);
+                let key = Key { uid, name, created_ms, tags, versions: BTreeMap::new() };
                 self.keys.insert(uid, key);
             }
             (RowKey::Version(uid, number), RowV1::Version(version)) if version.version == number => {

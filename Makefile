@@ -1,0 +1,39 @@
+# Quorate: what a newcomer, a developer and CI type. Every target does its own set-up.
+
+.PHONY: help setup demo cluster cluster-down test lint docs deny ci clean
+
+help:            ## Show this list
+	@grep -hE '^[a-z-]+: .*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+setup:           ## Install what is missing and build RocksDB once for this machine
+	@command -v cargo >/dev/null || { echo "setup: Rust is missing: install it from https://rustup.rs and run this again" >&2; exit 1; }
+	@.ci/rocksdb
+
+build: setup
+	cargo build --workspace --bins
+
+demo: build      ## Tell the whole story on a real three-node cluster on this machine
+	target/debug/quorate-testnet story
+
+cluster: build   ## Leave a local cluster running in ./.testnet and print what to try
+	target/debug/quorate-testnet up --nodes 3 --dir .testnet
+
+cluster-down: build ## Stop the local cluster in ./.testnet
+	target/debug/quorate-testnet down --dir .testnet
+
+test: setup      ## Run every test
+	cargo build --workspace --bins --quiet
+	cargo test --workspace
+
+lint: setup      ## Formatting and lints, warnings are errors
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+
+docs: setup      ## Build the API documentation, warnings are errors
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
+
+deny: setup      ## Check licences, sources and banned crates
+	.ci/deny
+
+ci: setup        ## Everything that must pass before a change lands
+	.ci/run

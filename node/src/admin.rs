@@ -1,0 +1,271 @@
+//! The local socket: what only whoever owns this machine may ask of this node.
+//!
+//! A Unix socket, mode 0600. One request per connection; while it waits it sends its progress, so the person in front sees
+//! the step and whom it waits for. A person who gives up changes nothing: the node goes on.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorate_client::error::Code;
+use quorate_client::frame::{self, Kind, Reader};
+use quorate_client::wire::{self, AdminProgress, AdminRequest, AdminResponse, LocalStatus, WireError};
+use quorate_shares::ids::ClusterId;
+use quorate_shares::secret::Secret;
+use quorate_shares::split::Threshold;
+use tokio::net::{UnixListener, UnixStream};
+use tracing::{debug, info};
+
+use crate::boot::BootError;
+use crate::clock::wall_ms;
+use crate::desk;
+use crate::invitation::Invitation;
+use crate::layout::Address;
+use crate::node::Node;
+use crate::phase::{Door, Phase, admits};
+use crate::random;
+use crate::status;
+use crate::vault::{FirstFounder, Founding, FoundingStep, Invited, Role, Vault, VaultFile};
+
+/// How often progress is looked at.
+const LOOK: Duration = Duration::from_millis(100);
+
+type AdminAnswer = Result<AdminResponse, WireError>;
+
+/// The socket's file, removed when the daemon stops.
+pub struct Socket {
+    path: PathBuf,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Socket {
+    /// Stops listening and removes the file.
+    pub fn close(self) {
+        self.task.abort();
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// Makes the socket and serves it. The data directory's lock is held, so a socket that is there already is a dead one.
+///
+/// # Errors
+/// [`BootError::Socket`].
+pub fn listen(node: &Arc<Node>) -> Result<Socket, BootError> {
+    let path = node.config.socket.clone();
+    let failed = |source| BootError::Socket { path: path.clone(), source };
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
+    }
+    // The process's umask already keeps others out; the mode says so to whoever looks.
+    let listener = UnixListener::bind(&path).map_err(failed)?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
+    let node = Arc::clone(node);
+    let task = tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let node = Arc::clone(&node);
+            tokio::spawn(async move {
+                if let Err(error) = serve(&node, stream).await {
+                    debug!(%error, "local connection");
+                }
+            });
+        }
+    });
+    Ok(Socket { path, task })
+}
+
+/// Returns once an operator has given this node something to found or to join.
+pub async fn initialised(node: &Arc<Node>) {
+    while !node.has_vault() {
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+async fn serve(node: &Arc<Node>, stream: UnixStream) -> Result<(), frame::FrameError> {
+    let (read, mut write) = stream.into_split();
+    let Some(request) = Reader::new(read).next().await? else { return Ok(()) };
+    let answer: AdminAnswer = match wire::decode::<AdminRequest>(&request.body) {
+        Ok(request) => answer(node, request, &mut write).await,
+        Err(error) => Err(error),
+    };
+    frame::write(&mut write, Kind::Response, request.id, &wire::encode(&answer)).await
+}
+
+async fn answer(node: &Arc<Node>, request: AdminRequest, write: &mut tokio::net::unix::OwnedWriteHalf) -> AdminAnswer {
+    match request {
+        AdminRequest::Init { founders, threshold, allow_solo, accept_no_redundancy, token_hash } => {
+            let terms = Terms::check(founders, threshold, allow_solo, accept_no_redundancy)?;
+            let invitations = init(node, terms, token_hash).await?;
+            follow(node, invitations, write).await?;
+            Ok(AdminResponse::Founded(status::cluster_file(node)))
+        }
+        AdminRequest::Join { invitation } => {
+            join(node, &invitation).await?;
+            follow(node, Vec::new(), write).await?;
+            Ok(AdminResponse::Joined { node: node.name(), cluster: node.cluster() })
+        }
+        AdminRequest::Status => Ok(AdminResponse::Status(Box::new(local_status(node).await))),
+        AdminRequest::Export => match node.replica() {
+            Some(_) => Ok(AdminResponse::Export(status::cluster_file(node))),
+            None => Err(WireError::new(Code::NotServing, format!("this node is {}", node.phase()))
+                .hint("the client file exists once the cluster is founded")),
+        },
+    }
+}
+
+/// What a founder asked for, checked.
+struct Terms {
+    founders: u8,
+    threshold: u8,
+}
+
+impl Terms {
+    fn check(founders: u8, threshold: Option<u8>, solo: bool, no_redundancy: bool) -> Result<Self, WireError> {
+        let bad = |message: String| WireError::new(Code::BadRequest, message);
+        match founders {
+            1 if solo => return Err(bad("a cluster of one node cannot be founded by this version".to_owned())),
+            0 | 1 => {
+                return Err(bad("one node alone holds everything on one disk".to_owned())
+                    .hint("found with three nodes: --founders 3"));
+            }
+            2 if !no_redundancy => {
+                return Err(bad("with two nodes the loss of one disk loses every key".to_owned())
+                    .hint("found with three nodes, or say --accept-no-redundancy"));
+            }
+            _ => {}
+        }
+        let threshold = threshold.unwrap_or(founders / 2 + 1);
+        Threshold::new(threshold, founders).map_err(|error| bad(error.to_string()))?;
+        Ok(Self { founders, threshold })
+    }
+}
+
+/// Begins to found, or goes on: a repeated `init` draws new invitations for the founders that have not proved theirs.
+async fn init(node: &Arc<Node>, terms: Terms, token_hash: [u8; 32]) -> Result<Vec<String>, WireError> {
+    let Terms { founders, threshold } = terms;
+    if !node.has_vault() {
+        let mut vault = Vault::new(ClusterId(random::bytes()), Secret::random(&mut random::system()));
+        vault.identity.node = Some(crate::found::FIRST);
+        let first = FirstFounder {
+            founders,
+            threshold,
+            invitations: Vec::new(),
+            token_hash,
+            so_far: Vec::new(),
+            step: FoundingStep::Gathering,
+        };
+        vault.founding = Some(founding(node, 1, Role::FirstFounder(first))?);
+        adopt(node, vault)?;
+        info!(founders, threshold, "founding");
+    }
+    let boot_pk = node.boot_identity().map(|boot| boot.public().0).unwrap_or_default();
+    let address = address(node)?;
+    let invited = node.update_vault(move |vault| {
+        let Some((_, first)) = desk::view(vault) else { return Err(None) };
+        if (first.founders, first.threshold, first.token_hash) != (founders, threshold, token_hash) {
+            return Err(Some((first.founders, first.threshold)));
+        }
+        Ok(desk::invite(vault, boot_pk, &address, wall_ms()))
+    });
+    let conflict = |message: String| WireError::new(Code::Conflict, message);
+    match invited.await.map_err(|error| WireError::new(Code::Storage, error.to_string()))? {
+        Ok(invitations) => invitations.iter().map(text).collect(),
+        Err(Some((founders, threshold))) => Err(conflict(format!(
+            "founding is under way with other options: {founders} founders, threshold {threshold}, and its own root token"
+        ))
+        .hint("repeat the command with the options and the token file that it began with")),
+        Err(None) => Err(conflict("this node belongs to a cluster already".to_owned())
+            .hint("`quorate status` shows it; a new cluster needs an empty data directory")),
+    }
+}
+
+fn text(invitation: &Invitation) -> Result<String, WireError> {
+    let text = invitation.text().map_err(|error| WireError::new(Code::Internal, error.to_string()))?;
+    Ok(text.as_str().to_owned())
+}
+
+/// Begins to join the founders that an invitation names, or goes on if it is the same invitation.
+async fn join(node: &Arc<Node>, invitation: &str) -> Result<(), WireError> {
+    let invitation: Invitation = invitation
+        .trim()
+        .parse()
+        .map_err(|error: crate::invitation::InvitationError| {
+            WireError::new(Code::BadRequest, error.to_string()).hint(error.hint())
+        })?;
+    let key = invitation.key();
+    if node.has_vault() {
+        let same = node.with_vault(|vault| match vault.founding.as_ref().map(|founding| &founding.role) {
+            Some(Role::Founder(invited) | Role::Joiner(invited)) => invited.key.id() == key.id(),
+            _ => false,
+        });
+        return match same {
+            Some(true) => Ok(()),
+            _ => Err(WireError::new(Code::Conflict, "this node belongs to a cluster already, or is joining one")
+                .hint("each node joins once; another cluster needs an empty data directory")),
+        };
+    }
+    let mut vault = Vault::new(invitation.cluster, Secret::random(&mut random::system()));
+    vault.founding = Some(founding(node, 0, Role::Founder(Invited { key, inviters: invitation.inviters }))?);
+    node.founding.send_replace(crate::node::Founding::default());
+    adopt(node, vault)
+}
+
+fn founding(node: &Node, attempt: u32, role: Role) -> Result<Founding, WireError> {
+    Ok(Founding { attempt, name: node.config.name.clone(), addresses: vec![address(node)?], role })
+}
+
+fn address(node: &Node) -> Result<Address, WireError> {
+    let bad = |error: crate::layout::LayoutError| {
+        WireError::new(Code::BadRequest, format!("the address {}: {error}", node.config.advertise))
+            .hint("start quorated with --advertise HOST:PORT")
+    };
+    node.config.advertise.parse().map_err(bad)
+}
+
+fn adopt(node: &Arc<Node>, vault: Vault) -> Result<(), WireError> {
+    let file = VaultFile::create(&node.dir, vault)
+        .map_err(|error| WireError::new(Code::Storage, error.to_string()).hint(error.hint()))?;
+    node.adopt_vault(file);
+    Ok(())
+}
+
+/// Sends progress until this node serves, or founding ended without it.
+async fn follow(
+    node: &Arc<Node>,
+    mut invitations: Vec<String>,
+    write: &mut tokio::net::unix::OwnedWriteHalf,
+) -> Result<(), WireError> {
+    let gone = |_| WireError::new(Code::Internal, "the caller is gone");
+    let mut shown = None;
+    while node.phase() != Phase::Serving {
+        let founding = node.founding.borrow().clone();
+        if let Some(reason) = founding.refused {
+            return Err(WireError::new(Code::Denied, reason));
+        }
+        let now = (founding.step, founding.waiting_for);
+        if shown.as_ref() != Some(&now) || !invitations.is_empty() {
+            let (step, waiting_for) = now.clone();
+            let progress = AdminProgress { invitations: std::mem::take(&mut invitations), step, waiting_for };
+            frame::write(write, Kind::Progress, 0, &wire::encode(&progress)).await.map_err(gone)?;
+            shown = Some(now);
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+    Ok(())
+}
+
+async fn local_status(node: &Arc<Node>) -> LocalStatus {
+    let full = match node.replica() {
+        Some(replica) if admits(node.phase(), Door::Status) => Some(status::full(node, &replica).await),
+        _ => None,
+    };
+    LocalStatus {
+        data_directory: node.config.data.display().to_string(),
+        public: status::public(node),
+        name: Some(node.name()),
+        cluster: node.has_vault().then(|| node.cluster()),
+        operation: status::operation(node),
+        full,
+    }
+}

@@ -1,0 +1,319 @@
+//! What clients may ask, one function per request: check first, then act.
+//!
+//! Encrypt, decrypt and data keys of a warm key touch memory only: no Raft, no disk, no lock held across an await. They are
+//! polled once where the frame is read, and answered there if nothing had to be waited for. The lease is checked before the
+//! work and again before the answer leaves.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::Arc;
+use std::task::{Context as TaskContext, Poll, Waker};
+use std::time::Duration;
+
+use quorate_client::conn::{Lane, Reply};
+use quorate_client::error::Code;
+use quorate_client::wire::{
+    self, Answer, DATA_KEY_BYTES_MAX, Envelope, KEYS_PAGE_MAX, KeyInfo, KeySummary, Plaintext, Request, Response, TAG_BYTES_MAX,
+    TAGS_MAX, Token, VersionInfo, WireError,
+};
+use quorate_raft::Replica;
+use quorate_raft::state::{Key, State};
+use quorate_shares::context::Context;
+use quorate_shares::envelope::{self, Ciphertext, CiphertextHeader, Kind, Suite};
+use quorate_shares::ids::{KeyName, KeyVersion, NodeName};
+use quorate_shares::master::EncryptionRoot;
+use rand_core::Rng;
+use subtle::ConstantTimeEq;
+use tokio::time::timeout;
+use zeroize::Zeroizing;
+
+use crate::gather::{self, LoadError};
+use crate::keyring::Slot;
+use crate::node::Node;
+use crate::peer::{KeyChange, PeerReply, PeerRequest};
+use crate::phase::{Door, Phase, admits};
+use crate::{confirm, deal, random, status};
+
+/// A request without a deadline of its own gets this one, and none gets more.
+const DEADLINE_MAX: Duration = Duration::from_secs(60);
+/// How long a forwarded change may take at the leader.
+const FORWARD: Duration = Duration::from_secs(30);
+
+/// Takes one request off a client connection.
+pub fn handle(node: &Arc<Node>, body: &[u8]) -> Reply {
+    let envelope: Envelope = match wire::decode(body) {
+        Ok(envelope) => envelope,
+        Err(error) => return Reply::Inline(wire::encode::<Answer>(&Err(error))),
+    };
+    let node = Arc::clone(node);
+    let mut work = Box::pin(async move { wire::encode(&answer(&node, envelope).await) });
+    // Whatever needs no waiting is answered by the task that read the frame. A later poll brings the real waker.
+    match work.as_mut().poll(&mut TaskContext::from_waker(Waker::noop())) {
+        Poll::Ready(bytes) => Reply::Inline(bytes),
+        Poll::Pending => Reply::Later(work),
+    }
+}
+
+async fn answer(node: &Arc<Node>, envelope: Envelope) -> Answer {
+    let Envelope { token, deadline_ms, request } = envelope;
+    let replica = node.replica().ok_or_else(|| not_serving(node))?;
+    authorize(&replica, &token)?;
+    let deadline = Duration::from_millis(deadline_ms.into()).min(DEADLINE_MAX);
+    match timeout(deadline, dispatch(node, &replica, request)).await {
+        Ok(answer) => answer,
+        Err(_) => Err(WireError::new(Code::Deadline, "the deadline passed before the work was done")),
+    }
+}
+
+/// The root token may do everything; nothing else may do anything yet. Only its hash is in the state.
+fn authorize(replica: &Replica, token: &Token) -> Result<(), WireError> {
+    let hash = replica.read(|state| state.cluster.as_ref().map(|cluster| cluster.token_hash));
+    let known = hash.is_some_and(|hash| hash.ct_eq(&token.hash()).into());
+    if known {
+        return Ok(());
+    }
+    Err(WireError::new(Code::Denied, "the token is not valid for this cluster")
+        .hint("check QUORATE_TOKEN_FILE, and that the client file and the token belong to the same cluster"))
+}
+
+async fn dispatch(node: &Arc<Node>, replica: &Replica, request: Request) -> Answer {
+    match request {
+        Request::Status => Ok(Response::Status(Box::new(status::full(node, replica).await))),
+        Request::ListNodes => Ok(Response::Nodes(status::nodes(node, replica).await)),
+        Request::NodeStatus { name } => show_node(node, replica, &name).await,
+        Request::Export => Ok(Response::Export(status::cluster_file(node))),
+        request => {
+            guard(node)?;
+            let answer = work(node, replica, request).await?;
+            guard(node)?;
+            Ok(answer)
+        }
+    }
+}
+
+/// Serving, or the reason why not.
+fn guard(node: &Node) -> Result<(), WireError> {
+    if admits(node.phase(), Door::Work) && node.lease.is_valid() { Ok(()) } else { Err(not_serving(node)) }
+}
+
+fn not_serving(node: &Node) -> WireError {
+    match node.phase() {
+        Phase::Open | Phase::Serving => {
+            let reason = node.lease_trouble.lock().as_ref().map_or_else(String::new, |reason| format!(": {reason}"));
+            WireError::new(Code::NoQuorum, format!("{} has no lease from a quorum{reason}", node.name()))
+                .hint("it serves again as soon as a quorum is up; `quorate status` shows who is missing")
+        }
+        phase => WireError::new(Code::NotServing, format!("{} is {phase}", node.name())).hint("ask another node"),
+    }
+}
+
+async fn work(node: &Arc<Node>, replica: &Replica, request: Request) -> Answer {
+    match request {
+        Request::Echo(bytes) => Ok(Response::Echo(bytes)),
+        Request::Encrypt { key, context, plaintext } => encrypt(node, replica, key, &context, &plaintext).await,
+        Request::Decrypt { ciphertext, context } => decrypt(node, replica, &ciphertext, &context).await,
+        Request::DataKey { key, context, bytes } => data_key(node, replica, key, &context, bytes).await,
+        Request::CreateKey { request_id, name, tags } => {
+            check_tags(&tags)?;
+            change(node, replica, KeyChange::Create { request: request_id, name, tags }).await
+        }
+        Request::RotateKey { request_id, name, expect } => {
+            change(node, replica, KeyChange::Rotate { request: request_id, name, expect }).await
+        }
+        Request::ListKeys { after, limit } => Ok(replica.read(|state| list_keys(state, after.as_ref(), limit))),
+        Request::ShowKey { name } => {
+            find(node, replica, |state| state.key_by_name(&name).map(key_info))
+                .await
+                .map(Response::Key)
+                .ok_or_else(|| deal::unknown_key(&name))
+        }
+        Request::Status | Request::ListNodes | Request::NodeStatus { .. } | Request::Export => {
+            Err(WireError::new(Code::Internal, "a status request reached the keys"))
+        }
+    }
+}
+
+// -- encryption
+
+async fn encrypt(node: &Arc<Node>, replica: &Replica, name: KeyName, context: &Context, plaintext: &Plaintext) -> Answer {
+    let (slot, version) = newest(node, replica, &name).await?;
+    let root = root(node, replica, slot).await?;
+    let header = CiphertextHeader { kind: Kind::Message, suite: Suite::ChaCha20Poly1305, name, version };
+    let sealed = envelope::seal(&root, header, context, plaintext.expose(), &mut random::system());
+    let ciphertext = sealed.map_err(|error| {
+        WireError::new(Code::TooLarge, error.to_string()).hint("encrypt larger data under a data key (`quorate datakey`)")
+    })?;
+    Ok(Response::Ciphertext(ciphertext.to_text()))
+}
+
+async fn data_key(node: &Arc<Node>, replica: &Replica, name: KeyName, context: &Context, bytes: u16) -> Answer {
+    if !(1..=DATA_KEY_BYTES_MAX).contains(&bytes) {
+        return Err(WireError::new(Code::BadRequest, format!("a data key has 1 to {DATA_KEY_BYTES_MAX} bytes")));
+    }
+    let (slot, version) = newest(node, replica, &name).await?;
+    let root = root(node, replica, slot).await?;
+    let header = CiphertextHeader { kind: Kind::DataKey, suite: Suite::ChaCha20Poly1305, name, version };
+    let mut key = Zeroizing::new(vec![0; bytes.into()]);
+    random::system().fill_bytes(&mut key);
+    let wrapped = envelope::seal(&root, header, context, &key, &mut random::system())
+        .map_err(|error| WireError::new(Code::Internal, error.to_string()))?;
+    Ok(Response::DataKey { plaintext: Plaintext::new(key)?, wrapped: wrapped.to_text() })
+}
+
+async fn decrypt(node: &Arc<Node>, replica: &Replica, ciphertext: &[u8], context: &Context) -> Answer {
+    let ciphertext = parse(ciphertext)?;
+    let CiphertextHeader { name, version, .. } = ciphertext.header();
+    let (name, version) = (name.clone(), *version);
+    let slot = find(node, replica, |state| {
+        let key = state.key_by_name(&name)?;
+        key.versions.contains_key(&version).then_some((key.uid, version))
+    })
+    .await
+    .ok_or_else(|| foreign(&name, version))?;
+    let root = root(node, replica, slot).await?;
+    let plaintext = envelope::open(&root, &ciphertext, context).map_err(|refused| {
+        WireError::new(Code::BadCiphertext, refused.to_string())
+            .hint("wrong context, damaged, or made by another cluster: these cannot be told apart")
+    })?;
+    Ok(Response::Plaintext(Plaintext::new(plaintext)?))
+}
+
+fn parse(bytes: &[u8]) -> Result<Ciphertext, WireError> {
+    let parsed = match std::str::from_utf8(bytes) {
+        Ok(text) if text.starts_with("qrt1:") => Ciphertext::parse_text(text),
+        _ => Ciphertext::parse_binary(bytes),
+    };
+    parsed.map_err(|error| {
+        WireError::new(Code::BadCiphertext, error.to_string())
+            .hint("a ciphertext is one line that begins with qrt1: or the bytes that begin with QRT1")
+    })
+}
+
+fn foreign(name: &KeyName, version: KeyVersion) -> WireError {
+    WireError::new(Code::NotFound, format!("this cluster has no version {version} of a key named {name}"))
+        .hint("the ciphertext may belong to another cluster; `quorate key list` shows the keys")
+}
+
+/// The newest version that t holders have checked.
+async fn newest(node: &Node, replica: &Replica, name: &KeyName) -> Result<(Slot, KeyVersion), WireError> {
+    let found = find(node, replica, |state| {
+        let key = state.key_by_name(name)?;
+        Some((key.uid, key.newest_ready().map(|version| version.version)))
+    });
+    let (uid, version) = found.await.ok_or_else(|| deal::unknown_key(name))?;
+    let version = version.ok_or_else(|| {
+        WireError::new(Code::KeyUnavailable, format!("the key {name} is still being checked by its holders"))
+            .hint("try again in a moment")
+    })?;
+    Ok(((uid, version), version))
+}
+
+/// Looks something up, and once more after catching up with the leader before it counts as missing.
+async fn find<T>(node: &Node, replica: &Replica, look: impl Fn(&State) -> Option<T>) -> Option<T> {
+    if let Some(found) = replica.read(&look) {
+        return Some(found);
+    }
+    confirm::catch_up(node, replica).await.ok()?;
+    replica.read(&look)
+}
+
+/// The root of a key version, from memory or from a quorum.
+async fn root(node: &Arc<Node>, replica: &Replica, slot: Slot) -> Result<Arc<EncryptionRoot>, WireError> {
+    if let Some(root) = node.keyring.warm(slot) {
+        return Ok(root);
+    }
+    let load = || -> futures::future::BoxFuture<'static, _> {
+        Box::pin(gather::load(Arc::clone(node), replica.clone(), slot))
+    };
+    node.keyring.root(slot, load).await.map_err(|error| unavailable(node, &error))
+}
+
+fn unavailable(node: &Node, error: &LoadError) -> WireError {
+    match error {
+        LoadError::TooFew { have, need, missing } => {
+            let names: Vec<_> = missing.iter().map(|&id| node.name_of(id)).collect();
+            let message = format!("the key needs {need} shares and {have} came: waiting for {}", names.join(", "));
+            WireError::new(Code::KeyUnavailable, message).hint("it can be used again when enough nodes are up")
+        }
+        error => WireError::new(Code::KeyUnavailable, error.to_string()),
+    }
+}
+
+// -- keys
+
+/// Carries a change to the leader, wherever that is, and reads the answer back from this node's own state.
+async fn change(node: &Arc<Node>, replica: &Replica, change: KeyChange) -> Answer {
+    let name = change.name().clone();
+    let leadership = replica.leadership().borrow().clone();
+    if leadership.am_leader {
+        let (node, replica) = (Arc::clone(node), replica.clone());
+        // On a task of its own: a key that is half made must be finished even when the client goes away.
+        let task = tokio::spawn(async move { deal::change(&node, &replica, change).await });
+        task.await.map_err(|_| WireError::new(Code::Internal, "the change was interrupted"))??;
+    } else {
+        let no_leader = || WireError::new(Code::NoQuorum, "no leader is known").hint("try again in a moment");
+        let leader = leadership.leader.ok_or_else(no_leader)?;
+        match node.sessions.ask(leader, Lane::Ordinary, &PeerRequest::Change(change), FORWARD).await {
+            Ok(PeerReply::Changed(result)) => result?,
+            Ok(_) => return Err(no_leader()),
+            Err(error) => {
+                let message = format!("the leader, {}, did not answer: {error}", node.name_of(leader));
+                return Err(WireError::new(Code::NoQuorum, message).hint("try again with the same request id"));
+            }
+        };
+        // The client that created a key here must find it here.
+        let _ = confirm::catch_up(node, replica).await;
+    }
+    find(node, replica, |state| state.key_by_name(&name).map(key_info))
+        .await
+        .map(Response::Key)
+        .ok_or_else(|| deal::unknown_key(&name))
+}
+
+fn check_tags(tags: &BTreeMap<String, String>) -> Result<(), WireError> {
+    let long = |text: &String| text.len() > TAG_BYTES_MAX;
+    if tags.len() > TAGS_MAX || tags.iter().any(|(name, value)| name.is_empty() || long(name) || long(value)) {
+        let message = format!("a key has at most {TAGS_MAX} tags, each name and value of at most {TAG_BYTES_MAX} bytes");
+        return Err(WireError::new(Code::TooLarge, message));
+    }
+    Ok(())
+}
+
+fn key_info(key: &Key) -> KeyInfo {
+    let versions = key.versions.values().map(|version| VersionInfo {
+        version: version.version,
+        created_ms: version.created_ms,
+        ready: version.ready,
+    });
+    KeyInfo { name: key.name.clone(), uid: key.uid, created_ms: key.created_ms, tags: key.tags.clone(), versions: versions.collect() }
+}
+
+fn list_keys(state: &State, after: Option<&KeyName>, limit: u32) -> Response {
+    let limit = limit.clamp(1, KEYS_PAGE_MAX) as usize;
+    let mut keys: Vec<KeySummary> = state
+        .keys
+        .values()
+        .filter(|key| after.is_none_or(|after| key.name > *after))
+        .map(|key| KeySummary {
+            name: key.name.clone(),
+            uid: key.uid,
+            created_ms: key.created_ms,
+            newest: key.newest().version,
+            tags: key.tags.clone(),
+        })
+        .collect();
+    keys.sort_by(|a, b| a.name.cmp(&b.name));
+    let more = keys.len() > limit;
+    keys.truncate(limit);
+    Response::Keys { keys, more }
+}
+
+async fn show_node(node: &Arc<Node>, replica: &Replica, name: &NodeName) -> Answer {
+    let mut nodes = status::nodes(node, replica).await;
+    let names: Vec<String> = nodes.iter().map(|node| node.name.to_string()).collect();
+    match nodes.iter().position(|node| node.name == *name) {
+        Some(position) => Ok(Response::Node(Box::new(nodes.swap_remove(position)))),
+        None => Err(WireError::new(Code::NotFound, format!("no node named {name}"))
+            .hint(format!("the nodes are {}", names.join(", ")))),
+    }
+}

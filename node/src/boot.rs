@@ -1,0 +1,318 @@
+//! The life of a daemon, from an empty directory or a power cut to serving, in numbered steps.
+//!
+//! It always starts the same way. Without a vault file it waits on its local socket; with one it unlocks itself from its
+//! peers. Nothing here waits for a person.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorate_raft::command::{Change, Command};
+use quorate_raft::{Options, Replica, StorageKeys, Timing as RaftTiming};
+use quorate_shares::arena;
+use quorate_shares::ids::NodeId;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::sleep;
+use tracing::{debug, info, warn};
+
+use crate::clock::wall_ms;
+use crate::config::{Config, SecretMemory};
+use crate::disk::{DataDir, DataDirError};
+use crate::found::{self, FoundError};
+use crate::link::PeerLink;
+use crate::node::{Founding, Node};
+use crate::peer::{PeerReply, PeerRequest};
+use crate::phase::Phase;
+use crate::unlock::{self, UnlockError};
+use crate::vault::{VaultError, VaultFile};
+use crate::{admin, confirm, listen, lock_keys, locking, members};
+
+/// How often lock keys in their grace are looked after.
+const GRACE_TICK_S: u16 = 10;
+/// How long a stopping daemon waits for its connections to say goodbye.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// Why the daemon cannot start, or stops.
+#[derive(Debug, thiserror::Error)]
+pub enum BootError {
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// The vault cannot be read or written.
+    #[error(transparent)]
+    Vault(#[from] VaultError),
+    /// The address cannot be bound.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The local socket cannot be made.
+    #[error("cannot make the local socket {path}: {source}")]
+    Socket {
+        /// Its path.
+        path: std::path::PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The lock cannot be opened, whoever answers.
+    #[error(transparent)]
+    Unlock(#[from] UnlockError),
+    /// The replicated state cannot be opened.
+    #[error("{0}")]
+    Replica(String),
+    /// Something failed while running.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl BootError {
+    /// What to do about it.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::DataDir(error) => error.hint(),
+            Self::Vault(error) => error.hint(),
+            Self::Listen { .. } => "another process may use the port: stop it, or give this node another --listen address",
+            Self::Socket { .. } => "check that the directory exists and can be written, or give another --socket path",
+            Self::Unlock(error) => error.hint(),
+            Self::Replica(_) => "the message names what is damaged; if the disk is sound, restore the named files",
+            Self::Failed(_) => "the reason is in the log above; start quorated again once it is mended",
+        }
+    }
+}
+
+/// Runs a node until it is told to stop.
+///
+/// # Errors
+/// Why it cannot start, or had to stop.
+pub async fn run(config: Config) -> Result<(), BootError> {
+    let mut stop = Stop::new();
+    // 1: one process per directory.
+    let dir = DataDir::open(&config.data)?;
+    prepare_memory(&config);
+    // 2: the vault, mended if a crash left one copy behind.
+    let vault = VaultFile::open(&dir)?;
+    // 3: the network and the local socket.
+    let endpoint = bind(config.listen)?;
+    let node = Node::new(config, dir, endpoint);
+    if let Some(vault) = vault {
+        node.adopt_vault(vault);
+    }
+    let socket = admin::listen(&node)?;
+    let listening = tokio::spawn(listen::run(Arc::clone(&node)));
+
+    let mut fatal = node.fatal();
+    let stopped = tokio::select! {
+        result = live(&node) => result,
+        () = stop.asked() => Ok(()),
+        failed = fatal.wait_for(Option::is_some) => {
+            let reason = failed.ok().and_then(|reason| reason.clone());
+            Err(BootError::Failed(reason.map_or_else(|| "the node failed".to_owned(), |reason| reason.to_string())))
+        }
+    };
+    info!("stopping");
+    node.forget_keys();
+    socket.close();
+    node.sessions.close_all("the node stops");
+    node.endpoint.close(quorate_client::conn::close::SHUTDOWN.into(), b"the node stops");
+    let _ = tokio::time::timeout(GOODBYE, node.endpoint.wait_idle()).await;
+    listening.abort();
+    if let Some(replica) = node.replica() {
+        // Joins every thread that holds the database: one that outlives the process's end aborts it.
+        replica.shutdown().await;
+    }
+    stopped
+}
+
+/// Steps 4 to 8: from wherever this node was to serving, for ever.
+async fn live(node: &Arc<Node>) -> Result<(), BootError> {
+    let replica = loop {
+        // 4: without a vault, wait for an operator; once in the life of a node.
+        if !node.has_vault() {
+            node.enter(Phase::Uninitialised);
+            admin::initialised(node).await;
+        }
+        match unlocked(node).await? {
+            Some(replica) => break replica,
+            None => continue,
+        }
+    };
+    // 8: talk to the peers, and serve whenever the lease says so.
+    node.enter(Phase::Open);
+    node.keep_sessions();
+    tokio::spawn(members::run(Arc::clone(node), replica.clone()));
+    tokio::spawn(confirm::watch(Arc::clone(node), replica.clone()));
+    tokio::spawn(report_lock(Arc::clone(node), replica.clone()));
+    tokio::spawn(erase_old_lock_keys(Arc::clone(node)));
+    tokio::spawn(follow_storage(Arc::clone(node), replica.clone()));
+    confirm::run(Arc::clone(node), replica).await;
+    Ok(())
+}
+
+/// Steps 5 to 7: the bundle from the peers, or new keys while founding; then the replicated state. `None` if a join was
+/// refused and the node is where it began.
+async fn unlocked(node: &Arc<Node>) -> Result<Option<Replica>, BootError> {
+    let (founding, locked) =
+        node.with_vault(|vault| (vault.founding.is_some(), vault.lock.is_some())).unwrap_or_default();
+    if node.own().is_none() {
+        if locked {
+            // 5: ask the peers until the bundle opens; they answer even while they are locked themselves.
+            node.enter(Phase::Locked);
+            node.unlock(unlock::run(node).await?);
+        } else if founding {
+            node.unlock(found::draw_keys());
+        } else {
+            return Err(UnlockError::NoLock.into());
+        }
+    }
+    if !founding {
+        // 6: the replicated state, under the storage key of the bundle.
+        let replica = open_replica(node).await.map_err(BootError::Replica)?;
+        node.adopt_replica(replica.clone());
+        return Ok(Some(replica));
+    }
+    // 7: founding goes on where it stopped.
+    node.enter(Phase::Joining);
+    listen::offer(node);
+    if !locked {
+        found::register_self(node).await.map_err(|error| BootError::Failed(error.to_string()))?;
+    }
+    match found::run(node).await {
+        Ok(replica) => Ok(Some(replica)),
+        Err(FoundError::Refused(reason)) => {
+            warn!(reason, "refused; back to the beginning");
+            node.discard_vault().map_err(|error| BootError::Failed(format!("cannot remove the vault: {error}")))?;
+            node.founding.send_replace(Founding { refused: Some(reason.to_owned()), ..Founding::default() });
+            Ok(None)
+        }
+        Err(FoundError::Failed(reason)) => Err(BootError::Failed(reason)),
+    }
+}
+
+/// Opens the database and Raft on it.
+///
+/// # Errors
+/// In words.
+pub async fn open_replica(node: &Arc<Node>) -> Result<Replica, String> {
+    let own = node.own().ok_or("the bundle is not open")?;
+    let mut keys = own.bundle.storage_keys.iter().rev();
+    let newest = keys.next().ok_or("the bundle holds no storage key")?;
+    let keys = keys.fold(StorageKeys::new(newest.number, &newest.key), |all, older| {
+        all.with_older(older.number, &older.key)
+    });
+    let timing = &node.config.timing;
+    let options = Options {
+        node: node.id(),
+        cluster: node.cluster(),
+        dir: node.dir.path().join("state"),
+        keys,
+        timing: RaftTiming {
+            heartbeat_ms: timing.heartbeat_ms,
+            election_min_ms: timing.election_ms,
+            election_max_ms: 2 * timing.election_ms,
+            ..RaftTiming::default()
+        },
+        link: PeerLink::new(node),
+    };
+    Replica::open(options).await.map_err(|error| error.to_string())
+}
+
+/// Stops the node when its storage fails: going on would be serving from a state that nobody can vouch for.
+async fn follow_storage(node: Arc<Node>, replica: Replica) {
+    let mut fatal = replica.fatal();
+    if let Ok(reason) = fatal.wait_for(Option::is_some).await {
+        node.fail(reason.as_deref().unwrap_or("the storage failed").to_owned());
+    }
+}
+
+/// Puts this node's lock into the replicated state, once after each start and whenever it changed.
+async fn report_lock(node: Arc<Node>, replica: Replica) {
+    loop {
+        let report = locking::report(&node);
+        let known = replica.read(|state| state.locks.get(&node.id()).map(|lock| lock.generation));
+        if let Some(report) = report.filter(|report| known != Some(report.generation)) {
+            let command = Command::new(wall_ms(), Change::ReportLock(report));
+            let leadership = replica.leadership().borrow().clone();
+            let outcome = match leadership.leader {
+                Some(_) if leadership.am_leader => replica.propose(command).await.map(drop).map_err(|e| e.to_string()),
+                Some(leader) => ask_to_propose(&node, leader, command).await,
+                None => Err("no leader".to_owned()),
+            };
+            if let Err(reason) = outcome {
+                debug!(%reason, "lock not reported yet");
+            }
+        }
+        sleep(Duration::from_secs(1)).await;
+    }
+}
+
+async fn ask_to_propose(node: &Node, leader: NodeId, command: Command) -> Result<(), String> {
+    let request = PeerRequest::Propose(Box::new(command));
+    match node.sessions.ask(leader, quorate_client::conn::Lane::Ordinary, &request, Duration::from_secs(3)).await {
+        Ok(PeerReply::Done) => Ok(()),
+        Ok(PeerReply::Refused(refusal)) => Err(refusal.to_string()),
+        Ok(_) => Err("malformed reply".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Counts this node's running time for lock keys in their grace, and erases them at its end.
+async fn erase_old_lock_keys(node: Arc<Node>) {
+    loop {
+        sleep(Duration::from_secs(GRACE_TICK_S.into())).await;
+        if node.with_vault(lock_keys::owes_erasure).unwrap_or_default()
+            && let Err(error) = node.update_vault(|vault| lock_keys::tick(vault, GRACE_TICK_S)).await
+        {
+            warn!(%error, "old lock keys are not erased yet");
+        }
+    }
+}
+
+fn bind(address: SocketAddr) -> Result<quinn::Endpoint, BootError> {
+    let listen = |source| BootError::Listen { address, source };
+    let socket = std::net::UdpSocket::bind(address).map_err(listen)?;
+    let runtime = Arc::new(quinn::TokioRuntime);
+    quinn::Endpoint::new(quinn::EndpointConfig::default(), None, socket, runtime).map_err(listen)
+}
+
+/// Chooses the memory that secrets live in, before the first secret, and hardens the process.
+fn prepare_memory(config: &Config) {
+    if let Err(error) = arena::harden_process() {
+        warn!(%error, "the process can be dumped: cores and debuggers may see secrets");
+    }
+    let wanted = match config.secret_memory {
+        SecretMemory::Auto => arena::SecretMemory::MemfdSecret,
+        SecretMemory::Mlock => arena::SecretMemory::Mlock,
+    };
+    let status = arena::prepare(wanted);
+    match status.backing {
+        arena::Backing::Heap => {
+            warn!("secrets lie in ordinary memory, which may be swapped: raise RLIMIT_MEMLOCK (ulimit -l)");
+        }
+        backing => info!(?backing, slots = status.slots, "memory for secrets"),
+    }
+}
+
+/// The signals that ask a daemon to stop.
+struct Stop {
+    terminate: Option<tokio::signal::unix::Signal>,
+    interrupt: Option<tokio::signal::unix::Signal>,
+}
+
+impl Stop {
+    fn new() -> Self {
+        Self { terminate: signal(SignalKind::terminate()).ok(), interrupt: signal(SignalKind::interrupt()).ok() }
+    }
+
+    async fn asked(&mut self) {
+        let Self { terminate, interrupt } = self;
+        match (terminate, interrupt) {
+            (Some(terminate), Some(interrupt)) => {
+                tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+            }
+            _ => std::future::pending().await,
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! Earning the lease: every second a node asks the leader, and the leader asks a quorum.
+//!
+//! The leader answers only after a read-index round that began after the request arrived; the asker applies up to the
+//! index that comes back, and only then counts the lease, from the moment it *sent* the request. So everything that a
+//! serving node answers reflects all changes older than the lease. The leader leases to itself in the same way.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorate_client::conn::Lane;
+use quorate_raft::Replica;
+use quorate_shares::ids::NodeId;
+use tokio::time::{sleep, timeout};
+use tracing::{debug, info, warn};
+
+use crate::clock::boot_ms;
+use crate::node::Node;
+use crate::peer::{PeerReply, PeerRequest, Refusal};
+use crate::phase::Phase;
+
+/// Pause between attempts while there is no lease.
+const RETRY: Duration = Duration::from_millis(50);
+
+/// How often leases and caches are looked after.
+const WATCH: Duration = Duration::from_millis(100);
+
+/// Why the leader did not confirm this node.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum NoLease {
+    /// Nobody leads, or nobody known.
+    #[error("no leader is known")]
+    NoLeader,
+    /// The leader cannot be reached, or did not answer in time.
+    #[error("the leader, node {0}, does not answer")]
+    Unreachable(NodeId),
+    /// The leader has no quorum.
+    #[error("the leader has no quorum")]
+    NoQuorum,
+    /// The leader refused.
+    #[error("the leader refused: {0}")]
+    Refused(Refusal),
+    /// This node did not catch up in time.
+    #[error("this node is not caught up yet")]
+    Behind,
+    /// The replicated state does not name this node as a holder of the active epoch.
+    #[error("this node holds no seat in an active epoch yet")]
+    NoSeat,
+}
+
+/// Renews the lease for ever. Never returns.
+pub async fn run(node: Arc<Node>, replica: Replica) {
+    let mut leadership = replica.leadership();
+    loop {
+        let pause = match renew(&node, &replica).await {
+            Ok(()) => Duration::from_millis(node.config.timing.lease_tick_ms),
+            Err(reason) => {
+                debug!(%reason, "no lease");
+                *node.lease_trouble.lock() = Some(reason);
+                RETRY
+            }
+        };
+        node.settle_phase(&replica);
+        // A new leader is worth asking at once.
+        let _ = timeout(pause, leadership.changed()).await;
+    }
+}
+
+/// Follows the lease: leaves Serving the moment it ends, and wipes every key a little later. Never returns.
+pub async fn watch(node: Arc<Node>, replica: Replica) {
+    let wipe_after = node.config.timing.wipe_after_ms;
+    let mut wiped = true;
+    loop {
+        sleep(WATCH).await;
+        node.settle_phase(&replica);
+        match node.lease.lost_for_ms() {
+            Some(lost) if lost >= wipe_after && !wiped => {
+                node.forget_keys();
+                wiped = true;
+                warn!("no lease for {wipe_after} ms: every key is wiped from memory");
+            }
+            Some(_) => {}
+            None => wiped = false,
+        }
+        node.keyring.sweep();
+    }
+}
+
+/// One confirmation by the leader.
+///
+/// # Errors
+/// Why there is none.
+pub async fn renew(node: &Node, replica: &Replica) -> Result<(), NoLease> {
+    let length = node.config.timing.lease();
+    let sent_ms = boot_ms();
+    let leadership = replica.leadership().borrow().clone();
+    let index = if leadership.am_leader {
+        timeout(length, replica.read_index()).await.ok().and_then(Result::ok).ok_or(NoLease::NoQuorum)?
+    } else {
+        ask(node, replica, leadership.leader.ok_or(NoLease::NoLeader)?, length).await?
+    };
+    let left = length.saturating_sub(Duration::from_millis(boot_ms() - sent_ms));
+    replica.wait_applied(index, left).await.map_err(|_| NoLease::Behind)?;
+    let me = node.id();
+    let seated = replica.read(|state| state.active().is_some_and(|epoch| state.x_of(epoch.epoch, me).is_some()));
+    if !seated {
+        return Err(NoLease::NoSeat);
+    }
+    node.lease.grant(sent_ms, length);
+    *node.lease_trouble.lock() = None;
+    Ok(())
+}
+
+/// Catches up with everything that was decided before this call; calls that wait at the same time share one round.
+///
+/// # Errors
+/// Why the leader did not confirm.
+pub async fn catch_up(node: &Node, replica: &Replica) -> Result<(), NoLease> {
+    let asked_ms = boot_ms();
+    let mut last_sent_ms = node.catch_up.lock().await;
+    if *last_sent_ms > asked_ms {
+        return Ok(());
+    }
+    let sent_ms = boot_ms();
+    renew(node, replica).await?;
+    *last_sent_ms = sent_ms;
+    Ok(())
+}
+
+async fn ask(node: &Node, replica: &Replica, leader: NodeId, deadline: Duration) -> Result<u64, NoLease> {
+    let request = PeerRequest::Lease { applied: replica.applied_index() };
+    match node.sessions.ask(leader, Lane::Urgent, &request, deadline).await {
+        Ok(PeerReply::Lease { index }) => Ok(index),
+        Ok(PeerReply::Refused(refusal)) => Err(NoLease::Refused(refusal)),
+        Ok(_) => Err(NoLease::Refused(Refusal::Malformed)),
+        Err(_) => Err(NoLease::Unreachable(leader)),
+    }
+}
+
+/// The leader's side: answers only after a read-index round that began after the request arrived.
+pub async fn answer(replica: &Replica) -> PeerReply {
+    match replica.read_index().await {
+        Ok(index) => PeerReply::Lease { index },
+        Err(_) => PeerReply::Refused(Refusal::NotLeader(replica.leadership().borrow().leader)),
+    }
+}
+
+/// Says in the log when the phase changes.
+pub fn announce(from: Phase, to: Phase) {
+    if from != to {
+        info!(%from, %to, "phase");
+    }
+}

@@ -1,0 +1,443 @@
+//! Founding: from N invitations to a cluster with an active epoch.
+//!
+//! In order: invitations are proved, and keys, names and addresses exchanged; every pair exchanges lock keys; each founder
+//! writes its first locked vault and says so; only then does the first founder initialise Raft with all founders as voters,
+//! and the leader makes epoch 1. Until its first lock is durable a founder's op key lies in memory only: if it dies before,
+//! it comes back with new ones, the first founder raises the attempt, and all make their locks anew. Nothing was lost,
+//! since nothing existed. Every step can be repeated, so the loop below simply does whatever is still missing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorate_client::conn::{Conn, Lane, close};
+use quorate_client::identity::Protocol;
+use quorate_raft::command::{Change, Command, Found, NewMember, Outcome};
+use quorate_raft::refusal::Refusal as StateRefusal;
+use quorate_raft::{ProposeError, Replica};
+use quorate_shares::ids::{NodeId, ShareKeyGeneration};
+use quorate_shares::kem::PublicKey;
+use quorate_shares::labels::EXPORTER_JOIN;
+use quorate_shares::lock::{Bundle, ShareKey, StorageKey};
+use quorate_shares::secret::Secret;
+use tokio::time::sleep;
+use tracing::{debug, info, warn};
+
+use crate::clock::wall_ms;
+use crate::desk;
+use crate::invitation::{JoinCode, JoinReply, JoinRequest, Registration};
+use crate::layout::Address;
+use crate::locking;
+use crate::node::{Founding, Node};
+use crate::peer::{PeerReply, PeerRequest};
+use crate::random;
+use crate::vault::{FirstFounder, FoundingStep, FounderKeys, Invited, Role, Roster, RosterLogId};
+
+/// The first founder's id.
+pub const FIRST: NodeId = NodeId(1);
+/// Pause between two rounds of the loop.
+const ROUND: Duration = Duration::from_millis(200);
+/// How long a peer may take to answer.
+const PEER: Duration = Duration::from_secs(3);
+/// Generation of a founder's first share key, and number of its first storage key.
+const FIRST_GENERATION: ShareKeyGeneration = ShareKeyGeneration(1);
+
+/// Why founding ended without a cluster.
+#[derive(Debug, thiserror::Error)]
+pub enum FoundError {
+    /// The first founder refused the invitation before this node had anything to lose.
+    #[error("{0}")]
+    Refused(&'static str),
+    /// Something that must not fail failed.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// Everybody is known: what this node's lock is to be made for.
+struct Terms {
+    attempt: u32,
+    me: NodeId,
+    threshold: u8,
+    roster: Roster,
+}
+
+/// Draws a node's own keys: op key, storage key and first share key.
+pub fn draw_keys() -> Bundle {
+    let rng = &mut random::system();
+    Bundle {
+        op_seed: Secret::random(rng),
+        storage_keys: vec![StorageKey { number: 1, key: Secret::random(rng) }],
+        share_keys: vec![ShareKey { generation: FIRST_GENERATION, seed: Secret::random(rng) }],
+    }
+}
+
+/// What this node registers with the first founder, or with itself.
+fn registration(node: &Node) -> Option<Registration> {
+    let own = node.own()?;
+    let (name, addresses) = node
+        .with_vault(|vault| vault.founding.as_ref().map(|founding| (founding.name.clone(), founding.addresses.clone())))
+        .flatten()?;
+    Some(Registration {
+        boot_pk: node.boot_identity()?.public().0,
+        op_pk: own.op.public().0,
+        share_pk: PublicKey::of_seed(&own.bundle.share_keys.last()?.seed),
+        name,
+        addresses,
+    })
+}
+
+/// Enters the first founder, or its new keys, into its own book.
+///
+/// # Errors
+/// If the vault cannot be written.
+pub async fn register_self(node: &Arc<Node>) -> Result<(), FoundError> {
+    let Some(Registration { boot_pk, op_pk, share_pk, name, addresses }) = registration(node) else { return Ok(()) };
+    let me = FounderKeys { node: FIRST, boot_pk, op_pk, share_pk, name, addresses };
+    node.set_id(FIRST);
+    node.update_vault(move |vault| {
+        if desk::view(vault).is_some() {
+            vault.identity.node = Some(FIRST);
+            desk::register_self(vault, me);
+        }
+    })
+    .await
+    .map_err(|error| FoundError::Failed(error.to_string()))
+}
+
+/// The first founder's side of `quorate-join/1`. Malformed requests get an empty answer.
+pub async fn answer_join(node: &Arc<Node>, conn: &Conn, body: &[u8]) -> Vec<u8> {
+    let Ok(request) = JoinRequest::parse(body) else { return Vec::new() };
+    let exporter = *conn.export(EXPORTER_JOIN, b"").expose();
+    let tls_key = conn.peer().key.0;
+    let registered =
+        node.update_vault(move |vault| desk::register(vault, &request, tls_key, &exporter, wall_ms())).await;
+    let reply = match registered {
+        Ok(Some((reply, key))) => {
+            debug!(code = ?reply.code, node = ?reply.node, "join request");
+            reply.seal(&key, &exporter)
+        }
+        Ok(None) => {
+            warn!(remote = %conn.peer().remote, "join request with an unknown invitation");
+            let reply = JoinReply { code: JoinCode::Unknown, node: None, attempt: 0, roster: Roster::default() };
+            reply.seal(&crate::invitation::InvitationKey::from(Secret::random(&mut random::system())), &exporter)
+        }
+        Err(_) => return Vec::new(),
+    };
+    reply.unwrap_or_default()
+}
+
+/// Goes through founding until the replicated state names this node, and returns the open replica.
+///
+/// # Errors
+/// [`FoundError::Refused`] if this node was refused before it had a lock; otherwise it goes on for ever.
+pub async fn run(node: &Arc<Node>) -> Result<Replica, FoundError> {
+    loop {
+        if let Some(terms) = learn(node).await? {
+            settle(node, &terms);
+            if make_lock(node, &terms).await {
+                let replica = open_replica(node).await?;
+                if is_member(node, &replica) {
+                    finish(node, &replica).await?;
+                    return Ok(replica);
+                }
+                announce(node, &terms, &replica).await;
+            }
+        }
+        sleep(ROUND).await;
+    }
+}
+
+/// What is known of the founders: from the own book, or from the first founder. `None` while some are missing.
+async fn learn(node: &Arc<Node>) -> Result<Option<Terms>, FoundError> {
+    let own_book = node.with_vault(|vault| {
+        let (attempt, first) = desk::view(vault)?;
+        Some(match first.so_far.len() == usize::from(first.founders) {
+            true => Ok(Terms { attempt, me: FIRST, threshold: first.threshold, roster: desk::roster(first) }),
+            false => Err((first.so_far.len(), first.founders)),
+        })
+    });
+    match own_book.flatten() {
+        Some(Ok(terms)) => Ok(Some(terms)),
+        Some(Err((have, founders))) => {
+            let missing = usize::from(founders) - have;
+            progress(node, "waiting for the other founders to join", vec![format!("{missing} of {founders}")]);
+            Ok(None)
+        }
+        None => ask_first_founder(node).await,
+    }
+}
+
+async fn ask_first_founder(node: &Arc<Node>) -> Result<Option<Terms>, FoundError> {
+    let has_lock = node.with_vault(|vault| vault.lock.is_some()).unwrap_or_default();
+    let reply = match join_once(node).await {
+        Ok(reply) => reply,
+        Err(reason) => {
+            progress(node, &format!("asking the first founder: {reason}"), vec!["the first founder".to_owned()]);
+            return Ok(known_terms(node));
+        }
+    };
+    let refused = match reply.code {
+        JoinCode::Complete => {
+            let Some(me) = reply.node else { return Ok(None) };
+            settle_roster(node, me, &reply.roster);
+            let Some(threshold) = ask_threshold(node).await else { return Ok(None) };
+            return Ok(Some(Terms { attempt: reply.attempt, me, threshold, roster: reply.roster }));
+        }
+        JoinCode::Wait => {
+            progress(node, "waiting for the other founders to join", vec!["other founders".to_owned()]);
+            return Ok(None);
+        }
+        JoinCode::Used => "the invitation was used by another node; each invitation is for one node",
+        JoinCode::Expired => "the invitation has expired; repeat `quorate cluster init` on the first node for a new one",
+        JoinCode::Unknown => {
+            "the first node does not know this invitation: it was replaced, or belongs to another cluster"
+        }
+        JoinCode::NameTaken => "another founder has this node's name; start quorated with another --name",
+    };
+    if has_lock {
+        // The cluster may simply be founded by now, and its first founder keeps no book any more.
+        debug!(refused, "the first founder no longer takes requests");
+        return Ok(known_terms(node));
+    }
+    Err(FoundError::Refused(refused))
+}
+
+/// What the vault already knows, when the first founder cannot be asked: enough once this node's lock is durable.
+fn known_terms(node: &Node) -> Option<Terms> {
+    let known = node.with_vault(|vault| {
+        let lock = vault.lock.as_ref()?;
+        let attempt = vault.founding.as_ref()?.attempt;
+        Some(Terms { attempt, me: vault.identity.node?, threshold: lock.needed() + 1, roster: vault.roster.clone() })
+    });
+    known.flatten()
+}
+
+/// One request of `quorate-join/1`.
+async fn join_once(node: &Arc<Node>) -> Result<JoinReply, String> {
+    let (key, inviters) = node
+        .with_vault(|vault| match &vault.founding.as_ref()?.role {
+            Role::Founder(Invited { key, inviters }) | Role::Joiner(Invited { key, inviters }) => {
+                Some((key.duplicate(), inviters.clone()))
+            }
+            Role::FirstFounder(_) => None,
+        })
+        .flatten()
+        .ok_or("no invitation")?;
+    let me = node.boot_identity().ok_or("no boot identity")?;
+    let registration = registration(node).ok_or("no keys")?;
+    let mut failures = Vec::new();
+    for inviter in inviters {
+        let address = [inviter.address.to_string()];
+        let pinned = quorate_client::identity::PublicKey(inviter.boot_pk);
+        let connection = match crate::listen::dial(node, &address, &me, pinned, Protocol::Join, PEER).await {
+            Ok(connection) => connection,
+            Err(reason) => {
+                failures.push(reason);
+                continue;
+            }
+        };
+        let conn = Conn::start(connection, None);
+        let exporter = *conn.export(EXPORTER_JOIN, b"").expose();
+        let request = registration.request(&key, &exporter).map_err(|error| error.to_string())?;
+        let reply = conn.call(Lane::Ordinary, &request, PEER).await.map_err(|error| error.to_string());
+        conn.close(close::DONE, "done");
+        match reply.and_then(|reply| JoinReply::open(&reply, &key, &exporter).map_err(|error| error.to_string())) {
+            Ok(reply) => return Ok(reply),
+            Err(reason) => failures.push(reason),
+        }
+    }
+    Err(failures.join("; "))
+}
+
+async fn ask_threshold(node: &Arc<Node>) -> Option<u8> {
+    match node.sessions.ask(FIRST, Lane::Ordinary, &PeerRequest::FoundingTerms, PEER).await {
+        Ok(PeerReply::FoundingTerms { threshold }) => Some(threshold),
+        _ => {
+            progress(node, "opening a session with the first founder", vec![node.name_of(FIRST)]);
+            None
+        }
+    }
+}
+
+/// Goes by the identities of an attempt: sessions of an earlier one are closed, since their keys may be gone.
+fn settle_roster(node: &Arc<Node>, me: NodeId, roster: &Roster) {
+    node.set_id(me);
+    if *node.roster() != *roster {
+        node.set_roster(roster.clone());
+        node.sessions.close_all("the founders' identities changed");
+    }
+    node.keep_sessions();
+}
+
+fn settle(node: &Arc<Node>, terms: &Terms) {
+    settle_roster(node, terms.me, &terms.roster);
+}
+
+/// Makes this node's lock for the attempt, unless it is durable already. Returns whether it is.
+async fn make_lock(node: &Arc<Node>, terms: &Terms) -> bool {
+    let is_first = terms.me == FIRST;
+    let done = node.with_vault(|vault| {
+        let made_for = vault.founding.as_ref().map(|founding| founding.attempt);
+        // The first founder drops its lock when it raises the attempt; the others note for which attempt theirs is.
+        vault.lock.is_some() && (is_first || made_for == Some(terms.attempt))
+    });
+    if done.unwrap_or_default() {
+        return true;
+    }
+    let peers = match locking::prepare(node).await {
+        Ok(peers) => peers,
+        Err(missing) => {
+            let missing = missing.into_iter().map(|peer| node.name_of(peer)).collect();
+            progress(node, "exchanging lock keys", missing);
+            return false;
+        }
+    };
+    let (me, attempt, roster) = (terms.me, terms.attempt, terms.roster.clone());
+    let locked = locking::lock(node, terms.threshold, peers, move |vault| {
+        vault.identity.node = Some(me);
+        vault.roster = roster;
+        if let Some(founding) = vault.founding.as_mut()
+            && !is_first
+        {
+            founding.attempt = attempt;
+        }
+    });
+    if let Err(reason) = locked.await {
+        warn!(%reason, "no lock yet");
+        return false;
+    }
+    locking::commit(node).await;
+    true
+}
+
+async fn open_replica(node: &Arc<Node>) -> Result<Replica, FoundError> {
+    if let Some(replica) = node.replica() {
+        return Ok(replica);
+    }
+    let replica = crate::boot::open_replica(node).await.map_err(FoundError::Failed)?;
+    node.adopt_replica(replica.clone());
+    Ok(replica)
+}
+
+fn is_member(node: &Node, replica: &Replica) -> bool {
+    replica.read(|state| state.members.contains_key(&node.id()))
+}
+
+/// Says that this node's lock is durable; the first founder starts Raft once everybody has said so.
+async fn announce(node: &Arc<Node>, terms: &Terms, replica: &Replica) {
+    if terms.me != FIRST {
+        let request = PeerRequest::FoundingLocked { attempt: terms.attempt };
+        if let Err(error) = node.sessions.ask(FIRST, Lane::Ordinary, &request, PEER).await {
+            debug!(%error, "the first founder did not hear that the lock is durable");
+        }
+        progress(node, "locked; waiting for the first founder to start the cluster", vec![node.name_of(FIRST)]);
+        return;
+    }
+    note_locked(node, FIRST, terms.attempt);
+    let locked = node.founding_locked.lock().1.clone();
+    let missing: Vec<NodeId> =
+        terms.roster.members.iter().map(|member| member.node).filter(|node| !locked.contains(node)).collect();
+    let started = node.with_vault(|vault| desk::view(vault).map(|(_, first)| first.step)).flatten();
+    if !missing.is_empty() && started != Some(FoundingStep::Starting) {
+        progress(node, "waiting for the locks of the other founders", missing.iter().map(|&id| node.name_of(id)).collect());
+        return;
+    }
+    progress(node, "starting the cluster", Vec::new());
+    if let Err(reason) = start(node, terms, replica).await {
+        debug!(%reason, "the cluster is not founded yet");
+    }
+}
+
+/// Notes that a founder's lock of an attempt is durable.
+pub fn note_locked(node: &Node, founder: NodeId, attempt: u32) {
+    let mut locked = node.founding_locked.lock();
+    if locked.0 != attempt {
+        *locked = (attempt, Default::default());
+    }
+    locked.1.insert(founder);
+}
+
+/// Initialises Raft and writes the first entry, through whoever leads.
+async fn start(node: &Arc<Node>, terms: &Terms, replica: &Replica) -> Result<(), String> {
+    node.update_vault(|vault| {
+        if let Some((_, first)) = desk::of(vault) {
+            first.step = FoundingStep::Starting;
+        }
+    })
+    .await
+    .map_err(|error| error.to_string())?;
+    let voters = terms.roster.members.iter().map(|member| (member.node, member.name.to_string())).collect();
+    replica.initialize(voters).await.map_err(|error| error.to_string())?;
+    let found = node
+        .with_vault(|vault| desk::view(vault).map(|(_, first)| founding_entry(node, first)))
+        .flatten()
+        .ok_or("the book is closed")?;
+    let command = Command::new(wall_ms(), Change::Found(found));
+    let leadership = replica.leadership().borrow().clone();
+    if leadership.am_leader {
+        return match replica.propose(command).await {
+            Ok(Outcome::Founded) => Ok(()),
+            Ok(_) => Err("answered as another change".to_owned()),
+            Err(ProposeError::Refused(StateRefusal::AlreadyFounded)) => Ok(()),
+            Err(error) => Err(error.to_string()),
+        };
+    }
+    let leader = leadership.leader.ok_or("no leader yet")?;
+    match node.sessions.ask(leader, Lane::Ordinary, &PeerRequest::Propose(Box::new(command)), PEER).await {
+        Ok(PeerReply::Done) => Ok(()),
+        Ok(PeerReply::Refused(refusal)) => Err(refusal.to_string()),
+        Ok(_) => Err("malformed reply".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn founding_entry(node: &Node, first: &FirstFounder) -> Found {
+    let members = first.so_far.iter().map(|founder| NewMember {
+        node: founder.node,
+        name: founder.name.clone(),
+        addresses: founder.addresses.iter().map(Address::to_string).collect(),
+        boot_pk: founder.boot_pk,
+        op_pk: founder.op_pk,
+        share_pk: founder.share_pk.as_bytes().to_vec(),
+        skgen: FIRST_GENERATION,
+    });
+    Found {
+        cluster: node.cluster(),
+        token_hash: first.token_hash,
+        threshold: first.threshold,
+        allow_solo: false,
+        accept_no_redundancy: first.founders == 2,
+        members: members.collect(),
+    }
+}
+
+/// The replicated state names this node: the founding section has done its work.
+async fn finish(node: &Arc<Node>, replica: &Replica) -> Result<(), FoundError> {
+    let term = replica.leadership().borrow().term;
+    let (leader, index) = (replica.leadership().borrow().leader.map_or(0, |leader| leader.0), replica.applied_index());
+    let log_id = RosterLogId { term, leader, index };
+    let roster = node
+        .update_vault(move |vault| {
+            vault.founding = None;
+            vault.roster.log_id = log_id;
+            vault.roster.clone()
+        })
+        .await
+        .map_err(|error| FoundError::Failed(error.to_string()))?;
+    node.set_roster(roster);
+    progress(node, "founded; waiting for the first epoch", Vec::new());
+    info!(cluster = %node.cluster(), node = %node.id(), "founded");
+    Ok(())
+}
+
+/// Publishes how far founding is.
+fn progress(node: &Node, step: &str, waiting_for: Vec<String>) {
+    let now = Founding { step: step.to_owned(), waiting_for, refused: None };
+    node.founding.send_if_modified(|shown| {
+        let changed = *shown != now;
+        if changed {
+            info!(step = %now.step, waiting_for = ?now.waiting_for, "founding");
+            *shown = now;
+        }
+        changed
+    });
+}

@@ -1,0 +1,123 @@
+//! This node as a holder: its share keys, and its own shares of the key versions that are asked for.
+//!
+//! Opening a batch costs a decapsulation, so opened batches are kept, bounded, until the lease is lost.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use quorate_raft::Replica;
+use quorate_shares::error::{FormatError, ShareError};
+use quorate_shares::ids::{BatchId, ClusterId, Epoch, KeyUid, KeyVersion, NodeId, ShareKeyGeneration};
+use quorate_shares::master::KeyIdentity;
+use quorate_shares::seal::{BatchHeader, BatchOpener, Committee, ShareRecord};
+use quorate_shares::secret::Secret;
+
+/// Opened batches kept at most; beyond, all are opened again as they are needed.
+const BATCHES_MAX: usize = 1_024;
+
+/// Why this node has no share of a key version.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum HoldError {
+    /// The version, or its record in this epoch, is not in this node's replica.
+    #[error("no record of this key version in epoch {0}")]
+    NoRecord(Epoch),
+    /// The bundle holds no share key of the generation that the record is sealed to.
+    #[error("no share key of generation {0}")]
+    NoShareKey(ShareKeyGeneration),
+    /// A stored record is not a record.
+    #[error("a stored record is malformed: {0}")]
+    Format(#[from] FormatError),
+    /// The record does not open, or not to the share that was committed to.
+    #[error(transparent)]
+    Share(#[from] ShareError),
+    /// The storage failed.
+    #[error("storage: {0}")]
+    Storage(String),
+}
+
+/// What the replicated state knows about one key version in one epoch: enough to open a share and to check any other.
+pub struct Facts {
+    /// Which key.
+    pub identity: KeyIdentity,
+    /// Its key-check value.
+    pub kcv: [u8; 32],
+    /// The shares, sealed, and their commitments.
+    pub record: ShareRecord,
+    /// Who holds them.
+    pub committee: Committee,
+}
+
+/// The share keys of this node.
+pub struct Holder {
+    cluster: ClusterId,
+    node: NodeId,
+    keys: Vec<(ShareKeyGeneration, Secret<32>)>,
+    batches: Mutex<HashMap<BatchId, Arc<BatchOpener>>>,
+}
+
+impl Holder {
+    /// A holder with the share keys of its bundle.
+    pub fn new(cluster: ClusterId, node: NodeId, keys: Vec<(ShareKeyGeneration, Secret<32>)>) -> Self {
+        Self { cluster, node, keys, batches: Mutex::default() }
+    }
+
+    /// Forgets every opened batch.
+    pub fn forget(&self) {
+        self.batches.lock().clear();
+    }
+
+    /// Reads what is known about a key version.
+    ///
+    /// # Errors
+    /// [`HoldError::NoRecord`] if this replica does not have it; storage errors.
+    pub fn facts(
+        &self,
+        replica: &Replica,
+        epoch: Epoch,
+        uid: KeyUid,
+        version: KeyVersion,
+    ) -> Result<Facts, HoldError> {
+        let known = replica.read(|state| {
+            let kcv = state.version(uid, version).map(|version| version.kcv)?;
+            Some((kcv, state.committee(epoch)?))
+        });
+        let (kcv, committee) = known.ok_or(HoldError::NoRecord(epoch))?;
+        let bytes = replica.record(uid, version, epoch).map_err(|error| HoldError::Storage(error.to_string()))?;
+        let record = ShareRecord::parse(&bytes.ok_or(HoldError::NoRecord(epoch))?)?;
+        Ok(Facts { identity: KeyIdentity { cluster: self.cluster, uid, version }, kcv, record, committee })
+    }
+
+    /// Opens and checks this node's own share.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn open(&self, replica: &Replica, facts: &Facts) -> Result<(u8, Secret<32>), HoldError> {
+        let batch = self.batch(replica, facts)?;
+        let share = batch.open_share(&facts.record, &facts.identity, &facts.kcv)?;
+        Ok((batch.x(), share))
+    }
+
+    fn batch(&self, replica: &Replica, facts: &Facts) -> Result<Arc<BatchOpener>, HoldError> {
+        let id = facts.record.batch;
+        if let Some(batch) = self.batches.lock().get(&id) {
+            return Ok(Arc::clone(batch));
+        }
+        let bytes = replica.batch(id).map_err(|error| HoldError::Storage(error.to_string()))?;
+        let header = BatchHeader::parse(&bytes.ok_or(HoldError::NoRecord(facts.record.epoch))?)?;
+        let seat = facts.committee.holder(self.node).ok_or(ShareError::NotAHolder(self.node))?;
+        let generation = seat.member.generation;
+        let (_, seed) = self
+            .keys
+            .iter()
+            .find(|(known, _)| *known == generation)
+            .ok_or(HoldError::NoShareKey(generation))?;
+        let batch = Arc::new(BatchOpener::open(&header, &facts.committee, self.node, generation, seed)?);
+        let mut batches = self.batches.lock();
+        if batches.len() >= BATCHES_MAX {
+            batches.clear();
+        }
+        batches.insert(id, Arc::clone(&batch));
+        Ok(batch)
+    }
+}

@@ -1,0 +1,231 @@
+//! The one door from the network: a QUIC endpoint, four protocols, and who may speak which.
+//!
+//! TLS accepts any raw Ed25519 key whose signature holds; right after the handshake the key is held against the protocol
+//! and the roster. A locked node offers only `quorate-boot/1`, so that no client hands its token to a boot key, which lies
+//! in plain on the disk.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use quorate_client::conn::{BulkReceiver, Conn, Handler, Reply, close};
+use quorate_client::identity::{self, DialError, Identity, Protocol, PublicKey};
+use quorate_client::wire;
+use quorate_shares::ids::NodeId;
+use tracing::{debug, warn};
+
+use crate::node::Node;
+use crate::peer::{self, PeerReply, PeerRequest, Refusal};
+use crate::phase::{Door, Phase, admits};
+use crate::{answer, api, found, session, status, unlock};
+
+/// Handshakes under way at most; beyond, new connections are refused until some finish.
+const HANDSHAKES_MAX: usize = 256;
+
+/// Protocols that a node offers in a phase.
+fn offered(phase: Phase) -> &'static [Protocol] {
+    match phase {
+        Phase::Uninitialised | Phase::Revoked => &[],
+        Phase::Locked => &[Protocol::Boot],
+        Phase::Joining => &[Protocol::Boot, Protocol::Join, Protocol::Peer],
+        Phase::Open | Phase::Serving | Phase::Sealed => &[Protocol::Boot, Protocol::Peer, Protocol::Client],
+    }
+}
+
+/// Offers what the present phase allows. Called whenever the phase or the identities change.
+pub fn offer(node: &Node) {
+    let config = node.boot_identity().map(|boot| {
+        let op = node.op_identity();
+        identity::server_config(&boot, op.as_ref(), offered(node.phase()))
+    });
+    node.endpoint.set_server_config(config);
+}
+
+/// Accepts connections for ever; ends when the endpoint is closed.
+pub async fn run(node: Arc<Node>) {
+    let handshakes = Arc::new(tokio::sync::Semaphore::new(HANDSHAKES_MAX));
+    while let Some(incoming) = node.endpoint.accept().await {
+        let Ok(place) = Arc::clone(&handshakes).try_acquire_owned() else {
+            incoming.refuse();
+            continue;
+        };
+        let node = Arc::clone(&node);
+        tokio::spawn(async move {
+            match incoming.await {
+                Ok(connection) => {
+                    drop(place);
+                    welcome(&node, connection);
+                }
+                Err(error) => debug!(%error, "handshake failed"),
+            }
+        });
+    }
+}
+
+/// Gives a connection the handler of its protocol, or closes it.
+fn welcome(node: &Arc<Node>, connection: quinn::Connection) {
+    let (protocol, key) = (Protocol::of(&connection), identity::peer_key(&connection));
+    let (Some(protocol), Some(key)) = (protocol, key) else {
+        connection.close(close::PROTOCOL.into(), b"unknown protocol or no identity");
+        return;
+    };
+    let handler: Arc<dyn Handler> = match protocol {
+        Protocol::Boot => Arc::new(BootDoor { node: Arc::clone(node) }),
+        Protocol::Join => Arc::new(JoinDoor { node: Arc::clone(node) }),
+        Protocol::Client => Arc::new(ClientDoor { node: Arc::clone(node) }),
+        Protocol::Peer => match node.roster().node_with_op_key(&key) {
+            Some(peer) => PeerDoor::accepted(node, peer),
+            None => {
+                warn!(remote = %connection.remote_address(), "refused a peer whose op key is not in the roster");
+                connection.close(close::DENIED.into(), b"not a member");
+                return;
+            }
+        },
+    };
+    Conn::start(connection, Some(handler));
+}
+
+/// `quorate-boot/1`: LockOpen, and the status that takes no token. Nothing else is heard here.
+struct BootDoor {
+    node: Arc<Node>,
+}
+
+impl Handler for BootDoor {
+    fn handle(&self, conn: &Conn, body: Bytes) -> Reply {
+        let node = Arc::clone(&self.node);
+        if body.as_ref() == wire::PUBLIC_STATUS && admits(node.phase(), Door::PublicStatus) {
+            return Reply::Inline(wire::encode(&status::public(&node)));
+        }
+        if !admits(node.phase(), Door::LockOpen) {
+            return Reply::Inline(Vec::new());
+        }
+        let conn = conn.clone();
+        Reply::later(async move { unlock::answer(&node, &conn, &body).await })
+    }
+}
+
+/// `quorate-join/1`: one founder proves one invitation.
+struct JoinDoor {
+    node: Arc<Node>,
+}
+
+impl Handler for JoinDoor {
+    fn handle(&self, conn: &Conn, body: Bytes) -> Reply {
+        if !admits(self.node.phase(), Door::Join) {
+            return Reply::Inline(Vec::new());
+        }
+        let (node, conn) = (Arc::clone(&self.node), conn.clone());
+        Reply::later(async move { found::answer_join(&node, &conn, &body).await })
+    }
+}
+
+/// `quorate-client/1`: the token is in every request.
+struct ClientDoor {
+    node: Arc<Node>,
+}
+
+impl Handler for ClientDoor {
+    fn handle(&self, _conn: &Conn, body: Bytes) -> Reply {
+        api::handle(&self.node, &body)
+    }
+}
+
+/// `quorate-peer/1`, both for sessions that were dialled and for those accepted.
+///
+/// Who is on the other side follows from its TLS key alone, never from what it says.
+pub struct PeerDoor {
+    node: Arc<Node>,
+    peer: NodeId,
+    admitted: Arc<AtomicBool>,
+}
+
+impl PeerDoor {
+    /// The handler of a session that this node dialled: the identity was pinned when dialling.
+    pub fn dialled(node: &Arc<Node>, peer: NodeId) -> Arc<dyn Handler> {
+        Arc::new(Self { node: Arc::clone(node), peer, admitted: Arc::new(AtomicBool::new(true)) })
+    }
+
+    /// The handler of a session that `peer` dialled: nothing is heard before its hello is admitted.
+    fn accepted(node: &Arc<Node>, peer: NodeId) -> Arc<dyn Handler> {
+        Arc::new(Self { node: Arc::clone(node), peer, admitted: Arc::default() })
+    }
+}
+
+impl Handler for PeerDoor {
+    fn handle(&self, conn: &Conn, body: Bytes) -> Reply {
+        let refuse = |refusal| Reply::Inline(peer::encode(&PeerReply::Refused(refusal)));
+        if !admits(self.node.phase(), Door::Peer) {
+            return refuse(Refusal::Phase(self.node.phase().to_string()));
+        }
+        let request = match peer::decode::<PeerRequest>(&body) {
+            Ok(request) => request,
+            Err(refusal) => return refuse(refusal),
+        };
+        let (node, conn, from) = (Arc::clone(&self.node), conn.clone(), self.peer);
+        match request {
+            PeerRequest::Ping => Reply::Inline(peer::encode(&PeerReply::Pong)),
+            PeerRequest::Hello(hello) if hello.node == from => {
+                let admitted = Arc::clone(&self.admitted);
+                Reply::later(async move {
+                    let reply = match session::admit(&node, &conn, &hello).await {
+                        Ok(_) => {
+                            admitted.store(true, Ordering::Release);
+                            PeerReply::Hello(node.hello())
+                        }
+                        Err(refusal) => PeerReply::Refused(refusal),
+                    };
+                    peer::encode(&reply)
+                })
+            }
+            PeerRequest::Hello(_) => refuse(Refusal::NotAMember),
+            _ if !self.admitted.load(Ordering::Acquire) => refuse(Refusal::NoHello),
+            request => Reply::later(async move { peer::encode(&answer::peer(&node, from, &conn, request, &body).await) }),
+        }
+    }
+
+    fn bulk(&self, _conn: &Conn, bulk: BulkReceiver) -> BoxFuture<'static, ()> {
+        let (node, from, admitted) = (Arc::clone(&self.node), self.peer, self.admitted.load(Ordering::Acquire));
+        Box::pin(async move {
+            if admitted {
+                crate::link::receive_snapshot(&node, from, bulk).await;
+            }
+        })
+    }
+}
+
+/// Dials the first of `addresses` that answers, pinned to `key`.
+///
+/// # Errors
+/// Why each address failed, in words.
+pub async fn dial(
+    node: &Node,
+    addresses: &[String],
+    me: &Identity,
+    key: PublicKey,
+    protocol: Protocol,
+    deadline: Duration,
+) -> Result<quinn::Connection, String> {
+    let mut failures = Vec::new();
+    for address in addresses {
+        let resolved: Vec<SocketAddr> = match tokio::net::lookup_host(address).await {
+            Ok(resolved) => resolved.collect(),
+            Err(error) => {
+                failures.push(format!("{address}: {error}"));
+                continue;
+            }
+        };
+        for target in resolved {
+            match identity::dial(&node.endpoint, target, me, key, protocol, deadline).await {
+                Ok(connection) => return Ok(connection),
+                Err(DialError::WrongIdentity { presented }) => {
+                    failures.push(format!("{address}: presents the identity {presented}, expected {key}"));
+                }
+                Err(error) => failures.push(format!("{address}: {error}")),
+            }
+        }
+    }
+    Err(if failures.is_empty() { "no address".to_owned() } else { failures.join("; ") })
+}

@@ -1,0 +1,127 @@
+//! The keys that this node holds for its peers' locks: made, offered, committed, and erased when they are old.
+//!
+//! A peer's lock names one key number of ours. A new number is made for each rotation and offered again until it is used;
+//! once the peer says that a lock with it is durable, strictly older numbers die after a minute of this node's own running
+//! time. Deleting "all others" at once would brick a peer that crashes between its two writes.
+
+use quorate_shares::ids::NodeId;
+use quorate_shares::kem::PublicKey;
+use quorate_shares::secret::Secret;
+use rand_core::CryptoRng;
+
+use crate::peer::LockState;
+use crate::vault::{HeldKey, KEYS_PER_PEER_MAX, Vault};
+
+/// Seconds of running time before keys older than the committed one are erased.
+pub const GRACE_S: u16 = 60;
+
+/// The peer must wait: as many keys are held for it as may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Busy;
+
+/// PREP: first counts as a COMMIT of what the peer has durably, then offers it a key number newer than that.
+///
+/// # Errors
+/// [`Busy`] while three keys are held and none of them is newer.
+pub fn prepare(
+    vault: &mut Vault,
+    peer: NodeId,
+    durable: LockState,
+    rng: &mut impl CryptoRng,
+) -> Result<(u64, PublicKey), Busy> {
+    commit(vault, peer, durable);
+    let held = vault.held_for_mut(peer);
+    if let Some(newer) = held.keys.last().filter(|key| key.keyno > durable.keyno) {
+        return Ok((newer.keyno, PublicKey::of_seed(&newer.seed)));
+    }
+    if held.keys.len() >= KEYS_PER_PEER_MAX {
+        return Err(Busy);
+    }
+    let keyno = held.keys.last().map_or(held.committed_keyno, |key| key.keyno).max(durable.keyno) + 1;
+    let seed = Secret::random(rng);
+    let public = PublicKey::of_seed(&seed);
+    held.keys.push(HeldKey { keyno, seed });
+    Ok((keyno, public))
+}
+
+/// COMMIT: the peer's lock of this generation, with this key number, is durable. Repeating it changes nothing.
+pub fn commit(vault: &mut Vault, peer: NodeId, durable: LockState) {
+    if durable.generation == 0 {
+        return;
+    }
+    let held = vault.held_for_mut(peer);
+    if durable.generation > held.last_gen {
+        held.last_gen = durable.generation;
+        held.committed_keyno = held.committed_keyno.max(durable.keyno);
+        if held.keys.iter().any(|key| key.keyno < held.committed_keyno) {
+            held.grace_left_s = GRACE_S;
+        }
+    }
+}
+
+/// Whether some keys wait to be erased.
+pub fn owes_erasure(vault: &Vault) -> bool {
+    vault.held.iter().any(|held| held.keys.iter().any(|key| key.keyno < held.committed_keyno))
+}
+
+/// Counts `seconds` of running time, and erases what has outlived its grace.
+pub fn tick(vault: &mut Vault, seconds: u16) {
+    for held in &mut vault.held {
+        held.grace_left_s = held.grace_left_s.saturating_sub(seconds);
+        if held.grace_left_s == 0 {
+            let committed = held.committed_keyno;
+            held.keys.retain(|key| key.keyno >= committed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random;
+    use quorate_shares::ids::ClusterId;
+
+    const PEER: NodeId = NodeId(2);
+
+    fn vault() -> Vault {
+        Vault::new(ClusterId([1; 16]), Secret::random(&mut random::system()))
+    }
+
+    fn prepare(vault: &mut Vault, generation: u64, keyno: u64) -> Result<u64, Busy> {
+        super::prepare(vault, PEER, LockState { generation, keyno }, &mut random::system()).map(|(keyno, _)| keyno)
+    }
+
+    #[test]
+    fn a_number_that_was_offered_is_offered_again_until_it_is_used() {
+        let mut vault = vault();
+        assert_eq!(prepare(&mut vault, 0, 0), Ok(1));
+        assert_eq!(prepare(&mut vault, 0, 0), Ok(1), "the answer was lost, the number is not");
+        assert_eq!(prepare(&mut vault, 1, 1), Ok(2));
+        assert_eq!(prepare(&mut vault, 1, 1), Ok(2));
+    }
+
+    #[test]
+    fn only_strictly_older_keys_die_and_only_after_the_grace() {
+        let mut vault = vault();
+        assert_eq!(prepare(&mut vault, 0, 0), Ok(1));
+        assert_eq!(prepare(&mut vault, 1, 1), Ok(2));
+        commit(&mut vault, PEER, LockState { generation: 2, keyno: 2 });
+        tick(&mut vault, GRACE_S - 1);
+        assert!(owes_erasure(&vault), "a crash in between must find the older key");
+        tick(&mut vault, 1);
+        assert!(!owes_erasure(&vault));
+        assert_eq!(vault.held_for(PEER).map(|held| held.keys.len()), Some(1));
+        assert!(vault.held_for(PEER).and_then(|held| held.key(2)).is_some(), "the committed key stays");
+    }
+
+    #[test]
+    fn a_peer_that_never_lets_the_grace_end_is_told_to_wait_and_keeps_its_keys() {
+        let mut vault = vault();
+        for round in 0..3 {
+            assert_eq!(prepare(&mut vault, round, round), Ok(round + 1));
+        }
+        assert_eq!(prepare(&mut vault, 3, 3), Err(Busy));
+        tick(&mut vault, GRACE_S);
+        assert_eq!(prepare(&mut vault, 3, 3), Ok(4), "busy ends with the grace");
+    }
+}

@@ -1,0 +1,111 @@
+//! Making this node's own lock: a key number from every peer, a fresh secret, one vault write, and the confirmation.
+//!
+//! PREP asks each peer for the public half of a lock key that is durable there; the new lock is then written, both slots;
+//! COMMIT tells each peer, which may erase what is older. Nothing is ever sealed twice under one generation: whatever
+//! changes takes a new one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use quorate_client::conn::Lane;
+use quorate_raft::command::ReportLock;
+use quorate_shares::ids::NodeId;
+use quorate_shares::kem::PublicKey;
+use quorate_shares::lock::{Lock, LockParams, LockPeer, PinPlace};
+use tracing::{debug, info};
+
+use crate::node::Node;
+use crate::peer::{LockState, PeerReply, PeerRequest};
+use crate::random;
+use crate::unlock::{lock_summary, pieces_needed};
+use crate::vault::Vault;
+
+/// How long a peer may take to make a key durable.
+const PEER: Duration = Duration::from_secs(3);
+/// Bytes of a pin that lies in the vault itself.
+const PIN_BYTES: usize = 32;
+
+/// Asks every peer of the roster for a lock key. Peers that did not answer are named in the error.
+///
+/// # Errors
+/// The peers without an answer.
+pub async fn prepare(node: &Arc<Node>) -> Result<Vec<LockPeer>, Vec<NodeId>> {
+    let peers: Vec<NodeId> = peers(node);
+    let answers = join_all(peers.iter().map(|&peer| async move {
+        let request = PeerRequest::LockPrepare(durable(node, peer));
+        match node.sessions.ask(peer, Lane::Ordinary, &request, PEER).await {
+            Ok(PeerReply::LockKey { keyno, public }) => {
+                let public_key = PublicKey::parse(&public).map_err(|_| peer)?;
+                Ok(LockPeer { peer, key_number: keyno, public_key })
+            }
+            Ok(PeerReply::Refused(refusal)) => {
+                debug!(%peer, %refusal, "no lock key");
+                Err(peer)
+            }
+            _ => Err(peer),
+        }
+    }))
+    .await;
+    let missing: Vec<NodeId> = answers.iter().filter_map(|answer| answer.as_ref().err().copied()).collect();
+    if missing.is_empty() { Ok(answers.into_iter().flatten().collect()) } else { Err(missing) }
+}
+
+/// Seals this node's bundle into a lock of the next generation, and writes it into the vault together with what `also`
+/// changes. Durable when this returns.
+///
+/// # Errors
+/// In words; the node stops if the vault could not be written.
+pub async fn lock(
+    node: &Arc<Node>,
+    threshold: u8,
+    peers: Vec<LockPeer>,
+    also: impl FnOnce(&mut Vault) + Send + 'static,
+) -> Result<(), String> {
+    let own = node.own().ok_or("the bundle is not open")?;
+    let generation = node.with_vault(|vault| vault.lock.as_ref().map_or(0, Lock::generation)).unwrap_or_default() + 1;
+    let params = LockParams { cluster: node.cluster(), node: node.id(), generation };
+    let pin = random::bytes::<PIN_BYTES>().to_vec();
+    let place = PinPlace::Inline(pin.clone());
+    let needed = pieces_needed(threshold);
+    let sealed = Lock::seal(&params, needed, place, &pin, &peers, &own.bundle, &mut random::system());
+    let lock = sealed.map_err(|error| error.to_string())?;
+    let write = node.update_vault(move |vault| {
+        vault.lock = Some(lock);
+        also(vault);
+    });
+    write.await.map_err(|error| error.to_string())?;
+    info!(generation, needed, of = peers.len(), "lock durable");
+    Ok(())
+}
+
+/// Tells every peer which lock is durable. A peer that misses it learns it from the next PREP.
+pub async fn commit(node: &Arc<Node>) {
+    join_all(peers(node).into_iter().map(|peer| async move {
+        let request = PeerRequest::LockCommit(durable(node, peer));
+        if let Err(error) = node.sessions.ask(peer, Lane::Ordinary, &request, PEER).await {
+            debug!(%peer, %error, "did not hear of the new lock");
+        }
+    }))
+    .await;
+}
+
+/// What the replicated state should know about this node's lock.
+pub fn report(node: &Node) -> Option<ReportLock> {
+    let (generation, threshold, peers) = node.with_vault(|vault| vault.lock.as_ref().map(lock_summary)).flatten()?;
+    Some(ReportLock { node: node.id(), generation, threshold, peers: peers.into_iter().collect() })
+}
+
+fn peers(node: &Node) -> Vec<NodeId> {
+    node.roster().members.iter().map(|member| member.node).filter(|&peer| peer != node.id()).collect()
+}
+
+/// Generation of the durable lock, and the number of the key of `peer` that it uses.
+fn durable(node: &Node, peer: NodeId) -> LockState {
+    let state = node.with_vault(|vault| {
+        let lock = vault.lock.as_ref()?;
+        let keyno = lock.pieces().iter().find(|piece| piece.peer == peer).map_or(0, |piece| piece.key_number);
+        Some(LockState { generation: lock.generation(), keyno })
+    });
+    state.flatten().unwrap_or(LockState { generation: 0, keyno: 0 })
+}

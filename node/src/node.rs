@@ -1,0 +1,393 @@
+//! What the parts of a node share: its identities, its vault, its sessions, its replica, and the phase it is in.
+//!
+//! Nothing here decides anything; the modules that do take an `Arc<Node>`. Locks are held for a field access at most, never
+//! across an await.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use parking_lot::{Mutex, RwLock};
+use quorate_client::identity::Identity;
+use quorate_client::wire::Alarm;
+use quorate_raft::Replica;
+use quorate_shares::ids::{ClusterId, NodeId, NodeName};
+use quorate_shares::lock::{Bundle, PinPlace};
+use tokio::sync::watch;
+use tracing::{error, warn};
+
+use crate::clock::wall_ms;
+use crate::confirm::{self, NoLease};
+use crate::config::Config;
+use crate::deal::OpenDealer;
+use crate::disk::DataDir;
+use crate::holder::Holder;
+use crate::keyring::Keyring;
+use crate::lease::Lease;
+use crate::peer::{Hello, Refusal, Report};
+use crate::phase::Phase;
+use crate::random;
+use crate::session::Sessions;
+use crate::vault::{Roster, Vault, VaultError, VaultFile};
+
+/// Alarms kept at most; beyond, the oldest makes room.
+const ALARMS_MAX: usize = 64;
+
+/// What the bundle opened to.
+pub struct Own {
+    /// The op identity.
+    pub op: Identity,
+    /// The bundle itself, to be locked again when the lock is renewed.
+    pub bundle: Bundle,
+}
+
+/// How far unlocking is, for the status.
+#[derive(Debug, Clone, Default)]
+pub struct Unlocking {
+    /// Pieces that peers gave.
+    pub have: u8,
+    /// Pieces needed.
+    pub need: u8,
+    /// Peers that gave none yet, and what they said, if anything.
+    pub waiting_for: BTreeMap<NodeId, String>,
+}
+
+/// A node of the cluster.
+pub struct Node {
+    /// The configuration.
+    pub config: Config,
+    /// The data directory, owned by this process.
+    pub dir: DataDir,
+    /// The one QUIC endpoint, for dialling and for serving.
+    pub endpoint: quinn::Endpoint,
+    /// Drawn at each start: two of them at once are two processes.
+    pub boot_nonce: [u8; 32],
+    /// Sessions with peers.
+    pub sessions: Sessions,
+    /// The right to serve.
+    pub lease: Lease,
+    /// Why there is no lease.
+    pub lease_trouble: Mutex<Option<NoLease>>,
+    /// When the last shared catch-up was sent ([`crate::clock::boot_ms`]).
+    pub catch_up: tokio::sync::Mutex<u64>,
+    /// Keys in memory.
+    pub keyring: Arc<Keyring>,
+    /// The batch that new keys are dealt in, while this node leads.
+    pub dealing: tokio::sync::Mutex<Option<OpenDealer>>,
+    /// How far unlocking is.
+    pub unlocking: Mutex<Unlocking>,
+    /// How far founding is, in words and names.
+    pub founding: watch::Sender<Founding>,
+    /// Founders whose locks of the named attempt are durable, as the first founder hears of them.
+    pub founding_locked: Mutex<(u32, BTreeSet<NodeId>)>,
+    phase: watch::Sender<Phase>,
+    vault: Mutex<Option<VaultFile>>,
+    roster: RwLock<Arc<Roster>>,
+    boot: RwLock<Option<Identity>>,
+    cluster: RwLock<Option<ClusterId>>,
+    id: AtomicU64,
+    own: OnceLock<Own>,
+    holder: OnceLock<Arc<Holder>>,
+    replica: OnceLock<Replica>,
+    alarms: Mutex<Vec<Alarm>>,
+    /// What each peer last reported, and when ([`crate::clock::boot_ms`]).
+    pub last_reports: Mutex<BTreeMap<NodeId, (Report, u64)>>,
+    keepers: Mutex<BTreeSet<NodeId>>,
+    fatal: watch::Sender<Option<Arc<str>>>,
+}
+
+/// How far founding is.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Founding {
+    /// The step under way; empty when there is none.
+    pub step: String,
+    /// Whom it waits for.
+    pub waiting_for: Vec<String>,
+    /// Why it ended without a cluster.
+    pub refused: Option<String>,
+}
+
+impl Node {
+    /// A node that has a data directory and an endpoint, and nothing else yet.
+    pub fn new(config: Config, dir: DataDir, endpoint: quinn::Endpoint) -> Arc<Self> {
+        let keyring = Keyring::new(config.timing.key_idle_ms, config.timing.key_age_ms);
+        Arc::new(Self {
+            config,
+            dir,
+            endpoint,
+            boot_nonce: random::bytes(),
+            sessions: Sessions::default(),
+            lease: Lease::default(),
+            lease_trouble: Mutex::default(),
+            catch_up: tokio::sync::Mutex::default(),
+            keyring,
+            dealing: tokio::sync::Mutex::default(),
+            unlocking: Mutex::default(),
+            founding: watch::Sender::default(),
+            phase: watch::Sender::new(Phase::Uninitialised),
+            vault: Mutex::default(),
+            roster: RwLock::default(),
+            boot: RwLock::default(),
+            cluster: RwLock::default(),
+            founding_locked: Mutex::default(),
+            id: AtomicU64::new(0),
+            own: OnceLock::new(),
+            holder: OnceLock::new(),
+            replica: OnceLock::new(),
+            alarms: Mutex::default(),
+            last_reports: Mutex::default(),
+            keepers: Mutex::default(),
+            fatal: watch::Sender::default(),
+        })
+    }
+
+    // -- identity
+
+    /// Takes an open vault into use: from here on the node has a boot identity.
+    pub fn adopt_vault(&self, vault: VaultFile) {
+        let current = vault.current();
+        *self.boot.write() = Some(Identity::from_seed(&current.identity.boot_seed));
+        *self.cluster.write() = Some(current.identity.cluster);
+        self.id.store(current.identity.node.map_or(0, |node| node.0), Ordering::Release);
+        *self.roster.write() = Arc::new(current.roster.clone());
+        *self.vault.lock() = Some(vault);
+    }
+
+    /// Takes the vault of a join that was refused away again: nothing was locked in it, and nobody knows this node.
+    ///
+    /// # Errors
+    /// If the file cannot be removed.
+    pub fn discard_vault(&self) -> std::io::Result<()> {
+        *self.vault.lock() = None;
+        *self.boot.write() = None;
+        *self.cluster.write() = None;
+        self.set_id(NodeId(0));
+        self.set_roster(Roster::default());
+        VaultFile::remove(&self.dir)
+    }
+
+    /// Whether there is a vault.
+    pub fn has_vault(&self) -> bool {
+        self.vault.lock().is_some()
+    }
+
+    /// The cluster; all zeros before there is a vault, when nobody asks.
+    pub fn cluster(&self) -> ClusterId {
+        self.cluster.read().unwrap_or(ClusterId([0; 16]))
+    }
+
+    /// This node's id; 0 until it was given one.
+    pub fn id(&self) -> NodeId {
+        NodeId(self.id.load(Ordering::Acquire))
+    }
+
+    /// Notes the id that the first founder gave.
+    pub fn set_id(&self, node: NodeId) {
+        self.id.store(node.0, Ordering::Release);
+    }
+
+    /// The boot identity, once there is a vault.
+    pub fn boot_identity(&self) -> Option<Identity> {
+        self.boot.read().clone()
+    }
+
+    /// The op identity, once the bundle is open.
+    pub fn op_identity(&self) -> Option<Identity> {
+        self.own.get().map(|own| own.op.clone())
+    }
+
+    /// What the bundle opened to.
+    pub fn own(&self) -> Option<&Own> {
+        self.own.get()
+    }
+
+    /// Takes the opened bundle into use; once in the life of a process.
+    pub fn unlock(&self, bundle: Bundle) {
+        let op = Identity::from_seed(&bundle.op_seed);
+        let _ = self.own.set(Own { op, bundle });
+    }
+
+    /// This node's share keys at work, once it has an id and an open bundle.
+    pub fn holder(&self) -> Option<Arc<Holder>> {
+        if self.holder.get().is_none() && self.id() != NodeId(0) {
+            let keys = self.own.get()?.bundle.share_keys.iter();
+            let keys = keys.map(|key| (key.generation, key.seed.duplicate())).collect();
+            let _ = self.holder.set(Arc::new(Holder::new(self.cluster(), self.id(), keys)));
+        }
+        self.holder.get().cloned()
+    }
+
+    /// The hello of this process.
+    pub fn hello(&self) -> Hello {
+        let flushed = self.replica().map(|replica| replica.flushed());
+        Hello { node: self.id(), boot_nonce: self.boot_nonce, flushed }
+    }
+
+    // -- vault and roster
+
+    /// Reads from the vault; `None` before there is one.
+    pub fn with_vault<R>(&self, read: impl FnOnce(&Vault) -> R) -> Option<R> {
+        self.vault.lock().as_ref().map(|vault| read(vault.current()))
+    }
+
+    /// Changes the vault, durable when this returns. A failure of the medium stops the node.
+    ///
+    /// # Errors
+    /// What the vault says, or that there is none.
+    pub async fn update_vault<R: Send + 'static>(
+        self: &Arc<Self>,
+        change: impl FnOnce(&mut Vault) -> R + Send + 'static,
+    ) -> Result<R, VaultError> {
+        let node = Arc::clone(self);
+        let task = tokio::task::spawn_blocking(move || match node.vault.lock().as_mut() {
+            Some(vault) => vault.update(change),
+            None => Err(VaultError::Broken),
+        });
+        let updated = task.await.unwrap_or(Err(VaultError::Broken));
+        updated.inspect_err(|error| self.fail(format!("the vault could not be written: {error}")))
+    }
+
+    /// The members, as this node knows them.
+    pub fn roster(&self) -> Arc<Roster> {
+        Arc::clone(&self.roster.read())
+    }
+
+    /// Goes by another roster from now on. The caller has made it durable, or will with the next lock.
+    pub fn set_roster(&self, roster: Roster) {
+        *self.roster.write() = Arc::new(roster);
+    }
+
+    /// The pin of the lock, wherever it is kept.
+    ///
+    /// # Errors
+    /// In words: which pin is missing, and where it was expected.
+    pub fn pin(&self, place: &PinPlace) -> Result<Vec<u8>, String> {
+        match place {
+            PinPlace::Inline(pin) => Ok(pin.clone()),
+            PinPlace::File(path) => std::fs::read(path).map_err(|error| format!("the pin at {path} is missing: {error}")),
+            PinPlace::Credential(name) => {
+                let dir = std::env::var("CREDENTIALS_DIRECTORY")
+                    .map_err(|_| format!("the pin is the systemd credential {name}, and no credentials were passed"))?;
+                let path = std::path::Path::new(&dir).join(name);
+                std::fs::read(&path).map_err(|error| format!("the pin at {} is missing: {error}", path.display()))
+            }
+        }
+    }
+
+    /// The operator's name of a node, or its number.
+    pub fn name_of(&self, node: NodeId) -> String {
+        self.roster().member(node).map_or_else(|| format!("node {node}"), |member| member.name.to_string())
+    }
+
+    /// This node's own name.
+    pub fn name(&self) -> NodeName {
+        self.roster().member(self.id()).map_or_else(|| self.config.name.clone(), |member| member.name.clone())
+    }
+
+    /// Keeps a session with every peer of the roster; those that are kept already are left alone.
+    pub fn keep_sessions(self: &Arc<Self>) {
+        for member in &self.roster().members {
+            if member.node != self.id() && self.keepers.lock().insert(member.node) {
+                tokio::spawn(crate::session::keep(Arc::clone(self), member.node));
+            }
+        }
+    }
+
+    // -- replica
+
+    /// The replicated state, once it is open.
+    pub fn replica(&self) -> Option<Replica> {
+        self.replica.get().cloned()
+    }
+
+    /// Takes an open replica into use.
+    pub fn adopt_replica(&self, replica: Replica) {
+        let _ = self.replica.set(replica);
+    }
+
+    // -- phase
+
+    /// The present phase.
+    pub fn phase(&self) -> Phase {
+        *self.phase.borrow()
+    }
+
+    /// Follows the phase.
+    pub fn phases(&self) -> watch::Receiver<Phase> {
+        self.phase.subscribe()
+    }
+
+    /// Enters a phase, and offers what it allows.
+    pub fn enter(&self, to: Phase) {
+        let from = self.phase.send_replace(to);
+        confirm::announce(from, to);
+        if from != to {
+            crate::listen::offer(self);
+        }
+    }
+
+    /// Moves between Open and Serving, as the lease says.
+    pub fn settle_phase(&self, _replica: &Replica) {
+        match (self.phase(), self.lease.is_valid()) {
+            (Phase::Open, true) => self.enter(Phase::Serving),
+            (Phase::Serving, false) => self.enter(Phase::Open),
+            _ => {}
+        }
+    }
+
+    /// Wipes every key and everything that opens one.
+    pub fn forget_keys(&self) {
+        self.keyring.wipe();
+        if let Some(holder) = self.holder.get() {
+            holder.forget();
+        }
+    }
+
+    /// Wipes the open batch when it is over: leadership, lease or epoch gone, or ten minutes old.
+    pub async fn close_batch_if_over(&self, replica: &Replica) {
+        let mut dealing = self.dealing.lock().await;
+        if dealing.as_ref().is_some_and(|open| open.is_over(replica) || !self.lease.is_valid()) {
+            *dealing = None;
+        }
+    }
+
+    // -- trouble
+
+    /// Raises an alarm about a node: shown in the status until this process ends.
+    pub fn alarm(&self, code: &'static str, about: NodeId, message: String) {
+        let node = self.roster().member(about).map(|member| member.name.clone());
+        let mut alarms = self.alarms.lock();
+        if alarms.iter().any(|alarm| alarm.code == code && alarm.node == node) {
+            return;
+        }
+        warn!(code, %about, %message, "alarm");
+        if alarms.len() == ALARMS_MAX {
+            alarms.remove(0);
+        }
+        alarms.push(Alarm { code: code.to_owned(), message, node, since_ms: wall_ms() });
+    }
+
+    /// The open alarms, oldest first.
+    pub fn alarms(&self) -> Vec<Alarm> {
+        self.alarms.lock().clone()
+    }
+
+    /// Notes that a peer refused this node.
+    pub fn note_refusal(&self, peer: NodeId, refusal: &Refusal) {
+        warn!(%peer, %refusal, "refused by a peer");
+        if matches!(refusal, Refusal::DuplicateSession | Refusal::StorageWentBack) {
+            self.alarm("refused_by_peer", self.id(), format!("{} refuses this node: {refusal}", self.name_of(peer)));
+        }
+    }
+
+    /// Stops the node: going on would be wrong.
+    pub fn fail(&self, reason: String) {
+        error!(%reason, "the node stops");
+        self.fatal.send_replace(Some(reason.into()));
+    }
+
+    /// Fires when the node must stop.
+    pub fn fatal(&self) -> watch::Receiver<Option<Arc<str>>> {
+        self.fatal.subscribe()
+    }
+}

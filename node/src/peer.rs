@@ -1,0 +1,289 @@
+//! What nodes say to each other inside an op session (`quorate-peer/1`), and nothing else.
+//!
+//! Both sides of a session ask and answer. Every message is one enum variant, encoded by the bounded codec; shares travel
+//! sealed once more under the session's exporter key ([`crate::gather`]), so a frame that leaks holds none in plain.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use quorate_client::wire::{Alarm, Phase, WireError};
+use quorate_raft::Flushed;
+use quorate_raft::command::Command;
+use quorate_shares::codec;
+use quorate_shares::ids::{Epoch, KeyName, KeyUid, KeyVersion, NodeId};
+use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
+
+/// Longest encoded message between peers; Raft's appends are the largest.
+pub const MESSAGE_BYTES_MAX: usize = 8 << 20;
+
+/// Key versions named in one request at most.
+pub const VERSIONS_MAX: usize = 1_000;
+
+/// What a node asks of another.
+#[derive(Serialize, Deserialize)]
+pub enum PeerRequest {
+    /// First request on a session, from the side that dialled.
+    Hello(Hello),
+    /// Is this session alive?
+    Ping,
+    /// One Raft message.
+    Raft(ByteBuf),
+    /// Asks the leader for a lease; `applied` is what the asker has applied.
+    Lease {
+        /// Index of the last entry that the asker applied.
+        applied: u64,
+    },
+    /// Asks a holder for its shares.
+    Shares(SharesRequest),
+    /// The leader asks a holder to open and check its shares of new versions.
+    Verify(VerifyRequest),
+    /// The leader asks a holder whether it opened and checked every record of an epoch.
+    AckEpoch {
+        /// The epoch.
+        epoch: Epoch,
+        /// Entry up to which the holder must have applied.
+        index: u64,
+    },
+    /// PREP of a lock rotation: the asker's durable generation, and the key number that it uses of ours.
+    LockPrepare(LockState),
+    /// COMMIT of a lock rotation: durable at the asker.
+    LockCommit(LockState),
+    /// A founder asks the first one how many shares a key will need.
+    FoundingTerms,
+    /// A founder's first lock is durable; only the first founder hears this.
+    FoundingLocked {
+        /// The founding attempt that the lock belongs to.
+        attempt: u32,
+    },
+    /// A member asks the leader to propose what it stands for itself: its lock report, or the founding.
+    Propose(Box<Command>),
+    /// A change that a client asked for at the sender, who checked the token.
+    Change(KeyChange),
+    /// How are you?
+    Report,
+}
+
+/// What a node answers.
+#[derive(Serialize, Deserialize)]
+pub enum PeerReply {
+    /// The other side's hello.
+    Hello(Hello),
+    /// Alive.
+    Pong,
+    /// One Raft reply.
+    Raft(ByteBuf),
+    /// A lease counts from when it was asked for, once everything up to `index` is applied.
+    Lease {
+        /// The leader's read index.
+        index: u64,
+    },
+    /// Shares, each sealed under the session's exporter key.
+    Shares(Vec<SealedShare>),
+    /// The versions whose shares opened and matched.
+    Verified(Vec<(KeyUid, KeyVersion)>),
+    /// Records of the epoch that this holder opened and checked.
+    EpochAck {
+        /// How many.
+        records: u64,
+    },
+    /// The public half of a lock key that is durable here for the asker.
+    LockKey {
+        /// Its number.
+        keyno: u64,
+        /// X-Wing public key, 1216 bytes.
+        public: ByteBuf,
+    },
+    /// The terms of the founding attempt.
+    FoundingTerms {
+        /// Shares that a key will need.
+        threshold: u8,
+    },
+    /// Done.
+    Done,
+    /// A key change's answer.
+    Changed(Result<(KeyUid, KeyVersion), WireError>),
+    /// How this node is.
+    Report(Report),
+    /// Refused, by name.
+    Refused(Refusal),
+}
+
+/// Who opens a session, and what is flushed to its disk.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Hello {
+    /// The node.
+    pub node: NodeId,
+    /// Made at each start of the process: two of them at once are two processes.
+    pub boot_nonce: [u8; 32],
+    /// What its Raft log holds durably; `None` before it has one.
+    pub flushed: Option<Flushed>,
+}
+
+/// Asks for shares of some key versions of one epoch.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SharesRequest {
+    /// The epoch whose shares are meant.
+    pub epoch: Epoch,
+    /// Which versions.
+    pub versions: Vec<(KeyUid, KeyVersion)>,
+    /// Ties logs of both sides together, and the reply to this request.
+    pub request: [u8; 16],
+}
+
+/// A holder's share, sealed for the session.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SealedShare {
+    /// Which key.
+    pub uid: KeyUid,
+    /// Which version.
+    pub version: KeyVersion,
+    /// The holder's share number.
+    pub x: u8,
+    /// Counter of the sealing nonce.
+    pub counter: u64,
+    /// ChaCha20-Poly1305 of the 32-byte share.
+    pub sealed: ByteBuf,
+}
+
+/// Asks a holder to check its shares of versions that nobody may use yet.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct VerifyRequest {
+    /// The epoch of the records.
+    pub epoch: Epoch,
+    /// Entry up to which the holder must have applied.
+    pub index: u64,
+    /// Which versions, at most [`VERSIONS_MAX`].
+    pub versions: Vec<(KeyUid, KeyVersion)>,
+}
+
+/// A lock's generation and the number of the peer's key that it uses; zeros before there is one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LockState {
+    /// Generation of the asker's durable lock.
+    pub generation: u64,
+    /// Number of the lock key that the asked peer holds for it.
+    pub keyno: u64,
+}
+
+/// A change of the keys, as a client asked for it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum KeyChange {
+    /// Make a key.
+    Create {
+        /// Repeating a request with the same id returns the first answer.
+        request: [u8; 16],
+        /// Its name.
+        name: KeyName,
+        /// Notes for people.
+        tags: BTreeMap<String, String>,
+    },
+    /// Make the next version of a key.
+    Rotate {
+        /// As above.
+        request: [u8; 16],
+        /// The key.
+        name: KeyName,
+        /// The version that the caller believes to be the newest.
+        expect: Option<KeyVersion>,
+    },
+}
+
+impl KeyChange {
+    /// The id that makes repeating it harmless.
+    pub fn request(&self) -> &[u8; 16] {
+        match self {
+            Self::Create { request, .. } | Self::Rotate { request, .. } => request,
+        }
+    }
+
+    /// The key's name.
+    pub fn name(&self) -> &KeyName {
+        match self {
+            Self::Create { name, .. } | Self::Rotate { name, .. } => name,
+        }
+    }
+}
+
+/// How a node is, for the status of others.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Report {
+    /// Its phase.
+    pub phase: Phase,
+    /// Entry up to which it has applied.
+    pub applied: u64,
+    /// Generation of its lock.
+    pub lock_generation: u64,
+    /// The active epoch that it knows.
+    pub epoch: Epoch,
+    /// Its open alarms.
+    pub alarms: Vec<Alarm>,
+}
+
+/// Why a peer refuses.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Refusal {
+    /// No hello came first on this session.
+    NoHello,
+    /// The op key is not the one that the roster has for this node.
+    NotAMember,
+    /// The node's session under another boot nonce is alive.
+    DuplicateSession,
+    /// The storage holds less than was reported before.
+    StorageWentBack,
+    /// This phase does not hear such a request.
+    Phase(String),
+    /// The asked node is not the leader; the named one may be.
+    NotLeader(Option<NodeId>),
+    /// The asked node has no lease, so it gives no shares.
+    NoLease,
+    /// The epoch is not the active one, or the asker holds no seat in it.
+    WrongEpoch,
+    /// More versions than one request may name.
+    TooMany,
+    /// Only the first founder hears this.
+    NotFounding,
+    /// The peer keeps as many lock keys for the asker as it may; try again later.
+    Busy,
+    /// Not caught up yet; try again.
+    Behind,
+    /// The storage failed; the node is about to stop.
+    Storage,
+    /// The message is malformed.
+    Malformed,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoHello => f.write_str("no hello came first"),
+            Self::NotAMember => f.write_str("not a member"),
+            Self::DuplicateSession => f.write_str("duplicate session: that node is alive in another process"),
+            Self::StorageWentBack => f.write_str("storage went back in time: re-join"),
+            Self::Phase(phase) => write!(f, "the node is {phase}"),
+            Self::NotLeader(Some(leader)) => write!(f, "not the leader; node {leader} may be"),
+            Self::NotLeader(None) => f.write_str("no leader is known"),
+            Self::NoLease => f.write_str("the node has no lease"),
+            Self::WrongEpoch => f.write_str("wrong epoch"),
+            Self::TooMany => f.write_str("too many key versions in one request"),
+            Self::NotFounding => f.write_str("not the first founder, or founded already"),
+            Self::Busy => f.write_str("busy"),
+            Self::Behind => f.write_str("not caught up yet"),
+            Self::Storage => f.write_str("storage failed"),
+            Self::Malformed => f.write_str("malformed message"),
+        }
+    }
+}
+
+/// Encodes a message; our own always fit.
+pub fn encode<T: Serialize>(message: &T) -> Vec<u8> {
+    codec::encode(message).expect("a message in memory encodes")
+}
+
+/// Decodes a message.
+///
+/// # Errors
+/// [`Refusal::Malformed`] for anything but one whole message.
+pub fn decode<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
+    codec::decode::<T, MESSAGE_BYTES_MAX>(bytes).map_err(|_| Refusal::Malformed)
+}

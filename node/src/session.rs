@@ -1,0 +1,257 @@
+//! Op sessions: one authenticated connection per pair of nodes, over which both sides ask and answer.
+//!
+//! Either side may dial. When two sessions of the same two processes exist, the one dialled by the lower node id stays. A
+//! session with another boot nonce is another process of that node: it takes the place of the old one only when the old one
+//! is silent to two pings, otherwise it is refused and an alarm is raised. A hello that is behind what this node saw flushed
+//! before is a disk that went back in time, and is refused before Raft sees it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use quorate_client::conn::{CallError, Conn, Lane};
+use quorate_client::identity::Protocol;
+use quorate_raft::Flushed;
+use quorate_shares::ids::{ClusterId, NodeId};
+use quorate_shares::secret::Secret;
+use tokio::time::sleep;
+use tracing::{debug, info};
+
+use crate::listen::PeerDoor;
+use crate::node::Node;
+use crate::peer::{self, Hello, PeerReply, PeerRequest, Refusal};
+
+/// A ping that is not answered within this time, twice, means that the session is dead.
+const PING: Duration = Duration::from_millis(150);
+/// How long one dialling may take.
+const DIAL: Duration = Duration::from_secs(2);
+/// Pauses between diallings grow from the first to the second.
+const REDIAL: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
+/// Closing reasons that the other side may show to its operator.
+const REPLACED: &str = "another session of the same pair stays";
+
+/// An op session.
+pub struct Session {
+    /// Who is on the other side.
+    pub peer: NodeId,
+    /// Which process of that node.
+    pub boot_nonce: [u8; 32],
+    /// The connection.
+    pub conn: Conn,
+    /// Seals shares inside this session; both sides derive the same.
+    pub share_key: Secret<32>,
+    sent: AtomicU64,
+}
+
+impl Session {
+    /// Wraps a connection whose peer said hello.
+    pub fn new(cluster: ClusterId, peer: NodeId, boot_nonce: [u8; 32], conn: Conn) -> Arc<Self> {
+        let share_key = conn.export(b"EXPORTER-quorate-share", &cluster.0);
+        Arc::new(Self { peer, boot_nonce, conn, share_key, sent: AtomicU64::new(0) })
+    }
+
+    /// The next number for sealing a share to the other side: never the same twice.
+    pub fn next_counter(&self) -> u64 {
+        self.sent.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The direction half of the nonce of what this side seals: 0 for the side that dialled.
+    pub fn own_direction(&self) -> u32 {
+        u32::from(!self.conn.peer().dialled)
+    }
+
+    /// Asks and decodes the answer.
+    ///
+    /// # Errors
+    /// What happened to the call.
+    pub async fn ask(&self, lane: Lane, request: &PeerRequest, deadline: Duration) -> Result<PeerReply, CallError> {
+        let bytes = self.conn.call(lane, &peer::encode(request), deadline).await?;
+        Ok(peer::decode(&bytes).unwrap_or(PeerReply::Refused(Refusal::Malformed)))
+    }
+
+    /// Whether the other side still answers.
+    pub async fn is_alive(&self) -> bool {
+        if self.conn.is_closed().is_some() {
+            return false;
+        }
+        for _ in 0..2 {
+            if matches!(self.ask(Lane::Urgent, &PeerRequest::Ping, PING).await, Ok(PeerReply::Pong)) {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// The node that opened the connection.
+    fn dialler(&self, me: NodeId) -> NodeId {
+        if self.conn.peer().dialled { me } else { self.peer }
+    }
+}
+
+/// Why a peer could not be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// There is no session.
+    #[error("no session with node {0}")]
+    NoSession(NodeId),
+    /// The call failed.
+    #[error(transparent)]
+    Call(#[from] CallError),
+}
+
+/// The sessions that are open, one per peer.
+#[derive(Default)]
+pub struct Sessions {
+    open: Mutex<BTreeMap<NodeId, Arc<Session>>>,
+    /// The highest flushed state that each peer reported: storage never goes back.
+    flushed: Mutex<BTreeMap<NodeId, Flushed>>,
+}
+
+impl Sessions {
+    /// The open session with `peer`.
+    pub fn with(&self, peer: NodeId) -> Option<Arc<Session>> {
+        self.open.lock().get(&peer).filter(|session| session.conn.is_closed().is_none()).cloned()
+    }
+
+    /// Every open session.
+    pub fn all(&self) -> Vec<Arc<Session>> {
+        self.open.lock().values().filter(|session| session.conn.is_closed().is_none()).cloned().collect()
+    }
+
+    /// Asks `peer` over its session.
+    ///
+    /// # Errors
+    /// No session, or what happened to the call.
+    pub async fn ask(
+        &self,
+        peer: NodeId,
+        lane: Lane,
+        request: &PeerRequest,
+        deadline: Duration,
+    ) -> Result<PeerReply, AskError> {
+        let session = self.with(peer).ok_or(AskError::NoSession(peer))?;
+        Ok(session.ask(lane, request, deadline).await?)
+    }
+
+    /// Closes and forgets every session, as when the identities of a founding attempt change.
+    pub fn close_all(&self, reason: &str) {
+        for (_, session) in std::mem::take(&mut *self.open.lock()) {
+            session.conn.close(quorate_client::conn::close::REPLACED, reason);
+        }
+    }
+
+    /// Notes what a peer said is on its disk.
+    ///
+    /// # Errors
+    /// [`Refusal::StorageWentBack`] if it said more before.
+    pub fn note_flushed(&self, peer: NodeId, said: Option<Flushed>) -> Result<(), Refusal> {
+        let mut seen = self.flushed.lock();
+        match (seen.get(&peer), said) {
+            (Some(before), Some(said)) if said < *before => Err(Refusal::StorageWentBack),
+            (Some(before), None) if before.last_log.is_some() => Err(Refusal::StorageWentBack),
+            (_, Some(said)) => {
+                seen.insert(peer, said);
+                Ok(())
+            }
+            (_, None) => Ok(()),
+        }
+    }
+
+    /// Puts a session in place, unless another one of the same pair of processes has precedence. Returns whether it stays.
+    fn place(&self, me: NodeId, session: &Arc<Session>) -> bool {
+        let mut open = self.open.lock();
+        if let Some(old) = open.get(&session.peer).filter(|old| old.conn.is_closed().is_none()) {
+            let lower = me.min(session.peer);
+            let same_process = old.boot_nonce == session.boot_nonce;
+            if same_process && old.dialler(me) == lower && session.dialler(me) != lower {
+                return false;
+            }
+            old.conn.close(quorate_client::conn::close::REPLACED, REPLACED);
+        }
+        open.insert(session.peer, Arc::clone(session));
+        true
+    }
+
+    fn forget(&self, session: &Arc<Session>) {
+        let mut open = self.open.lock();
+        if open.get(&session.peer).is_some_and(|current| Arc::ptr_eq(current, session)) {
+            open.remove(&session.peer);
+        }
+    }
+}
+
+/// Admits a peer that said hello on a connection that it opened.
+///
+/// # Errors
+/// Why not, by name.
+pub async fn admit(node: &Arc<Node>, conn: &Conn, hello: &Hello) -> Result<Arc<Session>, Refusal> {
+    let known = node.roster().op_key_of(hello.node);
+    if known != Some(conn.peer().key) || hello.node == node.id() {
+        return Err(Refusal::NotAMember);
+    }
+    if let Some(old) = node.sessions.with(hello.node)
+        && old.boot_nonce != hello.boot_nonce
+        && old.is_alive().await
+    {
+        let message = format!("{} asks for a second session while it lives", node.name_of(hello.node));
+        node.alarm("duplicate_session", hello.node, format!("{message}: is a copy of its disk running?"));
+        return Err(Refusal::DuplicateSession);
+    }
+    node.sessions.note_flushed(hello.node, hello.flushed.clone()).inspect_err(|_| {
+        let message = format!("the storage of {} went back in time", node.name_of(hello.node));
+        node.alarm("storage_went_back", hello.node, message);
+    })?;
+    let session = Session::new(node.cluster(), hello.node, hello.boot_nonce, conn.clone());
+    if !node.sessions.place(node.id(), &session) {
+        conn.close(quorate_client::conn::close::REPLACED, REPLACED);
+    }
+    Ok(session)
+}
+
+/// Keeps a session with `peer` open for ever: dials whenever there is none. Never returns.
+pub async fn keep(node: Arc<Node>, peer: NodeId) {
+    let mut pause = REDIAL.0;
+    loop {
+        if let Some(session) = node.sessions.with(peer) {
+            pause = REDIAL.0;
+            let closed = session.conn.closed().await;
+            info!(%peer, reason = %closed.reason, "session closed");
+            node.sessions.forget(&session);
+        }
+        if let Err(reason) = open(&node, peer).await {
+            debug!(%peer, %reason, "no session");
+            sleep(pause).await;
+            pause = (pause * 2).min(REDIAL.1);
+        }
+    }
+}
+
+/// Dials `peer` and says hello.
+async fn open(node: &Arc<Node>, peer: NodeId) -> Result<(), String> {
+    let (addresses, key) = node.roster().reach(peer).ok_or("not in the roster")?;
+    let op = node.op_identity().ok_or("no op key yet")?;
+    let connection = crate::listen::dial(node, &addresses, &op, key, Protocol::Peer, DIAL).await?;
+    let conn = Conn::start(connection, Some(PeerDoor::dialled(node, peer)));
+    let hello = PeerRequest::Hello(node.hello());
+    let reply = conn.call(Lane::Urgent, &peer::encode(&hello), DIAL).await.map_err(|error| error.to_string())?;
+    match peer::decode(&reply) {
+        Ok(PeerReply::Hello(theirs)) if theirs.node == peer => {
+            node.sessions.note_flushed(peer, theirs.flushed).map_err(|refusal| refusal.to_string())?;
+            let session = Session::new(node.cluster(), peer, theirs.boot_nonce, conn.clone());
+            if node.sessions.place(node.id(), &session) {
+                info!(%peer, "session open");
+            } else {
+                conn.close(quorate_client::conn::close::REPLACED, REPLACED);
+            }
+            Ok(())
+        }
+        Ok(PeerReply::Refused(refusal)) => {
+            node.note_refusal(peer, &refusal);
+            conn.close(quorate_client::conn::close::DONE, "refused");
+            Err(refusal.to_string())
+        }
+        _ => Err("malformed hello".to_owned()),
+    }
+}

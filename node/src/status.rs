@@ -1,0 +1,203 @@
+//! How this node is, and what it knows of the others: for anybody, for peers, for clients.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use quorate_client::cluster_file::{ClusterFile, ClusterNode};
+use quorate_client::conn::{Conn, Lane, close};
+use quorate_client::identity::{Protocol, PublicKey};
+use quorate_client::wire::{self, Alarm, NodeInfo, NodeState, Operation, PUBLIC_STATUS, Phase, PublicStatus, Role, Status};
+use quorate_raft::Replica;
+use quorate_raft::state::State;
+use quorate_shares::ids::{Epoch, NodeId, NodeName};
+use quorate_shares::lock::Lock;
+use tokio::time::timeout;
+
+use crate::clock::boot_ms;
+use crate::node::Node;
+use crate::peer::{PeerReply, PeerRequest, Report};
+
+/// A peer that does not report within this time is shown as it was last heard of.
+const REPORT: Duration = Duration::from_millis(400);
+
+/// What anybody may know: the phase, and who is missing.
+pub fn public(node: &Node) -> PublicStatus {
+    let phase = node.phase();
+    let (have, need, waiting_for): (usize, usize, Vec<NodeId>) = match phase {
+        Phase::Locked => {
+            // A person counts nodes, this one included, not pieces.
+            let unlocking = node.unlocking.lock().clone();
+            let missing = unlocking.waiting_for.into_keys().collect();
+            (usize::from(unlocking.have) + 1, usize::from(unlocking.need) + 1, missing)
+        }
+        Phase::Open | Phase::Serving => {
+            let roster = node.roster();
+            let present = |id: NodeId| id == node.id() || node.sessions.with(id).is_some();
+            let missing: Vec<_> = roster.members.iter().map(|member| member.node).filter(|&id| !present(id)).collect();
+            (roster.members.len() - missing.len(), roster.members.len() / 2 + 1, missing)
+        }
+        _ => (0, 0, Vec::new()),
+    };
+    let count = |nodes: usize| u8::try_from(nodes).unwrap_or(u8::MAX);
+    PublicStatus { phase, have: count(have), need: count(need), waiting_for: names(node, &waiting_for) }
+}
+
+/// What peers may know.
+pub fn report(node: &Node) -> Report {
+    let replica = node.replica();
+    let active = |replica: &Replica| replica.read(|state| state.active().map(|epoch| epoch.epoch));
+    Report {
+        phase: node.phase(),
+        applied: replica.as_ref().map_or(0, Replica::applied_index),
+        lock_generation: lock_generation(node),
+        epoch: replica.as_ref().and_then(active).unwrap_or(Epoch(0)),
+        alarms: node.alarms(),
+    }
+}
+
+/// What is under way at this node: founding or joining.
+pub fn operation(node: &Node) -> Option<Operation> {
+    if node.phase() != Phase::Joining {
+        return None;
+    }
+    let founding = node.founding.borrow().clone();
+    Some(Operation { name: "founding".to_owned(), step: founding.step, waiting_for: founding.waiting_for })
+}
+
+/// The file that a client needs: who the nodes are, and how to know them.
+pub fn cluster_file(node: &Node) -> ClusterFile {
+    let roster = node.roster();
+    let nodes = roster.members.iter().map(|member| ClusterNode {
+        name: member.name.clone(),
+        id: member.node,
+        addresses: member.addresses.iter().map(ToString::to_string).collect(),
+        key: PublicKey(member.op_pk),
+        boot_key: PublicKey(member.boot_pk),
+    });
+    ClusterFile { cluster: node.cluster(), nodes: nodes.collect() }
+}
+
+/// Everything on one screen.
+pub async fn full(node: &Arc<Node>, replica: &Replica) -> Status {
+    let nodes = nodes(node, replica).await;
+    let (threshold, theft_threshold, epoch, keys) = replica.read(|state| {
+        let active = state.active();
+        let threshold = active.map_or(0, |epoch| epoch.threshold);
+        (threshold, theft_threshold(state), active.map_or(Epoch(0), |epoch| epoch.epoch), state.keys.len() as u64)
+    });
+    let quorum = node.lease.is_valid();
+    let trouble = node.lease_trouble.lock().as_ref().map(ToString::to_string);
+    let leader = replica.leadership().borrow().leader;
+    let lease_ms = u32::try_from(node.lease.left_ms()).ok().filter(|&left| left > 0);
+    Status {
+        cluster: node.cluster(),
+        node: node.name(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        phase: node.phase(),
+        quorum,
+        reason: if quorum { None } else { Some(trouble.unwrap_or_else(|| "no lease from a quorum yet".to_owned())) },
+        threshold,
+        voters: u8::try_from(nodes.len()).unwrap_or(u8::MAX),
+        theft_threshold,
+        epoch,
+        leader: leader.and_then(|leader| names(node, &[leader]).pop()),
+        lease_ms,
+        keys,
+        operation: operation(node),
+        alarms: alarms(node),
+        waiting_for: public(node).waiting_for,
+        nodes,
+    }
+}
+
+/// Every member, with what it reports now or reported last.
+pub async fn nodes(node: &Arc<Node>, replica: &Replica) -> Vec<NodeInfo> {
+    let roster = node.roster();
+    let leader = replica.leadership().borrow().leader;
+    let own = report(node);
+    let reports = join_all(roster.members.iter().map(|member| async {
+        let id = member.node;
+        if id == node.id() {
+            return Some((own.clone(), 0));
+        }
+        if let Some(report) = ask(node, id).await {
+            node.last_reports.lock().insert(id, (report.clone(), boot_ms()));
+            return Some((report, 0));
+        }
+        let last = node.last_reports.lock().get(&id).cloned();
+        last.map(|(report, seen_ms)| (report, boot_ms().saturating_sub(seen_ms)))
+    }))
+    .await;
+    let newest = reports.iter().flatten().map(|(report, _)| report.applied).max().unwrap_or(0);
+    let state = |(report, last_seen_ms): (Report, u64)| NodeState {
+        phase: report.phase,
+        lag: newest.saturating_sub(report.applied),
+        epoch: report.epoch,
+        lock_generation: report.lock_generation,
+        last_seen_ms,
+    };
+    let infos = roster.members.iter().zip(reports).map(|(member, report)| NodeInfo {
+        name: member.name.clone(),
+        id: member.node,
+        addresses: member.addresses.iter().map(ToString::to_string).collect(),
+        role: if leader == Some(member.node) { Role::Leader } else { Role::Voter },
+        state: report.map(state),
+    });
+    infos.collect()
+}
+
+/// Disks that a thief must have at one instant: the least of what any epoch and any lock demands.
+fn theft_threshold(state: &State) -> u8 {
+    let epochs = state.epochs.values().filter(|epoch| epoch.is_open()).map(|epoch| epoch.threshold);
+    let locks = state.locks.values().map(|lock| lock.threshold.saturating_add(1));
+    epochs.chain(locks).min().unwrap_or(0)
+}
+
+/// How a peer is: over its session, or, if it is locked and has none, over the public door.
+async fn ask(node: &Arc<Node>, peer: NodeId) -> Option<Report> {
+    if node.sessions.with(peer).is_some() {
+        return match node.sessions.ask(peer, Lane::Ordinary, &PeerRequest::Report, REPORT).await {
+            Ok(PeerReply::Report(report)) => Some(report),
+            _ => None,
+        };
+    }
+    let public = timeout(REPORT, ask_public(node, peer)).await.ok()??;
+    let last = node.last_reports.lock().get(&peer).map(|(report, _)| report.clone());
+    let (applied, lock_generation, epoch) =
+        last.map_or((0, 0, Epoch(0)), |last| (last.applied, last.lock_generation, last.epoch));
+    Some(Report { phase: public.phase, applied, lock_generation, epoch, alarms: Vec::new() })
+}
+
+async fn ask_public(node: &Arc<Node>, peer: NodeId) -> Option<PublicStatus> {
+    let (addresses, key) = node.roster().reach_boot(peer)?;
+    let me = node.boot_identity()?;
+    let connection = crate::listen::dial(node, &addresses, &me, key, Protocol::Boot, REPORT).await.ok()?;
+    let conn = Conn::start(connection, None);
+    let reply = conn.call(Lane::Ordinary, PUBLIC_STATUS, REPORT).await.ok()?;
+    conn.close(close::DONE, "done");
+    wire::decode(&reply).ok()
+}
+
+/// This node's alarms, and those that its peers reported.
+fn alarms(node: &Node) -> Vec<Alarm> {
+    let mut alarms = node.alarms();
+    for (report, _) in node.last_reports.lock().values() {
+        for alarm in &report.alarms {
+            if !alarms.iter().any(|known| known.code == alarm.code && known.node == alarm.node) {
+                alarms.push(alarm.clone());
+            }
+        }
+    }
+    alarms.sort_by_key(|alarm| alarm.since_ms);
+    alarms
+}
+
+fn lock_generation(node: &Node) -> u64 {
+    node.with_vault(|vault| vault.lock.as_ref().map_or(0, Lock::generation)).unwrap_or_default()
+}
+
+fn names(node: &Node, nodes: &[NodeId]) -> Vec<NodeName> {
+    let roster = node.roster();
+    nodes.iter().filter_map(|&id| roster.member(id)).map(|member| member.name.clone()).collect()
+}

@@ -1,0 +1,222 @@
+//! LockOpen: how a node that lost power gets its own keys back from its peers, with nobody typing anything.
+//!
+//! The asker sends every peer that its lock names the piece that was sealed to that peer; whoever holds the lock key opens
+//! it and sends it back for that one connection. When enough pieces are there the bundle opens. It asks for ever. Peers
+//! answer even while they are locked themselves: that is how a whole cluster comes back.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorate_client::conn::{Conn, Lane};
+use quorate_client::identity::Protocol;
+use quorate_shares::ids::NodeId;
+use quorate_shares::labels;
+use quorate_shares::lock::{
+    self, Bundle, Lock, LockOpenCode, LockOpenReply, LockOpenRequest, LockParams, RosterPosition,
+};
+use quorate_shares::secret::Secret;
+use tokio::sync::mpsc;
+use tokio::time::{sleep, timeout};
+use tracing::{debug, info, warn};
+
+use crate::node::{Node, Unlocking};
+use crate::vault::Roster;
+
+/// How long one peer may take to be dialled and to answer.
+const ASK: Duration = Duration::from_secs(2);
+/// Pauses between questions to one peer grow from the first to the second.
+const AGAIN: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+
+/// Why a lock can never be opened by this process.
+#[derive(Debug, thiserror::Error)]
+pub enum UnlockError {
+    /// The local half of the bundle's key is not there.
+    #[error("{0}")]
+    Pin(String),
+    /// Pieces and pin are there, and the bundle does not open.
+    #[error("the lock does not open with the pieces of the peers: {0}")]
+    Lock(#[from] quorate_shares::error::LockError),
+    /// The vault has no lock and no unfinished founding.
+    #[error("the vault holds no lock")]
+    NoLock,
+}
+
+impl UnlockError {
+    /// What to do about it.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::Pin(_) => "make the pin available again, then start quorated",
+            Self::Lock(_) => "the pin or the vault file is not the one of this lock; restore the right one",
+            Self::NoLock => "this node never finished joining; join again with an empty data directory",
+        }
+    }
+}
+
+/// Asks the peers until the bundle opens.
+///
+/// # Errors
+/// [`UnlockError`] if it never can; a missing quorum is waited for without end.
+pub async fn run(node: &Arc<Node>) -> Result<Bundle, UnlockError> {
+    let lock = node.with_vault(|vault| vault.lock.clone()).flatten().ok_or(UnlockError::NoLock)?;
+    let params = LockParams { cluster: node.cluster(), node: node.id(), generation: lock.generation() };
+    let pin = node.pin(lock.pin()).map_err(UnlockError::Pin)?;
+    let peers: Vec<NodeId> = lock.pieces().iter().map(|piece| piece.peer).collect();
+    *node.unlocking.lock() = Unlocking {
+        have: 0,
+        need: lock.needed(),
+        waiting_for: peers.iter().map(|&peer| (peer, String::new())).collect(),
+    };
+    info!(need = lock.needed(), of = peers.len(), "locked: asking the peers");
+
+    let (give, mut given) = mpsc::channel(peers.len().max(1));
+    let asking: Vec<_> = peers
+        .iter()
+        .filter_map(|&peer| lock.request(&params, peer, node.boot_nonce))
+        .map(|request| tokio::spawn(ask(Arc::clone(node), request, give.clone())))
+        .collect();
+    drop(give);
+    let mut pieces = Vec::with_capacity(lock.needed().into());
+    while pieces.len() < usize::from(lock.needed()) {
+        let Some(piece) = given.recv().await else { break };
+        pieces.push(piece);
+        node.unlocking.lock().have = pieces.len() as u8;
+    }
+    asking.iter().for_each(tokio::task::JoinHandle::abort);
+    let bundle = lock.open(&params, &pieces, &pin)?;
+    *node.unlocking.lock() = Unlocking::default();
+    info!("unlocked");
+    Ok(bundle)
+}
+
+/// Asks one peer until it gives its piece.
+async fn ask(node: Arc<Node>, request: LockOpenRequest, give: mpsc::Sender<(u8, Secret<32>)>) {
+    let mut pause = AGAIN.0;
+    loop {
+        match timeout(ASK, ask_once(&node, &request)).await.unwrap_or_else(|_| Err("no answer".to_owned())) {
+            Ok(piece) => {
+                node.unlocking.lock().waiting_for.remove(&request.to);
+                // Nobody listens once enough pieces are there.
+                let _ = give.send((request.x, piece)).await;
+                return;
+            }
+            Err(reason) => {
+                debug!(peer = %request.to, %reason, "no piece yet");
+                if let Some(said) = node.unlocking.lock().waiting_for.get_mut(&request.to) {
+                    *said = reason;
+                }
+            }
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(AGAIN.1);
+    }
+}
+
+async fn ask_once(node: &Arc<Node>, request: &LockOpenRequest) -> Result<Secret<32>, String> {
+    let (addresses, key) = node.roster().reach_boot(request.to).ok_or("not in the roster")?;
+    let me = node.boot_identity().ok_or("no boot identity")?;
+    let connection = crate::listen::dial(node, &addresses, &me, key, Protocol::Boot, ASK).await?;
+    let conn = Conn::start(connection, None);
+    let reply = conn.call(Lane::Ordinary, &request.encode(), ASK).await.map_err(|error| error.to_string())?;
+    let reply = LockOpenReply::parse(&reply).map_err(|error| error.to_string())?;
+    let piece = match reply.code() {
+        LockOpenCode::Ok => {
+            reply.open(&conn.export(labels::EXPORTER_LOCK, &request.hash())).map_err(|error| error.to_string())
+        }
+        code => {
+            let said = explain(code);
+            warn!(peer = %request.to, said, "refused to open this node's lock");
+            Err(said.to_owned())
+        }
+    };
+    conn.close(quorate_client::conn::close::DONE, "done");
+    piece
+}
+
+fn explain(code: LockOpenCode) -> &'static str {
+    match code {
+        LockOpenCode::Ok => "opened",
+        LockOpenCode::Denied => "this node is being removed from the cluster",
+        LockOpenCode::Revoked => "this node was revoked",
+        LockOpenCode::StaleGeneration => "this is an old copy of the disk: its lock was renewed since",
+        LockOpenCode::DuplicateSession => "this node is alive in another process",
+        LockOpenCode::AwayTooLong => "this node was away for too long; an operator must admit it",
+        LockOpenCode::Busy => "busy",
+    }
+}
+
+/// The peer's side: opens the piece that `body` carries, if the asker is who it says and nothing speaks against it.
+/// Malformed bytes get an empty answer.
+pub async fn answer(node: &Arc<Node>, conn: &Conn, body: &[u8]) -> Vec<u8> {
+    let Ok(request) = LockOpenRequest::parse(body) else {
+        return Vec::new();
+    };
+    let position = roster_position(&node.roster());
+    let reply = match decide(node, conn, &request).await {
+        Ok(piece) => {
+            info!(to = %request.from, generation = request.generation, "opened a piece of a peer's lock");
+            LockOpenReply::grant(position, &piece, &conn.export(labels::EXPORTER_LOCK, &request.hash()))
+        }
+        Err(code) => {
+            warn!(from = %request.from, remote = %conn.peer().remote, why = explain(code), "refused LockOpen");
+            match LockOpenReply::refuse(code, position) {
+                Some(reply) => reply,
+                None => return Vec::new(),
+            }
+        }
+    };
+    reply.encode()
+}
+
+async fn decide(node: &Arc<Node>, conn: &Conn, request: &LockOpenRequest) -> Result<Secret<32>, LockOpenCode> {
+    let roster = node.roster();
+    if request.cluster != node.cluster() || request.to != node.id() {
+        return Err(LockOpenCode::Denied);
+    }
+    if roster.is_revoked(&conn.peer().key.0) {
+        return Err(LockOpenCode::Revoked);
+    }
+    let member = roster.member(request.from).filter(|member| member.boot_pk == conn.peer().key.0);
+    if member.is_none_or(|member| member.standing.denied) {
+        return Err(LockOpenCode::Denied);
+    }
+    let held = node.with_vault(|vault| {
+        let held = vault.held_for(request.from)?;
+        Some((held.last_gen, held.key(request.key_number).map(|key| key.seed.duplicate())))
+    });
+    let (last_gen, seed) = held.flatten().ok_or(LockOpenCode::StaleGeneration)?;
+    if request.generation < last_gen {
+        let message = format!("an old copy of the disk of {} asks to be unlocked", node.name_of(request.from));
+        node.alarm("stale_image", request.from, message);
+        return Err(LockOpenCode::StaleGeneration);
+    }
+    if let Some(session) = node.sessions.with(request.from)
+        && session.boot_nonce != request.boot_nonce
+    {
+        if session.is_alive().await {
+            let message = format!("{} asks to be unlocked while it lives", node.name_of(request.from));
+            node.alarm("duplicate_session", request.from, format!("{message}: is a copy of its disk running?"));
+            return Err(LockOpenCode::DuplicateSession);
+        }
+        session.conn.close(quorate_client::conn::close::REPLACED, "silent while its node asks to be unlocked");
+    }
+    let seed = seed.ok_or(LockOpenCode::StaleGeneration)?;
+    lock::open_piece(&seed, request).map_err(|_| LockOpenCode::StaleGeneration)
+}
+
+fn roster_position(roster: &Roster) -> RosterPosition {
+    RosterPosition {
+        term: roster.log_id.term,
+        leader: NodeId(roster.log_id.leader),
+        index: roster.log_id.index,
+    }
+}
+
+/// Pieces needed of a lock among `peers` when `threshold` shares open a key: u = t - 1.
+pub fn pieces_needed(threshold: u8) -> u8 {
+    threshold.saturating_sub(1)
+}
+
+/// Generation and key numbers of the lock in the vault, for reports.
+pub fn lock_summary(lock: &Lock) -> (u64, u8, Vec<NodeId>) {
+    (lock.generation(), lock.needed(), lock.pieces().iter().map(|piece| piece.peer).collect())
+}

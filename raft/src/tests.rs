@@ -1,0 +1,8 @@
+//! Tests that need more than one module; those of one module stand beside it.
+
+mod cluster;
+mod conformance;
+mod damage;
+mod fixture;
+mod machine;
+mod state;
