@@ -1,4 +1,26 @@
 //! The wire protocol of Quorate and its Rust client.
+//!
+//! ```no_run
+//! use std::path::Path;
+//! use quorate_client::{Client, ClusterFile, Context, Options, Token};
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let cluster = ClusterFile::read(Path::new("/etc/quorate/cluster.toml"))?;
+//! let token = Token::parse(&std::fs::read_to_string("/etc/quorate/token")?)?;
+//! let client = Client::connect(cluster, token, Options::default()).await?;
+//!
+//! let key = "billing/cards".parse()?;
+//! let context = Context::new([("customer", "4711")])?;
+//! let ciphertext = client.encrypt(&key, &context, b"4111 1111 1111 1111").await?;
+//! let plaintext = client.decrypt(&ciphertext, &context).await?;
+//! assert_eq!(plaintext.expose(), b"4111 1111 1111 1111");
+//! # Ok(()) }
+//! ```
+//!
+//! [`Client`] is all that an application needs: it knows the nodes by their keys, keeps a connection, and asks another
+//! node when one fails. The modules below it are shared with the daemon, which speaks to its peers through [`conn`].
+//! Nothing here touches a disk but the [`ClusterFile`], and nothing depends on the storage engine, so that an initramfs
+//! can link it.
 
 pub mod error;
 pub mod wire;
@@ -7,3 +29,12 @@ pub mod cluster_file;
 pub mod conn;
 pub mod frame;
 pub mod identity;
+pub mod route;
+
+pub use quorate_shares::context::Context;
+pub use quorate_shares::ids::{ClusterId, KeyName, KeyVersion, NodeName};
+
+pub use cluster_file::ClusterFile;
+pub use error::{Blame, Code, Error};
+pub use route::{Client, DataKey, Options};
+pub use wire::{Plaintext, Token};

@@ -1,0 +1,424 @@
+//! The client: which node is asked, and what is asked again elsewhere.
+//!
+//! Any serving node answers any request. The client keeps to the one that answered last and holds its connection. When
+//! that one fails, or is merely slow, the next is asked; the first answer wins. A refusal that another node would repeat
+//! (no such key, no permission) is final. When no node serves, the client goes on for [`Options::patience`], long enough
+//! for an election, and then says what each of them said.
+//!
+//! Everything here may be asked twice: reads, encryption and decryption change nothing, and changes carry a request id
+//! under which they are made once. Changes are never sent to two nodes at the same time, though.
+
+mod dial;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use quorate_shares::context::Context;
+use quorate_shares::ids::{KeyName, KeyVersion, NodeName};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, sleep_until};
+use zeroize::Zeroizing;
+
+pub use dial::survey;
+
+use crate::cluster_file::ClusterFile;
+use crate::conn::{CallError, Lane, close};
+use crate::error::{Code, Error, NodeFailure};
+use crate::wire::{
+    self, Answer, Envelope, KEYS_PAGE_MAX, KeyInfo, KeySummary, NodeInfo, Plaintext, Request, RequestId, Response,
+    Status, Token, WireError,
+};
+use dial::{Fleet, Target};
+
+/// How a client behaves.
+#[derive(Clone)]
+pub struct Options {
+    /// Ask only this node: its name in the client file, or `host:port`.
+    pub node: Option<String>,
+    /// The longest that one request takes, retries included.
+    pub deadline: Duration,
+    /// How long to go on while no node serves. An election takes about a second.
+    pub patience: Duration,
+    /// How long to wait for an answer before another node is asked as well.
+    pub hedge: Duration,
+    /// Told of every node that failed, as it happens.
+    pub on_failure: Option<OnFailure>,
+}
+
+/// See [`Options::on_failure`].
+pub type OnFailure = Arc<dyn Fn(&NodeFailure) + Send + Sync>;
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            node: None,
+            deadline: Duration::from_secs(10),
+            patience: Duration::from_secs(3),
+            hedge: Duration::from_millis(250),
+            on_failure: None,
+        }
+    }
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options")
+            .field("node", &self.node)
+            .field("deadline", &self.deadline)
+            .field("patience", &self.patience)
+            .field("hedge", &self.hedge)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A fresh data key.
+#[derive(Debug)]
+pub struct DataKey {
+    /// The key, to be used and forgotten.
+    pub plaintext: Plaintext,
+    /// The same key encrypted, to be kept beside what it encrypts; [`Client::decrypt`] opens it.
+    pub wrapped: String,
+}
+
+/// A client of one cluster. Clones share its connections; the last one closes them.
+#[derive(Clone)]
+pub struct Client(Arc<Inner>);
+
+struct Inner {
+    fleet: Fleet,
+    token: Token,
+    options: Options,
+    /// The node that answered last.
+    favourite: AtomicUsize,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("options", &self.0.options).finish_non_exhaustive()
+    }
+}
+
+impl Client {
+    /// A client for the nodes of `file`. Nothing is sent yet: each node is dialled when it is first asked.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`] if [`Options::node`] is not in the file, and [`Code::Internal`] without a network.
+    pub async fn connect(file: ClusterFile, token: Token, options: Options) -> Result<Self, Error> {
+        let fleet = Fleet::new(file, options.node.as_deref())?;
+        // Clients that start together do not all begin with the same node.
+        let mut start = [0; 8];
+        getrandom::fill(&mut start).expect("the operating system gives randomness");
+        let favourite = usize::from_be_bytes(start) % fleet.targets().len();
+        Ok(Self(Arc::new(Inner { fleet, token, options, favourite: AtomicUsize::new(favourite) })))
+    }
+
+    /// Encrypts `plaintext` (at most 64 KiB) under the newest version of `key`, bound to `context`: one line of text.
+    ///
+    /// # Errors
+    /// [`Error`]; [`Code::TooLarge`] before anything is sent.
+    pub async fn encrypt(&self, key: &KeyName, context: &Context, plaintext: &[u8]) -> Result<String, Error> {
+        let plaintext = Plaintext::new(plaintext.to_vec())?;
+        match self.ask(Request::Encrypt { key: key.clone(), context: context.clone(), plaintext }).await? {
+            Response::Ciphertext(text) => Ok(text),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// Decrypts a ciphertext, text or binary, that was encrypted with the same `context`.
+    ///
+    /// # Errors
+    /// [`Error`]; [`Code::BadCiphertext`] does not say which check failed.
+    pub async fn decrypt(&self, ciphertext: impl AsRef<[u8]>, context: &Context) -> Result<Plaintext, Error> {
+        let ciphertext = ciphertext.as_ref().to_vec();
+        match self.ask(Request::Decrypt { ciphertext, context: context.clone() }).await? {
+            Response::Plaintext(plaintext) => Ok(plaintext),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// A fresh key of `bytes` bytes (1 to 1024), in plain and encrypted under `key`.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn data_key(&self, key: &KeyName, context: &Context, bytes: u16) -> Result<DataKey, Error> {
+        match self.ask(Request::DataKey { key: key.clone(), context: context.clone(), bytes }).await? {
+            Response::DataKey { plaintext, wrapped } => Ok(DataKey { plaintext, wrapped }),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// Makes a key.
+    ///
+    /// # Errors
+    /// [`Error`]; [`Code::Conflict`] if the name was ever used.
+    pub async fn create_key(&self, name: &KeyName, tags: BTreeMap<String, String>) -> Result<KeyInfo, Error> {
+        let request = Request::CreateKey { request_id: random_id(), name: name.clone(), tags };
+        key_info(self.ask(request).await?)
+    }
+
+    /// Makes a new version of a key; refused if `expect` is given and not the newest.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn rotate_key(&self, name: &KeyName, expect: Option<KeyVersion>) -> Result<KeyInfo, Error> {
+        let request = Request::RotateKey { request_id: random_id(), name: name.clone(), expect };
+        key_info(self.ask(request).await?)
+    }
+
+    /// One key and its versions.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn show_key(&self, name: &KeyName) -> Result<KeyInfo, Error> {
+        key_info(self.ask(Request::ShowKey { name: name.clone() }).await?)
+    }
+
+    /// All keys, by rising name.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn list_keys(&self) -> Result<Vec<KeySummary>, Error> {
+        let mut all: Vec<KeySummary> = Vec::new();
+        loop {
+            let after = all.last().map(|key| key.name.clone());
+            let Response::Keys { keys, more } = self.ask(Request::ListKeys { after, limit: KEYS_PAGE_MAX }).await?
+            else {
+                return Err(unexpected());
+            };
+            // A page that does not advance would be asked for for ever.
+            let advances = keys.first().is_some_and(|first| all.last().is_none_or(|last| first.name > last.name));
+            let done = !more || !advances;
+            all.extend(keys);
+            if done {
+                return Ok(all);
+            }
+        }
+    }
+
+    /// The state of the cluster, as one serving node sees it. When none serves, [`survey`] asks each how far it is.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn status(&self) -> Result<Status, Error> {
+        match self.ask(Request::Status).await? {
+            Response::Status(status) => Ok(*status),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// All nodes.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn nodes(&self) -> Result<Vec<NodeInfo>, Error> {
+        match self.ask(Request::ListNodes).await? {
+            Response::Nodes(nodes) => Ok(nodes),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// One node.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn node(&self, name: &NodeName) -> Result<NodeInfo, Error> {
+        match self.ask(Request::NodeStatus { name: name.clone() }).await? {
+            Response::Node(node) => Ok(*node),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// The client file as the cluster knows it now.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn export(&self) -> Result<ClusterFile, Error> {
+        match self.ask(Request::Export).await? {
+            Response::Export(file) => Ok(file),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// The same bytes back: what a round trip costs.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn echo(&self, bytes: &[u8]) -> Result<Vec<u8>, Error> {
+        match self.ask(Request::Echo(bytes.to_vec())).await? {
+            Response::Echo(bytes) => Ok(bytes),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// Closes all connections and waits, briefly, until the nodes can know.
+    pub async fn close(self) {
+        self.0.fleet.close().await;
+    }
+
+    async fn ask(&self, request: Request) -> Result<Response, Error> {
+        let begin = Instant::now();
+        let until = begin + self.0.options.deadline;
+        let change = matches!(request, Request::CreateKey { .. } | Request::RotateKey { .. });
+        let deadline_ms = u32::try_from(self.0.options.deadline.as_millis()).unwrap_or(u32::MAX);
+        let envelope = Envelope { token: self.0.token.duplicate(), deadline_ms, request };
+        let body = Arc::new(Zeroizing::new(wire::encode(&envelope)));
+        drop(envelope);
+
+        let mut pause = PAUSE_MIN;
+        loop {
+            let mut failures = Vec::new();
+            match self.round(&body, !change, until, &mut failures).await {
+                Some(Ok(response)) => return Ok(response),
+                Some(Err(error)) => return Err(Error { error, failures }),
+                None => {}
+            }
+            let now = Instant::now();
+            if now + pause >= (begin + self.0.options.patience).min(until) {
+                return Err(nobody(failures));
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+
+    /// Asks every node once, in turn or, if `hedge`, overlapping. `None` if all failed in ways that may pass.
+    async fn round(
+        &self,
+        body: &Arc<Zeroizing<Vec<u8>>>,
+        hedge: bool,
+        until: Instant,
+        failures: &mut Vec<NodeFailure>,
+    ) -> Option<Answer> {
+        let count = self.0.fleet.targets().len();
+        let favourite = self.0.favourite.load(Ordering::Relaxed);
+        let mut order = (0..count).map(|offset| (favourite + offset) % count);
+        // Whoever is not done when this returns is told to give up.
+        let mut asked = JoinSet::new();
+        let ask = |asked: &mut JoinSet<(usize, Answer)>, number: usize| {
+            let (inner, body) = (self.0.clone(), body.clone());
+            asked.spawn(
+                async move { (number, attempt(&inner.fleet.targets()[number], &inner.fleet, &body, until).await) },
+            );
+        };
+        ask(&mut asked, order.next()?);
+        loop {
+            let slow = sleep(self.0.options.hedge);
+            tokio::select! {
+                done = asked.join_next() => {
+                    let (number, answer) = done?.expect("an attempt neither panics nor is aborted while it is waited for");
+                    match answer {
+                        Ok(response) => {
+                            self.0.favourite.store(number, Ordering::Relaxed);
+                            return Some(Ok(response));
+                        }
+                        Err(error) if !error.code.retryable() => return Some(Err(error)),
+                        Err(error) => self.failed(number, error, failures),
+                    }
+                    match order.next() {
+                        Some(number) => ask(&mut asked, number),
+                        None if asked.is_empty() => return None,
+                        None => {}
+                    }
+                }
+                () = slow, if hedge && order.len() > 0 => {
+                    if let Some(number) = order.next() {
+                        ask(&mut asked, number);
+                    }
+                }
+                () = sleep_until(until) => {
+                    return Some(Err(WireError::new(Code::Deadline, "no answer in time")));
+                }
+            }
+        }
+    }
+
+    fn failed(&self, number: usize, error: WireError, failures: &mut Vec<NodeFailure>) {
+        let failure = NodeFailure { node: self.0.fleet.targets()[number].label().to_owned(), error };
+        tracing::debug!(node = failure.node, code = failure.error.code.as_str(), "a node failed: {}", failure.error);
+        if let Some(tell) = &self.0.options.on_failure {
+            tell(&failure);
+        }
+        failures.push(failure);
+    }
+}
+
+/// Pauses between rounds over all nodes.
+const PAUSE_MIN: Duration = Duration::from_millis(50);
+const PAUSE_MAX: Duration = Duration::from_millis(400);
+
+/// Asks one node. A kept connection may have died unnoticed, so its loss is a reason for one new connection.
+async fn attempt(target: &Target, fleet: &Fleet, body: &[u8], until: Instant) -> Answer {
+    loop {
+        let (conn, kept) = target.connection(fleet, until).await?;
+        let left = until.saturating_duration_since(Instant::now());
+        let error = match conn.call(Lane::Ordinary, body, left).await {
+            Ok(answer) => {
+                let answer: Result<Answer, WireError> = wire::decode(&answer);
+                return answer.unwrap_or_else(|error| Err(WireError::new(Code::Protocol, error.message)));
+            }
+            Err(error) => error,
+        };
+        return Err(match error {
+            CallError::Closed(_) if kept => continue,
+            CallError::Closed(closed) if matches!(closed.code, Some(close::DENIED | close::REVOKED)) => {
+                WireError::new(Code::NotServing, closed.reason)
+            }
+            CallError::Closed(closed) => WireError::new(Code::Unreachable, format!("connection lost: {closed}")),
+            CallError::Busy => WireError::new(Code::Busy, "too many requests in flight"),
+            CallError::Deadline => WireError::new(Code::Deadline, "no answer in time"),
+            CallError::Failed => WireError::new(Code::Internal, "it gave up without an answer"),
+            CallError::TooLarge => WireError::new(Code::TooLarge, "the request is too large"),
+        });
+    }
+}
+
+/// One error for many: the most telling code, and what each node said.
+fn nobody(failures: Vec<NodeFailure>) -> Error {
+    // What an operator acts on comes first: a wrong identity is not cured by waiting, a lost quorum is.
+    const TELLING: [Code; 11] = [
+        Code::Identity,
+        Code::Storage,
+        Code::Internal,
+        Code::Protocol,
+        Code::KeyUnavailable,
+        Code::NoQuorum,
+        Code::Locked,
+        Code::NotServing,
+        Code::Busy,
+        Code::Deadline,
+        Code::Unreachable,
+    ];
+    let first = TELLING.iter().find_map(|code| failures.iter().find(|failure| failure.error.code == *code));
+    let Some(first) = first else {
+        return WireError::new(Code::Unreachable, "no node to ask").into();
+    };
+    let (code, hint) = (first.error.code, first.error.hint.clone());
+    let message = match &failures[..] {
+        [only] => only.to_string(),
+        all => {
+            let each: Vec<_> = all.iter().map(NodeFailure::to_string).collect();
+            format!("no node answers: {}", each.join("; "))
+        }
+    };
+    Error { error: WireError { code, message, hint }, failures }
+}
+
+fn unexpected() -> Error {
+    WireError::new(Code::Protocol, "an answer to another question").hint("client and cluster differ in version").into()
+}
+
+fn key_info(response: Response) -> Result<KeyInfo, Error> {
+    match response {
+        Response::Key(info) => Ok(info),
+        _ => Err(unexpected()),
+    }
+}
+
+fn random_id() -> RequestId {
+    let mut id = [0; 16];
+    getrandom::fill(&mut id).expect("the operating system gives randomness");
+    id
+}

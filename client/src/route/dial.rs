@@ -1,0 +1,221 @@
+//! Reaching nodes: addresses, pinned identities, and connections that are kept.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use quorate_shares::ids::NodeName;
+use tokio::sync::Mutex;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout};
+
+use crate::cluster_file::{ClusterFile, ClusterNode};
+use crate::conn::{Conn, Lane, close};
+use crate::error::{Code, Error};
+use crate::identity::{DialError, Identity, Protocol, PublicKey, dial};
+use crate::wire::{self, PUBLIC_STATUS, PublicStatus, WireError};
+
+/// A host that does not answer at all is given up after so long.
+const DIAL_MAX: Duration = Duration::from_secs(3);
+
+/// The nodes that may be asked, and the socket to ask from.
+pub(super) struct Fleet {
+    endpoint: quinn::Endpoint,
+    me: Identity,
+    file: ClusterFile,
+    targets: Vec<Target>,
+}
+
+/// One node that may be asked.
+pub(super) struct Target {
+    label: String,
+    addresses: Vec<String>,
+    /// The key that it must prove; `None` for an address given by hand, where any node of the cluster may answer.
+    key: Option<PublicKey>,
+    conn: Mutex<Option<Conn>>,
+}
+
+impl Fleet {
+    /// All nodes of `file`, or `only` one of them.
+    pub(super) fn new(file: ClusterFile, only: Option<&str>) -> Result<Self, Error> {
+        let known = |node: &ClusterNode| Target {
+            label: node.name.to_string(),
+            addresses: node.addresses.clone(),
+            key: Some(node.key),
+            conn: Mutex::new(None),
+        };
+        let targets: Vec<_> = match only {
+            None => file.nodes.iter().map(known).collect(),
+            Some(only) => {
+                let named = file.node(only);
+                let at = || file.nodes.iter().find(|node| node.addresses.iter().any(|address| address == only));
+                match named.or_else(at) {
+                    Some(node) => vec![known(node)],
+                    None if only.contains(':') => vec![Target {
+                        label: only.to_owned(),
+                        addresses: vec![only.to_owned()],
+                        key: None,
+                        conn: Mutex::new(None),
+                    }],
+                    None => return Err(WireError::new(Code::NotFound, format!("no node named {only}")).into()),
+                }
+            }
+        };
+        if targets.is_empty() {
+            return Err(WireError::new(Code::BadRequest, "the client file names no node").into());
+        }
+        Ok(Self { endpoint: endpoint()?, me: Identity::random(), file, targets })
+    }
+
+    pub(super) fn targets(&self) -> &[Target] {
+        &self.targets
+    }
+
+    pub(super) async fn close(&self) {
+        self.endpoint.close(close::DONE.into(), b"done");
+        // Beyond this the nodes find out by themselves.
+        let _ = timeout(Duration::from_millis(200), self.endpoint.wait_idle()).await;
+    }
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        self.endpoint.close(close::DONE.into(), b"done");
+    }
+}
+
+impl Target {
+    pub(super) fn label(&self) -> &str {
+        &self.label
+    }
+
+    /// A connection, and whether it was kept from before.
+    pub(super) async fn connection(&self, fleet: &Fleet, until: Instant) -> Result<(Conn, bool), WireError> {
+        let mut kept = self.conn.lock().await;
+        if let Some(conn) = kept.as_ref().filter(|conn| conn.is_closed().is_none()) {
+            return Ok((conn.clone(), true));
+        }
+        let reached = reach(&fleet.endpoint, &fleet.me, &fleet.file, self, Protocol::Client, until).await?;
+        let conn = Conn::start(reached, None);
+        *kept = Some(conn.clone());
+        Ok((conn, false))
+    }
+}
+
+/// Asks every node of `file` how far it is, without a token: what can be known while no node serves. Boot keys lie in
+/// plain on disks, so this is good for telling people, and for nothing else.
+pub async fn survey(file: &ClusterFile, deadline: Duration) -> Vec<(NodeName, Result<PublicStatus, WireError>)> {
+    let endpoint = match endpoint() {
+        Ok(endpoint) => endpoint,
+        Err(error) => return file.nodes.iter().map(|node| (node.name.clone(), Err(error.error.clone()))).collect(),
+    };
+    let mut asked = JoinSet::new();
+    for (number, node) in file.nodes.iter().enumerate() {
+        let (endpoint, file) = (endpoint.clone(), file.clone());
+        let target = Target {
+            label: node.name.to_string(),
+            addresses: node.addresses.clone(),
+            key: Some(node.boot_key),
+            conn: Mutex::new(None),
+        };
+        asked.spawn(async move {
+            let until = Instant::now() + deadline;
+            let ask = async {
+                let connection = reach(&endpoint, &Identity::random(), &file, &target, Protocol::Boot, until).await?;
+                let conn = Conn::start(connection, None);
+                let left = until.saturating_duration_since(Instant::now());
+                let answer = conn.call(Lane::Ordinary, PUBLIC_STATUS, left).await;
+                conn.close(close::DONE, "done");
+                let answer = answer.map_err(|error| WireError::new(Code::Unreachable, error.to_string()))?;
+                wire::decode(&answer)
+            };
+            (number, ask.await)
+        });
+    }
+    let mut answers = asked.join_all().await;
+    answers.sort_by_key(|(number, _)| *number);
+    endpoint.close(close::DONE.into(), b"done");
+    answers.into_iter().map(|(number, answer)| (file.nodes[number].name.clone(), answer)).collect()
+}
+
+/// Dials the addresses of `target` in turn, all of a name's included, and accepts no other identity than the pinned one.
+async fn reach(
+    endpoint: &quinn::Endpoint,
+    me: &Identity,
+    file: &ClusterFile,
+    target: &Target,
+    protocol: Protocol,
+    until: Instant,
+) -> Result<quinn::Connection, WireError> {
+    let mut last = WireError::new(Code::Unreachable, "it has no address");
+    for text in &target.addresses {
+        let resolved = match timeout(DIAL_MAX, tokio::net::lookup_host(text)).await {
+            Ok(Ok(resolved)) => resolved.collect::<Vec<_>>(),
+            Ok(Err(error)) => {
+                last = WireError::new(Code::Unreachable, format!("{text}: {error}"));
+                continue;
+            }
+            Err(_) => {
+                last = WireError::new(Code::Unreachable, format!("{text}: the name is not resolved in time"));
+                continue;
+            }
+        };
+        for address in resolved {
+            match reach_one(endpoint, me, file, target.key, address, protocol, until).await {
+                Ok(connection) => return Ok(connection),
+                Err(error) => last = explain(error, file, target, text),
+            }
+        }
+    }
+    Err(last)
+}
+
+async fn reach_one(
+    endpoint: &quinn::Endpoint,
+    me: &Identity,
+    file: &ClusterFile,
+    key: Option<PublicKey>,
+    address: SocketAddr,
+    protocol: Protocol,
+    until: Instant,
+) -> Result<quinn::Connection, DialError> {
+    let dial_once = |expected| {
+        let left = until.saturating_duration_since(Instant::now()).min(DIAL_MAX);
+        dial(endpoint, address, me, expected, protocol, left)
+    };
+    let Some(key) = key else {
+        // Any node of the cluster will do: the first try finds out which it is, the second holds it to that.
+        let guess = file.nodes.first().map_or(PublicKey([0; 32]), |node| node.key);
+        return match dial_once(guess).await {
+            Err(DialError::WrongIdentity { presented }) if file.nodes.iter().any(|node| node.key == presented) => {
+                dial_once(presented).await
+            }
+            result => result,
+        };
+    };
+    dial_once(key).await
+}
+
+fn explain(error: DialError, file: &ClusterFile, target: &Target, address: &str) -> WireError {
+    match error {
+        DialError::WrongIdentity { presented } => {
+            let whose = match file.owner(presented) {
+                Some(node) => format!("the identity of {}", node.name),
+                None => format!("an unknown identity ({presented})"),
+            };
+            let expected = if target.key.is_some() { target.label.as_str() } else { "a node of the client file" };
+            WireError::new(Code::Identity, format!("{address} has {whose}, expected {expected}"))
+                .hint("check that the client file belongs to this cluster; `quorate cluster export` prints a new one")
+        }
+        DialError::NotOffered => WireError::new(Code::Locked, "locked, or not yet part of the cluster"),
+        DialError::Deadline => WireError::new(Code::Unreachable, format!("{address} does not answer")),
+        DialError::Refused(why) => WireError::new(Code::Unreachable, format!("{address} refuses: {why}")),
+        DialError::Unreachable(why) => WireError::new(Code::Unreachable, format!("{address}: {why}")),
+    }
+}
+
+/// A socket that reaches both families, or IPv4 alone where there is no other.
+fn endpoint() -> Result<quinn::Endpoint, Error> {
+    let both = quinn::Endpoint::client(SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)));
+    let endpoint = both.or_else(|_| quinn::Endpoint::client(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0))));
+    endpoint.map_err(|error| WireError::new(Code::Internal, format!("no network socket: {error}")).into())
+}

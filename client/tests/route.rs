@@ -1,0 +1,299 @@
+//! The client against nodes that serve, fail, hang, lie, or are not there.
+
+mod kit;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use kit::{LONG, Node};
+use parking_lot::Mutex;
+use quorate_client::cluster_file::ClusterNode;
+use quorate_client::conn::{Conn, Handler, Reply};
+use quorate_client::identity::{Protocol, PublicKey};
+use quorate_client::route::survey;
+use quorate_client::wire::{self, Answer, Envelope, PUBLIC_STATUS, Phase, PublicStatus, Request, Response, WireError};
+use quorate_client::{Client, ClusterFile, ClusterId, Code, Context, Error, Options, Plaintext, Token};
+
+/// What a node of the test answers.
+type Script = Box<dyn Fn(usize, Request) -> Option<Answer> + Send + Sync>;
+
+/// Answers the n-th request by its script; `None` hangs.
+struct Scripted {
+    token: [u8; 32],
+    asked: AtomicUsize,
+    script: Script,
+}
+
+impl Handler for Scripted {
+    fn handle(&self, conn: &Conn, body: Bytes) -> Reply {
+        if conn.peer().protocol == Protocol::Boot {
+            assert_eq!(&body[..], PUBLIC_STATUS);
+            let waiting_for = vec!["n3".parse().expect("a name")];
+            return Reply::Inline(wire::encode(&PublicStatus { phase: Phase::Locked, have: 1, need: 2, waiting_for }));
+        }
+        let envelope: Envelope = wire::decode(&body).expect("the client sends whole messages");
+        let number = self.asked.fetch_add(1, Ordering::SeqCst);
+        if envelope.token.hash() != self.token {
+            let denied: Answer = Err(WireError::new(Code::Denied, "the token is not of this cluster"));
+            return Reply::Inline(wire::encode(&denied));
+        }
+        match (self.script)(number, envelope.request) {
+            Some(answer) => Reply::Inline(wire::encode(&answer)),
+            None => Reply::later(std::future::pending()),
+        }
+    }
+}
+
+struct Cluster {
+    nodes: Vec<(Node, Arc<Scripted>)>,
+    token: Token,
+    file: ClusterFile,
+}
+
+impl Cluster {
+    fn start(scripts: Vec<Script>) -> Self {
+        let token = Token::random();
+        let start = |script| {
+            let script = Scripted { token: token.hash(), asked: AtomicUsize::new(0), script };
+            let script = Arc::new(script);
+            (Node::serving(script.clone()), script)
+        };
+        let nodes: Vec<_> = scripts.into_iter().map(start).collect();
+        let entry = |(number, (node, _)): (usize, &(Node, Arc<Scripted>))| ClusterNode {
+            name: format!("n{}", number + 1).parse().expect("a name"),
+            id: quorate_shares::ids::NodeId(number as u64 + 1),
+            addresses: vec![node.address.to_string()],
+            key: node.op.public(),
+            boot_key: node.boot.public(),
+        };
+        let file = ClusterFile { cluster: ClusterId([1; 16]), nodes: nodes.iter().enumerate().map(entry).collect() };
+        Self { nodes, token, file }
+    }
+
+    async fn client(&self, options: Options) -> Client {
+        Client::connect(self.file.clone(), self.token.duplicate(), options).await.expect("the file is right")
+    }
+
+    fn asked(&self, node: usize) -> usize {
+        self.nodes[node].1.asked.load(Ordering::SeqCst)
+    }
+}
+
+/// A stand-in for encryption: the tests are about who is asked.
+fn serve(_: usize, request: Request) -> Option<Answer> {
+    Some(Ok(match request {
+        Request::Encrypt { plaintext, .. } => Response::Ciphertext(String::from_utf8_lossy(plaintext.expose()).into()),
+        Request::Decrypt { ciphertext, .. } => Response::Plaintext(Plaintext::new(ciphertext).expect("short")),
+        Request::Echo(bytes) => Response::Echo(bytes),
+        other => panic!("{other:?}"),
+    }))
+}
+
+fn refuse(code: Code) -> Script {
+    Box::new(move |_, _| Some(Err(WireError::new(code, "as the test wants it"))))
+}
+
+fn impatient() -> Options {
+    Options { patience: Duration::ZERO, deadline: LONG, ..Options::default() }
+}
+
+fn failed_nodes(error: &Error) -> Vec<&str> {
+    let mut names: Vec<_> = error.failures.iter().map(|failure| failure.node.as_str()).collect();
+    names.sort_unstable();
+    names
+}
+
+#[tokio::test]
+async fn any_node_that_serves_answers_and_is_kept() {
+    let cluster = Cluster::start(vec![refuse(Code::NotServing), Box::new(serve), refuse(Code::NoQuorum)]);
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let note = seen.clone();
+    let options =
+        Options { on_failure: Some(Arc::new(move |failure| note.lock().push(failure.node.clone()))), ..impatient() };
+    let client = cluster.client(options).await;
+    let key = "k".parse().expect("a name");
+    for _ in 0..10 {
+        let text = client.encrypt(&key, &Context::empty(), b"hello").await.expect("n2 serves");
+        assert_eq!(client.decrypt(&text, &Context::empty()).await.expect("n2 serves").expose(), b"hello");
+    }
+    assert_eq!(cluster.asked(1), 20);
+    assert!(cluster.asked(0) <= 1 && cluster.asked(2) <= 1, "the one that answered is asked again");
+    assert!(seen.lock().iter().all(|name| name != "n2"));
+}
+
+#[tokio::test]
+async fn a_node_that_is_gone_or_locked_is_passed_over_and_named() {
+    let mut cluster = Cluster::start(vec![Box::new(serve), Box::new(serve), Box::new(serve)]);
+    let locked = quorate_client::identity::server_config(&cluster.nodes[0].0.boot, None, &[Protocol::Boot]);
+    cluster.nodes[0].0.endpoint.set_server_config(Some(locked));
+    let gone = std::net::UdpSocket::bind("127.0.0.1:0").expect("a free port");
+    cluster.file.nodes[1].addresses = vec![gone.local_addr().expect("bound").to_string()];
+    let begin = Instant::now();
+    let client = cluster.client(impatient()).await;
+    assert_eq!(client.echo(b"x").await.expect("n3 serves"), b"x");
+    assert!(begin.elapsed() < Duration::from_secs(3), "a silent node is not waited for: {:?}", begin.elapsed());
+
+    let stranded = Options { node: Some("n1".to_owned()), ..impatient() };
+    let error = cluster.client(stranded).await.echo(b"x").await.expect_err("n1 is locked");
+    assert_eq!((error.code(), failed_nodes(&error)), (Code::Locked, vec!["n1"]));
+    let error = cluster.client(Options { node: Some("n2".to_owned()), ..impatient() }).await.echo(b"x").await;
+    assert_eq!(error.expect_err("n2 is gone").code(), Code::Unreachable);
+}
+
+#[tokio::test]
+async fn another_identity_is_refused_and_said_whose_it_is() {
+    let mut cluster = Cluster::start(vec![Box::new(serve), Box::new(serve)]);
+    let swapped = cluster.file.nodes[1].addresses.clone();
+    cluster.file.nodes[0].addresses = swapped;
+    let only = |node: &str| Options { node: Some(node.to_owned()), ..impatient() };
+    let error = cluster.client(only("n1")).await.echo(b"x").await.expect_err("n2 answers there");
+    assert_eq!(error.code(), Code::Identity);
+    assert!(error.to_string().contains("has the identity of n2, expected n1"), "{error}");
+
+    cluster.file.nodes[0].addresses = vec![cluster.nodes[0].0.address.to_string()];
+    cluster.file.nodes[0].key = PublicKey([9; 32]);
+    let error = cluster.client(only("n1")).await.echo(b"x").await.expect_err("the file names another key");
+    assert_eq!(error.code(), Code::Identity);
+    let presented = cluster.nodes[0].0.op.public();
+    assert!(error.to_string().contains(&format!("an unknown identity ({presented}), expected n1")), "{error}");
+    assert_eq!(cluster.asked(0) + cluster.asked(1), 0, "no token went to a node with another identity");
+}
+
+#[tokio::test]
+async fn a_node_by_address_must_be_one_of_the_cluster() {
+    let mut cluster = Cluster::start(vec![Box::new(serve), Box::new(serve)]);
+    let second = cluster.nodes[1].0.address.to_string();
+    let by_address = Options { node: Some(second.clone()), ..impatient() };
+    assert_eq!(cluster.client(by_address.clone()).await.echo(b"x").await.expect("n2 in the file"), b"x");
+    cluster.file.nodes[1].addresses = vec!["192.0.2.1:1".to_owned()];
+    assert_eq!(cluster.client(by_address.clone()).await.echo(b"x").await.expect("its key is in the file"), b"x");
+    assert_eq!((cluster.asked(0), cluster.asked(1)), (0, 2));
+    cluster.file.nodes.pop();
+    let error = cluster.client(by_address).await.echo(b"x").await.expect_err("no longer in the file");
+    assert_eq!(error.code(), Code::Identity);
+    let unknown = Options { node: Some("n7".to_owned()), ..impatient() };
+    let error = Client::connect(cluster.file.clone(), Token::random(), unknown).await.expect_err("no such node");
+    assert_eq!(error.code(), Code::NotFound);
+}
+
+#[tokio::test]
+async fn what_every_node_would_refuse_is_refused_once() {
+    for code in [Code::NotFound, Code::Conflict, Code::BadCiphertext, Code::BadRequest, Code::Denied] {
+        let cluster = Cluster::start(vec![refuse(code), refuse(code), refuse(code)]);
+        let error = cluster.client(Options::default()).await.echo(b"x").await.expect_err("refused");
+        assert_eq!(error.code(), code);
+        assert_eq!((0..3).map(|node| cluster.asked(node)).sum::<usize>(), 1);
+    }
+    let cluster = Cluster::start(vec![Box::new(serve)]);
+    let stranger = Client::connect(cluster.file.clone(), Token::random(), impatient()).await.expect("a right file");
+    assert_eq!(stranger.echo(b"x").await.expect_err("another token").code(), Code::Denied);
+    let key = "k".parse().expect("a name");
+    let client = cluster.client(impatient()).await;
+    let error = client.encrypt(&key, &Context::empty(), &[0; 70_000]).await.expect_err("too large");
+    assert_eq!((error.code(), cluster.asked(0)), (Code::TooLarge, 1));
+}
+
+#[tokio::test]
+async fn a_change_is_repeated_under_the_same_request_id_and_never_at_two_nodes_at_once() {
+    let ids = Arc::new(Mutex::new(Vec::new()));
+    let script = |ids: Arc<Mutex<Vec<[u8; 16]>>>| -> Script {
+        Box::new(move |_, request| {
+            let Request::CreateKey { request_id, name, tags } = request else { panic!("another request") };
+            let mut ids = ids.lock();
+            ids.push(request_id);
+            if ids.len() < 3 {
+                return Some(Err(WireError::new(Code::NoQuorum, "the leader changed")));
+            }
+            let uid = quorate_shares::ids::KeyUid([1; 16]);
+            Some(Ok(Response::Key(wire::KeyInfo { name, uid, created_ms: 0, tags, versions: Vec::new() })))
+        })
+    };
+    let cluster = Cluster::start(vec![script(ids.clone()), script(ids.clone())]);
+    let key = "k".parse().expect("a name");
+    let options = Options { deadline: LONG, ..Options::default() };
+    let made = cluster.client(options).await.create_key(&key, BTreeMap::new()).await.expect("the third time");
+    assert_eq!(made.name, key);
+    let ids = ids.lock();
+    assert_eq!(ids.len(), 3);
+    assert!(ids.iter().all(|id| *id == ids[0]));
+
+    let cluster = Cluster::start(vec![Box::new(|_, _| None), Box::new(|_, _| None)]);
+    let options = Options { deadline: Duration::from_millis(900), ..Options::default() };
+    let error = cluster.client(options).await.create_key(&key, BTreeMap::new()).await.expect_err("nobody answers");
+    assert_eq!(error.code(), Code::Deadline);
+    assert_eq!(cluster.asked(0) + cluster.asked(1), 1);
+}
+
+#[tokio::test]
+async fn a_slow_node_does_not_make_a_slow_client() {
+    let cluster = Cluster::start(vec![Box::new(|_, _| None), Box::new(serve), Box::new(|_, _| None)]);
+    let begin = Instant::now();
+    let client = cluster.client(impatient()).await;
+    for _ in 0..5 {
+        client.echo(b"x").await.expect("n2 answers");
+    }
+    assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+    assert!(cluster.asked(0) <= 1 && cluster.asked(2) <= 1);
+}
+
+#[tokio::test]
+async fn while_nobody_serves_the_client_goes_on_for_its_patience() {
+    let recovering = || -> Script {
+        let begin = Instant::now();
+        Box::new(move |number, request| match begin.elapsed() < Duration::from_secs(1) {
+            true => Some(Err(WireError::new(Code::NotServing, "no lease"))),
+            false => serve(number, request),
+        })
+    };
+    let cluster = Cluster::start(vec![recovering(), recovering()]);
+    let error = cluster.client(impatient()).await.echo(b"x").await.expect_err("no patience");
+    assert_eq!((error.code(), failed_nodes(&error)), (Code::NotServing, vec!["n1", "n2"]));
+    assert!(error.to_string().starts_with("no node answers: n"), "{error}");
+    cluster.client(Options::default()).await.echo(b"x").await.expect("an election is sat out");
+}
+
+#[tokio::test]
+async fn a_connection_that_died_unnoticed_is_made_anew() {
+    let cluster = Cluster::start(vec![Box::new(serve)]);
+    let client = cluster.client(impatient()).await;
+    client.echo(b"x").await.expect("answered");
+    cluster.nodes[0].0.accepted().await.close(quorate_client::conn::close::SHUTDOWN, "restart");
+    client.echo(b"x").await.expect("answered over a new connection");
+}
+
+#[tokio::test]
+async fn lists_are_read_page_by_page() {
+    let page = |_: usize, request: Request| -> Option<Answer> {
+        let Request::ListKeys { after, .. } = request else { panic!("another request") };
+        let first = after.map_or(0, |name| name.as_str()[1..].parse::<u32>().expect("our own name") + 1);
+        let key = |number| wire::KeySummary {
+            name: format!("k{number:04}").parse().expect("a name"),
+            uid: quorate_shares::ids::KeyUid([0; 16]),
+            created_ms: 0,
+            newest: quorate_client::KeyVersion(1),
+            tags: BTreeMap::new(),
+        };
+        let keys: Vec<_> = (first..2500).take(1000).map(key).collect();
+        Some(Ok(Response::Keys { more: keys.len() == 1000, keys }))
+    };
+    let cluster = Cluster::start(vec![Box::new(page)]);
+    let keys = cluster.client(impatient()).await.list_keys().await.expect("three pages");
+    assert_eq!((keys.len(), cluster.asked(0)), (2500, 3));
+    let cluster = Cluster::start(vec![Box::new(|_, _| Some(Ok(Response::Keys { keys: Vec::new(), more: true })))]);
+    let keys = cluster.client(impatient()).await.list_keys().await.expect("a page that does not advance is the last");
+    assert!(keys.is_empty());
+}
+
+#[tokio::test]
+async fn a_survey_needs_no_token() {
+    let mut cluster = Cluster::start(vec![Box::new(serve), Box::new(serve)]);
+    cluster.file.nodes[1].boot_key = PublicKey([3; 32]);
+    let answers = survey(&cluster.file, LONG).await;
+    let first = answers[0].1.as_ref().expect("n1 answers");
+    assert_eq!(first.to_string(), "locked: have 1 of 2, waiting for n3");
+    assert_eq!(answers[1].1.as_ref().expect_err("another key").code, Code::Identity);
+    assert_eq!(cluster.asked(0), 0);
+}
