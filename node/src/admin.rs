@@ -187,12 +187,9 @@ fn text(invitation: &Invitation) -> Result<String, WireError> {
 
 /// Begins to join the founders that an invitation names, or goes on if it is the same invitation.
 async fn join(node: &Arc<Node>, invitation: &str) -> Result<(), WireError> {
-    let invitation: Invitation = invitation
-        .trim()
-        .parse()
-        .map_err(|error: crate::invitation::InvitationError| {
-            WireError::new(Code::BadRequest, error.to_string()).hint(error.hint())
-        })?;
+    let invitation: Invitation = invitation.trim().parse().map_err(|error: crate::invitation::InvitationError| {
+        WireError::new(Code::BadRequest, error.to_string()).hint(error.hint())
+    })?;
     let key = invitation.key();
     if node.has_vault() {
         let same = node.with_vault(|vault| match vault.founding.as_ref().map(|founding| &founding.role) {

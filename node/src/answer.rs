@@ -65,7 +65,7 @@ async fn answer(
         PeerRequest::Propose(command) => propose(&replica(node)?, from, *command).await,
         PeerRequest::Change(change) => {
             let replica = replica(node)?;
-            let leadership = replica.leadership().borrow().clone();
+            let leadership = *replica.leadership().borrow();
             if !leadership.am_leader {
                 return Err(Refusal::NotLeader(leadership.leader));
             }

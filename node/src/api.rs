@@ -13,8 +13,8 @@ use std::time::Duration;
 use quorate_client::conn::{Lane, Reply};
 use quorate_client::error::Code;
 use quorate_client::wire::{
-    self, Answer, DATA_KEY_BYTES_MAX, Envelope, KEYS_PAGE_MAX, KeyInfo, KeySummary, Plaintext, Request, Response, TAG_BYTES_MAX,
-    TAGS_MAX, Token, VersionInfo, WireError,
+    self, Answer, DATA_KEY_BYTES_MAX, Envelope, KEYS_PAGE_MAX, KeyInfo, KeySummary, Plaintext, Request, Response,
+    TAG_BYTES_MAX, TAGS_MAX, Token, VersionInfo, WireError,
 };
 use quorate_raft::Replica;
 use quorate_raft::state::{Key, State};
@@ -121,12 +121,10 @@ async fn work(node: &Arc<Node>, replica: &Replica, request: Request) -> Answer {
             change(node, replica, KeyChange::Rotate { request: request_id, name, expect }).await
         }
         Request::ListKeys { after, limit } => Ok(replica.read(|state| list_keys(state, after.as_ref(), limit))),
-        Request::ShowKey { name } => {
-            find(node, replica, |state| state.key_by_name(&name).map(key_info))
-                .await
-                .map(Response::Key)
-                .ok_or_else(|| deal::unknown_key(&name))
-        }
+        Request::ShowKey { name } => find(node, replica, |state| state.key_by_name(&name).map(key_info))
+            .await
+            .map(Response::Key)
+            .ok_or_else(|| deal::unknown_key(&name)),
         Request::Status | Request::ListNodes | Request::NodeStatus { .. } | Request::Export => {
             Err(WireError::new(Code::Internal, "a status request reached the keys"))
         }
@@ -135,13 +133,20 @@ async fn work(node: &Arc<Node>, replica: &Replica, request: Request) -> Answer {
 
 // -- encryption
 
-async fn encrypt(node: &Arc<Node>, replica: &Replica, name: KeyName, context: &Context, plaintext: &Plaintext) -> Answer {
+async fn encrypt(
+    node: &Arc<Node>,
+    replica: &Replica,
+    name: KeyName,
+    context: &Context,
+    plaintext: &Plaintext,
+) -> Answer {
     let (slot, version) = newest(node, replica, &name).await?;
     let root = root(node, replica, slot).await?;
     let header = CiphertextHeader { kind: Kind::Message, suite: Suite::ChaCha20Poly1305, name, version };
     let sealed = envelope::seal(&root, header, context, plaintext.expose(), &mut random::system());
     let ciphertext = sealed.map_err(|error| {
-        WireError::new(Code::TooLarge, error.to_string()).hint("encrypt larger data under a data key (`quorate datakey`)")
+        WireError::new(Code::TooLarge, error.to_string())
+            .hint("encrypt larger data under a data key (`quorate datakey`)")
     })?;
     Ok(Response::Ciphertext(ciphertext.to_text()))
 }
@@ -244,7 +249,7 @@ fn unavailable(node: &Node, error: &LoadError) -> WireError {
 /// Carries a change to the leader, wherever that is, and reads the answer back from this node's own state.
 async fn change(node: &Arc<Node>, replica: &Replica, change: KeyChange) -> Answer {
     let name = change.name().clone();
-    let leadership = replica.leadership().borrow().clone();
+    let leadership = *replica.leadership().borrow();
     if leadership.am_leader {
         let (node, replica) = (Arc::clone(node), replica.clone());
         // On a task of its own: a key that is half made must be finished even when the client goes away.
@@ -273,7 +278,8 @@ async fn change(node: &Arc<Node>, replica: &Replica, change: KeyChange) -> Answe
 fn check_tags(tags: &BTreeMap<String, String>) -> Result<(), WireError> {
     let long = |text: &String| text.len() > TAG_BYTES_MAX;
     if tags.len() > TAGS_MAX || tags.iter().any(|(name, value)| name.is_empty() || long(name) || long(value)) {
-        let message = format!("a key has at most {TAGS_MAX} tags, each name and value of at most {TAG_BYTES_MAX} bytes");
+        let message =
+            format!("a key has at most {TAGS_MAX} tags, each name and value of at most {TAG_BYTES_MAX} bytes");
         return Err(WireError::new(Code::TooLarge, message));
     }
     Ok(())
@@ -285,7 +291,13 @@ fn key_info(key: &Key) -> KeyInfo {
         created_ms: version.created_ms,
         ready: version.ready,
     });
-    KeyInfo { name: key.name.clone(), uid: key.uid, created_ms: key.created_ms, tags: key.tags.clone(), versions: versions.collect() }
+    KeyInfo {
+        name: key.name.clone(),
+        uid: key.uid,
+        created_ms: key.created_ms,
+        tags: key.tags.clone(),
+        versions: versions.collect(),
+    }
 }
 
 fn list_keys(state: &State, after: Option<&KeyName>, limit: u32) -> Response {

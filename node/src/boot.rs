@@ -74,7 +74,9 @@ impl BootError {
         match self {
             Self::DataDir(error) => error.hint(),
             Self::Vault(error) => error.hint(),
-            Self::Listen { .. } => "another process may use the port: stop it, or give this node another --listen address",
+            Self::Listen { .. } => {
+                "another process may use the port: stop it, or give this node another --listen address"
+            }
             Self::Socket { .. } => "check that the directory exists and can be written, or give another --socket path",
             Self::Unlock(error) => error.hint(),
             Self::Replica(_) => "the message names what is damaged; if the disk is sound, restore the named files",
@@ -143,7 +145,7 @@ async fn live(node: &Arc<Node>) -> Result<(), BootError> {
     node.enter(Phase::Open);
     node.keep_sessions();
     tokio::spawn(members::run(Arc::clone(node), replica.clone()));
-    tokio::spawn(confirm::watch(Arc::clone(node), replica.clone()));
+    tokio::spawn(confirm::watch(Arc::clone(node)));
     tokio::spawn(report_lock(Arc::clone(node), replica.clone()));
     tokio::spawn(erase_old_lock_keys(Arc::clone(node)));
     tokio::spawn(follow_storage(Arc::clone(node), replica.clone()));
@@ -199,9 +201,8 @@ pub async fn open_replica(node: &Arc<Node>) -> Result<Replica, String> {
     let own = node.own().ok_or("the bundle is not open")?;
     let mut keys = own.bundle.storage_keys.iter().rev();
     let newest = keys.next().ok_or("the bundle holds no storage key")?;
-    let keys = keys.fold(StorageKeys::new(newest.number, &newest.key), |all, older| {
-        all.with_older(older.number, &older.key)
-    });
+    let keys =
+        keys.fold(StorageKeys::new(newest.number, &newest.key), |all, older| all.with_older(older.number, &older.key));
     let timing = &node.config.timing;
     let options = Options {
         node: node.id(),
@@ -234,7 +235,7 @@ async fn report_lock(node: Arc<Node>, replica: Replica) {
         let known = replica.read(|state| state.locks.get(&node.id()).map(|lock| lock.generation));
         if let Some(report) = report.filter(|report| known != Some(report.generation)) {
             let command = Command::new(wall_ms(), Change::ReportLock(report));
-            let leadership = replica.leadership().borrow().clone();
+            let leadership = *replica.leadership().borrow();
             let outcome = match leadership.leader {
                 Some(_) if leadership.am_leader => replica.propose(command).await.map(drop).map_err(|e| e.to_string()),
                 Some(leader) => ask_to_propose(&node, leader, command).await,

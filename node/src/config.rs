@@ -39,9 +39,6 @@ pub struct Flags {
     /// TOML file with the same settings
     #[arg(long, env = "QUORATE_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Throw the replicated state away and fetch it again from the peers, keeping the log and the vote
-    #[arg(long)]
-    pub rebuild_state: bool,
 }
 
 /// The TOML file, every setting optional, unknown ones refused.
@@ -138,8 +135,6 @@ pub struct Config {
     pub socket: PathBuf,
     /// Where secrets are kept.
     pub secret_memory: SecretMemory,
-    /// Rebuild the replicated state from the peers.
-    pub rebuild_state: bool,
     /// How long things take.
     pub timing: Timing,
 }
@@ -219,7 +214,6 @@ impl Config {
             name,
             socket,
             secret_memory: file.secret_memory.unwrap_or_default(),
-            rebuild_state: flags.rebuild_state,
             timing: file.timing,
         })
     }

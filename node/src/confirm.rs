@@ -59,19 +59,19 @@ pub async fn run(node: Arc<Node>, replica: Replica) {
                 RETRY
             }
         };
-        node.settle_phase(&replica);
+        node.settle_phase();
         // A new leader is worth asking at once.
         let _ = timeout(pause, leadership.changed()).await;
     }
 }
 
 /// Follows the lease: leaves Serving the moment it ends, and wipes every key a little later. Never returns.
-pub async fn watch(node: Arc<Node>, replica: Replica) {
+pub async fn watch(node: Arc<Node>) {
     let wipe_after = node.config.timing.wipe_after_ms;
     let mut wiped = true;
     loop {
         sleep(WATCH).await;
-        node.settle_phase(&replica);
+        node.settle_phase();
         match node.lease.lost_for_ms() {
             Some(lost) if lost >= wipe_after && !wiped => {
                 node.forget_keys();
@@ -92,7 +92,7 @@ pub async fn watch(node: Arc<Node>, replica: Replica) {
 pub async fn renew(node: &Node, replica: &Replica) -> Result<(), NoLease> {
     let length = node.config.timing.lease();
     let sent_ms = boot_ms();
-    let leadership = replica.leadership().borrow().clone();
+    let leadership = *replica.leadership().borrow();
     let index = if leadership.am_leader {
         timeout(length, replica.read_index()).await.ok().and_then(Result::ok).ok_or(NoLease::NoQuorum)?
     } else {

@@ -146,7 +146,11 @@ impl OpenDealer {
 }
 
 /// Waits until t holders have opened and checked their shares.
-async fn wait_ready(replica: &Replica, (uid, version): (KeyUid, KeyVersion), deadline: Instant) -> Result<(), WireError> {
+async fn wait_ready(
+    replica: &Replica,
+    (uid, version): (KeyUid, KeyVersion),
+    deadline: Instant,
+) -> Result<(), WireError> {
     let mut changes = replica.changes();
     loop {
         changes.borrow_and_update();
@@ -154,8 +158,11 @@ async fn wait_ready(replica: &Replica, (uid, version): (KeyUid, KeyVersion), dea
             return Ok(());
         }
         if timeout_at(deadline, changes.changed()).await.is_err() {
-            return Err(WireError::new(Code::NoQuorum, "the key is made, but too few holders have checked their shares")
-                .hint("it becomes usable as soon as they have; `quorate status` shows who is missing"));
+            return Err(WireError::new(
+                Code::NoQuorum,
+                "the key is made, but too few holders have checked their shares",
+            )
+            .hint("it becomes usable as soon as they have; `quorate status` shows who is missing"));
         }
     }
 }

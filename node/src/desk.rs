@@ -9,7 +9,7 @@ use crate::invitation::{Invitation, InvitationKey, Inviter, JoinCode, JoinReply,
 use crate::layout::Address;
 use crate::random;
 use crate::vault::{
-    FirstFounder, Founding, FoundingStep, FounderKeys, OpenInvitation, Role, Roster, RosterLogId, RosterMember,
+    FirstFounder, FounderKeys, Founding, FoundingStep, OpenInvitation, Role, Roster, RosterLogId, RosterMember,
     Standing, Vault,
 };
 
@@ -88,7 +88,8 @@ pub fn register(
     }
     invitation.bound = Some(tls_key);
     // In the order in which they prove their invitations, the first founder being 1.
-    let node = known.unwrap_or_else(|| NodeId(first.so_far.iter().map(|founder| founder.node.0).max().unwrap_or(0) + 1));
+    let node =
+        known.unwrap_or_else(|| NodeId(first.so_far.iter().map(|founder| founder.node.0).max().unwrap_or(0) + 1));
     let founder = FounderKeys {
         node,
         boot_pk: tls_key,

@@ -30,7 +30,7 @@ use crate::locking;
 use crate::node::{Founding, Node};
 use crate::peer::{PeerReply, PeerRequest};
 use crate::random;
-use crate::vault::{FirstFounder, FoundingStep, FounderKeys, Invited, Role, Roster, RosterLogId};
+use crate::vault::{FirstFounder, FounderKeys, FoundingStep, Invited, Role, Roster, RosterLogId};
 
 /// The first founder's id.
 pub const FIRST: NodeId = NodeId(1);
@@ -187,7 +187,9 @@ async fn ask_first_founder(node: &Arc<Node>) -> Result<Option<Terms>, FoundError
             return Ok(None);
         }
         JoinCode::Used => "the invitation was used by another node; each invitation is for one node",
-        JoinCode::Expired => "the invitation has expired; repeat `quorate cluster init` on the first node for a new one",
+        JoinCode::Expired => {
+            "the invitation has expired; repeat `quorate cluster init` on the first node for a new one"
+        }
         JoinCode::Unknown => {
             "the first node does not know this invitation: it was replaced, or belongs to another cluster"
         }
@@ -338,7 +340,11 @@ async fn announce(node: &Arc<Node>, terms: &Terms, replica: &Replica) {
         terms.roster.members.iter().map(|member| member.node).filter(|node| !locked.contains(node)).collect();
     let started = node.with_vault(|vault| desk::view(vault).map(|(_, first)| first.step)).flatten();
     if !missing.is_empty() && started != Some(FoundingStep::Starting) {
-        progress(node, "waiting for the locks of the other founders", missing.iter().map(|&id| node.name_of(id)).collect());
+        progress(
+            node,
+            "waiting for the locks of the other founders",
+            missing.iter().map(|&id| node.name_of(id)).collect(),
+        );
         return;
     }
     progress(node, "starting the cluster", Vec::new());
@@ -372,7 +378,7 @@ async fn start(node: &Arc<Node>, terms: &Terms, replica: &Replica) -> Result<(),
         .flatten()
         .ok_or("the book is closed")?;
     let command = Command::new(wall_ms(), Change::Found(found));
-    let leadership = replica.leadership().borrow().clone();
+    let leadership = *replica.leadership().borrow();
     if leadership.am_leader {
         return match replica.propose(command).await {
             Ok(Outcome::Founded) => Ok(()),

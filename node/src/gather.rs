@@ -26,6 +26,7 @@ use crate::holder::{Facts, HoldError};
 use crate::keyring::Slot;
 use crate::node::Node;
 use crate::peer::{self, PeerReply, PeerRequest, Refusal, SealedShare, SharesRequest, VERSIONS_MAX};
+use crate::phase::{Door, admits};
 use crate::random;
 
 /// After this the peers that were not asked at first are asked too.
@@ -88,11 +89,8 @@ pub async fn load(node: Arc<Node>, replica: Replica, (uid, version): Slot) -> Re
         }
         Err(error) => warn!(%uid, %version, %error, "own share does not open; asking more peers"),
     }
-    let request = PeerRequest::Shares(SharesRequest {
-        epoch,
-        versions: vec![(uid, version)],
-        request: random::bytes(),
-    });
+    let request =
+        PeerRequest::Shares(SharesRequest { epoch, versions: vec![(uid, version)], request: random::bytes() });
     while !quorum.progress().reached() {
         if !ask_all(&node, &mut quorum, &request, deadline).await && Instant::now() + AGAIN >= deadline {
             let progress = quorum.progress();
@@ -177,8 +175,11 @@ pub fn answer(
     if request.versions.len() > VERSIONS_MAX {
         return PeerReply::Refused(Refusal::TooMany);
     }
-    if !node.lease.is_valid() {
+    if !admits(node.phase(), Door::Shares) || !node.lease.is_valid() {
         return PeerReply::Refused(Refusal::NoLease);
+    }
+    if !node.rates.shares.admits(from, request.versions.len()) {
+        return PeerReply::Refused(Refusal::Busy);
     }
     let entitled = replica.read(|state| {
         state.active().is_some_and(|active| active.epoch == request.epoch) && state.x_of(request.epoch, from).is_some()

@@ -71,13 +71,7 @@ impl Holder {
     ///
     /// # Errors
     /// [`HoldError::NoRecord`] if this replica does not have it; storage errors.
-    pub fn facts(
-        &self,
-        replica: &Replica,
-        epoch: Epoch,
-        uid: KeyUid,
-        version: KeyVersion,
-    ) -> Result<Facts, HoldError> {
+    pub fn facts(&self, replica: &Replica, epoch: Epoch, uid: KeyUid, version: KeyVersion) -> Result<Facts, HoldError> {
         let known = replica.read(|state| {
             let kcv = state.version(uid, version).map(|version| version.kcv)?;
             Some((kcv, state.committee(epoch)?))
@@ -107,11 +101,8 @@ impl Holder {
         let header = BatchHeader::parse(&bytes.ok_or(HoldError::NoRecord(facts.record.epoch))?)?;
         let seat = facts.committee.holder(self.node).ok_or(ShareError::NotAHolder(self.node))?;
         let generation = seat.member.generation;
-        let (_, seed) = self
-            .keys
-            .iter()
-            .find(|(known, _)| *known == generation)
-            .ok_or(HoldError::NoShareKey(generation))?;
+        let (_, seed) =
+            self.keys.iter().find(|(known, _)| *known == generation).ok_or(HoldError::NoShareKey(generation))?;
         let batch = Arc::new(BatchOpener::open(&header, &facts.committee, self.node, generation, seed)?);
         let mut batches = self.batches.lock();
         if batches.len() >= BATCHES_MAX {

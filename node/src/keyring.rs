@@ -122,8 +122,10 @@ impl Keyring {
             // Under the write lock, so a wipe is either seen here or clears what is inserted here.
             if self.wipes.load(Ordering::Acquire) == wipes {
                 if roots.len() >= ROOTS_MAX {
-                    let idlest =
-                        roots.iter().min_by_key(|(_, entry)| entry.used_ms.load(Ordering::Relaxed)).map(|(&slot, _)| slot);
+                    let idlest = roots
+                        .iter()
+                        .min_by_key(|(_, entry)| entry.used_ms.load(Ordering::Relaxed))
+                        .map(|(&slot, _)| slot);
                     idlest.and_then(|slot| roots.remove(&slot));
                 }
                 roots.insert(slot, Entry { root: Arc::clone(root), made_ms: now, used_ms: AtomicU64::new(now) });

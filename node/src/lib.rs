@@ -27,6 +27,7 @@ pub mod directory;
 pub mod link;
 pub mod listen;
 pub mod peer;
+pub mod rate;
 pub mod session;
 
 pub mod confirm;

@@ -182,7 +182,9 @@ impl Handler for PeerDoor {
             }
             PeerRequest::Hello(_) => refuse(Refusal::NotAMember),
             _ if !self.admitted.load(Ordering::Acquire) => refuse(Refusal::NoHello),
-            request => Reply::later(async move { peer::encode(&answer::peer(&node, from, &conn, request, &body).await) }),
+            request => {
+                Reply::later(async move { peer::encode(&answer::peer(&node, from, &conn, request, &body).await) })
+            }
         }
     }
 

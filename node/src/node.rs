@@ -17,8 +17,8 @@ use tokio::sync::watch;
 use tracing::{error, warn};
 
 use crate::clock::wall_ms;
-use crate::confirm::{self, NoLease};
 use crate::config::Config;
+use crate::confirm::{self, NoLease};
 use crate::deal::OpenDealer;
 use crate::disk::DataDir;
 use crate::holder::Holder;
@@ -27,6 +27,7 @@ use crate::lease::Lease;
 use crate::peer::{Hello, Refusal, Report};
 use crate::phase::Phase;
 use crate::random;
+use crate::rate::Rates;
 use crate::session::Sessions;
 use crate::vault::{Roster, Vault, VaultError, VaultFile};
 
@@ -64,6 +65,8 @@ pub struct Node {
     pub boot_nonce: [u8; 32],
     /// Sessions with peers.
     pub sessions: Sessions,
+    /// How much each peer may ask for.
+    pub rates: Rates,
     /// The right to serve.
     pub lease: Lease,
     /// Why there is no lease.
@@ -117,6 +120,7 @@ impl Node {
             endpoint,
             boot_nonce: random::bytes(),
             sessions: Sessions::default(),
+            rates: Rates::default(),
             lease: Lease::default(),
             lease_trouble: Mutex::default(),
             catch_up: tokio::sync::Mutex::default(),
@@ -264,7 +268,9 @@ impl Node {
     pub fn pin(&self, place: &PinPlace) -> Result<Vec<u8>, String> {
         match place {
             PinPlace::Inline(pin) => Ok(pin.clone()),
-            PinPlace::File(path) => std::fs::read(path).map_err(|error| format!("the pin at {path} is missing: {error}")),
+            PinPlace::File(path) => {
+                std::fs::read(path).map_err(|error| format!("the pin at {path} is missing: {error}"))
+            }
             PinPlace::Credential(name) => {
                 let dir = std::env::var("CREDENTIALS_DIRECTORY")
                     .map_err(|_| format!("the pin is the systemd credential {name}, and no credentials were passed"))?;
@@ -327,7 +333,7 @@ impl Node {
     }
 
     /// Moves between Open and Serving, as the lease says.
-    pub fn settle_phase(&self, _replica: &Replica) {
+    pub fn settle_phase(&self) {
         match (self.phase(), self.lease.is_valid()) {
             (Phase::Open, true) => self.enter(Phase::Serving),
             (Phase::Serving, false) => self.enter(Phase::Open),

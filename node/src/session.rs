@@ -199,7 +199,7 @@ pub async fn admit(node: &Arc<Node>, conn: &Conn, hello: &Hello) -> Result<Arc<S
         node.alarm("duplicate_session", hello.node, format!("{message}: is a copy of its disk running?"));
         return Err(Refusal::DuplicateSession);
     }
-    node.sessions.note_flushed(hello.node, hello.flushed.clone()).inspect_err(|_| {
+    node.sessions.note_flushed(hello.node, hello.flushed).inspect_err(|_| {
         let message = format!("the storage of {} went back in time", node.name_of(hello.node));
         node.alarm("storage_went_back", hello.node, message);
     })?;

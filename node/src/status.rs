@@ -7,7 +7,9 @@ use futures::future::join_all;
 use quorate_client::cluster_file::{ClusterFile, ClusterNode};
 use quorate_client::conn::{Conn, Lane, close};
 use quorate_client::identity::{Protocol, PublicKey};
-use quorate_client::wire::{self, Alarm, NodeInfo, NodeState, Operation, PUBLIC_STATUS, Phase, PublicStatus, Role, Status};
+use quorate_client::wire::{
+    self, Alarm, NodeInfo, NodeState, Operation, PUBLIC_STATUS, Phase, PublicStatus, Role, Status,
+};
 use quorate_raft::Replica;
 use quorate_raft::state::State;
 use quorate_shares::ids::{Epoch, NodeId, NodeName};

@@ -179,6 +179,9 @@ async fn decide(node: &Arc<Node>, conn: &Conn, request: &LockOpenRequest) -> Res
     if member.is_none_or(|member| member.standing.denied) {
         return Err(LockOpenCode::Denied);
     }
+    if !node.rates.lock_open.admits(request.from, 1) {
+        return Err(LockOpenCode::Busy);
+    }
     let held = node.with_vault(|vault| {
         let held = vault.held_for(request.from)?;
         Some((held.last_gen, held.key(request.key_number).map(|key| key.seed.duplicate())))
@@ -204,11 +207,7 @@ async fn decide(node: &Arc<Node>, conn: &Conn, request: &LockOpenRequest) -> Res
 }
 
 fn roster_position(roster: &Roster) -> RosterPosition {
-    RosterPosition {
-        term: roster.log_id.term,
-        leader: NodeId(roster.log_id.leader),
-        index: roster.log_id.index,
-    }
+    RosterPosition { term: roster.log_id.term, leader: NodeId(roster.log_id.leader), index: roster.log_id.index }
 }
 
 /// Pieces needed of a lock among `peers` when `threshold` shares open a key: u = t - 1.
