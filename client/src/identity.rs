@@ -307,6 +307,10 @@ const IDLE_MAX: Duration = Duration::from_secs(10);
 /// Small enough that two lost packets do not make a quiet connection look dead.
 const KEEP_ALIVE: Duration = Duration::from_secs(3);
 
+/// What the round trip is taken for until one was measured. A third of a second, as QUIC would have it, makes the first
+/// packet to a node that is just starting be sent again after a whole second; on a slow link this one costs a spare packet.
+const INITIAL_RTT: Duration = Duration::from_millis(50);
+
 fn transport() -> quinn::TransportConfig {
     let mut transport = quinn::TransportConfig::default();
     transport
@@ -316,7 +320,8 @@ fn transport() -> quinn::TransportConfig {
         .receive_window(CONNECTION_WINDOW_BYTES.into())
         .datagram_receive_buffer_size(None)
         .max_idle_timeout(Some(IDLE_MAX.try_into().expect("ten seconds fit QUIC's milliseconds")))
-        .keep_alive_interval(Some(KEEP_ALIVE));
+        .keep_alive_interval(Some(KEEP_ALIVE))
+        .initial_rtt(INITIAL_RTT);
     transport
 }
 
