@@ -194,25 +194,27 @@ def sealing(t, n, recovery):
     header += bytes([recovery]) + (encapsulate(0xFF, 0, 0, recovery_pk) if recovery else b'')
 
     check = kcv(K, CLUSTER, UID, VERSION)
+    def record(index, shares, lie=b''):
+        out = b'QSH1' + batch + u32(index) + u64(epoch) + UID + u32(VERSION) + bytes([t, n])
+        for x, y in shares.items():
+            commitment = share_commitment(batch, epoch, UID, VERSION, t, n, x, y + lie)
+            out += commitment + seal_share(keks[x], index, epoch, UID, VERSION, t, n, x, commitment, check, y)
+        out += bytes([recovery])
+        if recovery:
+            out += seal_share(keks[0xFF], index, epoch, UID, VERSION, t, n, 0xFF, bytes(16), check, K)
+        return out.hex()
     records = []
     for index in (0, 258):
         rows = [fixed(f'coefficient {d} {index} {tag}') for d in range(1, t)]
         shares = split(K, rows, range(1, n + 1))
         assert all(combine({x: shares[x] for x in some}) == K for some in itertools.combinations(shares, t))
-        record = b'QSH1' + batch + u32(index) + u64(epoch) + UID + u32(VERSION) + bytes([t, n])
-        for x, y in shares.items():
-            commitment = share_commitment(batch, epoch, UID, VERSION, t, n, x, y)
-            record += commitment + seal_share(keks[x], index, epoch, UID, VERSION, t, n, x, commitment, check, y)
-        record += bytes([recovery])
-        if recovery:
-            record += seal_share(keks[0xFF], index, epoch, UID, VERSION, t, n, 0xFF, bytes(16), check, K)
-        records.append({'index': index, 'shares': [y.hex() for y in shares.values()], 'record': record.hex()})
+        records.append({'index': index, 'shares': [y.hex() for y in shares.values()], 'record': record(index, shares)})
     return {'t': t, 'n': n, 'epoch': epoch, 'dealer': dealer, 'batch_id': batch.hex(),
             'holders': [{'node': node, 'skgen': skgen, 'seed': seed.hex(), 'pk_sha256': sha256(pk).hex()}
                         for (_, node, skgen, pk), seed in zip(holders, seeds)],
             'recovery_seed': recovery_seed.hex() if recovery else None, 'committee_hash': chash.hex(),
             'randomness': randomness, 'header': header.hex(), 'keks': {x: k.hex() for x, k in keks.items()},
-            'kcv': check.hex(), 'records': records}
+            'kcv': check.hex(), 'records': records, 'lying_record': record(3, shares, b'not the share')}
 
 
 # ---- FORMATS 4: locks

@@ -214,6 +214,9 @@ fn committees_batches_and_records() {
                 let share = opener.open_share(parsed, &identity, &kcv).unwrap();
                 assert!(share.same_as(&secret(&record["shares"][usize::from(place.x) - 1])));
             }
+            // Well sealed, but with commitments to other shares: only a check after the opening notices.
+            let lying = ShareRecord::parse(&bytes(&case["lying_record"])).unwrap();
+            assert_eq!(opener.open_share(&lying, &identity, &kcv).err(), Some(ShareError::Commitment));
         }
     }
 }
