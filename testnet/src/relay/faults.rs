@@ -1,0 +1,181 @@
+//! What happens to a datagram: cut off, lost, doubled, delayed, overtaken.
+//!
+//! The dice are seeded. Real processes do not send in the same order twice, so a seed replays the sequence of fates and
+//! not a whole run; it is printed all the same, since a sequence often is what made a run fail.
+
+use std::collections::HashSet;
+use std::ops::RangeInclusive;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// Who sends or receives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Party {
+    /// A node, by its place among the routes.
+    Node(usize),
+    /// Anybody else.
+    Client,
+}
+
+/// How bad the network is for everybody.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Weather {
+    /// Share of datagrams that are lost, 0 to 1.
+    pub loss: f64,
+    /// Share that arrive twice, 0 to 1.
+    pub duplicate: f64,
+    /// How long each takes. A wide range lets datagrams overtake each other.
+    pub delay: RangeInclusive<Duration>,
+}
+
+impl Default for Weather {
+    /// Fine weather: nothing is lost and nothing takes time.
+    fn default() -> Self {
+        Self { loss: 0.0, duplicate: 0.0, delay: Duration::ZERO..=Duration::ZERO }
+    }
+}
+
+/// A name that no node has.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("there is no node {0}")]
+pub struct NoSuchNode(pub String);
+
+/// The faults of one relay; clones are handles to the same ones.
+#[derive(Clone)]
+pub struct Faults {
+    names: Arc<Vec<String>>,
+    state: Arc<Mutex<State>>,
+}
+
+struct State {
+    cut: HashSet<(Party, Party)>,
+    weather: Weather,
+    dice: Dice,
+}
+
+impl Faults {
+    pub(super) fn new(names: Vec<String>) -> Self {
+        let state = State { cut: HashSet::new(), weather: Weather::default(), dice: Dice(0) };
+        Self { names: Arc::new(names), state: Arc::new(Mutex::new(state)) }
+    }
+
+    /// Cuts a node off from all other nodes, in both directions. Clients still reach it, so that a test can see what a
+    /// node without a quorum answers.
+    ///
+    /// # Errors
+    /// [`NoSuchNode`].
+    pub fn cut(&self, node: &str) -> Result<(), NoSuchNode> {
+        let node = self.party(node)?;
+        let others = (0..self.names.len()).map(Party::Node).filter(|other| *other != node);
+        let both_ways: Vec<_> = others.flat_map(|other| [(node, other), (other, node)]).collect();
+        self.state().cut.extend(both_ways);
+        Ok(())
+    }
+
+    /// Cuts two nodes off from each other.
+    ///
+    /// # Errors
+    /// [`NoSuchNode`].
+    pub fn cut_pair(&self, one: &str, other: &str) -> Result<(), NoSuchNode> {
+        let (one, other) = (self.party(one)?, self.party(other)?);
+        self.state().cut.extend([(one, other), (other, one)]);
+        Ok(())
+    }
+
+    /// Loses what one node sends to another, but not what comes back.
+    ///
+    /// # Errors
+    /// [`NoSuchNode`].
+    pub fn cut_one_way(&self, from: &str, to: &str) -> Result<(), NoSuchNode> {
+        let way = (self.party(from)?, self.party(to)?);
+        self.state().cut.insert(way);
+        Ok(())
+    }
+
+    /// Cuts a node off from everybody who is not a node.
+    ///
+    /// # Errors
+    /// [`NoSuchNode`].
+    pub fn cut_from_clients(&self, node: &str) -> Result<(), NoSuchNode> {
+        let node = self.party(node)?;
+        self.state().cut.extend([(node, Party::Client), (Party::Client, node)]);
+        Ok(())
+    }
+
+    /// Ends every cut. The weather stays.
+    pub fn heal(&self) {
+        self.state().cut.clear();
+    }
+
+    /// Sets the weather, and the dice to `seed`.
+    pub fn set_weather(&self, weather: Weather, seed: u64) {
+        let mut state = self.state();
+        (state.weather, state.dice) = (weather, Dice(seed));
+    }
+
+    /// Decides about one datagram: after which delays it arrives, none if it is lost.
+    pub(super) fn fate(&self, from: Party, to: Party) -> Vec<Duration> {
+        let mut state = self.state();
+        let State { cut, weather, dice } = &mut *state;
+        if cut.contains(&(from, to)) || dice.roll() < weather.loss {
+            return Vec::new();
+        }
+        let copies = if dice.roll() < weather.duplicate { 2 } else { 1 };
+        let (least, most) = (*weather.delay.start(), *weather.delay.end());
+        (0..copies).map(|_| least + most.saturating_sub(least).mul_f64(dice.roll())).collect()
+    }
+
+    fn party(&self, name: &str) -> Result<Party, NoSuchNode> {
+        let place = self.names.iter().position(|known| known == name);
+        place.map(Party::Node).ok_or_else(|| NoSuchNode(name.to_owned()))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing in here panics half-way, so a poisoned lock holds a whole state.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// SplitMix64 (Steele, Lea and Flood 2014): small, and the seed is all of its state.
+struct Dice(u64);
+
+impl Dice {
+    /// From 0 inclusive to 1 exclusive.
+    fn roll(&mut self) -> f64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((mixed ^ mixed >> 31) >> 11) as f64 / (1u64 << 53) as f64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seed_repeats_its_fates() {
+        let weather = Weather { loss: 0.3, duplicate: 0.3, delay: Duration::from_millis(1)..=Duration::from_millis(9) };
+        let fates = |seed| {
+            let faults = Faults::new(vec!["n1".to_owned(), "n2".to_owned()]);
+            faults.set_weather(weather.clone(), seed);
+            (0..200).map(|_| faults.fate(Party::Node(0), Party::Node(1))).collect::<Vec<_>>()
+        };
+        assert_eq!(fates(7), fates(7));
+        assert_ne!(fates(7), fates(8));
+        let lost = fates(7).iter().filter(|fate| fate.is_empty()).count();
+        assert!((20..120).contains(&lost), "{lost} of 200 lost");
+        assert!(fates(7).iter().flatten().all(|delay| weather.delay.contains(delay)));
+    }
+
+    #[test]
+    fn one_way_is_one_way() {
+        let faults = Faults::new(vec!["n1".to_owned(), "n2".to_owned()]);
+        faults.cut_one_way("n1", "n2").expect("they exist");
+        assert!(faults.fate(Party::Node(0), Party::Node(1)).is_empty());
+        assert_eq!(faults.fate(Party::Node(1), Party::Node(0)), [Duration::ZERO]);
+        faults.cut_from_clients("n1").expect("it exists");
+        assert!(faults.fate(Party::Client, Party::Node(0)).is_empty());
+        assert_eq!(faults.fate(Party::Client, Party::Node(1)), [Duration::ZERO]);
+    }
+}
