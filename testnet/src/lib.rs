@@ -1,1 +1,24 @@
-//! A Quorate cluster on one machine.
+//! A Quorate cluster on one machine: real daemons on loopback, and everything that may happen to them.
+//!
+//! For the demo, for people who want to try Quorate, and for the tests: a [`Cluster`] founds itself through the real
+//! command line, its nodes die by signal, its network breaks in the [`relay`], and its disks are stolen with [`steal`]. The
+//! thief then runs the real opening code over what it got, as far as it gets. Nothing here is a fake: what is
+//! promised about `quorated` is shown on `quorated`.
+
+pub mod cluster;
+
+pub mod binaries;
+pub mod directory;
+mod founding;
+pub mod procs;
+pub mod relay;
+pub mod status;
+pub mod steal;
+pub mod tool;
+
+pub mod error;
+pub mod wait;
+
+pub use cluster::{Builder, Cluster};
+pub use error::Error;
+pub use wait::wait_until;

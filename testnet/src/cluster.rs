@@ -1,0 +1,284 @@
+//! A cluster: daemons behind a relay, in one directory.
+
+mod builder;
+mod network;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use quorate_client::wire::{LocalStatus, Phase};
+use tempfile::TempDir;
+
+use crate::binaries::Binaries;
+use crate::directory::{Directory, Manifest, NodeEntry};
+use crate::error::Error;
+use crate::procs::{Lifetime, Process};
+use crate::status::local_status;
+use crate::steal;
+use crate::tool::Tool;
+use crate::wait::wait_until;
+
+pub use builder::Builder;
+use network::Network;
+pub use network::run_relay;
+
+/// How long anything may take that should take a second or two. Generous, since tests share a machine.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a daemon may take to end in good order.
+const TERM_PATIENCE: Duration = Duration::from_secs(15);
+/// How much of a dead daemon's log is shown.
+const LOG_LINES_SHOWN: usize = 20;
+
+/// A cluster on this machine.
+pub struct Cluster {
+    directory: Directory,
+    manifest: Manifest,
+    processes: Vec<Option<Process>>,
+    network: Network,
+    binaries: Binaries,
+    lifetime: Lifetime,
+    /// Dropped last: the daemons have ended by then.
+    _temporary: Option<TempDir>,
+}
+
+impl Cluster {
+    /// Three nodes in a directory that vanishes with the cluster.
+    pub fn builder() -> Builder {
+        Builder::new()
+    }
+
+    /// Takes up the cluster that was left running, or lies still, in `path`.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn attach(path: &Path) -> Result<Self, Error> {
+        let directory = Directory::at(path)?;
+        let manifest = directory.existing_manifest()?;
+        let process = |node: &NodeEntry| Process::attach(node.pid?, &directory.node(&node.name));
+        let processes = manifest.nodes.iter().map(process).collect();
+        let relay = manifest.relay_pid.and_then(|pid| Process::attach(pid, directory.path()));
+        Ok(Self {
+            processes,
+            network: Network::Elsewhere(relay),
+            binaries: Binaries::find()?,
+            lifetime: Lifetime::Detached,
+            _temporary: None,
+            directory,
+            manifest,
+        })
+    }
+
+    /// Where everything lies.
+    pub fn directory(&self) -> &Directory {
+        &self.directory
+    }
+
+    /// The names of the nodes.
+    pub fn names(&self) -> Vec<String> {
+        self.manifest.nodes.iter().map(|node| node.name.clone()).collect()
+    }
+
+    /// Starts a node, unless it runs.
+    ///
+    /// # Errors
+    /// If there is no such node, or it does not open its socket.
+    pub fn start(&mut self, name: &str) -> Result<(), Error> {
+        let place = self.manifest.place(name)?;
+        if self.is_running(name)? {
+            return Ok(());
+        }
+        let node = &self.manifest.nodes[place];
+        let (data, socket) = (self.directory.node(name), self.directory.socket(name));
+        let mut command = clean(Command::new(&self.binaries.quorated));
+        command.arg("--data").arg(&data).arg("--socket").arg(&socket);
+        command.args(["--listen", &node.listen.to_string(), "--advertise", &node.advertise.to_string()]);
+        command.args(["--name", name]);
+        let config = self.directory.config(name);
+        if config.exists() {
+            command.arg("--config").arg(config);
+        }
+        let started = Process::start(command, &data, &self.directory.log(name), self.lifetime);
+        let process = started.map_err(Error::io(format!("start {name}")))?;
+        self.manifest.nodes[place].pid = Some(process.pid());
+        self.processes[place] = Some(process);
+        self.directory.write_manifest(&self.manifest)?;
+        self.watch(name, "its socket", |cluster| local_status(&cluster.directory.socket(name)).ok())?;
+        Ok(())
+    }
+
+    /// Starts the relay, if it is a process of its own, and every node that does not run.
+    ///
+    /// # Errors
+    /// As [`Cluster::start`].
+    pub fn start_all(&mut self) -> Result<(), Error> {
+        self.start_detached_relay()?;
+        self.names().iter().try_for_each(|name| self.start(name))
+    }
+
+    /// Kills a node without warning.
+    ///
+    /// # Errors
+    /// If there is no such node, or it does not go.
+    pub fn kill(&mut self, name: &str) -> Result<(), Error> {
+        match &mut self.processes[self.manifest.place(name)?] {
+            Some(process) => process.kill().map_err(Error::io(format!("kill {name}"))),
+            None => Ok(()),
+        }
+    }
+
+    /// Ends a node in good order.
+    ///
+    /// # Errors
+    /// If there is no such node, or it does not end.
+    pub fn terminate(&mut self, name: &str) -> Result<(), Error> {
+        match &mut self.processes[self.manifest.place(name)?] {
+            Some(process) => process.terminate(TERM_PATIENCE).map_err(Error::io(format!("end {name}"))),
+            None => Ok(()),
+        }
+    }
+
+    /// Ends every node, and a relay that is a process of its own.
+    ///
+    /// # Errors
+    /// If something does not end.
+    pub fn terminate_all(&mut self) -> Result<(), Error> {
+        self.names().iter().try_for_each(|name| self.terminate(name))?;
+        self.end_detached_relay()
+    }
+
+    /// Whether a node's process runs.
+    ///
+    /// # Errors
+    /// If there is no such node.
+    pub fn is_running(&mut self, name: &str) -> Result<bool, Error> {
+        let place = self.manifest.place(name)?;
+        Ok(self.processes[place].as_mut().is_some_and(Process::is_alive))
+    }
+
+    /// A node's process, to be paused and resumed.
+    ///
+    /// # Errors
+    /// If there is no such node.
+    pub fn process(&self, name: &str) -> Result<Option<&Process>, Error> {
+        Ok(self.processes[self.manifest.place(name)?].as_ref())
+    }
+
+    /// Copies the disks of several nodes at one instant, each to `destination/NAME`.
+    ///
+    /// # Errors
+    /// If there is no such node, or the copy fails.
+    pub fn steal(&self, names: &[&str], destination: &Path) -> Result<Vec<PathBuf>, Error> {
+        self.at_one_instant(names, || {
+            let copies = names.iter().map(|name| {
+                let (disk, copy) = (self.directory.node(name), destination.join(name));
+                steal::copy(&disk, &copy).map(|()| copy).map_err(Error::io(format!("steal {name}")))
+            });
+            copies.collect()
+        })
+    }
+
+    /// Copies the disk of one node to `destination`.
+    ///
+    /// # Errors
+    /// As [`Cluster::steal`].
+    pub fn steal_one(&self, name: &str, destination: &Path) -> Result<(), Error> {
+        self.at_one_instant(&[name], || {
+            steal::copy(&self.directory.node(name), destination).map_err(Error::io(format!("steal {name}")))
+        })
+    }
+
+    /// How a node is, by its local socket.
+    ///
+    /// # Errors
+    /// If it does not answer.
+    pub fn status(&self, name: &str) -> Result<LocalStatus, Error> {
+        self.manifest.place(name)?;
+        local_status(&self.directory.socket(name)).map_err(Error::io(format!("ask {name}")))
+    }
+
+    /// Waits until each of these nodes serves.
+    ///
+    /// # Errors
+    /// [`Error::NotInTime`], or [`Error::Ended`] if one ends instead.
+    pub fn wait_serving(&mut self, names: &[&str]) -> Result<(), Error> {
+        names.iter().try_for_each(|name| self.wait_phase(name, Phase::Serving).map(|_| ()))
+    }
+
+    /// Waits until every node serves.
+    ///
+    /// # Errors
+    /// As [`Cluster::wait_serving`].
+    pub fn wait_all_serving(&mut self) -> Result<(), Error> {
+        let names = self.names();
+        self.wait_serving(&names.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    /// Waits until a node is in `phase`.
+    ///
+    /// # Errors
+    /// [`Error::NotInTime`], or [`Error::Ended`] if it ends instead.
+    pub fn wait_phase(&mut self, name: &str, phase: Phase) -> Result<LocalStatus, Error> {
+        self.watch(name, phase.as_str(), |cluster| {
+            cluster.status(name).ok().filter(|status| status.public.phase == phase)
+        })
+    }
+
+    /// The real command line, with the client file and the token of this cluster.
+    pub fn quorate<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Command {
+        let mut command = clean(Command::new(&self.binaries.quorate));
+        command.args(args).env("QUORATE_CLUSTER", self.directory.client_file());
+        command.env("QUORATE_TOKEN_FILE", self.directory.token());
+        command
+    }
+
+    /// Runs the real command line with `input` on stdin, and returns what it writes to stdout.
+    ///
+    /// # Errors
+    /// [`Error::Command`] with what it says.
+    pub fn run<'a>(&self, args: impl IntoIterator<Item = &'a str>, input: &[u8]) -> Result<Vec<u8>, Error> {
+        Tool::start(self.quorate(args), input)?.success(PATIENCE)
+    }
+
+    /// Holds the processes of several nodes still meanwhile.
+    fn at_one_instant<T>(&self, names: &[&str], act: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+        let processes = names.iter().map(|name| self.process(name)).collect::<Result<Vec<_>, _>>()?;
+        // A node that has ended cannot be paused, and its disk holds still by itself.
+        let running = processes.into_iter().flatten();
+        let paused: Vec<_> = running.filter(|process| process.pause().is_ok()).collect();
+        let result = act();
+        for process in paused {
+            process.resume().map_err(Error::io("let a paused node go on"))?;
+        }
+        result
+    }
+
+    /// Probes until something is found, and gives up early if the node ends.
+    fn watch<T>(&mut self, name: &str, what: &str, mut probe: impl FnMut(&mut Self) -> Option<T>) -> Result<T, Error> {
+        let what = format!("{name}: {what}");
+        let found = wait_until(what, PATIENCE, || match self.is_running(name) {
+            Ok(true) => probe(self).map(Ok),
+            Ok(false) => Some(Err(Error::Ended { node: name.to_owned(), log: self.end_of_log(name) })),
+            Err(error) => Some(Err(error)),
+        });
+        found?
+    }
+
+    fn end_of_log(&self, name: &str) -> String {
+        let log = fs::read(self.directory.log(name)).unwrap_or_default();
+        let log = String::from_utf8_lossy(&log);
+        let lines: Vec<_> = log.lines().collect();
+        lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..].join("\n")
+    }
+}
+
+/// Without the settings of whoever runs this, but for how much is logged.
+fn clean(mut command: Command) -> Command {
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("QUORATE") && name != "QUORATE_LOG" {
+            command.env_remove(name);
+        }
+    }
+    command
+}

@@ -1,0 +1,138 @@
+//! How a cluster begins: ports, directories, and who founds it.
+
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::net::{Ipv4Addr, UdpSocket};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
+
+use tempfile::TempDir;
+
+use super::Cluster;
+use super::network::{Network, start_relay};
+use crate::binaries::Binaries;
+use crate::directory::{Directory, Manifest, NodeEntry};
+use crate::error::Error;
+use crate::founding;
+use crate::procs::Lifetime;
+
+/// What a cluster will be like.
+pub struct Builder {
+    directory: Option<PathBuf>,
+    nodes: u8,
+    threshold: Option<u8>,
+    settings: Option<String>,
+    lifetime: Lifetime,
+}
+
+impl Builder {
+    pub(super) fn new() -> Self {
+        Self { directory: None, nodes: 3, threshold: None, settings: None, lifetime: Lifetime::WithUs }
+    }
+
+    /// In `directory` instead of one that is removed in the end.
+    pub fn directory(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.directory = Some(directory.into());
+        self
+    }
+
+    /// How many founders; three unless said otherwise.
+    pub fn nodes(mut self, nodes: u8) -> Self {
+        self.nodes = nodes;
+        self
+    }
+
+    /// Shares needed; the majority unless said otherwise.
+    pub fn threshold(mut self, threshold: u8) -> Self {
+        self.threshold = Some(threshold);
+        self
+    }
+
+    /// The text of each node's configuration file, for shorter timings.
+    pub fn settings(mut self, toml: impl Into<String>) -> Self {
+        self.settings = Some(toml.into());
+        self
+    }
+
+    /// Leaves the processes running when this one ends.
+    pub fn detached(mut self) -> Self {
+        self.lifetime = Lifetime::Detached;
+        self
+    }
+
+    /// Starts the daemons, uninitialised.
+    ///
+    /// # Errors
+    /// If the directory holds a cluster already, or something does not start.
+    pub fn start(self) -> Result<Cluster, Error> {
+        let binaries = Binaries::find()?;
+        let (path, temporary) = match self.directory {
+            Some(path) => (path, None),
+            None => {
+                let temporary = TempDir::with_prefix("quorate-").map_err(Error::io("make a temporary directory"))?;
+                (temporary.path().to_owned(), Some(temporary))
+            }
+        };
+        let directory = Directory::at(&path)?;
+        if directory.manifest()?.is_some() {
+            let reason = "there is a cluster already".to_owned();
+            return Err(Error::Directory { path, reason });
+        }
+        let (entries, fronts) = new_nodes(self.nodes)?;
+        for entry in &entries {
+            let data = directory.node(&entry.name);
+            let made = DirBuilder::new().recursive(true).mode(0o700).create(&data);
+            made.map_err(Error::io(data.display().to_string()))?;
+            if let Some(settings) = &self.settings {
+                let path = directory.config(&entry.name);
+                fs::write(&path, settings).map_err(Error::io(path.display().to_string()))?;
+            }
+        }
+        let manifest = Manifest { relay_pid: None, nodes: entries };
+        directory.write_manifest(&manifest)?;
+        let network = match self.lifetime {
+            Lifetime::WithUs => Network::Here(start_relay(&manifest, fronts)?),
+            Lifetime::Detached => {
+                // The relay's own process binds them again.
+                drop(fronts);
+                Network::Elsewhere(None)
+            }
+        };
+        let processes = manifest.nodes.iter().map(|_| None).collect();
+        let lifetime = self.lifetime;
+        let mut cluster =
+            Cluster { directory, manifest, processes, network, binaries, lifetime, _temporary: temporary };
+        cluster.start_all()?;
+        Ok(cluster)
+    }
+
+    /// Starts the daemons and founds a cluster of them through the real command line.
+    ///
+    /// # Errors
+    /// What does not start, or what the command line says.
+    pub fn found(self) -> Result<Cluster, Error> {
+        let threshold = self.threshold;
+        let mut cluster = self.start()?;
+        match founding::found(&mut cluster, threshold) {
+            Ok(()) => Ok(cluster),
+            Err(error) => {
+                // Why founding failed says more than why a daemon would not end.
+                let _ = cluster.terminate_all();
+                Err(error)
+            }
+        }
+    }
+}
+
+/// Nodes with two free ports each. The relay's stay bound from here on; the nodes' own are free again until they start.
+fn new_nodes(count: u8) -> Result<(Vec<NodeEntry>, Vec<UdpSocket>), Error> {
+    let bind = || UdpSocket::bind((Ipv4Addr::LOCALHOST, 0));
+    let port = |socket: &UdpSocket| socket.local_addr();
+    let sockets = (0..count).map(|_| Ok((bind()?, bind()?))).collect::<io::Result<Vec<_>>>();
+    let sockets = sockets.map_err(Error::io("bind ports"))?;
+    let entries = (1..).zip(&sockets).map(|(number, (front, own))| {
+        Ok(NodeEntry { name: format!("n{number}"), listen: port(own)?, advertise: port(front)?, pid: None })
+    });
+    let entries = entries.collect::<io::Result<_>>().map_err(Error::io("bind ports"))?;
+    Ok((entries, sockets.into_iter().map(|(front, _)| front).collect()))
+}

@@ -1,0 +1,77 @@
+//! What goes wrong when one machine plays a cluster.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::relay::faults::NoSuchNode;
+use crate::wait::NotInTime;
+
+/// Why a cluster on this machine does not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The operating system refused.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was attempted.
+        what: String,
+        /// What it said.
+        source: io::Error,
+    },
+    /// A program that is needed was not built.
+    #[error("the program {0} is not beside this one")]
+    MissingProgram(&'static str),
+    /// A command of the real command line failed.
+    #[error("`{command}` ended with {code}: {stderr}")]
+    Command {
+        /// The command line.
+        command: String,
+        /// Exit code, or what killed it.
+        code: String,
+        /// What it said.
+        stderr: String,
+    },
+    /// A daemon ended by itself.
+    #[error("{node} has ended; the end of its log:\n{log}")]
+    Ended {
+        /// Which one.
+        node: String,
+        /// The last lines that it wrote.
+        log: String,
+    },
+    /// The directory is not one of ours.
+    #[error("{path}: {reason}")]
+    Directory {
+        /// The directory or a file in it.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// There is no such node.
+    #[error(transparent)]
+    NoSuchNode(#[from] NoSuchNode),
+    /// Something took too long.
+    #[error(transparent)]
+    NotInTime(#[from] NotInTime),
+    /// A step of the story did not end as told.
+    #[error("{0}")]
+    Story(String),
+}
+
+impl Error {
+    /// What to do about it, where that is known.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::MissingProgram(_) => {
+                Some("build all programs with `cargo build`, or name them in QUORATED and QUORATE")
+            }
+            Self::Directory { .. } => Some("give another --dir, or remove this one"),
+            Self::Ended { .. } => Some("the whole log is quorated.log in the node's directory"),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let what = what.into();
+        move |source| Self::Io { what, source }
+    }
+}
