@@ -2,7 +2,7 @@
 //!
 //! For the demo, for people who want to try Quorate, and for the tests: a [`Cluster`] founds itself through the real
 //! command line, its nodes die by signal, its network breaks in the [`relay`], and its disks are stolen with [`steal`]. The
-//! thief then runs the real opening code over what it got, as far as it gets. Nothing here is a fake: what is
+//! [`thief`] then runs the real opening code over what it got, as far as it gets. Nothing here is a fake: what is
 //! promised about `quorated` is shown on `quorated`.
 
 pub mod cluster;
@@ -18,6 +18,9 @@ pub mod tool;
 
 pub mod error;
 pub mod wait;
+
+pub mod canary;
+pub mod thief;
 
 pub use cluster::{Builder, Cluster};
 pub use error::Error;

@@ -1,0 +1,138 @@
+//! From open bundles to keys: databases, shares, and enough of them.
+
+use std::collections::BTreeMap;
+
+use quorate_raft::StorageKeys;
+use quorate_raft::offline::{self, OfflineStore};
+use quorate_raft::state::{Key, RecordRef, Version};
+use quorate_shares::ids::{ClusterId, NodeId};
+use quorate_shares::master::{KeyIdentity, MasterKey};
+use quorate_shares::quorum::Quorum;
+use quorate_shares::seal::{BatchHeader, BatchOpener, Committee, ShareRecord};
+use quorate_shares::secret::Secret;
+
+use super::{Loot, OpenDisk, RecoveredKey, field};
+use crate::canary::Canary;
+
+/// Reads every database that opens, and puts together what can be put together from any of them.
+pub(super) fn read(open: &[OpenDisk<'_>], loot: &mut Loot) {
+    for one in open {
+        let label = &one.disk.label;
+        match database(one) {
+            Ok(store) => {
+                let (keys, versions) = (store.state().keys.len(), store.state().live_versions);
+                loot.story.push(format!("{label}: database open: {keys} keys in {versions} versions"));
+                read_keys(&store, one.disk.vault.identity.cluster, open, loot);
+            }
+            Err(reason) => loot.story.push(format!("{label}: the database stays shut: {reason}")),
+        }
+    }
+}
+
+fn database(one: &OpenDisk<'_>) -> Result<OfflineStore, String> {
+    let newest_first = one.bundle.storage_keys.iter().rev();
+    let keys = newest_first.fold(None, |keys: Option<StorageKeys>, key| {
+        Some(match keys {
+            Some(keys) => keys.with_older(key.number, &key.key),
+            None => StorageKeys::new(key.number, &key.key),
+        })
+    });
+    let keys = keys.ok_or("the bundle has no storage key")?;
+    offline::open(&one.disk.path.join("state"), keys).map_err(|error| error.to_string())
+}
+
+fn read_keys(store: &OfflineStore, cluster: ClusterId, open: &[OpenDisk<'_>], loot: &mut Loot) {
+    for key in store.state().keys.values() {
+        if loot.key_names.insert(key.name.clone()) {
+            loot.canaries.extend(Canary::text(format!("the name {}", key.name), key.name.as_str()));
+        }
+        for version in key.versions.values() {
+            let identity = KeyIdentity { cluster, uid: key.uid, version: version.version };
+            if loot.keys.iter().any(|known| known.identity == identity) {
+                continue;
+            }
+            for place in &version.records {
+                match put_together(store, &identity, version, place, open, loot) {
+                    Ok(master) => keep(key, identity, master, loot),
+                    Err(reason) => {
+                        let (name, number, epoch) = (&key.name, version.version, place.epoch);
+                        loot.story.push(format!("key {name} version {number} in epoch {epoch}: {reason}"));
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn keep(key: &Key, identity: KeyIdentity, master: MasterKey, loot: &mut Loot) {
+    loot.story.push(format!("key {} version {}: RECOVERED, its key-check value agrees", key.name, identity.version));
+    loot.keys.push(RecoveredKey { name: key.name.clone(), identity, key: master });
+}
+
+/// Opens the shares of one record with every open bundle, and closes the quorum if there are enough.
+fn put_together(
+    store: &OfflineStore,
+    identity: &KeyIdentity,
+    version: &Version,
+    place: &RecordRef,
+    open: &[OpenDisk<'_>],
+    loot: &mut Loot,
+) -> Result<MasterKey, String> {
+    let record = store.record(identity.uid, identity.version, place.epoch).map_err(|error| error.to_string())?;
+    let record = ShareRecord::parse(&record.ok_or("its record is not there")?).map_err(|error| error.to_string())?;
+    let header = store.batch(record.batch).map_err(|error| error.to_string())?;
+    let header = BatchHeader::parse(&header.ok_or("its batch is not there")?).map_err(|error| error.to_string())?;
+    let committee = store.state().committee(place.epoch).ok_or("its committee is not there")?;
+
+    let mut quorum =
+        Quorum::new(record.clone(), *identity, &committee, version.kcv).map_err(|error| error.to_string())?;
+    let mut shares = BTreeMap::new();
+    for one in open {
+        for (x, share) in own_shares(one, &header, &committee, &record, identity, version) {
+            if shares.insert(x, share.duplicate()).is_none() {
+                loot.shares += 1;
+                let what = format!("share {x} of {} version {}", identity.uid, identity.version);
+                loot.canaries.push(Canary::secret(what, share.expose()));
+                quorum.add(one.disk.node, x, share).map_err(|error| error.to_string())?;
+            }
+        }
+    }
+    let progress = quorum.progress();
+    if !progress.reached() {
+        return Err(format!("{} of {} shares", progress.have, progress.need));
+    }
+    note_key(identity, version, &shares, progress.need, loot)?;
+    quorum.close().map_err(|error| error.to_string())
+}
+
+fn own_shares(
+    one: &OpenDisk<'_>,
+    header: &BatchHeader,
+    committee: &Committee,
+    record: &ShareRecord,
+    identity: &KeyIdentity,
+    version: &Version,
+) -> Vec<(u8, Secret<32>)> {
+    let node: NodeId = one.disk.node;
+    let keys = one.bundle.share_keys.iter();
+    let openers = keys.filter_map(|key| BatchOpener::open(header, committee, node, key.generation, &key.seed).ok());
+    openers.filter_map(|opener| Some((opener.x(), opener.open_share(record, identity, &version.kcv).ok()?))).collect()
+}
+
+/// The real code gives out no key bytes, so the thief combines a second time to know what to look for on other disks.
+fn note_key(
+    identity: &KeyIdentity,
+    version: &Version,
+    shares: &BTreeMap<u8, Secret<32>>,
+    need: usize,
+    loot: &mut Loot,
+) -> Result<(), String> {
+    let chosen: Vec<_> = shares.iter().take(need).map(|(x, share)| (*x, share)).collect();
+    let key = field::combine(&chosen);
+    if !MasterKey::from_secret(key.duplicate()).matches(identity, &version.kcv) {
+        return Err("the shares combine to something else".to_owned());
+    }
+    let what = format!("the key {} version {}", identity.uid, identity.version);
+    loot.canaries.push(Canary::secret(what, key.expose()));
+    Ok(())
+}
