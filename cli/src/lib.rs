@@ -1,1 +1,132 @@
-//! The command line of Quorate.
+//! The command line of Quorate, as a library: [`run`] does all that the command `quorate` does.
+//!
+//! What a command results in goes to `out`, and nothing else; progress, warnings and errors go to `err`. Errors read
+//! `quorate: what went wrong`, then `hint: what to do`, and the exit code says which kind it was ([`exit`]). No secret is
+//! taken from or put into the arguments, where other users could read it, and none is written but the result itself.
+
+mod args;
+mod crypt;
+mod failure;
+mod founding;
+mod keys;
+mod local;
+mod nearest;
+mod nodes;
+mod output;
+mod place;
+mod status;
+
+use std::ffi::OsString;
+use std::io::{Read, Write};
+
+use clap::Parser;
+use clap::error::ErrorKind;
+
+use args::{Cli, ClusterCommand, Command, Common, KeyCommand, NodeCommand};
+use failure::Failure;
+
+/// What exit codes mean.
+pub mod exit {
+    /// Done.
+    pub const DONE: u8 = 0;
+    /// Failed in another way than those below.
+    pub const FAILED: u8 = 1;
+    /// The command line makes no sense.
+    pub const USAGE: u8 = 2;
+    /// No node serves: locked, without a quorum, or not to be reached.
+    pub const NO_QUORUM: u8 = 3;
+    /// The token is missing, unknown, or does not allow this.
+    pub const DENIED: u8 = 4;
+    /// No key or node of that name.
+    pub const NOT_FOUND: u8 = 5;
+    /// The state is not what the command expects.
+    pub const CONFLICT: u8 = 6;
+    /// All works, but an alarm is open (`status` only).
+    pub const ALARM: u8 = 7;
+    /// Interrupted while waiting; what was begun goes on.
+    pub const INTERRUPTED: u8 = 130;
+}
+
+/// The streams of one run, and what every command is told.
+struct Session<'a> {
+    common: Common,
+    input: &'a mut dyn Read,
+    out: &'a mut dyn Write,
+    err: &'a mut dyn Write,
+}
+
+impl Session<'_> {
+    /// A line for people. That nobody reads it is no reason to stop.
+    fn note(&mut self, line: &str) {
+        let _ = writeln!(self.err, "{line}");
+    }
+
+    /// A part of the result.
+    fn result(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        self.out.write_all(bytes).and_then(|()| self.out.flush()).map_err(Failure::output)
+    }
+}
+
+/// Runs one command line, the program's name included, and returns its exit code.
+pub fn run(
+    arguments: impl IntoIterator<Item = OsString>,
+    input: &mut dyn Read,
+    out: &mut dyn Write,
+    err: &mut dyn Write,
+) -> u8 {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error, out, err),
+    };
+    let mut session = Session { common: cli.common, input, out, err };
+    match execute(&mut session, cli.command) {
+        Ok(code) => code,
+        Err(failure) => {
+            session.note(&format!("quorate: {}", failure.message));
+            if let Some(hint) = &failure.hint {
+                session.note(&format!("hint: {hint}"));
+            }
+            failure.exit
+        }
+    }
+}
+
+fn usage(error: &clap::Error, out: &mut dyn Write, err: &mut dyn Write) -> u8 {
+    let text = error.render().to_string();
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            // Nobody reading help is no failure.
+            let _ = out.write_all(text.as_bytes());
+            exit::DONE
+        }
+        _ => {
+            let text = text.strip_prefix("error:").map_or_else(|| text.clone(), |rest| format!("quorate:{rest}"));
+            let _ = err.write_all(text.as_bytes());
+            exit::USAGE
+        }
+    }
+}
+
+fn execute(session: &mut Session<'_>, command: Command) -> Result<u8, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(exit::FAILED, format!("no runtime: {error}")))?;
+    runtime.block_on(async {
+        match command {
+            Command::Cluster(ClusterCommand::Init(options)) => founding::init(session, options).await,
+            Command::Cluster(ClusterCommand::Export(options)) => nodes::export(session, options).await,
+            Command::Node(NodeCommand::Join(options)) => founding::join(session, options).await,
+            Command::Node(NodeCommand::List) => nodes::list(session).await,
+            Command::Node(NodeCommand::Status { name }) => nodes::status(session, name).await,
+            Command::Status => status::status(session).await,
+            Command::Key(KeyCommand::Create(options)) => keys::create(session, options).await,
+            Command::Key(KeyCommand::List) => keys::list(session).await,
+            Command::Key(KeyCommand::Show { name }) => keys::show(session, name).await,
+            Command::Key(KeyCommand::Rotate(options)) => keys::rotate(session, options).await,
+            Command::Encrypt(options) => crypt::encrypt(session, options).await,
+            Command::Decrypt(options) => crypt::decrypt(session, options).await,
+            Command::Datakey(options) => crypt::data_key(session, options).await,
+        }
+    })
+}

@@ -216,7 +216,7 @@ async fn a_change_is_repeated_under_the_same_request_id_and_never_at_two_nodes_a
     let options = Options { deadline: LONG, ..Options::default() };
     let made = cluster.client(options).await.create_key(&key, BTreeMap::new()).await.expect("the third time");
     assert_eq!(made.name, key);
-    let ids = ids.lock();
+    let ids = ids.lock().clone();
     assert_eq!(ids.len(), 3);
     assert!(ids.iter().all(|id| *id == ids[0]));
 

@@ -1,0 +1,255 @@
+//! What may be typed.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use quorate_client::{KeyName, KeyVersion, NodeName};
+
+/// Where the daemon listens for its owner.
+pub(crate) const SOCKET: &str = "/run/quorate/quorated.sock";
+
+/// A threshold-sharded key service that boots alone.
+#[derive(Debug, Parser)]
+#[command(
+    name = "quorate",
+    version,
+    disable_help_subcommand = true,
+    after_help = "Examples:
+  quorate key create billing/cards
+  echo -n 'attack at dawn' | quorate encrypt billing/cards > message.qrt
+  quorate decrypt message.qrt
+
+Exit codes: 0 done, 1 failed, 2 usage, 3 locked or no quorum, 4 denied, 5 not found, 6 conflict, 7 open alarm (status)."
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Common {
+    /// Client file: the cluster and its nodes [default: ~/.config/quorate/cluster.toml]
+    #[arg(long, global = true, value_name = "FILE", env = "QUORATE_CLUSTER", hide_env_values = true)]
+    pub(crate) cluster: Option<PathBuf>,
+    /// File with the token; QUORATE_TOKEN may hold the token itself [default: ~/.config/quorate/token]
+    #[arg(long, global = true, value_name = "FILE", env = "QUORATE_TOKEN_FILE", hide_env_values = true)]
+    pub(crate) token_file: Option<PathBuf>,
+    /// Ask this node alone
+    #[arg(long, global = true, value_name = "NAME|HOST:PORT")]
+    pub(crate) node: Option<String>,
+    /// Local socket of this machine's daemon: init, join, and what is asked of this node itself
+    #[arg(long, global = true, value_name = "FILE", env = "QUORATE_SOCKET", default_value = SOCKET, hide_env_values = true)]
+    pub(crate) socket: PathBuf,
+    /// Form of the result
+    #[arg(long, global = true, value_enum, default_value_t = Format::Text)]
+    pub(crate) output: Format,
+    /// Say which nodes failed
+    #[arg(long, short, global = true)]
+    pub(crate) verbose: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people
+    Text,
+    /// For programs, stable
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Found a cluster, print its client file
+    #[command(subcommand)]
+    Cluster(ClusterCommand),
+    /// Join, list and look at nodes
+    #[command(subcommand)]
+    Node(NodeCommand),
+    /// How the cluster is: exit 0 healthy, 3 locked or no quorum, 7 open alarm
+    #[command(after_help = "Example:\n  quorate status --output json | jq .quorum")]
+    Status,
+    /// Make, list and rotate keys
+    #[command(subcommand)]
+    Key(KeyCommand),
+    /// Encrypt up to 64 KiB into one line of text
+    #[command(after_help = "Examples:
+  echo -n secret | quorate encrypt billing/cards -c customer=4711 > message.qrt
+  quorate encrypt disks/db1 disk.key -o disk.key.qrt")]
+    Encrypt(Encrypt),
+    /// Decrypt what `encrypt` or `datakey` made
+    #[command(after_help = "Examples:
+  quorate decrypt -c customer=4711 message.qrt
+  quorate decrypt disk.key.qrt | cryptsetup open --key-file - /dev/sdb1 data")]
+    Decrypt(Decrypt),
+    /// A fresh key, in plain and encrypted under KEY, for data too large to send
+    #[command(after_help = "Example:\n  quorate datakey billing/cards --output json")]
+    Datakey(Datakey),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ClusterCommand {
+    /// On the first node: found a cluster and print the invitations for the others
+    #[command(after_help = "Example:
+  quorate cluster init --founders 3
+
+Waits until the cluster stands. Ctrl-C stops only the waiting; the same command goes on with it, and prints new
+invitations for the founders that have not joined. The root token is written to --token-file and never shown.")]
+    Init(Init),
+    /// Print the client file, which tells clients where the cluster is
+    #[command(after_help = "Example:\n  quorate cluster export -o cluster.toml")]
+    Export(Export),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Init {
+    /// Nodes to found with, this one included: 3, 4 or 5 as a rule
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=9))]
+    pub(crate) founders: u8,
+    /// Nodes that must be up to use a key, and disks that a thief must have [default: the majority]
+    #[arg(long, value_name = "T")]
+    pub(crate) threshold: Option<u8>,
+    /// Accept a single node: one stolen disk opens everything
+    #[arg(long)]
+    pub(crate) allow_solo: bool,
+    /// Accept two nodes: one lost disk loses every key
+    #[arg(long)]
+    pub(crate) accept_no_redundancy: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Export {
+    /// Write to this file instead
+    #[arg(long, short = 'o', value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
+    /// Ask this machine's daemon through its socket, without client file and token
+    #[arg(long)]
+    pub(crate) local: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum NodeCommand {
+    /// On a new node: join the cluster of an invitation
+    #[command(after_help = "Examples:
+  quorate node join UUpUMQ…
+  ssh n1 cat invitation | quorate node join -
+
+Waits until the node serves. Ctrl-C stops only the waiting.")]
+    Join(Join),
+    /// All nodes
+    #[command(after_help = "Example:\n  quorate node list")]
+    List,
+    /// One node; without NAME this machine's, through its socket
+    #[command(after_help = "Examples:\n  quorate node status n2\n  quorate node status")]
+    Status {
+        /// Its name
+        name: Option<NodeName>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Join {
+    /// As printed by `cluster init`; `-` reads it from standard input, out of sight of other users
+    pub(crate) invitation: String,
+    /// Return as soon as the node has begun
+    #[arg(long)]
+    pub(crate) no_wait: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeyCommand {
+    /// Make a key
+    #[command(after_help = "Example:\n  quorate key create billing/cards --tag owner=billing")]
+    Create(Create),
+    /// All keys
+    #[command(after_help = "Example:\n  quorate key list --output json | jq -r '.[].name'")]
+    List,
+    /// One key and its versions
+    #[command(after_help = "Example:\n  quorate key show billing/cards")]
+    Show {
+        /// Its name
+        name: KeyName,
+    },
+    /// Make a new version; what older ones encrypted stays readable
+    #[command(after_help = "Example:\n  quorate key rotate billing/cards")]
+    Rotate(Rotate),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Create {
+    /// Its name, for ever: a-z 0-9 . _ - /
+    pub(crate) name: KeyName,
+    /// A note for people; may be repeated
+    #[arg(long = "tag", value_name = "NAME=VALUE", value_parser = pair)]
+    pub(crate) tags: Vec<(String, String)>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Rotate {
+    /// The key's name
+    pub(crate) name: KeyName,
+    /// Refuse unless this is the newest version
+    #[arg(long, value_name = "VERSION", value_parser = version)]
+    pub(crate) expect: Option<KeyVersion>,
+}
+
+/// What a ciphertext is bound to.
+#[derive(Debug, Args)]
+pub(crate) struct Bound {
+    /// Context: whoever decrypts must give the same; may be repeated
+    #[arg(short = 'c', long = "context", value_name = "NAME=VALUE", value_parser = pair)]
+    pub(crate) context: Vec<(String, String)>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Encrypt {
+    /// The key's name
+    pub(crate) key: KeyName,
+    #[command(flatten)]
+    pub(crate) bound: Bound,
+    /// What to encrypt [default: standard input]
+    pub(crate) file: Option<PathBuf>,
+    /// Write to this file instead of standard output
+    #[arg(long, short = 'o', value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Decrypt {
+    #[command(flatten)]
+    pub(crate) bound: Bound,
+    /// What to decrypt [default: standard input]
+    pub(crate) file: Option<PathBuf>,
+    /// Write to this file, readable by its owner only, instead of standard output
+    #[arg(long, short = 'o', value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Datakey {
+    /// The key's name
+    pub(crate) key: KeyName,
+    #[command(flatten)]
+    pub(crate) bound: Bound,
+    /// Its length
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) bytes: u16,
+    /// Print only the encrypted form, to be decrypted where it is used
+    #[arg(long)]
+    pub(crate) wrapped_only: bool,
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("expected NAME=VALUE".to_owned()),
+    }
+}
+
+fn version(text: &str) -> Result<KeyVersion, String> {
+    text.parse()
+        .ok()
+        .filter(|version| *version > 0)
+        .map(KeyVersion)
+        .ok_or_else(|| "expected a number from 1".to_owned())
+}

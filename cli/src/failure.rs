@@ -1,0 +1,82 @@
+//! How a command fails: an exit code, what went wrong, what to do.
+
+use quorate_client::cluster_file::ClusterFileError;
+use quorate_client::wire::WireError;
+use quorate_client::{Code, Error};
+
+use crate::exit;
+
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) exit: u8,
+    pub(crate) message: String,
+    pub(crate) hint: Option<String>,
+}
+
+impl Failure {
+    pub(crate) fn new(exit: u8, message: impl Into<String>) -> Self {
+        Self { exit, message: message.into(), hint: None }
+    }
+
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// The result could not be written.
+    pub(crate) fn output(error: std::io::Error) -> Self {
+        Self::new(exit::FAILED, format!("the result cannot be written: {error}"))
+    }
+}
+
+/// The exit code of what a node, or the client, refuses with.
+pub(crate) fn exit_code(code: Code) -> u8 {
+    match code {
+        Code::Locked | Code::NoQuorum | Code::NotServing | Code::KeyUnavailable | Code::Unreachable => exit::NO_QUORUM,
+        Code::Denied => exit::DENIED,
+        Code::NotFound => exit::NOT_FOUND,
+        Code::Conflict => exit::CONFLICT,
+        Code::BadRequest
+        | Code::TooLarge
+        | Code::BadCiphertext
+        | Code::Identity
+        | Code::Protocol
+        | Code::Internal
+        | Code::Storage
+        | Code::Busy
+        | Code::Deadline => exit::FAILED,
+    }
+}
+
+/// What to do, where the node did not say.
+fn usual_hint(code: Code) -> Option<&'static str> {
+    Some(match code {
+        Code::Locked | Code::NoQuorum | Code::NotServing | Code::KeyUnavailable | Code::Unreachable => {
+            "`quorate status` says which nodes are missing; keys can be used again when enough of them are up"
+        }
+        Code::Denied => "check the token: --token-file, QUORATE_TOKEN_FILE, QUORATE_TOKEN",
+        Code::BadCiphertext => "it is damaged, or it was encrypted with another context (-c) or by another cluster",
+        Code::Protocol => "client and cluster differ in version",
+        Code::Busy | Code::Deadline => "try again; -v says which nodes failed",
+        _ => return None,
+    })
+}
+
+impl From<WireError> for Failure {
+    fn from(error: WireError) -> Self {
+        let hint = error.hint.or_else(|| usual_hint(error.code).map(str::to_owned));
+        Self { exit: exit_code(error.code), message: error.message, hint }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        error.error.into()
+    }
+}
+
+impl From<ClusterFileError> for Failure {
+    fn from(error: ClusterFileError) -> Self {
+        Self::new(exit::FAILED, error.to_string())
+    }
+}

@@ -1,0 +1,90 @@
+//! Talking to this machine's daemon through its local socket, which only its owner may open.
+
+use std::io::ErrorKind;
+
+use quorate_client::frame::{self, Kind};
+use quorate_client::wire::{self, AdminProgress, AdminRequest, AdminResponse, LocalStatus, WireError};
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+
+use crate::failure::Failure;
+use crate::{Session, exit};
+
+/// One request, and what comes back.
+pub(crate) struct Conversation {
+    reader: frame::Reader<OwnedReadHalf>,
+    /// Held open: the daemon takes its end for the asker having left.
+    _writer: OwnedWriteHalf,
+}
+
+/// What comes back.
+pub(crate) enum News {
+    /// It goes on.
+    Progress(AdminProgress),
+    /// It is done.
+    Answer(AdminResponse),
+}
+
+impl Conversation {
+    /// Sends the request.
+    pub(crate) async fn begin(session: &Session<'_>, request: &AdminRequest) -> Result<Self, Failure> {
+        let path = &session.common.socket;
+        let stream = UnixStream::connect(path).await.map_err(|error| match error.kind() {
+            ErrorKind::NotFound | ErrorKind::ConnectionRefused => {
+                Failure::new(exit::FAILED, format!("no daemon listens at {}", path.display()))
+                    .hint("start quorated on this machine, or name its socket: --socket FILE, QUORATE_SOCKET")
+            }
+            ErrorKind::PermissionDenied => {
+                Failure::new(exit::DENIED, format!("{} may be opened by the daemon's user only", path.display()))
+                    .hint("run this command as that user")
+            }
+            _ => Failure::new(exit::FAILED, format!("{}: {error}", path.display())),
+        })?;
+        let (reader, mut writer) = stream.into_split();
+        frame::write(&mut writer, Kind::Request, 0, &wire::encode(request)).await.map_err(broken)?;
+        Ok(Self { reader: frame::Reader::new(reader), _writer: writer })
+    }
+
+    /// Waits for the next news.
+    pub(crate) async fn next(&mut self) -> Result<News, Failure> {
+        let frame = self.reader.next().await.map_err(broken)?;
+        let frame = frame.ok_or_else(|| {
+            Failure::new(exit::FAILED, "the daemon ended before it answered").hint("its log says why; then repeat")
+        })?;
+        match frame.kind {
+            Kind::Progress => Ok(News::Progress(wire::decode(&frame.body)?)),
+            Kind::Response => {
+                let answer: Result<AdminResponse, WireError> = wire::decode(&frame.body)?;
+                Ok(News::Answer(answer?))
+            }
+            _ => Err(broken(frame::FrameError::Kind(frame.kind as u8))),
+        }
+    }
+}
+
+/// How this machine's node is.
+pub(crate) async fn status(session: &Session<'_>) -> Result<LocalStatus, Failure> {
+    match answer(session, &AdminRequest::Status).await? {
+        AdminResponse::Status(status) => Ok(*status),
+        _ => Err(unexpected()),
+    }
+}
+
+/// Asks for what needs no waiting.
+pub(crate) async fn answer(session: &Session<'_>, request: &AdminRequest) -> Result<AdminResponse, Failure> {
+    let mut conversation = Conversation::begin(session, request).await?;
+    loop {
+        if let News::Answer(answer) = conversation.next().await? {
+            return Ok(answer);
+        }
+    }
+}
+
+pub(crate) fn unexpected() -> Failure {
+    Failure::new(exit::FAILED, "the daemon answers another question").hint("quorate and quorated differ in version")
+}
+
+fn broken(error: frame::FrameError) -> Failure {
+    Failure::new(exit::FAILED, format!("the daemon does not answer as it should: {error}"))
+        .hint("quorate and quorated differ in version, or the daemon is ending")
+}

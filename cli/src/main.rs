@@ -1,0 +1,13 @@
+//! The command `quorate`: hands the process's streams to the library.
+
+use std::io::{Write, stderr, stdin, stdout};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let (mut input, mut out, mut err) = (stdin().lock(), stdout().lock(), stderr());
+    let code = quorate::run(std::env::args_os(), &mut input, &mut out, &mut err);
+    if out.flush().is_err() && code == 0 {
+        return ExitCode::FAILURE;
+    }
+    ExitCode::from(code)
+}

@@ -1,0 +1,153 @@
+//! Forms of results: tables for people, JSON for programs.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use quorate_client::wire::{KeyInfo, KeySummary, NodeInfo};
+use serde_json::{Value, json};
+
+/// Columns as wide as they need to be, two spaces between.
+pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
+    let mut widths: Vec<usize> = head.iter().map(|cell| cell.chars().count()).collect();
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let line = |cells: Vec<&str>| {
+        let padded: Vec<_> = cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        format!("{}\n", padded.join("  ").trim_end())
+    };
+    let mut text = line(head.to_vec());
+    for row in rows {
+        text += &line(row.iter().map(String::as_str).collect());
+    }
+    text
+}
+
+/// RFC 3339 in UTC, to the second.
+pub(crate) fn time(ms: u64) -> String {
+    let seconds = ms / 1000;
+    let (days, second) = (seconds / 86_400, seconds % 86_400);
+    // Civil date from days since 1970 (Howard Hinnant, chrono-compatible low-level date algorithms).
+    let shifted = days + 719_468;
+    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", second / 3600, second / 60 % 60, second % 60)
+}
+
+/// How long ago, in one unit.
+pub(crate) fn ago(ms: u64) -> String {
+    match ms / 1000 {
+        0..2 => "now".to_owned(),
+        seconds @ 2..120 => format!("{seconds} s ago"),
+        seconds @ 120..7200 => format!("{} min ago", seconds / 60),
+        seconds @ 7200..172_800 => format!("{} h ago", seconds / 3600),
+        seconds => format!("{} days ago", seconds / 86_400),
+    }
+}
+
+/// How long since a moment.
+pub(crate) fn since(ms: u64) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis());
+    ago(u64::try_from(now).unwrap_or(u64::MAX).saturating_sub(ms))
+}
+
+/// What a node said is shown without what could steer a terminal.
+pub(crate) fn plain(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).collect()
+}
+
+pub(crate) fn pretty(value: &Value) -> String {
+    format!("{value:#}\n")
+}
+
+pub(crate) fn key(info: &KeyInfo) -> Value {
+    let version = |version: &quorate_client::wire::VersionInfo| json!({ "version": version.version.0, "created": time(version.created_ms), "ready": version.ready });
+    json!({
+        "name": info.name.as_str(),
+        "uid": info.uid.to_string(),
+        "created": time(info.created_ms),
+        "tags": info.tags,
+        "versions": info.versions.iter().map(version).collect::<Vec<_>>(),
+    })
+}
+
+pub(crate) fn key_summary(key: &KeySummary) -> Value {
+    json!({
+        "name": key.name.as_str(),
+        "uid": key.uid.to_string(),
+        "created": time(key.created_ms),
+        "tags": key.tags,
+        "version": key.newest.0,
+    })
+}
+
+pub(crate) fn node(node: &NodeInfo) -> Value {
+    let state = node.state.as_ref();
+    json!({
+        "name": node.name.as_str(),
+        "id": node.id.0,
+        "addresses": node.addresses,
+        "role": node.role.as_str(),
+        "phase": state.map(|state| state.phase.as_str()),
+        "lag": state.map(|state| state.lag),
+        "epoch": state.map(|state| state.epoch.0),
+        "lock_generation": state.map(|state| state.lock_generation),
+        "last_seen_ms": state.map(|state| state.last_seen_ms),
+    })
+}
+
+/// The table of nodes.
+pub(crate) fn nodes(nodes: &[NodeInfo]) -> String {
+    let row = |node: &NodeInfo| {
+        let known = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
+        let state = node.state.as_ref();
+        vec![
+            node.name.to_string(),
+            node.id.to_string(),
+            plain(&node.addresses.join(",")),
+            node.role.to_string(),
+            known(state.map(|state| state.phase.to_string())),
+            known(state.map(|state| state.lag.to_string())),
+            known(state.map(|state| state.epoch.to_string())),
+            known(state.map(|state| state.lock_generation.to_string())),
+            state.map_or_else(|| "never".to_owned(), |state| ago(state.last_seen_ms)),
+        ]
+    };
+    let head = ["NAME", "ID", "ADDRESS", "ROLE", "PHASE", "LAG", "EPOCH", "LOCK", "LAST SEEN"];
+    table(&head, &nodes.iter().map(row).collect::<Vec<_>>())
+}
+
+/// Tags on one line.
+pub(crate) fn tags(tags: &std::collections::BTreeMap<String, String>) -> String {
+    let pairs: Vec<_> = tags.iter().map(|(name, value)| format!("{}={}", plain(name), plain(value))).collect();
+    if pairs.is_empty() { "-".to_owned() } else { pairs.join(" ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn moments_are_written_as_rfc_3339() {
+        assert_eq!(time(0), "1970-01-01T00:00:00Z");
+        // From coreutils: date -u -d @951827696 and @4102444799.
+        assert_eq!(time(951_827_696_000), "2000-02-29T12:34:56Z");
+        assert_eq!(time(4_102_444_799_999), "2099-12-31T23:59:59Z");
+    }
+
+    #[test]
+    fn a_table_is_as_wide_as_its_cells() {
+        let rows = vec![vec!["a".to_owned(), "x".to_owned()], vec!["long".to_owned(), "y".to_owned()]];
+        assert_eq!(table(&["N", "V"], &rows), "N     V\na     x\nlong  y\n");
+        assert_eq!(ago(1500), "now");
+        assert_eq!(ago(90_000), "90 s ago");
+        assert_eq!(ago(3 * 86_400_000), "3 days ago");
+        assert_eq!(plain("a\x1b[2Jb\n"), "a[2Jb");
+    }
+}

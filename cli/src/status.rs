@@ -1,0 +1,209 @@
+//! `status`: one screen that says whether keys can be used, and if not, why and who is missing.
+
+use std::time::Duration;
+
+use quorate_client::route::survey;
+use quorate_client::wire::{LocalStatus, Phase, PublicStatus, Status, WireError};
+use quorate_client::{ClusterFile, NodeName, Options};
+use serde_json::{Value, json};
+
+use crate::args::{Format, SOCKET};
+use crate::failure::{Failure, exit_code};
+use crate::place::{Cluster, cluster_path};
+use crate::{Session, exit, local, output};
+
+/// How long each node may take to say how far it is.
+const SURVEY_MAX: Duration = Duration::from_secs(2);
+
+/// The cluster's state from a serving node; if none serves, how far each is; without a client file, this machine's node.
+pub(crate) async fn status(session: &mut Session<'_>) -> Result<u8, Failure> {
+    let path = cluster_path(session)?;
+    if !path.exists() && (session.common.socket.exists() || session.common.socket.as_os_str() != SOCKET) {
+        let status = local::status(session).await?;
+        return show_local(session, &status);
+    }
+    // To be told now how it is, and not after it is better.
+    let impatient = Options { patience: Duration::ZERO, ..Options::default() };
+    let cluster = Cluster::open_with(session, impatient).await?;
+    let answer = cluster.client.status().await;
+    let file = cluster.file.clone();
+    cluster.close(session).await;
+    match answer {
+        Ok(status) => show(session, &status),
+        Err(error) if exit_code(error.code()) == exit::NO_QUORUM => {
+            let nodes = survey(&file, SURVEY_MAX).await;
+            show_survey(session, &file, &nodes, &error.to_string())
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// One node as it sees itself.
+pub(crate) fn show_local(session: &mut Session<'_>, status: &LocalStatus) -> Result<u8, Failure> {
+    if let Some(full) = &status.full {
+        return show(session, full);
+    }
+    let public = &status.public;
+    let result = match session.common.output {
+        Format::Json => output::pretty(&json!({
+            "node": status.name.as_ref().map(NodeName::as_str),
+            "cluster": status.cluster.map(|cluster| cluster.to_string()),
+            "phase": public.phase.as_str(),
+            "have": public.have,
+            "need": public.need,
+            "waiting_for": names(&public.waiting_for),
+            "operation": status.operation.as_ref().map(operation),
+            "quorum": false,
+        })),
+        Format::Text => {
+            let name = status.name.as_ref().map_or_else(|| "this node".to_owned(), ToString::to_string);
+            let mut text = format!("{name}: {public}\n");
+            if let Some(cluster) = status.cluster {
+                text += &format!("cluster: {cluster}\n");
+            }
+            if let Some(operation) = &status.operation {
+                text += &operation_line(operation);
+            }
+            text
+        }
+    };
+    session.result(result.as_bytes())?;
+    if public.phase == Phase::Uninitialised {
+        session.note("hint: `quorate cluster init` founds a cluster, `quorate node join INVITATION` joins one");
+    }
+    Ok(exit::NO_QUORUM)
+}
+
+fn show(session: &mut Session<'_>, status: &Status) -> Result<u8, Failure> {
+    let serving = status.quorum && status.phase == Phase::Serving;
+    let result = match session.common.output {
+        Format::Json => output::pretty(&json!({
+            "cluster": status.cluster.to_string(),
+            "quorum": status.quorum,
+            "reason": status.reason,
+            "threshold": status.threshold,
+            "voters": status.voters,
+            "theft_threshold": status.theft_threshold,
+            "epoch": status.epoch.0,
+            "leader": status.leader.as_ref().map(NodeName::as_str),
+            "answered_by": status.node.as_str(),
+            "version": status.version,
+            "phase": status.phase.as_str(),
+            "lease_ms": status.lease_ms,
+            "keys": status.keys,
+            "operation": status.operation.as_ref().map(operation),
+            "waiting_for": names(&status.waiting_for),
+            "alarms": status.alarms.iter().map(alarm).collect::<Vec<_>>(),
+            "nodes": status.nodes.iter().map(output::node).collect::<Vec<_>>(),
+        })),
+        Format::Text => text(status, serving),
+    };
+    session.result(result.as_bytes())?;
+    Ok(match (serving, status.alarms.is_empty()) {
+        (false, _) => exit::NO_QUORUM,
+        (true, false) => exit::ALARM,
+        (true, true) => exit::DONE,
+    })
+}
+
+fn text(status: &Status, serving: bool) -> String {
+    let mut text = String::new();
+    let verdict = match (serving, &status.reason) {
+        (true, _) => "quorate: keys can be used".to_owned(),
+        (false, Some(reason)) => format!("not quorate: {}", output::plain(reason)),
+        (false, None) => format!("not quorate: {} is {}", status.node, status.phase),
+    };
+    text += &format!("{verdict}\n");
+    let waiting = names(&status.waiting_for);
+    if !waiting.is_empty() {
+        text += &format!("waiting for: {}\n", waiting.join(", "));
+    }
+    text += &format!("cluster: {}\n", status.cluster);
+    text += &format!("threshold: {} of {} nodes open a key\n", status.threshold, status.voters);
+    let theft = status.theft_threshold;
+    let weaker = if theft < status.threshold { " until the change under way is over" } else { "" };
+    let disks = if theft == 1 { "1 stolen disk" } else { &format!("{theft} stolen disks") };
+    text += &format!("theft: {disks} of one moment would open them{weaker}\n");
+    text += &format!("epoch: {}\n", status.epoch);
+    let leader = status.leader.as_ref().map_or("none known", NodeName::as_str);
+    text += &format!("leader: {leader}\n");
+    let lease = status.lease_ms.map_or_else(|| "none".to_owned(), |left| format!("{left} ms left"));
+    text += &format!("answered by: {} ({}, lease {lease})\n", status.node, output::plain(&status.version));
+    text += &format!("keys: {}\n", status.keys);
+    if let Some(operation) = &status.operation {
+        text += &operation_line(operation);
+    }
+    for alarm in &status.alarms {
+        let about = alarm.node.as_ref().map(|node| format!(" {node}:")).unwrap_or_default();
+        text += &format!("ALARM{about} {} ({})\n", output::plain(&alarm.message), output::since(alarm.since_ms));
+    }
+    text + "\n" + &output::nodes(&status.nodes)
+}
+
+type Surveyed = (NodeName, Result<PublicStatus, WireError>);
+
+/// No node serves: what each of them says, which anybody may know.
+fn show_survey(session: &mut Session<'_>, file: &ClusterFile, nodes: &[Surveyed], reason: &str) -> Result<u8, Failure> {
+    let result = match session.common.output {
+        Format::Json => {
+            let node = |(name, answer): &Surveyed| match answer {
+                Ok(public) => json!({
+                    "name": name.as_str(),
+                    "phase": public.phase.as_str(),
+                    "have": public.have,
+                    "need": public.need,
+                    "waiting_for": names(&public.waiting_for),
+                }),
+                Err(error) => json!({ "name": name.as_str(), "phase": Value::Null, "error": error.message }),
+            };
+            output::pretty(&json!({
+                "cluster": file.cluster.to_string(),
+                "quorum": false,
+                "reason": reason,
+                "nodes": nodes.iter().map(node).collect::<Vec<_>>(),
+            }))
+        }
+        Format::Text => {
+            let row = |(name, answer): &Surveyed| {
+                let said = match answer {
+                    Ok(public) => public.to_string(),
+                    Err(error) => output::plain(&error.message),
+                };
+                vec![name.to_string(), said]
+            };
+            let rows: Vec<_> = nodes.iter().map(row).collect();
+            let table = output::table(&["NAME", "STATE"], &rows);
+            format!("not quorate: no node serves\ncluster: {}\n\n{table}", file.cluster)
+        }
+    };
+    session.result(result.as_bytes())?;
+    if session.common.verbose {
+        session.note(reason);
+    }
+    Ok(exit::NO_QUORUM)
+}
+
+fn names(names: &[NodeName]) -> Vec<&str> {
+    names.iter().map(NodeName::as_str).collect()
+}
+
+fn operation(operation: &quorate_client::wire::Operation) -> Value {
+    json!({ "name": operation.name, "step": operation.step, "waiting_for": operation.waiting_for })
+}
+
+fn operation_line(operation: &quorate_client::wire::Operation) -> String {
+    let waiting = match &operation.waiting_for[..] {
+        [] => String::new(),
+        names => format!(", waiting for {}", names.join(", ")),
+    };
+    output::plain(&format!("under way: {}: {}{waiting}", operation.name, operation.step)) + "\n"
+}
+
+fn alarm(alarm: &quorate_client::wire::Alarm) -> Value {
+    json!({
+        "code": alarm.code,
+        "message": alarm.message,
+        "node": alarm.node.as_ref().map(NodeName::as_str),
+        "since": output::time(alarm.since_ms),
+    })
+}

@@ -1,0 +1,394 @@
+//! Every command against a node that answers as the test wants it: results, messages and exit codes.
+
+mod kit;
+
+use std::os::unix::fs::PermissionsExt;
+
+use kit::{World, alarm};
+use quorate_client::identity::{Protocol, PublicKey, server_config};
+use quorate_client::wire::{AdminProgress, AdminRequest, AdminResponse, Operation, Phase, WireError};
+use quorate_client::{Code, Token};
+
+fn mode(path: &std::path::Path) -> u32 {
+    std::fs::metadata(path).expect("there").permissions().mode() & 0o777
+}
+
+#[test]
+fn what_is_encrypted_is_decrypted_byte_for_byte() {
+    let world = World::new();
+    assert_eq!(world.run(&["key", "create", "billing/cards"], b"").text(), "created billing/cards, version 1\n");
+    let messages: [&[u8]; 5] = [b"", b"attack at dawn", b"two\nlines\n\n", &[0, 255, 10, 13, 0], &vec![3; 64 << 10]];
+    for message in messages {
+        let sealed = world.run(&["encrypt", "billing/cards", "-c", "b=2", "-c", "a=1=1"], message);
+        assert_eq!(sealed.code, 0, "{}", sealed.err);
+        assert!(sealed.text().ends_with('\n') && sealed.text().lines().count() == 1);
+        let opened = world.run(&["decrypt", "-c", "a=1=1", "-c", "b=2"], &sealed.out);
+        assert_eq!((opened.code, opened.err.as_str()), (0, ""));
+        assert_eq!(opened.out, message);
+    }
+    // By files, and in JSON.
+    std::fs::write(world.path("plain"), "from a file").expect("written");
+    let (plain, sealed, opened) = (world.path("plain"), world.path("sealed"), world.path("opened"));
+    let [plain, sealed_path, opened_path] = [&plain, &sealed, &opened].map(|path| path.to_str().expect("text"));
+    assert_eq!(world.run(&["encrypt", "billing/cards", plain, "-o", sealed_path], b"").out, b"");
+    assert_eq!(world.run(&["decrypt", sealed_path, "-o", opened_path], b"").out, b"");
+    assert_eq!(std::fs::read(&opened).expect("written"), b"from a file");
+    assert_eq!(mode(&opened), 0o600);
+    let json = world.run(&["decrypt", sealed_path, "--output", "json"], b"");
+    assert_eq!(json.text(), "{\"plaintext\":\"ZnJvbSBhIGZpbGU=\"}\n");
+}
+
+#[test]
+fn a_data_key_comes_in_plain_and_wrapped() {
+    let world = World::new();
+    world.run(&["key", "create", "k"], b"");
+    let both = world.run(&["datakey", "k", "--bytes", "3", "-c", "a=1"], b"");
+    let wrapped = both.text().strip_prefix("plaintext: BwcH\nwrapped: ").expect("two lines").to_owned();
+    assert_eq!(world.run(&["decrypt", "-c", "a=1"], wrapped.as_bytes()).out, [7, 7, 7]);
+    assert_eq!(world.run(&["datakey", "k", "--bytes", "3", "-c", "a=1", "--wrapped-only"], b"").text(), wrapped);
+    let json = world.run(&["datakey", "k", "--bytes", "3", "-c", "a=1", "--output", "json"], b"");
+    assert_eq!(json.text(), format!("{{\"plaintext\":\"BwcH\",\"wrapped\":\"{}\"}}\n", wrapped.trim_end()));
+    assert_eq!(world.run(&["datakey", "k", "--bytes", "0"], b"").code, 2);
+}
+
+#[test]
+fn wrong_input_is_refused_with_advice() {
+    let world = World::new();
+    world.run(&["key", "create", "billing/cards"], b"");
+    let sealed = world.run(&["encrypt", "billing/cards", "-c", "a=1"], b"x").out;
+    type Case<'a> = (&'a [&'a str], &'a [u8], u8, &'a str, &'a str);
+    let cases: [Case<'_>; 10] = [
+        (&["decrypt"], &sealed, 1, "the ciphertext does not open", "another context (-c)"),
+        (&["decrypt"], b"hello", 1, "the input is not a ciphertext of Quorate", "qrt1:"),
+        (&["decrypt"], b"", 1, "the input is not a ciphertext of Quorate", "qrt1:"),
+        (&["decrypt", "/nonexistent"], b"", 1, "/nonexistent: No such file", ""),
+        (&["encrypt", "billing/cards"], &[0; (64 << 10) + 1], 1, "the message is larger than 64 KiB", "datakey"),
+        (&["encrypt", "billing/cards", "-c", "a=1", "-c", "a=2"], b"", 2, "-c: ", ""),
+        (&["encrypt", "billing/cards", "-c", "a"], b"", 2, "expected NAME=VALUE", ""),
+        (&["encrypt", "Billing"], b"", 2, "a name has only a-z", ""),
+        (&["encrypt", "billing/crads"], b"x", 5, "no key named billing/crads", "did you mean billing/cards?"),
+        (&["encrypt", "payroll"], b"x", 5, "no key named payroll", "quorate key list"),
+    ];
+    for (arguments, input, code, message, hint) in cases {
+        let run = world.run(arguments, input);
+        assert_eq!(run.code, code, "{arguments:?}: {}", run.err);
+        assert_eq!(run.out, b"", "{arguments:?} has no result");
+        assert!(run.err.starts_with("quorate: ") && run.err.contains(message), "{arguments:?}: {}", run.err);
+        assert!(hint.is_empty() || run.err.split("\nhint: ").nth(1).is_some_and(|h| h.contains(hint)), "{}", run.err);
+    }
+}
+
+#[test]
+fn keys_are_made_listed_shown_and_rotated() {
+    let world = World::new();
+    world.run(&["key", "create", "billing/cards", "--tag", "owner=billing"], b"");
+    let again = world.run(&["key", "create", "billing/cards"], b"");
+    assert_eq!((again.code, again.err.as_str()), (6, "quorate: a key named billing/cards exists\n"));
+    assert_eq!(
+        world.run(&["key", "list"], b"").text(),
+        "NAME           VERSION  CREATED               TAGS\nbilling/cards  1        2000-02-29T12:34:56Z  owner=billing\n"
+    );
+    assert_eq!(world.run(&["key", "rotate", "billing/cards", "--expect", "7"], b"").code, 6);
+    assert_eq!(world.run(&["key", "rotate", "billing/cards"], b"").text(), "rotated billing/cards, version 2\n");
+    let show = world.run(&["key", "show", "billing/cards"], b"");
+    assert!(show.text().ends_with(
+        "VERSION  CREATED               STATE\n1        2000-02-29T12:34:56Z  ready\n2        2000-02-29T12:34:57Z  being checked\n"
+    ), "{}", show.text());
+    let json = world.run(&["key", "show", "billing/cards", "--output", "json"], b"");
+    assert!(
+        json.text().contains("\"ready\": false") && json.text().contains("\"owner\": \"billing\""),
+        "{}",
+        json.text()
+    );
+    let typo = world.run(&["key", "rotate", "biling/cards"], b"");
+    assert_eq!(
+        (typo.code, typo.err.as_str()),
+        (5, "quorate: no key named biling/cards\nhint: did you mean billing/cards?\n")
+    );
+    let twice = world.run(&["key", "create", "k", "--tag", "a=1", "--tag", "a=2"], b"");
+    assert_eq!((twice.code, twice.err.as_str()), (2, "quorate: --tag: a is given twice\n"));
+}
+
+#[test]
+fn a_missing_or_wrong_token_or_client_file_is_said_clearly() {
+    let world = World::new();
+    std::fs::write(world.path("token"), Token::random().text().as_bytes()).expect("written");
+    let other = world.run(&["key", "list"], b"");
+    assert_eq!(other.code, 4);
+    assert!(
+        other.err.contains("quorate: the token is not one of this cluster\nhint: check the token"),
+        "{}",
+        other.err
+    );
+    std::fs::set_permissions(world.path("token"), std::fs::Permissions::from_mode(0o644)).expect("ours");
+    assert!(world.run(&["key", "list"], b"").err.starts_with("warning: "), "a token that others may read");
+
+    std::fs::write(world.path("token"), "hello").expect("written");
+    let none = world.run(&["key", "list"], b"");
+    assert_eq!(none.code, 4);
+    assert!(none.err.contains("holds not a token") && !none.err.contains("hello"), "{}", none.err);
+    std::fs::remove_file(world.path("token")).expect("there");
+    assert!(world.run(&["key", "list"], b"").err.contains("hint: `quorate cluster init` wrote it"));
+
+    let world = World::new();
+    let mut file = world.file.clone();
+    file.nodes[0].key = PublicKey([1; 32]);
+    file.write(&world.path("cluster.toml")).expect("written");
+    let foreign = world.run(&["key", "list"], b"");
+    assert_eq!(foreign.code, 1);
+    assert!(foreign.err.contains("has an unknown identity") && foreign.err.contains("expected n1"), "{}", foreign.err);
+
+    std::fs::write(world.path("cluster.toml"), "cluster = 7\n").expect("written");
+    let broken = world.run(&["key", "list"], b"");
+    assert!(broken.err.starts_with("quorate: client file line 1: "), "{}", broken.err);
+    std::fs::remove_file(world.path("cluster.toml")).expect("there");
+    let absent = world.run(&["key", "list"], b"");
+    assert!(absent.code == 1 && absent.err.contains("no client file at") && absent.err.contains("cluster export"));
+}
+
+#[test]
+fn nodes_are_listed_and_mistyped_ones_suggested() {
+    let world = World::new();
+    assert_eq!(
+        world.run(&["node", "list"], b"").text(),
+        "NAME  ID  ADDRESS        ROLE    PHASE    LAG  EPOCH  LOCK  LAST SEEN\n\
+         n1    1   10.0.0.1:7250  leader  serving  0    1      4     now\n\
+         n2    2   10.0.0.2:7250  voter   -        -    -      -     never\n"
+    );
+    assert!(world.run(&["node", "status", "n1", "--output", "json"], b"").text().contains("\"lock_generation\": 4"));
+    let typo = world.run(&["node", "status", "m1"], b"");
+    assert_eq!((typo.code, typo.err.as_str()), (5, "quorate: no node named m1\nhint: did you mean n1?\n"));
+    let typo = world.run(&["--node", "n2", "key", "list"], b"");
+    assert_eq!((typo.code, typo.err.as_str()), (5, "quorate: no node named n2\nhint: did you mean n1?\n"));
+    assert!(world.run(&["cluster", "export"], b"").text().contains("addresses = [\"10.0.0.9:7250\"]"));
+    let path = world.path("exported.toml");
+    assert_eq!(world.run(&["cluster", "export", "-o", path.to_str().expect("text")], b"").out, b"");
+    assert_eq!(quorate_client::ClusterFile::read(&path).expect("a client file").nodes[0].name.as_str(), "n9");
+}
+
+#[test]
+fn status_says_in_its_exit_code_whether_keys_can_be_used() {
+    let world = World::new();
+    let healthy = world.run(&["status"], b"");
+    assert_eq!(healthy.code, 0, "{}", healthy.err);
+    assert!(healthy.text().starts_with("quorate: keys can be used\n"), "{}", healthy.text());
+    assert!(healthy.text().contains("threshold: 2 of 3 nodes open a key\ntheft: 2 stolen disks of one moment"));
+
+    world.node.status.lock().expect("sound").alarms.push(alarm());
+    let alarmed = world.run(&["status"], b"");
+    assert_eq!(alarmed.code, 7);
+    assert!(alarmed.text().contains("ALARM n2: an old copy of the disk asked to be unlocked ("), "{}", alarmed.text());
+
+    {
+        let mut status = world.node.status.lock().expect("sound");
+        (status.quorum, status.reason) = (false, Some("no lease: 1 of 3 nodes answers".to_owned()));
+    }
+    let cut_off = world.run(&["status", "--output", "json"], b"");
+    assert_eq!(cut_off.code, 3);
+    assert!(cut_off.text().contains("\"quorum\": false"), "{}", cut_off.text());
+
+    // A locked node offers no more than its public status.
+    world.endpoint.set_server_config(Some(server_config(&world.boot, None, &[Protocol::Boot])));
+    let locked = world.run(&["status"], b"");
+    assert_eq!(locked.code, 3, "{}", locked.err);
+    assert!(locked.text().starts_with("not quorate: no node serves\n"), "{}", locked.text());
+    assert!(locked.text().contains("n1    locked: have 1 of 2, waiting for n2, n3\n"), "{}", locked.text());
+    let refused = world.run(&["key", "list", "-v"], b"");
+    assert_eq!(refused.code, 3);
+    assert!(
+        refused.err.contains("quorate: n1: locked") && refused.err.contains("hint: `quorate status`"),
+        "{}",
+        refused.err
+    );
+    assert!(refused.err.starts_with("node n1: locked"), "-v names the nodes that failed: {}", refused.err);
+}
+
+#[test]
+fn init_makes_the_token_prints_invitations_and_writes_the_client_file() {
+    let world = World::new();
+    let data = world.path("data");
+    std::fs::create_dir(&data).expect("made");
+    let file = world.file.clone();
+    let (sender, orders) = std::sync::mpsc::channel();
+    let data_copy = data.clone();
+    world.daemon(move |request| match request {
+        AdminRequest::Status => (vec![], Some(Ok(World::local_status(&data_copy, Phase::Uninitialised)))),
+        AdminRequest::Init { founders, threshold, token_hash, .. } => {
+            sender.send((founders, threshold, token_hash)).expect("the test listens");
+            let progress = |invitations: &[&str], step: &str, waiting_for: &[&str]| AdminProgress {
+                invitations: invitations.iter().map(|&text| text.to_owned()).collect(),
+                step: step.to_owned(),
+                waiting_for: waiting_for.iter().map(|&text| text.to_owned()).collect(),
+            };
+            let news = vec![
+                progress(&["first", "second"], "waiting for founders", &["2 more nodes"]),
+                progress(&["first", "second"], "waiting for founders", &["2 more nodes"]),
+                progress(&[], "exchanging lock keys", &["n3"]),
+            ];
+            (news, Some(Ok(AdminResponse::Founded(file.clone()))))
+        }
+        other => panic!("{other:?}"),
+    });
+    let place = world.path("config/quorate/token");
+    let place_text = place.to_str().expect("text").to_owned();
+    let inside = data.join("token");
+    let refused =
+        world.run(&["cluster", "init", "--founders", "3", "--token-file", inside.to_str().expect("text")], b"");
+    assert_eq!(refused.code, 2, "{}", refused.err);
+    assert!(refused.err.contains("data directory") && !inside.exists(), "{}", refused.err);
+    let link = world.path("link");
+    std::os::unix::fs::symlink(&data, &link).expect("made");
+    let inside = link.join("deep/token");
+    let refused =
+        world.run(&["cluster", "init", "--founders", "3", "--token-file", inside.to_str().expect("text")], b"");
+    assert_eq!(refused.code, 2, "a link leads there too: {}", refused.err);
+
+    let done = world.run(&["cluster", "init", "--founders", "3", "--token-file", &place_text], b"");
+    assert_eq!(done.code, 0, "{}", done.err);
+    assert_eq!(done.text(), "first\nsecond\n", "invitations once, and nothing else");
+    assert!(done.err.contains("exchanging lock keys, waiting for n3\n"), "{}", done.err);
+    assert_eq!(done.err.matches("waiting for 2 more nodes").count(), 1, "{}", done.err);
+    assert_eq!(mode(&place), 0o600);
+    assert_eq!(mode(place.parent().expect("a directory")), 0o700);
+    let text = std::fs::read_to_string(&place).expect("written");
+    assert!(!done.err.contains(text.trim()) && !done.text().contains(text.trim()), "the token is never shown");
+    let token = Token::parse(&text).expect("a token");
+    assert_eq!(orders.recv().expect("one order"), (3, None, token.hash()));
+    let written = quorate_client::ClusterFile::read(&place.with_file_name("cluster.toml")).expect("written beside it");
+    assert_eq!(written, world.file);
+
+    let again = world.run(&["cluster", "init", "--founders", "3", "--token-file", &place_text], b"");
+    assert_eq!(again.code, 6, "nothing is written over: {}", again.err);
+    std::fs::remove_file(place.with_file_name("cluster.toml")).expect("there");
+    let again = world.run(&["cluster", "init", "--founders", "3", "--token-file", &place_text], b"");
+    assert!(again.code == 6 && again.err.contains("the token file") && again.err.contains("exists"), "{}", again.err);
+    assert!(orders.try_recv().is_err());
+}
+
+#[test]
+fn init_repeated_while_founding_keeps_the_token_and_a_refused_one_leaves_none() {
+    let world = World::new();
+    let data = world.path("data");
+    let hash = world.token.hash();
+    world.daemon(move |request| match request {
+        AdminRequest::Status => (vec![], Some(Ok(World::local_status(&data, Phase::Joining)))),
+        AdminRequest::Init { token_hash, .. } => {
+            assert_eq!(token_hash, hash, "the same token");
+            (vec![], Some(Err(WireError::new(Code::Conflict, "founding goes on with other options"))))
+        }
+        other => panic!("{other:?}"),
+    });
+    std::fs::remove_file(world.path("cluster.toml")).expect("there");
+    let repeated = world.run(&["cluster", "init", "--founders", "3"], b"");
+    assert_eq!((repeated.code, repeated.err.as_str()), (6, "quorate: founding goes on with other options\n"));
+    assert!(world.path("token").exists());
+
+    let world = World::new();
+    let data = world.path("data");
+    world.daemon(move |request| match request {
+        AdminRequest::Status => (vec![], Some(Ok(World::local_status(&data, Phase::Uninitialised)))),
+        _ => (vec![], Some(Err(WireError::new(Code::BadRequest, "no")))),
+    });
+    let place = world.path("elsewhere/token");
+    let refused =
+        world.run(&["cluster", "init", "--founders", "3", "--token-file", place.to_str().expect("text")], b"");
+    assert_eq!(refused.code, 1);
+    assert!(!place.exists(), "a token that nobody knows is not left behind");
+    // What can be refused without a daemon.
+    for (arguments, message) in [
+        (&["cluster", "init", "--founders", "1"][..], "one stolen disk opens everything"),
+        (&["cluster", "init", "--founders", "2"], "one lost disk loses every key"),
+        (&["cluster", "init", "--founders", "3", "--threshold", "1"], "the threshold of 3 nodes is 2 to 3"),
+        (&["cluster", "init", "--founders", "12"], "12 is not in 1..=9"),
+    ] {
+        let run = world.run(arguments, b"");
+        assert!(run.code == 2 && run.err.contains(message), "{}", run.err);
+    }
+}
+
+#[test]
+fn a_node_joins_by_an_invitation_that_others_need_not_see() {
+    let world = World::new();
+    world.daemon(|request| {
+        let AdminRequest::Join { invitation } = request else { panic!("another request") };
+        let step =
+            AdminProgress { invitations: vec![], step: "proving the invitation".to_owned(), waiting_for: vec![] };
+        match invitation.as_str() {
+            "open" => (vec![step], None),
+            "good" => {
+                let cluster = quorate_client::ClusterId([0xab; 16]);
+                (vec![step], Some(Ok(AdminResponse::Joined { node: "n2".parse().expect("a name"), cluster })))
+            }
+            _ => (vec![], Some(Err(WireError::new(Code::NotFound, "no such invitation")))),
+        }
+    });
+    let joined = world.run(&["node", "join", "-"], b"good\n");
+    assert_eq!((joined.code, joined.text()), (0, ""), "{}", joined.err);
+    assert!(joined.err.contains("proving the invitation\nn2 serves in cluster abab"), "{}", joined.err);
+    assert_eq!(world.run(&["node", "join", "other"], b"").code, 5);
+    assert_eq!(world.run(&["node", "join", "-"], b"").code, 2);
+    assert_eq!(world.run(&["node", "join", "open", "--no-wait"], b"").code, 0);
+    let lost = world.run(&["node", "join", "open"], b"");
+    assert!(lost.code == 1 && lost.err.contains("the daemon ended before it answered"), "{}", lost.err);
+    assert!(!joined.err.contains("good"), "an invitation is not repeated");
+}
+
+#[test]
+fn this_machines_node_is_asked_through_its_socket() {
+    let world = World::new();
+    let none = world.run(&["node", "status"], b"");
+    assert!(none.code == 1 && none.err.contains("no daemon listens at"), "{}", none.err);
+    let data = world.path("data");
+    let file = world.file.clone();
+    world.daemon(move |request| match request {
+        AdminRequest::Status => {
+            let AdminResponse::Status(mut status) = World::local_status(&data, Phase::Locked) else { panic!() };
+            status.name = Some("n1".parse().expect("a name"));
+            (status.public.have, status.public.need) = (1, 2);
+            status.public.waiting_for = vec!["n3".parse().expect("a name")];
+            let waiting_for = vec!["n3".to_owned()];
+            status.operation = Some(Operation { name: "founding".to_owned(), step: "locks".to_owned(), waiting_for });
+            (vec![], Some(Ok(AdminResponse::Status(status))))
+        }
+        AdminRequest::Export => (vec![], Some(Ok(AdminResponse::Export(file.clone())))),
+        other => panic!("{other:?}"),
+    });
+    let local = world.run(&["node", "status"], b"");
+    assert_eq!(local.code, 3);
+    assert_eq!(local.text(), "n1: locked: have 1 of 2, waiting for n3\nunder way: founding: locks, waiting for n3\n");
+    assert!(world.run(&["cluster", "export", "--local"], b"").text().contains("name = \"n1\""));
+    std::fs::remove_file(world.path("cluster.toml")).expect("there");
+    assert_eq!(world.run(&["status"], b"").code, 3, "without a client file the socket is asked");
+}
+
+#[test]
+fn every_command_has_help_with_an_example_and_usage_errors_exit_2() {
+    let run = |arguments: &[&str]| {
+        let all = std::iter::once("quorate").chain(arguments.iter().copied()).map(Into::into).collect();
+        kit::run(all, b"")
+    };
+    for command in [
+        &[][..],
+        &["status"],
+        &["encrypt"],
+        &["decrypt"],
+        &["datakey"],
+        &["cluster", "init"],
+        &["cluster", "export"],
+        &["node", "join"],
+        &["node", "list"],
+        &["node", "status"],
+        &["key", "create"],
+        &["key", "list"],
+        &["key", "show"],
+        &["key", "rotate"],
+    ] {
+        let help = run(&[command, &["--help"]].concat());
+        assert_eq!((help.code, help.err.as_str()), (0, ""));
+        assert!(help.text().contains("Example") && help.text().contains("quorate "), "{command:?}: {}", help.text());
+    }
+    let wrong = run(&["encript", "k"]);
+    assert_eq!((wrong.code, wrong.text()), (2, ""));
+    assert!(wrong.err.starts_with("quorate: ") && wrong.err.contains("encrypt"), "{}", wrong.err);
+    assert_eq!(run(&["--version"]).text(), format!("quorate {}\n", env!("CARGO_PKG_VERSION")));
+}
