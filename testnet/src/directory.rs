@@ -118,8 +118,7 @@ impl Directory {
     /// # Errors
     /// If there is no cluster, or the file is not one of ours.
     pub fn existing_manifest(&self) -> Result<Manifest, Error> {
-        let missing = || Error::Directory { path: self.0.clone(), reason: "there is no cluster here".to_owned() };
-        self.manifest()?.ok_or_else(missing)
+        self.manifest()?.ok_or_else(|| Error::NoCluster(self.0.clone()))
     }
 
     /// Writes what stands in it, in one step.

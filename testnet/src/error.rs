@@ -46,6 +46,9 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// There is nothing to act on.
+    #[error("there is no cluster in {0}")]
+    NoCluster(PathBuf),
     /// There is no such node.
     #[error(transparent)]
     NoSuchNode(#[from] NoSuchNode),
@@ -64,6 +67,7 @@ impl Error {
             Self::MissingProgram(_) => {
                 Some("build all programs with `cargo build`, or name them in QUORATED and QUORATE")
             }
+            Self::NoCluster(_) => Some("`quorate-testnet up` founds one; --dir names another place"),
             Self::Directory { .. } => Some("give another --dir, or remove this one"),
             Self::Ended { .. } => Some("the whole log is quorated.log in the node's directory"),
             _ => None,

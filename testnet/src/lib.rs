@@ -22,6 +22,8 @@ pub mod wait;
 pub mod canary;
 pub mod thief;
 
+pub mod story;
+
 pub use cluster::{Builder, Cluster};
 pub use error::Error;
 pub use wait::wait_until;

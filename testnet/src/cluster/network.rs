@@ -63,7 +63,12 @@ impl Cluster {
     }
 
     pub(super) fn end_detached_relay(&mut self) -> Result<(), Error> {
+        let socket = self.directory.relay_socket();
         match &mut self.network {
+            // A relay that no longer listens to its socket still listens to signals.
+            Network::Elsewhere(Some(relay)) if control::tell(&socket, "stop").is_ok() => {
+                Ok(wait_until("the relay to end", TERM_PATIENCE, || (!relay.is_alive()).then_some(()))?)
+            }
             Network::Elsewhere(Some(relay)) => relay.terminate(TERM_PATIENCE).map_err(Error::io("end the relay")),
             _ => Ok(()),
         }

@@ -1,0 +1,152 @@
+//! `quorate-testnet`: a cluster on this machine, to try things on.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use quorate_testnet::cluster::{self, Cluster};
+use quorate_testnet::directory::Directory;
+use quorate_testnet::{Error, story, thief};
+
+/// A Quorate cluster on this machine: demo, faults, thief
+#[derive(Parser)]
+#[command(
+    name = "quorate-testnet",
+    version,
+    disable_help_subcommand = true,
+    after_help = "Examples:
+  quorate-testnet story              the demo: founds a cluster, breaks it, robs it; a minute or two
+  quorate-testnet up                 a cluster of three to try things on, left running
+  quorate-testnet kill n2
+  quorate-testnet cut n3             off the other nodes; clients still reach it
+  quorate-testnet heal
+  quorate-testnet steal n2 /tmp/n2 && quorate-testnet thief /tmp/n2
+  quorate-testnet down"
+)]
+struct Cli {
+    /// Where the cluster lives
+    #[arg(long, global = true, default_value = ".testnet", value_name = "DIR")]
+    dir: PathBuf,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Found a cluster and leave it running; on a directory that has one, start what is down
+    Up {
+        /// How many nodes, if there is no cluster yet
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=9))]
+        nodes: u8,
+    },
+    /// End all processes in good order; the directory stays
+    Down,
+    /// Kill a node without warning
+    Kill {
+        /// Which
+        name: String,
+    },
+    /// Start a node again
+    Start {
+        /// Which
+        name: String,
+    },
+    /// Cut a node off from the others, or from one of them
+    Cut {
+        /// Which
+        name: String,
+        /// From whom alone
+        from: Option<String>,
+    },
+    /// End every cut
+    Heal,
+    /// Copy a node's disk, as it is at this instant
+    Steal {
+        /// Whose
+        name: String,
+        /// Where to, a directory that does not exist
+        destination: PathBuf,
+    },
+    /// Open what stolen disks give away, with the real opening code
+    Thief {
+        /// Copies of data directories
+        #[arg(required = true)]
+        disks: Vec<PathBuf>,
+    },
+    /// The demo, in a directory of its own; fails if any step does
+    Story {
+        /// Keep its files in this directory, which must not hold a cluster
+        #[arg(long, value_name = "DIR")]
+        keep: Option<PathBuf>,
+    },
+    /// The relay of a cluster that is up
+    #[command(hide = true)]
+    Relay,
+}
+
+fn main() -> ExitCode {
+    let Cli { dir, verb } = Cli::parse();
+    match act(&dir, verb, &mut io::stdout().lock()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("quorate-testnet: {error}");
+            if let Some(hint) = error.hint() {
+                eprintln!("hint: {hint}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn act(dir: &Path, verb: Verb, out: &mut dyn Write) -> Result<(), Error> {
+    match verb {
+        Verb::Up { nodes } => up(dir, nodes, out),
+        Verb::Down => Cluster::attach(dir)?.terminate_all(),
+        Verb::Kill { name } => Cluster::attach(dir)?.kill(&name),
+        Verb::Start { name } => Cluster::attach(dir)?.start(&name),
+        Verb::Cut { name, from: None } => Cluster::attach(dir)?.cut(&name),
+        Verb::Cut { name, from: Some(other) } => Cluster::attach(dir)?.cut_pair(&name, &other),
+        Verb::Heal => Cluster::attach(dir)?.heal(),
+        Verb::Steal { name, destination } => Cluster::attach(dir)?.steal_one(&name, &destination),
+        Verb::Thief { disks } => say(out, &thief::rob(&disks).to_string()),
+        Verb::Story { keep } => story::tell(keep, out),
+        Verb::Relay => cluster::run_relay(dir),
+    }
+}
+
+fn up(dir: &Path, nodes: u8, out: &mut dyn Write) -> Result<(), Error> {
+    let cluster = match Directory::at(dir)?.manifest()? {
+        None => Cluster::builder().directory(dir).nodes(nodes).detached().found()?,
+        Some(_) => {
+            let mut cluster = Cluster::attach(dir)?;
+            if !cluster.directory().client_file().exists() {
+                let reason = "its founding did not finish".to_owned();
+                return Err(Error::Directory { path: dir.to_owned(), reason });
+            }
+            cluster.start_all()?;
+            cluster.wait_all_serving()?;
+            cluster
+        }
+    };
+    let directory = cluster.directory();
+    say(
+        out,
+        &format!(
+            "{} serve. To try it:\n\n  \
+             export QUORATE_CLUSTER={} QUORATE_TOKEN_FILE={}\n  \
+             quorate status\n  \
+             quorate key create demo\n  \
+             echo hello | quorate encrypt demo | tee hello.qrt\n  \
+             quorate-testnet kill n1 && quorate decrypt hello.qrt\n\n\
+             quorate-testnet down ends it; up again starts what is down.",
+            cluster.names().join(", "),
+            directory.client_file().display(),
+            directory.token().display(),
+        ),
+    )
+}
+
+fn say(out: &mut dyn Write, text: &str) -> Result<(), Error> {
+    writeln!(out, "{text}").map_err(|source| Error::Io { what: "write".to_owned(), source })
+}

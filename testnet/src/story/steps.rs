@@ -1,0 +1,191 @@
+//! The steps of the story, in order.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use quorate_client::wire::Phase;
+use quorate_shares::context::Context;
+use quorate_shares::envelope::Ciphertext;
+
+use super::Narrator;
+use crate::canary::{self, Canary};
+use crate::cluster::{Cluster, PATIENCE};
+use crate::error::Error;
+use crate::thief::{self, Loot};
+use crate::tool::Tool;
+
+const KEY: &str = "customers/records";
+const CONTEXT: &str = "table=customers";
+/// One line of the demo's file, in the plain: what a thief would love to read.
+const SECRET_LINE: &str = "4711,Ada Lovelace,DE89 3704 0044 0532 0130 00";
+
+/// Exit code of the command line when no quorum is there.
+const EXIT_NO_QUORUM: i32 = 3;
+
+pub(super) fn all(directory: Option<PathBuf>, narrator: &mut Narrator<'_>) -> Result<(), Error> {
+    let mut builder = Cluster::builder();
+    if let Some(directory) = directory {
+        builder = builder.directory(directory);
+    }
+    let mut cluster = narrator.step("Found a cluster of three nodes, any two of which make a quorum", |seen| {
+        seen.push("n1$ quorate cluster init --founders 3".to_owned());
+        seen.push("n2$ quorate node join INVITATION        n3$ quorate node join INVITATION".to_owned());
+        let cluster = builder.found()?;
+        seen.push("n1, n2 and n3 serve".to_owned());
+        Ok(cluster)
+    })?;
+    let files = Files::make(&cluster)?;
+
+    narrator.step("Create a key", |seen| {
+        run(&cluster, seen, &["key", "create", KEY])?;
+        seen.push("split among the three; no node holds it, and no disk".to_owned());
+        Ok(())
+    })?;
+    narrator.step("Encrypt a file at n1, decrypt it at n3", |seen| {
+        run(&cluster, seen, &["encrypt", KEY, "-c", CONTEXT, "--node", "n1", &files.plain, "-o", &files.sealed])?;
+        decrypt(&cluster, &files, "n3", seen)
+    })?;
+    narrator.step("Kill all three at once, and start them again", |seen| {
+        outage(&mut cluster, &["n1", "n2", "n3"], seen)?;
+        decrypt(&cluster, &files, "n2", seen)?;
+        seen.push("nobody typed anything".to_owned());
+        Ok(())
+    })?;
+    narrator.step("Kill all three, and start only two", |seen| {
+        outage(&mut cluster, &["n1", "n2"], seen)?;
+        decrypt(&cluster, &files, "n2", seen)
+    })?;
+    narrator.step("Kill all three, and start only one", |seen| alone(&mut cluster, &files, seen))?;
+    narrator.step("Start the other two as well", |seen| {
+        for name in ["n2", "n3"] {
+            cluster.start(name)?;
+        }
+        cluster.wait_serving(&["n1", "n2", "n3"])?;
+        decrypt(&cluster, &files, "n1", seen)
+    })?;
+
+    let (one, in_plain) = narrator.step("Steal the disk of n2 while it runs", |seen| {
+        let disks = cluster.steal(&["n2"], &files.loot.join("one"))?;
+        let loot = rob(&disks, seen);
+        expect(loot.is_nothing(), "a thief with one disk got something")?;
+        Ok((disks, loot.in_plain))
+    })?;
+    let loot = narrator.step("Steal the disks of n1 and n2: the same thief, to show that it can", |seen| {
+        let loot = rob(&cluster.steal(&["n1", "n2"], &files.loot.join("two"))?, seen);
+        open_with_stolen_key(&loot, &files)?;
+        seen.push(format!("with two disks the thief reads {}: two of three is the threshold", name(&files.sealed)));
+        Ok(loot)
+    })?;
+    narrator.step("Look on the one stolen disk for everything that the two gave away", |seen| {
+        search_in_vain(&one, loot, &in_plain, seen)
+    })?;
+    cluster.terminate_all()
+}
+
+/// What the story works on.
+struct Files {
+    plain: String,
+    sealed: String,
+    loot: PathBuf,
+}
+
+impl Files {
+    fn make(cluster: &Cluster) -> Result<Self, Error> {
+        let directory = cluster.directory().path();
+        let path = |name: &str| directory.join(name).display().to_string();
+        let files =
+            Self { plain: path("customers.csv"), sealed: path("customers.csv.qrt"), loot: directory.join("stolen") };
+        let text: String = (0..500).map(|number| format!("{number},{SECRET_LINE}\n")).collect();
+        fs::write(&files.plain, text).map_err(Error::io(files.plain.clone()))?;
+        Ok(files)
+    }
+}
+
+/// Runs the command line and shows it as typed.
+fn run(cluster: &Cluster, seen: &mut Vec<String>, args: &[&str]) -> Result<Vec<u8>, Error> {
+    let shown: Vec<_> = args.iter().map(|arg| name(arg)).collect();
+    seen.push(format!("$ quorate {}", shown.join(" ")));
+    cluster.run(args.iter().copied(), b"")
+}
+
+fn decrypt(cluster: &Cluster, files: &Files, node: &str, seen: &mut Vec<String>) -> Result<(), Error> {
+    let plain = run(cluster, seen, &["decrypt", "-c", CONTEXT, "--node", node, &files.sealed])?;
+    let original = fs::read(&files.plain).map_err(Error::io(files.plain.clone()))?;
+    expect(plain == original, "the file came back changed")?;
+    seen.push(format!("{} bytes, the same as before", plain.len()));
+    Ok(())
+}
+
+/// Kills every node and starts some.
+fn outage(cluster: &mut Cluster, started: &[&str], seen: &mut Vec<String>) -> Result<(), Error> {
+    kill_all(cluster, seen)?;
+    started.iter().try_for_each(|name| cluster.start(name))?;
+    cluster.wait_serving(started)?;
+    seen.push(format!("{} serve again, by themselves", started.join(", ")));
+    Ok(())
+}
+
+fn kill_all(cluster: &mut Cluster, seen: &mut Vec<String>) -> Result<(), Error> {
+    seen.push("$ kill -9 n1 n2 n3".to_owned());
+    cluster.names().iter().try_for_each(|name| cluster.kill(name))
+}
+
+fn alone(cluster: &mut Cluster, files: &Files, seen: &mut Vec<String>) -> Result<(), Error> {
+    kill_all(cluster, seen)?;
+    cluster.start("n1")?;
+    let status = cluster.wait_phase("n1", Phase::Locked)?;
+    seen.push(format!("n1 says: {}", status.public));
+    let missing: Vec<_> = status.public.waiting_for.iter().map(|name| name.as_str()).collect();
+    expect(missing == ["n2", "n3"], "n1 does not say whom it waits for")?;
+    let decrypt = cluster.quorate(["decrypt", "-c", CONTEXT, "--node", "n1", &files.sealed]);
+    let finished = Tool::start(decrypt, b"")?.outcome(PATIENCE)?;
+    seen.push(format!("$ quorate decrypt -c {CONTEXT} --node n1 {}", name(&files.sealed)));
+    seen.extend(finished.stderr.lines().map(str::to_owned));
+    expect(finished.code == Some(EXIT_NO_QUORUM) && finished.stdout.is_empty(), "one node alone did not refuse")
+}
+
+fn rob(disks: &[PathBuf], seen: &mut Vec<String>) -> Loot {
+    let loot = thief::rob(disks);
+    seen.extend(loot.to_string().lines().map(str::to_owned));
+    loot
+}
+
+fn open_with_stolen_key(loot: &Loot, files: &Files) -> Result<(), Error> {
+    let text = fs::read_to_string(&files.sealed).map_err(Error::io(files.sealed.clone()))?;
+    let ciphertext = Ciphertext::parse_text(text.trim_end()).map_err(|error| Error::Story(error.to_string()))?;
+    let context = CONTEXT.split_once('=').expect("the constant has one");
+    let context = Context::new([context]).map_err(|error| Error::Story(error.to_string()))?;
+    let plain = loot.keys.iter().find_map(|key| key.open(&ciphertext, &context));
+    let original = fs::read(&files.plain).map_err(Error::io(files.plain.clone()))?;
+    expect(plain == Some(original), "a thief with two disks did not get the key, so it proves nothing with one")
+}
+
+fn search_in_vain(disks: &[PathBuf], loot: Loot, in_plain: &[Canary], seen: &mut Vec<String>) -> Result<(), Error> {
+    let mut canaries = loot.canaries;
+    canaries.extend(Canary::text("a line of the file", SECRET_LINE));
+    for disk in disks {
+        let search =
+            |canaries: &[Canary]| canary::search(disk, canaries).map_err(Error::io(disk.display().to_string()));
+        expect(!search(in_plain)?.is_empty(), "the search misses what lies in plain, so it proves nothing")?;
+        let sightings = search(&canaries)?;
+        for sighting in &sightings {
+            seen.push(format!("FOUND {} in {} at {}", sighting.what, sighting.file.display(), sighting.offset));
+        }
+        expect(sightings.is_empty(), "a stolen disk holds what it must not")?;
+    }
+    seen.push(format!("none of {} keys, shares, seeds and names is in any file", canaries.len()));
+    seen.push("(the boot seed, which lies there in plain by design, was found: the search works)".to_owned());
+    Ok(())
+}
+
+fn expect(holds: bool, otherwise: &str) -> Result<(), Error> {
+    if holds { Ok(()) } else { Err(Error::Story(otherwise.to_owned())) }
+}
+
+/// The last part of a path; other words as they are.
+fn name(word: &str) -> String {
+    match word.starts_with('/') {
+        true => Path::new(word).file_name().map_or_else(|| word.to_owned(), |name| name.to_string_lossy().into_owned()),
+        false => word.to_owned(),
+    }
+}
