@@ -220,7 +220,7 @@ pub(crate) struct Decrypt {
     pub(crate) bound: Bound,
     /// What to decrypt [default: standard input]
     pub(crate) file: Option<PathBuf>,
-    /// Write to this file, readable by its owner only, instead of standard output
+    /// Write to this file instead of standard output; a new one is readable by its owner only
     #[arg(long, short = 'o', value_name = "FILE")]
     pub(crate) out: Option<PathBuf>,
 }

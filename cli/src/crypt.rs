@@ -146,7 +146,7 @@ pub(crate) fn fill(input: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize>
     Ok(filled)
 }
 
-/// Writes the result; into a file only once it is there, and readable by its owner only.
+/// Writes the result; into a file only once it is there, and a new file is readable by its owner only.
 fn write(session: &mut Session<'_>, path: Option<&Path>, bytes: &[u8]) -> Result<(), Failure> {
     let Some(path) = path else { return session.result(bytes) };
     let mut file = fs::OpenOptions::new()

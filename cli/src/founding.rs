@@ -29,7 +29,7 @@ pub(crate) async fn init(session: &mut Session<'_>, options: Init) -> Result<u8,
         phase => {
             let name = status.name.map_or_else(|| "this node".to_owned(), |name| name.to_string());
             return Err(Failure::new(exit::CONFLICT, format!("{name} belongs to a cluster already, and is {phase}"))
-                .hint("`quorate status` shows it"));
+                .hint("`quorate cluster export --local -o FILE` writes its client file, `quorate status` shows it"));
         }
     };
     if client_file.exists() {

@@ -201,10 +201,14 @@ impl Conn {
     ///
     /// Must be called within a tokio runtime.
     pub fn start(connection: quinn::Connection, handler: Option<Arc<dyn Handler>>) -> Self {
+        let (key, protocol) = (peer_key(&connection), Protocol::of(&connection));
+        if key.is_none() || protocol.is_none() {
+            // Both are part of every handshake that `identity` configures; one that lacks them is not for us.
+            connection.close(close::PROTOCOL.into(), b"no identity");
+        }
         let peer = PeerInfo {
-            // Both are part of every handshake that `identity` configures.
-            key: peer_key(&connection).unwrap_or(PublicKey([0; 32])),
-            protocol: Protocol::of(&connection).unwrap_or(Protocol::Boot),
+            key: key.unwrap_or(PublicKey([0; 32])),
+            protocol: protocol.unwrap_or(Protocol::Boot),
             remote: connection.remote_address(),
             dialled: connection.side() == quinn::Side::Client,
         };

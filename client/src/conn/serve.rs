@@ -70,6 +70,8 @@ async fn serve_lane(
     let end = End { conn: conn.clone(), work: work.clone() };
     let mut reader = frame::Reader::new(receive);
     loop {
+        // A peer that keeps the lane full must not keep the thread to itself.
+        tokio::task::coop::consume_budget().await;
         let frame = match reader.next().await {
             Ok(Some(frame)) => frame,
             Ok(None) => return,
@@ -94,8 +96,6 @@ async fn serve_lane(
         if sent.is_err() {
             return end.conn.close(close::PROTOCOL, &format!("request {id} cannot be answered"));
         }
-        // A peer that keeps the lane full must not keep the thread to itself.
-        tokio::task::coop::consume_budget().await;
     }
 }
 
