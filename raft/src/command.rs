@@ -44,7 +44,8 @@ impl fmt::Display for Command {
     }
 }
 
-/// What a command changes: one variant per kind.
+/// What a command changes: one variant per kind. The order of the variants is part of the stored format, so a new kind
+/// goes to the end.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Change {
     /// The first command of every cluster: who is in it, and on which terms.
@@ -170,7 +171,7 @@ pub struct CreateKey {
     pub uid: KeyUid,
     /// The key's name, for ever.
     pub name: KeyName,
-    /// Notes for people.
+    /// Notes for people: names and values.
     pub tags: BTreeMap<String, String>,
     /// The key-check value of version 1.
     pub kcv: [u8; 32],

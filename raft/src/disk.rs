@@ -27,6 +27,7 @@ use quorate_shares::ids::{ClusterId, NodeId};
 use rocksdb::{
     ColumnFamily, ColumnFamilyDescriptor, DB, Direction, IteratorMode, ReadOptions, WriteBatch, WriteOptions,
 };
+use tokio::sync::watch;
 
 use crate::error::{OpenError, StorageError, StorageProblem};
 use crate::format::{self, Applied, Meta, MetaV1};
@@ -47,6 +48,9 @@ pub(crate) struct Disk {
     path: PathBuf,
     snapshots: PathBuf,
     keys: Arc<StorageKeys>,
+    /// Dropped after `db`, since fields are dropped in order: whoever listens hears of it when RocksDB is closed, and not
+    /// already when the last owner lets go.
+    open: watch::Sender<()>,
 }
 
 /// A point in time of the database.
@@ -75,7 +79,7 @@ impl Disk {
         options.set_max_total_wal_size(64 << 20);
         let families = FAMILIES.map(|family| ColumnFamilyDescriptor::new(family.name(), rocksdb::Options::default()));
         let db = DB::open_cf_descriptors(&options, &path, families).map_err(|error| unopened(&path, &error))?;
-        let disk = Self { db, path, snapshots, keys: Arc::new(keys) };
+        let disk = Self { db, path, snapshots, keys: Arc::new(keys), open: watch::Sender::new(()) };
         disk.check_owner(cluster, node)?;
         disk.sync()?;
         Ok(disk)
@@ -88,7 +92,7 @@ impl Disk {
         let options = rocksdb::Options::default();
         let db = DB::open_cf_descriptors_read_only(&options, &path, families, false)
             .map_err(|error| unopened(&path, &error))?;
-        let disk = Self { db, path, snapshots, keys: Arc::new(keys) };
+        let disk = Self { db, path, snapshots, keys: Arc::new(keys), open: watch::Sender::new(()) };
         disk.identity()?;
         Ok(disk)
     }
@@ -130,6 +134,11 @@ impl Disk {
             }
         }
         Ok(true)
+    }
+
+    /// Ends when the database is closed.
+    pub(crate) fn until_closed(&self) -> watch::Receiver<()> {
+        self.open.subscribe()
     }
 
     pub(crate) fn snapshots_dir(&self) -> &Path {
@@ -333,6 +342,10 @@ impl Batch<'_> {
 }
 
 fn unopened(path: &Path, error: &rocksdb::Error) -> OpenError {
+    // RocksDB has no kind for this one.
+    if error.to_string().contains("/LOCK:") {
+        return OpenError::InUse { path: path.display().to_string() };
+    }
     let problem = StorageProblem::Database(error.to_string());
     StorageError { path: path.display().to_string(), family: "all", key: "(open)".to_owned(), problem }.into()
 }

@@ -68,6 +68,12 @@ pub enum OpenError {
         /// What its first value says.
         problem: SealProblem,
     },
+    /// Another process has it open.
+    #[error("{path}: is open in another process; is this node running already?")]
+    InUse {
+        /// The database.
+        path: String,
+    },
     /// The directory belongs to another node or cluster.
     #[error("{path}: belongs to node {node} of cluster {cluster}")]
     WrongOwner {
@@ -182,7 +188,7 @@ pub enum InitializeError {
 /// The replica is shut down, or its storage failed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ReadError {
-    /// After [`Replica::shutdown`].
+    /// After [`Replica::shutdown`](crate::Replica::shutdown).
     #[error("this replica has stopped")]
     Stopped,
     /// The node must stop.

@@ -130,7 +130,7 @@ impl RaftSnapshotBuilder<Types> for Machine {
         self.blocking(|machine| {
             let _rows = machine.live.rows.read();
             let snapshot = snapshot::build(&machine.disk, machine.cluster)?;
-            let meta = snapshot.meta(machine.disk.keys())?;
+            let meta = snapshot.meta()?;
             Ok(SnapshotOf::<Types, SnapshotFile> { meta, snapshot })
         })
         .await
@@ -173,7 +173,7 @@ impl RaftStateMachine<Types> for Machine {
 
     async fn get_current_snapshot(&mut self) -> Result<Option<SnapshotOf<Types, SnapshotFile>>, io::Error> {
         let Some(snapshot) = self.guard(snapshot::current(&self.disk))? else { return Ok(None) };
-        let meta = self.guard(snapshot.meta(self.disk.keys()))?;
+        let meta = self.guard(snapshot.meta())?;
         Ok(Some(SnapshotOf::<Types, SnapshotFile> { meta, snapshot }))
     }
 }

@@ -22,7 +22,6 @@ use tokio::sync::mpsc;
 
 use crate::format::{Ballot, encode};
 use crate::messages::{self, Ask, Candidacy, Reply, Request, RequestV1, Tell};
-use crate::seal::StorageKeys;
 use crate::snapshot::SnapshotFile;
 use crate::types::Types;
 
@@ -81,7 +80,6 @@ pub(crate) struct Network {
     pub(crate) cluster: ClusterId,
     pub(crate) node: NodeId,
     pub(crate) link: Arc<dyn Link>,
-    pub(crate) keys: Arc<StorageKeys>,
     /// How long entries may take, whatever openraft's heartbeat-sized limit says: four megabytes and a sync need longer.
     pub(crate) append_deadline: Duration,
 }
@@ -91,7 +89,6 @@ pub(crate) struct Client {
     cluster: ClusterId,
     node: NodeId,
     link: Arc<dyn Link>,
-    keys: Arc<StorageKeys>,
     append_deadline: Duration,
     to: NodeId,
     lane: Lane,
@@ -103,7 +100,6 @@ impl Network {
             cluster: self.cluster,
             node: self.node,
             link: self.link.clone(),
-            keys: self.keys.clone(),
             append_deadline: self.append_deadline,
             to: NodeId(target),
             lane,
@@ -207,8 +203,7 @@ impl RaftNetworkV2<Types> for Client {
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
         let (chunks, waiting) = mpsc::channel(CHUNKS_WAITING);
         let start = self.request(Ask::Snapshot { vote: Ballot::of(vote) });
-        let keys = self.keys.clone();
-        let reader = tokio::task::spawn_blocking(move || read_file(&snapshot.snapshot, keys, start, &chunks));
+        let reader = tokio::task::spawn_blocking(move || read_file(&snapshot.snapshot, start, &chunks));
 
         let sent = self.link.snapshot(self.to, waiting, option.hard_ttl());
         let reply = tokio::select! {
@@ -232,16 +227,11 @@ impl RaftNetworkV2<Types> for Client {
 }
 
 /// Feeds the link with a file's chunks. It ends early when nobody takes them any more.
-fn read_file(
-    file: &SnapshotFile,
-    keys: Arc<StorageKeys>,
-    start: Vec<u8>,
-    chunks: &mpsc::Sender<Vec<u8>>,
-) -> Result<(), String> {
+fn read_file(file: &SnapshotFile, start: Vec<u8>, chunks: &mpsc::Sender<Vec<u8>>) -> Result<(), String> {
     if chunks.blocking_send(start).is_err() {
         return Ok(());
     }
-    for chunk in file.chunks(keys).map_err(|error| error.to_string())? {
+    for chunk in file.chunks().map_err(|error| error.to_string())? {
         if chunks.blocking_send(chunk.map_err(|error| error.to_string())?).is_err() {
             break;
         }

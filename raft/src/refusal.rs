@@ -218,6 +218,10 @@ pub enum Refusal {
     /// [`KEY_VERSIONS_MAX`](crate::state::KEY_VERSIONS_MAX) reached.
     #[error("the key has {max} versions, which is the limit", max = crate::state::KEY_VERSIONS_MAX)]
     KeyVersionsLimit,
+    /// Too many tags, or one that is too long.
+    #[error("a key has at most {max} tags, each with a name and a value of at most {bytes} bytes",
+        max = crate::state::TAGS_MAX, bytes = crate::state::TAG_BYTES_MAX)]
+    BadTags,
     /// Fewer holders verified the record than the threshold.
     #[error("{have} of {need} holders verified key {uid} version {version}")]
     TooFewHolders {
@@ -296,6 +300,7 @@ impl Refusal {
             Self::NotReady { .. } => "not_ready",
             Self::KeysLimit => "keys_limit",
             Self::KeyVersionsLimit => "key_versions_limit",
+            Self::BadTags => "bad_tags",
             Self::TooFewHolders { .. } => "too_few_holders",
             Self::ListTooLong { .. } => "list_too_long",
             Self::UnknownMember { .. } => "unknown_member",

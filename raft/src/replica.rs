@@ -1,8 +1,8 @@
 //! One replica of the state: the handle that everything outside this crate uses.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use openraft::errors::{ClientWriteError, InitializeError as RaftInitializeError, LinearizableReadError, RaftError};
 use openraft::{BasicNode, ReadPolicy};
@@ -81,7 +81,7 @@ impl Replica {
         };
         let (disk, machine, log) = parts.await.map_err(|error| OpenError::Raft(error.to_string()))??;
         let append_deadline = Duration::from_millis(timing.append_ms);
-        let network = Network { cluster, node, link, keys: disk.keys().clone(), append_deadline };
+        let network = Network { cluster, node, link, append_deadline };
         let live = machine.live().clone();
         let raft = match Raft::new(node.0, config, network, log.clone(), machine).await {
             Ok(raft) => raft,
@@ -117,9 +117,13 @@ impl Replica {
             Ok(()) => Ok(()),
             Err(RaftError::APIError(RaftInitializeError::NotInMembers(_))) => Err(InitializeError::NotAMember),
             Err(RaftError::APIError(RaftInitializeError::NotAllowed(_))) => {
-                let voters: Vec<_> = self.inner.raft.voter_ids().map(NodeId).collect();
-                let same = voters.iter().eq(members.keys());
-                if same { Ok(()) } else { Err(InitializeError::Initialized) }
+                // Not from the metrics, which come a moment later.
+                let voters = self.inner.raft.with_raft_state(|state| {
+                    let voters = state.membership_state.effective().voter_ids();
+                    voters.map(NodeId).collect::<BTreeSet<_>>()
+                });
+                let voters = voters.await.map_err(|_| InitializeError::Stopped)?;
+                if voters.iter().eq(members.keys()) { Ok(()) } else { Err(InitializeError::Initialized) }
             }
             Err(RaftError::Fatal(_)) => Err(InitializeError::Stopped),
         }
@@ -277,14 +281,10 @@ impl Replica {
             // Joining a thread may wait for a sync.
             drop(tokio::task::spawn_blocking(move || log.flusher().close()).await);
         }
-        let Some(disk) = disk.map(|disk| Arc::downgrade(&disk)) else { return };
-        let start = Instant::now();
-        while disk.strong_count() > 0 {
-            if start.elapsed() > CLOSE_LIMIT {
-                tracing::error!("something still holds the database");
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(2)).await;
+        let Some(mut open) = disk.map(|disk| disk.until_closed()) else { return };
+        // Nothing is ever sent: the channel ends with the database.
+        if tokio::time::timeout(CLOSE_LIMIT, open.changed()).await.is_err() {
+            tracing::error!("something still holds the database");
         }
     }
 }

@@ -18,9 +18,9 @@
 //! values are sealed. Rows below `40` make up the live state in memory; those above are read when they are asked for. A
 //! value below `40` is a [`Row`], an enum with one variant per version; the variant inside must match the key.
 
-use quorate_shares::codec;
 use std::collections::BTreeMap;
 
+use quorate_shares::codec;
 use quorate_shares::ids::{BatchId, Epoch, KeyName, KeyUid, KeyVersion, NodeId};
 use serde::{Deserialize, Serialize};
 
@@ -149,7 +149,7 @@ pub struct KeyRow {
     pub name: KeyName,
     /// When it was made.
     pub created_ms: u64,
-    /// Notes for people.
+    /// Notes for people: names and values.
     pub tags: BTreeMap<String, String>,
 }
 

@@ -115,7 +115,7 @@ impl Replica {
         match self.write_chunks(&mut writer, chunks) {
             Ok(()) => {
                 let snapshot = writer.finish()?;
-                let meta = snapshot.meta(disk.keys())?;
+                let meta = snapshot.meta()?;
                 Ok(SnapshotOf::<Types, SnapshotFile> { meta, snapshot })
             }
             Err(error) => {

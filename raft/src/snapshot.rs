@@ -78,6 +78,7 @@ pub(crate) struct SnapshotFile {
     id: SnapshotId,
     path: PathBuf,
     file: File,
+    keys: Arc<StorageKeys>,
 }
 
 fn path_of(dir: &Path, id: SnapshotId) -> PathBuf {
@@ -105,18 +106,18 @@ impl SnapshotFile {
     }
 
     /// Opens the file of `id`; `None` if there is none.
-    pub(crate) fn open(dir: &Path, id: SnapshotId) -> Result<Option<Self>, StorageError> {
-        let path = path_of(dir, id);
+    pub(crate) fn open(disk: &Disk, id: SnapshotId) -> Result<Option<Self>, StorageError> {
+        let path = path_of(disk.snapshots_dir(), id);
         match File::open(&path) {
-            Ok(file) => Ok(Some(Self { id, path, file })),
+            Ok(file) => Ok(Some(Self { id, path, file, keys: disk.keys().clone() })),
             Err(missing) if missing.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(source) => Err(io_error(&path, 0, &source)),
         }
     }
 
     /// The meta data in the first chunk.
-    pub(crate) fn meta(&self, keys: &Arc<StorageKeys>) -> Result<SnapshotMetaOf<Types>, StorageError> {
-        let mut chunks = Chunks::new(self, keys.clone())?;
+    pub(crate) fn meta(&self) -> Result<SnapshotMetaOf<Types>, StorageError> {
+        let mut chunks = Chunks::new(self)?;
         let first = chunks.next().transpose()?.and_then(|bytes| Chunk::decode(&bytes));
         let Some(Chunk::HeaderV1 { applied, .. }) = first else {
             return Err(error(&self.path, 0, StorageProblem::Malformed));
@@ -125,8 +126,8 @@ impl SnapshotFile {
     }
 
     /// The chunks in plain.
-    pub(crate) fn chunks(&self, keys: Arc<StorageKeys>) -> Result<Chunks, StorageError> {
-        Chunks::new(self, keys)
+    pub(crate) fn chunks(&self) -> Result<Chunks, StorageError> {
+        Chunks::new(self)
     }
 }
 
@@ -146,7 +147,7 @@ pub(crate) struct Chunks {
 }
 
 impl Chunks {
-    fn new(snapshot: &SnapshotFile, keys: Arc<StorageKeys>) -> Result<Self, StorageError> {
+    fn new(snapshot: &SnapshotFile) -> Result<Self, StorageError> {
         let failed = |source: io::Error| io_error(&snapshot.path, 0, &source);
         let mut file = snapshot.file.try_clone().map_err(failed)?;
         file.seek(SeekFrom::Start(0)).map_err(failed)?;
@@ -156,7 +157,7 @@ impl Chunks {
         if head[..MAGIC.len()] != *MAGIC || head[MAGIC.len()..] != snapshot.id {
             return Err(error(&snapshot.path, 0, StorageProblem::Malformed));
         }
-        Ok(Self { id: snapshot.id, path: snapshot.path.clone(), file, keys, number: 0 })
+        Ok(Self { id: snapshot.id, path: snapshot.path.clone(), file, keys: snapshot.keys.clone(), number: 0 })
     }
 
     fn read(&mut self) -> Result<Option<Vec<u8>>, StorageError> {
@@ -237,7 +238,7 @@ impl SnapshotWriter {
         let durable = durable.and_then(|()| File::open(parent)?.sync_all());
         durable.map_err(|source| io_error(&path, number, &source))?;
         let file = File::open(&path).map_err(|source| io_error(&path, number, &source))?;
-        Ok(SnapshotFile { id: self.id, path, file })
+        Ok(SnapshotFile { id: self.id, path, file, keys: self.keys })
     }
 
     /// Removes an unfinished file.
@@ -313,8 +314,16 @@ impl Filter {
     }
 }
 
-/// Replaces the state by a complete file. Whoever calls this keeps readers of rows away.
+/// Replaces the state by a complete file. Whoever calls this keeps readers of rows away. A file of another directory is
+/// copied first, so that the marker names one that is here.
 pub(crate) fn install(disk: &Disk, snapshot: &SnapshotFile) -> Result<(), StorageError> {
+    if snapshot.path.parent() != Some(disk.snapshots_dir()) {
+        let mut copy = SnapshotWriter::start(disk)?;
+        for chunk in snapshot.chunks()? {
+            copy.write(&chunk?)?;
+        }
+        return install(disk, &copy.finish()?);
+    }
     let mut marker = disk.batch();
     marker.put_meta("installing", MetaV1::Installing(snapshot.id));
     marker.write_synced()?;
@@ -325,7 +334,7 @@ pub(crate) fn install(disk: &Disk, snapshot: &SnapshotFile) -> Result<(), Storag
 
     let malformed = |number| error(&snapshot.path, number, StorageProblem::Malformed);
     let (mut header, mut rows, mut end) = (None, 0u64, None);
-    for (number, plain) in (0..).zip(snapshot.chunks(disk.keys().clone())?) {
+    for (number, plain) in (0..).zip(snapshot.chunks()?) {
         match Chunk::decode(&plain?) {
             Some(Chunk::HeaderV1 { applied, .. }) if number == 0 => header = Some(applied),
             Some(Chunk::RowsV1(chunk)) if number > 0 && end.is_none() => {
@@ -355,7 +364,7 @@ pub(crate) fn recover(disk: &Disk) -> Result<(), StorageError> {
     match disk.meta("installing")? {
         None => {}
         Some(MetaV1::Installing(id)) => {
-            let file = SnapshotFile::open(disk.snapshots_dir(), id)?;
+            let file = SnapshotFile::open(disk, id)?;
             let missing = || error(&path_of(disk.snapshots_dir(), id), 0, StorageProblem::Missing);
             install(disk, &file.ok_or_else(missing)?)?;
         }
@@ -378,7 +387,7 @@ pub(crate) fn discard(disk: &Disk, id: SnapshotId) -> Result<(), StorageError> {
 /// The newest complete snapshot. A file that somebody removed is made again by openraft.
 pub(crate) fn current(disk: &Disk) -> Result<Option<SnapshotFile>, StorageError> {
     match current_id(disk)? {
-        Some(id) => SnapshotFile::open(disk.snapshots_dir(), id),
+        Some(id) => SnapshotFile::open(disk, id),
         None => Ok(None),
     }
 }

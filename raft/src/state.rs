@@ -41,6 +41,10 @@ pub const MEMBERS_MAX: usize = 9;
 pub const ADDRESSES_MAX: usize = 8;
 /// Longest address, in bytes.
 pub const ADDRESS_BYTES_MAX: usize = 255;
+/// Most tags of a key.
+pub const TAGS_MAX: usize = 32;
+/// Longest name or value of a tag, in bytes.
+pub const TAG_BYTES_MAX: usize = 255;
 /// Most keys; a key beyond it is refused.
 pub const KEYS_MAX: usize = 1_000_000;
 /// Most versions of one key; a rotation beyond it is refused.
@@ -219,7 +223,7 @@ pub struct Key {
     pub name: KeyName,
     /// When it was made.
     pub created_ms: u64,
-    /// Notes for people.
+    /// Notes for people: names and values.
     pub tags: BTreeMap<String, String>,
     /// Its versions, never empty.
     pub versions: BTreeMap<KeyVersion, Version>,

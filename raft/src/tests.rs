@@ -4,5 +4,5 @@ mod cluster;
 mod conformance;
 mod damage;
 mod fixture;
-mod machine;
+mod golden;
 mod state;

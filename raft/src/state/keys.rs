@@ -7,7 +7,7 @@ use quorate_shares::seal::{BATCH_RECORDS_MAX, BatchHeader, ShareRecord};
 use sha2::{Digest, Sha256};
 
 use super::epochs::open_epoch;
-use super::{BatchInfo, KEY_VERSIONS_MAX, KEYS_MAX, Key, RecordRef, State, Version};
+use super::{BatchInfo, KEY_VERSIONS_MAX, KEYS_MAX, Key, RecordRef, State, TAG_BYTES_MAX, TAGS_MAX, Version};
 use crate::command::{CreateKey, Outcome, Ready, RecordBytes, RequestId, RotateKey, Verified};
 use crate::plan::VERIFY_MAX;
 use crate::refusal::Refusal;
@@ -60,6 +60,10 @@ pub(super) fn create(state: &mut State, create: &CreateKey, rows: &mut Rows) -> 
     }
     if state.keys.len() >= KEYS_MAX {
         return Err(Refusal::KeysLimit);
+    }
+    let fits = |tag: &String| tag.len() <= TAG_BYTES_MAX;
+    if create.tags.len() > TAGS_MAX || !create.tags.iter().all(|(name, value)| fits(name) && fits(value)) {
+        return Err(Refusal::BadTags);
     }
     let version = KeyVersion(1);
     let records = check_records(state, create.uid, version, &create.records)?;

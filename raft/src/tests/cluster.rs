@@ -1,0 +1,431 @@
+//! Several replicas over a link in memory.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use quorate_shares::ids::{Epoch, KeyVersion, NodeId};
+use tempfile::TempDir;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::fixture::{CLUSTER, Leader, found, next_changes, ready, storage_keys, uid};
+use crate::command::{Change, Command, Outcome};
+use crate::{
+    Flushed, Lane, Link, LinkError, Options, ProposeError, ReadIndexError, Refusal, Replica, ServeError, Timing,
+    offline,
+};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Replicas find each other here, unless they are cut off.
+#[derive(Clone, Default)]
+struct Wire(Arc<Mutex<Ends>>);
+
+#[derive(Default)]
+struct Ends {
+    replicas: BTreeMap<NodeId, Replica>,
+    cut: BTreeSet<NodeId>,
+    snapshots: u64,
+    largest_chunk: usize,
+}
+
+struct End {
+    wire: Wire,
+    node: NodeId,
+}
+
+impl End {
+    fn peer(&self, to: NodeId) -> Result<Replica, LinkError> {
+        let ends = self.wire.0.lock();
+        let cut = ends.cut.contains(&to) || ends.cut.contains(&self.node);
+        let peer = ends.replicas.get(&to).filter(|_| !cut);
+        peer.cloned().ok_or_else(|| LinkError::Unreachable(format!("node {to} is away")))
+    }
+}
+
+fn refused(error: ServeError) -> LinkError {
+    LinkError::Refused(error.to_string())
+}
+
+#[async_trait]
+impl Link for End {
+    async fn call(&self, to: NodeId, _: Lane, request: Vec<u8>, _: Duration) -> Result<Vec<u8>, LinkError> {
+        assert!(request.len() <= crate::MESSAGE_BYTES_MAX);
+        let reply = self.peer(to)?.serve(self.node, &request).await.map_err(refused)?;
+        // A node that was cut off meanwhile does not hear the answer.
+        self.peer(to)?;
+        Ok(reply)
+    }
+
+    async fn snapshot(
+        &self,
+        to: NodeId,
+        mut chunks: mpsc::Receiver<Vec<u8>>,
+        _: Duration,
+    ) -> Result<Vec<u8>, LinkError> {
+        let peer = self.peer(to)?;
+        let (forward, received) = mpsc::channel(1);
+        let wire = self.wire.clone();
+        wire.0.lock().snapshots += 1;
+        tokio::spawn(async move {
+            while let Some(chunk) = chunks.recv().await {
+                let largest = wire.0.lock().largest_chunk.max(chunk.len());
+                wire.0.lock().largest_chunk = largest;
+                if forward.send(chunk).await.is_err() {
+                    return;
+                }
+            }
+        });
+        peer.serve_snapshot(self.node, received).await.map_err(refused)
+    }
+}
+
+struct Cluster {
+    dirs: BTreeMap<u64, TempDir>,
+    wire: Wire,
+    timing: Timing,
+}
+
+impl Cluster {
+    async fn start(nodes: u64, timing: Timing) -> Self {
+        let dirs = (1..=nodes).map(|node| (node, tempfile::tempdir().expect("a temporary directory"))).collect();
+        let cluster = Self { dirs, wire: Wire::default(), timing };
+        for node in 1..=nodes {
+            cluster.open(node).await;
+        }
+        let labels = (1..=nodes).map(|node| (NodeId(node), format!("n{node}"))).collect::<BTreeMap<_, _>>();
+        cluster.replica(1).initialize(labels.clone()).await.expect("a new cluster");
+        cluster.replica(1).initialize(labels).await.expect("again does no harm");
+        cluster
+    }
+
+    async fn open(&self, node: u64) {
+        let options = Options {
+            node: NodeId(node),
+            cluster: CLUSTER,
+            dir: self.dirs[&node].path().to_owned(),
+            keys: storage_keys(node),
+            timing: self.timing.clone(),
+            link: Arc::new(End { wire: self.wire.clone(), node: NodeId(node) }),
+        };
+        let replica = Replica::open(options).await.expect("the database opens");
+        self.wire.0.lock().replicas.insert(NodeId(node), replica);
+    }
+
+    async fn close(&self, node: u64) {
+        let replica = self.wire.0.lock().replicas.remove(&NodeId(node)).expect("it runs");
+        replica.shutdown().await;
+    }
+
+    fn replica(&self, node: u64) -> Replica {
+        self.wire.0.lock().replicas[&NodeId(node)].clone()
+    }
+
+    fn cut(&self, node: u64) {
+        self.wire.0.lock().cut.insert(NodeId(node));
+    }
+
+    fn mend(&self) {
+        self.wire.0.lock().cut.clear();
+    }
+
+    /// A node that thinks that it leads.
+    fn claimant(&self) -> Option<Replica> {
+        let ends = self.wire.0.lock();
+        let mut there = ends.replicas.iter().filter(|(node, _)| !ends.cut.contains(node)).map(|(_, replica)| replica);
+        there.find(|replica| replica.leadership().borrow().am_leader).cloned()
+    }
+
+    /// The node that leads among those that are not cut off.
+    async fn leader(&self) -> Replica {
+        let start = Instant::now();
+        loop {
+            let leader = self.claimant();
+            if let Some(leader) = leader
+                && leader.read_index().await.is_ok()
+            {
+                return leader;
+            }
+            assert!(start.elapsed() < PATIENCE, "no leader");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Proposes until some leader answers, as a client with a request id may.
+    async fn propose(&self, change: Change) -> Result<Outcome, Refusal> {
+        let start = Instant::now();
+        loop {
+            let leader = self.leader().await;
+            let time_ms = leader.read(|state| state.time_ms) + 1;
+            match leader.propose(Command::new(time_ms, change.clone())).await {
+                Ok(outcome) => return Ok(outcome),
+                Err(ProposeError::Refused(refusal)) => return Err(refusal),
+                Err(error) => assert!(start.elapsed() < PATIENCE, "{error}"),
+            }
+        }
+    }
+
+    async fn found(&self) -> Leader {
+        self.propose(Change::Found(found(self.dirs.len() as u64, 2))).await.expect("founded");
+        loop {
+            let changes = self.leader().await.read(next_changes);
+            if changes.is_empty() {
+                break;
+            }
+            for change in changes {
+                self.propose(change).await.expect("a planned step");
+            }
+        }
+        let dealer = self.leader().await.read(|state| Leader::new(state, Epoch(1)));
+        self.propose(dealer.open_batch()).await.expect("a batch");
+        dealer
+    }
+
+    /// Waits until a replica has applied all that the leader has, and compares.
+    async fn agree(&self, node: u64) {
+        let leader = self.leader().await;
+        let index = leader.read_index().await.expect("it leads");
+        leader.wait_applied(index, PATIENCE).await.expect("applied");
+        let replica = self.replica(node);
+        replica.wait_applied(index, PATIENCE).await.expect("catches up");
+        assert!(leader.read(Clone::clone) == replica.read(Clone::clone), "node {node} has another state");
+    }
+
+    async fn stop(self) {
+        let nodes: Vec<_> = self.wire.0.lock().replicas.keys().map(|node| node.0).collect();
+        for node in nodes {
+            self.close(node).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_replicas_agree_refuse_and_survive_restarts() {
+    let cluster = Cluster::start(3, Timing::default()).await;
+    let mut dealer = cluster.found().await;
+    let create = dealer.create(1, "billing/cards");
+    let made = cluster.propose(Change::CreateKey(create.clone())).await.expect("made");
+    assert_eq!(cluster.propose(Change::CreateKey(create.clone())).await, Ok(made.clone()));
+    let taken = dealer.create(2, "billing/cards");
+    assert_eq!(cluster.propose(Change::CreateKey(taken)).await, Err(Refusal::NameTaken));
+    for node in 1..=3 {
+        cluster.agree(node).await;
+        let record = cluster.replica(node).record(uid(1), KeyVersion(1), Epoch(1)).expect("readable");
+        assert_eq!(record.as_ref(), Some(&create.records[0].0));
+        let header = cluster.replica(node).batch(dealer.batch()).expect("readable");
+        assert_eq!(header, Some(dealer.dealer.header().encode()));
+    }
+
+    // A follower neither proposes nor tells a read index, and knows who does.
+    let leader = cluster.leader().await.leadership().borrow().leader.expect("known").0;
+    let follower = cluster.replica(leader % 3 + 1);
+    let command = Command::new(1, ready(1, 1, 1, &[1, 2]));
+    assert!(matches!(follower.propose(command).await, Err(ProposeError::NotLeader { .. })));
+    assert!(matches!(follower.read_index().await, Err(ReadIndexError::NotLeader { .. })));
+    drop(follower);
+
+    // All of them lose power; what they had flushed is there again, and never less.
+    let flushed: Vec<Flushed> = (1..=3).map(|node| cluster.replica(node).flushed()).collect();
+    for node in 1..=3 {
+        cluster.close(node).await;
+    }
+    for node in 1..=3 {
+        cluster.open(node).await;
+        assert!(cluster.replica(node).is_initialized().await.expect("runs"));
+        assert!(cluster.replica(node).flushed() >= flushed[node as usize - 1]);
+    }
+    assert_eq!(cluster.propose(Change::CreateKey(create)).await, Ok(made));
+    for node in 1..=3 {
+        cluster.agree(node).await;
+    }
+
+    // A copy of a directory, taken while the node runs, opens with its key and with no other.
+    let copy = tempfile::tempdir().expect("a temporary directory");
+    copy_dir(cluster.dirs[&2].path(), copy.path());
+    let store = offline::open(copy.path(), storage_keys(2)).expect("the copy opens");
+    assert!(store.state().key_by_name(&"billing/cards".parse().expect("a name")).is_some());
+    assert!(store.record(uid(1), KeyVersion(1), Epoch(1)).expect("readable").is_some());
+    let wrong = offline::open(copy.path(), storage_keys(3)).map(|_| ());
+    assert!(matches!(wrong, Err(crate::OpenError::WrongStorageKey { .. })));
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_was_away_catches_up_by_log_and_by_snapshot() {
+    let timing = Timing { snapshot_every: 40, entries_kept: 5, ..Timing::default() };
+    let cluster = Cluster::start(3, timing).await;
+    let mut dealer = cluster.found().await;
+    let away = cluster.leader().await.leadership().borrow().leader.expect("known").0 % 3 + 1;
+
+    cluster.close(away).await;
+    for number in 1..=5 {
+        cluster.propose(Change::CreateKey(dealer.create(number, &format!("key/{number}")))).await.expect("made");
+    }
+    cluster.open(away).await;
+    cluster.agree(away).await;
+    assert_eq!(cluster.wire.0.lock().snapshots, 0, "a few entries need no snapshot");
+
+    cluster.close(away).await;
+    for number in 6..=160 {
+        cluster.propose(Change::CreateKey(dealer.create(number, &format!("key/{number}")))).await.expect("made");
+    }
+    cluster.open(away).await;
+    cluster.agree(away).await;
+    let record = cluster.replica(away).record(uid(50), KeyVersion(1), Epoch(1)).expect("readable");
+    assert!(record.is_some(), "records come with the snapshot");
+    {
+        let ends = cluster.wire.0.lock();
+        assert!(ends.snapshots > 0, "the log behind it is gone");
+        assert!(ends.largest_chunk <= crate::CHUNK_BYTES_MAX);
+    }
+
+    // What was installed is on disk, and what comes after it too.
+    cluster.close(away).await;
+    cluster.open(away).await;
+    cluster.propose(ready(1, 7, 1, &[1, 2])).await.expect("ready");
+    cluster.agree(away).await;
+    cluster.stop().await;
+}
+
+/// Mutated once: with the counter left alone in `truncate_after`, this fails.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_is_cut_off_answers_nothing_and_its_entries_are_truncated() {
+    let cluster = Cluster::start(3, Timing::default()).await;
+    let mut dealer = cluster.found().await;
+    let old = cluster.leader().await;
+    let node = old.leadership().borrow().leader.expect("known").0;
+    let before = old.flushed();
+
+    cluster.cut(node);
+    let lost = Change::CreateKey(dealer.create(1, "lost"));
+    let time_ms = old.read(|state| state.time_ms) + 1;
+    let proposing = tokio::spawn({
+        let old = old.clone();
+        async move { old.propose(Command::new(time_ms, lost)).await }
+    });
+    assert!(matches!(old.read_index().await, Err(ReadIndexError::NoQuorum | ReadIndexError::NotLeader { .. })));
+    let kept = dealer.create(2, "kept");
+    cluster.propose(Change::CreateKey(kept)).await.expect("the others go on");
+
+    cluster.mend();
+    cluster.agree(node).await;
+    let answer = proposing.await.expect("it ends");
+    assert!(matches!(answer, Err(ProposeError::Unknown { .. })), "{answer:?}");
+    assert!(old.read(|state| state.key_by_name(&"lost".parse().expect("a name")).is_none()));
+    let after = old.flushed();
+    assert_eq!(after.truncations, before.truncations + 1, "the lost entry was taken back");
+    assert!(after > before);
+    drop(old);
+    cluster.close(node).await;
+    cluster.open(node).await;
+    assert!(cluster.replica(node).flushed() >= after);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_for_others_are_refused() {
+    let cluster = Cluster::start(3, Timing::default()).await;
+    cluster.leader().await;
+    let (two, three) = (cluster.replica(2), cluster.replica(3));
+    let request = |to: u64| {
+        use crate::messages::{Ask, Request, RequestV1};
+        let (cluster, from) = (CLUSTER, NodeId(1));
+        let vote = crate::Ballot { term: 0, node: NodeId(1), committed: false };
+        let ask = Ask::Append { vote, previous: None, entries: Vec::new(), committed: None };
+        crate::format::encode(&Request::V1(RequestV1 { cluster, from, to: NodeId(to), ask }))
+    };
+    assert!(two.serve(NodeId(1), &request(2)).await.is_ok());
+    assert!(matches!(three.serve(NodeId(1), &request(2)).await, Err(ServeError::WrongNode)));
+    assert!(matches!(two.serve(NodeId(3), &request(2)).await, Err(ServeError::WrongSender { named: NodeId(1) })));
+    assert!(matches!(two.serve(NodeId(1), &[0xff; 9]).await, Err(ServeError::Malformed)));
+    drop((two, three));
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_solo_replica_leads_itself() {
+    let cluster = Cluster::start(1, Timing::default()).await;
+    let solo = crate::command::Found { threshold: 1, allow_solo: true, ..found(1, 1) };
+    assert_eq!(cluster.propose(Change::Found(solo)).await, Ok(Outcome::Founded));
+    // When closing returns the database is closed, not about to be.
+    for _ in 0..20 {
+        cluster.close(1).await;
+        cluster.open(1).await;
+        assert!(cluster.replica(1).read(|state| state.cluster.is_some()), "what was acknowledged is there at once");
+    }
+    cluster.agree(1).await;
+    cluster.stop().await;
+}
+
+/// A stream that ends early, or that does not add up, leaves the state alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broken_snapshot_stream_is_refused() {
+    use crate::messages::{Ask, Request, RequestV1};
+    let cluster = Cluster::start(3, Timing::default()).await;
+    let mut dealer = cluster.found().await;
+    cluster.propose(Change::CreateKey(dealer.create(1, "kept"))).await.expect("made");
+    let leader = cluster.leader().await;
+    let from = leader.leadership().borrow().leader.expect("known");
+    let to = NodeId(from.0 % 3 + 1);
+    cluster.agree(to.0).await;
+
+    let file = crate::snapshot::build(&leader.disk().expect("open"), CLUSTER).expect("built");
+    let chunks: Vec<Vec<u8>> = file.chunks().expect("a file").collect::<Result<_, _>>().expect("good chunks");
+    assert!(chunks.len() >= 3);
+    let vote = leader.flushed().vote.expect("it was elected");
+    let ask = Ask::Snapshot { vote };
+    let start = crate::format::encode(&Request::V1(RequestV1 { cluster: CLUSTER, from, to, ask }));
+
+    let end = crate::format::encode(&crate::snapshot::Chunk::EndV1 { rows: 1 });
+    let headless = [&chunks[1..]].concat();
+    let short = chunks[..chunks.len() - 1].to_vec();
+    let miscounted = [&chunks[..chunks.len() - 1], &[end]].concat();
+    let oversized = [&chunks[..1], &[vec![0; crate::CHUNK_BYTES_MAX + 1]]].concat();
+    for broken in [headless, short, miscounted, oversized] {
+        let (send, receive) = mpsc::channel(broken.len() + 1);
+        for chunk in std::iter::once(start.clone()).chain(broken) {
+            send.send(chunk).await.expect("room");
+        }
+        drop(send);
+        let error = cluster.replica(to.0).serve_snapshot(from, receive).await.expect_err("broken");
+        assert!(matches!(error, ServeError::Malformed | ServeError::TooLarge), "{error}");
+    }
+    cluster.agree(to.0).await;
+    let left = std::fs::read_dir(cluster.dirs[&to.0].path().join("snapshots")).expect("a directory").count();
+    assert_eq!(left, 0, "unfinished files are removed");
+    drop((leader, file));
+    cluster.stop().await;
+}
+
+/// T60: entries beyond one message arrive in several.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_log_of_large_entries_arrives() {
+    let cluster = Cluster::start(3, Timing::default()).await;
+    cluster.found().await;
+    let away = cluster.leader().await.leadership().borrow().leader.expect("known").0 % 3 + 1;
+    cluster.close(away).await;
+    for _ in 0..24 {
+        let large = Change::OpenBatch { header: vec![0; 190 << 10] };
+        assert_eq!(cluster.propose(large).await, Err(Refusal::MalformedBatch));
+    }
+    let huge = Command::new(1, Change::OpenBatch { header: vec![0; 2 << 20] });
+    assert!(matches!(cluster.leader().await.propose(huge).await, Err(ProposeError::TooLarge { .. })));
+    cluster.open(away).await;
+    cluster.agree(away).await;
+    cluster.stop().await;
+}
+
+fn copy_dir(from: &std::path::Path, to: &std::path::Path) {
+    std::fs::create_dir_all(to).expect("a directory");
+    for entry in std::fs::read_dir(from).expect("a directory").flatten() {
+        let to = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy_dir(&entry.path(), &to);
+        } else {
+            std::fs::copy(entry.path(), to).expect("copied");
+        }
+    }
+}

@@ -124,7 +124,8 @@ impl Leader {
     pub(super) fn create(&mut self, number: u8, name: &str) -> CreateKey {
         let (kcv, record) = self.deal(uid(number), 1);
         let name = name.parse().expect("a key name");
-        CreateKey { request: [number; 16], uid: uid(number), name, kcv, records: vec![record] }
+        let tags = [("team".to_owned(), "payments".to_owned())].into();
+        CreateKey { request: [number; 16], uid: uid(number), name, tags, kcv, records: vec![record] }
     }
 
     pub(super) fn rotate(&mut self, request: u8, number: u8, expect: u32) -> RotateKey {

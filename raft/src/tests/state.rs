@@ -68,16 +68,14 @@ fn thresholds_lie_between_a_majority_and_all() {
 
 #[test]
 fn founders_are_distinct_and_well_formed() {
-    let cases: [(fn(&mut Found), Refusal); 8] = [
+    type Case = (fn(&mut Found), Refusal);
+    let cases: [Case; 8] = [
         (|found| found.members[1].node = NodeId(1), Refusal::BadNodeId { node: NodeId(1) }),
         (|found| found.members[0].node = NodeId(0), Refusal::BadNodeId { node: NodeId(0) }),
         (|found| found.members[2].node = NodeId(4), Refusal::BadNodeId { node: NodeId(4) }),
-        (
-            |found| found.members[1].name = found.members[0].name.clone(),
-            Refusal::NodeNameTaken { node: NodeId(2) },
-        ),
+        (|found| found.members[1].name = found.members[0].name.clone(), Refusal::NodeNameTaken { node: NodeId(2) }),
         (|found| found.members[2].op_pk = found.members[0].boot_pk, Refusal::IdentityTaken { node: NodeId(3) }),
-        (|found| drop(found.members[1].share_pk.pop()), Refusal::BadShareKey { node: NodeId(2) }),
+        (|found| found.members[1].share_pk.truncate(1215), Refusal::BadShareKey { node: NodeId(2) }),
         (|found| found.members[1].skgen = ShareKeyGeneration(0), Refusal::BadShareKey { node: NodeId(2) }),
         (|found| found.members[1].addresses.clear(), Refusal::BadAddresses { node: NodeId(2) }),
     ];
@@ -147,10 +145,7 @@ fn a_key_encrypts_once_a_threshold_verified_it() {
 
     let few = Refusal::TooFewHolders { uid: uid(1), version: KeyVersion(1), have: 1, need: 2 };
     assert_eq!(refused(&mut state, ready(1, 1, 1, &[1])), few);
-    assert_eq!(
-        refused(&mut state, ready(1, 1, 1, &[1, 9])),
-        Refusal::NotAHolder { node: NodeId(9), epoch: Epoch(1) }
-    );
+    assert_eq!(refused(&mut state, ready(1, 1, 1, &[1, 9])), Refusal::NotAHolder { node: NodeId(9), epoch: Epoch(1) });
     assert!(matches!(refused(&mut state, ready(2, 1, 1, &[1, 2])), Refusal::WrongEpoch { .. }));
     assert!(matches!(refused(&mut state, ready(1, 1, 2, &[1, 2])), Refusal::UnknownVersion { .. }));
     assert_eq!(step(&mut state, ready(1, 1, 1, &[1, 3])).outcome, Ok(Outcome::MadeReady { versions: 1 }));
@@ -201,6 +196,9 @@ fn names_and_versions_are_taken_once() {
     let mut create = leader.create(1, "other");
     create.request = [2; 16];
     assert_eq!(refused(&mut state, Change::CreateKey(create)), Refusal::UidTaken { uid: uid(1) });
+    let mut create = leader.create(2, "other");
+    create.tags.insert("note".to_owned(), "x".repeat(256));
+    assert_eq!(refused(&mut state, Change::CreateKey(create)), Refusal::BadTags);
     let rotate = leader.rotate(3, 1, 1);
     assert_eq!(refused(&mut state, Change::RotateKey(rotate)), Refusal::NotReady { version: KeyVersion(1) });
     step(&mut state, ready(1, 1, 1, &[1, 2])).outcome.expect("ready");
@@ -255,12 +253,73 @@ fn records_are_fenced() {
     let create = stranger.create(2, "other");
     assert!(matches!(refused(&mut state, stranger.open_batch()), Refusal::StaleCommittee));
     assert!(matches!(refused(&mut state, Change::CreateKey(create)), Refusal::UnknownBatch { .. }));
+}
 
-    // The epoch retires under the dealer's feet.
-    state.epochs.get_mut(&Epoch(1)).expect("active").phase = EpochPhase::Retiring;
-    let refusal = refused(&mut state, Change::CreateKey(good.clone()));
-    assert!(matches!(refusal, Refusal::RecordCount { .. } | Refusal::WrongEpoch { .. }));
-    assert!(refusal.is_retryable());
+/// The next epoch with the same members, as a growing cluster would open it.
+fn open_next(state: &mut State) -> Epoch {
+    let epoch = state.next_epoch();
+    let committee = state.active().expect("a founded cluster").committee.clone();
+    let committee_hash = state.committee_of(epoch, 2, &committee).expect("the members").hash(CLUSTER);
+    let open = OpenEpoch { epoch, threshold: 2, committee, committee_hash };
+    step(state, Change::OpenEpoch(open)).outcome.expect("the next epoch");
+    epoch
+}
+
+/// I2 and I3: while an epoch is PENDING a new key has a record in both, and an old one keeps it from becoming ACTIVE.
+#[test]
+fn every_version_is_covered_before_an_epoch_is_active() {
+    let mut state = founded(3, 2);
+    let mut one = Leader::new(&state, Epoch(1));
+    step(&mut state, one.open_batch()).outcome.expect("a batch");
+    let epoch = open_next(&mut state);
+    assert_eq!(state.record_epochs(), [Epoch(1), epoch]);
+    let mut two = Leader::new(&state, epoch);
+    step(&mut state, two.open_batch()).outcome.expect("a batch of the pending epoch");
+
+    let mut create = one.create(1, "both");
+    assert_eq!(refused(&mut state, Change::CreateKey(create.clone())), Refusal::RecordCount { given: 1, need: 2 });
+    create.records.push(one.deal(uid(1), 1).1);
+    assert_eq!(refused(&mut state, Change::CreateKey(create.clone())), Refusal::RecordMismatch, "one epoch twice");
+    create.records[1] = two.deal(uid(1), 1).1;
+    step(&mut state, Change::CreateKey(create)).outcome.expect("both are there");
+
+    // It encrypts once both are verified.
+    assert_eq!(step(&mut state, ready(1, 1, 1, &[1, 2])).outcome, Ok(Outcome::MadeReady { versions: 0 }));
+    assert_eq!(step(&mut state, ready(2, 1, 1, &[1, 2])).outcome, Ok(Outcome::MadeReady { versions: 1 }));
+    for node in [1, 3] {
+        let ack = EpochAck { epoch, node: NodeId(node), records: 0 };
+        step(&mut state, Change::EpochAck(ack)).outcome.expect("acknowledged before the key was made");
+    }
+    assert!(matches!(refused(&mut state, Change::ActivateEpoch { epoch }), Refusal::AcksMissing { have: 0, .. }));
+    activate(&mut state);
+    assert_eq!(state.active().map(|active| active.epoch), Some(epoch));
+    assert_eq!(state.epochs[&Epoch(1)].phase, EpochPhase::Retiring);
+
+    let next = open_next(&mut state);
+    let uncovered = Refusal::VersionsUncovered { epoch: next, missing: 1 };
+    assert_eq!(refused(&mut state, Change::ActivateEpoch { epoch: next }), uncovered);
+    assert!(!matches!(plan::next(&state), Step::Propose(_)), "the plan does not propose what is refused");
+}
+
+/// T28. Mutated once: with `open_epoch` letting closed epochs pass, this fails.
+#[test]
+fn a_delayed_command_never_reaches_a_retired_epoch() {
+    let mut state = founded(3, 2);
+    let mut one = Leader::new(&state, Epoch(1));
+    step(&mut state, one.open_batch()).outcome.expect("a batch");
+    let late = one.create(1, "late");
+    let epoch = open_next(&mut state);
+    activate(&mut state);
+    assert_eq!(state.active().map(|active| active.epoch), Some(epoch));
+
+    let closed = Refusal::WrongEpoch { given: Epoch(1), active: Some(epoch) };
+    assert!(closed.is_retryable());
+    assert_eq!(refused(&mut state, Change::CreateKey(late)), closed);
+    let batch = Leader::new(&state, Epoch(1)).open_batch();
+    assert_eq!(refused(&mut state, batch), closed);
+    let ack = Change::EpochAck(EpochAck { epoch: Epoch(1), node: NodeId(1), records: 0 });
+    assert_eq!(refused(&mut state, ack), closed);
+    assert_eq!(refused(&mut state, Change::ActivateEpoch { epoch: Epoch(1) }), closed);
 }
 
 #[test]

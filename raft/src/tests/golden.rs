@@ -1,0 +1,110 @@
+//! The stored bytes of format 1. They are read for ever: a change here is a new variant, not another golden.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use openraft::alias::{EntryOf, StoredMembershipOf};
+use openraft::{BasicNode, EntryPayload, Membership};
+use quorate_shares::ids::{BatchId, Epoch, KeyVersion, NodeId, ShareKeyGeneration};
+
+use super::fixture::{CLUSTER, uid};
+use crate::command::{Change, Command, CreateKey, RecordBytes, Seat};
+use crate::format::{self, Applied, Ballot, LogPlace, Meta, MetaV1, encode};
+use crate::rows::{KeyRow, Row, RowV1};
+use crate::state::{EpochInfo, EpochPhase, RecordRef, Version};
+use crate::types::Types;
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    let pairs = (0..text.len() / 2).map(|at| u8::from_str_radix(&text[2 * at..2 * at + 2], 16));
+    pairs.collect::<Result<_, _>>().expect("hexadecimal")
+}
+
+fn place(index: u64) -> LogPlace {
+    LogPlace { term: 3, node: NodeId(1), index }
+}
+
+#[test]
+fn entries_keep_their_bytes() {
+    let create = CreateKey {
+        request: [1; 16],
+        uid: uid(2),
+        name: "billing/cards".parse().expect("a name"),
+        tags: [("team".to_owned(), "x".to_owned())].into(),
+        kcv: [3; 32],
+        records: vec![RecordBytes(vec![4; 3])],
+    };
+    let voters: BTreeSet<u64> = [1, 2].into();
+    let nodes: BTreeMap<u64, BasicNode> = voters.iter().map(|id| (*id, BasicNode::new(format!("n{id}")))).collect();
+    let membership = Membership::new(vec![voters], nodes).expect("two voters");
+    let cases = [
+        (EntryPayload::Blank, "000301fb2c0100"),
+        (EntryPayload::Membership(membership), "000301fb2c0102010201020201026e3102026e32"),
+        (
+            EntryPayload::Normal(Command::new(1_700_000_000_000, Change::CreateKey(create))),
+            "000301fb2c0101fd0068e5cf8b0100000501010101010101010101010101010101020202020202020202020202020202020d62696c6c696e672f636172647301047465616d017803030303030303030303030303030303030303030303030303030303030303030103040404",
+        ),
+    ];
+    for (payload, golden) in cases {
+        let entry = EntryOf::<Types> { log_id: place(300).log_id(), payload };
+        assert_eq!(hex(&format::encode_entry(&entry)), golden);
+        assert_eq!(format::decode_entry(&unhex(golden)), Ok(entry));
+    }
+}
+
+#[test]
+fn meta_rows_keep_their_bytes() {
+    let cases = [
+        (MetaV1::Identity { cluster: CLUSTER, node: NodeId(1), schema: 1 }, "0000c1c1c1c1c1c1c1c1c1c1c1c1c1c1c1c10101"),
+        (MetaV1::Vote(Ballot { term: 3, node: NodeId(2), committed: true }), "0001030201"),
+        (MetaV1::Committed(Some(place(7))), "000201030107"),
+        (MetaV1::Purged(place(7)), "0003030107"),
+        (MetaV1::Truncations(2), "000402"),
+        (MetaV1::Installing([5; 16]), "000505050505050505050505050505050505"),
+        (MetaV1::Snapshot([5; 16]), "000605050505050505050505050505050505"),
+    ];
+    for (row, golden) in cases {
+        assert_eq!(hex(&encode(&Meta::V1(row.clone()))), golden);
+        assert_eq!(format::decode_meta(&unhex(golden)), Ok(row));
+    }
+    let applied = Applied::of(Some(place(9).log_id()), &StoredMembershipOf::<Types>::default());
+    assert_eq!(hex(&encode(&applied)), "0001030109000000");
+}
+
+#[test]
+fn live_rows_keep_their_bytes() {
+    let epoch = EpochInfo {
+        epoch: Epoch(1),
+        phase: EpochPhase::Active,
+        threshold: 1,
+        committee: vec![Seat { node: NodeId(1), skgen: ShareKeyGeneration(2) }],
+        committee_hash: [6; 32],
+        acks: [(NodeId(1), 4)].into(),
+        records: 0,
+    };
+    let record = RecordRef { epoch: Epoch(1), batch: BatchId([7; 16]), index: 8, verified: true };
+    let version = Version {
+        version: KeyVersion(1),
+        created_ms: 9,
+        kcv: [3; 32],
+        ready: true,
+        request: [1; 16],
+        records: vec![record],
+    };
+    let name = "k".parse().expect("a name");
+    let cases = [
+        (RowV1::Clock(1_700_000_000_000), "0000fd0068e5cf8b010000"),
+        (RowV1::Key(KeyRow { name, created_ms: 9, tags: BTreeMap::new() }), "0005016b0900"),
+        (RowV1::Epoch(epoch), "00030101010101020606060606060606060606060606060606060606060606060606060606060606010104"),
+        (
+            RowV1::Version(version),
+            "00060109030303030303030303030303030303030303030303030303030303030303030301010101010101010101010101010101010101070707070707070707070707070707070801",
+        ),
+    ];
+    for (row, golden) in cases {
+        assert_eq!(hex(&encode(&Row::V1(row.clone()))), golden);
+        assert_eq!(Row::decode(&unhex(golden)), Ok(Row::V1(row)));
+    }
+}
