@@ -199,9 +199,10 @@ impl Wait {
         }
         let waiting = match &progress.waiting_for[..] {
             [] => String::new(),
+            names if progress.step.contains("waiting") => format!(" ({})", names.join(", ")),
             names => format!(", waiting for {}", names.join(", ")),
         };
-        let line = format!("{}{waiting}", progress.step);
+        let line = crate::output::plain(&format!("{}{waiting}", progress.step));
         if line != self.shown {
             session.note(&line);
             self.shown = line;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use quorate_client::route::survey;
 use quorate_client::wire::{LocalStatus, Phase, PublicStatus, Status, WireError};
-use quorate_client::{ClusterFile, NodeName, Options};
+use quorate_client::{ClusterFile, Code, NodeName, Options};
 use serde_json::{Value, json};
 
 use crate::args::{Format, SOCKET};
@@ -12,6 +12,10 @@ use crate::failure::{Failure, exit_code};
 use crate::place::{Cluster, cluster_path};
 use crate::{Session, exit, local, output};
 
+/// How long the cluster may take to say how it is.
+const ASK_MAX: Duration = Duration::from_secs(2);
+/// How long it may take until the nodes are asked one by one as well.
+const SURVEY_AFTER: Duration = Duration::from_millis(300);
 /// How long each node may take to say how far it is.
 const SURVEY_MAX: Duration = Duration::from_secs(2);
 
@@ -23,15 +27,27 @@ pub(crate) async fn status(session: &mut Session<'_>) -> Result<u8, Failure> {
         return show_local(session, &status);
     }
     // To be told now how it is, and not after it is better.
-    let impatient = Options { patience: Duration::ZERO, ..Options::default() };
+    let impatient = Options { patience: Duration::ZERO, deadline: ASK_MAX, ..Options::default() };
     let cluster = Cluster::open_with(session, impatient).await?;
-    let answer = cluster.client.status().await;
     let file = cluster.file.clone();
+    let mut ask = Box::pin(cluster.client.status());
+    // A silent node is waited for; meanwhile the others may say how far they are.
+    let (answer, nodes) = match tokio::time::timeout(SURVEY_AFTER, &mut ask).await {
+        Ok(answer) => (answer, None),
+        Err(_) => {
+            let (answer, nodes) = tokio::join!(ask.as_mut(), survey(&file, SURVEY_MAX));
+            (answer, Some(nodes))
+        }
+    };
+    drop(ask);
     cluster.close(session).await;
     match answer {
         Ok(status) => show(session, &status),
-        Err(error) if exit_code(error.code()) == exit::NO_QUORUM => {
-            let nodes = survey(&file, SURVEY_MAX).await;
+        Err(error) if exit_code(error.code()) == exit::NO_QUORUM || error.code() == Code::Deadline => {
+            let nodes = match nodes {
+                Some(nodes) => nodes,
+                None => survey(&file, SURVEY_MAX).await,
+            };
             show_survey(session, &file, &nodes, &error.to_string())
         }
         Err(error) => Err(error.into()),

@@ -247,7 +247,7 @@ fn init_makes_the_token_prints_invitations_and_writes_the_client_file() {
     assert_eq!(done.code, 0, "{}", done.err);
     assert_eq!(done.text(), "first\nsecond\n", "invitations once, and nothing else");
     assert!(done.err.contains("exchanging lock keys, waiting for n3\n"), "{}", done.err);
-    assert_eq!(done.err.matches("waiting for 2 more nodes").count(), 1, "{}", done.err);
+    assert_eq!(done.err.matches("waiting for founders (2 more nodes)\n").count(), 1, "{}", done.err);
     assert_eq!(mode(&place), 0o600);
     assert_eq!(mode(place.parent().expect("a directory")), 0o700);
     let text = std::fs::read_to_string(&place).expect("written");

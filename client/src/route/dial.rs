@@ -17,6 +17,9 @@ use crate::wire::{self, PUBLIC_STATUS, PublicStatus, WireError};
 /// A host that does not answer at all is given up after so long.
 const DIAL_MAX: Duration = Duration::from_secs(3);
 
+/// How long a closing client waits for its last packets to leave.
+const FAREWELL: Duration = Duration::from_millis(20);
+
 /// The nodes that may be asked, and the socket to ask from.
 pub(super) struct Fleet {
     endpoint: quinn::Endpoint,
@@ -72,8 +75,9 @@ impl Fleet {
 
     pub(super) async fn close(&self) {
         self.endpoint.close(close::DONE.into(), b"done");
-        // Beyond this the nodes find out by themselves.
-        let _ = timeout(Duration::from_millis(200), self.endpoint.wait_idle()).await;
+        // Long enough for the farewell to leave; QUIC itself would wait for packets that are still under way. Whoever does
+        // not hear it finds out by himself.
+        let _ = timeout(FAREWELL, self.endpoint.wait_idle()).await;
     }
 }
 
