@@ -1,5 +1,6 @@
 //! What may be typed.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -32,10 +33,10 @@ pub(crate) struct Cli {
 pub(crate) struct Common {
     /// Client file: the cluster and its nodes [default: ~/.config/quorate/cluster.toml]
     #[arg(long, global = true, value_name = "FILE", env = "QUORATE_CLUSTER", hide_env_values = true)]
-    pub(crate) cluster: Option<PathBuf>,
+    pub(crate) cluster: Option<OsString>,
     /// File with the token; QUORATE_TOKEN may hold the token itself [default: ~/.config/quorate/token]
     #[arg(long, global = true, value_name = "FILE", env = "QUORATE_TOKEN_FILE", hide_env_values = true)]
-    pub(crate) token_file: Option<PathBuf>,
+    pub(crate) token_file: Option<OsString>,
     /// Ask this node alone
     #[arg(long, global = true, value_name = "NAME|HOST:PORT")]
     pub(crate) node: Option<String>,

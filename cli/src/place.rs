@@ -1,5 +1,6 @@
 //! Where things are: the client file, the token, the cluster behind them.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
@@ -25,14 +26,19 @@ fn configured(name: &str) -> Result<PathBuf, Failure> {
     })
 }
 
+/// A place that was named; an empty variable of the environment names none.
+fn named(path: Option<&OsString>) -> Option<PathBuf> {
+    path.filter(|path| !path.is_empty()).map(PathBuf::from)
+}
+
 /// Where the client file is, or would be.
 pub(crate) fn cluster_path(session: &Session<'_>) -> Result<PathBuf, Failure> {
-    session.common.cluster.clone().map_or_else(|| configured("cluster.toml"), Ok)
+    named(session.common.cluster.as_ref()).map_or_else(|| configured("cluster.toml"), Ok)
 }
 
 /// Where the token is, or would be.
 pub(crate) fn token_path(session: &Session<'_>) -> Result<PathBuf, Failure> {
-    session.common.token_file.clone().map_or_else(|| configured("token"), Ok)
+    named(session.common.token_file.as_ref()).map_or_else(|| configured("token"), Ok)
 }
 
 /// The client file.
@@ -48,7 +54,7 @@ pub(crate) fn cluster_file(session: &Session<'_>) -> Result<ClusterFile, Failure
 
 /// The token: from the file that is named, else from QUORATE_TOKEN, else from the usual file.
 fn token(session: &mut Session<'_>) -> Result<Token, Failure> {
-    if session.common.token_file.is_none()
+    if named(session.common.token_file.as_ref()).is_none()
         && let Ok(text) = std::env::var("QUORATE_TOKEN").map(Zeroizing::new)
     {
         return Token::parse(&text).map_err(|error| Failure::new(exit::DENIED, format!("QUORATE_TOKEN is {error}")));
