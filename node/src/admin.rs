@@ -3,7 +3,7 @@
 //! A Unix socket, mode 0600. One request per connection; while it waits it sends its progress, so the person in front sees
 //! the step and whom it waits for. A person who gives up changes nothing: the node goes on.
 
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -54,6 +54,9 @@ impl Socket {
 pub fn listen(node: &Arc<Node>) -> Result<Socket, BootError> {
     let path = node.config.socket.clone();
     let failed = |source| BootError::Socket { path: path.clone(), source };
+    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(parent).map_err(failed)?;
+    }
     match std::fs::remove_file(&path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
         _ => {}
@@ -190,22 +193,38 @@ async fn join(node: &Arc<Node>, invitation: &str) -> Result<(), WireError> {
     let invitation: Invitation = invitation.trim().parse().map_err(|error: crate::invitation::InvitationError| {
         WireError::new(Code::BadRequest, error.to_string()).hint(error.hint())
     })?;
-    let key = invitation.key();
+    let (key, cluster) = (invitation.key(), invitation.cluster);
+    let id = key.id();
+    let role = Role::Founder(Invited { key, inviters: invitation.inviters });
     if node.has_vault() {
-        let same = node.with_vault(|vault| match vault.founding.as_ref().map(|founding| &founding.role) {
-            Some(Role::Founder(invited) | Role::Joiner(invited)) => invited.key.id() == key.id(),
-            _ => false,
-        });
-        return match same {
-            Some(true) => Ok(()),
-            _ => Err(WireError::new(Code::Conflict, "this node belongs to a cluster already, or is joining one")
-                .hint("each node joins once; another cluster needs an empty data directory")),
-        };
+        return join_again(node, id, cluster, role).await;
     }
-    let mut vault = Vault::new(invitation.cluster, Secret::random(&mut random::system()));
-    vault.founding = Some(founding(node, 0, Role::Founder(Invited { key, inviters: invitation.inviters }))?);
+    let mut vault = Vault::new(cluster, Secret::random(&mut random::system()));
+    vault.founding = Some(founding(node, 0, role)?);
     node.founding.send_replace(crate::node::Founding::default());
     adopt(node, vault)
+}
+
+/// A join that is repeated goes on; with another invitation it begins anew, as long as nothing is locked yet.
+async fn join_again(node: &Arc<Node>, id: [u8; 32], cluster: ClusterId, role: Role) -> Result<(), WireError> {
+    let taken = node.update_vault(move |vault| {
+        let unlocked = vault.lock.is_none();
+        match vault.founding.as_mut().map(|founding| &mut founding.role) {
+            Some(Role::Founder(invited) | Role::Joiner(invited)) if invited.key.id() == id => true,
+            Some(current @ (Role::Founder(_) | Role::Joiner(_))) if unlocked => {
+                *current = role;
+                vault.identity.cluster = cluster;
+                true
+            }
+            _ => false,
+        }
+    });
+    if taken.await.map_err(|error| WireError::new(Code::Storage, error.to_string()))? {
+        node.set_cluster();
+        return Ok(());
+    }
+    Err(WireError::new(Code::Conflict, "this node belongs to a cluster already")
+        .hint("each node joins once; another cluster needs an empty data directory"))
 }
 
 fn founding(node: &Node, attempt: u32, role: Role) -> Result<Founding, WireError> {

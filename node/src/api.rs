@@ -84,9 +84,10 @@ async fn dispatch(node: &Arc<Node>, replica: &Replica, request: Request) -> Answ
         Request::Export => Ok(Response::Export(status::cluster_file(node))),
         request => {
             guard(node)?;
-            let answer = work(node, replica, request).await?;
+            let answer = work(node, replica, request).await;
+            // Not even a refusal may come from a state that is older than the lease.
             guard(node)?;
-            Ok(answer)
+            answer
         }
     }
 }
@@ -121,10 +122,10 @@ async fn work(node: &Arc<Node>, replica: &Replica, request: Request) -> Answer {
             change(node, replica, KeyChange::Rotate { request: request_id, name, expect }).await
         }
         Request::ListKeys { after, limit } => Ok(replica.read(|state| list_keys(state, after.as_ref(), limit))),
-        Request::ShowKey { name } => find(node, replica, |state| state.key_by_name(&name).map(key_info))
-            .await
-            .map(Response::Key)
-            .ok_or_else(|| deal::unknown_key(&name)),
+        Request::ShowKey { name } => {
+            let key = find(node, replica, |state| state.key_by_name(&name).map(key_info), || deal::unknown_key(&name));
+            key.await.map(Response::Key)
+        }
         Request::Status | Request::ListNodes | Request::NodeStatus { .. } | Request::Export => {
             Err(WireError::new(Code::Internal, "a status request reached the keys"))
         }
@@ -169,12 +170,11 @@ async fn decrypt(node: &Arc<Node>, replica: &Replica, ciphertext: &[u8], context
     let ciphertext = parse(ciphertext)?;
     let CiphertextHeader { name, version, .. } = ciphertext.header();
     let (name, version) = (name.clone(), *version);
-    let slot = find(node, replica, |state| {
+    let known = |state: &State| {
         let key = state.key_by_name(&name)?;
         key.versions.contains_key(&version).then_some((key.uid, version))
-    })
-    .await
-    .ok_or_else(|| foreign(&name, version))?;
+    };
+    let slot = find(node, replica, known, || foreign(&name, version)).await?;
     let root = root(node, replica, slot).await?;
     let plaintext = envelope::open(&root, &ciphertext, context).map_err(|refused| {
         WireError::new(Code::BadCiphertext, refused.to_string())
@@ -201,11 +201,11 @@ fn foreign(name: &KeyName, version: KeyVersion) -> WireError {
 
 /// The newest version that t holders have checked.
 async fn newest(node: &Node, replica: &Replica, name: &KeyName) -> Result<(Slot, KeyVersion), WireError> {
-    let found = find(node, replica, |state| {
+    let known = |state: &State| {
         let key = state.key_by_name(name)?;
         Some((key.uid, key.newest_ready().map(|version| version.version)))
-    });
-    let (uid, version) = found.await.ok_or_else(|| deal::unknown_key(name))?;
+    };
+    let (uid, version) = find(node, replica, known, || deal::unknown_key(name)).await?;
     let version = version.ok_or_else(|| {
         WireError::new(Code::KeyUnavailable, format!("the key {name} is still being checked by its holders"))
             .hint("try again in a moment")
@@ -213,13 +213,21 @@ async fn newest(node: &Node, replica: &Replica, name: &KeyName) -> Result<(Slot,
     Ok(((uid, version), version))
 }
 
-/// Looks something up, and once more after catching up with the leader before it counts as missing.
-async fn find<T>(node: &Node, replica: &Replica, look: impl Fn(&State) -> Option<T>) -> Option<T> {
+/// Looks something up, and once more after catching up with the leader before it counts as `missing`.
+async fn find<T>(
+    node: &Node,
+    replica: &Replica,
+    look: impl Fn(&State) -> Option<T>,
+    missing: impl FnOnce() -> WireError,
+) -> Result<T, WireError> {
     if let Some(found) = replica.read(&look) {
-        return Some(found);
+        return Ok(found);
     }
-    confirm::catch_up(node, replica).await.ok()?;
-    replica.read(&look)
+    if let Err(reason) = confirm::catch_up(node, replica).await {
+        let message = format!("not found at {}, which cannot catch up: {reason}", node.name());
+        return Err(WireError::new(Code::NoQuorum, message).hint("try again in a moment"));
+    }
+    replica.read(&look).ok_or_else(missing)
 }
 
 /// The root of a key version, from memory or from a quorum.
@@ -269,15 +277,16 @@ async fn change(node: &Arc<Node>, replica: &Replica, change: KeyChange) -> Answe
         // The client that created a key here must find it here.
         let _ = confirm::catch_up(node, replica).await;
     }
-    find(node, replica, |state| state.key_by_name(&name).map(key_info))
-        .await
-        .map(Response::Key)
-        .ok_or_else(|| deal::unknown_key(&name))
+    let key = find(node, replica, |state| state.key_by_name(&name).map(key_info), || deal::unknown_key(&name));
+    key.await.map(Response::Key)
 }
 
 fn check_tags(tags: &BTreeMap<String, String>) -> Result<(), WireError> {
     let long = |text: &String| text.len() > TAG_BYTES_MAX;
-    if tags.len() > TAGS_MAX || tags.iter().any(|(name, value)| name.is_empty() || long(name) || long(value)) {
+    if tags.contains_key("") {
+        return Err(WireError::new(Code::BadRequest, "the name of a tag is empty").hint("write a tag as name=value"));
+    }
+    if tags.len() > TAGS_MAX || tags.iter().any(|(name, value)| long(name) || long(value)) {
         let message =
             format!("a key has at most {TAGS_MAX} tags, each name and value of at most {TAG_BYTES_MAX} bytes");
         return Err(WireError::new(Code::TooLarge, message));
@@ -303,9 +312,8 @@ fn key_info(key: &Key) -> KeyInfo {
 fn list_keys(state: &State, after: Option<&KeyName>, limit: u32) -> Response {
     let limit = limit.clamp(1, KEYS_PAGE_MAX) as usize;
     let mut keys: Vec<KeySummary> = state
-        .keys
-        .values()
-        .filter(|key| after.is_none_or(|after| key.name > *after))
+        .keys_after(after)
+        .take(limit + 1)
         .map(|key| KeySummary {
             name: key.name.clone(),
             uid: key.uid,
@@ -314,7 +322,6 @@ fn list_keys(state: &State, after: Option<&KeyName>, limit: u32) -> Response {
             tags: key.tags.clone(),
         })
         .collect();
-    keys.sort_by(|a, b| a.name.cmp(&b.name));
     let more = keys.len() > limit;
     keys.truncate(limit);
     Response::Keys { keys, more }

@@ -63,6 +63,9 @@ pub enum BootError {
     /// The replicated state cannot be opened.
     #[error("{0}")]
     Replica(String),
+    /// The vault is that of a member, and the database is gone.
+    #[error("the database {0} is missing, and this node is a member of a cluster")]
+    NoState(std::path::PathBuf),
     /// Something failed while running.
     #[error("{0}")]
     Failed(String),
@@ -79,7 +82,10 @@ impl BootError {
             }
             Self::Socket { .. } => "check that the directory exists and can be written, or give another --socket path",
             Self::Unlock(error) => error.hint(),
-            Self::Replica(_) => "the message names what is damaged; if the disk is sound, restore the named files",
+            Self::NoState(_) | Self::Replica(_) => {
+                "check the disk and its mounts; never put an old copy of the database in its place: \
+                 the other nodes go on without this one"
+            }
             Self::Failed(_) => "the reason is in the log above; start quorated again once it is mended",
         }
     }
@@ -145,7 +151,7 @@ async fn live(node: &Arc<Node>) -> Result<(), BootError> {
     node.enter(Phase::Open);
     node.keep_sessions();
     tokio::spawn(members::run(Arc::clone(node), replica.clone()));
-    tokio::spawn(confirm::watch(Arc::clone(node)));
+    tokio::spawn(confirm::watch(Arc::clone(node), replica.clone()));
     tokio::spawn(report_lock(Arc::clone(node), replica.clone()));
     tokio::spawn(erase_old_lock_keys(Arc::clone(node)));
     tokio::spawn(follow_storage(Arc::clone(node), replica.clone()));
@@ -171,6 +177,10 @@ async fn unlocked(node: &Arc<Node>) -> Result<Option<Replica>, BootError> {
     }
     if !founding {
         // 6: the replicated state, under the storage key of the bundle.
+        // A member without its database would vote a second time in terms that it has forgotten.
+        if !node.state_directory().join("CURRENT").exists() {
+            return Err(BootError::NoState(node.state_directory()));
+        }
         let replica = open_replica(node).await.map_err(BootError::Replica)?;
         node.adopt_replica(replica.clone());
         return Ok(Some(replica));
@@ -207,7 +217,7 @@ pub async fn open_replica(node: &Arc<Node>) -> Result<Replica, String> {
     let options = Options {
         node: node.id(),
         cluster: node.cluster(),
-        dir: node.dir.path().join("state"),
+        dir: node.state_directory(),
         keys,
         timing: RaftTiming {
             heartbeat_ms: timing.heartbeat_ms,

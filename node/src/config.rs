@@ -10,6 +10,9 @@ use std::time::Duration;
 use quorate_shares::ids::NodeName;
 use serde::Deserialize;
 
+/// Where the local socket is unless said otherwise; the command line looks there too.
+pub const SOCKET: &str = "/run/quorate/quorated.sock";
+
 /// Flags and environment of `quorated`; every one overrides its namesake in the file.
 #[derive(Debug, Default, clap::Parser)]
 #[command(
@@ -33,7 +36,7 @@ pub struct Flags {
     /// The operator's name for this node (default: the host name)
     #[arg(long, env = "QUORATE_NAME")]
     pub name: Option<String>,
-    /// Local admin socket (default: quorated.sock in the data directory)
+    /// Local admin socket (default: /run/quorate/quorated.sock)
     #[arg(long, env = "QUORATE_SOCKET", value_name = "PATH")]
     pub socket: Option<PathBuf>,
     /// TOML file with the same settings
@@ -206,7 +209,7 @@ impl Config {
             setting: "--name",
             reason: format!("{name:?}: {error}"),
         })?;
-        let socket = flags.socket.or(file.socket).unwrap_or_else(|| data.join("quorated.sock"));
+        let socket = flags.socket.or(file.socket).unwrap_or_else(|| SOCKET.into());
         Ok(Self {
             data,
             listen,
@@ -255,7 +258,7 @@ mod tests {
     fn flags_override_the_file() {
         let config = with_file(MINIMAL).expect("a good file");
         assert_eq!((config.advertise.as_str(), config.name.as_str()), ("127.0.0.1:7250", "n1"));
-        assert_eq!(config.socket, Path::new("/d/quorated.sock"));
+        assert_eq!(config.socket, Path::new(SOCKET));
     }
 
     #[test]

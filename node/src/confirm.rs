@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_client::conn::Lane;
-use quorate_raft::Replica;
+use quorate_raft::{ReadIndexError, Replica};
 use quorate_shares::ids::NodeId;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
@@ -23,6 +23,9 @@ const RETRY: Duration = Duration::from_millis(50);
 
 /// How often leases and caches are looked after.
 const WATCH: Duration = Duration::from_millis(100);
+
+/// How often idle and old keys are looked for.
+const SWEEP_MS: u64 = 5_000;
 
 /// Why the leader did not confirm this node.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -66,12 +69,14 @@ pub async fn run(node: Arc<Node>, replica: Replica) {
 }
 
 /// Follows the lease: leaves Serving the moment it ends, and wipes every key a little later. Never returns.
-pub async fn watch(node: Arc<Node>) {
+pub async fn watch(node: Arc<Node>, replica: Replica) {
     let wipe_after = node.config.timing.wipe_after_ms;
     let mut wiped = true;
+    let mut swept_ms = boot_ms();
     loop {
         sleep(WATCH).await;
         node.settle_phase();
+        node.close_batch_if_over(&replica);
         match node.lease.lost_for_ms() {
             Some(lost) if lost >= wipe_after && !wiped => {
                 node.forget_keys();
@@ -81,7 +86,10 @@ pub async fn watch(node: Arc<Node>) {
             Some(_) => {}
             None => wiped = false,
         }
-        node.keyring.sweep();
+        if boot_ms() - swept_ms >= SWEEP_MS {
+            node.keyring.sweep();
+            swept_ms = boot_ms();
+        }
     }
 }
 
@@ -140,7 +148,8 @@ async fn ask(node: &Node, replica: &Replica, leader: NodeId, deadline: Duration)
 pub async fn answer(replica: &Replica) -> PeerReply {
     match replica.read_index().await {
         Ok(index) => PeerReply::Lease { index },
-        Err(_) => PeerReply::Refused(Refusal::NotLeader(replica.leadership().borrow().leader)),
+        Err(ReadIndexError::NotLeader { leader }) => PeerReply::Refused(Refusal::NotLeader(leader)),
+        Err(_) => PeerReply::Refused(Refusal::NoQuorum),
     }
 }
 

@@ -11,6 +11,7 @@ use quorate_client::error::Code;
 use quorate_client::wire::WireError;
 use quorate_raft::command::{Change, Command, CreateKey, Outcome, RecordBytes, RotateKey};
 use quorate_raft::refusal::Refusal;
+use quorate_raft::state::State;
 use quorate_raft::{ProposeError, Replica};
 use quorate_shares::ids::{Epoch, KeyName, KeyUid, KeyVersion};
 use quorate_shares::master::{KeyIdentity, MasterKey};
@@ -43,12 +44,20 @@ pub struct OpenDealer {
 /// What a client should hear.
 pub async fn change(node: &Arc<Node>, replica: &Replica, change: KeyChange) -> Result<(KeyUid, KeyVersion), WireError> {
     let deadline = Instant::now() + READY;
-    let made = match replica.read(|state| state.answer(change.request())) {
-        Some(made) => made,
+    let made = match replica.read(|state| answered(state, &change)) {
+        Some(made) => made?,
         None => propose(node, replica, &change).await?,
     };
     wait_ready(replica, made, deadline).await?;
     Ok(made)
+}
+
+/// The first answer to a request that is repeated; an error if its id belongs to another request.
+fn answered(state: &State, change: &KeyChange) -> Option<Result<(KeyUid, KeyVersion), WireError>> {
+    let (uid, version) = state.answer(change.request())?;
+    let same_key = state.keys.get(&uid).is_some_and(|key| key.name == *change.name());
+    let same_kind = matches!(change, KeyChange::Create { .. }) == (version == KeyVersion(1));
+    Some(if same_key && same_kind { Ok((uid, version)) } else { Err(request_reused()) })
 }
 
 async fn propose(node: &Arc<Node>, replica: &Replica, change: &KeyChange) -> Result<(KeyUid, KeyVersion), WireError> {
@@ -57,7 +66,7 @@ async fn propose(node: &Arc<Node>, replica: &Replica, change: &KeyChange) -> Res
         match replica.propose(command).await {
             Ok(Outcome::VersionMade { uid, version, .. }) => return Ok((uid, version)),
             Ok(_) => return Err(WireError::new(Code::Internal, "the change was answered as another")),
-            Err(ProposeError::Refused(refusal)) if is_stale(&refusal) => *node.dealing.lock().await = None,
+            Err(ProposeError::Refused(refusal)) if is_stale(&refusal) => node.close_batch(),
             Err(error) => return Err(explain(error, change)),
         }
     }
@@ -84,14 +93,23 @@ async fn deal(node: &Arc<Node>, replica: &Replica, change: &KeyChange) -> Result
     let identity = KeyIdentity { cluster: node.cluster(), uid, version };
     let key = MasterKey::random(&mut random::system());
     let kcv = key.kcv(&identity);
-    let record = {
-        let mut dealing = node.dealing.lock().await;
-        let open = match &mut *dealing {
-            Some(open) if open.is_usable(replica) => open,
-            stale => stale.insert(open_batch(node, replica).await?),
-        };
-        let record = open.dealer.deal(&key, &identity, &kcv);
-        record.map_err(|error| WireError::new(Code::Internal, format!("the key cannot be dealt: {error}")))?
+    let record = loop {
+        if let Some(record) = node
+            .dealing
+            .lock()
+            .as_mut()
+            .filter(|open| open.is_usable(replica))
+            .map(|open| open.dealer.deal(&key, &identity, &kcv))
+        {
+            break record
+                .map_err(|error| WireError::new(Code::Internal, format!("the key cannot be dealt: {error}")))?;
+        }
+        // One at a time; whoever waited finds the batch that the first one opened.
+        let _one = node.opening.lock().await;
+        if !node.dealing.lock().as_ref().is_some_and(|open| open.is_usable(replica)) {
+            let open = open_batch(node, replica).await?;
+            *node.dealing.lock() = Some(open);
+        }
     };
     let records = vec![RecordBytes(record.encode())];
     let request = *change.request();
@@ -190,23 +208,25 @@ fn explain(error: ProposeError, change: &KeyChange) -> WireError {
             WireError::new(Code::Conflict, format!("version {version} is still being checked by its holders"))
                 .hint("try again in a moment")
         }
-        ProposeError::Refused(refusal @ (Refusal::KeysLimit | Refusal::KeyVersionsLimit)) => {
+        ProposeError::Refused(refusal @ (Refusal::KeysLimit | Refusal::KeyVersionsLimit | Refusal::BadTags)) => {
             WireError::new(Code::TooLarge, refusal.to_string())
         }
-        ProposeError::Refused(Refusal::RequestReused) => {
-            WireError::new(Code::Conflict, Refusal::RequestReused.to_string()).hint("use a new request id")
-        }
+        ProposeError::Refused(Refusal::RequestReused) => request_reused(),
         error => no_leader(error),
     }
 }
 
 fn no_leader(error: ProposeError) -> WireError {
     match error {
-        ProposeError::NotLeader { .. } => {
+        ProposeError::NotLeader { .. } | ProposeError::Unknown { .. } => {
             WireError::new(Code::NoQuorum, "the leader changed while the change was made").hint("try again")
         }
         error => WireError::new(Code::Internal, error.to_string()),
     }
+}
+
+fn request_reused() -> WireError {
+    WireError::new(Code::Conflict, Refusal::RequestReused.to_string()).hint("use a new request id")
 }
 
 /// The answer for a key name that is taken.

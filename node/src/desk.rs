@@ -54,7 +54,6 @@ pub fn register_self(vault: &mut Vault, me: FounderKeys) {
     let known = first.so_far.iter().any(|founder| founder.node == me.node);
     if put(first, me) && known {
         raise(attempt, first);
-        vault.lock = None;
     }
 }
 
@@ -102,11 +101,8 @@ pub fn register(
         // Raft knows the old keys by now: this founder lost the disk that had them.
         return Some((refuse(JoinCode::Used), key));
     }
-    let changed = put(first, founder);
-    let mut unlock = false;
-    if changed && known.is_some() {
+    if put(first, founder) && known.is_some() {
         raise(attempt, first);
-        unlock = true;
     }
     let attempt = *attempt;
     let complete = first.so_far.len() == usize::from(first.founders);
@@ -114,9 +110,6 @@ pub fn register(
         first.step = FoundingStep::Locking;
     }
     let roster = if complete { roster(first) } else { Roster::default() };
-    if unlock {
-        vault.lock = None;
-    }
     let code = if complete { JoinCode::Complete } else { JoinCode::Wait };
     Some((JoinReply { code, node: Some(node), attempt, roster }, key))
 }

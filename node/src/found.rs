@@ -30,7 +30,7 @@ use crate::locking;
 use crate::node::{Founding, Node};
 use crate::peer::{PeerReply, PeerRequest};
 use crate::random;
-use crate::vault::{FirstFounder, FounderKeys, FoundingStep, Invited, Role, Roster, RosterLogId};
+use crate::vault::{FirstFounder, FounderKeys, FoundingStep, Invited, Role, Roster, RosterLogId, Vault};
 
 /// The first founder's id.
 pub const FIRST: NodeId = NodeId(1);
@@ -207,7 +207,7 @@ async fn ask_first_founder(node: &Arc<Node>) -> Result<Option<Terms>, FoundError
 fn known_terms(node: &Node) -> Option<Terms> {
     let known = node.with_vault(|vault| {
         let lock = vault.lock.as_ref()?;
-        let attempt = vault.founding.as_ref()?.attempt;
+        let attempt = attempt(vault)?;
         Some(Terms { attempt, me: vault.identity.node?, threshold: lock.needed() + 1, roster: vault.roster.clone() })
     });
     known.flatten()
@@ -277,13 +277,19 @@ fn settle(node: &Arc<Node>, terms: &Terms) {
 /// Makes this node's lock for the attempt, unless it is durable already. Returns whether it is.
 async fn make_lock(node: &Arc<Node>, terms: &Terms) -> bool {
     let is_first = terms.me == FIRST;
-    let done = node.with_vault(|vault| {
-        let made_for = vault.founding.as_ref().map(|founding| founding.attempt);
-        // The first founder drops its lock when it raises the attempt; the others note for which attempt theirs is.
-        vault.lock.is_some() && (is_first || made_for == Some(terms.attempt))
-    });
-    if done.unwrap_or_default() {
+    let done = match is_first {
+        // The first founder's book names the attempt that it hands out, so which one its lock is for is known only in
+        // memory: after a restart it makes one more, which costs nothing.
+        true => *node.locked_attempt.lock() == Some(terms.attempt),
+        false => {
+            node.with_vault(|vault| vault.lock.is_some() && attempt(vault) == Some(terms.attempt)).unwrap_or_default()
+        }
+    };
+    if done {
         return true;
+    }
+    if !is_first && !keep_roster(node, terms).await {
+        return false;
     }
     let peers = match locking::prepare(node).await {
         Ok(peers) => peers,
@@ -293,22 +299,44 @@ async fn make_lock(node: &Arc<Node>, terms: &Terms) -> bool {
             return false;
         }
     };
-    let (me, attempt, roster) = (terms.me, terms.attempt, terms.roster.clone());
+    let (me, made_for, roster) = (terms.me, terms.attempt, terms.roster.clone());
     let locked = locking::lock(node, terms.threshold, peers, move |vault| {
+        if is_first && attempt(vault) != Some(made_for) {
+            // A founder came back with new keys while the lock was made: it would name the old ones.
+            return false;
+        }
         vault.identity.node = Some(me);
         vault.roster = roster;
-        if let Some(founding) = vault.founding.as_mut()
-            && !is_first
-        {
-            founding.attempt = attempt;
+        if let Some(founding) = vault.founding.as_mut() {
+            founding.attempt = made_for;
         }
+        true
     });
-    if let Err(reason) = locked.await {
-        warn!(%reason, "no lock yet");
-        return false;
+    match locked.await {
+        Ok(true) => {}
+        Ok(false) => return false,
+        Err(reason) => {
+            warn!(%reason, "no lock yet");
+            return false;
+        }
     }
+    *node.locked_attempt.lock() = Some(terms.attempt);
     locking::commit(node).await;
     true
+}
+
+/// Makes the roster durable before any lock rests on it: a founder that loses power must still know whose lock it opens.
+async fn keep_roster(node: &Arc<Node>, terms: &Terms) -> bool {
+    let (me, roster) = (terms.me, terms.roster.clone());
+    let kept = node.update_vault(move |vault| {
+        vault.identity.node = Some(me);
+        vault.roster = roster;
+    });
+    kept.await.is_ok()
+}
+
+fn attempt(vault: &Vault) -> Option<u32> {
+    vault.founding.as_ref().map(|founding| founding.attempt)
 }
 
 async fn open_replica(node: &Arc<Node>) -> Result<Replica, FoundError> {

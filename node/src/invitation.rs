@@ -74,7 +74,7 @@ pub enum InvitationError {
 impl InvitationError {
     /// What to do about it.
     pub fn hint(&self) -> &'static str {
-        "copy the whole line that `quorate cluster init` or `quorate node invite` printed"
+        "copy the whole line that `quorate cluster init` printed"
     }
 }
 

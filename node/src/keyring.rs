@@ -112,7 +112,14 @@ impl Keyring {
             keyring.land(slot, &loaded, wipes);
             loaded
         });
-        task.map(|joined| joined.unwrap_or(Err(LoadError::Interrupted))).boxed().shared()
+        let keyring = Arc::clone(self);
+        let joined = task.map(move |joined| {
+            joined.unwrap_or_else(|_| {
+                keyring.flights.lock().remove(&slot);
+                Err(LoadError::Interrupted)
+            })
+        });
+        joined.boxed().shared()
     }
 
     fn land(&self, slot: Slot, loaded: &Result<Arc<Root>, LoadError>, wipes: u64) {

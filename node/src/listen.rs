@@ -143,9 +143,10 @@ pub struct PeerDoor {
 }
 
 impl PeerDoor {
-    /// The handler of a session that this node dialled: the identity was pinned when dialling.
-    pub fn dialled(node: &Arc<Node>, peer: NodeId) -> Arc<dyn Handler> {
-        Arc::new(Self { node: Arc::clone(node), peer, admitted: Arc::new(AtomicBool::new(true)) })
+    /// The handler of a session that this node dialled: the identity was pinned when dialling. It hears requests once
+    /// `admitted` is set, which the dialler does when the other side's hello is in order.
+    pub fn dialled(node: &Arc<Node>, peer: NodeId, admitted: &Arc<AtomicBool>) -> Arc<dyn Handler> {
+        Arc::new(Self { node: Arc::clone(node), peer, admitted: Arc::clone(admitted) })
     }
 
     /// The handler of a session that `peer` dialled: nothing is heard before its hello is admitted.

@@ -37,7 +37,7 @@ pub fn prepare(
     if held.keys.len() >= KEYS_PER_PEER_MAX {
         return Err(Busy);
     }
-    let keyno = held.keys.last().map_or(held.committed_keyno, |key| key.keyno).max(durable.keyno) + 1;
+    let keyno = held.keys.last().map_or(held.committed_keyno, |key| key.keyno).max(durable.keyno).saturating_add(1);
     let seed = Secret::random(rng);
     let public = PublicKey::of_seed(&seed);
     held.keys.push(HeldKey { keyno, seed });

@@ -52,7 +52,7 @@ pub async fn prepare(node: &Arc<Node>) -> Result<Vec<LockPeer>, Vec<NodeId>> {
 }
 
 /// Seals this node's bundle into a lock of the next generation, and writes it into the vault together with what `also`
-/// changes. Durable when this returns.
+/// changes; durable when this returns. If `also` answers no, nothing is written.
 ///
 /// # Errors
 /// In words; the node stops if the vault could not be written.
@@ -60,8 +60,8 @@ pub async fn lock(
     node: &Arc<Node>,
     threshold: u8,
     peers: Vec<LockPeer>,
-    also: impl FnOnce(&mut Vault) + Send + 'static,
-) -> Result<(), String> {
+    also: impl FnOnce(&mut Vault) -> bool + Send + 'static,
+) -> Result<bool, String> {
     let own = node.own().ok_or("the bundle is not open")?;
     let generation = node.with_vault(|vault| vault.lock.as_ref().map_or(0, Lock::generation)).unwrap_or_default() + 1;
     let params = LockParams { cluster: node.cluster(), node: node.id(), generation };
@@ -71,12 +71,17 @@ pub async fn lock(
     let sealed = Lock::seal(&params, needed, place, &pin, &peers, &own.bundle, &mut random::system());
     let lock = sealed.map_err(|error| error.to_string())?;
     let write = node.update_vault(move |vault| {
-        vault.lock = Some(lock);
-        also(vault);
+        let wanted = also(vault);
+        if wanted {
+            vault.lock = Some(lock);
+        }
+        wanted
     });
-    write.await.map_err(|error| error.to_string())?;
-    info!(generation, needed, of = peers.len(), "lock durable");
-    Ok(())
+    let written = write.await.map_err(|error| error.to_string())?;
+    if written {
+        info!(generation, needed, of = peers.len(), "lock durable");
+    }
+    Ok(written)
 }
 
 /// Tells every peer which lock is durable. A peer that misses it learns it from the next PREP.

@@ -31,7 +31,6 @@ pub async fn run(node: Arc<Node>, replica: Replica) {
     loop {
         changes.borrow_and_update();
         let leads = leadership.borrow_and_update().am_leader;
-        node.close_batch_if_over(&replica).await;
         let step = if leads { replica.read(plan::next) } else { Step::Nothing };
         let done = match step {
             Step::AwaitFounding | Step::Nothing => {

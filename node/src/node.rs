@@ -4,6 +4,7 @@
 //! across an await.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -76,11 +77,15 @@ pub struct Node {
     /// Keys in memory.
     pub keyring: Arc<Keyring>,
     /// The batch that new keys are dealt in, while this node leads.
-    pub dealing: tokio::sync::Mutex<Option<OpenDealer>>,
+    pub dealing: Mutex<Option<OpenDealer>>,
+    /// Held by whoever opens the next batch.
+    pub opening: tokio::sync::Mutex<()>,
     /// How far unlocking is.
     pub unlocking: Mutex<Unlocking>,
     /// How far founding is, in words and names.
     pub founding: watch::Sender<Founding>,
+    /// The founding attempt that this process made its lock for.
+    pub locked_attempt: Mutex<Option<u32>>,
     /// Founders whose locks of the named attempt are durable, as the first founder hears of them.
     pub founding_locked: Mutex<(u32, BTreeSet<NodeId>)>,
     phase: watch::Sender<Phase>,
@@ -125,7 +130,8 @@ impl Node {
             lease_trouble: Mutex::default(),
             catch_up: tokio::sync::Mutex::default(),
             keyring,
-            dealing: tokio::sync::Mutex::default(),
+            dealing: Mutex::default(),
+            opening: tokio::sync::Mutex::default(),
             unlocking: Mutex::default(),
             founding: watch::Sender::default(),
             phase: watch::Sender::new(Phase::Uninitialised),
@@ -133,6 +139,7 @@ impl Node {
             roster: RwLock::default(),
             boot: RwLock::default(),
             cluster: RwLock::default(),
+            locked_attempt: Mutex::default(),
             founding_locked: Mutex::default(),
             id: AtomicU64::new(0),
             own: OnceLock::new(),
@@ -183,6 +190,11 @@ impl Node {
     /// This node's id; 0 until it was given one.
     pub fn id(&self) -> NodeId {
         NodeId(self.id.load(Ordering::Acquire))
+    }
+
+    /// Goes by the cluster that the vault names now: a join with another invitation may change it before anything is locked.
+    pub fn set_cluster(&self) {
+        *self.cluster.write() = self.with_vault(|vault| vault.identity.cluster);
     }
 
     /// Notes the id that the first founder gave.
@@ -243,12 +255,18 @@ impl Node {
         change: impl FnOnce(&mut Vault) -> R + Send + 'static,
     ) -> Result<R, VaultError> {
         let node = Arc::clone(self);
-        let task = tokio::task::spawn_blocking(move || match node.vault.lock().as_mut() {
-            Some(vault) => vault.update(change),
-            None => Err(VaultError::Broken),
-        });
-        let updated = task.await.unwrap_or(Err(VaultError::Broken));
-        updated.inspect_err(|error| self.fail(format!("the vault could not be written: {error}")))
+        let task = tokio::task::spawn_blocking(move || node.vault.lock().as_mut().map(|vault| vault.update(change)));
+        match task.await {
+            Ok(Some(updated)) => {
+                updated.inspect_err(|error| self.fail(format!("the vault could not be written: {error}")))
+            }
+            // Nothing is broken: a join that was refused has just taken its vault away.
+            Ok(None) => Err(VaultError::Broken),
+            Err(panicked) => {
+                self.fail(format!("the vault could not be written: {panicked}"));
+                Err(VaultError::Broken)
+            }
+        }
     }
 
     /// The members, as this node knows them.
@@ -301,6 +319,11 @@ impl Node {
 
     // -- replica
 
+    /// Where the replicated state is kept.
+    pub fn state_directory(&self) -> PathBuf {
+        self.dir.path().join("state")
+    }
+
     /// The replicated state, once it is open.
     pub fn replica(&self) -> Option<Replica> {
         self.replica.get().cloned()
@@ -343,15 +366,21 @@ impl Node {
 
     /// Wipes every key and everything that opens one.
     pub fn forget_keys(&self) {
+        self.close_batch();
         self.keyring.wipe();
         if let Some(holder) = self.holder.get() {
             holder.forget();
         }
     }
 
+    /// Wipes the open batch.
+    pub fn close_batch(&self) {
+        *self.dealing.lock() = None;
+    }
+
     /// Wipes the open batch when it is over: leadership, lease or epoch gone, or ten minutes old.
-    pub async fn close_batch_if_over(&self, replica: &Replica) {
-        let mut dealing = self.dealing.lock().await;
+    pub fn close_batch_if_over(&self, replica: &Replica) {
+        let mut dealing = self.dealing.lock();
         if dealing.as_ref().is_some_and(|open| open.is_over(replica) || !self.lease.is_valid()) {
             *dealing = None;
         }

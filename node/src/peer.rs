@@ -235,6 +235,8 @@ pub enum Refusal {
     Phase(String),
     /// The asked node is not the leader; the named one may be.
     NotLeader(Option<NodeId>),
+    /// The asked node leads, and cannot reach a quorum.
+    NoQuorum,
     /// The asked node has no lease, so it gives no shares.
     NoLease,
     /// The epoch is not the active one, or the asker holds no seat in it.
@@ -263,6 +265,7 @@ impl fmt::Display for Refusal {
             Self::Phase(phase) => write!(f, "the node is {phase}"),
             Self::NotLeader(Some(leader)) => write!(f, "not the leader; node {leader} may be"),
             Self::NotLeader(None) => f.write_str("no leader is known"),
+            Self::NoQuorum => f.write_str("the leader has no quorum"),
             Self::NoLease => f.write_str("the node has no lease"),
             Self::WrongEpoch => f.write_str("wrong epoch"),
             Self::TooMany => f.write_str("too many key versions in one request"),

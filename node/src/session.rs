@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -15,6 +15,7 @@ use quorate_client::conn::{CallError, Conn, Lane};
 use quorate_client::identity::Protocol;
 use quorate_raft::Flushed;
 use quorate_shares::ids::{ClusterId, NodeId};
+use quorate_shares::labels::EXPORTER_SHARE;
 use quorate_shares::secret::Secret;
 use tokio::time::sleep;
 use tracing::{debug, info};
@@ -22,6 +23,7 @@ use tracing::{debug, info};
 use crate::listen::PeerDoor;
 use crate::node::Node;
 use crate::peer::{self, Hello, PeerReply, PeerRequest, Refusal};
+use crate::phase::Phase;
 
 /// A ping that is not answered within this time, twice, means that the session is dead.
 const PING: Duration = Duration::from_millis(150);
@@ -48,7 +50,7 @@ pub struct Session {
 impl Session {
     /// Wraps a connection whose peer said hello.
     pub fn new(cluster: ClusterId, peer: NodeId, boot_nonce: [u8; 32], conn: Conn) -> Arc<Self> {
-        let share_key = conn.export(b"EXPORTER-quorate-share", &cluster.0);
+        let share_key = conn.export(EXPORTER_SHARE, &cluster.0);
         Arc::new(Self { peer, boot_nonce, conn, share_key, sent: AtomicU64::new(0) })
     }
 
@@ -199,10 +201,7 @@ pub async fn admit(node: &Arc<Node>, conn: &Conn, hello: &Hello) -> Result<Arc<S
         node.alarm("duplicate_session", hello.node, format!("{message}: is a copy of its disk running?"));
         return Err(Refusal::DuplicateSession);
     }
-    node.sessions.note_flushed(hello.node, hello.flushed).inspect_err(|_| {
-        let message = format!("the storage of {} went back in time", node.name_of(hello.node));
-        node.alarm("storage_went_back", hello.node, message);
-    })?;
+    note_flushed(node, hello)?;
     let session = Session::new(node.cluster(), hello.node, hello.boot_nonce, conn.clone());
     if !node.sessions.place(node.id(), &session) {
         conn.close(quorate_client::conn::close::REPLACED, REPLACED);
@@ -233,25 +232,46 @@ async fn open(node: &Arc<Node>, peer: NodeId) -> Result<(), String> {
     let (addresses, key) = node.roster().reach(peer).ok_or("not in the roster")?;
     let op = node.op_identity().ok_or("no op key yet")?;
     let connection = crate::listen::dial(node, &addresses, &op, key, Protocol::Peer, DIAL).await?;
-    let conn = Conn::start(connection, Some(PeerDoor::dialled(node, peer)));
+    let admitted = Arc::new(AtomicBool::new(false));
+    let conn = Conn::start(connection, Some(PeerDoor::dialled(node, peer, &admitted)));
+    let greeted = greet(node, peer, &conn, &admitted).await;
+    if let Err(reason) = &greeted {
+        // Left open, it would be a session to the other side.
+        conn.close(quorate_client::conn::close::DONE, reason);
+    }
+    greeted
+}
+
+/// Says hello on a connection that this node dialled, and puts the session in place if the answer is in order.
+async fn greet(node: &Arc<Node>, peer: NodeId, conn: &Conn, admitted: &AtomicBool) -> Result<(), String> {
     let hello = PeerRequest::Hello(node.hello());
     let reply = conn.call(Lane::Urgent, &peer::encode(&hello), DIAL).await.map_err(|error| error.to_string())?;
-    match peer::decode(&reply) {
-        Ok(PeerReply::Hello(theirs)) if theirs.node == peer => {
-            node.sessions.note_flushed(peer, theirs.flushed).map_err(|refusal| refusal.to_string())?;
-            let session = Session::new(node.cluster(), peer, theirs.boot_nonce, conn.clone());
-            if node.sessions.place(node.id(), &session) {
-                info!(%peer, "session open");
-            } else {
-                conn.close(quorate_client::conn::close::REPLACED, REPLACED);
-            }
-            Ok(())
-        }
+    let theirs = match peer::decode(&reply) {
+        Ok(PeerReply::Hello(theirs)) if theirs.node == peer => theirs,
         Ok(PeerReply::Refused(refusal)) => {
             node.note_refusal(peer, &refusal);
-            conn.close(quorate_client::conn::close::DONE, "refused");
-            Err(refusal.to_string())
+            return Err(refusal.to_string());
         }
-        _ => Err("malformed hello".to_owned()),
+        _ => return Err("malformed hello".to_owned()),
+    };
+    note_flushed(node, &theirs).map_err(|refusal| refusal.to_string())?;
+    let session = Session::new(node.cluster(), peer, theirs.boot_nonce, conn.clone());
+    if !node.sessions.place(node.id(), &session) {
+        return Err(REPLACED.to_owned());
     }
+    admitted.store(true, Ordering::Release);
+    info!(%peer, "session open");
+    Ok(())
+}
+
+/// Holds what a hello says is flushed against what was seen before. While a cluster is being founded there is nothing yet
+/// that could go back: a founder that restarts says nothing before its log is open.
+fn note_flushed(node: &Node, hello: &Hello) -> Result<(), Refusal> {
+    if node.phase() == Phase::Joining {
+        return Ok(());
+    }
+    node.sessions.note_flushed(hello.node, hello.flushed).inspect_err(|_| {
+        let message = format!("the storage of {} went back in time", node.name_of(hello.node));
+        node.alarm("storage_went_back", hello.node, message);
+    })
 }

@@ -42,7 +42,9 @@ pub fn public(node: &Node) -> PublicStatus {
         _ => (0, 0, Vec::new()),
     };
     let count = |nodes: usize| u8::try_from(nodes).unwrap_or(u8::MAX);
-    PublicStatus { phase, have: count(have), need: count(need), waiting_for: names(node, &waiting_for) }
+    let mut waiting_for = names(node, &waiting_for);
+    waiting_for.sort();
+    PublicStatus { phase, have: count(have), need: count(need), waiting_for }
 }
 
 /// What peers may know.
@@ -60,7 +62,7 @@ pub fn report(node: &Node) -> Report {
 
 /// What is under way at this node: founding or joining.
 pub fn operation(node: &Node) -> Option<Operation> {
-    if node.phase() != Phase::Joining {
+    if !node.with_vault(|vault| vault.founding.is_some()).unwrap_or_default() {
         return None;
     }
     let founding = node.founding.borrow().clone();

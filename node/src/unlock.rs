@@ -33,9 +33,6 @@ pub enum UnlockError {
     /// The local half of the bundle's key is not there.
     #[error("{0}")]
     Pin(String),
-    /// Pieces and pin are there, and the bundle does not open.
-    #[error("the lock does not open with the pieces of the peers: {0}")]
-    Lock(#[from] quorate_shares::error::LockError),
     /// The vault has no lock and no unfinished founding.
     #[error("the vault holds no lock")]
     NoLock,
@@ -46,7 +43,6 @@ impl UnlockError {
     pub fn hint(&self) -> &'static str {
         match self {
             Self::Pin(_) => "make the pin available again, then start quorated",
-            Self::Lock(_) => "the pin or the vault file is not the one of this lock; restore the right one",
             Self::NoLock => "this node never finished joining; join again with an empty data directory",
         }
     }
@@ -60,6 +56,25 @@ pub async fn run(node: &Arc<Node>) -> Result<Bundle, UnlockError> {
     let lock = node.with_vault(|vault| vault.lock.clone()).flatten().ok_or(UnlockError::NoLock)?;
     let params = LockParams { cluster: node.cluster(), node: node.id(), generation: lock.generation() };
     let pin = node.pin(lock.pin()).map_err(UnlockError::Pin)?;
+    loop {
+        let pieces = gather_pieces(node, &lock, &params).await;
+        match lock.open(&params, &pieces, &pin) {
+            Ok(bundle) => {
+                *node.unlocking.lock() = Unlocking::default();
+                info!("unlocked");
+                return Ok(bundle);
+            }
+            Err(error) => {
+                // One peer gave a wrong piece, or this vault is damaged: other peers may answer first the next time.
+                warn!(%error, "the lock does not open with these pieces; asking again");
+                sleep(AGAIN.1).await;
+            }
+        }
+    }
+}
+
+/// As many pieces as the lock needs, from whichever peers answer first.
+async fn gather_pieces(node: &Arc<Node>, lock: &Lock, params: &LockParams) -> Vec<(u8, Secret<32>)> {
     let peers: Vec<NodeId> = lock.pieces().iter().map(|piece| piece.peer).collect();
     *node.unlocking.lock() = Unlocking {
         have: 0,
@@ -67,11 +82,10 @@ pub async fn run(node: &Arc<Node>) -> Result<Bundle, UnlockError> {
         waiting_for: peers.iter().map(|&peer| (peer, String::new())).collect(),
     };
     info!(need = lock.needed(), of = peers.len(), "locked: asking the peers");
-
     let (give, mut given) = mpsc::channel(peers.len().max(1));
     let asking: Vec<_> = peers
         .iter()
-        .filter_map(|&peer| lock.request(&params, peer, node.boot_nonce))
+        .filter_map(|&peer| lock.request(params, peer, node.boot_nonce))
         .map(|request| tokio::spawn(ask(Arc::clone(node), request, give.clone())))
         .collect();
     drop(give);
@@ -82,10 +96,7 @@ pub async fn run(node: &Arc<Node>) -> Result<Bundle, UnlockError> {
         node.unlocking.lock().have = pieces.len() as u8;
     }
     asking.iter().for_each(tokio::task::JoinHandle::abort);
-    let bundle = lock.open(&params, &pieces, &pin)?;
-    *node.unlocking.lock() = Unlocking::default();
-    info!("unlocked");
-    Ok(bundle)
+    pieces
 }
 
 /// Asks one peer until it gives its piece.
@@ -157,7 +168,8 @@ pub async fn answer(node: &Arc<Node>, conn: &Conn, body: &[u8]) -> Vec<u8> {
             LockOpenReply::grant(position, &piece, &conn.export(labels::EXPORTER_LOCK, &request.hash()))
         }
         Err(code) => {
-            warn!(from = %request.from, remote = %conn.peer().remote, why = explain(code), "refused LockOpen");
+            // Anybody may ask, so this must not fill the disk; what matters is an alarm.
+            debug!(from = %request.from, remote = %conn.peer().remote, why = explain(code), "refused LockOpen");
             match LockOpenReply::refuse(code, position) {
                 Some(reply) => reply,
                 None => return Vec::new(),

@@ -44,9 +44,9 @@ pub enum StorageProblem {
 impl StorageError {
     fn hint(&self) -> &'static str {
         match (&self.problem, self.family) {
-            (StorageProblem::Database(_), _) => "check the disk; if it is damaged, replace the node",
-            (_, "log" | "meta") => "this node must not vote again: run `quorate node replace`",
-            _ => "run `quorated --rebuild-state` to take the state from the other members",
+            (StorageProblem::Database(_), _) => "check the disk; the other members go on without this node",
+            (_, "log" | "meta") => "this node must not vote again; the other members go on without it",
+            _ => "this node must not serve from it; the other members go on without it",
         }
     }
 }

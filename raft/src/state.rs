@@ -21,6 +21,7 @@ mod keys;
 mod restore;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Bound;
 
 use quorate_shares::ids::{
     BatchId, ClusterId, Epoch, KeyName, KeyUid, KeyVersion, NodeId, NodeName, ShareKeyGeneration,
@@ -359,6 +360,12 @@ impl State {
     /// The epochs in which a new key version needs a record: the ACTIVE one, and the PENDING one.
     pub fn record_epochs(&self) -> Vec<Epoch> {
         self.active().into_iter().chain(self.pending()).map(|epoch| epoch.epoch).collect()
+    }
+
+    /// Keys in order of name, from the first one behind `after`.
+    pub fn keys_after(&self, after: Option<&KeyName>) -> impl Iterator<Item = &Key> {
+        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.names.range::<KeyName, _>((start, Bound::Unbounded)).filter_map(|(_, uid)| self.keys.get(uid))
     }
 
     /// A key by its name.

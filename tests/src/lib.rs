@@ -1,1 +1,24 @@
-//! One module per promise of the README.
+//! One module per promise of the README, each on real daemons with real disks, on loopback.
+//!
+//! Nothing here is a fake, and nothing sleeps to be lucky: a test waits for a condition and says which one did not come.
+//! A secrecy test has a positive control: the same tool, given enough disks, does recover the key.
+
+#[cfg(test)]
+mod site;
+
+#[cfg(test)]
+mod bad_input;
+#[cfg(test)]
+mod boot;
+#[cfg(test)]
+mod disk;
+#[cfg(test)]
+mod durability;
+#[cfg(test)]
+mod founding;
+#[cfg(test)]
+mod impostor;
+#[cfg(test)]
+mod lease;
+#[cfg(test)]
+mod liar;

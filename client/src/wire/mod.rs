@@ -33,7 +33,7 @@ pub const DATA_KEY_BYTES_MAX: u16 = 1024;
 /// Most tags of a key; more are refused.
 pub const TAGS_MAX: usize = 32;
 /// Longest name or value of a tag, in bytes; longer ones are refused.
-pub const TAG_BYTES_MAX: usize = 256;
+pub const TAG_BYTES_MAX: usize = 255;
 
 /// Names one attempt to change something: repeated with the same id, a change is made once.
 pub type RequestId = [u8; 16];

@@ -220,7 +220,7 @@ fn two_damaged_slots_are_refused_and_left_alone() {
     let disk = Recorder::on(image.clone());
     let error = VaultFile::open_on(disk.clone()).err().expect("nothing to open");
     assert!(matches!(error, VaultError::BothDamaged { first: Damage::Checksum, second: Damage::Header }));
-    assert!(error.hint().contains("node replace"));
+    assert!(error.hint().contains("old copy"));
     assert!(disk.with(|medium| medium.image == image && medium.calls.is_empty()));
 }
 

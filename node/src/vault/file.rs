@@ -63,8 +63,8 @@ impl VaultError {
         match self {
             Self::Exists(_) => "this data directory belongs to a node already; use another one",
             Self::BothDamaged { .. } | Self::Contradiction => {
-                "check the disk; if the file cannot be brought back, this node cannot either: \
-                 run `quorate node replace` on another member and join with an empty data directory"
+                "check the disk; if the file cannot be brought back, this node cannot either, and the others go on \
+                 without it. Never put an old copy in its place"
             }
             Self::Version(_) | Self::Content(_) => "start the version of quorated that wrote it",
             Self::Io { .. } | Self::ReadBack | Self::Broken => {

@@ -116,7 +116,7 @@ fn a_damaged_row_stops_the_restart_and_is_named() {
     let disk = Arc::new(open(dir.path()).expect("the owner is readable"));
     let error = Machine::open(disk, CLUSTER, Fatal::new()).map(|_| ()).expect_err("damaged");
     let text = error.to_string();
-    let parts = [dir.path().to_str().expect("a path"), "column family state", "key 06020202", "--rebuild-state"];
+    let parts = [dir.path().to_str().expect("a path"), "column family state", "key 06020202", "must not serve"];
     parts.iter().for_each(|part| assert!(text.contains(part), "{part} is not in: {text}"));
 }
 
@@ -129,7 +129,7 @@ fn a_damaged_vote_says_that_the_node_must_not_vote_again() {
     batch.write_synced().expect("written");
     let error = LogStore::new(Arc::new(disk), Fatal::new()).map(|_| ()).expect_err("another kind of value");
     assert!(error.to_string().contains("column family meta, key vote"), "{error}");
-    assert!(error.to_string().contains("quorate node replace"), "{error}");
+    assert!(error.to_string().contains("must not vote again"), "{error}");
 }
 
 #[test]
@@ -163,7 +163,7 @@ async fn a_damaged_entry_stops_the_node_when_it_is_read() {
     let mut log = LogStore::new(Arc::new(open(dir.path()).expect("opens")), fatal).expect("its end is readable");
     let error = log.try_get_log_entries(0..10).await.expect_err("damaged");
     assert!(error.to_string().contains("column family log, key 0000000000000004"), "{error}");
-    assert!(watch.borrow().as_ref().is_some_and(|reason| reason.contains("quorate node replace")));
+    assert!(watch.borrow().as_ref().is_some_and(|reason| reason.contains("must not vote again")));
     log.flusher().close();
 }
 
