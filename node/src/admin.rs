@@ -243,6 +243,8 @@ fn adopt(node: &Arc<Node>, vault: Vault) -> Result<(), WireError> {
     let file = VaultFile::create(&node.dir, vault)
         .map_err(|error| WireError::new(Code::Storage, error.to_string()).hint(error.hint()))?;
     node.adopt_vault(file);
+    // Said at once, so that a second command sees that something is under way.
+    node.enter(Phase::Joining);
     Ok(())
 }
 

@@ -178,7 +178,7 @@ async fn unlocked(node: &Arc<Node>) -> Result<Option<Replica>, BootError> {
     if !founding {
         // 6: the replicated state, under the storage key of the bundle.
         // A member without its database would vote a second time in terms that it has forgotten.
-        if !node.state_directory().join("CURRENT").exists() {
+        if !Replica::exists(&node.state_directory()) {
             return Err(BootError::NoState(node.state_directory()));
         }
         let replica = open_replica(node).await.map_err(BootError::Replica)?;

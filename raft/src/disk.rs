@@ -36,6 +36,9 @@ use crate::seal::{Family, StorageKeys};
 use crate::state::State;
 use crate::types::Types;
 
+/// The folder of the database.
+const DATABASE: &str = "raft";
+
 /// The layout of column families and rows. A program refuses a newer one than its own.
 pub(crate) const SCHEMA: u32 = 1;
 
@@ -63,9 +66,14 @@ pub(crate) struct Batch<'a> {
 }
 
 impl Disk {
+    /// Whether a database was begun in `dir`: RocksDB's CURRENT names its manifest.
+    pub(crate) fn exists(dir: &Path) -> bool {
+        dir.join(DATABASE).join("CURRENT").exists()
+    }
+
     /// Opens or makes the database of `node` below `dir`.
     pub(crate) fn open(dir: &Path, keys: StorageKeys, cluster: ClusterId, node: NodeId) -> Result<Self, OpenError> {
-        let (path, snapshots) = (dir.join("raft"), dir.join("snapshots"));
+        let (path, snapshots) = (dir.join(DATABASE), dir.join("snapshots"));
         for directory in [&path, &snapshots] {
             make_private(directory)
                 .map_err(|source| OpenError::Directory { path: directory.display().to_string(), source })?;
@@ -87,7 +95,7 @@ impl Disk {
 
     /// Opens a copy of a database for reading.
     pub(crate) fn open_read_only(dir: &Path, keys: StorageKeys) -> Result<Self, OpenError> {
-        let (path, snapshots) = (dir.join("raft"), dir.join("snapshots"));
+        let (path, snapshots) = (dir.join(DATABASE), dir.join("snapshots"));
         let families = FAMILIES.map(|family| ColumnFamilyDescriptor::new(family.name(), rocksdb::Options::default()));
         let options = rocksdb::Options::default();
         let db = DB::open_cf_descriptors_read_only(&options, &path, families, false)

@@ -1,6 +1,7 @@
 //! One replica of the state: the handle that everything outside this crate uses.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -61,6 +62,11 @@ pub(crate) struct Inner {
 }
 
 impl Replica {
+    /// Whether `dir` holds a database, so that [`Replica::open`] would not begin an empty one.
+    pub fn exists(dir: &Path) -> bool {
+        Disk::exists(dir)
+    }
+
     /// Opens the database, restores the state, and starts Raft. Requests of others may be served at once.
     ///
     /// # Errors

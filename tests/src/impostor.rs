@@ -183,19 +183,21 @@ fn lock_open_with_anything_changed_is_refused() {
     let thief = Thief::steal(&site, "n2");
     site.cluster.kill("n2").expect("dies");
     let good = || thief.lock_open(NodeId(1));
-    let with = |change: fn(&mut LockOpenRequest)| {
+    let me = thief.vault.identity.node.expect("an id");
+    let other = if me == NodeId(2) { NodeId(3) } else { NodeId(2) };
+    let with = |change: &dyn Fn(&mut LockOpenRequest)| {
         let mut request = good();
         change(&mut request);
         request
     };
     let changed = [
-        ("another cluster", with(|request| request.cluster.0[0] ^= 1)),
-        ("in the name of another", with(|request| request.from = NodeId(3))),
-        ("of another peer", with(|request| request.to = NodeId(3))),
-        ("an older generation", with(|request| request.generation = 0)),
-        ("a key number that is not held", with(|request| request.key_number += 9)),
-        ("another piece number", with(|request| request.x ^= 3)),
-        ("a damaged piece", with(|request| request.sealed[0] ^= 1)),
+        ("another cluster", with(&|request| request.cluster.0[0] ^= 1)),
+        ("in the name of another", with(&|request| request.from = other)),
+        ("of another peer", with(&|request| request.to = other)),
+        ("an older generation", with(&|request| request.generation = 0)),
+        ("a key number that is not held", with(&|request| request.key_number += 9)),
+        ("another piece number", with(&|request| request.x ^= 3)),
+        ("a damaged piece", with(&|request| request.sealed[0] ^= 1)),
     ];
     let stranger = Thief { boot: Identity::from_seed(&Secret::take(&mut [9; 32])), ..Thief::steal(&site, "n2") };
     site.block(async {
