@@ -10,19 +10,19 @@ setup:           ## Install what is missing and build RocksDB once for this mach
 	@.ci/rocksdb
 
 build: setup
-	cargo build --workspace --bins
+	@cargo build --workspace --bins
 
 demo: build      ## Tell the whole story on a real three-node cluster on this machine
-	target/debug/quorate-testnet story
+	@target/debug/quorate-testnet story
 
 cluster: build   ## Leave a local cluster running in ./.testnet and print what to try
-	target/debug/quorate-testnet up --nodes 3 --dir .testnet
+	@target/debug/quorate-testnet up --nodes 3 --dir .testnet
 
 cluster-down: build ## Stop the local cluster in ./.testnet
-	target/debug/quorate-testnet down --dir .testnet
+	@target/debug/quorate-testnet down --dir .testnet
 
 test: setup      ## Run every test
-	cargo build --workspace --bins --quiet
+	@cargo build --workspace --bins --quiet
 	cargo test --workspace
 
 lint: setup      ## Formatting and lints, warnings are errors

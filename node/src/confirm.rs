@@ -54,7 +54,13 @@ pub enum NoLease {
 pub async fn run(node: Arc<Node>, replica: Replica) {
     let mut leadership = replica.leadership();
     loop {
-        let pause = match renew(&node, &replica).await {
+        leadership.borrow_and_update();
+        // Nothing more is to be had from a leader that was followed by another.
+        let renewed = tokio::select! {
+            renewed = renew(&node, &replica) => renewed,
+            _ = leadership.changed() => continue,
+        };
+        let pause = match renewed {
             Ok(()) => Duration::from_millis(node.config.timing.lease_tick_ms),
             Err(reason) => {
                 debug!(%reason, "no lease");
@@ -99,12 +105,14 @@ pub async fn watch(node: Arc<Node>, replica: Replica) {
 /// Why there is none.
 pub async fn renew(node: &Node, replica: &Replica) -> Result<(), NoLease> {
     let length = node.config.timing.lease();
+    // A leader that does not answer within a third of the lease may be gone: there is time to ask again, or another.
+    let patience = length / 3;
     let sent_ms = boot_ms();
     let leadership = *replica.leadership().borrow();
     let index = if leadership.am_leader {
-        timeout(length, replica.read_index()).await.ok().and_then(Result::ok).ok_or(NoLease::NoQuorum)?
+        timeout(patience, replica.read_index()).await.ok().and_then(Result::ok).ok_or(NoLease::NoQuorum)?
     } else {
-        ask(node, replica, leadership.leader.ok_or(NoLease::NoLeader)?, length).await?
+        ask(node, replica, leadership.leader.ok_or(NoLease::NoLeader)?, patience).await?
     };
     let left = length.saturating_sub(Duration::from_millis(boot_ms() - sent_ms));
     replica.wait_applied(index, left).await.map_err(|_| NoLease::Behind)?;
