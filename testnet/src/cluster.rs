@@ -2,6 +2,7 @@
 
 mod builder;
 mod network;
+mod surroundings;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -23,6 +24,7 @@ use crate::wait::wait_until;
 pub use builder::Builder;
 use network::Network;
 pub use network::run_relay;
+use surroundings::Surroundings;
 
 /// How long anything may take that should take a second or two. Generous, since tests share a machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -38,6 +40,7 @@ pub struct Cluster {
     processes: Vec<Option<Process>>,
     network: Network,
     binaries: Binaries,
+    surroundings: Surroundings,
     lifetime: Lifetime,
     /// Dropped last: the daemons have ended by then.
     _temporary: Option<TempDir>,
@@ -63,6 +66,7 @@ impl Cluster {
             processes,
             network: Network::Elsewhere(relay),
             binaries: Binaries::find()?,
+            surroundings: Surroundings::default(),
             lifetime: Lifetime::Detached,
             _temporary: None,
             directory,
@@ -91,7 +95,7 @@ impl Cluster {
         }
         let node = &self.manifest.nodes[place];
         let (data, socket) = (self.directory.node(name), self.directory.socket(name));
-        let mut command = clean(Command::new(&self.binaries.quorated));
+        let mut command = self.surroundings.command(&self.binaries.quorated);
         command.arg("--data").arg(&data).arg("--socket").arg(&socket);
         command.args(["--listen", &node.listen.to_string(), "--advertise", &node.advertise.to_string()]);
         command.args(["--name", name]);
@@ -227,7 +231,7 @@ impl Cluster {
 
     /// The real command line, with the client file and the token of this cluster.
     pub fn quorate<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Command {
-        let mut command = clean(Command::new(&self.binaries.quorate));
+        let mut command = self.surroundings.command(&self.binaries.quorate);
         command.args(args).env("QUORATE_CLUSTER", self.directory.client_file());
         command.env("QUORATE_TOKEN_FILE", self.directory.token());
         command
@@ -271,14 +275,4 @@ impl Cluster {
         let lines: Vec<_> = log.lines().collect();
         lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..].join("\n")
     }
-}
-
-/// Without the settings of whoever runs this, but for how much is logged.
-fn clean(mut command: Command) -> Command {
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("QUORATE") && name != "QUORATE_LOG" {
-            command.env_remove(name);
-        }
-    }
-    command
 }

@@ -10,6 +10,7 @@ use tempfile::TempDir;
 
 use super::Cluster;
 use super::network::{Network, start_relay};
+use super::surroundings::Surroundings;
 use crate::binaries::Binaries;
 use crate::directory::{Directory, Manifest, NodeEntry};
 use crate::error::Error;
@@ -22,12 +23,20 @@ pub struct Builder {
     nodes: u8,
     threshold: Option<u8>,
     settings: Option<String>,
+    surroundings: Surroundings,
     lifetime: Lifetime,
 }
 
 impl Builder {
     pub(super) fn new() -> Self {
-        Self { directory: None, nodes: 3, threshold: None, settings: None, lifetime: Lifetime::WithUs }
+        Self {
+            directory: None,
+            nodes: 3,
+            threshold: None,
+            settings: None,
+            surroundings: Surroundings::default(),
+            lifetime: Lifetime::WithUs,
+        }
     }
 
     /// In `directory` instead of one that is removed in the end.
@@ -51,6 +60,18 @@ impl Builder {
     /// The text of each node's configuration file, for shorter timings.
     pub fn settings(mut self, toml: impl Into<String>) -> Self {
         self.settings = Some(toml.into());
+        self
+    }
+
+    /// Sets a variable in the environment of every daemon and every command of this cluster.
+    pub fn environment(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.surroundings.environment.push((name.into(), value.into()));
+        self
+    }
+
+    /// Starts every daemon and every command of this cluster under this umask instead of the caller's.
+    pub fn umask(mut self, umask: u16) -> Self {
+        self.surroundings.umask = Some(umask);
         self
     }
 
@@ -99,9 +120,17 @@ impl Builder {
             }
         };
         let processes = manifest.nodes.iter().map(|_| None).collect();
-        let lifetime = self.lifetime;
-        let mut cluster =
-            Cluster { directory, manifest, processes, network, binaries, lifetime, _temporary: temporary };
+        let (surroundings, lifetime) = (self.surroundings, self.lifetime);
+        let mut cluster = Cluster {
+            directory,
+            manifest,
+            processes,
+            network,
+            binaries,
+            surroundings,
+            lifetime,
+            _temporary: temporary,
+        };
         cluster.start_all()?;
         Ok(cluster)
     }

@@ -3,10 +3,10 @@
 //! The dice are seeded. Real processes do not send in the same order twice, so a seed replays the sequence of fates and
 //! not a whole run; it is printed all the same, since a sequence often is what made a run fail.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Who sends or receives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -35,6 +35,21 @@ impl Default for Weather {
     }
 }
 
+/// What has happened to datagrams so far: a test in bad weather shows by it that the weather was bad.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Datagrams that came to the relay.
+    pub sent: u64,
+    /// Of these, lost to the weather.
+    pub lost: u64,
+    /// Of these, lost because somebody was cut off.
+    pub cut: u64,
+    /// Of these, doubled.
+    pub doubled: u64,
+    /// Of these, delayed so little that they overtook an earlier one on the same way.
+    pub overtaking: u64,
+}
+
 /// A name that no node has.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("there is no node {0}")]
@@ -51,11 +66,15 @@ struct State {
     cut: HashSet<(Party, Party)>,
     weather: Weather,
     dice: Dice,
+    tally: Tally,
+    /// When the latest datagram of each way will arrive.
+    latest: HashMap<(Party, Party), Instant>,
 }
 
 impl Faults {
     pub(super) fn new(names: Vec<String>) -> Self {
-        let state = State { cut: HashSet::new(), weather: Weather::default(), dice: Dice(0) };
+        let (cut, latest) = (HashSet::new(), HashMap::new());
+        let state = State { cut, weather: Weather::default(), dice: Dice(0), tally: Tally::default(), latest };
         Self { names: Arc::new(names), state: Arc::new(Mutex::new(state)) }
     }
 
@@ -113,16 +132,35 @@ impl Faults {
         (state.weather, state.dice) = (weather, Dice(seed));
     }
 
+    /// What has happened so far.
+    pub fn tally(&self) -> Tally {
+        self.state().tally
+    }
+
     /// Decides about one datagram: after which delays it arrives, none if it is lost.
     pub(super) fn fate(&self, from: Party, to: Party) -> Vec<Duration> {
         let mut state = self.state();
-        let State { cut, weather, dice } = &mut *state;
-        if cut.contains(&(from, to)) || dice.roll() < weather.loss {
+        let State { cut, weather, dice, tally, latest } = &mut *state;
+        tally.sent += 1;
+        if cut.contains(&(from, to)) {
+            tally.cut += 1;
+            return Vec::new();
+        }
+        if dice.roll() < weather.loss {
+            tally.lost += 1;
             return Vec::new();
         }
         let copies = if dice.roll() < weather.duplicate { 2 } else { 1 };
+        tally.doubled += copies - 1;
         let (least, most) = (*weather.delay.start(), *weather.delay.end());
-        (0..copies).map(|_| least + most.saturating_sub(least).mul_f64(dice.roll())).collect()
+        let delays: Vec<_> = (0..copies).map(|_| least + most.saturating_sub(least).mul_f64(dice.roll())).collect();
+        let now = Instant::now();
+        for arrives in delays.iter().map(|delay| now + *delay) {
+            let latest = latest.entry((from, to)).or_insert(arrives);
+            tally.overtaking += u64::from(arrives < *latest);
+            *latest = arrives.max(*latest);
+        }
+        delays
     }
 
     fn party(&self, name: &str) -> Result<Party, NoSuchNode> {
@@ -166,6 +204,23 @@ mod tests {
         let lost = fates(7).iter().filter(|fate| fate.is_empty()).count();
         assert!((20..120).contains(&lost), "{lost} of 200 lost");
         assert!(fates(7).iter().flatten().all(|delay| weather.delay.contains(delay)));
+    }
+
+    #[test]
+    fn the_tally_counts_what_happened() {
+        let faults = Faults::new(vec!["n1".to_owned(), "n2".to_owned()]);
+        let send =
+            |count: u64| (0..count).map(|_| faults.fate(Party::Node(0), Party::Node(1)).len() as u64).sum::<u64>();
+        assert_eq!(send(10), 10);
+        assert_eq!(faults.tally(), Tally { sent: 10, ..Tally::default() }, "fine weather");
+        let delay = Duration::from_millis(1)..=Duration::from_millis(900);
+        faults.set_weather(Weather { loss: 0.3, duplicate: 0.3, delay }, 7);
+        let arrived = send(200);
+        let Tally { sent, lost, cut, doubled, overtaking } = faults.tally();
+        assert_eq!((sent, cut, 200 - lost + doubled), (210, 0, arrived));
+        assert!(lost > 20 && doubled > 20 && overtaking > 20, "{lost} {doubled} {overtaking}");
+        faults.cut("n1").expect("it exists");
+        assert_eq!((send(5), faults.tally().cut), (0, 5));
     }
 
     #[test]
