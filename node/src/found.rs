@@ -9,8 +9,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_client::conn::{Conn, Lane, close};
-use quorate_client::identity::Protocol;
+use quorate_client::conn::{Conn, Lane};
 use quorate_raft::command::{Change, Command, Found, NewMember, Outcome};
 use quorate_raft::refusal::Refusal as StateRefusal;
 use quorate_raft::{ProposeError, Replica};
@@ -25,12 +24,13 @@ use tracing::{debug, info, warn};
 use crate::clock::wall_ms;
 use crate::desk;
 use crate::invitation::{JoinCode, JoinReply, JoinRequest, Registration};
+use crate::invited;
 use crate::layout::Address;
 use crate::locking;
 use crate::node::{Founding, Node};
 use crate::peer::{PeerReply, PeerRequest};
 use crate::random;
-use crate::vault::{FirstFounder, FounderKeys, FoundingStep, Invited, Role, Roster, RosterLogId, Vault};
+use crate::vault::{FirstFounder, FounderKeys, FoundingStep, Roster, RosterLogId, Vault};
 
 /// The first founder's id.
 pub const FIRST: NodeId = NodeId(1);
@@ -53,11 +53,11 @@ pub enum FoundError {
 }
 
 /// Everybody is known: what this node's lock is to be made for.
-struct Terms {
-    attempt: u32,
-    me: NodeId,
-    threshold: u8,
-    roster: Roster,
+pub(crate) struct Terms {
+    pub(crate) attempt: u32,
+    pub(crate) me: NodeId,
+    pub(crate) threshold: u8,
+    pub(crate) roster: Roster,
 }
 
 /// Draws a node's own keys: op key, storage key and first share key.
@@ -71,7 +71,7 @@ pub fn draw_keys() -> Bundle {
 }
 
 /// What this node registers with the first founder, or with itself.
-fn registration(node: &Node) -> Option<Registration> {
+pub(crate) fn registration(node: &Node) -> Option<Registration> {
     let own = node.own()?;
     let (name, addresses) = node
         .with_vault(|vault| vault.founding.as_ref().map(|founding| (founding.name.clone(), founding.addresses.clone())))
@@ -162,106 +162,12 @@ async fn learn(node: &Arc<Node>) -> Result<Option<Terms>, FoundError> {
             progress(node, "waiting for the other founders to join", vec![format!("{missing} of {founders}")]);
             Ok(None)
         }
-        None => ask_first_founder(node).await,
-    }
-}
-
-async fn ask_first_founder(node: &Arc<Node>) -> Result<Option<Terms>, FoundError> {
-    let has_lock = node.with_vault(|vault| vault.lock.is_some()).unwrap_or_default();
-    let reply = match join_once(node).await {
-        Ok(reply) => reply,
-        Err(reason) => {
-            progress(node, &format!("asking the first founder: {reason}"), vec!["the first founder".to_owned()]);
-            return Ok(known_terms(node));
-        }
-    };
-    let refused = match reply.code {
-        JoinCode::Complete => {
-            let Some(me) = reply.node else { return Ok(None) };
-            settle_roster(node, me, &reply.roster);
-            let Some(threshold) = ask_threshold(node).await else { return Ok(None) };
-            return Ok(Some(Terms { attempt: reply.attempt, me, threshold, roster: reply.roster }));
-        }
-        JoinCode::Wait => {
-            progress(node, "waiting for the other founders to join", vec!["other founders".to_owned()]);
-            return Ok(None);
-        }
-        JoinCode::Used => "the invitation was used by another node; each invitation is for one node",
-        JoinCode::Expired => {
-            "the invitation has expired; repeat `quorate cluster init` on the first node for a new one"
-        }
-        JoinCode::Unknown => {
-            "the first node does not know this invitation: it was replaced, or belongs to another cluster"
-        }
-        JoinCode::NameTaken => "another founder has this node's name; start quorated with another --name",
-    };
-    if has_lock {
-        // The cluster may simply be founded by now, and its first founder keeps no book any more.
-        debug!(refused, "the first founder no longer takes requests");
-        return Ok(known_terms(node));
-    }
-    Err(FoundError::Refused(refused))
-}
-
-/// What the vault already knows, when the first founder cannot be asked: enough once this node's lock is durable.
-fn known_terms(node: &Node) -> Option<Terms> {
-    let known = node.with_vault(|vault| {
-        let lock = vault.lock.as_ref()?;
-        let attempt = attempt(vault)?;
-        Some(Terms { attempt, me: vault.identity.node?, threshold: lock.needed() + 1, roster: vault.roster.clone() })
-    });
-    known.flatten()
-}
-
-/// One request of `quorate-join/1`.
-async fn join_once(node: &Arc<Node>) -> Result<JoinReply, String> {
-    let (key, inviters) = node
-        .with_vault(|vault| match &vault.founding.as_ref()?.role {
-            Role::Founder(Invited { key, inviters }) | Role::Joiner(Invited { key, inviters }) => {
-                Some((key.duplicate(), inviters.clone()))
-            }
-            Role::FirstFounder(_) => None,
-        })
-        .flatten()
-        .ok_or("no invitation")?;
-    let me = node.boot_identity().ok_or("no boot identity")?;
-    let registration = registration(node).ok_or("no keys")?;
-    let mut failures = Vec::new();
-    for inviter in inviters {
-        let address = [inviter.address.to_string()];
-        let pinned = quorate_client::identity::PublicKey(inviter.boot_pk);
-        let connection = match crate::listen::dial(node, &address, &me, pinned, Protocol::Join, PEER).await {
-            Ok(connection) => connection,
-            Err(reason) => {
-                failures.push(reason);
-                continue;
-            }
-        };
-        let conn = Conn::start(connection, None);
-        let exporter = *conn.export(EXPORTER_JOIN, b"").expose();
-        let request = registration.request(&key, &exporter).map_err(|error| error.to_string())?;
-        let reply = conn.call(Lane::Ordinary, &request, PEER).await.map_err(|error| error.to_string());
-        conn.close(close::DONE, "done");
-        match reply.and_then(|reply| JoinReply::open(&reply, &key, &exporter).map_err(|error| error.to_string())) {
-            Ok(reply) => return Ok(reply),
-            Err(reason) => failures.push(reason),
-        }
-    }
-    Err(failures.join("; "))
-}
-
-async fn ask_threshold(node: &Arc<Node>) -> Option<u8> {
-    match node.sessions.ask(FIRST, Lane::Ordinary, &PeerRequest::FoundingTerms, PEER).await {
-        Ok(PeerReply::FoundingTerms { threshold }) => Some(threshold),
-        _ => {
-            progress(node, "opening a session with the first founder", vec![node.name_of(FIRST)]);
-            None
-        }
+        None => invited::ask_first_founder(node).await,
     }
 }
 
 /// Goes by the identities of an attempt: sessions of an earlier one are closed, since their keys may be gone.
-fn settle_roster(node: &Arc<Node>, me: NodeId, roster: &Roster) {
+pub(crate) fn settle_roster(node: &Arc<Node>, me: NodeId, roster: &Roster) {
     node.set_id(me);
     if *node.roster() != *roster {
         node.set_roster(roster.clone());
@@ -335,7 +241,7 @@ async fn keep_roster(node: &Arc<Node>, terms: &Terms) -> bool {
     kept.await.is_ok()
 }
 
-fn attempt(vault: &Vault) -> Option<u32> {
+pub(crate) fn attempt(vault: &Vault) -> Option<u32> {
     vault.founding.as_ref().map(|founding| founding.attempt)
 }
 
@@ -464,7 +370,7 @@ async fn finish(node: &Arc<Node>, replica: &Replica) -> Result<(), FoundError> {
 }
 
 /// Publishes how far founding is.
-fn progress(node: &Node, step: &str, waiting_for: Vec<String>) {
+pub(crate) fn progress(node: &Node, step: &str, waiting_for: Vec<String>) {
     let now = Founding { step: step.to_owned(), waiting_for, refused: None };
     node.founding.send_if_modified(|shown| {
         let changed = *shown != now;

@@ -17,6 +17,7 @@ pub mod admin;
 pub mod boot;
 pub mod desk;
 pub mod found;
+pub mod invited;
 pub mod lock_keys;
 pub mod locking;
 pub mod node;

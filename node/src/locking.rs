@@ -18,7 +18,6 @@ use tracing::{debug, info};
 use crate::node::Node;
 use crate::peer::{LockState, PeerReply, PeerRequest};
 use crate::random;
-use crate::unlock::{lock_summary, pieces_needed};
 use crate::vault::Vault;
 
 /// How long a peer may take to make a key durable.
@@ -67,7 +66,8 @@ pub async fn lock(
     let params = LockParams { cluster: node.cluster(), node: node.id(), generation };
     let pin = random::bytes::<PIN_BYTES>().to_vec();
     let place = PinPlace::Inline(pin.clone());
-    let needed = pieces_needed(threshold);
+    // With t - 1 of the others' pieces and its own disk a thief has t disks (FORMATS 4).
+    let needed = threshold.saturating_sub(1);
     let sealed = Lock::seal(&params, needed, place, &pin, &peers, &own.bundle, &mut random::system());
     let lock = sealed.map_err(|error| error.to_string())?;
     let write = node.update_vault(move |vault| {
@@ -97,8 +97,9 @@ pub async fn commit(node: &Arc<Node>) {
 
 /// What the replicated state should know about this node's lock.
 pub fn report(node: &Node) -> Option<ReportLock> {
-    let (generation, threshold, peers) = node.with_vault(|vault| vault.lock.as_ref().map(lock_summary)).flatten()?;
-    Some(ReportLock { node: node.id(), generation, threshold, peers: peers.into_iter().collect() })
+    let lock = node.with_vault(|vault| vault.lock.clone()).flatten()?;
+    let peers = lock.pieces().iter().map(|piece| piece.peer).collect();
+    Some(ReportLock { node: node.id(), generation: lock.generation(), threshold: lock.needed(), peers })
 }
 
 fn peers(node: &Node) -> Vec<NodeId> {

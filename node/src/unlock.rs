@@ -221,13 +221,3 @@ async fn decide(node: &Arc<Node>, conn: &Conn, request: &LockOpenRequest) -> Res
 fn roster_position(roster: &Roster) -> RosterPosition {
     RosterPosition { term: roster.log_id.term, leader: NodeId(roster.log_id.leader), index: roster.log_id.index }
 }
-
-/// Pieces needed of a lock among `peers` when `threshold` shares open a key: u = t - 1.
-pub fn pieces_needed(threshold: u8) -> u8 {
-    threshold.saturating_sub(1)
-}
-
-/// Generation and key numbers of the lock in the vault, for reports.
-pub fn lock_summary(lock: &Lock) -> (u64, u8, Vec<NodeId>) {
-    (lock.generation(), lock.needed(), lock.pieces().iter().map(|piece| piece.peer).collect())
-}
