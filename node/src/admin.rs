@@ -26,7 +26,7 @@ use crate::node::Node;
 use crate::phase::{Door, Phase, admits};
 use crate::random;
 use crate::status;
-use crate::vault::{FirstFounder, Founding, FoundingStep, Invited, Role, Vault, VaultFile};
+use crate::vault::{FirstFounder, Founding, FoundingStep, Invited, Role, Roster, Vault, VaultFile};
 
 /// How often progress is looked at.
 const LOOK: Duration = Duration::from_millis(100);
@@ -47,7 +47,7 @@ impl Socket {
     }
 }
 
-/// Makes the socket and serves it. The data directory's lock is held, so a socket that is there already is a dead one.
+/// Makes the socket and serves it. One that is there and answers belongs to another daemon; one that does not is dead.
 ///
 /// # Errors
 /// [`BootError::Socket`].
@@ -56,6 +56,9 @@ pub fn listen(node: &Arc<Node>) -> Result<Socket, BootError> {
     let failed = |source| BootError::Socket { path: path.clone(), source };
     if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(parent).map_err(failed)?;
+    }
+    if std::os::unix::net::UnixStream::connect(&path).is_ok() {
+        return Err(failed(std::io::ErrorKind::AddrInUse.into()));
     }
     match std::fs::remove_file(&path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
@@ -66,7 +69,16 @@ pub fn listen(node: &Arc<Node>) -> Result<Socket, BootError> {
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
     let node = Arc::clone(node);
     let task = tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
+        loop {
+            let stream = match listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    // Out of descriptors, perhaps: the next one may do.
+                    debug!(%error, "local connection not accepted");
+                    tokio::time::sleep(LOOK).await;
+                    continue;
+                }
+            };
             let node = Arc::clone(&node);
             tokio::spawn(async move {
                 if let Err(error) = serve(&node, stream).await {
@@ -214,6 +226,9 @@ async fn join_again(node: &Arc<Node>, id: [u8; 32], cluster: ClusterId, role: Ro
             Some(current @ (Role::Founder(_) | Role::Joiner(_))) if unlocked => {
                 *current = role;
                 vault.identity.cluster = cluster;
+                vault.identity.node = None;
+                vault.roster = Roster::default();
+                vault.held.clear();
                 true
             }
             _ => false,
@@ -239,7 +254,13 @@ fn address(node: &Node) -> Result<Address, WireError> {
     node.config.advertise.parse().map_err(bad)
 }
 
+/// Makes the vault, once: of two commands at the same time the second finds the first one's.
 fn adopt(node: &Arc<Node>, vault: Vault) -> Result<(), WireError> {
+    let _one = node.adopting.lock();
+    if node.has_vault() {
+        return Err(WireError::new(Code::Conflict, "another command has just given this node a cluster")
+            .hint("`quorate status` shows which; repeat the command to go on with it"));
+    }
     let file = VaultFile::create(&node.dir, vault)
         .map_err(|error| WireError::new(Code::Storage, error.to_string()).hint(error.hint()))?;
     node.adopt_vault(file);

@@ -36,7 +36,7 @@ async fn answer(
                 Refusal::Storage
             })
         }
-        PeerRequest::Lease { .. } => Ok(confirm::answer(&replica(node)?).await),
+        PeerRequest::Lease => Ok(confirm::answer(&replica(node)?).await),
         PeerRequest::Shares(request) => Ok(gather::answer(node, &replica(node)?, (from, conn), &request, body)),
         PeerRequest::Verify(request) => {
             members::check_shares(node, &replica(node)?, &request).await.map(PeerReply::Verified)
@@ -84,7 +84,15 @@ fn replica(node: &Node) -> Result<Replica, Refusal> {
 
 /// The key must be durable before its public half leaves.
 async fn prepare_lock(node: &Arc<Node>, from: NodeId, durable: LockState) -> Result<PeerReply, Refusal> {
-    let prepare = node.update_vault(move |vault| lock_keys::prepare(vault, from, durable, &mut random::system()));
+    let (me, roster) = (node.id(), node.roster());
+    let prepare = node.update_vault(move |vault| {
+        // While founding, whoever holds a key for another must also know, after a loss of power, whose key it is.
+        if vault.founding.is_some() && me != NodeId(0) {
+            vault.identity.node = Some(me);
+            vault.roster = (*roster).clone();
+        }
+        lock_keys::prepare(vault, from, durable, &mut random::system())
+    });
     let (keyno, public) = prepare.await.map_err(|_| Refusal::Storage)?.map_err(|lock_keys::Busy| Refusal::Busy)?;
     Ok(PeerReply::LockKey { keyno, public: ByteBuf::from(public.as_bytes().to_vec()) })
 }

@@ -20,7 +20,7 @@ use quorate_raft::Replica;
 use quorate_raft::state::{Key, State};
 use quorate_shares::context::Context;
 use quorate_shares::envelope::{self, Ciphertext, CiphertextHeader, Kind, Suite};
-use quorate_shares::ids::{KeyName, KeyVersion, NodeName};
+use quorate_shares::ids::{KeyName, KeyVersion, NodeId, NodeName};
 use quorate_shares::master::EncryptionRoot;
 use rand_core::Rng;
 use subtle::ConstantTimeEq;
@@ -201,15 +201,17 @@ fn foreign(name: &KeyName, version: KeyVersion) -> WireError {
 
 /// The newest version that t holders have checked.
 async fn newest(node: &Node, replica: &Replica, name: &KeyName) -> Result<(Slot, KeyVersion), WireError> {
-    let known = |state: &State| {
+    // A key that is known, and not ready here, may be ready by now: the leader has answered its creator.
+    let ready = |state: &State| {
         let key = state.key_by_name(name)?;
-        Some((key.uid, key.newest_ready().map(|version| version.version)))
+        Some((key.uid, key.newest_ready()?.version))
     };
-    let (uid, version) = find(node, replica, known, || deal::unknown_key(name)).await?;
-    let version = version.ok_or_else(|| {
-        WireError::new(Code::KeyUnavailable, format!("the key {name} is still being checked by its holders"))
-            .hint("try again in a moment")
-    })?;
+    let missing = || match replica.read(|state| state.key_by_name(name).is_some()) {
+        false => deal::unknown_key(name),
+        true => WireError::new(Code::KeyUnavailable, format!("the key {name} is still being checked by its holders"))
+            .hint("try again in a moment"),
+    };
+    let (uid, version) = find(node, replica, ready, missing).await?;
     Ok(((uid, version), version))
 }
 
@@ -254,31 +256,37 @@ fn unavailable(node: &Node, error: &LoadError) -> WireError {
 
 // -- keys
 
-/// Carries a change to the leader, wherever that is, and reads the answer back from this node's own state.
+/// Carries a change to the leader, wherever that is, and reads the answer back from this node's own state, which must
+/// hold the very version that was made.
 async fn change(node: &Arc<Node>, replica: &Replica, change: KeyChange) -> Answer {
-    let name = change.name().clone();
     let leadership = *replica.leadership().borrow();
-    if leadership.am_leader {
+    let (uid, version) = if leadership.am_leader {
         let (node, replica) = (Arc::clone(node), replica.clone());
         // On a task of its own: a key that is half made must be finished even when the client goes away.
         let task = tokio::spawn(async move { deal::change(&node, &replica, change).await });
-        task.await.map_err(|_| WireError::new(Code::Internal, "the change was interrupted"))??;
+        task.await.map_err(|_| WireError::new(Code::Internal, "the change was interrupted"))??
     } else {
-        let no_leader = || WireError::new(Code::NoQuorum, "no leader is known").hint("try again in a moment");
-        let leader = leadership.leader.ok_or_else(no_leader)?;
-        match node.sessions.ask(leader, Lane::Ordinary, &PeerRequest::Change(change), FORWARD).await {
-            Ok(PeerReply::Changed(result)) => result?,
-            Ok(_) => return Err(no_leader()),
-            Err(error) => {
-                let message = format!("the leader, {}, did not answer: {error}", node.name_of(leader));
-                return Err(WireError::new(Code::NoQuorum, message).hint("try again with the same request id"));
-            }
-        };
-        // The client that created a key here must find it here.
-        let _ = confirm::catch_up(node, replica).await;
+        forward(node, leadership.leader, change).await?
+    };
+    let made = |state: &State| {
+        let key = state.keys.get(&uid)?;
+        key.versions.contains_key(&version).then(|| key_info(key))
+    };
+    let missing = || WireError::new(Code::NoQuorum, "the change is made, and this node has not caught up with it");
+    find(node, replica, made, missing).await.map(Response::Key)
+}
+
+async fn forward(node: &Arc<Node>, leader: Option<NodeId>, change: KeyChange) -> Result<Slot, WireError> {
+    let no_leader = || WireError::new(Code::NoQuorum, "no leader is known").hint("try again in a moment");
+    let leader = leader.ok_or_else(no_leader)?;
+    match node.sessions.ask(leader, Lane::Ordinary, &PeerRequest::Change(change), FORWARD).await {
+        Ok(PeerReply::Changed(result)) => result,
+        Ok(_) => Err(no_leader()),
+        Err(error) => {
+            let message = format!("the leader, {}, did not answer: {error}", node.name_of(leader));
+            Err(WireError::new(Code::NoQuorum, message).hint("try again with the same request id"))
+        }
     }
-    let key = find(node, replica, |state| state.key_by_name(&name).map(key_info), || deal::unknown_key(&name));
-    key.await.map(Response::Key)
 }
 
 fn check_tags(tags: &BTreeMap<String, String>) -> Result<(), WireError> {

@@ -110,6 +110,8 @@ pub async fn run(config: Config) -> Result<(), BootError> {
     }
     let socket = admin::listen(&node)?;
     let listening = tokio::spawn(listen::run(Arc::clone(&node)));
+    // In every phase: a founder that crashes again and again makes peers hold keys that nobody else would erase.
+    tokio::spawn(erase_old_lock_keys(Arc::clone(&node)));
 
     let mut fatal = node.fatal();
     let stopped = tokio::select! {
@@ -153,7 +155,6 @@ async fn live(node: &Arc<Node>) -> Result<(), BootError> {
     tokio::spawn(members::run(Arc::clone(node), replica.clone()));
     tokio::spawn(confirm::watch(Arc::clone(node), replica.clone()));
     tokio::spawn(report_lock(Arc::clone(node), replica.clone()));
-    tokio::spawn(erase_old_lock_keys(Arc::clone(node)));
     tokio::spawn(follow_storage(Arc::clone(node), replica.clone()));
     confirm::run(Arc::clone(node), replica).await;
     Ok(())

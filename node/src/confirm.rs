@@ -84,10 +84,13 @@ pub async fn watch(node: Arc<Node>, replica: Replica) {
         node.settle_phase();
         node.close_batch_if_over(&replica);
         match node.lease.lost_for_ms() {
-            Some(lost) if lost >= wipe_after && !wiped => {
+            Some(lost) if lost >= wipe_after => {
+                // Again and again: a peer's question may have opened a batch since.
                 node.forget_keys();
+                if !wiped {
+                    warn!("no lease for {wipe_after} ms: every key is wiped from memory");
+                }
                 wiped = true;
-                warn!("no lease for {wipe_after} ms: every key is wiped from memory");
             }
             Some(_) => {}
             None => wiped = false,
@@ -112,7 +115,7 @@ pub async fn renew(node: &Node, replica: &Replica) -> Result<(), NoLease> {
     let index = if leadership.am_leader {
         timeout(patience, replica.read_index()).await.ok().and_then(Result::ok).ok_or(NoLease::NoQuorum)?
     } else {
-        ask(node, replica, leadership.leader.ok_or(NoLease::NoLeader)?, patience).await?
+        ask(node, leadership.leader.ok_or(NoLease::NoLeader)?, patience).await?
     };
     let left = length.saturating_sub(Duration::from_millis(boot_ms() - sent_ms));
     replica.wait_applied(index, left).await.map_err(|_| NoLease::Behind)?;
@@ -132,19 +135,17 @@ pub async fn renew(node: &Node, replica: &Replica) -> Result<(), NoLease> {
 /// Why the leader did not confirm.
 pub async fn catch_up(node: &Node, replica: &Replica) -> Result<(), NoLease> {
     let asked_ms = boot_ms();
-    let mut last_sent_ms = node.catch_up.lock().await;
-    if *last_sent_ms > asked_ms {
-        return Ok(());
+    let mut last = node.catch_up.lock().await;
+    if last.0 > asked_ms {
+        return last.1.clone();
     }
     let sent_ms = boot_ms();
-    renew(node, replica).await?;
-    *last_sent_ms = sent_ms;
-    Ok(())
+    *last = (sent_ms, renew(node, replica).await);
+    last.1.clone()
 }
 
-async fn ask(node: &Node, replica: &Replica, leader: NodeId, deadline: Duration) -> Result<u64, NoLease> {
-    let request = PeerRequest::Lease { applied: replica.applied_index() };
-    match node.sessions.ask(leader, Lane::Urgent, &request, deadline).await {
+async fn ask(node: &Node, leader: NodeId, deadline: Duration) -> Result<u64, NoLease> {
+    match node.sessions.ask(leader, Lane::Urgent, &PeerRequest::Lease, deadline).await {
         Ok(PeerReply::Lease { index }) => Ok(index),
         Ok(PeerReply::Refused(refusal)) => Err(NoLease::Refused(refusal)),
         Ok(_) => Err(NoLease::Refused(Refusal::Malformed)),

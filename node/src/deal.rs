@@ -19,6 +19,7 @@ use quorate_shares::seal::{BATCH_RECORDS_MAX, Dealer};
 use tokio::time::{Instant, timeout_at};
 
 use crate::clock::{boot_ms, wall_ms};
+use crate::confirm;
 use crate::node::Node;
 use crate::peer::KeyChange;
 use crate::random;
@@ -44,6 +45,10 @@ pub struct OpenDealer {
 /// What a client should hear.
 pub async fn change(node: &Arc<Node>, replica: &Replica, change: KeyChange) -> Result<(KeyUid, KeyVersion), WireError> {
     let deadline = Instant::now() + READY;
+    // A leader that was just elected may not have applied yet what the last one acknowledged.
+    confirm::catch_up(node, replica).await.map_err(|reason| {
+        WireError::new(Code::NoQuorum, format!("the leader is not confirmed: {reason}")).hint("try again in a moment")
+    })?;
     let made = match replica.read(|state| answered(state, &change)) {
         Some(made) => made?,
         None => propose(node, replica, &change).await?,
@@ -98,7 +103,7 @@ async fn deal(node: &Arc<Node>, replica: &Replica, change: &KeyChange) -> Result
             .dealing
             .lock()
             .as_mut()
-            .filter(|open| open.is_usable(replica))
+            .filter(|open| node.lease.is_valid() && open.is_usable(replica))
             .map(|open| open.dealer.deal(&key, &identity, &kcv))
         {
             break record
@@ -145,7 +150,7 @@ async fn open_batch(node: &Arc<Node>, replica: &Replica) -> Result<OpenDealer, W
 
 impl OpenDealer {
     /// Whether the batch still belongs to this leader, term and epoch, and has room.
-    fn is_usable(&self, replica: &Replica) -> bool {
+    pub fn is_usable(&self, replica: &Replica) -> bool {
         let leads = {
             let leadership = replica.leadership();
             let leadership = leadership.borrow();
@@ -155,11 +160,6 @@ impl OpenDealer {
             && replica.read(|state| state.active().is_some_and(|active| active.epoch == self.epoch))
             && boot_ms().saturating_sub(self.opened_ms) < BATCH_MS
             && self.dealer.dealt() < BATCH_RECORDS_MAX
-    }
-
-    /// Whether the batch must be wiped now.
-    pub fn is_over(&self, replica: &Replica) -> bool {
-        !self.is_usable(replica)
     }
 }
 

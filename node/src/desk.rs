@@ -5,6 +5,7 @@
 use quorate_shares::ids::NodeId;
 use quorate_shares::secret::Secret;
 
+use crate::found::FIRST;
 use crate::invitation::{Invitation, InvitationKey, Inviter, JoinCode, JoinReply, JoinRequest};
 use crate::layout::Address;
 use crate::random;
@@ -57,6 +58,12 @@ pub fn register_self(vault: &mut Vault, me: FounderKeys) {
     }
 }
 
+/// Whether the request proves an invitation that is known here.
+pub fn knows(vault: &Vault, request: &JoinRequest, exporter: &[u8; 32]) -> bool {
+    let proves = |invitation: &OpenInvitation| request.is_proved(&invitation.key, exporter);
+    view(vault).is_some_and(|(_, first)| first.invitations.iter().any(proves))
+}
+
 /// Handles a request that came over a connection with this exporter, from this boot key. Returns the answer and the key
 /// that authenticates it; `None` if nobody knows the invitation.
 pub fn register(
@@ -87,8 +94,8 @@ pub fn register(
     }
     invitation.bound = Some(tls_key);
     // In the order in which they prove their invitations, the first founder being 1.
-    let node =
-        known.unwrap_or_else(|| NodeId(first.so_far.iter().map(|founder| founder.node.0).max().unwrap_or(0) + 1));
+    let highest = first.so_far.iter().map(|founder| founder.node).max().unwrap_or(FIRST).max(FIRST);
+    let node = known.unwrap_or(NodeId(highest.0 + 1));
     let founder = FounderKeys {
         node,
         boot_pk: tls_key,

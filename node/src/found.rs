@@ -108,8 +108,12 @@ pub async fn answer_join(node: &Arc<Node>, conn: &Conn, body: &[u8]) -> Vec<u8> 
     let Ok(request) = JoinRequest::parse(body) else { return Vec::new() };
     let exporter = *conn.export(EXPORTER_JOIN, b"").expose();
     let tls_key = conn.peer().key.0;
-    let registered =
-        node.update_vault(move |vault| desk::register(vault, &request, tls_key, &exporter, wall_ms())).await;
+    // Strangers must not cost more than a look: a vault update is for those who know an invitation.
+    let invited = node.with_vault(|vault| desk::knows(vault, &request, &exporter)).unwrap_or_default();
+    let registered = match invited {
+        true => node.update_vault(move |vault| desk::register(vault, &request, tls_key, &exporter, wall_ms())).await,
+        false => Ok(None),
+    };
     let reply = match registered {
         Ok(Some((reply, key))) => {
             debug!(code = ?reply.code, node = ?reply.node, "join request");
@@ -130,6 +134,11 @@ pub async fn answer_join(node: &Arc<Node>, conn: &Conn, body: &[u8]) -> Vec<u8> 
 /// # Errors
 /// [`FoundError::Refused`] if this node was refused before it had a lock; otherwise it goes on for ever.
 pub async fn run(node: &Arc<Node>) -> Result<Replica, FoundError> {
+    // A founder that restarts says at once what its log holds, as every member does.
+    let locked = node.with_vault(|vault| vault.lock.is_some()).unwrap_or_default();
+    if locked && Replica::exists(&node.state_directory()) {
+        open_replica(node).await?;
+    }
     loop {
         if let Some(terms) = learn(node).await? {
             settle(node, &terms);
@@ -185,8 +194,8 @@ async fn make_lock(node: &Arc<Node>, terms: &Terms) -> bool {
     let is_first = terms.me == FIRST;
     let done = match is_first {
         // The first founder's book names the attempt that it hands out, so which one its lock is for is known only in
-        // memory: after a restart it makes one more, which costs nothing.
-        true => *node.locked_attempt.lock() == Some(terms.attempt),
+        // memory: after a restart it makes one more, unless Raft has begun, which rests on everybody's last lock.
+        true => *node.locked_attempt.lock() == Some(terms.attempt) || has_started(node),
         false => {
             node.with_vault(|vault| vault.lock.is_some() && attempt(vault) == Some(terms.attempt)).unwrap_or_default()
         }
@@ -231,6 +240,14 @@ async fn make_lock(node: &Arc<Node>, terms: &Terms) -> bool {
     true
 }
 
+/// Whether the first founder went on to Raft: from there on no founder may come with new keys.
+fn has_started(node: &Node) -> bool {
+    let started = |vault: &Vault| {
+        vault.lock.is_some() && desk::view(vault).is_some_and(|(_, first)| first.step == FoundingStep::Starting)
+    };
+    node.with_vault(started).unwrap_or_default()
+}
+
 /// Makes the roster durable before any lock rests on it: a founder that loses power must still know whose lock it opens.
 async fn keep_roster(node: &Arc<Node>, terms: &Terms) -> bool {
     let (me, roster) = (terms.me, terms.roster.clone());
@@ -272,8 +289,7 @@ async fn announce(node: &Arc<Node>, terms: &Terms, replica: &Replica) {
     let locked = node.founding_locked.lock().1.clone();
     let missing: Vec<NodeId> =
         terms.roster.members.iter().map(|member| member.node).filter(|node| !locked.contains(node)).collect();
-    let started = node.with_vault(|vault| desk::view(vault).map(|(_, first)| first.step)).flatten();
-    if !missing.is_empty() && started != Some(FoundingStep::Starting) {
+    if !missing.is_empty() && !has_started(node) {
         progress(
             node,
             "waiting for the locks of the other founders",
@@ -283,7 +299,7 @@ async fn announce(node: &Arc<Node>, terms: &Terms, replica: &Replica) {
     }
     progress(node, "starting the cluster", Vec::new());
     if let Err(reason) = start(node, terms, replica).await {
-        debug!(%reason, "the cluster is not founded yet");
+        warn!(%reason, "the cluster is not founded yet; trying again");
     }
 }
 

@@ -208,7 +208,7 @@ pub fn answer(
             PeerReply::Shares(shares)
         }
         Ok(_) => PeerReply::Refused(Refusal::NoLease),
-        Err(HoldError::NoRecord(_)) => PeerReply::Refused(Refusal::Behind),
+        Err(HoldError::NoRecord(_) | HoldError::Busy) => PeerReply::Refused(Refusal::Behind),
         Err(error) => {
             warn!(%error, "cannot give a share");
             PeerReply::Refused(Refusal::Storage)

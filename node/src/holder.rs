@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use quorate_raft::Replica;
+use quorate_raft::{ReadError, Replica};
 use quorate_shares::error::{FormatError, ShareError};
 use quorate_shares::ids::{BatchId, ClusterId, Epoch, KeyUid, KeyVersion, NodeId, ShareKeyGeneration};
 use quorate_shares::master::KeyIdentity;
@@ -31,9 +31,21 @@ pub enum HoldError {
     /// The record does not open, or not to the share that was committed to.
     #[error(transparent)]
     Share(#[from] ShareError),
+    /// A snapshot is being installed.
+    #[error("a snapshot is being installed")]
+    Busy,
     /// The storage failed.
     #[error("storage: {0}")]
     Storage(String),
+}
+
+impl From<ReadError> for HoldError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Busy => Self::Busy,
+            error => Self::Storage(error.to_string()),
+        }
+    }
 }
 
 /// What the replicated state knows about one key version in one epoch: enough to open a share and to check any other.
@@ -77,7 +89,7 @@ impl Holder {
             Some((kcv, state.committee(epoch)?))
         });
         let (kcv, committee) = known.ok_or(HoldError::NoRecord(epoch))?;
-        let bytes = replica.record(uid, version, epoch).map_err(|error| HoldError::Storage(error.to_string()))?;
+        let bytes = replica.record(uid, version, epoch)?;
         let record = ShareRecord::parse(&bytes.ok_or(HoldError::NoRecord(epoch))?)?;
         Ok(Facts { identity: KeyIdentity { cluster: self.cluster, uid, version }, kcv, record, committee })
     }
@@ -97,7 +109,7 @@ impl Holder {
         if let Some(batch) = self.batches.lock().get(&id) {
             return Ok(Arc::clone(batch));
         }
-        let bytes = replica.batch(id).map_err(|error| HoldError::Storage(error.to_string()))?;
+        let bytes = replica.batch(id)?;
         let header = BatchHeader::parse(&bytes.ok_or(HoldError::NoRecord(facts.record.epoch))?)?;
         let seat = facts.committee.holder(self.node).ok_or(ShareError::NotAHolder(self.node))?;
         let generation = seat.member.generation;

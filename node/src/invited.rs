@@ -6,13 +6,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_client::conn::{Conn, Lane, close};
+use quorate_client::conn::{Conn, Lane};
 use quorate_client::identity::{Protocol, PublicKey as Pinned};
 use quorate_shares::labels::EXPORTER_JOIN;
 use tracing::debug;
 
 use crate::found::{FIRST, FoundError, Terms, attempt, progress, registration, settle_roster};
 use crate::invitation::{JoinCode, JoinReply};
+use crate::listen::Closing;
 use crate::node::Node;
 use crate::peer::{PeerReply, PeerRequest};
 use crate::vault::{Invited, Role};
@@ -95,11 +96,11 @@ async fn join_once(node: &Arc<Node>) -> Result<JoinReply, String> {
                 continue;
             }
         };
-        let conn = Conn::start(connection, None);
+        let closing = Closing(Conn::start(connection, None));
+        let conn = &closing.0;
         let exporter = *conn.export(EXPORTER_JOIN, b"").expose();
         let request = registration.request(&key, &exporter).map_err(|error| error.to_string())?;
         let reply = conn.call(Lane::Ordinary, &request, PEER).await.map_err(|error| error.to_string());
-        conn.close(close::DONE, "done");
         match reply.and_then(|reply| JoinReply::open(&reply, &key, &exporter).map_err(|error| error.to_string())) {
             Ok(reply) => return Ok(reply),
             Err(reason) => failures.push(reason),

@@ -48,6 +48,11 @@ pub fn offer(node: &Node) {
 pub async fn run(node: Arc<Node>) {
     let handshakes = Arc::new(tokio::sync::Semaphore::new(HANDSHAKES_MAX));
     while let Some(incoming) = node.endpoint.accept().await {
+        // Under load only those may take a place that can be reached at the address that they claim.
+        if !incoming.remote_address_validated() && handshakes.available_permits() < HANDSHAKES_MAX / 2 {
+            let _ = incoming.retry();
+            continue;
+        }
         let Ok(place) = Arc::clone(&handshakes).try_acquire_owned() else {
             incoming.refuse();
             continue;
@@ -196,6 +201,15 @@ impl Handler for PeerDoor {
                 crate::link::receive_snapshot(&node, from, bulk).await;
             }
         })
+    }
+}
+
+/// A connection that is closed when whoever opened it is done with it, however that ends.
+pub struct Closing(pub Conn);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.0.close(close::DONE, "done");
     }
 }
 

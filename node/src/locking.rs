@@ -14,6 +14,7 @@ use quorate_shares::ids::NodeId;
 use quorate_shares::kem::PublicKey;
 use quorate_shares::lock::{Lock, LockParams, LockPeer, PinPlace};
 use tracing::{debug, info};
+use zeroize::Zeroizing;
 
 use crate::node::Node;
 use crate::peer::{LockState, PeerReply, PeerRequest};
@@ -64,11 +65,11 @@ pub async fn lock(
     let own = node.own().ok_or("the bundle is not open")?;
     let generation = node.with_vault(|vault| vault.lock.as_ref().map_or(0, Lock::generation)).unwrap_or_default() + 1;
     let params = LockParams { cluster: node.cluster(), node: node.id(), generation };
-    let pin = random::bytes::<PIN_BYTES>().to_vec();
-    let place = PinPlace::Inline(pin.clone());
+    let pin = Zeroizing::new(random::bytes::<PIN_BYTES>());
+    let place = PinPlace::Inline(pin.to_vec());
     // With t - 1 of the others' pieces and its own disk a thief has t disks (FORMATS 4).
     let needed = threshold.saturating_sub(1);
-    let sealed = Lock::seal(&params, needed, place, &pin, &peers, &own.bundle, &mut random::system());
+    let sealed = Lock::seal(&params, needed, place, pin.as_slice(), &peers, &own.bundle, &mut random::system());
     let lock = sealed.map_err(|error| error.to_string())?;
     let write = node.update_vault(move |vault| {
         let wanted = also(vault);

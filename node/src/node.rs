@@ -1,7 +1,7 @@
 //! What the parts of a node share: its identities, its vault, its sessions, its replica, and the phase it is in.
 //!
-//! Nothing here decides anything; the modules that do take an `Arc<Node>`. Locks are held for a field access at most, never
-//! across an await.
+//! Nothing here decides anything; the modules that do take an `Arc<Node>`. Locks are held for a field access, never across
+//! an await; only the vault's is held while its file is written, by a thread that may wait for the disk.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -16,6 +16,7 @@ use quorate_shares::ids::{ClusterId, NodeId, NodeName};
 use quorate_shares::lock::{Bundle, PinPlace};
 use tokio::sync::watch;
 use tracing::{error, warn};
+use zeroize::Zeroizing;
 
 use crate::clock::wall_ms;
 use crate::config::Config;
@@ -72,8 +73,8 @@ pub struct Node {
     pub lease: Lease,
     /// Why there is no lease.
     pub lease_trouble: Mutex<Option<NoLease>>,
-    /// When the last shared catch-up was sent ([`crate::clock::boot_ms`]).
-    pub catch_up: tokio::sync::Mutex<u64>,
+    /// When the last shared catch-up was sent ([`crate::clock::boot_ms`]), and how it ended.
+    pub catch_up: tokio::sync::Mutex<(u64, Result<(), NoLease>)>,
     /// Keys in memory.
     pub keyring: Arc<Keyring>,
     /// The batch that new keys are dealt in, while this node leads.
@@ -84,6 +85,8 @@ pub struct Node {
     pub unlocking: Mutex<Unlocking>,
     /// How far founding is, in words and names.
     pub founding: watch::Sender<Founding>,
+    /// Held while a vault is made.
+    pub adopting: Mutex<()>,
     /// The founding attempt that this process made its lock for.
     pub locked_attempt: Mutex<Option<u32>>,
     /// Founders whose locks of the named attempt are durable, as the first founder hears of them.
@@ -128,7 +131,7 @@ impl Node {
             rates: Rates::default(),
             lease: Lease::default(),
             lease_trouble: Mutex::default(),
-            catch_up: tokio::sync::Mutex::default(),
+            catch_up: tokio::sync::Mutex::new((0, Ok(()))),
             keyring,
             dealing: Mutex::default(),
             opening: tokio::sync::Mutex::default(),
@@ -139,6 +142,7 @@ impl Node {
             roster: RwLock::default(),
             boot: RwLock::default(),
             cluster: RwLock::default(),
+            adopting: Mutex::default(),
             locked_attempt: Mutex::default(),
             founding_locked: Mutex::default(),
             id: AtomicU64::new(0),
@@ -283,8 +287,8 @@ impl Node {
     ///
     /// # Errors
     /// In words: which pin is missing, and where it was expected.
-    pub fn pin(&self, place: &PinPlace) -> Result<Vec<u8>, String> {
-        match place {
+    pub fn pin(&self, place: &PinPlace) -> Result<Zeroizing<Vec<u8>>, String> {
+        let read = match place {
             PinPlace::Inline(pin) => Ok(pin.clone()),
             PinPlace::File(path) => {
                 std::fs::read(path).map_err(|error| format!("the pin at {path} is missing: {error}"))
@@ -295,7 +299,8 @@ impl Node {
                 let path = std::path::Path::new(&dir).join(name);
                 std::fs::read(&path).map_err(|error| format!("the pin at {} is missing: {error}", path.display()))
             }
-        }
+        };
+        read.map(Zeroizing::new)
     }
 
     /// The operator's name of a node, or its number.
@@ -381,7 +386,7 @@ impl Node {
     /// Wipes the open batch when it is over: leadership, lease or epoch gone, or ten minutes old.
     pub fn close_batch_if_over(&self, replica: &Replica) {
         let mut dealing = self.dealing.lock();
-        if dealing.as_ref().is_some_and(|open| open.is_over(replica) || !self.lease.is_valid()) {
+        if dealing.as_ref().is_some_and(|open| !open.is_usable(replica) || !self.lease.is_valid()) {
             *dealing = None;
         }
     }

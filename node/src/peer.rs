@@ -29,11 +29,8 @@ pub enum PeerRequest {
     Ping,
     /// One Raft message.
     Raft(ByteBuf),
-    /// Asks the leader for a lease; `applied` is what the asker has applied.
-    Lease {
-        /// Index of the last entry that the asker applied.
-        applied: u64,
-    },
+    /// Asks the leader for a lease.
+    Lease,
     /// Asks a holder for its shares.
     Shares(SharesRequest),
     /// The leader asks a holder to open and check its shares of new versions.

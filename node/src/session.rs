@@ -107,19 +107,14 @@ pub enum AskError {
 #[derive(Default)]
 pub struct Sessions {
     open: Mutex<BTreeMap<NodeId, Arc<Session>>>,
-    /// The highest flushed state that each peer reported: storage never goes back.
-    flushed: Mutex<BTreeMap<NodeId, Flushed>>,
+    /// The highest flushed state that each peer reported, and which process did: storage never goes back.
+    flushed: Mutex<BTreeMap<NodeId, ([u8; 32], Flushed)>>,
 }
 
 impl Sessions {
     /// The open session with `peer`.
     pub fn with(&self, peer: NodeId) -> Option<Arc<Session>> {
         self.open.lock().get(&peer).filter(|session| session.conn.is_closed().is_none()).cloned()
-    }
-
-    /// Every open session.
-    pub fn all(&self) -> Vec<Arc<Session>> {
-        self.open.lock().values().filter(|session| session.conn.is_closed().is_none()).cloned().collect()
     }
 
     /// Asks `peer` over its session.
@@ -144,21 +139,26 @@ impl Sessions {
         }
     }
 
-    /// Notes what a peer said is on its disk.
+    /// Notes what a process of a peer said is on its disk.
     ///
     /// # Errors
-    /// [`Refusal::StorageWentBack`] if it said more before.
-    pub fn note_flushed(&self, peer: NodeId, said: Option<Flushed>) -> Result<(), Refusal> {
+    /// [`Refusal::StorageWentBack`] if another process of it said more before. Hellos of one process may overtake each
+    /// other, and a disk does not go back under a running process.
+    pub fn note_flushed(&self, hello: &Hello) -> Result<(), Refusal> {
         let mut seen = self.flushed.lock();
-        match (seen.get(&peer), said) {
-            (Some(before), Some(said)) if said < *before => Err(Refusal::StorageWentBack),
-            (Some(before), None) if before.last_log.is_some() => Err(Refusal::StorageWentBack),
-            (_, Some(said)) => {
-                seen.insert(peer, said);
-                Ok(())
-            }
-            (_, None) => Ok(()),
+        match (seen.get(&hello.node), hello.flushed) {
+            (Some((process, before)), said) if *process != hello.boot_nonce => match said {
+                Some(said) if said < *before => return Err(Refusal::StorageWentBack),
+                None if before.last_log.is_some() => return Err(Refusal::StorageWentBack),
+                _ => {}
+            },
+            (Some((_, before)), Some(said)) if said < *before => return Ok(()),
+            _ => {}
         }
+        if let Some(said) = hello.flushed {
+            seen.insert(hello.node, (hello.boot_nonce, said));
+        }
+        Ok(())
     }
 
     /// Puts a session in place, unless another one of the same pair of processes has precedence. Returns whether it stays.
@@ -270,7 +270,7 @@ fn note_flushed(node: &Node, hello: &Hello) -> Result<(), Refusal> {
     if node.phase() == Phase::Joining {
         return Ok(());
     }
-    node.sessions.note_flushed(hello.node, hello.flushed).inspect_err(|_| {
+    node.sessions.note_flushed(hello).inspect_err(|_| {
         let message = format!("the storage of {} went back in time", node.name_of(hello.node));
         node.alarm("storage_went_back", hello.node, message);
     })

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use quorate_client::cluster_file::{ClusterFile, ClusterNode};
-use quorate_client::conn::{Conn, Lane, close};
+use quorate_client::conn::{Conn, Lane};
 use quorate_client::identity::{Protocol, PublicKey};
 use quorate_client::wire::{
     self, Alarm, NodeInfo, NodeState, Operation, PUBLIC_STATUS, Phase, PublicStatus, Role, Status,
@@ -17,6 +17,7 @@ use quorate_shares::lock::Lock;
 use tokio::time::timeout;
 
 use crate::clock::boot_ms;
+use crate::listen::Closing;
 use crate::node::Node;
 use crate::peer::{PeerReply, PeerRequest, Report};
 
@@ -177,9 +178,8 @@ async fn ask_public(node: &Arc<Node>, peer: NodeId) -> Option<PublicStatus> {
     let (addresses, key) = node.roster().reach_boot(peer)?;
     let me = node.boot_identity()?;
     let connection = crate::listen::dial(node, &addresses, &me, key, Protocol::Boot, REPORT).await.ok()?;
-    let conn = Conn::start(connection, None);
-    let reply = conn.call(Lane::Ordinary, PUBLIC_STATUS, REPORT).await.ok()?;
-    conn.close(close::DONE, "done");
+    let conn = Closing(Conn::start(connection, None));
+    let reply = conn.0.call(Lane::Ordinary, PUBLIC_STATUS, REPORT).await.ok()?;
     wire::decode(&reply).ok()
 }
 

@@ -19,6 +19,7 @@ use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
+use crate::listen::Closing;
 use crate::node::{Node, Unlocking};
 use crate::vault::Roster;
 
@@ -126,10 +127,11 @@ async fn ask_once(node: &Arc<Node>, request: &LockOpenRequest) -> Result<Secret<
     let (addresses, key) = node.roster().reach_boot(request.to).ok_or("not in the roster")?;
     let me = node.boot_identity().ok_or("no boot identity")?;
     let connection = crate::listen::dial(node, &addresses, &me, key, Protocol::Boot, ASK).await?;
-    let conn = Conn::start(connection, None);
+    let closing = Closing(Conn::start(connection, None));
+    let conn = &closing.0;
     let reply = conn.call(Lane::Ordinary, &request.encode(), ASK).await.map_err(|error| error.to_string())?;
     let reply = LockOpenReply::parse(&reply).map_err(|error| error.to_string())?;
-    let piece = match reply.code() {
+    match reply.code() {
         LockOpenCode::Ok => {
             reply.open(&conn.export(labels::EXPORTER_LOCK, &request.hash())).map_err(|error| error.to_string())
         }
@@ -138,9 +140,7 @@ async fn ask_once(node: &Arc<Node>, request: &LockOpenRequest) -> Result<Secret<
             warn!(peer = %request.to, said, "refused to open this node's lock");
             Err(said.to_owned())
         }
-    };
-    conn.close(quorate_client::conn::close::DONE, "done");
-    piece
+    }
 }
 
 fn explain(code: LockOpenCode) -> &'static str {

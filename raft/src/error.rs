@@ -191,6 +191,9 @@ pub enum ReadError {
     /// After [`Replica::shutdown`](crate::Replica::shutdown).
     #[error("this replica has stopped")]
     Stopped,
+    /// A snapshot is being installed: try again soon.
+    #[error("a snapshot is being installed")]
+    Busy,
     /// The node must stop.
     #[error(transparent)]
     Storage(#[from] StorageError),

@@ -236,7 +236,8 @@ impl Replica {
 
     fn row(&self, key: RowKey) -> Result<Option<Vec<u8>>, ReadError> {
         let disk = self.disk().ok_or(ReadError::Stopped)?;
-        let _rows = self.inner.live.rows.read();
+        // Never waited for: a snapshot that is being installed rewrites every row, and callers are async.
+        let _rows = self.inner.live.rows.try_read().ok_or(ReadError::Busy)?;
         Ok(self.inner.fatal.guard(disk.read(Family::State, &key.to_bytes()))?)
     }
 

@@ -7,21 +7,21 @@ use quorate_testnet::tool::Tool;
 use crate::site::{PATIENCE, Site};
 
 /// `cluster init` at a node, with these further options.
-fn init(cluster: &Cluster, node: &str, options: &[&str]) -> Tool {
+pub(crate) fn init(cluster: &Cluster, node: &str, options: &[&str]) -> Tool {
     let directory = cluster.directory();
     let mut command = cluster.quorate(["cluster", "init", "--token-file"]);
     command.arg(directory.token()).arg("--socket").arg(directory.socket(node)).args(options);
     Tool::start(command, b"").expect("runs")
 }
 
-fn join(cluster: &Cluster, node: &str, invitation: &str) -> Tool {
+pub(crate) fn join(cluster: &Cluster, node: &str, invitation: &str) -> Tool {
     let mut command = cluster.quorate(["node", "join", "-", "--socket"]);
     command.arg(cluster.directory().socket(node));
     Tool::start(command, invitation.as_bytes()).expect("runs")
 }
 
 /// The invitations that `init` has printed so far.
-fn invitations(init: &Tool, count: usize) -> Vec<String> {
+pub(crate) fn invitations(init: &Tool, count: usize) -> Vec<String> {
     quorate_testnet::wait_until("invitations", PATIENCE, || {
         let printed = init.so_far();
         let is_invitation = |word: &&str| word.parse::<quorate_node::invitation::Invitation>().is_ok();
@@ -184,4 +184,56 @@ fn founders_that_die_again_and_again_still_found() {
     drop((first, others));
     let status = quorate_testnet::wait_until("status", PATIENCE, || cluster.status("n1").ok()?.full).expect("status");
     assert_eq!((status.threshold, status.voters, status.epoch.0), (2, 3, 1));
+}
+
+/// Everybody loses power at the moment when the first founder's lock is durable, and nobody else's: those who hold its lock
+/// keys must still know whose they are.
+#[test]
+fn power_lost_between_the_first_lock_and_the_others_is_survived() {
+    for nodes in [2, 3] {
+        let mut cluster = Cluster::builder().nodes(nodes).start().expect("starts");
+        let (first, others) = begin(&cluster, nodes);
+        logged(&cluster, "n1", "lock durable");
+        let names = cluster.names();
+        names.iter().for_each(|node| cluster.kill(node).expect("dies"));
+        names.iter().for_each(|node| cluster.start(node).expect("starts"));
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        cluster.wait_serving(&names).expect("founded all the same");
+        drop((first, others));
+    }
+}
+
+/// Once the first founder has started Raft, a quorum is enough, as it is ever after: the third disk may be gone.
+#[test]
+fn after_raft_has_begun_founding_needs_a_quorum_and_not_everybody() {
+    let mut cluster = Cluster::builder().start().expect("starts");
+    let (first, others) = begin(&cluster, 3);
+    logged(&cluster, "n1", "starting the cluster");
+    cluster.kill("n3").expect("dies");
+    cluster.kill("n1").expect("dies");
+    cluster.start("n1").expect("starts");
+    cluster.wait_serving(&["n1", "n2"]).expect("two of three serve");
+    drop((first, others));
+}
+
+/// `init` at n1 and `join` everywhere else.
+fn begin(cluster: &Cluster, nodes: u8) -> (Tool, Vec<Tool>) {
+    let founders = nodes.to_string();
+    let mut options = vec!["--founders", &founders];
+    if nodes == 2 {
+        options.push("--accept-no-redundancy");
+    }
+    let first = init(cluster, "n1", &options);
+    let invited = invitations(&first, usize::from(nodes) - 1);
+    let names = cluster.names();
+    let others = names[1..].iter().zip(&invited).map(|(node, text)| join(cluster, node, text)).collect();
+    (first, others)
+}
+
+fn logged(cluster: &Cluster, node: &str, words: &str) {
+    let log = cluster.directory().log(node);
+    quorate_testnet::wait_until(format!("{node} to say {words:?}"), PATIENCE, || {
+        std::fs::read_to_string(&log).ok()?.contains(words).then_some(())
+    })
+    .expect("in time");
 }

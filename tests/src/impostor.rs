@@ -69,7 +69,7 @@ fn every_peer_request(me: NodeId) -> Vec<PeerRequest> {
         PeerRequest::Hello(Hello { node: me, boot_nonce: [7; 32], flushed: None }),
         PeerRequest::Ping,
         PeerRequest::Raft(serde_bytes::ByteBuf::from(vec![0; 64])),
-        PeerRequest::Lease { applied: 0 },
+        PeerRequest::Lease,
         PeerRequest::Shares(SharesRequest { epoch, versions: vec![(uid, version)], request: [0; 16] }),
         PeerRequest::Verify(VerifyRequest { epoch, index: 0, versions: vec![(uid, version)] }),
         PeerRequest::AckEpoch { epoch, index: 0 },

@@ -6,6 +6,8 @@
 //! | bundle u32 + bytes
 //! ```
 
+use std::fmt;
+
 use crate::error::{FormatError, LockError};
 use crate::ids::NodeId;
 use crate::kem::{Encapsulation, PUBLIC_KEY_BYTES, PublicKey};
@@ -33,7 +35,7 @@ pub struct LockPiece {
 }
 
 /// Where the local half of the key of the bundle is kept.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum PinPlace {
     /// In the lock itself: it keeps the peers from learning the bundle's key, and nobody else.
     Inline(Vec<u8>),
@@ -41,6 +43,16 @@ pub enum PinPlace {
     File(String),
     /// In a systemd credential of this name.
     Credential(String),
+}
+
+impl fmt::Debug for PinPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Inline(_) => f.write_str("Inline(…)"),
+            Self::File(path) => write!(f, "File({path:?})"),
+            Self::Credential(name) => write!(f, "Credential({name:?})"),
+        }
+    }
 }
 
 impl PinPlace {
