@@ -257,7 +257,7 @@ fn unavailable(node: &Node, error: &LoadError) -> WireError {
 // -- keys
 
 /// Carries a change to the leader, wherever that is, and reads the answer back from this node's own state, which must
-/// hold the very version that was made.
+/// hold the very version that was made, ready for use.
 async fn change(node: &Arc<Node>, replica: &Replica, change: KeyChange) -> Answer {
     let leadership = *replica.leadership().borrow();
     let (uid, version) = if leadership.am_leader {
@@ -270,7 +270,7 @@ async fn change(node: &Arc<Node>, replica: &Replica, change: KeyChange) -> Answe
     };
     let made = |state: &State| {
         let key = state.keys.get(&uid)?;
-        key.versions.contains_key(&version).then(|| key_info(key))
+        key.versions.get(&version).is_some_and(|made| made.ready).then(|| key_info(key))
     };
     let missing = || WireError::new(Code::NoQuorum, "the change is made, and this node has not caught up with it");
     find(node, replica, made, missing).await.map(Response::Key)
