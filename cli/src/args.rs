@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 use quorate_client::{KeyName, KeyVersion, NodeName};
 
 /// Where the daemon listens for its owner.
@@ -86,6 +87,20 @@ pub(crate) enum Command {
     /// A fresh key, in plain and encrypted under KEY, for data too large to send
     #[command(after_help = "Example:\n  quorate datakey billing/cards --output json")]
     Datakey(Datakey),
+    /// Print the completions of a shell
+    #[command(after_help = "Examples:
+  quorate completions bash > /usr/share/bash-completion/completions/quorate
+  quorate completions fish > ~/.config/fish/completions/quorate.fish")]
+    Completions {
+        /// Which
+        shell: Shell,
+    },
+    /// Write a manual page for every command
+    #[command(after_help = "Example:\n  quorate man /usr/local/share/man/man1")]
+    Man {
+        /// A directory that exists; pages of the same names are replaced
+        directory: PathBuf,
+    },
 }
 
 #[derive(Debug, Subcommand)]

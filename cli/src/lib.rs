@@ -10,6 +10,7 @@ mod failure;
 mod founding;
 mod keys;
 mod local;
+mod manual;
 mod nearest;
 mod nodes;
 mod output;
@@ -127,6 +128,8 @@ fn execute(session: &mut Session<'_>, command: Command) -> Result<u8, Failure> {
             Command::Encrypt(options) => crypt::encrypt(session, options).await,
             Command::Decrypt(options) => crypt::decrypt(session, options).await,
             Command::Datakey(options) => crypt::data_key(session, options).await,
+            Command::Completions { shell } => manual::completions(session, shell),
+            Command::Man { directory } => manual::pages(session, &directory),
         }
     })
 }

@@ -382,6 +382,8 @@ fn every_command_has_help_with_an_example_and_usage_errors_exit_2() {
         &["key", "list"],
         &["key", "show"],
         &["key", "rotate"],
+        &["completions"],
+        &["man"],
     ] {
         let help = run(&[command, &["--help"]].concat());
         assert_eq!((help.code, help.err.as_str()), (0, ""));
@@ -391,4 +393,38 @@ fn every_command_has_help_with_an_example_and_usage_errors_exit_2() {
     assert_eq!((wrong.code, wrong.text()), (2, ""));
     assert!(wrong.err.starts_with("quorate: ") && wrong.err.contains("encrypt"), "{}", wrong.err);
     assert_eq!(run(&["--version"]).text(), format!("quorate {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+/// Every command is in the completions of every shell, and has its page with its examples.
+#[test]
+fn completions_and_manual_pages_know_every_command() {
+    let run = |arguments: &[&str]| {
+        kit::run(std::iter::once("quorate").chain(arguments.iter().copied()).map(Into::into).collect(), b"")
+    };
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        let script = run(&["completions", shell]);
+        assert_eq!((script.code, script.err.as_str()), (0, ""), "{shell}");
+        for word in ["founders", "rotate", "wrapped-only", "completions"] {
+            assert!(script.text().contains(word), "{shell} does not complete {word}");
+        }
+    }
+    assert_eq!(run(&["completions", "cmd"]).code, 2);
+
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().to_str().expect("text");
+    let written = run(&["man", path]);
+    assert_eq!((written.code, written.text()), (0, ""), "{}", written.err);
+    let page = |name: &str| std::fs::read_to_string(directory.path().join(name)).expect("a page");
+    for (name, example) in [
+        ("quorate.1", "quorate key create billing/cards"),
+        ("quorate-cluster-init.1", "quorate cluster init"),
+        ("quorate-node-join.1", "quorate node join"),
+        ("quorate-key-rotate.1", "quorate key rotate billing/cards"),
+        ("quorate-datakey.1", "quorate datakey billing/cards"),
+        ("quorate-man.1", "quorate man"),
+    ] {
+        assert!(page(name).contains(example), "{name}: {}", page(name));
+    }
+    let missing = run(&["man", "/nonexistent"]);
+    assert!(missing.code == 1 && missing.err.starts_with("quorate: /nonexistent: No such file"), "{}", missing.err);
 }
