@@ -22,3 +22,5 @@ mod impostor;
 mod lease;
 #[cfg(test)]
 mod liar;
+#[cfg(test)]
+mod weather;

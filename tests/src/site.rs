@@ -5,8 +5,10 @@ use std::future::Future;
 use std::time::Duration;
 
 use quorate_client::{Client, ClusterFile, Context, Error, KeyName, Options, Token};
+use quorate_testnet::relay::faults::Faults;
 use quorate_testnet::{Builder, Cluster, wait_until};
 use tokio::runtime::Runtime;
+use tokio::task::JoinHandle;
 
 /// Longer than anything here takes on a busy machine; a test that reaches it has failed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -39,6 +41,22 @@ impl Site {
         self.runtime.block_on(future)
     }
 
+    /// Runs async client code in the background.
+    pub(crate) fn spawn<T: Send + 'static>(&self, future: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
+        self.runtime.spawn(future)
+    }
+
+    /// What the network does to datagrams.
+    pub(crate) fn faults(&self) -> &Faults {
+        self.cluster.faults().expect("the relay runs in this process")
+    }
+
+    /// The node that leads, once there is one.
+    pub(crate) fn leader(&self) -> String {
+        let client = self.client(None);
+        self.until("a leader", || self.block(client.status()).ok()?.leader).to_string()
+    }
+
     /// The client file.
     pub(crate) fn file(&self) -> ClusterFile {
         ClusterFile::read(&self.cluster.directory().client_file()).expect("founding wrote the client file")
@@ -52,7 +70,11 @@ impl Site {
 
     /// A client of one node, or of any.
     pub(crate) fn client(&self, node: Option<&str>) -> Client {
-        let options = Options { node: node.map(str::to_owned), ..Options::default() };
+        self.client_with(Options { node: node.map(str::to_owned), ..Options::default() })
+    }
+
+    /// A client to order.
+    pub(crate) fn client_with(&self, options: Options) -> Client {
         self.block(Client::connect(self.file(), self.token(), options)).expect("the client file names a node")
     }
 
@@ -97,6 +119,35 @@ impl Site {
 /// A key name.
 pub(crate) fn name(name: &str) -> KeyName {
     name.parse().expect("a key name")
+}
+
+/// The seed of a random test: drawn and printed, or taken from `QUORATE_SEED` to run it again.
+pub(crate) fn seed() -> u64 {
+    let given = std::env::var("QUORATE_SEED").ok().map(|text| text.parse().expect("QUORATE_SEED is a number"));
+    let seed = given.unwrap_or_else(|| {
+        let mut drawn = [0; 8];
+        getrandom::fill(&mut drawn).expect("the operating system gives randomness");
+        u64::from_be_bytes(drawn)
+    });
+    println!("QUORATE_SEED={seed}");
+    seed
+}
+
+/// SplitMix64 (Steele, Lea and Flood 2014): small, and the seed is all of its state.
+pub(crate) struct Dice(u64);
+
+impl Dice {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// From 0 to `end`, which is not zero, exclusive.
+    pub(crate) fn below(&mut self, end: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((mixed ^ mixed >> 31) % end as u64) as usize
+    }
 }
 
 /// Every way to choose `size` of `items`, in order.
