@@ -11,6 +11,8 @@ mod bad_input;
 #[cfg(test)]
 mod boot;
 #[cfg(test)]
+mod ciphertexts;
+#[cfg(test)]
 mod disk;
 #[cfg(test)]
 mod durability;
