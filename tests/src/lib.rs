@@ -25,4 +25,6 @@ mod lease;
 #[cfg(test)]
 mod liar;
 #[cfg(test)]
+mod secrets;
+#[cfg(test)]
 mod weather;

@@ -32,7 +32,11 @@ impl Site {
 
     /// A cluster to order.
     pub(crate) fn of(builder: Builder) -> Self {
-        let cluster = builder.found().expect("a cluster is founded");
+        Self::with(builder.found().expect("a cluster is founded"))
+    }
+
+    /// A cluster that was founded otherwise.
+    pub(crate) fn with(cluster: Cluster) -> Self {
         Self { cluster, runtime: Runtime::new().expect("a runtime") }
     }
 
