@@ -25,6 +25,8 @@ mod lease;
 #[cfg(test)]
 mod liar;
 #[cfg(test)]
+mod readme;
+#[cfg(test)]
 mod secrets;
 #[cfg(test)]
 mod weather;

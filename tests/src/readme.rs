@@ -1,0 +1,299 @@
+//! What the documents tell people to type works: the README is run, and every command, option, variable, file and target
+//! that README and OPERATING name exists.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use quorate_testnet::binaries::Binaries;
+use quorate_testnet::tool::Tool;
+use quorate_testnet::{Cluster, story};
+
+use crate::site::PATIENCE;
+
+const DOCUMENTS: [&str; 2] = ["README.md", "docs/OPERATING.md"];
+const PROGRAMS: [&str; 3] = ["quorate", "quorated", "quorate-testnet"];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies in the repository").to_owned()
+}
+
+fn read(document: &str) -> String {
+    fs::read_to_string(root().join(document)).unwrap_or_else(|error| panic!("{document}: {error}"))
+}
+
+/// A fenced block and its language.
+struct Block {
+    language: String,
+    text: String,
+}
+
+/// A document in its parts: fenced blocks, and paragraphs of prose.
+fn parts(document: &str) -> (Vec<Block>, Vec<String>) {
+    let (mut blocks, mut paragraphs, mut open) = (Vec::new(), vec![String::new()], None::<Block>);
+    for line in document.lines() {
+        let fence = line.trim_start().strip_prefix("```");
+        match (open.take(), fence) {
+            (Some(block), Some(_)) => blocks.push(block),
+            (Some(block), None) => open = Some(Block { text: format!("{}{line}\n", block.text), ..block }),
+            (None, Some(language)) => open = Some(Block { language: language.to_owned(), text: String::new() }),
+            (None, None) if line.is_empty() => paragraphs.push(String::new()),
+            (None, None) => {
+                let last = paragraphs.last_mut().expect("there is always one");
+                last.push_str(line);
+                last.push('\n');
+            }
+        }
+    }
+    assert!(open.is_none(), "a fence is not closed");
+    (blocks, paragraphs)
+}
+
+/// What stands between backticks.
+fn spans(paragraph: &str) -> impl Iterator<Item = &str> {
+    paragraph.split('`').skip(1).step_by(2)
+}
+
+/// `bash` in `directory`, which stops at the first command that fails.
+fn shell(script: &str, directory: &Path) -> Command {
+    let mut command = Command::new("bash");
+    command.args(["-euo", "pipefail", "-c", script]).current_dir(directory);
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("QUORATE") {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+/// The block that a reader pastes after `make cluster`, in a directory that looks like the repository after it.
+#[test]
+fn the_readme_works_as_it_is_typed() {
+    let (blocks, _) = parts(&read("README.md"));
+    let typed = blocks.iter().filter(|block| matches!(block.language.as_str(), "" | "sh"));
+    let typed: Vec<_> = typed.filter(|block| block.text.starts_with("export QUORATE_CLUSTER=")).collect();
+    assert!(!typed.is_empty(), "the README shows how to try it");
+    let makefile = read("Makefile");
+    assert!(makefile.contains("quorate-testnet up --nodes 3 --dir .testnet"), "`make cluster` does what is done here");
+
+    let directory = tempfile::tempdir().expect("a directory");
+    let programs = Binaries::find().expect("built").quorated;
+    fs::create_dir(directory.path().join("target")).expect("our own directory");
+    symlink(programs.parent().expect("a directory"), directory.path().join("target/debug")).expect("our own directory");
+    let testnet = directory.path().join(".testnet");
+    let _cluster = Cluster::builder().directory(&testnet).found().expect("a cluster");
+    for block in typed {
+        println!("{}", block.text);
+        let tool = Tool::start(shell(&block.text, directory.path()), b"").expect("runs");
+        let said = tool.success(PATIENCE).expect("every command succeeds");
+        let said = String::from_utf8(said).expect("text");
+        println!("{said}");
+        // What was encrypted comes back at the end.
+        let secret = block.text.split("echo '").nth(1).and_then(|rest| rest.split('\'').next()).expect("a message");
+        assert!(said.contains("qrt1:") && said.ends_with(&format!("{secret}\n")), "{said}");
+    }
+    // A node that the block started is nobody's child.
+    Cluster::attach(&testnet).and_then(|mut cluster| cluster.terminate_all()).expect("ends");
+}
+
+/// A line without what differs from run to run: numbers.
+fn shape(line: &str) -> String {
+    let mut shape = String::new();
+    for letter in line.trim().chars() {
+        match letter {
+            '0'..='9' | '.' if shape.ends_with('#') => {}
+            '0'..='9' => shape.push('#'),
+            letter => shape.push(letter),
+        }
+    }
+    shape
+}
+
+/// The output that the README shows is the demo's, with steps left out and other times.
+#[test]
+fn the_demo_says_what_the_readme_shows() {
+    let mut told = Vec::new();
+    story::tell(None, &mut told).expect("the demo succeeds");
+    let told = String::from_utf8(told).expect("text");
+    let (blocks, _) = parts(&read("README.md"));
+    let demo = blocks.iter().position(|block| block.text.trim() == "make demo").expect("the README begins with it");
+    let shown = &blocks[demo + 1].text;
+    assert!(shown.lines().count() > 10, "the control: it shows some of it");
+    let mut lines = told.lines();
+    for line in shown.lines().filter(|line| !line.is_empty()) {
+        let found = lines.any(|told| shape(told) == shape(line));
+        assert!(found, "the demo does not say, at this place: {line}\n\n{told}");
+    }
+}
+
+/// What the programs say about themselves.
+struct Help {
+    directory: PathBuf,
+    known: BTreeMap<Vec<String>, String>,
+}
+
+impl Help {
+    fn new() -> Self {
+        let directory = Binaries::find().expect("built").quorated.parent().expect("a directory").to_owned();
+        Self { directory, known: BTreeMap::new() }
+    }
+
+    /// The help of a program, or of one of its commands.
+    fn of(&mut self, words: &[String]) -> &str {
+        let directory = &self.directory;
+        self.known.entry(words.to_vec()).or_insert_with(|| {
+            let mut command = Command::new(directory.join(&words[0]));
+            command.args(&words[1..]).arg("--help");
+            let output = Tool::start(command, b"").expect("runs").success(PATIENCE);
+            String::from_utf8(output.unwrap_or_else(|error| panic!("{words:?}: {error}"))).expect("text")
+        })
+    }
+
+    fn commands(&mut self, words: &[String]) -> BTreeSet<String> {
+        let listed = self.of(words).lines().skip_while(|line| *line != "Commands:").skip(1);
+        let listed = listed.take_while(|line| !line.is_empty());
+        listed.filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect()
+    }
+
+    fn has_option(&mut self, words: &[String], option: &str) -> bool {
+        let ends = |rest: &str| !rest.starts_with(|next: char| next.is_ascii_alphanumeric() || next == '-');
+        let help = self.of(words);
+        help.match_indices(option)
+            .any(|(at, _)| ends(&help[at + option.len()..]) && help[..at].ends_with([' ', '[', '\n']))
+    }
+
+    /// Every program, and every command of each.
+    fn all(&mut self) -> Vec<Vec<String>> {
+        let mut all: Vec<_> = PROGRAMS.iter().map(|program| vec![(*program).to_owned()]).collect();
+        let mut next = 0;
+        while next < all.len() {
+            let words = all[next].clone();
+            all.extend(self.commands(&words).into_iter().map(|command| [&words[..], &[command]].concat()));
+            next += 1;
+        }
+        all
+    }
+}
+
+/// The calls of our programs in a line of shell: the program, and the words behind it.
+fn calls(line: &str) -> Vec<Vec<String>> {
+    let mut calls = Vec::new();
+    let mut segment: Vec<&str> = Vec::new();
+    for word in line.split_whitespace().chain(["|"]) {
+        if !matches!(word, "|" | "||" | "&&" | ";" | "#" | ">" | "<" | "or:") {
+            segment.push(word);
+            continue;
+        }
+        // The last one: `sudo -u quorate quorate …` runs as a user of that name.
+        let program = |word: &str| PROGRAMS.contains(&word.rsplit_once("/bin/").map_or(word, |(_, program)| program));
+        if let Some(at) = segment.iter().rposition(|word| program(word)) {
+            let name = segment[at].rsplit('/').next().expect("always one").to_owned();
+            calls.push(
+                [&[name][..], &segment[at + 1..].iter().map(|word| (*word).to_owned()).collect::<Vec<_>>()].concat(),
+            );
+        }
+        segment.clear();
+        if word == "#" {
+            break;
+        }
+    }
+    calls
+}
+
+/// What is wrong with a call, if anything.
+fn check(help: &mut Help, call: &[String]) -> Result<(), String> {
+    let mut words = vec![call[0].clone()];
+    for word in &call[1..] {
+        let option = word.split('=').next().expect("always one").trim_matches(['[', ']', ',', ')', '(']);
+        if option.len() > 1 && option.starts_with('-') {
+            if !help.has_option(&words, option) {
+                return Err(format!("{words:?} has no option {option}"));
+            }
+        } else if !help.commands(&words).is_empty() && word.starts_with(|first: char| first.is_ascii_lowercase()) {
+            let command = word.trim_end_matches(['.', ',', ':', ';', '…']).to_owned();
+            if !help.commands(&words).contains(&command) {
+                return Err(format!("{words:?} has no command {command}"));
+            }
+            words.push(command);
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn documents_name_only_commands_and_options_that_exist() {
+    let mut help = Help::new();
+    let all = help.all();
+    let (mut checked, mut wrong) = (BTreeSet::new(), Vec::new());
+    for document in DOCUMENTS {
+        let (blocks, paragraphs) = parts(&read(document));
+        let lines = blocks.iter().filter(|block| block.language != "rust").flat_map(|block| block.text.lines());
+        for code in lines.chain(paragraphs.iter().flat_map(|paragraph| spans(paragraph))) {
+            let first = code.split_whitespace().next().unwrap_or_default();
+            if first.starts_with("--") {
+                // An option by itself belongs to some command.
+                let exists = all.iter().any(|words| help.has_option(words, first));
+                wrong.extend((!exists).then(|| format!("{document}: nothing has an option {first}")));
+                checked.insert(vec![first.to_owned()]);
+                continue;
+            }
+            for call in calls(code) {
+                wrong.extend(check(&mut help, &call).err().map(|reason| format!("{document}: {code}: {reason}")));
+                checked.insert(call);
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(checked.len() > 20, "the control: the calls were found: {checked:?}");
+    for made_up in
+        ["quorate node explode", "quorate status --colour", "quorated --turbo", "quorate-testnet up --nodez 3"]
+    {
+        let call = calls(made_up).remove(0);
+        assert!(check(&mut help, &call).is_err(), "the control: {made_up} does not exist");
+    }
+}
+
+#[test]
+fn documents_name_only_variables_files_and_targets_that_exist() {
+    let programs = Binaries::find().expect("built");
+    let programs: String = [programs.quorated, programs.quorate]
+        .map(|program| String::from_utf8_lossy(&fs::read(program).expect("reads")).into_owned())
+        .concat();
+    let makefile = read("Makefile");
+    let mut checked = 0;
+    for document in DOCUMENTS {
+        let text = read(document);
+        let mut wrong = Vec::new();
+        for variable in text.split(|letter: char| !letter.is_ascii_uppercase() && letter != '_') {
+            if variable.starts_with("QUORATE_") && !variable.ends_with('_') {
+                checked += 1;
+                wrong.extend((!programs.contains(variable)).then(|| format!("no program reads {variable}")));
+            }
+        }
+        let beside = root().join(document).parent().expect("a directory").to_owned();
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next()) {
+            if !link.starts_with("http") {
+                checked += 1;
+                wrong.extend((!beside.join(link).exists()).then(|| format!("there is no file {link}")));
+            }
+        }
+        let (blocks, paragraphs) = parts(&text);
+        let spans = paragraphs.iter().flat_map(|paragraph| spans(paragraph));
+        for code in spans.chain(blocks.iter().flat_map(|block| block.text.lines())) {
+            if ["tests/", "shares/", "docs/", "raft/", "node/"].iter().any(|top| code.starts_with(top)) {
+                checked += 1;
+                wrong.extend((!root().join(code).exists()).then(|| format!("there is no file {code}")));
+            }
+            if let Some(target) = code.trim().strip_prefix("make ") {
+                checked += 1;
+                let exists = makefile.lines().any(|line| line.starts_with(&format!("{target}:")));
+                wrong.extend((!exists).then(|| format!("the Makefile has no target {target}")));
+            }
+        }
+        assert!(wrong.is_empty(), "{document}: {}", wrong.join(", "));
+    }
+    assert!(checked > 30, "the control: {checked} names were found");
+    assert!(!programs.contains(&["QUORATE", "TURBO"].join("_")), "the control: not every variable is known");
+}
