@@ -58,6 +58,12 @@ pub enum Error {
     /// A step of the story did not end as told.
     #[error("{0}")]
     Story(String),
+    /// A client could not begin.
+    #[error(transparent)]
+    Client(#[from] quorate_client::Error),
+    /// Clients saw what they should not have seen.
+    #[error("{} errors that should not have been:\n{}", .0.len(), .0.join("\n"))]
+    Load(Vec<String>),
 }
 
 impl Error {

@@ -24,6 +24,8 @@ pub mod thief;
 
 pub mod story;
 
+pub mod load;
+
 pub use cluster::{Builder, Cluster};
 pub use error::Error;
 pub use wait::wait_until;

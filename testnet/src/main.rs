@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use quorate_testnet::cluster::{self, Cluster};
 use quorate_testnet::directory::Directory;
-use quorate_testnet::{Error, story, thief};
+use quorate_testnet::{Error, load, story, thief};
 
 /// A Quorate cluster on this machine: demo, faults, thief
 #[derive(Parser)]
@@ -21,6 +21,7 @@ use quorate_testnet::{Error, story, thief};
   quorate-testnet kill n2
   quorate-testnet cut n3             off the other nodes; clients still reach it
   quorate-testnet heal
+  quorate-testnet load               clients that never stop; kill and start nodes meanwhile
   quorate-testnet steal n2 /tmp/n2 && quorate-testnet thief /tmp/n2
   quorate-testnet down"
 )]
@@ -74,6 +75,15 @@ enum Verb {
         #[arg(required = true)]
         disks: Vec<PathBuf>,
     },
+    /// Keep clients busy and count what they should not see; fails if there is anything
+    Load {
+        /// How long
+        #[arg(long, default_value_t = 30, value_name = "S")]
+        seconds: u64,
+        /// How many clients
+        #[arg(long, default_value_t = 8, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1000))]
+        clients: u64,
+    },
     /// The demo, in a directory of its own; fails if any step does
     Story {
         /// Keep its files in this directory, which must not hold a cluster
@@ -110,6 +120,10 @@ fn act(dir: &Path, verb: Verb, out: &mut dyn Write) -> Result<(), Error> {
         Verb::Heal => Cluster::attach(dir)?.heal(),
         Verb::Steal { name, destination } => Cluster::attach(dir)?.steal_one(&name, &destination),
         Verb::Thief { disks } => say(out, &thief::rob(&disks).to_string()),
+        Verb::Load { seconds, clients } => {
+            let options = load::Options { clients, ..load::Options::default() };
+            load::run(&Directory::at(dir)?, &options, seconds, out)
+        }
         Verb::Story { keep } => story::tell(keep, out),
         Verb::Relay => cluster::run_relay(dir),
     }

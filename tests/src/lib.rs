@@ -25,6 +25,8 @@ mod lease;
 #[cfg(test)]
 mod liar;
 #[cfg(test)]
+mod load;
+#[cfg(test)]
 mod readme;
 #[cfg(test)]
 mod secrets;
