@@ -7,10 +7,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use aws_lc_rs::hmac;
 use quorate_raft::command::{Change, Command};
 use quorate_raft::{Options, Replica, StorageKeys, Timing as RaftTiming};
 use quorate_shares::arena;
 use quorate_shares::ids::NodeId;
+use quorate_shares::labels::QUIC_RESET;
+use quorate_shares::secret::Secret;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::sleep;
 use tracing::{debug, info, warn};
@@ -25,12 +28,14 @@ use crate::peer::{PeerReply, PeerRequest};
 use crate::phase::Phase;
 use crate::unlock::{self, UnlockError};
 use crate::vault::{VaultError, VaultFile};
-use crate::{admin, confirm, listen, lock_keys, locking, members};
+use crate::{admin, confirm, listen, lock_keys, locking, members, random};
 
 /// How often lock keys in their grace are looked after.
 const GRACE_TICK_S: u16 = 10;
 /// How long a stopping daemon waits for its connections to say goodbye.
 const GOODBYE: Duration = Duration::from_secs(1);
+/// Enough that no two connections of a node ever share an id.
+const CONNECTION_ID_BYTES: usize = 8;
 
 /// Why the daemon cannot start, or stops.
 #[derive(Debug, thiserror::Error)]
@@ -103,7 +108,7 @@ pub async fn run(config: Config) -> Result<(), BootError> {
     // 2: the vault, mended if a crash left one copy behind.
     let vault = VaultFile::open(&dir)?;
     // 3: the network and the local socket.
-    let endpoint = bind(config.listen)?;
+    let endpoint = bind(config.listen, vault.as_ref().map(|vault| &vault.current().identity.boot_seed))?;
     let node = Node::new(config, dir, endpoint);
     if let Some(vault) = vault {
         node.adopt_vault(vault);
@@ -282,11 +287,39 @@ async fn erase_old_lock_keys(node: Arc<Node>) {
     }
 }
 
-fn bind(address: SocketAddr) -> Result<quinn::Endpoint, BootError> {
+/// Opens the one socket. With a boot seed, connections of an earlier process of this node end at the first packet that
+/// arrives for them, instead of after ten seconds of silence.
+fn bind(address: SocketAddr, boot_seed: Option<&Secret<32>>) -> Result<quinn::Endpoint, BootError> {
     let listen = |source| BootError::Listen { address, source };
     let socket = std::net::UdpSocket::bind(address).map_err(listen)?;
-    let runtime = Arc::new(quinn::TokioRuntime);
-    quinn::Endpoint::new(quinn::EndpointConfig::default(), None, socket, runtime).map_err(listen)
+    let config = boot_seed.map_or_else(quinn::EndpointConfig::default, resetting);
+    quinn::Endpoint::new(config, None, socket, Arc::new(quinn::TokioRuntime)).map_err(listen)
+}
+
+/// QUIC's stateless reset (RFC 9000, section 10.3): its tokens are derived from a key that outlives the process. Whoever has the disk can end connections of this node, and no more.
+fn resetting(boot_seed: &Secret<32>) -> quinn::EndpointConfig {
+    let boot = hmac::Key::new(hmac::HMAC_SHA256, boot_seed.expose());
+    let reset = hmac::Key::new(hmac::HMAC_SHA256, hmac::sign(&boot, QUIC_RESET).as_ref());
+    let mut config = quinn::EndpointConfig::new(Arc::new(reset));
+    config.cid_generator(|| Box::new(RandomIds));
+    config
+}
+
+/// Connection ids that are random and nothing else: those of an earlier process look like any, and so get a reset.
+struct RandomIds;
+
+impl quinn::ConnectionIdGenerator for RandomIds {
+    fn generate_cid(&mut self) -> quinn::ConnectionId {
+        quinn::ConnectionId::new(&random::bytes::<CONNECTION_ID_BYTES>())
+    }
+
+    fn cid_len(&self) -> usize {
+        CONNECTION_ID_BYTES
+    }
+
+    fn cid_lifetime(&self) -> Option<Duration> {
+        None
+    }
 }
 
 /// Chooses the memory that secrets live in, before the first secret, and hardens the process.

@@ -49,6 +49,9 @@ pub const EXPORTER_LOCK: &[u8] = b"EXPORTER-quorate-lock";
 /// TLS exporter label under which shares travel; its context is the cluster id.
 pub const EXPORTER_SHARE: &[u8] = b"EXPORTER-quorate-share";
 
+/// Key of QUIC's stateless resets, from a node's boot seed.
+pub const QUIC_RESET: &[u8] = b"quorate/v1/quic-reset\0";
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -76,6 +79,7 @@ mod tests {
             EXPORTER_JOIN,
             EXPORTER_LOCK,
             EXPORTER_SHARE,
+            QUIC_RESET,
         ];
         for (i, one) in all.iter().enumerate() {
             assert!(all.iter().enumerate().all(|(j, other)| i == j || !other.starts_with(one)));

@@ -145,8 +145,9 @@ fn hostile_frames_do_not_hurt_a_node() {
 }
 
 fn start_daemon(args: &[&str]) -> Finished {
+    let elsewhere = tempfile::tempdir().expect("a directory");
     let mut command = Command::new(Binaries::find().expect("built").quorated);
-    command.args(args);
+    command.args(args).arg("--socket").arg(elsewhere.path().join("socket"));
     Tool::start(command, b"").expect("runs").outcome(PATIENCE).expect("ends")
 }
 

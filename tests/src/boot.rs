@@ -1,8 +1,11 @@
 //! A cluster that lost power comes back by itself, as soon as a quorum is up and no sooner.
 
-use quorate_client::wire::Phase;
+use std::time::Duration;
 
-use crate::site::{Site, subsets};
+use quorate_client::wire::Phase;
+use quorate_client::{Client, Context, Options};
+
+use crate::site::{Site, name, subsets};
 
 /// T22: after all nodes died at once, any majority boots unattended and every key decrypts.
 fn any_majority_boots(nodes: u8) {
@@ -80,4 +83,27 @@ fn t61_an_immediate_restart_is_welcome() {
     }
     let status = site.block(site.client(None).status()).expect("status");
     assert!(status.alarms.is_empty(), "{:?}", status.alarms);
+}
+
+/// A connection to a process that was killed ends with the first packet to its successor: a client that keeps one is not
+/// left waiting until it is given up as idle, which takes ten seconds.
+#[test]
+fn a_kept_connection_ends_when_its_node_has_restarted() {
+    let mut site = Site::found();
+    site.create("key");
+    let options = Options { node: Some("n1".to_owned()), deadline: Duration::from_secs(5), ..Options::default() };
+    let client = site.block(Client::connect(site.file(), site.token(), options)).expect("a client");
+    let encrypt = |site: &Site| site.block(client.encrypt(&name("key"), &Context::empty(), b"secret"));
+    encrypt(&site).expect("the control: the connection is open");
+    // Founding ran in the first process, which had no boot seed when it opened its socket; the second one has.
+    for _ in 0..2 {
+        site.cluster.kill("n1").expect("dies");
+        site.cluster.start("n1").expect("starts");
+        site.cluster.wait_serving(&["n1"]).expect("serves again");
+    }
+    site.until("a new connection", || encrypt(&site).ok());
+    site.cluster.kill("n1").expect("dies");
+    site.cluster.start("n1").expect("starts");
+    site.cluster.wait_serving(&["n1"]).expect("serves again");
+    encrypt(&site).expect("noticed within the deadline");
 }

@@ -167,7 +167,11 @@ impl<D: Disk> VaultFile<D> {
         Ok(answer)
     }
 
-    pub(super) fn open_on(mut disk: D) -> Result<Self, VaultError> {
+    /// Opens the vault on a disk, mending what a crash left.
+    ///
+    /// # Errors
+    /// [`VaultError`]; the disk is then as it was, unless it failed.
+    pub fn open_on(mut disk: D) -> Result<Self, VaultError> {
         let slots = read_both(&mut disk);
         let (Whole { slot, bytes, content }, mend) = newest(&slots)?;
         let mut file = Self { disk, seq: content.seq, current: Vault::parse(content.body)?, broken: false };
