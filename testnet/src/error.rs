@@ -58,6 +58,9 @@ pub enum Error {
     /// A step of the story did not end as told.
     #[error("{0}")]
     Story(String),
+    /// A measurement could not be made.
+    #[error("{0}")]
+    Bench(String),
     /// A client could not begin.
     #[error(transparent)]
     Client(#[from] quorate_client::Error),

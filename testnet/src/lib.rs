@@ -24,6 +24,8 @@ pub mod thief;
 
 pub mod story;
 
+pub mod bench;
+
 pub mod load;
 
 pub use cluster::{Builder, Cluster};

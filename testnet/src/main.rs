@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use quorate_testnet::cluster::{self, Cluster};
 use quorate_testnet::directory::Directory;
-use quorate_testnet::{Error, load, story, thief};
+use quorate_testnet::{Error, bench, load, story, thief};
 
 /// A Quorate cluster on this machine: demo, faults, thief
 #[derive(Parser)]
@@ -90,6 +90,8 @@ enum Verb {
         #[arg(long, value_name = "DIR")]
         keep: Option<PathBuf>,
     },
+    /// Measure what it costs, in one table; wants a release build, takes a few minutes
+    Bench,
     /// The relay of a cluster that is up
     #[command(hide = true)]
     Relay,
@@ -125,6 +127,7 @@ fn act(dir: &Path, verb: Verb, out: &mut dyn Write) -> Result<(), Error> {
             load::run(&Directory::at(dir)?, &options, seconds, out)
         }
         Verb::Story { keep } => story::tell(keep, out),
+        Verb::Bench => bench::run(out),
         Verb::Relay => cluster::run_relay(dir),
     }
 }

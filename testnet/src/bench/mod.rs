@@ -1,0 +1,83 @@
+//! The benchmark: what Quorate costs, measured on the real programs, in one table.
+//!
+//! Every figure stands beside one of the same run that it can be held against: sealing beside the bare cipher, encryption
+//! beside an echo over the same connection, making keys beside bare Raft writes on the same disk. Absolute figures belong
+//! to the machine and to whatever else ran on it; the ratios travel. Targets are shown and never asserted: a benchmark that
+//! fails when a neighbour compiles something teaches people to ignore it.
+//!
+//! Wants a release build (`make bench`), and takes a few minutes.
+
+mod cipher;
+mod figures;
+mod keys;
+mod machine;
+mod outage;
+mod requests;
+mod timing;
+
+use std::io::Write;
+
+use quorate_client::cluster_file::ClusterFile;
+use quorate_client::route::{Client, Options};
+use quorate_client::wire::Token;
+
+use crate::cluster::Cluster;
+use crate::error::Error;
+use figures::Table;
+
+/// Measures everything and writes the table to `out`; says on stderr what it is doing.
+///
+/// # Errors
+/// If a measurement cannot be made. A figure that falls short of its target is no error.
+pub fn run(out: &mut dyn Write) -> Result<(), Error> {
+    let mut table = Table::default();
+    let header = machine::describe();
+    doing("sealing and opening, in this process");
+    cipher::measure(&mut table);
+    doing("running time that must not depend on secrets");
+    timing::measure(&mut table)?;
+
+    doing("founding a cluster of three");
+    let mut cluster = Cluster::builder().found()?;
+    doing("requests through the client");
+    requests::measure(&cluster, &mut table)?;
+    doing("making keys, and bare Raft writes");
+    keys::measure(&cluster, &mut table)?;
+    doing("killing and starting");
+    outage::measure(&mut cluster, &mut table)?;
+    cluster.terminate_all()?;
+
+    writeln!(out, "{header}\n{table}").map_err(Error::io("write the table"))
+}
+
+fn doing(what: &str) {
+    eprintln!("bench: {what}");
+}
+
+fn failed(what: &str) -> impl Fn(quorate_client::error::Error) -> Error {
+    move |error| Error::Bench(format!("{what}: {error}"))
+}
+
+/// A runtime on this one thread, so that the daemons have the other cores.
+fn runtime() -> Result<tokio::runtime::Runtime, Error> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::io("start a runtime"))
+}
+
+/// A client that reaches the nodes at their own ports, past the relay.
+async fn client(cluster: &Cluster, options: Options) -> Result<Client, Error> {
+    let directory = cluster.directory();
+    let manifest = directory.existing_manifest()?;
+    let unusable = |what: String| Error::Bench(format!("the files of the cluster: {what}"));
+    let mut file = ClusterFile::read(&directory.client_file()).map_err(|error| unusable(error.to_string()))?;
+    for node in &mut file.nodes {
+        node.addresses = vec![manifest.nodes[manifest.place(node.name.as_str())?].listen.to_string()];
+    }
+    let token = std::fs::read_to_string(directory.token()).map_err(Error::io("read the token"))?;
+    let token = Token::parse(&token).map_err(|error| unusable(error.to_string()))?;
+    Client::connect(file, token, options).await.map_err(failed("reach the cluster"))
+}
+
+/// A client that asks one node only.
+async fn client_of(cluster: &Cluster, node: &str) -> Result<Client, Error> {
+    client(cluster, Options { node: Some(node.to_owned()), ..Options::default() }).await
+}
