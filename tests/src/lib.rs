@@ -27,6 +27,8 @@ mod liar;
 #[cfg(test)]
 mod load;
 #[cfg(test)]
+mod memory;
+#[cfg(test)]
 mod readme;
 #[cfg(test)]
 mod secrets;

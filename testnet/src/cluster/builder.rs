@@ -75,6 +75,12 @@ impl Builder {
         self
     }
 
+    /// Lets no daemon and no command of this cluster lock more memory than this, not even as root.
+    pub fn memlock_bytes(mut self, bytes: u32) -> Self {
+        self.surroundings.memlock_bytes = Some(bytes);
+        self
+    }
+
     /// Leaves the processes running when this one ends.
     pub fn detached(mut self) -> Self {
         self.lifetime = Lifetime::Detached;
