@@ -116,3 +116,63 @@ async fn propose(replica: &Replica, from: NodeId, command: Command) -> Result<Pe
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config, SecretMemory, Timing};
+    use crate::disk::DataDir;
+    use crate::vault::{self, Founding, Invited, Role, Roster, RosterLogId, RosterMember, Standing, Vault, VaultFile};
+    use quorate_shares::ids::ClusterId;
+    use quorate_shares::secret::Secret;
+
+    fn member(node: u64) -> RosterMember {
+        let key = |salt: u8| std::array::from_fn(|_| node as u8 ^ salt);
+        RosterMember {
+            node: NodeId(node),
+            boot_pk: key(0x10),
+            op_pk: key(0x20),
+            standing: Standing { admitted: true, voter: true, ..Standing::default() },
+            name: format!("n{node}").parse().expect("a name"),
+            addresses: vec!["127.0.0.1:7250".parse().expect("an address")],
+        }
+    }
+
+    /// A founder that loses power right after it answered PREP must know, when it comes back, whose lock key it holds;
+    /// otherwise two founders wait for each other for ever. What the network sees of this depends on a race.
+    #[tokio::test]
+    async fn a_founder_makes_the_roster_durable_with_the_lock_key() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let data = DataDir::open(dir.path()).expect("a data directory");
+        let mut vault = Vault::new(ClusterId([1; 16]), Secret::random(&mut random::system()));
+        let key = crate::invitation::InvitationKey::of(&Secret::random(&mut random::system()));
+        let inviter = crate::invitation::Inviter { boot_pk: [2; 32], address: "127.0.0.1:7250".parse().expect("one") };
+        let role = Role::Founder(Invited { key, inviters: vec![inviter] });
+        let name = "n2".parse().expect("a name");
+        vault.founding = Some(Founding { attempt: 0, name, addresses: member(2).addresses, role });
+        let config = Config {
+            data: dir.path().into(),
+            listen: "127.0.0.1:0".parse().expect("an address"),
+            advertise: "127.0.0.1:7250".into(),
+            name: "n2".parse().expect("a name"),
+            socket: dir.path().join("socket"),
+            secret_memory: SecretMemory::Auto,
+            timing: Timing::default(),
+        };
+        let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().expect("an address")).expect("a socket");
+        let file = VaultFile::create(&data, vault).expect("a vault");
+        let node = Node::new(config, data, endpoint);
+        node.adopt_vault(file);
+        // Learned from the first founder, and in memory only so far.
+        node.set_id(NodeId(2));
+        let members = vec![member(1), member(2)];
+        node.set_roster(Roster { log_id: RosterLogId::default(), members, revoked: Vec::new() });
+
+        let reply = prepare_lock(&node, NodeId(1), LockState { generation: 0, keyno: 0 }).await.expect("a key");
+        assert!(matches!(reply, PeerReply::LockKey { keyno: 1, .. }));
+        let durable = vault::inspect(dir.path()).expect("the vault on the disk");
+        assert_eq!(durable.identity.node, Some(NodeId(2)));
+        assert_eq!(durable.roster, *node.roster());
+        assert!(durable.held_for(NodeId(1)).and_then(|held| held.key(1)).is_some());
+    }
+}
