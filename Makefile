@@ -1,6 +1,6 @@
 # Quorate: what a newcomer, a developer and CI type. Every target does its own set-up.
 
-.PHONY: help setup demo cluster cluster-down test bench lint docs deny ci clean
+.PHONY: help setup demo cluster cluster-down test bench lint docs deny fuzz ci clean
 
 help:            ## Show this list
 	@grep -hE '^[a-z-]+: .*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -38,6 +38,9 @@ docs: setup      ## Build the API documentation, warnings are errors
 
 deny: setup      ## Check licences, sources and banned crates
 	.ci/deny
+
+fuzz: setup      ## Fuzz every format, FUZZ_SECONDS (60) for each of 11 targets
+	.ci/fuzz
 
 ci: setup        ## Everything that must pass before a change lands
 	.ci/run

@@ -1,0 +1,11 @@
+//! Contexts: one byte form, and it gives the pairs that give it.
+#![no_main]
+
+use quorate_shares::context::Context;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    if let Ok(context) = Context::parse(bytes) {
+        assert_eq!(context.as_bytes(), bytes);
+        assert_eq!(Context::new(context.iter()).expect("names that were in order").as_bytes(), bytes);
+    }
+});

@@ -1,0 +1,10 @@
+//! Invitations: one text each.
+#![no_main]
+
+use quorate_node::invitation::Invitation;
+
+libfuzzer_sys::fuzz_target!(|text: &str| {
+    if let Ok(invitation) = text.parse::<Invitation>() {
+        assert_eq!(*invitation.text().expect("it was read"), *text);
+    }
+});

@@ -1,0 +1,16 @@
+//! Join requests and replies, which are parsed before it is checked who they are from; nobody proves anything by chance.
+#![no_main]
+
+use quorate_node::invitation::{InvitationKey, JoinCode, JoinReply, JoinRequest};
+use quorate_shares::secret::Secret;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    let key = InvitationKey::from(Secret::<32>::copy_of(&[7; 32]).expect("32 bytes"));
+    if let Ok(request) = JoinRequest::parse(bytes) {
+        assert!(!request.is_proved(&key, &[0; 32]));
+    }
+    if let Ok(reply) = JoinReply::open(bytes, &key, &[0; 32]) {
+        assert_eq!(reply.code, JoinCode::Unknown);
+        assert!(reply.node.is_none() && reply.roster.members.is_empty());
+    }
+});

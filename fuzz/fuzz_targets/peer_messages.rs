@@ -1,0 +1,18 @@
+//! What nodes say to each other: bounded, and stable once read.
+#![no_main]
+
+use quorate_node::peer::{PeerReply, PeerRequest, decode, encode};
+use serde::{Serialize, de::DeserializeOwned};
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    stable::<PeerRequest>(bytes);
+    stable::<PeerReply>(bytes);
+});
+
+fn stable<T: Serialize + DeserializeOwned>(bytes: &[u8]) {
+    if let Ok(message) = decode::<T>(bytes) {
+        let written = encode(&message);
+        let Ok(again) = decode::<T>(&written) else { panic!("our own bytes") };
+        assert_eq!(encode(&again), written);
+    }
+}
