@@ -216,6 +216,19 @@ fn after_raft_has_begun_founding_needs_a_quorum_and_not_everybody() {
     drop((first, others));
 }
 
+/// Nine nodes are the most that may found a cluster; a key of theirs needs five.
+#[test]
+fn the_largest_cluster_founds_and_serves() {
+    let site = Site::of_nodes(9);
+    site.create("key");
+    let ciphertext = site.encrypt(Some("n1"), "key", b"secret").expect("encrypts");
+    for node in site.cluster.names() {
+        assert_eq!(site.decrypt(Some(&node), &ciphertext).expect("decrypts"), b"secret", "{node}");
+    }
+    let status = site.block(site.client(None).status()).expect("status");
+    assert_eq!((status.threshold, status.theft_threshold, status.voters), (5, 5, 9));
+}
+
 /// `init` at n1 and `join` everywhere else.
 fn begin(cluster: &Cluster, nodes: u8) -> (Tool, Vec<Tool>) {
     let founders = nodes.to_string();
