@@ -2,8 +2,9 @@
 //!
 //! A node may serve while a leader, itself confirmed by a quorum, confirmed it within the lease time. The lease runs from
 //! the moment the request was *sent*, so a slow answer shortens it, and on a clock that counts while the machine sleeps.
-//! It is checked before the work and again before the answer leaves: a process that was stopped in between must not answer
-//! late. At its loss a node stops serving at once; its keys are wiped a little later, so that one slow election does not
+//! It is checked before the work and again when the answer is ready, so a process that was stopped during the work does not
+//! answer late. One that is stopped between that last look and the network still does: docs/THREATS.md says so.
+//! At its loss a node stops serving at once; its keys are wiped a little later, so that one slow election does not
 //! empty every cache.
 
 use std::sync::atomic::{AtomicU64, Ordering};
