@@ -16,10 +16,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use futures::stream::{FuturesUnordered, StreamExt};
 use quorate_shares::context::Context;
 use quorate_shares::ids::{KeyName, KeyVersion, NodeName};
-use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, timeout_at};
 use zeroize::Zeroizing;
 
 pub use dial::survey;
@@ -28,8 +28,8 @@ use crate::cluster_file::ClusterFile;
 use crate::conn::{CallError, Lane, close};
 use crate::error::{Code, Error, NodeFailure};
 use crate::wire::{
-    self, Answer, Envelope, KEYS_PAGE_MAX, KeyInfo, KeySummary, NodeInfo, Plaintext, Request, RequestId, Response,
-    Status, Token, WireError,
+    self, Answer, Envelope, KEYS_PAGE_MAX, KeyInfo, KeySummary, NodeInfo, Plaintext, Request, RequestId,
+    Response, Status, Token, WireError,
 };
 use dial::{Fleet, Target};
 
@@ -264,7 +264,7 @@ impl Client {
         let change = matches!(request, Request::CreateKey { .. } | Request::RotateKey { .. });
         let deadline_ms = u32::try_from(self.0.options.deadline.as_millis()).unwrap_or(u32::MAX);
         let envelope = Envelope { token: self.0.token.duplicate(), deadline_ms, request };
-        let body = Arc::new(Zeroizing::new(wire::encode(&envelope)));
+        let body = Zeroizing::new(wire::encode(&envelope));
         drop(envelope);
 
         let mut pause = PAUSE_MIN;
@@ -285,52 +285,30 @@ impl Client {
     }
 
     /// Asks every node once, in turn or, if `hedge`, overlapping. `None` if all failed in ways that may pass.
-    async fn round(
-        &self,
-        body: &Arc<Zeroizing<Vec<u8>>>,
-        hedge: bool,
-        until: Instant,
-        failures: &mut Vec<NodeFailure>,
-    ) -> Option<Answer> {
-        let count = self.0.fleet.targets().len();
+    async fn round(&self, body: &[u8], hedge: bool, until: Instant, failures: &mut Vec<NodeFailure>) -> Option<Answer> {
+        let targets = self.0.fleet.targets();
         let favourite = self.0.favourite.load(Ordering::Relaxed);
-        let mut order = (0..count).map(|offset| (favourite + offset) % count);
-        // Whoever is not done when this returns is told to give up.
-        let mut asked = JoinSet::new();
-        let ask = |asked: &mut JoinSet<(usize, Answer)>, number: usize| {
-            let (inner, body) = (self.0.clone(), body.clone());
-            asked.spawn(
-                async move { (number, attempt(&inner.fleet.targets()[number], &inner.fleet, &body, until).await) },
-            );
-        };
-        ask(&mut asked, order.next()?);
+        let mut order = (0..targets.len()).map(|offset| (favourite + offset) % targets.len());
+        let ask = |number: usize| async move { (number, attempt(&targets[number], &self.0.fleet, body, until).await) };
+        // Polled by this task and dropped with it: whoever is not done when this returns is told to give up.
+        let mut asked = FuturesUnordered::new();
+        asked.push(ask(order.next()?));
         loop {
-            let slow = sleep(self.0.options.hedge);
-            tokio::select! {
-                done = asked.join_next() => {
-                    let (number, answer) = done?.expect("an attempt neither panics nor is aborted while it is waited for");
-                    match answer {
-                        Ok(response) => {
-                            self.0.favourite.store(number, Ordering::Relaxed);
-                            return Some(Ok(response));
-                        }
-                        Err(error) if !error.code.retryable() => return Some(Err(error)),
-                        Err(error) => self.failed(number, error, failures),
-                    }
-                    match order.next() {
-                        Some(number) => ask(&mut asked, number),
-                        None if asked.is_empty() => return None,
-                        None => {}
-                    }
+            let slow = Instant::now() + self.0.options.hedge;
+            let wake = if hedge && order.len() > 0 { slow.min(until) } else { until };
+            match timeout_at(wake, asked.next()).await {
+                Ok(None) => return None,
+                Ok(Some((number, Ok(response)))) => {
+                    self.0.favourite.store(number, Ordering::Relaxed);
+                    return Some(Ok(response));
                 }
-                () = slow, if hedge && order.len() > 0 => {
-                    if let Some(number) = order.next() {
-                        ask(&mut asked, number);
-                    }
+                Ok(Some((_, Err(error)))) if !error.code.retryable() => return Some(Err(error)),
+                Ok(Some((number, Err(error)))) => {
+                    self.failed(number, error, failures);
+                    asked.extend(order.next().map(ask));
                 }
-                () = sleep_until(until) => {
-                    return Some(Err(WireError::new(Code::Deadline, "no answer in time")));
-                }
+                Err(_) if wake == until => return Some(Err(WireError::new(Code::Deadline, "no answer in time"))),
+                Err(_) => asked.extend(order.next().map(ask)),
             }
         }
     }
@@ -349,12 +327,12 @@ impl Client {
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_millis(400);
 
-/// Asks one node. A kept connection may have died unnoticed, so its loss is a reason for one new connection.
+/// Asks one node, until its caller no longer waits. A kept connection may have died unnoticed, so its loss is a reason for
+/// one new connection.
 async fn attempt(target: &Target, fleet: &Fleet, body: &[u8], until: Instant) -> Answer {
     loop {
         let (conn, kept) = target.connection(fleet, until).await?;
-        let left = until.saturating_duration_since(Instant::now());
-        let error = match conn.call(Lane::Ordinary, body, left).await {
+        let error = match conn.ask(Lane::Ordinary, body).await {
             Ok(answer) => {
                 let answer: Result<Answer, WireError> = wire::decode(&answer);
                 return answer.unwrap_or_else(|error| Err(WireError::new(Code::Protocol, error.message)));
@@ -362,7 +340,10 @@ async fn attempt(target: &Target, fleet: &Fleet, body: &[u8], until: Instant) ->
             Err(error) => error,
         };
         return Err(match error {
-            CallError::Closed(_) if kept => continue,
+            CallError::Closed(_) if kept => {
+                target.forget(&conn);
+                continue;
+            }
             CallError::Closed(closed) if matches!(closed.code, Some(close::DENIED | close::REVOKED)) => {
                 WireError::new(Code::NotServing, closed.reason)
             }

@@ -219,15 +219,30 @@ impl Conn {
         conn
     }
 
-    /// Asks, and waits for the answer. Dropping the future tells the peer to give up.
+    /// Asks, and waits for the answer at most for `deadline`.
     ///
     /// # Errors
     /// [`CallError`]. After [`CallError::Deadline`] and [`CallError::Closed`] the peer may have done the work or not.
     pub async fn call(&self, lane: Lane, body: &[u8], deadline: Duration) -> Result<Bytes, CallError> {
+        tokio::time::timeout(deadline, self.ask(lane, body)).await.unwrap_or(Err(CallError::Deadline))
+    }
+
+    /// Asks, and waits as long as the caller does. Dropping the future tells the peer to give up.
+    ///
+    /// # Errors
+    /// As [`Conn::call`], but for [`CallError::Deadline`].
+    pub async fn ask(&self, lane: Lane, body: &[u8]) -> Result<Bytes, CallError> {
         if body.len() > BODY_BYTES_MAX {
             return Err(CallError::TooLarge);
         }
-        tokio::time::timeout(deadline, self.ask(lane, body)).await.unwrap_or(Err(CallError::Deadline))
+        let calls = self.0.lanes[lane as usize].get_or_try_init(|| CallLane::open(self, lane)).await?;
+        let id = self.0.next_id.fetch_add(1, Ordering::Relaxed);
+        let (answer, wait) = oneshot::channel();
+        calls.expect(id, answer)?;
+        let mut interest = Interest { calls, id, sent: false };
+        calls.outbox.push(Kind::Request, id, body).await.map_err(|()| self.lost())?;
+        interest.sent = true;
+        wait.await.unwrap_or_else(|_| Err(self.lost()))
     }
 
     /// Opens a stream of its own for a body that is larger than a frame.
@@ -279,17 +294,6 @@ impl Conn {
     /// The connection underneath.
     pub fn quic(&self) -> &quinn::Connection {
         &self.0.connection
-    }
-
-    async fn ask(&self, lane: Lane, body: &[u8]) -> Result<Bytes, CallError> {
-        let calls = self.0.lanes[lane as usize].get_or_try_init(|| CallLane::open(self, lane)).await?;
-        let id = self.0.next_id.fetch_add(1, Ordering::Relaxed);
-        let (answer, wait) = oneshot::channel();
-        calls.expect(id, answer)?;
-        let mut interest = Interest { calls, id, sent: false };
-        calls.outbox.push(Kind::Request, id, body).await.map_err(|()| self.lost())?;
-        interest.sent = true;
-        wait.await.unwrap_or_else(|_| Err(self.lost()))
     }
 
     /// How the connection ended, as a call reports it.

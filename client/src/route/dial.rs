@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use parking_lot::RwLock;
 use quorate_shares::ids::NodeName;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
@@ -34,18 +35,15 @@ pub(super) struct Target {
     addresses: Vec<String>,
     /// The key that it must prove; `None` for an address given by hand, where any node of the cluster may answer.
     key: Option<PublicKey>,
-    conn: Mutex<Option<Conn>>,
+    kept: RwLock<Option<Conn>>,
+    /// Held while dialling: whoever comes meanwhile waits for that connection.
+    dialling: Mutex<()>,
 }
 
 impl Fleet {
     /// All nodes of `file`, or `only` one of them.
     pub(super) fn new(file: ClusterFile, only: Option<&str>) -> Result<Self, Error> {
-        let known = |node: &ClusterNode| Target {
-            label: node.name.to_string(),
-            addresses: node.addresses.clone(),
-            key: Some(node.key),
-            conn: Mutex::new(None),
-        };
+        let known = |node: &ClusterNode| Target::new(node.name.to_string(), node.addresses.clone(), Some(node.key));
         let targets: Vec<_> = match only {
             None => file.nodes.iter().map(known).collect(),
             Some(only) => {
@@ -53,12 +51,7 @@ impl Fleet {
                 let at = || file.nodes.iter().find(|node| node.addresses.iter().any(|address| address == only));
                 match named.or_else(at) {
                     Some(node) => vec![known(node)],
-                    None if only.contains(':') => vec![Target {
-                        label: only.to_owned(),
-                        addresses: vec![only.to_owned()],
-                        key: None,
-                        conn: Mutex::new(None),
-                    }],
+                    None if only.contains(':') => vec![Target::new(only.to_owned(), vec![only.to_owned()], None)],
                     None => return Err(WireError::new(Code::NotFound, format!("no node named {only}")).into()),
                 }
             }
@@ -88,20 +81,39 @@ impl Drop for Fleet {
 }
 
 impl Target {
+    fn new(label: String, addresses: Vec<String>, key: Option<PublicKey>) -> Self {
+        Self { label, addresses, key, kept: RwLock::default(), dialling: Mutex::default() }
+    }
+
     pub(super) fn label(&self) -> &str {
         &self.label
     }
 
     /// A connection, and whether it was kept from before.
     pub(super) async fn connection(&self, fleet: &Fleet, until: Instant) -> Result<(Conn, bool), WireError> {
-        let mut kept = self.conn.lock().await;
-        if let Some(conn) = kept.as_ref().filter(|conn| conn.is_closed().is_none()) {
-            return Ok((conn.clone(), true));
+        if let Some(conn) = self.kept() {
+            return Ok((conn, true));
+        }
+        let _one = self.dialling.lock().await;
+        if let Some(conn) = self.kept() {
+            return Ok((conn, true));
         }
         let reached = reach(&fleet.endpoint, &fleet.me, &fleet.file, self, Protocol::Client, until).await?;
         let conn = Conn::start(reached, None);
-        *kept = Some(conn.clone());
+        *self.kept.write() = Some(conn.clone());
         Ok((conn, false))
+    }
+
+    /// Drops a connection that has ended, unless another has taken its place.
+    pub(super) fn forget(&self, ended: &Conn) {
+        let mut kept = self.kept.write();
+        if kept.as_ref().is_some_and(|conn| conn.same_as(ended)) {
+            *kept = None;
+        }
+    }
+
+    fn kept(&self) -> Option<Conn> {
+        self.kept.read().clone()
     }
 }
 
@@ -115,12 +127,7 @@ pub async fn survey(file: &ClusterFile, deadline: Duration) -> Vec<(NodeName, Re
     let mut asked = JoinSet::new();
     for (number, node) in file.nodes.iter().enumerate() {
         let (endpoint, file) = (endpoint.clone(), file.clone());
-        let target = Target {
-            label: node.name.to_string(),
-            addresses: node.addresses.clone(),
-            key: Some(node.boot_key),
-            conn: Mutex::new(None),
-        };
+        let target = Target::new(node.name.to_string(), node.addresses.clone(), Some(node.boot_key));
         asked.spawn(async move {
             let until = Instant::now() + deadline;
             let ask = async {
