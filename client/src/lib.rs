@@ -25,6 +25,7 @@
 pub mod error;
 pub mod wire;
 
+pub mod clock;
 pub mod cluster_file;
 pub mod conn;
 pub mod frame;

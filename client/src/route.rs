@@ -24,11 +24,12 @@ use zeroize::Zeroizing;
 
 pub use dial::survey;
 
+use crate::clock::boot_ms;
 use crate::cluster_file::ClusterFile;
 use crate::conn::{CallError, Lane, close};
 use crate::error::{Code, Error, NodeFailure};
 use crate::wire::{
-    self, Answer, Envelope, KEYS_PAGE_MAX, KeyInfo, KeySummary, NodeInfo, Plaintext, Request, RequestId,
+    self, Answer, Answered, Envelope, KEYS_PAGE_MAX, KeyInfo, KeySummary, NodeInfo, Plaintext, Request, RequestId,
     Response, Status, Token, WireError,
 };
 use dial::{Fleet, Target};
@@ -332,10 +333,12 @@ const PAUSE_MAX: Duration = Duration::from_millis(400);
 async fn attempt(target: &Target, fleet: &Fleet, body: &[u8], until: Instant) -> Answer {
     loop {
         let (conn, kept) = target.connection(fleet, until).await?;
+        let sent_ms = boot_ms();
         let error = match conn.ask(Lane::Ordinary, body).await {
             Ok(answer) => {
-                let answer: Result<Answer, WireError> = wire::decode(&answer);
-                return answer.unwrap_or_else(|error| Err(WireError::new(Code::Protocol, error.message)));
+                let answer: Answered =
+                    wire::decode(&answer).map_err(|error| WireError::new(Code::Protocol, error.message))?;
+                return answer.fresh(boot_ms() - sent_ms).unwrap_or_else(|| Err(too_late()));
             }
             Err(error) => error,
         };
@@ -354,6 +357,11 @@ async fn attempt(target: &Target, fleet: &Fleet, body: &[u8], until: Instant) ->
             CallError::TooLarge => WireError::new(Code::TooLarge, "the request is too large"),
         });
     }
+}
+
+/// An answer that left a node, or reached this process, after the lease that it rests on had ended.
+fn too_late() -> WireError {
+    WireError::new(Code::NoQuorum, "its answer came after its lease had ended")
 }
 
 /// One error for many: the most telling code, and what each node said.

@@ -14,17 +14,29 @@ use quorate_client::cluster_file::ClusterNode;
 use quorate_client::conn::{Conn, Handler, Reply};
 use quorate_client::identity::{Protocol, PublicKey};
 use quorate_client::route::survey;
-use quorate_client::wire::{self, Answer, Envelope, PUBLIC_STATUS, Phase, PublicStatus, Request, Response, WireError};
+use quorate_client::wire::{
+    self, Answer, Answered, Envelope, PUBLIC_STATUS, Phase, PublicStatus, Request, Response, WireError,
+};
 use quorate_client::{Client, ClusterFile, ClusterId, Code, Context, Error, Options, Plaintext, Token};
 
 /// What a node of the test answers.
 type Script = Box<dyn Fn(usize, Request) -> Option<Answer> + Send + Sync>;
+
+/// When a lease ends: an answer is ready after `after`, and good for `good_for_ms`.
+#[derive(Clone, Copy)]
+struct Lease {
+    good_for_ms: u32,
+    after: Duration,
+}
+
+const UNDER_NO_LEASE: Lease = Lease { good_for_ms: Answered::ALWAYS, after: Duration::ZERO };
 
 /// Answers the n-th request by its script; `None` hangs.
 struct Scripted {
     token: [u8; 32],
     asked: AtomicUsize,
     script: Script,
+    lease: Lease,
 }
 
 impl Handler for Scripted {
@@ -37,11 +49,16 @@ impl Handler for Scripted {
         let envelope: Envelope = wire::decode(&body).expect("the client sends whole messages");
         let number = self.asked.fetch_add(1, Ordering::SeqCst);
         if envelope.token.hash() != self.token {
-            let denied: Answer = Err(WireError::new(Code::Denied, "the token is not of this cluster"));
-            return Reply::Inline(wire::encode(&denied));
+            let denied = Err(WireError::new(Code::Denied, "the token is not of this cluster"));
+            return Reply::Inline(wire::encode(&Answered::always(denied)));
         }
+        let Lease { good_for_ms, after } = self.lease;
         match (self.script)(number, envelope.request) {
-            Some(answer) => Reply::Inline(wire::encode(&answer)),
+            Some(answer) if after.is_zero() => Reply::Inline(wire::encode(&Answered { good_for_ms, answer })),
+            Some(answer) => Reply::later(async move {
+                tokio::time::sleep(after).await;
+                wire::encode(&Answered { good_for_ms, answer })
+            }),
             None => Reply::later(std::future::pending()),
         }
     }
@@ -55,9 +72,13 @@ struct Cluster {
 
 impl Cluster {
     fn start(scripts: Vec<Script>) -> Self {
+        Self::leased(scripts.into_iter().map(|script| (script, UNDER_NO_LEASE)).collect())
+    }
+
+    fn leased(scripts: Vec<(Script, Lease)>) -> Self {
         let token = Token::random();
-        let start = |script| {
-            let script = Scripted { token: token.hash(), asked: AtomicUsize::new(0), script };
+        let start = |(script, lease)| {
+            let script = Scripted { token: token.hash(), asked: AtomicUsize::new(0), script, lease };
             let script = Arc::new(script);
             (Node::serving(script.clone()), script)
         };
@@ -237,6 +258,27 @@ async fn a_slow_node_does_not_make_a_slow_client() {
     }
     assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
     assert!(cluster.asked(0) <= 1 && cluster.asked(2) <= 1);
+}
+
+/// T58, the client's half: an answer, good or bad, that comes after the lease behind it has ended is not believed, and
+/// another node is asked. The control is the same answer in time.
+#[tokio::test]
+async fn an_answer_that_comes_after_its_lease_is_not_believed() {
+    let lease = |good_for_ms, after| Lease { good_for_ms, after: Duration::from_millis(after) };
+    for late in [Box::new(serve) as Script, refuse(Code::NotFound)] {
+        let cluster = Cluster::leased(vec![(late, lease(100, 200))]);
+        let error = cluster.client(impatient()).await.echo(b"x").await.expect_err("its lease was over");
+        assert_eq!((error.code(), cluster.asked(0)), (Code::NoQuorum, 1), "{error}");
+        assert!(error.to_string().contains("after its lease had ended"), "{error}");
+    }
+    let cluster = Cluster::leased(vec![(Box::new(serve), lease(60_000, 200))]);
+    assert_eq!(cluster.client(impatient()).await.echo(b"x").await.expect("in time"), b"x");
+    let cluster = Cluster::leased(vec![(Box::new(serve), lease(0, 0)), (Box::new(serve), lease(60_000, 0))]);
+    let client = cluster.client(impatient()).await;
+    for _ in 0..5 {
+        client.echo(b"x").await.expect("n2 has a lease");
+    }
+    assert!(cluster.asked(0) <= 1 && cluster.asked(1) == 5);
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! What clients and nodes send each other, and what a person at the machine says: bounded, and stable once read.
 #![no_main]
 
-use quorate_client::wire::{AdminProgress, AdminRequest, AdminResponse, Answer, Envelope, PublicStatus, WireError};
+use quorate_client::wire::{AdminProgress, AdminRequest, AdminResponse, Answered, Envelope, PublicStatus, WireError};
 use quorate_client::wire::{decode, encode};
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -9,7 +9,7 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let Some((kind, bytes)) = bytes.split_first() else { return };
     match kind % 6 {
         0 => stable::<Envelope>(bytes),
-        1 => stable::<Answer>(bytes),
+        1 => stable::<Answered>(bytes),
         2 => stable::<PublicStatus>(bytes),
         3 => stable::<AdminRequest>(bytes),
         4 => stable::<AdminProgress>(bytes),

@@ -2,7 +2,7 @@
 //!
 //! Encrypt, decrypt and data keys of a warm key touch memory only: no Raft, no disk, no lock held across an await. They are
 //! polled once where the frame is read, and answered there if nothing had to be waited for. The lease is checked before the
-//! work and again before the answer leaves.
+//! work and again when the answer is ready; the answer carries how long it holds from there ([`Answered`]).
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -13,8 +13,8 @@ use std::time::Duration;
 use quorate_client::conn::{Lane, Reply};
 use quorate_client::error::Code;
 use quorate_client::wire::{
-    self, Answer, DATA_KEY_BYTES_MAX, Envelope, KEYS_PAGE_MAX, KeyInfo, KeySummary, Plaintext, Request, Response,
-    TAG_BYTES_MAX, TAGS_MAX, Token, VersionInfo, WireError,
+    self, Answer, Answered, DATA_KEY_BYTES_MAX, Envelope, KEYS_PAGE_MAX, KeyInfo, KeySummary, Plaintext, Request,
+    Response, TAG_BYTES_MAX, TAGS_MAX, Token, VersionInfo, WireError,
 };
 use quorate_raft::Replica;
 use quorate_raft::state::{Key, State};
@@ -27,6 +27,7 @@ use subtle::ConstantTimeEq;
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
+use crate::clock::boot_ms;
 use crate::gather::{self, LoadError};
 use crate::keyring::Slot;
 use crate::node::Node;
@@ -41,12 +42,13 @@ const FORWARD: Duration = Duration::from_secs(30);
 
 /// Takes one request off a client connection.
 pub fn handle(node: &Arc<Node>, body: &[u8]) -> Reply {
+    let received_ms = boot_ms();
     let envelope: Envelope = match wire::decode(body) {
         Ok(envelope) => envelope,
-        Err(error) => return Reply::Inline(wire::encode::<Answer>(&Err(error))),
+        Err(error) => return Reply::Inline(wire::encode(&Answered::always(Err(error)))),
     };
     let node = Arc::clone(node);
-    let mut work = Box::pin(async move { wire::encode(&answer(&node, envelope).await) });
+    let mut work = Box::pin(async move { wire::encode(&answer(&node, envelope, received_ms).await) });
     // Whatever needs no waiting is answered by the task that read the frame. A later poll brings the real waker.
     match work.as_mut().poll(&mut TaskContext::from_waker(Waker::noop())) {
         Poll::Ready(bytes) => Reply::Inline(bytes),
@@ -54,14 +56,16 @@ pub fn handle(node: &Arc<Node>, body: &[u8]) -> Reply {
     }
 }
 
-async fn answer(node: &Arc<Node>, envelope: Envelope) -> Answer {
+async fn answer(node: &Arc<Node>, envelope: Envelope, received_ms: u64) -> Answered {
     let Envelope { token, deadline_ms, request } = envelope;
-    let replica = node.replica().ok_or_else(|| not_serving(node))?;
-    authorize(&replica, &token)?;
+    let Some(replica) = node.replica() else { return Answered::always(Err(not_serving(node))) };
+    if let Err(error) = authorize(&replica, &token) {
+        return Answered::always(Err(error));
+    }
     let deadline = Duration::from_millis(deadline_ms.into()).min(DEADLINE_MAX);
-    match timeout(deadline, dispatch(node, &replica, request)).await {
-        Ok(answer) => answer,
-        Err(_) => Err(WireError::new(Code::Deadline, "the deadline passed before the work was done")),
+    match timeout(deadline, dispatch(node, &replica, request, received_ms)).await {
+        Ok(answered) => answered,
+        Err(_) => Answered::always(Err(WireError::new(Code::Deadline, "the deadline passed before the work was done"))),
     }
 }
 
@@ -76,25 +80,35 @@ fn authorize(replica: &Replica, token: &Token) -> Result<(), WireError> {
         .hint("check QUORATE_TOKEN_FILE, and that the client file and the token belong to the same cluster"))
 }
 
-async fn dispatch(node: &Arc<Node>, replica: &Replica, request: Request) -> Answer {
-    match request {
+async fn dispatch(node: &Arc<Node>, replica: &Replica, request: Request, received_ms: u64) -> Answered {
+    let answer = match request {
         Request::Status => Ok(Response::Status(Box::new(status::full(node, replica).await))),
         Request::ListNodes => Ok(Response::Nodes(status::nodes(node, replica).await)),
         Request::NodeStatus { name } => show_node(node, replica, &name).await,
         Request::Export => Ok(Response::Export(status::cluster_file(node))),
-        request => {
-            guard(node)?;
-            let answer = work(node, replica, request).await;
-            // Not even a refusal may come from a state that is older than the lease.
-            guard(node)?;
-            answer
+        request => match guard(node) {
+            Ok(_) => return leased(node, work(node, replica, request).await, received_ms),
+            Err(refusal) => Err(refusal),
+        },
+    };
+    Answered::always(answer)
+}
+
+/// What was done under the lease, good until it ends. Not even a refusal may come from a state that is older.
+fn leased(node: &Node, answer: Answer, received_ms: u64) -> Answered {
+    match guard(node) {
+        Ok(until_ms) => {
+            let good_for_ms = u32::try_from(until_ms.saturating_sub(received_ms)).unwrap_or(Answered::ALWAYS - 1);
+            Answered { good_for_ms, answer }
         }
+        Err(refusal) => Answered::always(Err(refusal)),
     }
 }
 
-/// Serving, or the reason why not.
-fn guard(node: &Node) -> Result<(), WireError> {
-    if admits(node.phase(), Door::Work) && node.lease.is_valid() { Ok(()) } else { Err(not_serving(node)) }
+/// Until when this node may serve ([`boot_ms`]), or the reason why it may not.
+fn guard(node: &Node) -> Result<u64, WireError> {
+    let until_ms = node.lease.until_ms().filter(|_| admits(node.phase(), Door::Work));
+    until_ms.ok_or_else(|| not_serving(node))
 }
 
 fn not_serving(node: &Node) -> WireError {

@@ -3,7 +3,8 @@
 //! A node may serve while a leader, itself confirmed by a quorum, confirmed it within the lease time. The lease runs from
 //! the moment the request was *sent*, so a slow answer shortens it, and on a clock that counts while the machine sleeps.
 //! It is checked before the work and again when the answer is ready, so a process that was stopped during the work does not
-//! answer late. One that is stopped between that last look and the network still does: docs/THREATS.md says so.
+//! answer late. One that is stopped between that last look and the network does; so the answer says how long it holds, and
+//! the client discards it afterwards.
 //! At its loss a node stops serving at once; its keys are wiped a little later, so that one slow election does not
 //! empty every cache.
 
@@ -26,7 +27,12 @@ impl Lease {
 
     /// Whether this node may serve now.
     pub fn is_valid(&self) -> bool {
-        boot_ms() < self.until_ms.load(Ordering::Acquire)
+        self.until_ms().is_some()
+    }
+
+    /// Until when this node may serve ([`boot_ms`]); `None` if it may not now.
+    pub fn until_ms(&self) -> Option<u64> {
+        Some(self.until_ms.load(Ordering::Acquire)).filter(|&until| boot_ms() < until)
     }
 
     /// Milliseconds that are left; zero without a lease.

@@ -1,6 +1,6 @@
 //! Every byte that a client sends or receives.
 //!
-//! A request is an [`Envelope`] in a frame of `quorate-client/1`, its answer a [`Result`] of [`Response`] and [`WireError`].
+//! A request is an [`Envelope`] in a frame of `quorate-client/1`, its answer an [`Answered`].
 //! Values are encoded by `quorate_shares::codec`: bounded, with nothing left over, and variants that are not known are
 //! refused. Variants and fields are appended, never moved. What nodes say to each other is not here; what a person at the
 //! machine says through the local socket is in [`AdminRequest`].
@@ -163,6 +163,34 @@ pub enum Response {
 
 /// The answer to a request.
 pub type Answer = Result<Response, WireError>;
+
+/// What a node sends back: an answer, and how long it may be believed.
+///
+/// A node answers only while it holds a lease. Between its last look at the lease and the network it may be stopped for any
+/// length of time (SIGSTOP, a paused virtual machine), and no check of its own can see that: the answer leaves when it goes
+/// on. So every answer says how long it holds, and the client, whose clock went on, discards one that comes later.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Answered {
+    /// Milliseconds since the request reached the node. The client counts from when it sent the request, which is earlier.
+    pub good_for_ms: u32,
+    /// The answer.
+    pub answer: Answer,
+}
+
+impl Answered {
+    /// [`Answered::good_for_ms`] of an answer that rests on no lease: how a node is, or that it does not serve.
+    pub const ALWAYS: u32 = u32::MAX;
+
+    /// An answer that rests on no lease.
+    pub fn always(answer: Answer) -> Self {
+        Self { good_for_ms: Self::ALWAYS, answer }
+    }
+
+    /// The answer, unless it is too old now, `age_ms` milliseconds after its request was sent.
+    pub fn fresh(self, age_ms: u64) -> Option<Answer> {
+        (self.good_for_ms == Self::ALWAYS || age_ms < u64::from(self.good_for_ms)).then_some(self.answer)
+    }
+}
 
 /// One key with its versions.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
