@@ -5,7 +5,7 @@
 //! it is linked for TLS anyway. A test opens with the one what the other sealed.
 
 use aws_lc_rs::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
-use zeroize::Zeroizing;
+use zeroize::Zeroize;
 
 use crate::error::Refused;
 
@@ -39,16 +39,26 @@ pub(super) fn seal(key: &[u8; 32], base_nonce: &[u8; 12], plaintext: &[u8], outp
     }
 }
 
-/// Opens what [`seal`] appended, or refuses all of it.
-pub(super) fn open(key: &[u8; 32], base_nonce: &[u8; 12], sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, Refused> {
-    let key = cipher(key);
-    let mut plaintext = Zeroizing::new(vec![0; plain_len(sealed.len()).ok_or(Refused)?]);
+/// Appends to `output` what [`seal`] was given, or refuses all of it and leaves `output` as it was.
+pub(super) fn open(key: &[u8; 32], base_nonce: &[u8; 12], sealed: &[u8], output: &mut Vec<u8>) -> Result<(), Refused> {
+    let start = output.len();
+    output.resize(start + plain_len(sealed.len()).ok_or(Refused)?, 0);
+    let opened = open_chunks(&cipher(key), base_nonce, sealed, &mut output[start..]);
+    if opened.is_err() {
+        // Chunks before the one that was refused are authentic, and still not a message.
+        output[start..].zeroize();
+        output.truncate(start);
+    }
+    opened
+}
+
+fn open_chunks(key: &LessSafeKey, base_nonce: &[u8; 12], sealed: &[u8], output: &mut [u8]) -> Result<(), Refused> {
     for (index, chunk) in sealed.chunks(CHUNK + TAG).enumerate() {
         let (body, tag) = chunk.split_last_chunk::<TAG>().ok_or(Refused)?;
-        let output = &mut plaintext[index * CHUNK..][..body.len()];
+        let output = &mut output[index * CHUNK..][..body.len()];
         key.open_separate_gather(nonce(base_nonce, index), Aad::empty(), body, tag, output).map_err(|_| Refused)?;
     }
-    Ok(plaintext)
+    Ok(())
 }
 
 fn cipher(key: &[u8; 32]) -> LessSafeKey {

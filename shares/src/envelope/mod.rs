@@ -82,13 +82,28 @@ pub fn seal_into(
 /// # Errors
 /// [`Refused`], whatever is wrong.
 pub fn open(root: &EncryptionRoot, ciphertext: &Ciphertext, context: &Context) -> Result<Zeroizing<Vec<u8>>, Refused> {
+    let mut plaintext = Zeroizing::new(Vec::new());
+    open_into(root, ciphertext, context, &mut plaintext)?;
+    Ok(plaintext)
+}
+
+/// Like [`open`], appending the plaintext to a buffer of the caller's, who wipes it.
+///
+/// # Errors
+/// [`Refused`], and then `plaintext` is as it was.
+pub fn open_into(
+    root: &EncryptionRoot,
+    ciphertext: &Ciphertext,
+    context: &Context,
+    plaintext: &mut Vec<u8>,
+) -> Result<(), Refused> {
     let (salt, rest) = ciphertext.body.split_first_chunk::<SALT>().ok_or(Refused)?;
     let (commitment, sealed) = rest.split_first_chunk::<COMMITMENT>().ok_or(Refused)?;
     let keys = Derived::new(root, &ciphertext.header, context, salt);
     if !bool::from(keys.commitment().ct_eq(commitment)) {
         return Err(Refused);
     }
-    chunks::open(keys.key(), keys.base_nonce(), sealed)
+    chunks::open(keys.key(), keys.base_nonce(), sealed, plaintext)
 }
 
 /// What root, header, context and salt derive. On the stack, and wiped, since it lives for one message.

@@ -29,6 +29,22 @@ fn sealed(plaintext: &[u8]) -> Ciphertext {
     envelope::seal(&root(), header(), &context(), plaintext, &mut rng(1)).unwrap()
 }
 
+/// T40: nothing of a message is given away before all of it is authentic, not even its first, undamaged chunks.
+#[test]
+fn a_buffer_of_the_caller_gets_a_whole_message_or_nothing() {
+    let plaintext: Vec<u8> = (0..50_000u32).map(|i| i as u8).collect();
+    let good = sealed(&plaintext);
+    let mut buffer = b"before".to_vec();
+    envelope::open_into(&root(), &good, &context(), &mut buffer).unwrap();
+    assert_eq!(buffer, [b"before", plaintext.as_slice()].concat());
+    let mut damaged = good.to_binary();
+    *damaged.last_mut().unwrap() ^= 1;
+    let damaged = Ciphertext::parse_binary(&damaged).unwrap();
+    let mut buffer = b"before".to_vec();
+    assert_eq!(envelope::open_into(&root(), &damaged, &context(), &mut buffer), Err(Refused));
+    assert_eq!(buffer, b"before");
+}
+
 /// The commented cases of `vectors/ciphertexts.txt`: most are refusals, and all are for ever.
 #[test]
 fn every_case_opens_or_refuses_as_it_says() {
