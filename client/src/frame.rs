@@ -129,6 +129,12 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         Self { stream, buffer: BytesMut::new() }
     }
 
+    /// Whether [`Reader::next`] has something to say without waiting for the stream.
+    pub fn has_frame(&self) -> bool {
+        let length = self.buffer.first_chunk::<4>().map(|length| u32::from_be_bytes(*length) as usize);
+        length.is_some_and(|length| length > FRAME_BYTES_MAX || self.buffer.len() >= 4 + length)
+    }
+
     /// The next frame, or `None` when the stream ended between two. Nothing is lost if the future is dropped.
     ///
     /// # Errors

@@ -21,12 +21,17 @@ pub enum CodecError {
     TooLarge,
 }
 
+/// Most messages fit this many bytes; a larger one grows its buffer.
+const USUAL_BYTES: usize = 512;
+
 /// Encodes `value`.
 ///
 /// # Errors
 /// [`CodecError::TooLarge`] if it cannot be written.
 pub fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, CodecError> {
-    bincode::serde::encode_to_vec(value, config::standard()).map_err(|_| CodecError::TooLarge)
+    let mut bytes = Vec::with_capacity(USUAL_BYTES);
+    bincode::serde::encode_into_std_write(value, &mut bytes, config::standard()).map_err(|_| CodecError::TooLarge)?;
+    Ok(bytes)
 }
 
 /// Decodes a value that fills `bytes` exactly, never allocating more than `LIMIT` bytes for what a length field claims.

@@ -8,6 +8,8 @@ use crate::frame::{self, Kind};
 
 /// Unsent bytes beyond which whoever has more to send waits. A frame that begins below it may end above it.
 const HIGH_WATER_BYTES: usize = 1 << 20;
+/// Staged bytes that are worth writing at once, although more may follow.
+const FLUSH_BYTES: usize = 16 << 10;
 
 pub(super) struct Outbox {
     waiting: Mutex<Waiting>,
@@ -27,11 +29,20 @@ impl Outbox {
         Self { waiting: Mutex::new(waiting), filled: Notify::new(), drained: Notify::new() }
     }
 
-    /// Queues a frame, waiting while too much is unsent. An error when the stream has ended or the frame is too large.
+    /// Queues a frame and sends it, waiting while too much is unsent. An error when the stream has ended or the frame is too
+    /// large.
     pub(super) async fn push(&self, kind: Kind, id: u64, body: &[u8]) -> Result<(), ()> {
+        let pushed = self.stage(kind, id, body).await;
+        self.flush();
+        pushed
+    }
+
+    /// As [`Outbox::push`], but it may wait for others until [`Outbox::flush`]: frames that leave together cost less.
+    pub(super) async fn stage(&self, kind: Kind, id: u64, body: &[u8]) -> Result<(), ()> {
         if let Some(result) = self.offer(kind, id, body, HIGH_WATER_BYTES) {
             return result;
         }
+        self.flush();
         loop {
             let drained = self.drained.notified();
             tokio::pin!(drained);
@@ -48,6 +59,12 @@ impl Outbox {
     pub(super) fn push_now(&self, kind: Kind, id: u64, body: &[u8]) {
         // On a stream that has ended there is nobody to tell.
         let _ = self.offer(kind, id, body, usize::MAX);
+        self.flush();
+    }
+
+    /// Sends what is queued.
+    pub(super) fn flush(&self) {
+        self.filled.notify_one();
     }
 
     /// Ends the writing task and everyone who waits for it.
@@ -86,8 +103,11 @@ impl Outbox {
             return None;
         }
         let queued = frame::encode(&mut waiting.buffer, kind, id, body).map_err(|_| ());
+        let plenty = waiting.buffer.len() >= FLUSH_BYTES;
         drop(waiting);
-        self.filled.notify_one();
+        if plenty {
+            self.flush();
+        }
         Some(queued)
     }
 

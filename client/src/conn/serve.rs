@@ -69,9 +69,15 @@ async fn serve_lane(
     // However this function ends, by a panic of the handler too, the peer's callers must not wait in vain.
     let end = End { conn: conn.clone(), work: work.clone() };
     let mut reader = frame::Reader::new(receive);
+    let mut staged = false;
     loop {
         // A peer that keeps the lane full must not keep the thread to itself.
         tokio::task::coop::consume_budget().await;
+        // Whatever has arrived is answered first: the answers share a write, and packets.
+        if staged && !reader.has_frame() {
+            work.outbox.flush();
+            staged = false;
+        }
         let frame = match reader.next().await {
             Ok(Some(frame)) => frame,
             Ok(None) => return,
@@ -88,7 +94,10 @@ async fn serve_lane(
                 (frame.id, work.outbox.push(Kind::Busy, frame.id, &[]).await)
             }
             Kind::Request => match handler.handle(&conn, frame.body) {
-                Reply::Inline(answer) => (frame.id, work.answer(frame.id, &answer).await),
+                Reply::Inline(answer) => {
+                    staged = true;
+                    (frame.id, work.stage(frame.id, &answer).await)
+                }
                 Reply::Later(answer) => (frame.id, work.start(frame.id, answer)),
             },
             _ => return end.conn.close(close::PROTOCOL, "an answer among requests"),
@@ -106,11 +115,12 @@ struct Work {
 }
 
 impl Work {
-    async fn answer(&self, id: u64, answer: &[u8]) -> Result<(), ()> {
+    /// Queues an answer, to leave with the next ones or with [`Outbox::flush`].
+    async fn stage(&self, id: u64, answer: &[u8]) -> Result<(), ()> {
         if answer.len() > frame::BODY_BYTES_MAX {
-            return self.outbox.push(Kind::Failed, id, &[]).await;
+            return self.outbox.stage(Kind::Failed, id, &[]).await;
         }
-        self.outbox.push(Kind::Response, id, answer).await
+        self.outbox.stage(Kind::Response, id, answer).await
     }
 
     /// An error if the peer uses the number of a request that is still running.
@@ -136,7 +146,8 @@ struct Promise {
 impl Promise {
     async fn keep(mut self, answer: BoxFuture<Vec<u8>>) {
         let answer = answer.await;
-        self.kept = self.work.answer(self.id, &answer).await.is_ok();
+        self.kept = self.work.stage(self.id, &answer).await.is_ok();
+        self.work.outbox.flush();
     }
 }
 
