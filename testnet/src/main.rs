@@ -91,7 +91,10 @@ enum Verb {
         keep: Option<PathBuf>,
     },
     /// Measure what it costs, in one table; wants a release build, takes a few minutes
-    Bench,
+    Bench {
+        /// What to measure; everything if nothing is named
+        sections: Vec<bench::Section>,
+    },
     /// The relay of a cluster that is up
     #[command(hide = true)]
     Relay,
@@ -127,7 +130,7 @@ fn act(dir: &Path, verb: Verb, out: &mut dyn Write) -> Result<(), Error> {
             load::run(&Directory::at(dir)?, &options, seconds, out)
         }
         Verb::Story { keep } => story::tell(keep, out),
-        Verb::Bench => bench::run(out),
+        Verb::Bench { sections } => bench::run(&sections, out),
         Verb::Relay => cluster::run_relay(dir),
     }
 }

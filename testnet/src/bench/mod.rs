@@ -5,7 +5,7 @@
 //! to the machine and to whatever else ran on it; the ratios travel. Targets are shown and never asserted: a benchmark that
 //! fails when a neighbour compiles something teaches people to ignore it.
 //!
-//! Wants a release build (`make bench`), and takes a few minutes.
+//! Wants a release build (`make bench`), and takes a few minutes. `quorate-testnet bench SECTION` measures one part.
 
 mod cipher;
 mod figures;
@@ -17,6 +17,7 @@ mod timing;
 
 use std::io::Write;
 
+use clap::ValueEnum;
 use quorate_client::cluster_file::ClusterFile;
 use quorate_client::route::{Client, Options};
 use quorate_client::wire::Token;
@@ -25,28 +26,54 @@ use crate::cluster::Cluster;
 use crate::error::Error;
 use figures::Table;
 
-/// Measures everything and writes the table to `out`; says on stderr what it is doing.
+/// A part that can be measured by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Section {
+    /// Sealing and opening, in one process
+    Cipher,
+    /// Running time that must not depend on secrets
+    Timing,
+    /// Requests through the client
+    Requests,
+    /// Making keys, beside bare Raft writes
+    Keys,
+    /// Killing and starting, and the first use of a cold key
+    Outage,
+}
+
+/// Measures the named parts, or everything if none is named, and writes the table to `out`; says on stderr what it is doing.
 ///
 /// # Errors
 /// If a measurement cannot be made. A figure that falls short of its target is no error.
-pub fn run(out: &mut dyn Write) -> Result<(), Error> {
+pub fn run(sections: &[Section], out: &mut dyn Write) -> Result<(), Error> {
+    let wanted = |section| sections.is_empty() || sections.contains(&section);
     let mut table = Table::default();
     let header = machine::describe();
-    doing("sealing and opening, in this process");
-    cipher::measure(&mut table);
-    doing("running time that must not depend on secrets");
-    timing::measure(&mut table)?;
-
-    doing("founding a cluster of three");
-    let mut cluster = Cluster::builder().found()?;
-    doing("requests through the client");
-    requests::measure(&cluster, &mut table)?;
-    doing("making keys, and bare Raft writes");
-    keys::measure(&cluster, &mut table)?;
-    doing("killing and starting");
-    outage::measure(&mut cluster, &mut table)?;
-    cluster.terminate_all()?;
-
+    if wanted(Section::Cipher) {
+        doing("sealing and opening, in this process");
+        cipher::measure(&mut table);
+    }
+    if wanted(Section::Timing) {
+        doing("running time that must not depend on secrets");
+        timing::measure(&mut table)?;
+    }
+    if [Section::Requests, Section::Keys, Section::Outage].into_iter().any(wanted) {
+        doing("founding a cluster of three");
+        let mut cluster = Cluster::builder().found()?;
+        if wanted(Section::Requests) {
+            doing("requests through the client");
+            requests::measure(&cluster, &mut table)?;
+        }
+        if wanted(Section::Keys) {
+            doing("making keys, and bare Raft writes");
+            keys::measure(&cluster, &mut table)?;
+        }
+        if wanted(Section::Outage) {
+            doing("killing and starting");
+            outage::measure(&mut cluster, &mut table)?;
+        }
+        cluster.terminate_all()?;
+    }
     writeln!(out, "{header}\n{table}").map_err(Error::io("write the table"))
 }
 
