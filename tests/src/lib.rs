@@ -19,6 +19,8 @@ mod durability;
 #[cfg(test)]
 mod founding;
 #[cfg(test)]
+mod hot_path;
+#[cfg(test)]
 mod impostor;
 #[cfg(test)]
 mod lease;
