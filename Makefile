@@ -31,6 +31,7 @@ bench: setup     ## Measure what it costs, beside figures of the same run; one t
 
 lint: setup      ## Formatting and lints, warnings are errors
 	cargo fmt --all --check
+	cargo fmt --manifest-path fuzz/Cargo.toml --check
 	cargo clippy --workspace --all-targets -- -D warnings
 
 docs: setup      ## Build the API documentation, warnings are errors
@@ -39,7 +40,7 @@ docs: setup      ## Build the API documentation, warnings are errors
 deny: setup      ## Check licences, sources and banned crates
 	.ci/deny
 
-fuzz: setup      ## Fuzz every format, FUZZ_SECONDS (60) for each of 11 targets
+fuzz: setup      ## Fuzz every format, FUZZ_SECONDS (60) for each target, FUZZ_JOBS (one per processor) at a time
 	.ci/fuzz
 
 ci: setup        ## Everything that must pass before a change lands
