@@ -10,6 +10,7 @@ setup:           ## Install what is missing and build RocksDB once for this mach
 	@.ci/rocksdb
 
 build: setup
+	@[ -x target/debug/quorated ] || echo "build: compiling Quorate, about two minutes the first time" >&2
 	@cargo build --workspace --bins
 
 demo: build      ## Tell the whole story on a real three-node cluster on this machine
