@@ -1,0 +1,201 @@
+//! Several replicas that find each other over a link in memory.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use quorate_shares::ids::{Epoch, NodeId};
+use tempfile::TempDir;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::fixture::{CLUSTER, Leader, found, next_changes, storage_keys};
+use crate::command::{Change, Command, Outcome};
+use crate::{Lane, Link, LinkError, Options, ProposeError, Refusal, Replica, ServeError, Timing};
+
+/// Longer than anything here takes on a busy machine.
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Replicas find each other here, unless they are cut off.
+#[derive(Clone, Default)]
+pub(super) struct Wire(pub(super) Arc<Mutex<Ends>>);
+
+#[derive(Default)]
+pub(super) struct Ends {
+    pub(super) replicas: BTreeMap<NodeId, Replica>,
+    cut: BTreeSet<NodeId>,
+    pub(super) snapshots: u64,
+    pub(super) largest_chunk: usize,
+}
+
+struct End {
+    wire: Wire,
+    node: NodeId,
+}
+
+impl End {
+    fn peer(&self, to: NodeId) -> Result<Replica, LinkError> {
+        let ends = self.wire.0.lock();
+        let cut = ends.cut.contains(&to) || ends.cut.contains(&self.node);
+        let peer = ends.replicas.get(&to).filter(|_| !cut);
+        peer.cloned().ok_or_else(|| LinkError::Unreachable(format!("node {to} is away")))
+    }
+}
+
+fn refused(error: ServeError) -> LinkError {
+    LinkError::Refused(error.to_string())
+}
+
+#[async_trait]
+impl Link for End {
+    async fn call(&self, to: NodeId, _: Lane, request: Vec<u8>, _: Duration) -> Result<Vec<u8>, LinkError> {
+        assert!(request.len() <= crate::MESSAGE_BYTES_MAX);
+        let reply = self.peer(to)?.serve(self.node, &request).await.map_err(refused)?;
+        // A node that was cut off meanwhile does not hear the answer.
+        self.peer(to)?;
+        Ok(reply)
+    }
+
+    async fn snapshot(
+        &self,
+        to: NodeId,
+        mut chunks: mpsc::Receiver<Vec<u8>>,
+        _: Duration,
+    ) -> Result<Vec<u8>, LinkError> {
+        let peer = self.peer(to)?;
+        let (forward, received) = mpsc::channel(1);
+        let wire = self.wire.clone();
+        wire.0.lock().snapshots += 1;
+        tokio::spawn(async move {
+            while let Some(chunk) = chunks.recv().await {
+                let largest = wire.0.lock().largest_chunk.max(chunk.len());
+                wire.0.lock().largest_chunk = largest;
+                if forward.send(chunk).await.is_err() {
+                    return;
+                }
+            }
+        });
+        peer.serve_snapshot(self.node, received).await.map_err(refused)
+    }
+}
+
+pub(super) struct Cluster {
+    pub(super) dirs: BTreeMap<u64, TempDir>,
+    pub(super) wire: Wire,
+    timing: Timing,
+}
+
+impl Cluster {
+    pub(super) async fn start(nodes: u64, timing: Timing) -> Self {
+        let dirs = (1..=nodes).map(|node| (node, tempfile::tempdir().expect("a temporary directory"))).collect();
+        let cluster = Self { dirs, wire: Wire::default(), timing };
+        for node in 1..=nodes {
+            cluster.open(node).await;
+        }
+        let labels = (1..=nodes).map(|node| (NodeId(node), format!("n{node}"))).collect::<BTreeMap<_, _>>();
+        cluster.replica(1).initialize(labels.clone()).await.expect("a new cluster");
+        cluster.replica(1).initialize(labels).await.expect("again does no harm");
+        cluster
+    }
+
+    pub(super) async fn open(&self, node: u64) {
+        let options = Options {
+            node: NodeId(node),
+            cluster: CLUSTER,
+            dir: self.dirs[&node].path().to_owned(),
+            keys: storage_keys(node),
+            timing: self.timing.clone(),
+            link: Arc::new(End { wire: self.wire.clone(), node: NodeId(node) }),
+        };
+        let replica = Replica::open(options).await.expect("the database opens");
+        self.wire.0.lock().replicas.insert(NodeId(node), replica);
+    }
+
+    pub(super) async fn close(&self, node: u64) {
+        let replica = self.wire.0.lock().replicas.remove(&NodeId(node)).expect("it runs");
+        replica.shutdown().await;
+    }
+
+    pub(super) fn replica(&self, node: u64) -> Replica {
+        self.wire.0.lock().replicas[&NodeId(node)].clone()
+    }
+
+    pub(super) fn cut(&self, node: u64) {
+        self.wire.0.lock().cut.insert(NodeId(node));
+    }
+
+    pub(super) fn mend(&self) {
+        self.wire.0.lock().cut.clear();
+    }
+
+    /// A node that thinks that it leads.
+    fn claimant(&self) -> Option<Replica> {
+        let ends = self.wire.0.lock();
+        let mut there = ends.replicas.iter().filter(|(node, _)| !ends.cut.contains(node)).map(|(_, replica)| replica);
+        there.find(|replica| replica.leadership().borrow().am_leader).cloned()
+    }
+
+    /// The node that leads among those that are not cut off.
+    pub(super) async fn leader(&self) -> Replica {
+        let start = Instant::now();
+        loop {
+            let leader = self.claimant();
+            if let Some(leader) = leader
+                && leader.read_index().await.is_ok()
+            {
+                return leader;
+            }
+            assert!(start.elapsed() < PATIENCE, "no leader");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Proposes until some leader answers, as a client with a request id may.
+    pub(super) async fn propose(&self, change: Change) -> Result<Outcome, Refusal> {
+        let start = Instant::now();
+        loop {
+            let leader = self.leader().await;
+            let time_ms = leader.read(|state| state.time_ms) + 1;
+            match leader.propose(Command::new(time_ms, change.clone())).await {
+                Ok(outcome) => return Ok(outcome),
+                Err(ProposeError::Refused(refusal)) => return Err(refusal),
+                Err(error) => assert!(start.elapsed() < PATIENCE, "{error}"),
+            }
+        }
+    }
+
+    pub(super) async fn found(&self) -> Leader {
+        self.propose(Change::Found(found(self.dirs.len() as u64, 2))).await.expect("founded");
+        loop {
+            let changes = self.leader().await.read(next_changes);
+            if changes.is_empty() {
+                break;
+            }
+            for change in changes {
+                self.propose(change).await.expect("a planned step");
+            }
+        }
+        let dealer = self.leader().await.read(|state| Leader::new(state, Epoch(1)));
+        self.propose(dealer.open_batch()).await.expect("a batch");
+        dealer
+    }
+
+    /// Waits until a replica has applied all that the leader has, and compares.
+    pub(super) async fn agree(&self, node: u64) {
+        let leader = self.leader().await;
+        let index = leader.read_index().await.expect("it leads");
+        leader.wait_applied(index, PATIENCE).await.expect("applied");
+        let replica = self.replica(node);
+        replica.wait_applied(index, PATIENCE).await.expect("catches up");
+        assert!(leader.read(Clone::clone) == replica.read(Clone::clone), "node {node} has another state");
+    }
+
+    pub(super) async fn stop(self) {
+        let nodes: Vec<_> = self.wire.0.lock().replicas.keys().map(|node| node.0).collect();
+        for node in nodes {
+            self.close(node).await;
+        }
+    }
+}
