@@ -158,6 +158,7 @@ mod tests {
             socket: dir.path().join("socket"),
             secret_memory: SecretMemory::Auto,
             timing: Timing::default(),
+            rebuild_state: false,
         };
         let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().expect("an address")).expect("a socket");
         let file = VaultFile::create(&data, vault).expect("a vault");

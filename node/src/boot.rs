@@ -28,7 +28,7 @@ use crate::peer::{PeerReply, PeerRequest};
 use crate::phase::Phase;
 use crate::unlock::{self, UnlockError};
 use crate::vault::{VaultError, VaultFile};
-use crate::{admin, confirm, listen, lock_keys, locking, members, random};
+use crate::{admin, confirm, listen, lock_keys, locking, members, random, rebuild};
 
 /// How often lock keys in their grace are looked after.
 const GRACE_TICK_S: u16 = 10;
@@ -187,9 +187,15 @@ async fn unlocked(node: &Arc<Node>) -> Result<Option<Replica>, BootError> {
         if !Replica::exists(&node.state_directory()) {
             return Err(BootError::NoState(node.state_directory()));
         }
+        if node.config.rebuild_state {
+            rebuild::run(node).await.map_err(BootError::Replica)?;
+        }
         let replica = open_replica(node).await.map_err(BootError::Replica)?;
         node.adopt_replica(replica.clone());
         return Ok(Some(replica));
+    }
+    if node.config.rebuild_state {
+        warn!("there is no state to rebuild yet");
     }
     // 7: founding goes on where it stopped.
     node.enter(Phase::Joining);
@@ -214,13 +220,21 @@ async fn unlocked(node: &Arc<Node>) -> Result<Option<Replica>, BootError> {
 /// # Errors
 /// In words.
 pub async fn open_replica(node: &Arc<Node>) -> Result<Replica, String> {
+    Replica::open(replica_options(node)?).await.map_err(|error| error.to_string())
+}
+
+/// What the replica of this node is opened with.
+///
+/// # Errors
+/// In words.
+pub fn replica_options(node: &Arc<Node>) -> Result<Options, String> {
     let own = node.own().ok_or("the bundle is not open")?;
     let mut keys = own.bundle.storage_keys.iter().rev();
     let newest = keys.next().ok_or("the bundle holds no storage key")?;
     let keys =
         keys.fold(StorageKeys::new(newest.number, &newest.key), |all, older| all.with_older(older.number, &older.key));
     let timing = &node.config.timing;
-    let options = Options {
+    Ok(Options {
         node: node.id(),
         cluster: node.cluster(),
         dir: node.state_directory(),
@@ -232,8 +246,7 @@ pub async fn open_replica(node: &Arc<Node>) -> Result<Replica, String> {
             ..RaftTiming::default()
         },
         link: PeerLink::new(node),
-    };
-    Replica::open(options).await.map_err(|error| error.to_string())
+    })
 }
 
 /// Stops the node when its storage fails: going on would be serving from a state that nobody can vouch for.

@@ -42,6 +42,9 @@ pub struct Flags {
     /// TOML file with the same settings
     #[arg(long, env = "QUORATE_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// Replace a damaged state by another node's, keeping log and vote; for one start
+    #[arg(long)]
+    pub rebuild_state: bool,
 }
 
 /// The TOML file, every setting optional, unknown ones refused.
@@ -140,6 +143,8 @@ pub struct Config {
     pub secret_memory: SecretMemory,
     /// How long things take.
     pub timing: Timing,
+    /// Replace a damaged state at this start.
+    pub rebuild_state: bool,
 }
 
 /// What is wrong with the configuration.
@@ -218,6 +223,7 @@ impl Config {
             socket,
             secret_memory: file.secret_memory.unwrap_or_default(),
             timing: file.timing,
+            rebuild_state: flags.rebuild_state,
         })
     }
 }

@@ -67,14 +67,14 @@ impl Link for PeerLink {
     }
 }
 
-/// Feeds a snapshot that `from` sends into the replica, and sends back what the replica says.
+/// Feeds a snapshot that `from` sends into the replica, or into the database that waits for one, and sends back what it says.
 pub async fn receive_snapshot(node: &Arc<Node>, from: NodeId, mut bulk: BulkReceiver) {
-    let Some(replica) = node.replica() else { return };
     let (feed, chunks) = mpsc::channel(CHUNKS_WAITING);
-    let install = tokio::spawn({
-        let replica = replica.clone();
-        async move { replica.serve_snapshot(from, chunks).await }
-    });
+    let install = match (node.replica(), node.rebuild()) {
+        (Some(replica), _) => tokio::spawn(async move { replica.serve_snapshot(from, chunks).await }),
+        (None, Some(rebuild)) => tokio::spawn(async move { rebuild.serve_snapshot(from, chunks).await }),
+        (None, None) => return,
+    };
     loop {
         match bulk.next().await {
             Ok(Some(chunk)) => {

@@ -11,7 +11,7 @@ use std::sync::{Arc, OnceLock};
 use parking_lot::{Mutex, RwLock};
 use quorate_client::identity::Identity;
 use quorate_client::wire::Alarm;
-use quorate_raft::Replica;
+use quorate_raft::{Rebuild, Replica};
 use quorate_shares::ids::{ClusterId, NodeId, NodeName};
 use quorate_shares::lock::{Bundle, PinPlace};
 use tokio::sync::watch;
@@ -100,6 +100,7 @@ pub struct Node {
     own: OnceLock<Own>,
     holder: OnceLock<Arc<Holder>>,
     replica: OnceLock<Replica>,
+    rebuild: RwLock<Option<Arc<Rebuild>>>,
     alarms: Mutex<Vec<Alarm>>,
     /// What each peer last reported, and when ([`crate::clock::boot_ms`]).
     pub last_reports: Mutex<BTreeMap<NodeId, (Report, u64)>>,
@@ -149,6 +150,7 @@ impl Node {
             own: OnceLock::new(),
             holder: OnceLock::new(),
             replica: OnceLock::new(),
+            rebuild: RwLock::default(),
             alarms: Mutex::default(),
             last_reports: Mutex::default(),
             keepers: Mutex::default(),
@@ -240,6 +242,7 @@ impl Node {
     /// The hello of this process.
     pub fn hello(&self) -> Hello {
         let flushed = self.replica().map(|replica| replica.flushed());
+        let flushed = flushed.or_else(|| self.rebuild().map(|rebuild| rebuild.flushed()));
         Hello { node: self.id(), boot_nonce: self.boot_nonce, flushed }
     }
 
@@ -337,6 +340,16 @@ impl Node {
     /// Takes an open replica into use.
     pub fn adopt_replica(&self, replica: Replica) {
         let _ = self.replica.set(replica);
+    }
+
+    /// The database that waits for another node's state, if this start was asked to rebuild it.
+    pub fn rebuild(&self) -> Option<Arc<Rebuild>> {
+        self.rebuild.read().clone()
+    }
+
+    /// Notes that the state is being rebuilt, or no longer.
+    pub fn rebuild_with(&self, rebuild: Option<Arc<Rebuild>>) {
+        *self.rebuild.write() = rebuild;
     }
 
     // -- phase

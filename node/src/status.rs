@@ -61,8 +61,15 @@ pub fn report(node: &Node) -> Report {
     }
 }
 
-/// What is under way at this node: founding or joining.
+/// What is under way at this node: founding, joining, or rebuilding its state.
 pub fn operation(node: &Node) -> Option<Operation> {
+    if node.rebuild().is_some() {
+        let step = "takes the state from another node".to_owned();
+        let roster = node.roster();
+        let others = roster.members.iter().filter(|member| member.node != node.id());
+        let waiting_for = others.map(|member| member.name.to_string()).collect();
+        return Some(Operation { name: "rebuilding".to_owned(), step, waiting_for });
+    }
     if !node.with_vault(|vault| vault.founding.is_some()).unwrap_or_default() {
         return None;
     }

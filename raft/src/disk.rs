@@ -144,6 +144,14 @@ impl Disk {
         Ok(true)
     }
 
+    /// Drops the whole of `state` without reading it, whatever lies in its files. A crash in the middle leaves no such
+    /// column family, and the next open makes an empty one.
+    pub(crate) fn drop_state(&mut self) -> Result<(), StorageError> {
+        let name = Family::State.name();
+        let dropped = self.db.drop_cf(name).and_then(|()| self.db.create_cf(name, &rocksdb::Options::default()));
+        dropped.map_err(|error| self.database_error(Family::State, b"(all)", &error))
+    }
+
     /// Ends when the database is closed.
     pub(crate) fn until_closed(&self) -> watch::Receiver<()> {
         self.open.subscribe()

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::command::COMMAND_BYTES_MAX;
 use crate::disk::SCHEMA;
+use crate::network::LinkError;
 use crate::refusal::Refusal;
 use crate::seal::SealProblem;
 
@@ -45,8 +46,12 @@ impl StorageError {
     fn hint(&self) -> &'static str {
         match (&self.problem, self.family) {
             (StorageProblem::Database(_), _) => "check the disk; the other members go on without this node",
-            (_, "log" | "meta") => "this node must not vote again; the other members go on without it",
-            _ => "this node must not serve from it; the other members go on without it",
+            (_, "log" | "meta") => {
+                "this node must not vote again: it needs `quorate node replace`; the other members go on without it"
+            }
+            _ => {
+                "this node must not serve from it: `quorated --rebuild-state` mends it; the other members go on without it"
+            }
         }
     }
 }
@@ -109,6 +114,23 @@ pub enum OpenError {
     /// openraft does not start.
     #[error("raft: {0}")]
     Raft(String),
+}
+
+/// Why a state was not taken from another replica.
+#[derive(Debug, thiserror::Error)]
+pub enum RebuildError {
+    /// It cannot be reached, or did not answer in time.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// It is behind, busy giving its state, or could not read or send it.
+    #[error("node {0} does not give its state now")]
+    NotGiven(NodeId),
+    /// It answered something else.
+    #[error("node {0} gave a reply that is not one to the request")]
+    Malformed(NodeId),
+    /// What came could not be written here.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
 }
 
 /// Why a command has no outcome.

@@ -34,18 +34,22 @@ pub mod error;
 mod messages;
 mod network;
 mod options;
+mod rebuild;
 mod replica;
 mod serve;
 mod types;
 
 pub mod offline;
 
-pub use error::{InitializeError, OpenError, ProposeError, ReadError, ReadIndexError, StorageError, WaitError};
+pub use error::{
+    InitializeError, OpenError, ProposeError, ReadError, ReadIndexError, RebuildError, StorageError, WaitError,
+};
 pub use format::{Ballot, LogPlace};
 pub use log::Flushed;
 pub use messages::MESSAGE_BYTES_MAX;
 pub use network::{Lane, Link, LinkError};
 pub use options::{Options, Timing};
+pub use rebuild::Rebuild;
 pub use refusal::Refusal;
 pub use replica::{Leadership, Replica};
 pub use seal::StorageKeys;

@@ -213,7 +213,7 @@ fn bounds(range: &impl RangeBounds<u64>) -> (u64, u64) {
     (start, end)
 }
 
-fn read_vote(disk: &Disk) -> Result<Option<Ballot>, StorageError> {
+pub(crate) fn read_vote(disk: &Disk) -> Result<Option<Ballot>, StorageError> {
     match disk.meta("vote")? {
         None => Ok(None),
         Some(MetaV1::Vote(vote)) => Ok(Some(vote)),
@@ -221,7 +221,7 @@ fn read_vote(disk: &Disk) -> Result<Option<Ballot>, StorageError> {
     }
 }
 
-fn read_purged(disk: &Disk) -> Result<Option<LogPlace>, StorageError> {
+pub(crate) fn read_purged(disk: &Disk) -> Result<Option<LogPlace>, StorageError> {
     match disk.meta("purged")? {
         None => Ok(None),
         Some(MetaV1::Purged(purged)) => Ok(Some(purged)),
@@ -237,13 +237,31 @@ fn read_last(disk: &Disk) -> Result<Option<LogPlace>, StorageError> {
     }
 }
 
-fn read_flushed(disk: &Disk) -> Result<Flushed, StorageError> {
+pub(crate) fn read_flushed(disk: &Disk) -> Result<Flushed, StorageError> {
     let truncations = match disk.meta("truncations")? {
         None => 0,
         Some(MetaV1::Truncations(truncations)) => truncations,
         Some(_) => return Err(disk.malformed_meta("truncations")),
     };
     Ok(Flushed { vote: read_vote(disk)?, truncations, last_log: read_last(disk)? })
+}
+
+/// What this replica promised: its vote, and where its log ends. Looked at before anything else, since damage there means
+/// that it must never vote again, whatever else is damaged.
+pub(crate) fn check(disk: &Disk) -> Result<(), StorageError> {
+    let flushed = read_flushed(disk)?;
+    check_vote(disk, flushed.vote, flushed.last_log)
+}
+
+/// A vote that is older than the last entry was lost, and with it whom this node voted for: before an entry of a term is
+/// accepted, the vote of that term is durable. Only the first entry of all, of term 0, comes before any vote.
+pub(crate) fn check_vote(disk: &Disk, vote: Option<Ballot>, last: Option<LogPlace>) -> Result<(), StorageError> {
+    let term = last.map_or(0, |last| last.term);
+    if term > vote.map_or(0, |vote| vote.term) {
+        let problem = if vote.is_none() { StorageProblem::Missing } else { StorageProblem::Malformed };
+        return Err(disk.error(Family::Meta, b"vote", problem));
+    }
+    Ok(())
 }
 
 /// The one thread that syncs for appends.

@@ -53,6 +53,12 @@ pub(crate) enum Ask {
     Snapshot {
         vote: Ballot,
     },
+    /// A replica whose state is damaged asks for another's, which must reach at least to where its own log begins.
+    WantState {
+        reaching: Option<LogPlace>,
+    },
+    /// The first chunk of the stream that was asked for.
+    State,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -81,6 +87,7 @@ pub(crate) enum Tell {
     VoteChanged { expected: Ballot, actual: Ballot },
     LogNotFlushed { expected: Option<LogPlace>, actual: Option<LogPlace> },
     Snapshot { vote: Ballot },
+    State { given: bool },
 }
 
 impl Request {

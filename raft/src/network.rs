@@ -226,6 +226,24 @@ impl RaftNetworkV2<Types> for Client {
     }
 }
 
+/// Streams a snapshot file to `to`, after `start`, and returns its reply; or says why there is none.
+pub(crate) async fn stream(
+    link: &Arc<dyn Link>,
+    to: NodeId,
+    file: SnapshotFile,
+    start: Vec<u8>,
+    deadline: Duration,
+) -> Result<Vec<u8>, String> {
+    let (chunks, waiting) = mpsc::channel(CHUNKS_WAITING);
+    let reader = tokio::task::spawn_blocking(move || read_file(&file, start, &chunks));
+    let sent = tokio::time::timeout(deadline, link.snapshot(to, waiting, deadline)).await;
+    match sent.unwrap_or(Err(LinkError::Timeout)) {
+        Ok(reply) => Ok(reply),
+        // The receiver's refusal of a short stream hides why it was short.
+        Err(error) => Err(reader.await.ok().and_then(Result::err).unwrap_or_else(|| error.to_string())),
+    }
+}
+
 /// Feeds the link with a file's chunks. It ends early when nobody takes them any more.
 fn read_file(file: &SnapshotFile, start: Vec<u8>, chunks: &mpsc::Sender<Vec<u8>>) -> Result<(), String> {
     if chunks.blocking_send(start).is_err() {

@@ -18,9 +18,9 @@ use crate::disk::Disk;
 use crate::error::{InitializeError, OpenError, ProposeError, ReadError, ReadIndexError, WaitError};
 use crate::fatal::Fatal;
 use crate::format::encode;
-use crate::log::{Flushed, LogStore};
+use crate::log::{self, Flushed, LogStore};
 use crate::machine::{Live, Machine};
-use crate::network::Network;
+use crate::network::{Link, Network};
 use crate::options::{Options, config};
 use crate::rows::RowKey;
 use crate::seal::Family;
@@ -53,7 +53,10 @@ pub(crate) struct Inner {
     pub(crate) node: NodeId,
     pub(crate) cluster: ClusterId,
     pub(crate) raft: Raft,
-    live: Arc<Live>,
+    pub(crate) live: Arc<Live>,
+    pub(crate) link: Arc<dyn Link>,
+    /// Held while a replica that lost its state is given this one's: one at a time.
+    pub(crate) giving: tokio::sync::Mutex<()>,
     log: Mutex<Option<LogStore>>,
     disk: Mutex<Option<Arc<Disk>>>,
     pub(crate) fatal: Fatal,
@@ -80,6 +83,7 @@ impl Replica {
             // Opening reads the whole state: not on a thread that answers.
             tokio::task::spawn_blocking(move || -> Result<_, OpenError> {
                 let disk = Arc::new(Disk::open(&dir, keys, cluster, node)?);
+                log::check(&disk)?;
                 let machine = Machine::open(disk.clone(), cluster, fatal.clone())?;
                 let log = LogStore::new(disk.clone(), fatal)?;
                 Ok((disk, machine, log))
@@ -87,7 +91,7 @@ impl Replica {
         };
         let (disk, machine, log) = parts.await.map_err(|error| OpenError::Raft(error.to_string()))??;
         let append_deadline = Duration::from_millis(timing.append_ms);
-        let network = Network { cluster, node, link, append_deadline };
+        let network = Network { cluster, node, link: link.clone(), append_deadline };
         let live = machine.live().clone();
         let raft = match Raft::new(node.0, config, network, log.clone(), machine).await {
             Ok(raft) => raft,
@@ -101,6 +105,8 @@ impl Replica {
             cluster,
             raft,
             live,
+            link,
+            giving: tokio::sync::Mutex::default(),
             log: Mutex::new(Some(log)),
             disk: Mutex::new(Some(disk)),
             fatal,

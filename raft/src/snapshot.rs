@@ -236,7 +236,8 @@ impl SnapshotWriter {
         let durable = self.file.flush().and_then(|()| self.file.get_ref().sync_all());
         let parent = path.parent().expect("the file was made in a directory");
         let durable = durable.and_then(|()| File::open(parent)?.sync_all());
-        durable.map_err(|source| io_error(&path, number, &source))?;
+        // A file that may lack something is in nobody's way.
+        durable.inspect_err(|_| remove(&path)).map_err(|source| io_error(&path, number, &source))?;
         let file = File::open(&path).map_err(|source| io_error(&path, number, &source))?;
         Ok(SnapshotFile { id: self.id, path, file, keys: self.keys })
     }
@@ -249,7 +250,28 @@ impl SnapshotWriter {
 
 /// Writes the state of this moment to a file, and makes it the newest snapshot.
 pub(crate) fn build(disk: &Disk, cluster: ClusterId) -> Result<SnapshotFile, StorageError> {
+    let file = write(disk, cluster)?;
+    let previous = current_id(disk)?;
+    let mut batch = disk.batch();
+    batch.put_meta("snapshot", MetaV1::Snapshot(file.id));
+    batch.write_synced()?;
+    previous.into_iter().for_each(|id| remove(&path_of(disk.snapshots_dir(), id)));
+    Ok(file)
+}
+
+/// Writes the state of this moment to a file that nothing points to.
+pub(crate) fn write(disk: &Disk, cluster: ClusterId) -> Result<SnapshotFile, StorageError> {
     let mut writer = SnapshotWriter::start(disk)?;
+    match write_state(disk, cluster, &mut writer) {
+        Ok(()) => writer.finish(),
+        Err(error) => {
+            writer.abandon();
+            Err(error)
+        }
+    }
+}
+
+fn write_state(disk: &Disk, cluster: ClusterId, writer: &mut SnapshotWriter) -> Result<(), StorageError> {
     let moment = disk.moment();
     let (last, membership) = disk.applied_at(&moment)?;
     writer.write(&encode(&Chunk::HeaderV1 { cluster, applied: Applied::of(last, &membership) }))?;
@@ -272,15 +294,7 @@ pub(crate) fn build(disk: &Disk, cluster: ClusterId) -> Result<SnapshotFile, Sto
     if !pending.is_empty() {
         writer.write(&encode(&Chunk::RowsV1(pending)))?;
     }
-    writer.write(&encode(&Chunk::EndV1 { rows }))?;
-    let file = writer.finish()?;
-
-    let previous = current_id(disk)?;
-    let mut batch = disk.batch();
-    batch.put_meta("snapshot", MetaV1::Snapshot(file.id));
-    batch.write_synced()?;
-    previous.into_iter().for_each(|id| remove(&path_of(disk.snapshots_dir(), id)));
-    Ok(file)
+    writer.write(&encode(&Chunk::EndV1 { rows }))
 }
 
 /// Leaves out what belongs to closed epochs. Live rows come first, so it learns the epochs before it needs them.

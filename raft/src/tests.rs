@@ -5,5 +5,6 @@ mod conformance;
 mod damage;
 mod fixture;
 mod golden;
+mod rebuild;
 mod state;
 mod wire;

@@ -78,6 +78,8 @@ async fn a_replica_that_was_away_catches_up_by_log_and_by_snapshot() {
     for number in 6..=160 {
         cluster.propose(Change::CreateKey(dealer.create(number, &format!("key/{number}")))).await.expect("made");
     }
+    let end = cluster.leader().await.applied_index();
+    cluster.purged(end - 50).await;
     cluster.open(away).await;
     cluster.agree(away).await;
     let record = cluster.replica(away).record(uid(50), KeyVersion(1), Epoch(1)).expect("readable");

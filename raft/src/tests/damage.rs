@@ -14,7 +14,7 @@ use crate::command::Change;
 use crate::disk::Disk;
 use crate::error::StorageProblem;
 use crate::fatal::Fatal;
-use crate::format::{LogPlace, MetaV1};
+use crate::format::{Ballot, LogPlace, MetaV1};
 use crate::log::LogStore;
 use crate::machine::Machine;
 use crate::rows::RowKey;
@@ -45,7 +45,11 @@ fn with_rows() -> (TempDir, State) {
 }
 
 /// Changes the stored bytes behind the program's back.
-fn tamper(dir: &Path, family: Family, change: impl FnOnce(&dyn Fn(&[u8]) -> Vec<u8>) -> Vec<(Vec<u8>, Vec<u8>)>) {
+pub(super) fn tamper(
+    dir: &Path,
+    family: Family,
+    change: impl FnOnce(&dyn Fn(&[u8]) -> Vec<u8>) -> Vec<(Vec<u8>, Vec<u8>)>,
+) {
     let db = DB::open_cf(&Options::default(), dir.join("raft"), ["log", "state", "meta"]).expect("it opens raw");
     let cf = db.cf_handle(family.name()).expect("a family");
     let read = |key: &[u8]| db.get_cf(cf, key).expect("readable").expect("there");
@@ -156,6 +160,7 @@ async fn a_damaged_entry_stops_the_node_when_it_is_read() {
         let mut batch = disk.batch();
         // Stored under another index than its own.
         batch.put(Family::Log, &4u64.to_be_bytes(), &crate::format::encode_entry(&entry));
+        batch.put_meta("vote", MetaV1::Vote(Ballot { term: 1, node: NodeId(1), committed: true }));
         batch.write_synced().expect("written");
     }
     let fatal = Fatal::new();

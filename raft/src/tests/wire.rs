@@ -13,10 +13,14 @@ use tokio::time::Instant;
 
 use super::fixture::{CLUSTER, Leader, found, next_changes, storage_keys};
 use crate::command::{Change, Command, Outcome};
-use crate::{Lane, Link, LinkError, Options, ProposeError, Refusal, Replica, ServeError, Timing};
+use crate::log;
+use crate::{
+    Lane, Link, LinkError, OpenError, Options, ProposeError, Rebuild, RebuildError, Refusal, Replica, ServeError,
+    Timing,
+};
 
 /// Longer than anything here takes on a busy machine.
-pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Replicas find each other here, unless they are cut off.
 #[derive(Clone, Default)]
@@ -25,9 +29,13 @@ pub(super) struct Wire(pub(super) Arc<Mutex<Ends>>);
 #[derive(Default)]
 pub(super) struct Ends {
     pub(super) replicas: BTreeMap<NodeId, Replica>,
+    /// Those that wait for the state of another one.
+    rebuilds: BTreeMap<NodeId, Arc<Rebuild>>,
     cut: BTreeSet<NodeId>,
     pub(super) snapshots: u64,
     pub(super) largest_chunk: usize,
+    /// Streams of snapshots end after so many chunks.
+    cut_after: Option<usize>,
 }
 
 struct End {
@@ -64,12 +72,15 @@ impl Link for End {
         mut chunks: mpsc::Receiver<Vec<u8>>,
         _: Duration,
     ) -> Result<Vec<u8>, LinkError> {
-        let peer = self.peer(to)?;
+        let rebuild = self.wire.0.lock().rebuilds.get(&to).cloned();
+        let peer = if rebuild.is_none() { Some(self.peer(to)?) } else { None };
         let (forward, received) = mpsc::channel(1);
         let wire = self.wire.clone();
         wire.0.lock().snapshots += 1;
         tokio::spawn(async move {
-            while let Some(chunk) = chunks.recv().await {
+            let cut_after = wire.0.lock().cut_after.unwrap_or(usize::MAX);
+            for _ in 0..cut_after {
+                let Some(chunk) = chunks.recv().await else { return };
                 let largest = wire.0.lock().largest_chunk.max(chunk.len());
                 wire.0.lock().largest_chunk = largest;
                 if forward.send(chunk).await.is_err() {
@@ -77,7 +88,11 @@ impl Link for End {
                 }
             }
         });
-        peer.serve_snapshot(self.node, received).await.map_err(refused)
+        match (peer, rebuild) {
+            (Some(peer), _) => peer.serve_snapshot(self.node, received).await.map_err(refused),
+            (None, Some(rebuild)) => rebuild.serve_snapshot(self.node, received).await.map_err(refused),
+            (None, None) => Err(LinkError::Unreachable(format!("node {to} is away"))),
+        }
     }
 }
 
@@ -100,17 +115,43 @@ impl Cluster {
         cluster
     }
 
-    pub(super) async fn open(&self, node: u64) {
-        let options = Options {
+    fn options(&self, node: u64) -> Options {
+        Options {
             node: NodeId(node),
             cluster: CLUSTER,
             dir: self.dirs[&node].path().to_owned(),
             keys: storage_keys(node),
             timing: self.timing.clone(),
             link: Arc::new(End { wire: self.wire.clone(), node: NodeId(node) }),
-        };
-        let replica = Replica::open(options).await.expect("the database opens");
+        }
+    }
+
+    pub(super) async fn open(&self, node: u64) {
+        self.try_open(node).await.expect("the database opens");
+    }
+
+    pub(super) async fn try_open(&self, node: u64) -> Result<(), OpenError> {
+        let replica = Replica::open(self.options(node)).await?;
         self.wire.0.lock().replicas.insert(NodeId(node), replica);
+        Ok(())
+    }
+
+    /// Takes the state of `peer` for the database of a replica that is closed.
+    pub(super) async fn rebuild(&self, node: u64, peer: u64) -> Result<(), RebuildError> {
+        let rebuild = Arc::new(Rebuild::begin(self.options(node)).await.expect("log and vote are whole"));
+        self.wire.0.lock().rebuilds.insert(NodeId(node), rebuild.clone());
+        let taken = rebuild.take_from(NodeId(peer)).await;
+        self.wire.0.lock().rebuilds.remove(&NodeId(node));
+        taken
+    }
+
+    /// What speaks against rebuilding a replica that is closed.
+    pub(super) async fn refuses_rebuild(&self, node: u64) -> String {
+        Rebuild::begin(self.options(node))
+            .await
+            .map(|_| ())
+            .expect_err("something but the state is damaged")
+            .to_string()
     }
 
     pub(super) async fn close(&self, node: u64) {
@@ -124,6 +165,11 @@ impl Cluster {
 
     pub(super) fn cut(&self, node: u64) {
         self.wire.0.lock().cut.insert(NodeId(node));
+    }
+
+    /// Ends every stream of a snapshot after so many chunks.
+    pub(super) fn cut_snapshots_after(&self, chunks: usize) {
+        self.wire.0.lock().cut_after = Some(chunks);
     }
 
     pub(super) fn mend(&self) {
@@ -190,6 +236,19 @@ impl Cluster {
         let replica = self.replica(node);
         replica.wait_applied(index, PATIENCE).await.expect("catches up");
         assert!(leader.read(Clone::clone) == replica.read(Clone::clone), "node {node} has another state");
+    }
+
+    /// Waits until each replica that runs has purged its log up to `index`, or beyond.
+    pub(super) async fn purged(&self, index: u64) {
+        let start = Instant::now();
+        let replicas: Vec<Replica> = self.wire.0.lock().replicas.values().cloned().collect();
+        for replica in replicas {
+            let disk = replica.disk().expect("it runs");
+            while log::read_purged(&disk).expect("readable").is_none_or(|purged| purged.index < index) {
+                assert!(start.elapsed() < PATIENCE, "the log is not purged");
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
     }
 
     pub(super) async fn stop(self) {

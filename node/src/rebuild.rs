@@ -1,0 +1,47 @@
+//! `--rebuild-state`: a node whose state is damaged takes it from another one before it does anything with it.
+//!
+//! The lock is open by then, so this node has its op key and the storage key; it stays locked for everybody else: it still
+//! gives its pieces to peers that boot, and hears neither Raft nor clients. Which replica gives the state does not matter
+//! ([`quorate_raft::Rebuild`] says why), so all peers are asked in turn, for ever.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorate_raft::{Rebuild, RebuildError};
+use quorate_shares::ids::NodeId;
+use tokio::time::sleep;
+use tracing::{debug, info};
+
+use crate::boot;
+use crate::node::Node;
+
+/// Between two rounds of questions.
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// Replaces the state. When this returns, the database is closed, and opens as after any crash.
+///
+/// # Errors
+/// In words: what is damaged besides the state, or that the disk fails.
+pub async fn run(node: &Arc<Node>) -> Result<(), String> {
+    let options = boot::replica_options(node)?;
+    let rebuild = Rebuild::begin(options).await.map_err(|error| format!("the state cannot be rebuilt: {error}"))?;
+    let rebuild = Arc::new(rebuild);
+    info!("log and vote are whole; taking the state from another node");
+    node.rebuild_with(Some(Arc::clone(&rebuild)));
+    node.keep_sessions();
+    let peers: Vec<NodeId> = node.roster().members.iter().map(|member| member.node).collect();
+    loop {
+        for &peer in peers.iter().filter(|&&peer| peer != node.id()) {
+            match rebuild.take_from(peer).await {
+                Ok(()) => {
+                    info!(%peer, "the state is here");
+                    node.rebuild_with(None);
+                    return Ok(());
+                }
+                Err(RebuildError::Storage(error)) => return Err(error.to_string()),
+                Err(reason) => debug!(%peer, %reason, "no state yet"),
+            }
+        }
+        sleep(AGAIN).await;
+    }
+}
