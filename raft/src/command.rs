@@ -90,6 +90,20 @@ impl Change {
             Self::ReportLock(_) => "report_lock",
         }
     }
+
+    /// Bytes of what it carries that has no small bound of its own: headers, records and tags.
+    pub(crate) fn carried_bytes(&self) -> usize {
+        let records = |records: &[RecordBytes]| records.iter().map(|record| record.0.len()).sum::<usize>();
+        match self {
+            Self::OpenBatch { header } => header.len(),
+            Self::CreateKey(create) => {
+                let tags = create.tags.iter().map(|(name, value)| name.len() + value.len());
+                records(&create.records) + tags.sum::<usize>()
+            }
+            Self::RotateKey(rotate) => records(&rotate.records),
+            _ => 0,
+        }
+    }
 }
 
 /// Founds the cluster.

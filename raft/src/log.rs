@@ -20,6 +20,7 @@ use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use futures::{Stream, future, stream};
 use openraft::alias::{EntryOf, LogIdOf, VoteOf};
 use openraft::storage::{IOFlushed, RaftLogStorage};
 use openraft::{LogState, OptionalSend, RaftLogReader};
@@ -33,7 +34,7 @@ use crate::format::{self, Ballot, LogPlace, MetaV1};
 use crate::seal::Family;
 use crate::types::Types;
 
-/// Most bytes of entries that one read for replication returns, unless a single one is larger.
+/// Most bytes of entries that one read for replication or for applying returns, unless a single one is larger.
 pub(crate) const READ_BYTES_MAX: usize = 4 << 20;
 
 /// What is durable on this replica's disk, compared in this order. It never falls.
@@ -115,6 +116,27 @@ impl RaftLogReader<Types> for LogStore {
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<EntryOf<Types>>, io::Error> {
         self.guard(self.entries(start, end, READ_BYTES_MAX))
+    }
+
+    /// Entries to be applied. Piece by piece, since a replica that was away may have to apply more than fits its memory.
+    async fn entries_stream<R: RangeBounds<u64> + Clone + fmt::Debug + OptionalSend>(
+        &mut self,
+        range: R,
+    ) -> impl Stream<Item = Result<EntryOf<Types>, io::Error>> + OptionalSend {
+        let (start, end) = bounds(&range);
+        let log = self.clone();
+        Box::pin(stream::try_unfold((start, VecDeque::new()), move |(mut next, mut piece)| {
+            let read =
+                if piece.is_empty() { log.guard(log.entries(next, end, READ_BYTES_MAX)) } else { Ok(Vec::new()) };
+            future::ready(read.map(|entries| {
+                piece.extend(entries);
+                let entry: Option<EntryOf<Types>> = piece.pop_front();
+                entry.map(|entry| {
+                    next = entry.log_id.index + 1;
+                    (entry, (next, piece))
+                })
+            }))
+        }))
     }
 }
 

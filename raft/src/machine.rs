@@ -25,6 +25,8 @@ use crate::types::Types;
 
 /// Most entries that are applied under one lock and written in one batch.
 const GROUP_MAX: usize = 256;
+/// Most bytes that these carry, unless a single one carries more.
+const GROUP_BYTES_MAX: usize = 4 << 20;
 
 /// What readers share with the state machine. It outlives the database.
 pub(crate) struct Live {
@@ -150,11 +152,15 @@ impl RaftStateMachine<Types> for Machine {
         S: Stream<Item = Result<EntryResponder<Types>, io::Error>> + Unpin + OptionalSend,
     {
         loop {
-            let mut group = Vec::new();
+            let (mut group, mut bytes) = (Vec::new(), 0);
             while group.len() < GROUP_MAX
-                && let Some(entry) = entries.try_next().await?
+                && bytes < GROUP_BYTES_MAX
+                && let Some((entry, responder)) = entries.try_next().await?
             {
-                group.push(entry);
+                if let EntryPayload::Normal(command) = &entry.payload {
+                    bytes += command.change.carried_bytes();
+                }
+                group.push((entry, responder));
             }
             if group.is_empty() {
                 return Ok(());

@@ -5,6 +5,7 @@ mod conformance;
 mod damage;
 mod fixture;
 mod golden;
+mod lag;
 mod rebuild;
 mod state;
 mod wire;

@@ -208,24 +208,6 @@ async fn a_broken_snapshot_stream_is_refused() {
     cluster.stop().await;
 }
 
-/// T60: entries beyond one message arrive in several.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_long_log_of_large_entries_arrives() {
-    let cluster = Cluster::start(3, Timing::default()).await;
-    cluster.found().await;
-    let away = cluster.leader().await.leadership().borrow().leader.expect("known").0 % 3 + 1;
-    cluster.close(away).await;
-    for _ in 0..24 {
-        let large = Change::OpenBatch { header: vec![0; 190 << 10] };
-        assert_eq!(cluster.propose(large).await, Err(Refusal::MalformedBatch));
-    }
-    let huge = Command::new(1, Change::OpenBatch { header: vec![0; 2 << 20] });
-    assert!(matches!(cluster.leader().await.propose(huge).await, Err(ProposeError::TooLarge { .. })));
-    cluster.open(away).await;
-    cluster.agree(away).await;
-    cluster.stop().await;
-}
-
 fn copy_dir(from: &std::path::Path, to: &std::path::Path) {
     std::fs::create_dir_all(to).expect("a directory");
     for entry in std::fs::read_dir(from).expect("a directory").flatten() {
