@@ -61,12 +61,17 @@ impl Default for Timing {
 
 /// Pre-vote, so that a node that was away disturbs nobody; and no leader that restores itself without an election, because
 /// rows are written without a sync.
+///
+/// To openraft the upper timeout is also the time for which a follower believes in its leader whatever happens, and the
+/// timeout that it draws comes on top. So it gets half of ours, and a follower stands after one and a half to two halves.
 pub(crate) fn config(timing: &Timing) -> Result<Config, OpenError> {
+    let belief = timing.election_max_ms / 2;
+    let drawn_min = timing.election_min_ms.saturating_sub(belief).max(belief / 2);
     let config = Config {
         cluster_name: "quorate".to_owned(),
         heartbeat_interval: timing.heartbeat_ms,
-        election_timeout_min: timing.election_min_ms,
-        election_timeout_max: timing.election_max_ms,
+        election_timeout_min: drawn_min,
+        election_timeout_max: belief,
         install_snapshot_timeout: timing.snapshot_ms,
         snapshot_policy: SnapshotPolicy::LogsSinceLast(timing.snapshot_every),
         max_in_snapshot_log_to_keep: timing.entries_kept,
