@@ -27,6 +27,7 @@ mod fatal;
 mod format;
 mod log;
 mod machine;
+mod recent;
 pub mod seal;
 mod snapshot;
 

@@ -31,6 +31,7 @@ use crate::disk::Disk;
 use crate::error::{StorageError, StorageProblem};
 use crate::fatal::Fatal;
 use crate::format::{self, Ballot, LogPlace, MetaV1};
+use crate::recent::Recent;
 use crate::seal::Family;
 use crate::types::Types;
 
@@ -53,6 +54,7 @@ pub struct Flushed {
 pub(crate) struct LogStore {
     disk: Arc<Disk>,
     flusher: Arc<Flusher>,
+    recent: Arc<Mutex<Recent>>,
     fatal: Fatal,
 }
 
@@ -61,7 +63,7 @@ impl LogStore {
     pub(crate) fn new(disk: Arc<Disk>, fatal: Fatal) -> Result<Self, StorageError> {
         let flushed = read_flushed(&disk)?;
         let flusher = Flusher::start(disk.clone(), flushed, fatal.clone());
-        Ok(Self { disk, flusher, fatal })
+        Ok(Self { disk, flusher, recent: Arc::default(), fatal })
     }
 
     /// The thread that syncs; it must be stopped before the process ends.
@@ -75,6 +77,9 @@ impl LogStore {
 
     /// Reads entries from `start` up to `end` or `bytes_max`, in order and without a hole.
     fn entries(&self, start: u64, end: u64, bytes_max: usize) -> Result<Vec<EntryOf<Types>>, StorageError> {
+        if let Some(entries) = self.recent.lock().read(start, end, bytes_max) {
+            return Ok(entries);
+        }
         let (mut entries, mut bytes) = (Vec::new(), 0);
         self.disk.scan(Family::Log, &start.to_be_bytes(), |key, value| {
             let malformed = || self.disk.error(Family::Log, key, StorageProblem::Malformed);
@@ -183,18 +188,24 @@ impl RaftLogStorage<Types> for LogStore {
         I::IntoIter: OptionalSend,
     {
         let mut batch = self.disk.batch();
-        let mut last = None;
+        let mut written = Vec::new();
         for entry in entries {
-            batch.put(Family::Log, &entry.log_id.index.to_be_bytes(), &format::encode_entry(&entry));
-            last = Some(LogPlace::of(entry.log_id));
+            let encoded = format::encode_entry(&entry);
+            batch.put(Family::Log, &entry.log_id.index.to_be_bytes(), &encoded);
+            written.push((entry, encoded.len()));
         }
+        let last = written.last().map(|(entry, _)| LogPlace::of(entry.log_id));
         // Readable when this returns; durable when the callback is completed.
         self.guard(batch.write())?;
+        let mut recent = self.recent.lock();
+        written.into_iter().for_each(|(entry, bytes)| recent.push(entry, bytes));
+        drop(recent);
         self.flusher.push(last, callback);
         Ok(())
     }
 
     async fn truncate_after(&mut self, last: Option<LogIdOf<Types>>) -> Result<(), io::Error> {
+        self.recent.lock().truncate_after(last.map(|last| last.index));
         let truncations = self.flusher.flushed().truncations + 1;
         let mut batch = self.disk.batch();
         batch.delete_entries(last.map_or(0, |last| last.index + 1), u64::MAX);
@@ -206,6 +217,7 @@ impl RaftLogStorage<Types> for LogStore {
     }
 
     async fn purge(&mut self, upto: LogIdOf<Types>) -> Result<(), io::Error> {
+        self.recent.lock().purge(upto.index);
         let mut batch = self.disk.batch();
         batch.put_meta("purged", MetaV1::Purged(LogPlace::of(upto)));
         batch.delete_entries(0, upto.index + 1);
