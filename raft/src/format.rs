@@ -70,6 +70,25 @@ pub(crate) enum StoredEntry {
     V1(EntryV1),
 }
 
+/// A [`StoredEntry`] that is only to be written: without a copy of the command.
+#[derive(Serialize)]
+enum StoredEntryRef<'a> {
+    V1(EntryRefV1<'a>),
+}
+
+#[derive(Serialize)]
+struct EntryRefV1<'a> {
+    place: LogPlace,
+    payload: PayloadRefV1<'a>,
+}
+
+#[derive(Serialize)]
+enum PayloadRefV1<'a> {
+    Blank,
+    Command(&'a Command),
+    Membership(Roster),
+}
+
 /// A row of `meta`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Meta {
@@ -104,6 +123,11 @@ pub(crate) enum Applied {
     V1 { last: Option<LogPlace>, membership_at: Option<LogPlace>, membership: Roster },
 }
 
+/// How many bytes [`encode`] makes of `value`.
+pub(crate) fn encoded_len<T: Serialize>(value: &T) -> usize {
+    codec::encoded_len(value).expect("counting has no limit to exceed")
+}
+
 /// Encodes anything stored. Encoding to memory cannot fail.
 pub(crate) fn encode<T: Serialize>(value: &T) -> Vec<u8> {
     codec::encode(value).expect("encoding to memory has no limit to exceed")
@@ -115,9 +139,9 @@ pub(crate) fn decode_entry(bytes: &[u8]) -> Result<EntryOf<Types>, codec::CodecE
     entry.into_entry()
 }
 
-/// Encodes one entry.
+/// Encodes one entry, as a [`StoredEntry`] is encoded.
 pub(crate) fn encode_entry(entry: &EntryOf<Types>) -> Vec<u8> {
-    encode(&StoredEntry::V1(EntryV1::from(entry)))
+    encode(&StoredEntryRef::V1(EntryRefV1::from(entry)))
 }
 
 /// Decodes a row of `meta`.
@@ -188,12 +212,12 @@ impl Applied {
     }
 }
 
-impl From<&EntryOf<Types>> for EntryV1 {
-    fn from(entry: &EntryOf<Types>) -> Self {
+impl<'a> From<&'a EntryOf<Types>> for EntryRefV1<'a> {
+    fn from(entry: &'a EntryOf<Types>) -> Self {
         let payload = match &entry.payload {
-            EntryPayload::Blank => PayloadV1::Blank,
-            EntryPayload::Normal(command) => PayloadV1::Command(command.clone()),
-            EntryPayload::Membership(membership) => PayloadV1::Membership(membership.into()),
+            EntryPayload::Blank => PayloadRefV1::Blank,
+            EntryPayload::Normal(command) => PayloadRefV1::Command(command),
+            EntryPayload::Membership(membership) => PayloadRefV1::Membership(membership.into()),
         };
         Self { place: LogPlace::of(entry.log_id), payload }
     }

@@ -17,7 +17,7 @@ use crate::command::{COMMAND_BYTES_MAX, Command, Outcome};
 use crate::disk::Disk;
 use crate::error::{InitializeError, OpenError, ProposeError, ReadError, ReadIndexError, WaitError};
 use crate::fatal::Fatal;
-use crate::format::encode;
+use crate::format::encoded_len;
 use crate::log::{self, Flushed, LogStore};
 use crate::machine::{Live, Machine};
 use crate::network::{Link, Network};
@@ -154,7 +154,7 @@ impl Replica {
     /// # Errors
     /// [`ProposeError`].
     pub async fn propose(&self, command: Command) -> Result<Outcome, ProposeError> {
-        let bytes = encode(&command).len();
+        let bytes = encoded_len(&command);
         if bytes > COMMAND_BYTES_MAX {
             return Err(ProposeError::TooLarge { bytes });
         }

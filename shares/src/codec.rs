@@ -5,6 +5,7 @@
 //! variant. Nothing that is hashed, signed or authenticated goes through here; those bytes are laid out by hand.
 
 use bincode::config;
+use bincode::enc::write::SizeWriter;
 use serde::{Serialize, de::DeserializeOwned};
 
 /// Why bytes are not the value that was expected.
@@ -32,6 +33,16 @@ pub fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, CodecError> {
     let mut bytes = Vec::with_capacity(USUAL_BYTES);
     bincode::serde::encode_into_std_write(value, &mut bytes, config::standard()).map_err(|_| CodecError::TooLarge)?;
     Ok(bytes)
+}
+
+/// How many bytes [`encode`] makes of `value`, without making them.
+///
+/// # Errors
+/// As [`encode`].
+pub fn encoded_len<T: Serialize>(value: &T) -> Result<usize, CodecError> {
+    let mut counter = SizeWriter::default();
+    bincode::serde::encode_into_writer(value, &mut counter, config::standard()).map_err(|_| CodecError::TooLarge)?;
+    Ok(counter.bytes_written)
 }
 
 /// Decodes a value that fills `bytes` exactly, never allocating more than `LIMIT` bytes for what a length field claims.
@@ -63,6 +74,7 @@ mod tests {
     #[test]
     fn a_value_fills_its_bytes_exactly() {
         let mut bytes = encode(&(7u64, "seven")).expect("a small value fits");
+        assert_eq!(encoded_len(&(7u64, "seven")), Ok(bytes.len()));
         assert_eq!(decode::<(u64, String), 64>(&bytes), Ok((7, "seven".to_owned())));
         bytes.push(0);
         assert_eq!(decode::<(u64, String), 64>(&bytes), Err(CodecError::Trailing(1)));
