@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use crate::disk::Disk;
 use crate::error::StorageError;
 use crate::fatal::Fatal;
+use crate::rows::RowKey;
 use crate::snapshot::{self, SnapshotFile};
 use crate::state::{State, apply};
 use crate::types::Types;
@@ -73,13 +74,17 @@ impl Machine {
         let mut state = self.live.state.write();
         let mut membership = self.membership.lock();
         let mut last: Option<LogIdOf<Types>> = None;
+        let mut clock = None;
         for (entry, responder) in group {
             last = Some(entry.log_id);
             let answer = match entry.payload {
                 EntryPayload::Blank => None,
                 EntryPayload::Normal(command) => {
                     let applied = apply(&mut state, &command);
-                    applied.rows.iter().for_each(|row| batch.row(row));
+                    for row in applied.rows {
+                        // The time of the group's last command is the one that stays.
+                        if row.key == RowKey::Clock { clock = Some(row) } else { batch.row(&row) }
+                    }
                     Some(applied.outcome)
                 }
                 EntryPayload::Membership(new) => {
@@ -89,6 +94,7 @@ impl Machine {
             };
             answers.extend(responder.map(|responder| (responder, answer)));
         }
+        clock.iter().for_each(|row| batch.row(row));
         batch.put_applied(last, &membership);
         batch.write()?;
         drop((state, membership));
