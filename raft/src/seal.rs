@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use chacha20poly1305::aead::{Aead, KeyInit, Payload};
+use chacha20poly1305::aead::{Aead, AeadInOut, KeyInit, Payload};
 use chacha20poly1305::{XChaCha20Poly1305, XNonce};
 use quorate_shares::secret::Secret;
 
@@ -69,11 +69,15 @@ impl StorageKeys {
     pub(crate) fn seal(&self, family: Family, key: &[u8], value: &[u8]) -> Vec<u8> {
         let mut nonce = [0; 24];
         getrandom::fill(&mut nonce).expect("the operating system gives randomness, or nothing here is safe");
+        let mut sealed = Vec::with_capacity(value.len() + SEAL_BYTES);
+        sealed.extend_from_slice(&[VERSION, self.current]);
+        sealed.extend_from_slice(&nonce);
+        sealed.extend_from_slice(value);
         let cipher = &self.ciphers[&self.current];
         let aad = associated(family, key);
-        let sealed = cipher.encrypt(&XNonce::from(nonce), Payload { msg: value, aad: &aad });
-        let sealed = sealed.expect("a value is far below the cipher's 256 GiB");
-        [&[VERSION, self.current], &nonce[..], &sealed].concat()
+        let tag = cipher.encrypt_inout_detached(&XNonce::from(nonce), &aad, (&mut sealed[CIPHERTEXT_AT..]).into());
+        sealed.extend_from_slice(&tag.expect("a value is far below the cipher's 256 GiB"));
+        sealed
     }
 
     pub(crate) fn open(&self, family: Family, key: &[u8], sealed: &[u8]) -> Result<Vec<u8>, SealProblem> {
