@@ -226,8 +226,8 @@ pub struct Key {
     pub created_ms: u64,
     /// Notes for people: names and values.
     pub tags: BTreeMap<String, String>,
-    /// Its versions, never empty.
-    pub versions: BTreeMap<KeyVersion, Version>,
+    /// Its versions, never empty. Boxed, because a tree has room for eleven where most keys have one.
+    pub versions: BTreeMap<KeyVersion, Box<Version>>,
 }
 
 impl Key {
@@ -238,7 +238,7 @@ impl Key {
 
     /// The newest version that may encrypt.
     pub fn newest_ready(&self) -> Option<&Version> {
-        self.versions.values().rev().find(|version| version.ready)
+        self.versions.values().rev().map(Box::as_ref).find(|version| version.ready)
     }
 }
 
@@ -375,7 +375,7 @@ impl State {
 
     /// A version of a key.
     pub fn version(&self, uid: KeyUid, version: KeyVersion) -> Option<&Version> {
-        self.keys.get(&uid)?.versions.get(&version)
+        self.keys.get(&uid)?.versions.get(&version).map(Box::as_ref)
     }
 
     /// What a request made, if it was applied before: to be asked before dealing.

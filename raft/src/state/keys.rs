@@ -110,7 +110,7 @@ pub(super) fn ready(state: &mut State, ready: &Ready, rows: &mut Rows) -> Result
     let mut versions = 0;
     for item in &ready.verified {
         let stored = state.keys.get_mut(&item.uid).and_then(|key| key.versions.get_mut(&item.version));
-        let stored = stored.expect("checked above");
+        let stored = stored.expect("checked above").as_mut();
         let before = stored.clone();
         stored
             .records
@@ -196,7 +196,7 @@ fn add_version(
     rows.put(RowKey::Version(uid, number), RowV1::Version(version.clone()));
     state.index_version(uid, &version);
     let key = state.keys.get_mut(&uid).expect("the key was looked up or made by the caller");
-    key.versions.insert(number, version);
+    key.versions.insert(number, Box::new(version));
 }
 
 fn made(state: &State, uid: KeyUid, version: KeyVersion) -> Outcome {

@@ -47,7 +47,7 @@ impl State {
                     return Err(RestoreError::Orphan);
                 }
                 self.index_version(uid, &version);
-                self.keys.entry(uid).and_modify(|key| drop(key.versions.insert(number, version)));
+                self.keys.entry(uid).and_modify(|key| drop(key.versions.insert(number, Box::new(version))));
             }
             (RowKey::Lock(node), RowV1::Lock(report)) if report.node == node => {
                 self.locks.insert(node, report);

@@ -210,7 +210,7 @@ fn names_and_versions_are_taken_once() {
     let key = state.keys.get_mut(&uid(1)).expect("made");
     let mut last = key.newest().clone();
     last.version = KeyVersion(KEY_VERSIONS_MAX);
-    key.versions.insert(last.version, last);
+    key.versions.insert(last.version, Box::new(last));
     let rotate = leader.rotate(3, 1, KEY_VERSIONS_MAX);
     assert_eq!(refused(&mut state, Change::RotateKey(rotate)), Refusal::KeyVersionsLimit);
 }
