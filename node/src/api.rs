@@ -27,7 +27,7 @@ use quorate_shares::ids::{KeyName, KeyVersion, NodeId, NodeName};
 use quorate_shares::master::EncryptionRoot;
 use rand_core::Rng;
 use subtle::ConstantTimeEq;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use zeroize::Zeroizing;
 
 use crate::clock::boot_ms;
@@ -42,6 +42,8 @@ use crate::{confirm, deal, random, status};
 const DEADLINE_MAX: Duration = Duration::from_secs(60);
 /// How long a forwarded change may take at the leader.
 const FORWARD: Duration = Duration::from_secs(30);
+/// How long a change may take until its version is checked by t holders.
+const READY: Duration = Duration::from_secs(20);
 
 /// Takes one request off a client connection.
 pub fn handle(node: &Arc<Node>, body: &[u8]) -> Reply {
@@ -273,11 +275,12 @@ fn unavailable(node: &Node, error: &LoadError) -> WireError {
 
 // -- keys
 
-/// Carries a change to the leader, wherever that is, and reads the answer back from this node's own state, which must
-/// hold the very version that was made, ready for use.
+/// Carries a change to the leader, wherever that is, and answers when this node's own state holds the very version that
+/// was made, ready for use. This is the one place where a creator is kept waiting for the holders.
 async fn change(node: &Arc<Node>, replica: &Replica, change: KeyChange) -> Answer {
+    let deadline = Instant::now() + READY;
     let leadership = *replica.leadership().borrow();
-    let (uid, version) = if leadership.am_leader {
+    let made = if leadership.am_leader {
         let (node, replica) = (Arc::clone(node), replica.clone());
         // On a task of its own: a key that is half made must be finished even when the client goes away.
         let task = tokio::spawn(async move { deal::change(&node, &replica, change).await });
@@ -285,12 +288,32 @@ async fn change(node: &Arc<Node>, replica: &Replica, change: KeyChange) -> Answe
     } else {
         forward(node, leadership.leader, change).await?
     };
-    let made = |state: &State| {
+    ready(replica, made, deadline).await.map(Response::Key)
+}
+
+/// The key, once t holders have opened and checked their shares of the version.
+async fn ready(replica: &Replica, (uid, version): Slot, deadline: Instant) -> Result<KeyInfo, WireError> {
+    let mut readied = replica.readied();
+    let usable = |state: &State| {
         let key = state.keys.get(&uid)?;
         key.versions.get(&version).is_some_and(|made| made.ready).then(|| key_info(key))
     };
-    let missing = || WireError::new(Code::NoQuorum, "the change is made, and this node has not caught up with it");
-    find(node, replica, made, missing).await.map(Response::Key)
+    loop {
+        readied.borrow_and_update();
+        if let Some(key) = replica.read(usable) {
+            return Ok(key);
+        }
+        if timeout_at(deadline, readied.changed()).await.is_err() {
+            let (message, hint) = match replica.read(|state| state.version(uid, version).is_some()) {
+                true => (
+                    "the key is made, but too few holders have checked their shares",
+                    "it becomes usable as soon as they have; `quorate status` shows who is missing",
+                ),
+                false => ("the change is made, and this node has not caught up with it", "try again in a moment"),
+            };
+            return Err(WireError::new(Code::NoQuorum, message).hint(hint));
+        }
+    }
 }
 
 async fn forward(node: &Arc<Node>, leader: Option<NodeId>, change: KeyChange) -> Result<Slot, WireError> {

@@ -1,11 +1,11 @@
-//! Making keys: the leader draws a key, deals its shares, and lets nobody use it before t holders have checked theirs.
+//! Making keys: the leader draws a key, deals its shares, and puts them into the log. It may be used once t holders have
+//! checked theirs (`members`), and whoever asked for it is not answered before (`api`).
 //!
 //! One batch is open at a time, in memory only: the header goes into the log once, and each new key costs one record. The
 //! batch is dropped, and its keys wiped, at loss of leadership or lease and after ten minutes. A refused proposal that means
 //! "the committee moved on" costs a new batch and one more try; the random key that was refused is wiped with it.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use quorate_client::error::Code;
 use quorate_client::wire::WireError;
@@ -16,10 +16,10 @@ use quorate_raft::{ProposeError, Replica};
 use quorate_shares::ids::{Epoch, KeyName, KeyUid, KeyVersion};
 use quorate_shares::master::{KeyIdentity, MasterKey};
 use quorate_shares::seal::{BATCH_RECORDS_MAX, Dealer};
-use tokio::time::{Instant, timeout_at};
 
 use crate::clock::{boot_ms, wall_ms};
 use crate::confirm;
+use crate::keyring::Slot;
 use crate::node::Node;
 use crate::peer::KeyChange;
 use crate::random;
@@ -28,8 +28,6 @@ use crate::random;
 const BATCH_MS: u64 = 10 * 60_000;
 /// How often a change is dealt anew after the committee moved on.
 const TRIES: usize = 3;
-/// How long a change waits for its version to be checked by t holders.
-const READY: Duration = Duration::from_secs(20);
 
 /// The batch that new keys are dealt in.
 pub struct OpenDealer {
@@ -39,35 +37,62 @@ pub struct OpenDealer {
     dealer: Dealer,
 }
 
-/// Carries out a change as the leader, and returns once the new version may be used.
+/// Carries out a change as the leader, and returns once it is in the log and applied here. Nobody may use the new version
+/// yet: it becomes ready when t holders have opened and checked their shares.
 ///
 /// # Errors
 /// What a client should hear.
-pub async fn change(node: &Arc<Node>, replica: &Replica, change: KeyChange) -> Result<(KeyUid, KeyVersion), WireError> {
-    let deadline = Instant::now() + READY;
-    // A leader that was just elected may not have applied yet what the last one acknowledged.
-    confirm::catch_up(node, replica).await.map_err(|reason| {
-        WireError::new(Code::NoQuorum, format!("the leader is not confirmed: {reason}")).hint("try again in a moment")
-    })?;
-    let made = match replica.read(|state| answered(state, &change)) {
-        Some(made) => made?,
-        None => propose(node, replica, &change).await?,
+pub async fn change(node: &Arc<Node>, replica: &Replica, change: KeyChange) -> Result<Slot, WireError> {
+    let target = match replica.read(|state| target(state, &change)) {
+        // The open batch went into the log in this term, so whatever earlier leaders acknowledged is applied here.
+        Ok(target) if can_deal(node, replica) => target,
+        // A leader that was just elected may lack some of it, and nothing is refused from a state that may be old.
+        _ => {
+            confirm::catch_up(node, replica).await.map_err(|reason| {
+                WireError::new(Code::NoQuorum, format!("the leader is not confirmed: {reason}"))
+                    .hint("try again in a moment")
+            })?;
+            replica.read(|state| target(state, &change))?
+        }
     };
-    wait_ready(replica, made, deadline).await?;
-    Ok(made)
+    match target {
+        Target::Made(made) => Ok(made),
+        Target::New(slot) => propose(node, replica, &change, slot).await,
+    }
 }
 
-/// The first answer to a request that is repeated; an error if its id belongs to another request.
-fn answered(state: &State, change: &KeyChange) -> Option<Result<(KeyUid, KeyVersion), WireError>> {
-    let (uid, version) = state.answer(change.request())?;
-    let same_key = state.keys.get(&uid).is_some_and(|key| key.name == *change.name());
-    let same_kind = matches!(change, KeyChange::Create { .. }) == (version == KeyVersion(1));
-    Some(if same_key && same_kind { Ok((uid, version)) } else { Err(request_reused()) })
+/// What a change comes to.
+enum Target {
+    /// It was made before, by the same request.
+    Made(Slot),
+    /// This version is to be made.
+    New(Slot),
 }
 
-async fn propose(node: &Arc<Node>, replica: &Replica, change: &KeyChange) -> Result<(KeyUid, KeyVersion), WireError> {
+fn target(state: &State, change: &KeyChange) -> Result<Target, WireError> {
+    if let Some((uid, version)) = state.answer(change.request()) {
+        let same_key = state.keys.get(&uid).is_some_and(|key| key.name == *change.name());
+        let same_kind = matches!(change, KeyChange::Create { .. }) == (version == KeyVersion(1));
+        return if same_key && same_kind { Ok(Target::Made((uid, version))) } else { Err(request_reused()) };
+    }
+    let known = state.key_by_name(change.name());
+    match change {
+        KeyChange::Create { name, .. } if known.is_some() => Err(name_taken(name)),
+        KeyChange::Create { .. } => Ok(Target::New((KeyUid(random::bytes()), KeyVersion(1)))),
+        KeyChange::Rotate { name, expect, .. } => {
+            let key = known.ok_or_else(|| unknown_key(name))?;
+            let newest = key.newest().version;
+            if expect.is_some_and(|expect| expect != newest) {
+                return Err(version_changed(newest));
+            }
+            Ok(Target::New((key.uid, KeyVersion(newest.0 + 1))))
+        }
+    }
+}
+
+async fn propose(node: &Arc<Node>, replica: &Replica, change: &KeyChange, slot: Slot) -> Result<Slot, WireError> {
     for _ in 0..TRIES {
-        let command = Command::new(wall_ms(), deal(node, replica, change).await?);
+        let command = Command::new(wall_ms(), deal(node, replica, change, slot).await?);
         match replica.propose(command).await {
             Ok(Outcome::VersionMade { uid, version, .. }) => return Ok((uid, version)),
             Ok(_) => return Err(WireError::new(Code::Internal, "the change was answered as another")),
@@ -79,39 +104,24 @@ async fn propose(node: &Arc<Node>, replica: &Replica, change: &KeyChange) -> Res
 }
 
 /// Draws a key and deals it: the change to be proposed.
-async fn deal(node: &Arc<Node>, replica: &Replica, change: &KeyChange) -> Result<Change, WireError> {
-    let (uid, version) = match change {
-        KeyChange::Create { name, .. } if replica.read(|state| state.key_by_name(name).is_some()) => {
-            return Err(name_taken(name));
-        }
-        KeyChange::Create { .. } => (KeyUid(random::bytes()), KeyVersion(1)),
-        KeyChange::Rotate { name, expect, .. } => {
-            let newest = replica.read(|state| state.key_by_name(name).map(|key| (key.uid, key.newest().version)));
-            let (uid, newest) = newest.ok_or_else(|| unknown_key(name))?;
-            let expect = expect.unwrap_or(newest);
-            if expect != newest {
-                return Err(version_changed(newest));
-            }
-            (uid, KeyVersion(newest.0 + 1))
-        }
-    };
+async fn deal(
+    node: &Arc<Node>,
+    replica: &Replica,
+    change: &KeyChange,
+    (uid, version): Slot,
+) -> Result<Change, WireError> {
     let identity = KeyIdentity { cluster: node.cluster(), uid, version };
     let key = MasterKey::random(&mut random::system());
     let kcv = key.kcv(&identity);
     let record = loop {
-        if let Some(record) = node
-            .dealing
-            .lock()
-            .as_mut()
-            .filter(|open| node.lease.is_valid() && open.is_usable(replica))
-            .map(|open| open.dealer.deal(&key, &identity, &kcv))
-        {
+        let dealt = with_open_batch(node, replica, |dealer| dealer.deal(&key, &identity, &kcv));
+        if let Some(record) = dealt {
             break record
                 .map_err(|error| WireError::new(Code::Internal, format!("the key cannot be dealt: {error}")))?;
         }
         // One at a time; whoever waited finds the batch that the first one opened.
         let _one = node.opening.lock().await;
-        if !node.dealing.lock().as_ref().is_some_and(|open| open.is_usable(replica)) {
+        if !can_deal(node, replica) {
             let open = open_batch(node, replica).await?;
             *node.dealing.lock() = Some(open);
         }
@@ -127,6 +137,18 @@ async fn deal(node: &Arc<Node>, replica: &Replica, change: &KeyChange) -> Result
             Change::RotateKey(RotateKey { request, uid, expect: KeyVersion(version.0 - 1), kcv, records })
         }
     })
+}
+
+/// Whether this node leads, has a lease, and has a batch open.
+fn can_deal(node: &Node, replica: &Replica) -> bool {
+    with_open_batch(node, replica, |_| ()).is_some()
+}
+
+/// Deals in the open batch, if there is one that may be used: only a leader with a lease deals.
+fn with_open_batch<T>(node: &Node, replica: &Replica, deal: impl FnOnce(&mut Dealer) -> T) -> Option<T> {
+    let mut dealing = node.dealing.lock();
+    let open = dealing.as_mut().filter(|open| node.lease.is_valid() && open.is_usable(replica))?;
+    Some(deal(&mut open.dealer))
 }
 
 /// Opens a batch for the active epoch and puts its header into the log, which must come before its records.
@@ -160,28 +182,6 @@ impl OpenDealer {
             && replica.read(|state| state.active().is_some_and(|active| active.epoch == self.epoch))
             && boot_ms().saturating_sub(self.opened_ms) < BATCH_MS
             && self.dealer.dealt() < BATCH_RECORDS_MAX
-    }
-}
-
-/// Waits until t holders have opened and checked their shares.
-async fn wait_ready(
-    replica: &Replica,
-    (uid, version): (KeyUid, KeyVersion),
-    deadline: Instant,
-) -> Result<(), WireError> {
-    let mut changes = replica.changes();
-    loop {
-        changes.borrow_and_update();
-        if replica.read(|state| state.version(uid, version).is_some_and(|version| version.ready)) {
-            return Ok(());
-        }
-        if timeout_at(deadline, changes.changed()).await.is_err() {
-            return Err(WireError::new(
-                Code::NoQuorum,
-                "the key is made, but too few holders have checked their shares",
-            )
-            .hint("it becomes usable as soon as they have; `quorate status` shows who is missing"));
-        }
     }
 }
 

@@ -16,6 +16,7 @@ use parking_lot::{Mutex, RwLock};
 use quorate_shares::ids::ClusterId;
 use tokio::sync::watch;
 
+use crate::command::Outcome;
 use crate::disk::Disk;
 use crate::error::StorageError;
 use crate::fatal::Fatal;
@@ -33,6 +34,8 @@ const GROUP_BYTES_MAX: usize = 4 << 20;
 pub(crate) struct Live {
     pub(crate) state: RwLock<State>,
     pub(crate) applied: watch::Sender<u64>,
+    /// The index of the last entry that made key versions ready.
+    pub(crate) readied: watch::Sender<u64>,
     /// Held while a snapshot replaces the rows: memory and disk disagree then.
     pub(crate) rows: RwLock<()>,
 }
@@ -55,6 +58,7 @@ impl Machine {
         let live = Live {
             state: RwLock::new(disk.live_state()?),
             applied: watch::Sender::new(last.map_or(0, |last| last.index)),
+            readied: watch::Sender::new(last.map_or(0, |last| last.index)),
             rows: RwLock::new(()),
         };
         Ok(Self { disk, live: Arc::new(live), fatal, cluster, membership: Arc::new(Mutex::new(membership)) })
@@ -74,7 +78,7 @@ impl Machine {
         let mut state = self.live.state.write();
         let mut membership = self.membership.lock();
         let mut last: Option<LogIdOf<Types>> = None;
-        let mut clock = None;
+        let (mut clock, mut readied) = (None, false);
         for (entry, responder) in group {
             last = Some(entry.log_id);
             let answer = match entry.payload {
@@ -85,6 +89,7 @@ impl Machine {
                         // The time of the group's last command is the one that stays.
                         if row.key == RowKey::Clock { clock = Some(row) } else { batch.row(&row) }
                     }
+                    readied |= matches!(applied.outcome, Ok(Outcome::MadeReady { .. }));
                     Some(applied.outcome)
                 }
                 EntryPayload::Membership(new) => {
@@ -98,7 +103,11 @@ impl Machine {
         batch.put_applied(last, &membership);
         batch.write()?;
         drop((state, membership));
-        self.live.applied.send_replace(last.map_or(0, |last| last.index));
+        let index = last.map_or(0, |last| last.index);
+        self.live.applied.send_replace(index);
+        if readied {
+            self.live.readied.send_replace(index);
+        }
         answers.into_iter().for_each(|(responder, answer)| responder.send(answer));
         Ok(())
     }
@@ -111,6 +120,7 @@ impl Machine {
         *self.live.state.write() = restored;
         *self.membership.lock() = membership;
         self.live.applied.send_replace(last.map_or(0, |last| last.index));
+        self.live.readied.send_replace(last.map_or(0, |last| last.index));
         Ok(())
     }
 

@@ -219,6 +219,11 @@ impl Replica {
         self.inner.live.applied.subscribe()
     }
 
+    /// Changes whenever key versions became ready: for those who wait for one, and need not look at every entry.
+    pub fn readied(&self) -> watch::Receiver<u64> {
+        self.inner.live.readied.subscribe()
+    }
+
     /// Follows who leads.
     pub fn leadership(&self) -> watch::Receiver<Leadership> {
         self.inner.leadership.subscribe()

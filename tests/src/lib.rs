@@ -33,6 +33,8 @@ mod memory;
 #[cfg(test)]
 mod readme;
 #[cfg(test)]
+mod ready;
+#[cfg(test)]
 mod secrets;
 #[cfg(test)]
 mod weather;
