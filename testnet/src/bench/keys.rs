@@ -1,10 +1,12 @@
 //! Making keys beside bare Raft writes, and what a key version takes in memory and on disk.
 //!
 //! A key costs two writes: the key with its sealed shares, and, when a quorum has opened and checked them, that it may be
-//! used. The bare writes are entries of the size of the first, through three replicas in this process on the same disk;
-//! their application does nothing.
+//! used. The bare writes are the first of the two: the same entries, applied to the same rows, between replicas that are
+//! joined by the same connections and write to the same disk. What a key has on top is a client with its own connection,
+//! the dealing, the check by the holders, the second write, and that its nodes are processes of their own.
 
 mod bare;
+mod layout;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,46 +15,73 @@ use std::time::{Duration, Instant};
 use quorate_shares::ids::KeyName;
 use tokio::task::JoinSet;
 
-use super::figures::{Row, Table};
-use super::machine::{disk_bytes, resident_bytes};
+use super::figures::{Row, Table, micros};
+use super::machine::{disk_bytes, processor_time, resident_bytes};
 use super::{client_of, failed, runtime};
 use crate::cluster::Cluster;
 use crate::error::Error;
 
 const IN_FLIGHT: usize = 64;
 const LOAD: Duration = Duration::from_secs(6);
-/// A share record for three holders.
-const RECORD_BYTES: usize = 55 + 64 * 3;
 
 pub(super) fn measure(cluster: &Cluster, table: &mut Table) -> Result<(), Error> {
-    let before = footprint(cluster)?;
+    let before = Footprint::of(cluster)?;
     let (made, rate) = runtime()?.block_on(make(cluster))?;
-    let after = footprint(cluster)?;
-    let bare = bare::rate(cluster.directory().path(), IN_FLIGHT, LOAD)?;
+    let after = Footprint::of(cluster)?;
+    let bare = bare::write(cluster.directory().path(), IN_FLIGHT, LOAD)?;
 
-    let ratio = rate / bare;
+    let ratio = rate / bare.per_second;
     let row = Row::new("make keys, 64 in flight", format!("{rate:.0} /s"));
-    let row = row.beside(format!("bare Raft writes {bare:.0} /s"), format!("{:.0} %", ratio * 100.0));
+    let row = row.beside(format!("bare Raft writes {:.0} /s", bare.per_second), format!("{:.0} %", ratio * 100.0));
     table.push(row.target("≥ 50 %", ratio >= 0.5));
-    let names = cluster.names().len() as f64;
-    let per_key = |before: u64, after: u64| after.saturating_sub(before) as f64 / names / made as f64;
-    let (memory, disk) = (per_key(before.0, after.0), per_key(before.1, after.1));
-    table.push(Row::new(format!("memory of a node per key, over {made}"), format!("{memory:.0} B")));
-    let row = Row::new(format!("disk of a node per key, over {made}, logs included"), format!("{disk:.0} B"));
-    let times = disk / RECORD_BYTES as f64;
-    table.push(row.beside(format!("its share record {RECORD_BYTES} B"), format!("{times:.1} times")));
+    let nodes = cluster.names().len() as f64;
+    let used = micros(after.processor.saturating_sub(before.processor)) / made as f64;
+    let row = Row::new("processor time of the three nodes per key", format!("{used:.0} µs"));
+    let bare = micros(bare.processor);
+    table.push(row.beside(format!("bare Raft write {bare:.0} µs"), format!("{:.1} times", used / bare)));
+
+    let per_key = |before: u64, after: u64| after.saturating_sub(before) as f64 / nodes / made as f64;
+    let written = per_key(before.log, after.log);
+    let row = Row::new(format!("disk of a node per key, over {made}: the database's log"), format!("{written:.0} B"));
+    table.push(row.beside(layout::written(), times(written, layout::WRITTEN)));
+    let disk = per_key(before.disk, after.disk);
+    let row = Row::new(format!("disk of a node per key, over {made}: all files"), format!("{disk:.0} B"));
+    table.push(row.beside(format!("its rows {} B", layout::ROWS), times(disk, layout::ROWS)));
+    let memory = per_key(before.memory, after.memory);
+    let expected = layout::memory() + layout::WRITTEN;
+    let beside = format!("live state {} + recent writes {} = {expected} B", layout::memory(), layout::WRITTEN);
+    let row = Row::new(format!("memory of a node per key, over {made}"), format!("{memory:.0} B"));
+    table.push(row.beside(beside, times(memory, expected)));
     Ok(())
 }
 
-/// Memory and disk of all nodes together.
-fn footprint(cluster: &Cluster) -> Result<(u64, u64), Error> {
-    let (mut memory, mut disk) = (0, 0);
-    for name in cluster.names() {
-        let process = cluster.process(&name)?.ok_or_else(|| Error::Bench(format!("{name} does not run")))?;
-        memory += resident_bytes(process.pid())?;
-        disk += disk_bytes(&cluster.directory().node(&name))?;
+fn times(measured: f64, expected: usize) -> String {
+    format!("{:.2} times", measured / expected as f64)
+}
+
+/// What all nodes together take.
+struct Footprint {
+    memory: u64,
+    /// All files.
+    disk: u64,
+    /// RocksDB's write-ahead log among them.
+    log: u64,
+    processor: Duration,
+}
+
+impl Footprint {
+    fn of(cluster: &Cluster) -> Result<Self, Error> {
+        let mut all = Self { memory: 0, disk: 0, log: 0, processor: Duration::ZERO };
+        for name in cluster.names() {
+            let process = cluster.process(&name)?.ok_or_else(|| Error::Bench(format!("{name} does not run")))?;
+            let directory = cluster.directory().node(&name);
+            all.memory += resident_bytes(process.pid())?;
+            all.disk += disk_bytes(&directory, "")?;
+            all.log += disk_bytes(&directory.join("state/raft"), ".log")?;
+            all.processor += processor_time(process.pid())?;
+        }
+        Ok(all)
     }
-    Ok((memory, disk))
 }
 
 /// Makes keys at the leader; how many, and how many each second.

@@ -50,14 +50,18 @@ pub(super) fn resident_bytes(pid: u32) -> Result<u64, Error> {
     Ok(kib << 10)
 }
 
-/// Bytes in the files below a directory. Their lengths: RocksDB reserves more than it has written.
-pub(super) fn disk_bytes(directory: &Path) -> Result<u64, Error> {
+/// Bytes in the files below a directory whose names end in `ending`. Their lengths: RocksDB reserves more than it has written.
+pub(super) fn disk_bytes(directory: &Path, ending: &str) -> Result<u64, Error> {
     let mut bytes = 0;
     for entry in fs::read_dir(directory).map_err(Error::io(directory.display().to_string()))? {
         let entry = entry.map_err(Error::io(directory.display().to_string()))?;
         // A file that RocksDB removes meanwhile takes no space.
         let Ok(metadata) = entry.metadata() else { continue };
-        bytes += if metadata.is_dir() { disk_bytes(&entry.path())? } else { metadata.len() };
+        bytes += match metadata.is_dir() {
+            true => disk_bytes(&entry.path(), ending)?,
+            false if entry.file_name().to_string_lossy().ends_with(ending) => metadata.len(),
+            false => 0,
+        };
     }
     Ok(bytes)
 }

@@ -1,97 +1,89 @@
-//! Raft by itself: three replicas in this process that call each other, each with its database on the disk.
+//! Raft by itself: three replicas in this process, joined by connections like those of the daemons, each with its database
+//! on the disk. What is written are keys, and they are applied; but nobody deals, checks or asks for them.
+
+mod link;
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use async_trait::async_trait;
-use quorate_raft::command::{Change, Command, CreateKey, RecordBytes};
-use quorate_raft::{Lane, Link, LinkError, Options, ProposeError, Replica, StorageKeys, Timing};
-use quorate_shares::ids::{ClusterId, KeyUid, NodeId};
+use quorate_node::clock::wall_ms;
+use quorate_node::random;
+use quorate_raft::command::{Change, Command, CreateKey, EpochAck, Found, NewMember, RecordBytes};
+use quorate_raft::plan::{self, Step};
+use quorate_raft::{Options, Replica, StorageKeys, Timing};
+use quorate_shares::ids::{BatchId, ClusterId, Epoch, KeyUid, KeyVersion, NodeId, ShareKeyGeneration};
+use quorate_shares::kem::PublicKey;
+use quorate_shares::seal::{BATCH_RECORDS_MAX, Dealer, SealedShare, ShareRecord};
 use quorate_shares::secret::Secret;
-use tokio::sync::mpsc;
+use quorate_shares::split::Threshold;
 use tokio::task::JoinSet;
 
-use super::RECORD_BYTES;
+use self::link::{Place, Quic};
+use crate::bench::machine::processor_time;
 use crate::cluster::PATIENCE;
 use crate::error::Error;
 
-const NODES: u64 = 3;
+const NODES: u8 = 3;
+const NEEDED: u8 = 2;
 const CLUSTER: ClusterId = ClusterId([0xb0; 16]);
+/// Room for all keys that are written: it is opened before the clock runs.
+const BATCHES: u32 = 30;
 
-type Replicas = Arc<[OnceLock<Replica>; NODES as usize]>;
-
-/// The way from one replica to the others: a function call.
-struct Inside {
-    from: NodeId,
-    replicas: Replicas,
+/// How bare writes went.
+pub(super) struct Bare {
+    pub(super) per_second: f64,
+    /// Of this process for each: all three replicas, and those who propose.
+    pub(super) processor: Duration,
 }
 
-impl Inside {
-    fn peer(&self, to: NodeId) -> Result<&Replica, LinkError> {
-        let place = usize::try_from(to.0).ok().and_then(|id| id.checked_sub(1));
-        let peer = place.and_then(|place| self.replicas.get(place)).and_then(OnceLock::get);
-        peer.ok_or_else(|| LinkError::Unreachable("it is not open yet".to_owned()))
-    }
-}
-
-#[async_trait]
-impl Link for Inside {
-    async fn call(&self, to: NodeId, _: Lane, request: Vec<u8>, _: Duration) -> Result<Vec<u8>, LinkError> {
-        let served = self.peer(to)?.serve(self.from, &request).await;
-        served.map_err(|error| LinkError::Refused(error.to_string()))
-    }
-
-    async fn snapshot(&self, to: NodeId, chunks: mpsc::Receiver<Vec<u8>>, _: Duration) -> Result<Vec<u8>, LinkError> {
-        let served = self.peer(to)?.serve_snapshot(self.from, chunks).await;
-        served.map_err(|error| LinkError::Refused(error.to_string()))
-    }
-}
-
-/// Writes each second, with `in_flight` of them under way, to databases below `directory`.
-pub(super) fn rate(directory: &Path, in_flight: usize, time: Duration) -> Result<f64, Error> {
+/// Writes for `time`, with `in_flight` of them under way, to databases below `directory`.
+pub(super) fn write(directory: &Path, in_flight: usize, time: Duration) -> Result<Bare, Error> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     runtime.map_err(Error::io("start a runtime"))?.block_on(async {
         let replicas = open(directory).await?;
         let leader = lead(&replicas).await?;
-        let rate = write(leader, in_flight, time).await;
-        let all: Vec<_> = replicas.iter().filter_map(OnceLock::get).cloned().collect();
-        for replica in all {
+        found(&leader).await?;
+        let batches = open_batches(&leader).await?;
+        let bare = propose(&leader, batches, in_flight, time).await;
+        for replica in replicas {
             replica.shutdown().await;
         }
-        rate
+        bare
     })
 }
 
-async fn open(directory: &Path) -> Result<Replicas, Error> {
-    let failed = |error: String| Error::Bench(format!("open a bare replica: {error}"));
-    let replicas: Replicas = Arc::default();
-    for (node, place) in (1..=NODES).zip(replicas.iter()) {
-        let dir = directory.join(format!("bare{node}"));
-        std::fs::create_dir_all(&dir).map_err(Error::io(dir.display().to_string()))?;
-        let node = NodeId(node);
-        let keys = StorageKeys::new(1, &Secret::random(&mut quorate_node::random::system()));
-        let link = Arc::new(Inside { from: node, replicas: Arc::clone(&replicas) });
-        let options = Options { node, cluster: CLUSTER, dir, keys, timing: Timing::default(), link };
-        let replica = Replica::open(options).await.map_err(|error| failed(error.to_string()))?;
-        place.get_or_init(|| replica);
+async fn open(directory: &Path) -> Result<Vec<Replica>, Error> {
+    let places: BTreeMap<NodeId, Place> = (1..=NODES).map(|node| (NodeId(node.into()), Place::default())).collect();
+    let links = link::join(&places).await?;
+    let mut replicas = Vec::new();
+    for ((node, place), link) in places.into_iter().zip(links) {
+        let replica = open_one(&directory.join(format!("bare{node}")), node, link).await?;
+        replicas.push(place.get_or_init(|| replica).clone());
     }
     Ok(replicas)
 }
 
-async fn lead(replicas: &Replicas) -> Result<&Replica, Error> {
-    let labels: BTreeMap<_, _> = (1..=NODES).map(|node| (NodeId(node), format!("n{node}"))).collect();
-    let first = replicas.first().and_then(OnceLock::get);
-    let first = first.ok_or_else(|| Error::Bench("no bare replica is open".to_owned()))?;
+async fn open_one(dir: &Path, node: NodeId, link: Quic) -> Result<Replica, Error> {
+    std::fs::create_dir_all(dir).map_err(Error::io(dir.display().to_string()))?;
+    let keys = StorageKeys::new(1, &Secret::random(&mut random::system()));
+    let (timing, link) = (Timing::default(), Arc::new(link));
+    let options = Options { node, cluster: CLUSTER, dir: dir.to_owned(), keys, timing, link };
+    Replica::open(options).await.map_err(|error| Error::Bench(format!("open a bare replica: {error}")))
+}
+
+async fn lead(replicas: &[Replica]) -> Result<Replica, Error> {
+    let labels: BTreeMap<_, _> = (1..=NODES).map(|node| (NodeId(node.into()), format!("n{node}"))).collect();
+    let first = replicas.first().ok_or_else(|| Error::Bench("no bare replica is open".to_owned()))?;
     let begun = first.initialize(labels).await;
     begun.map_err(|error| Error::Bench(format!("begin a bare cluster: {error}")))?;
     let begun = Instant::now();
     while begun.elapsed() < PATIENCE {
-        for replica in replicas.iter().filter_map(OnceLock::get) {
+        for replica in replicas {
             if replica.read_index().await.is_ok() {
-                return Ok(replica);
+                return Ok(replica.clone());
             }
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -99,36 +91,99 @@ async fn lead(replicas: &Replicas) -> Result<&Replica, Error> {
     Err(Error::Bench("no bare replica leads".to_owned()))
 }
 
-async fn write(leader: &Replica, in_flight: usize, time: Duration) -> Result<f64, Error> {
-    let (done, begun) = (Arc::new(AtomicU64::new(0)), Instant::now());
-    let mut writers = JoinSet::new();
-    for _ in 0..in_flight {
-        let (leader, done) = (leader.clone(), Arc::clone(&done));
-        writers.spawn(async move {
-            while begun.elapsed() < time {
-                match leader.propose(Command::new(1, key())).await {
-                    // There is no cluster in this state that could have keys. The entry is written all the same.
-                    Ok(_) | Err(ProposeError::Refused(_)) => done.fetch_add(1, Ordering::Relaxed),
-                    Err(error) => return Err(Error::Bench(format!("write bare entries: {error}"))),
-                };
+/// A cluster with an active epoch, since no other has keys.
+async fn found(leader: &Replica) -> Result<(), Error> {
+    loop {
+        let change = match leader.read(plan::next) {
+            Step::AwaitFounding => Change::Found(Found {
+                cluster: CLUSTER,
+                token_hash: [0; 32],
+                threshold: NEEDED,
+                allow_solo: false,
+                accept_no_redundancy: false,
+                members: (1..=NODES).map(member).collect(),
+            }),
+            Step::Propose(change) => change,
+            Step::CollectAcks { epoch, records, missing, .. } => {
+                let node = *missing.first().ok_or_else(|| Error::Bench("nobody is asked for".to_owned()))?;
+                Change::EpochAck(EpochAck { epoch, node, records })
             }
-            Ok(())
-        });
+            Step::Verify { .. } | Step::Nothing => return Ok(()),
+        };
+        put(leader, change).await?;
     }
-    while let Some(writer) = writers.join_next().await {
-        writer.expect("a writer does not panic")?;
-    }
-    Ok(done.load(Ordering::Relaxed) as f64 / begun.elapsed().as_secs_f64())
 }
 
-/// A key of the usual size.
-fn key() -> Change {
+fn member(node: u8) -> NewMember {
+    let seed = Secret::random(&mut random::system());
+    NewMember {
+        node: NodeId(node.into()),
+        name: format!("n{node}").parse().expect("a node name"),
+        addresses: vec!["127.0.0.1:7250".to_owned()],
+        boot_pk: [node; 32],
+        op_pk: [node | 0x80; 32],
+        share_pk: PublicKey::of_seed(&seed).as_bytes().to_vec(),
+        skgen: ShareKeyGeneration(1),
+    }
+}
+
+async fn open_batches(leader: &Replica) -> Result<Vec<BatchId>, Error> {
+    let committee = leader.read(|state| state.committee(Epoch(1)));
+    let committee = committee.ok_or_else(|| Error::Bench("the bare cluster has no epoch".to_owned()))?;
+    let mut batches = Vec::new();
+    for _ in 0..BATCHES {
+        let dealer = Dealer::open(CLUSTER, NodeId(1), &committee, &mut random::system());
+        batches.push(dealer.header().batch);
+        put(leader, Change::OpenBatch { header: dealer.header().encode() }).await?;
+    }
+    Ok(batches)
+}
+
+async fn put(leader: &Replica, change: Change) -> Result<(), Error> {
+    let put = leader.propose(Command::new(wall_ms(), change)).await;
+    put.map(drop).map_err(|error| Error::Bench(format!("write a bare entry: {error}")))
+}
+
+async fn propose(leader: &Replica, batches: Vec<BatchId>, in_flight: usize, time: Duration) -> Result<Bare, Error> {
+    let (next, batches, begun) = (Arc::new(AtomicU32::new(0)), Arc::new(batches), Instant::now());
+    let used = processor_time(std::process::id())?;
+    let mut writers = JoinSet::new();
+    for _ in 0..in_flight {
+        let (leader, next, batches) = (leader.clone(), Arc::clone(&next), Arc::clone(&batches));
+        writers.spawn(async move {
+            let mut done = 0;
+            while begun.elapsed() < time {
+                let number = next.fetch_add(1, Ordering::Relaxed);
+                let batch = batches.get((number / BATCH_RECORDS_MAX) as usize);
+                let batch = *batch.ok_or_else(|| Error::Bench("more bare writes than there is room for".to_owned()))?;
+                put(&leader, key(number, batch)).await?;
+                done += 1;
+            }
+            Ok::<u32, Error>(done)
+        });
+    }
+    let mut done = 0;
+    while let Some(writer) = writers.join_next().await {
+        done += writer.expect("a writer does not panic")?;
+    }
+    let (took, used) = (begun.elapsed(), processor_time(std::process::id())?.saturating_sub(used));
+    Ok(Bare { per_second: f64::from(done) / took.as_secs_f64(), processor: used.div_f64(done.max(1).into()) })
+}
+
+/// A key as the leader would put it into the log. Whether its shares open is nobody's business here.
+fn key(number: u32, batch: BatchId) -> Change {
+    let (uid, version) = (KeyUid(random::bytes()), KeyVersion(1));
+    let threshold = Threshold::new(NEEDED, NODES).expect("two of three");
+    let share = SealedShare { commitment: [1; 16], sealed: [1; 48] };
+    let shares = vec![share; NODES.into()];
+    let index = number % BATCH_RECORDS_MAX;
+    let record = ShareRecord { batch, index, epoch: Epoch(1), uid, version, threshold, shares, recovery: None };
     Change::CreateKey(CreateKey {
-        request: [1; 16],
-        uid: KeyUid([1; 16]),
-        name: "bench/key-000000".parse().expect("a key name"),
+        request: random::bytes(),
+        uid,
+        name: format!("bench/key-{number:06}").parse().expect("a key name"),
         tags: BTreeMap::new(),
         kcv: [1; 32],
-        records: vec![RecordBytes(vec![1; RECORD_BYTES])],
+        records: vec![RecordBytes(record.encode())],
     })
 }
