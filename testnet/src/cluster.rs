@@ -4,6 +4,7 @@ mod builder;
 mod network;
 mod surroundings;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -16,6 +17,7 @@ use crate::binaries::Binaries;
 use crate::directory::{Directory, Manifest, NodeEntry};
 use crate::error::Error;
 use crate::procs::{Lifetime, Process};
+use crate::shim::Variables;
 use crate::status::local_status;
 use crate::steal;
 use crate::tool::Tool;
@@ -41,6 +43,8 @@ pub struct Cluster {
     network: Network,
     binaries: Binaries,
     surroundings: Surroundings,
+    /// Variables of single daemons.
+    variables: BTreeMap<String, Variables>,
     lifetime: Lifetime,
     /// Dropped last: the daemons have ended by then.
     _temporary: Option<TempDir>,
@@ -67,6 +71,7 @@ impl Cluster {
             network: Network::Elsewhere(relay),
             binaries: Binaries::find()?,
             surroundings: Surroundings::default(),
+            variables: BTreeMap::new(),
             lifetime: Lifetime::Detached,
             _temporary: None,
             directory,
@@ -84,6 +89,16 @@ impl Cluster {
         self.manifest.nodes.iter().map(|node| node.name.clone()).collect()
     }
 
+    /// Sets variables in the environment of one daemon alone, in place of those set so before, from its next start on.
+    ///
+    /// # Errors
+    /// If there is no such node.
+    pub fn set_environment(&mut self, name: &str, variables: Variables) -> Result<(), Error> {
+        self.manifest.place(name)?;
+        self.variables.insert(name.to_owned(), variables);
+        Ok(())
+    }
+
     /// Starts a node, unless it runs.
     ///
     /// # Errors
@@ -99,6 +114,7 @@ impl Cluster {
         command.arg("--data").arg(&data).arg("--socket").arg(&socket);
         command.args(["--listen", &node.listen.to_string(), "--advertise", &node.advertise.to_string()]);
         command.args(["--name", name]);
+        command.envs(self.variables.get(name).into_iter().flatten().map(|(name, value)| (name, value)));
         let config = self.directory.config(name);
         if config.exists() {
             command.arg("--config").arg(config);

@@ -12,6 +12,7 @@ pub mod directory;
 mod founding;
 pub mod procs;
 pub mod relay;
+pub mod shim;
 pub mod status;
 pub mod steal;
 pub mod tool;

@@ -1,5 +1,6 @@
 //! How a cluster begins: ports, directories, and who founds it.
 
+use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::net::{Ipv4Addr, UdpSocket};
@@ -134,6 +135,7 @@ impl Builder {
             network,
             binaries,
             surroundings,
+            variables: BTreeMap::new(),
             lifetime,
             _temporary: temporary,
         };
