@@ -1,6 +1,10 @@
 //! SHA-256, HMAC, HKDF-Expand and ChaCha20-Poly1305, in the few shapes that the formats use.
 //!
-//! Keys come in as borrows of [`Secret`]s; whatever is derived goes straight into one.
+//! Keys come in as borrows of [`Secret`]s; whatever is derived goes straight into one. The libraries below leave copies of
+//! what they compute on in their stack frames, such as a key under the pads of HMAC; so the stack is written over whenever
+//! they come back.
+
+use std::hint::black_box;
 
 use chacha20poly1305::ChaCha20Poly1305;
 use chacha20poly1305::aead::{AeadInOut, KeyInit};
@@ -24,18 +28,27 @@ pub(crate) fn hash(parts: &[&[u8]]) -> [u8; 32] {
     hasher.finalize().into()
 }
 
+/// [`hash`] of parts that are not all public.
+pub(crate) fn hash_secret(parts: &[&[u8]]) -> [u8; 32] {
+    leaving_no_trace(|| hash(parts))
+}
+
 /// HMAC-SHA-256 (RFC 2104).
 pub(crate) fn hmac(key: &[u8], message: &[u8]) -> Secret<32> {
-    let mut mac = <Hmac<Sha256> as hmac::KeyInit>::new_from_slice(key).expect("HMAC takes a key of any length");
-    mac.update(message);
-    let mut tag: [u8; 32] = mac.finalize().into_bytes().into();
-    Secret::take(&mut tag)
+    leaving_no_trace(|| {
+        let mut mac = <Hmac<Sha256> as hmac::KeyInit>::new_from_slice(key).expect("HMAC takes a key of any length");
+        mac.update(message);
+        let mut tag: [u8; 32] = mac.finalize().into_bytes().into();
+        Secret::take(&mut tag)
+    })
 }
 
 /// HKDF-Expand-SHA-256 (RFC 5869) of `info` under `key`, filling `output` (at most 8 160 bytes).
 pub(crate) fn expand(key: &[u8; 32], info: &[&[u8]], output: &mut [u8]) {
-    let hkdf = Hkdf::<Sha256>::from_prk(key).expect("32 bytes are a SHA-256 key");
-    hkdf.expand_multi_info(info, output).expect("no output of this crate is near 8160 bytes");
+    leaving_no_trace(|| {
+        let hkdf = Hkdf::<Sha256>::from_prk(key).expect("32 bytes are a SHA-256 key");
+        hkdf.expand_multi_info(info, output).expect("no output of this crate is near 8160 bytes");
+    });
 }
 
 /// [`expand`] into 32 secret bytes.
@@ -47,14 +60,18 @@ pub(crate) fn derive(key: &Secret<32>, info: &[&[u8]]) -> Secret<32> {
 
 /// Seals `buffer` in place and returns the tag. A key seals at most once under one nonce: the caller's duty.
 pub(crate) fn seal(key: &Secret<32>, nonce: [u8; 12], aad: &[u8], buffer: &mut [u8]) -> [u8; TAG] {
-    let tag = ChaCha20Poly1305::new(key.expose().into()).encrypt_inout_detached(&nonce.into(), aad, buffer.into());
-    tag.expect("far less than 256 GiB").into()
+    leaving_no_trace(|| {
+        let tag = ChaCha20Poly1305::new(key.expose().into()).encrypt_inout_detached(&nonce.into(), aad, buffer.into());
+        tag.expect("far less than 256 GiB").into()
+    })
 }
 
 /// Opens `buffer` in place; `None`, and no plaintext, unless the tag holds.
 pub(crate) fn open(key: &Secret<32>, nonce: [u8; 12], aad: &[u8], buffer: &mut [u8], tag: &[u8; TAG]) -> Option<()> {
-    let cipher = ChaCha20Poly1305::new(key.expose().into());
-    cipher.decrypt_inout_detached(&nonce.into(), aad, buffer.into(), tag.into()).ok()
+    leaving_no_trace(|| {
+        let cipher = ChaCha20Poly1305::new(key.expose().into());
+        cipher.decrypt_inout_detached(&nonce.into(), aad, buffer.into(), tag.into()).ok()
+    })
 }
 
 /// Seals one 32-byte secret.
@@ -73,4 +90,24 @@ pub(crate) fn open_secret(key: &Secret<32>, nonce: [u8; 12], aad: &[u8], sealed:
     secret.expose_mut().copy_from_slice(body);
     open(key, nonce, aad, secret.expose_mut(), tag.try_into().ok()?)?;
     Some(secret)
+}
+
+/// More stack than anything here takes; a search of a daemon's memory (`tests/src/memory.rs`) says whether it is enough.
+const STACK_BYTES: usize = 4096;
+
+/// Does `work` in stack frames of its own, and writes over the place where they were.
+fn leaving_no_trace<T>(work: impl FnOnce() -> T) -> T {
+    #[inline(never)]
+    fn apart<T>(work: impl FnOnce() -> T) -> T {
+        work()
+    }
+    #[inline(never)]
+    fn write_over() {
+        // Mutable, or it would be a constant elsewhere.
+        let mut below = [0u8; STACK_BYTES];
+        black_box(&mut below);
+    }
+    let done = apart(work);
+    write_over();
+    done
 }

@@ -14,7 +14,7 @@ use crate::ids::{BatchId, ClusterId, Epoch, KeyUid, KeyVersion};
 use crate::labels;
 use crate::layout::Reader;
 use crate::master::KeyIdentity;
-use crate::primitive::{Sealed32, hash};
+use crate::primitive::{Sealed32, hash_secret};
 use crate::secret::Secret;
 use crate::split::Threshold;
 
@@ -113,7 +113,7 @@ pub fn share_commitment(
     x: u8,
     share: &Secret<32>,
 ) -> [u8; 16] {
-    let digest = hash(&[
+    let digest = hash_secret(&[
         labels::SHARE_COMMIT,
         &identity.cluster.0,
         &batch.0,
