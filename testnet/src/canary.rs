@@ -4,13 +4,13 @@
 //! is searched byte by byte, also for the hexadecimal and base64url forms in which a log might have them. What is
 //! compressed or sealed is not seen through: that is the work of the [`crate::thief`].
 
-use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use memchr::memmem;
 
 /// Shorter canaries would be found by chance; they are refused.
 const CANARY_BYTES_MIN: usize = 4;
@@ -40,11 +40,18 @@ impl Canary {
         (text.len() >= CANARY_BYTES_MIN).then(|| Self { what: what.into(), forms })
     }
 
-    /// Secret bytes, sought as they are, in hexadecimal and in base64url.
+    /// Secret bytes, sought as they are, in hexadecimal, in base64url, and under the two pads of HMAC (RFC 2104), which hide a
+    /// key from nobody.
     pub fn secret(what: impl Into<String>, secret: &[u8; 32]) -> Self {
         let hex: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
-        let forms = vec![secret.to_vec(), hex.into_bytes(), URL_SAFE_NO_PAD.encode(secret).into_bytes()];
-        Self { what: what.into(), forms }
+        let padded = |pad: u8| secret.iter().map(|byte| byte ^ pad).collect();
+        let text = URL_SAFE_NO_PAD.encode(secret).into_bytes();
+        Self { what: what.into(), forms: vec![secret.to_vec(), hex.into_bytes(), text, padded(0x36), padded(0x5c)] }
+    }
+
+    /// Every place in `haystack` where some form of it begins.
+    pub fn find<'a>(&'a self, haystack: &'a [u8]) -> impl Iterator<Item = usize> + 'a {
+        self.forms.iter().flat_map(|form| memmem::find_iter(haystack, form))
     }
 }
 
@@ -53,7 +60,6 @@ impl Canary {
 /// # Errors
 /// What the file system says; a file that cannot be read was not searched, and that must not pass for innocence.
 pub fn search(directory: &Path, canaries: &[Canary]) -> io::Result<Vec<Sighting>> {
-    let needles = Needles::new(canaries);
     let mut sightings = Vec::new();
     let mut directories = vec![directory.to_owned()];
     while let Some(directory) = directories.pop() {
@@ -62,43 +68,15 @@ pub fn search(directory: &Path, canaries: &[Canary]) -> io::Result<Vec<Sighting>
             if kind.is_dir() {
                 directories.push(path);
             } else if kind.is_file() {
-                let found = needles.find(&fs::read(&path)?);
-                let sighting =
-                    |(offset, what): (usize, &str)| Sighting { what: what.to_owned(), file: path.clone(), offset };
-                sightings.extend(found.into_iter().map(sighting));
+                let content = fs::read(&path)?;
+                for canary in canaries {
+                    let sighting = |offset| Sighting { what: canary.what.clone(), file: path.clone(), offset };
+                    sightings.extend(canary.find(&content).map(sighting));
+                }
             }
         }
     }
     Ok(sightings)
-}
-
-/// All forms of all canaries, by their first two bytes: most places in a file are passed over with one look.
-struct Needles<'a>(HashMap<[u8; 2], Vec<(&'a [u8], &'a str)>>);
-
-impl<'a> Needles<'a> {
-    fn new(canaries: &'a [Canary]) -> Self {
-        let mut needles: HashMap<_, Vec<_>> = HashMap::new();
-        for canary in canaries {
-            for form in &canary.forms {
-                needles.entry([form[0], form[1]]).or_default().push((form.as_slice(), canary.what.as_str()));
-            }
-        }
-        Self(needles)
-    }
-
-    fn find(&self, haystack: &[u8]) -> Vec<(usize, &'a str)> {
-        let mut begins = vec![false; 1 << 16];
-        self.0.keys().for_each(|first| begins[usize::from(u16::from_be_bytes(*first))] = true);
-        let mut found = Vec::new();
-        for (offset, pair) in haystack.windows(2).enumerate() {
-            let first = [pair[0], pair[1]];
-            if begins[usize::from(u16::from_be_bytes(first))] {
-                let here = self.0[&first].iter().filter(|(form, _)| haystack[offset..].starts_with(form));
-                found.extend(here.map(|(_, what)| (offset, *what)));
-            }
-        }
-        found
-    }
 }
 
 #[cfg(test)]
@@ -115,7 +93,9 @@ mod tests {
         assert_eq!(search(dir.path(), &canaries).expect("searches"), []);
 
         let hex: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
-        let hits = [("raw", secret.to_vec()), ("hex", hex.into()), ("base64", URL_SAFE_NO_PAD.encode(secret).into())];
+        let inner: Vec<u8> = secret.iter().map(|byte| byte ^ 0x36).collect();
+        let base64 = URL_SAFE_NO_PAD.encode(secret).into();
+        let hits = [("raw", secret.to_vec()), ("hex", hex.into()), ("base64", base64), ("pad", inner)];
         for (name, form) in &hits {
             fs::write(dir.path().join("state").join(name), [&[1, 2, 3][..], form, &[9]].concat()).expect("writes");
         }
@@ -123,7 +103,7 @@ mod tests {
         let mut found = search(dir.path(), &canaries).expect("searches");
         found.sort_by(|a, b| a.file.cmp(&b.file));
         let found: Vec<_> = found.iter().map(|sighting| (sighting.what.as_str(), sighting.offset)).collect();
-        assert_eq!(found, [("a name", 1), ("K", 3), ("K", 3), ("K", 3)]);
+        assert_eq!(found, [("a name", 1), ("K", 3), ("K", 3), ("K", 3), ("K", 3)]);
         assert!(Canary::text("too short", "abc").is_none());
     }
 }

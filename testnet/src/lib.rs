@@ -21,6 +21,7 @@ pub mod error;
 pub mod wait;
 
 pub mod canary;
+pub mod memory;
 pub mod thief;
 
 pub mod story;

@@ -21,7 +21,8 @@ use quorate_shares::context::Context;
 use quorate_shares::envelope::{self, Ciphertext};
 use quorate_shares::ids::{KeyName, NodeId};
 use quorate_shares::lock::Bundle;
-use quorate_shares::master::{KeyIdentity, MasterKey};
+use quorate_shares::master::{KeyIdentity, MasterKey, Purpose};
+use quorate_shares::secret::Secret;
 
 use crate::canary::Canary;
 
@@ -76,6 +77,11 @@ impl RecoveredKey {
         }
         let plaintext = envelope::open(&self.key.encryption_root(&self.identity), ciphertext, context).ok()?;
         Some(plaintext.to_vec())
+    }
+
+    /// The root that a node which serves this key keeps in memory.
+    pub fn root(&self) -> Secret<32> {
+        self.key.root(&self.identity, Purpose::Encrypt)
     }
 }
 
