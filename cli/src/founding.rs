@@ -1,6 +1,7 @@
 //! `cluster init` and `node join`: how a node gets its cluster. Both talk to the daemon of this machine, and wait.
 
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use quorate_client::Token;
 use quorate_client::wire::{AdminProgress, AdminRequest, AdminResponse, Phase};
@@ -36,13 +37,8 @@ pub(crate) async fn init(session: &mut Session<'_>, options: Init) -> Result<u8,
         return Err(Failure::new(exit::CONFLICT, format!("the client file {} exists", client_file.display()))
             .hint("it may be that of another cluster: move it away, or name another directory with --token-file"));
     }
-    let token = if fresh {
-        let token = Token::random();
-        create_token(&token_path, &token)?;
-        token
-    } else {
-        read_token(&token_path)?
-    };
+    let new_token = NewToken::at(&token_path);
+    let token = if fresh { new_token.draw()? } else { new_token.find()? };
 
     let request = AdminRequest::Init {
         founders: options.founders,
@@ -52,11 +48,10 @@ pub(crate) async fn init(session: &mut Session<'_>, options: Init) -> Result<u8,
         token_hash: token.hash(),
     };
     drop(token);
-    let mut wait = Wait::default();
+    let mut wait = Wait { new_token: Some(new_token), ..Wait::default() };
     let answer = wait.run(session, &request, false).await;
-    if fresh && answer.is_err() && !wait.begun {
-        // Refused before anything was begun: nobody knows this token. That it cannot be removed is said by the next init.
-        drop(std::fs::remove_file(&token_path));
+    if let (Err(_), Some(new_token)) = (&answer, wait.new_token) {
+        new_token.discard_if_unknown(session).await;
     }
     let Some(answer) = answer? else {
         session.note(
@@ -105,6 +100,59 @@ pub(crate) async fn join(session: &mut Session<'_>, options: Join) -> Result<u8,
     Ok(exit::DONE)
 }
 
+/// A root token beside its place, until the daemon is known to have its hash. Whatever dies in between, a repeated `init`
+/// finds the token that the daemon may know.
+struct NewToken {
+    unconfirmed: PathBuf,
+    place: PathBuf,
+}
+
+impl NewToken {
+    fn at(place: &Path) -> Self {
+        let mut name = place.file_name().unwrap_or_default().to_owned();
+        name.push(".new");
+        Self { unconfirmed: place.with_file_name(name), place: place.to_owned() }
+    }
+
+    /// A token for a new cluster: that of an `init` which came to nothing, or a fresh one.
+    fn draw(&self) -> Result<Token, Failure> {
+        if self.place.exists() {
+            return Err(Failure::new(exit::CONFLICT, format!("the token file {} exists", self.place.display()))
+                .hint("it may be the root token of another cluster: name another place with --token-file FILE"));
+        }
+        if self.unconfirmed.exists() {
+            return read_token(&self.unconfirmed);
+        }
+        let token = Token::random();
+        create_token(&self.unconfirmed, &token)?;
+        Ok(token)
+    }
+
+    /// The token of the founding that is under way.
+    fn find(&self) -> Result<Token, Failure> {
+        let confirmed = self.place.exists() || !self.unconfirmed.exists();
+        read_token(if confirmed { &self.place } else { &self.unconfirmed })
+    }
+
+    /// The daemon has its hash.
+    fn confirm(&self) -> Result<(), Failure> {
+        if self.place.exists() || !self.unconfirmed.exists() {
+            return Ok(());
+        }
+        fs::rename(&self.unconfirmed, &self.place)
+            .map_err(|error| Failure::new(exit::FAILED, format!("{}: {error}", self.place.display())))
+    }
+
+    /// Removes it if the daemon says that it knows of no founding; one that does not answer may know of it.
+    async fn discard_if_unknown(&self, session: &Session<'_>) {
+        let status = local::status(session).await;
+        if status.is_ok_and(|status| status.public.phase == Phase::Uninitialised) {
+            // One that stays is used by the next `init`.
+            drop(fs::remove_file(&self.unconfirmed));
+        }
+    }
+}
+
 /// What can be refused without asking anybody.
 fn check(options: &Init) -> Result<(), Failure> {
     let (founders, majority) = (options.founders, options.founders / 2 + 1);
@@ -151,8 +199,8 @@ fn read_invitation(session: &mut Session<'_>) -> Result<Zeroizing<String>, Failu
 /// Waiting with the step and those waited for in view.
 #[derive(Default)]
 struct Wait {
-    /// Whether the daemon has taken the order.
-    begun: bool,
+    /// Until the daemon has taken the order.
+    new_token: Option<NewToken>,
     invitations: Vec<String>,
     shown: String,
 }
@@ -172,9 +220,14 @@ impl Wait {
                 _ = tokio::signal::ctrl_c() => return Ok(None),
             };
             match news {
-                News::Answer(answer) => return Ok(Some(answer)),
+                News::Answer(answer) => {
+                    self.new_token.take().map_or(Ok(()), |token| token.confirm())?;
+                    return Ok(Some(answer));
+                }
                 News::Progress(progress) => {
-                    self.begun = true;
+                    if let Some(token) = self.new_token.take() {
+                        token.confirm()?;
+                    }
                     self.show(session, &progress)?;
                     if only_begin {
                         return Ok(None);
