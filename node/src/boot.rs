@@ -27,7 +27,7 @@ use crate::node::{Founding, Node};
 use crate::peer::{PeerReply, PeerRequest};
 use crate::phase::Phase;
 use crate::unlock::{self, UnlockError};
-use crate::vault::{VaultError, VaultFile};
+use crate::vault::{Vault, VaultError, VaultFile};
 use crate::{admin, confirm, listen, lock_keys, locking, members, random, rebuild};
 
 /// How often lock keys in their grace are looked after.
@@ -111,7 +111,10 @@ pub async fn run(config: Config) -> Result<(), BootError> {
     let endpoint = bind(config.listen, vault.as_ref().map(|vault| &vault.current().identity.boot_seed))?;
     let node = Node::new(config, dir, endpoint);
     if let Some(vault) = vault {
+        let phase = resumed(vault.current());
         node.adopt_vault(vault);
+        // Before anybody can ask: a node that has a vault never says that it has none.
+        node.enter(phase);
     }
     let socket = admin::listen(&node)?;
     let listening = tokio::spawn(listen::run(Arc::clone(&node)));
@@ -139,6 +142,14 @@ pub async fn run(config: Config) -> Result<(), BootError> {
         replica.shutdown().await;
     }
     stopped
+}
+
+/// How far a node is that starts with this vault.
+fn resumed(vault: &Vault) -> Phase {
+    match (&vault.lock, &vault.founding) {
+        (None, Some(_)) => Phase::Joining,
+        _ => Phase::Locked,
+    }
 }
 
 /// Steps 4 to 8: from wherever this node was to serving, for ever.
