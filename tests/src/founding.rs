@@ -21,13 +21,18 @@ pub(crate) fn join(cluster: &Cluster, node: &str, invitation: &str) -> Tool {
 }
 
 /// The invitations that `init` has printed so far.
+pub(crate) fn printed_invitations(init: &Tool) -> Vec<String> {
+    let printed = init.so_far();
+    let is_invitation = |word: &&str| word.parse::<quorate_node::invitation::Invitation>().is_ok();
+    let mut found: Vec<_> = printed.split_whitespace().filter(is_invitation).map(str::to_owned).collect();
+    found.dedup();
+    found
+}
+
+/// As many invitations, once `init` has printed them.
 pub(crate) fn invitations(init: &Tool, count: usize) -> Vec<String> {
     quorate_testnet::wait_until("invitations", PATIENCE, || {
-        let printed = init.so_far();
-        let is_invitation = |word: &&str| word.parse::<quorate_node::invitation::Invitation>().is_ok();
-        let mut found: Vec<_> = printed.split_whitespace().filter(is_invitation).map(str::to_owned).collect();
-        found.dedup();
-        (found.len() >= count).then_some(found)
+        Some(printed_invitations(init)).filter(|found| found.len() >= count)
     })
     .expect("in time")
 }
