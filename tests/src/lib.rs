@@ -13,6 +13,8 @@ mod boot;
 #[cfg(test)]
 mod ciphertexts;
 #[cfg(test)]
+mod clocks;
+#[cfg(test)]
 mod deaths;
 #[cfg(test)]
 mod disk;

@@ -1,0 +1,193 @@
+//! Clocks that jump: a machine that was suspended, and a wall clock that is set forward or back. No lease survives the one,
+//! and nothing rests on the other.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::time::Duration;
+
+use quorate_client::Code;
+use quorate_client::wire::Phase;
+use quorate_testnet::Cluster;
+use quorate_testnet::load::{Load, Options};
+use quorate_testnet::shim::{Clock, Clocks, Shim};
+
+use crate::founding::{init, invitations, join};
+use crate::site::{PATIENCE, Site, name};
+
+const NODES: [&str; 3] = ["n1", "n2", "n3"];
+const YEAR: Duration = Duration::from_secs(365 * 86_400);
+/// Leases that outlive everything here, unless a clock jumps.
+const LONG_LEASES: &str = "[timing]\nlease_ms = 60000\n";
+/// Longer than any lease.
+const NAP: Duration = Duration::from_secs(600);
+/// What is done before and after everything that happens to a clock.
+const MORE: u64 = 100;
+
+/// A cluster whose clocks can be moved, each by itself.
+struct Adrift {
+    site: Site,
+    clocks: BTreeMap<&'static str, Clocks>,
+    /// Daemons load it when they start.
+    _shim: Shim,
+}
+
+impl Adrift {
+    fn found(settings: &str) -> Self {
+        let mut site = Site::of(Cluster::builder().settings(settings));
+        let shim = Shim::build().expect("a C compiler");
+        let mut clocks = BTreeMap::new();
+        for node in NODES {
+            let own = shim.clocks(node).expect("a file");
+            site.cluster.set_environment(node, shim.with_clocks(&own)).expect("a node");
+            clocks.insert(node, own);
+        }
+        site.kill_all();
+        site.start(&NODES);
+        site.cluster.wait_serving(&NODES).expect("boots");
+        Self { site, clocks, _shim: shim }
+    }
+
+    fn forward(&self, node: &str, clock: Clock, by: Duration) {
+        self.clocks[node].forward(clock, by).expect("moves");
+    }
+
+    fn back(&self, node: &str, clock: Clock, by: Duration) {
+        self.clocks[node].back(clock, by).expect("moves");
+    }
+
+    fn decrypts_everywhere(&self, ciphertext: &str) {
+        for node in NODES {
+            let opened = self.site.until("decrypts", || self.site.decrypt(Some(node), ciphertext).ok());
+            assert_eq!(opened, b"secret", "{node}");
+        }
+    }
+
+    /// Makes a key, and says when that was, as the cluster sees it.
+    fn make_key(&self, key: &str) -> u64 {
+        let client = self.site.client(None);
+        let made = self.site.until("a key", || self.site.block(client.create_key(&name(key), BTreeMap::new())).ok());
+        made.created_ms
+    }
+}
+
+/// T59: a node that slept has no lease when it wakes, so it answers nothing from before; nor is there a key in its memory. A
+/// lease on CLOCK_MONOTONIC makes it fail.
+#[test]
+fn t59_a_machine_that_was_suspended_wakes_without_a_lease() {
+    let mut adrift = Adrift::found(LONG_LEASES);
+    adrift.site.create("key");
+    let ciphertext = adrift.site.encrypt(None, "key", b"secret").expect("encrypts");
+    let leader = adrift.site.leader();
+    let follower = NODES.into_iter().find(|node| *node != leader).expect("three nodes");
+    for node in [follower, leader.as_str()] {
+        adrift.decrypts_everywhere(&ciphertext);
+        adrift.site.cluster.cut(node).expect("cut");
+        assert_eq!(
+            adrift.site.decrypt(Some(node), &ciphertext).expect("the control: its lease outlives the cut"),
+            b"secret"
+        );
+        adrift.forward(node, Clock::Boot, NAP);
+        let error = adrift.site.decrypt(Some(node), &ciphertext).expect_err("no lease, no answer");
+        assert_eq!(error.code(), Code::NoQuorum, "{error}");
+        adrift.site.cluster.wait_phase(node, Phase::Open).expect("says so");
+        let log = adrift.site.cluster.directory().log(node);
+        adrift.site.until("the keys to be wiped", || {
+            fs::read_to_string(&log).ok()?.contains("every key is wiped from memory").then_some(())
+        });
+        adrift.site.cluster.heal().expect("heals");
+        adrift.site.cluster.wait_serving(&[node]).expect("serves again");
+        adrift.decrypts_everywhere(&ciphertext);
+    }
+}
+
+/// A machine that starts has a clock near zero, whatever it was before.
+#[test]
+fn a_node_boots_on_a_machine_that_has_just_started() {
+    let mut adrift = Adrift::found("");
+    adrift.site.create("key");
+    let ciphertext = adrift.site.encrypt(None, "key", b"secret").expect("encrypts");
+    let uptime = fs::read_to_string("/proc/uptime").expect("the kernel says it");
+    let seconds = uptime.split('.').next().and_then(|seconds| seconds.parse().ok()).expect("seconds");
+    adrift.site.kill_all();
+    NODES.iter().for_each(|node| adrift.back(node, Clock::Boot, Duration::from_secs(seconds)));
+    adrift.site.start(&NODES);
+    adrift.site.cluster.wait_serving(&NODES).expect("boots");
+    adrift.decrypts_everywhere(&ciphertext);
+}
+
+/// Clients that never stop, while machines sleep and wall clocks are a year ahead and a year behind, on the leader and on a
+/// follower: they see no error that does not pass, time in the state never goes back, and what was acknowledged opens. A
+/// state that took the leader's clock as it is makes it fail.
+#[test]
+fn clients_notice_no_clock_that_jumps() {
+    let mut adrift = Adrift::found("");
+    adrift.site.create("key");
+    let ciphertext = adrift.site.encrypt(None, "key", b"secret").expect("encrypts");
+    let options = Options { clients: 4, rest: Duration::from_millis(20), ..Options::default() };
+    let load = adrift.site.block(Load::start(&adrift.site.file(), &adrift.site.token(), &options)).expect("starts");
+    let goes_on = |site: &Site, when: &str| {
+        let before = load.tally().done;
+        site.until(&format!("clients to go on {when}"), || (load.tally().done >= before + MORE).then_some(()));
+        println!("{when}: {:?}", load.tally());
+    };
+    goes_on(&adrift.site, "with clocks that are right");
+    let mut times = vec![adrift.make_key("made-at-first")];
+    let leader = adrift.site.leader();
+    let follower = NODES.into_iter().find(|node| *node != leader).expect("three nodes");
+    for node in [leader.as_str(), follower] {
+        adrift.forward(node, Clock::Boot, NAP);
+        goes_on(&adrift.site, &format!("after {node} slept"));
+        adrift.site.cluster.wait_serving(&NODES).expect("all serve again");
+        adrift.forward(node, Clock::Wall, YEAR);
+        times.push(adrift.make_key(&format!("made-ahead/{node}")));
+        goes_on(&adrift.site, &format!("with {node} a year ahead"));
+        adrift.back(node, Clock::Wall, YEAR);
+        times.push(adrift.make_key(&format!("made-behind/{node}")));
+        goes_on(&adrift.site, &format!("with {node} a year behind"));
+        adrift.site.cluster.kill(node).expect("dies");
+        adrift.site.start(&[node]);
+        adrift.site.cluster.wait_serving(&NODES).expect("boots with that clock");
+        adrift.decrypts_everywhere(&ciphertext);
+        adrift.forward(node, Clock::Wall, Duration::ZERO);
+    }
+    // Whoever leads by now.
+    NODES.iter().for_each(|node| adrift.forward(node, Clock::Wall, 2 * YEAR));
+    times.push(adrift.make_key("made-two-years-ahead"));
+    NODES.iter().for_each(|node| adrift.back(node, Clock::Wall, YEAR));
+    times.push(adrift.make_key("made-at-last"));
+    assert!(times.is_sorted(), "time went back: {times:?}");
+    assert!(times.last() >= Some(&(times[0] + YEAR.as_millis() as u64)), "the control: clocks count: {times:?}");
+
+    let outcome = adrift.site.block(load.stop());
+    assert_eq!(outcome.unexpected, Vec::<String>::new());
+    for node in NODES {
+        let unopened = adrift.site.block(outcome.open_all(&adrift.site.client(Some(node))));
+        assert_eq!(unopened, Vec::<String>::new(), "{node}");
+    }
+}
+
+/// An invitation lasts for an hour by the clock of the first founder. Whoever comes too late is told so, and what helps.
+#[test]
+fn an_invitation_expires_by_the_clock_of_the_first_founder() {
+    let mut cluster = Cluster::builder().nodes(2).start().expect("starts");
+    let shim = Shim::build().expect("a C compiler");
+    let clocks = shim.clocks("n1").expect("a file");
+    cluster.kill("n1").expect("ends");
+    cluster.set_environment("n1", shim.with_clocks(&clocks)).expect("a node");
+    cluster.start("n1").expect("starts");
+    let options = ["--founders", "2", "--accept-no-redundancy"];
+    let first = init(&cluster, "n1", &options);
+    let expired = invitations(&first, 1).remove(0);
+    clocks.forward(Clock::Wall, Duration::from_secs(3_700)).expect("moves");
+    let late = join(&cluster, "n2", &expired).outcome(PATIENCE).expect("ends");
+    assert_eq!(late.code, Some(4), "{}", late.stderr);
+    assert!(late.stderr.contains("has expired") && late.stderr.contains("cluster init"), "{}", late.stderr);
+    drop(first);
+    let again = init(&cluster, "n1", &options);
+    let fresh = invitations(&again, 1).remove(0);
+    // Set back, it only lasts longer.
+    clocks.back(Clock::Wall, YEAR).expect("moves");
+    join(&cluster, "n2", &fresh).success(PATIENCE).expect("joins");
+    again.success(PATIENCE).expect("founded");
+    cluster.wait_all_serving().expect("serves");
+}
