@@ -9,9 +9,11 @@
 //! between frames has ended.
 
 use std::io;
+use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::{Instant, timeout_at};
 
 /// Largest frame, without its length field. Beyond it the stream is refused.
 pub const FRAME_BYTES_MAX: usize = 8 << 20;
@@ -73,9 +75,12 @@ pub enum FrameError {
     /// The stream ended inside a frame.
     #[error("the stream ended inside a frame")]
     Truncated,
-    /// A length beyond [`FRAME_BYTES_MAX`].
-    #[error("a frame of {0} bytes is larger than {FRAME_BYTES_MAX}")]
+    /// A length beyond [`FRAME_BYTES_MAX`], or beyond the [`Limits`] of the reader.
+    #[error("a frame of {0} bytes is too large")]
     TooLarge(usize),
+    /// A frame that had begun did not end within the patience of the reader.
+    #[error("the rest of a frame did not come in time")]
+    Slow,
     /// A length too small for kind and id.
     #[error("a frame of {0} bytes is too short")]
     Short(usize),
@@ -85,6 +90,23 @@ pub enum FrameError {
     /// The stream failed.
     #[error("{0}")]
     Io(#[from] io::Error),
+}
+
+/// What a reader puts up with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Largest frame, without its length field; a larger one is an error.
+    pub frame_bytes: usize,
+    /// How long a frame may take from its first byte to its last; `None` waits for ever. Between frames a stream may be
+    /// silent for as long as it likes.
+    pub patience: Option<Duration>,
+}
+
+impl Default for Limits {
+    /// Whatever a frame can be, as slowly as it comes.
+    fn default() -> Self {
+        Self { frame_bytes: FRAME_BYTES_MAX, patience: None }
+    }
 }
 
 /// Appends a frame to `buffer`.
@@ -121,18 +143,26 @@ pub async fn write(stream: &mut (impl AsyncWrite + Unpin), kind: Kind, id: u64, 
 pub struct Reader<R> {
     stream: R,
     buffer: BytesMut,
+    limits: Limits,
+    /// When the frame that is coming in began.
+    begun: Option<Instant>,
 }
 
 impl<R: AsyncRead + Unpin> Reader<R> {
     /// A reader at the beginning of a frame.
     pub fn new(stream: R) -> Self {
-        Self { stream, buffer: BytesMut::new() }
+        Self::limited(stream, Limits::default())
+    }
+
+    /// A reader that does not put up with everything.
+    pub fn limited(stream: R, limits: Limits) -> Self {
+        Self { stream, buffer: BytesMut::new(), limits, begun: None }
     }
 
     /// Whether [`Reader::next`] has something to say without waiting for the stream.
     pub fn has_frame(&self) -> bool {
         let length = self.buffer.first_chunk::<4>().map(|length| u32::from_be_bytes(*length) as usize);
-        length.is_some_and(|length| length > FRAME_BYTES_MAX || self.buffer.len() >= 4 + length)
+        length.is_some_and(|length| length > self.limits.frame_bytes || self.buffer.len() >= 4 + length)
     }
 
     /// The next frame, or `None` when the stream ended between two. Nothing is lost if the future is dropped.
@@ -141,24 +171,35 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     /// [`FrameError`]; the stream is of no further use after one.
     pub async fn next(&mut self) -> Result<Option<Frame>, FrameError> {
         loop {
-            if let Some(frame) = take(&mut self.buffer)? {
+            if let Some(frame) = take(&mut self.buffer, self.limits.frame_bytes)? {
+                self.begun = None;
                 return Ok(Some(frame));
             }
             if self.buffer.capacity() - self.buffer.len() < READ_BYTES / 4 {
                 self.buffer.reserve(READ_BYTES);
             }
-            if self.stream.read_buf(&mut self.buffer).await? == 0 {
+            if self.read().await? == 0 {
                 return if self.buffer.is_empty() { Ok(None) } else { Err(FrameError::Truncated) };
             }
+        }
+    }
+
+    async fn read(&mut self) -> Result<usize, FrameError> {
+        let patience = self.limits.patience.filter(|_| !self.buffer.is_empty());
+        let until = patience.map(|patience| *self.begun.get_or_insert_with(Instant::now) + patience);
+        let read = self.stream.read_buf(&mut self.buffer);
+        match until {
+            None => Ok(read.await?),
+            Some(until) => Ok(timeout_at(until, read).await.map_err(|_| FrameError::Slow)??),
         }
     }
 }
 
 /// Splits the first whole frame off `buffer`, without copying its body.
-fn take(buffer: &mut BytesMut) -> Result<Option<Frame>, FrameError> {
+fn take(buffer: &mut BytesMut, frame_bytes: usize) -> Result<Option<Frame>, FrameError> {
     let Some(length) = buffer.first_chunk::<4>() else { return Ok(None) };
     let length = u32::from_be_bytes(*length) as usize;
-    if length > FRAME_BYTES_MAX {
+    if length > frame_bytes {
         return Err(FrameError::TooLarge(length));
     }
     if length < HEAD_BYTES {
@@ -206,6 +247,41 @@ mod tests {
         for end in 1..buffer.len() {
             assert!(matches!(read_all(&buffer[..end]).await, Err(FrameError::Truncated)), "cut at {end}");
         }
+    }
+
+    /// Trickling does not help: the time runs from the first byte of a frame, and only there.
+    #[tokio::test]
+    async fn a_frame_that_has_begun_must_end_in_time() {
+        let mut whole = BytesMut::new();
+        encode(&mut whole, Kind::Request, 1, b"body").expect("fits");
+        let (mut far, near) = tokio::io::duplex(64);
+        let patience = Duration::from_millis(40);
+        let mut reader = Reader::limited(near, Limits { frame_bytes: 64, patience: Some(patience) });
+        assert!(tokio::time::timeout(patience * 3, reader.next()).await.is_err(), "silence between frames is no fault");
+        far.write_all(&whole).await.expect("room");
+        assert!(reader.next().await.expect("in time").is_some());
+        let trickle = tokio::spawn(async move {
+            for byte in whole.iter().cycle() {
+                // Until the reader has had enough.
+                if far.write_all(&[*byte]).await.is_err() {
+                    break;
+                }
+                tokio::time::sleep(patience / 4).await;
+            }
+        });
+        assert!(matches!(reader.next().await, Err(FrameError::Slow)));
+        drop(reader);
+        trickle.await.expect("ends");
+    }
+
+    #[tokio::test]
+    async fn a_reader_may_take_less_than_a_frame_can_be() {
+        let mut buffer = BytesMut::new();
+        encode(&mut buffer, Kind::Request, 1, &[7; 100]).expect("fits");
+        let read =
+            async |frame_bytes| Reader::limited(&buffer[..], Limits { frame_bytes, patience: None }).next().await;
+        assert!(read(109).await.expect("just fits").is_some());
+        assert!(matches!(read(108).await, Err(FrameError::TooLarge(109))));
     }
 
     #[tokio::test]

@@ -24,7 +24,7 @@ use rustls::sign::CertifiedKey;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use zeroize::Zeroizing;
 
-pub use tls::{DialError, dial, server_config};
+pub use tls::{DialError, dial, server_config, widen};
 
 /// What a connection is for: the ALPN of its handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -1,6 +1,6 @@
 //! Questions that the network asks of the roster: whose key is this, and how is that node reached?
 
-use quorate_client::identity::PublicKey;
+use quorate_client::identity::{Protocol, PublicKey};
 use quorate_shares::ids::NodeId;
 
 use crate::vault::{Roster, RosterMember};
@@ -14,6 +14,15 @@ impl Roster {
     /// The member, not denied, whose op key this is.
     pub fn node_with_op_key(&self, key: &PublicKey) -> Option<NodeId> {
         self.members.iter().find(|member| !member.standing.denied && member.op_pk == key.0).map(|member| member.node)
+    }
+
+    /// Whether a member, not denied, proves itself with this key where this protocol is spoken.
+    pub fn is_key_of_member(&self, protocol: Protocol, key: &PublicKey) -> bool {
+        self.members.iter().filter(|member| !member.standing.denied).any(|member| match protocol {
+            Protocol::Boot | Protocol::Join => member.boot_pk == key.0,
+            Protocol::Peer => member.op_pk == key.0,
+            Protocol::Client => false,
+        })
     }
 
     /// Addresses and op key of a member.

@@ -11,10 +11,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use quorate_client::conn::{BulkReceiver, Conn, Handler, Reply, close};
+use quorate_client::conn::{BulkReceiver, Conn, Handler, Limits, Reply, close};
 use quorate_client::identity::{self, DialError, Identity, Protocol, PublicKey};
 use quorate_client::wire;
 use quorate_shares::ids::NodeId;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::{debug, warn};
 
 use crate::node::Node;
@@ -24,6 +25,12 @@ use crate::{answer, api, found, session, status, unlock};
 
 /// Handshakes under way at most; beyond, new connections are refused until some finish.
 const HANDSHAKES_MAX: usize = 256;
+/// Open connections of others than members, clients above all; the next one is told so and closed, and a client asks another
+/// node. Members always find a place. An idle connection costs about 40 KiB.
+const GUESTS_MAX: usize = 10_240;
+/// What is put up with on such a connection before it is closed with a reason. The largest request, a message of 64 KiB
+/// as text, takes a third of such a frame.
+const GUEST: Limits = Limits { frame_bytes: 256 << 10, patience: Some(Duration::from_secs(30)) };
 
 /// Protocols that a node offers in a phase.
 fn offered(phase: Phase) -> &'static [Protocol] {
@@ -46,7 +53,8 @@ pub fn offer(node: &Node) {
 
 /// Accepts connections for ever; ends when the endpoint is closed.
 pub async fn run(node: Arc<Node>) {
-    let handshakes = Arc::new(tokio::sync::Semaphore::new(HANDSHAKES_MAX));
+    let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+    let guests = Arc::new(Semaphore::new(GUESTS_MAX));
     while let Some(incoming) = node.endpoint.accept().await {
         // Under load only those may take a place that can be reached at the address that they claim.
         if !incoming.remote_address_validated() && handshakes.available_permits() < HANDSHAKES_MAX / 2 {
@@ -57,12 +65,12 @@ pub async fn run(node: Arc<Node>) {
             incoming.refuse();
             continue;
         };
-        let node = Arc::clone(&node);
+        let (node, guests) = (Arc::clone(&node), Arc::clone(&guests));
         tokio::spawn(async move {
             match incoming.await {
                 Ok(connection) => {
                     drop(place);
-                    welcome(&node, connection);
+                    welcome(&node, &guests, connection);
                 }
                 Err(error) => debug!(%error, "handshake failed"),
             }
@@ -71,18 +79,31 @@ pub async fn run(node: Arc<Node>) {
 }
 
 /// Gives a connection the handler of its protocol, or closes it.
-fn welcome(node: &Arc<Node>, connection: quinn::Connection) {
+fn welcome(node: &Arc<Node>, guests: &Arc<Semaphore>, connection: quinn::Connection) {
     let (protocol, key) = (Protocol::of(&connection), identity::peer_key(&connection));
     let (Some(protocol), Some(key)) = (protocol, key) else {
         connection.close(close::PROTOCOL.into(), b"unknown protocol or no identity");
         return;
     };
+    let place = match Arc::clone(guests).try_acquire_owned() {
+        Ok(place) => Some(place),
+        Err(_) if node.roster().is_key_of_member(protocol, &key) => None,
+        Err(_) => {
+            debug!(remote = %connection.remote_address(), "refused a connection: too many are open");
+            connection.close(close::DENIED.into(), b"too many connections are open at this node");
+            return;
+        }
+    };
+    let node = Arc::clone(node);
     let handler: Arc<dyn Handler> = match protocol {
-        Protocol::Boot => Arc::new(BootDoor { node: Arc::clone(node) }),
-        Protocol::Join => Arc::new(JoinDoor { node: Arc::clone(node) }),
-        Protocol::Client => Arc::new(ClientDoor { node: Arc::clone(node) }),
+        Protocol::Boot => Arc::new(BootDoor { node, _place: place }),
+        Protocol::Join => Arc::new(JoinDoor { node, _place: place }),
+        Protocol::Client => Arc::new(ClientDoor { node, _place: place }),
         Protocol::Peer => match node.roster().node_with_op_key(&key) {
-            Some(peer) => PeerDoor::accepted(node, peer),
+            Some(peer) => {
+                identity::widen(&connection);
+                PeerDoor::accepted(&node, peer)
+            }
             None => {
                 warn!(remote = %connection.remote_address(), "refused a peer whose op key is not in the roster");
                 connection.close(close::DENIED.into(), b"not a member");
@@ -96,6 +117,7 @@ fn welcome(node: &Arc<Node>, connection: quinn::Connection) {
 /// `quorate-boot/1`: LockOpen, and the status that takes no token. Nothing else is heard here.
 struct BootDoor {
     node: Arc<Node>,
+    _place: Option<OwnedSemaphorePermit>,
 }
 
 impl Handler for BootDoor {
@@ -110,11 +132,16 @@ impl Handler for BootDoor {
         let conn = conn.clone();
         Reply::later(async move { unlock::answer(&node, &conn, &body).await })
     }
+
+    fn limits(&self) -> Limits {
+        GUEST
+    }
 }
 
 /// `quorate-join/1`: one founder proves one invitation.
 struct JoinDoor {
     node: Arc<Node>,
+    _place: Option<OwnedSemaphorePermit>,
 }
 
 impl Handler for JoinDoor {
@@ -125,16 +152,25 @@ impl Handler for JoinDoor {
         let (node, conn) = (Arc::clone(&self.node), conn.clone());
         Reply::later(async move { found::answer_join(&node, &conn, &body).await })
     }
+
+    fn limits(&self) -> Limits {
+        GUEST
+    }
 }
 
 /// `quorate-client/1`: the token is in every request.
 struct ClientDoor {
     node: Arc<Node>,
+    _place: Option<OwnedSemaphorePermit>,
 }
 
 impl Handler for ClientDoor {
     fn handle(&self, _conn: &Conn, body: Bytes) -> Reply {
         api::handle(&self.node, &body)
+    }
+
+    fn limits(&self) -> Limits {
+        GUEST
     }
 }
 

@@ -40,6 +40,8 @@ use tokio::sync::{OnceCell, oneshot};
 
 pub use bulk::{BULK_CHUNK_BYTES_MAX, BULK_HEADER_BYTES_MAX, BulkError, BulkReceiver, BulkSender};
 
+pub use crate::frame::Limits;
+
 use crate::frame::{self, BODY_BYTES_MAX, Kind};
 use crate::identity::{Protocol, PublicKey, peer_key};
 use outbox::Outbox;
@@ -97,6 +99,12 @@ pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 pub trait Handler: Send + Sync + 'static {
     /// Answers one request. Runs on the task that reads the lane: whatever waits belongs into [`Reply::Later`].
     fn handle(&self, conn: &Conn, body: Bytes) -> Reply;
+
+    /// What is put up with from the other side. Its patience also ends when nobody reads the answers. Unless overridden,
+    /// whatever the protocol allows, for ever.
+    fn limits(&self) -> Limits {
+        Limits::default()
+    }
 
     /// Takes one bulk transfer. Unless overridden it is refused.
     fn bulk(&self, conn: &Conn, bulk: BulkReceiver) -> BoxFuture<()> {

@@ -6,16 +6,25 @@
 //! ```
 
 use std::collections::HashMap;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::task::Poll;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::task::AbortHandle;
+use tokio::time::timeout;
 
 use super::bulk::BulkReceiver;
 use super::outbox::Outbox;
 use super::{BoxFuture, Conn, Handler, IN_FLIGHT_MAX, Lane, Reply, close};
-use crate::frame::{self, Kind};
+use crate::frame::{self, FrameError, Kind};
+
+/// Why a connection ends whose peer keeps this side waiting.
+const SLOW: &str = "the rest of what was begun did not come in time";
+const UNREAD: &str = "answers are not read";
 
 /// First byte of a lane.
 pub(super) const LANE: u8 = 1;
@@ -37,20 +46,23 @@ async fn serve(
     send: quinn::SendStream,
     mut receive: quinn::RecvStream,
 ) {
+    let patience = handler.limits().patience;
     let mut preamble = [0; 2];
-    if receive.read_exact(&mut preamble).await.is_err() {
-        return;
+    match within(patience, receive.read_exact(&mut preamble)).await {
+        Some(Ok(())) => {}
+        Some(Err(_)) => return,
+        None => return conn.close(close::DENIED, SLOW),
     }
     match (preamble[0], Lane::numbered(preamble[1])) {
         (LANE, Some(lane)) if lanes_open.fetch_or(1 << preamble[1], Ordering::Relaxed) & (1 << preamble[1]) == 0 => {
             serve_lane(conn, handler, lane, send, receive).await;
         }
         (LANE, Some(_)) => conn.close(close::PROTOCOL, "a second stream for one lane"),
-        (BULK, _) => {
-            if let Ok(bulk) = BulkReceiver::begin(send, receive).await {
-                handler.bulk(&conn, bulk).await;
-            }
-        }
+        (BULK, _) => match within(patience, BulkReceiver::begin(send, receive)).await {
+            Some(Ok(bulk)) => handler.bulk(&conn, bulk).await,
+            Some(Err(_)) => {}
+            None => conn.close(close::DENIED, SLOW),
+        },
         _ => conn.close(close::PROTOCOL, "an unknown kind of stream"),
     }
 }
@@ -64,11 +76,13 @@ async fn serve_lane(
 ) {
     // Fails only for a stream that is closed already.
     let _ = send.set_priority(lane.priority());
-    let work = Arc::new(Work { outbox: Arc::new(Outbox::beginning_with(&[])), running: Mutex::default() });
+    let limits = handler.limits();
+    let outbox = Arc::new(Outbox::beginning_with(&[]));
+    let work = Arc::new(Work { conn: conn.clone(), patience: limits.patience, outbox, running: Mutex::default() });
     tokio::spawn(work.outbox.clone().run(send));
     // However this function ends, by a panic of the handler too, the peer's callers must not wait in vain.
     let end = End { conn: conn.clone(), work: work.clone() };
-    let mut reader = frame::Reader::new(receive);
+    let mut reader = frame::Reader::limited(receive, limits);
     let mut staged = false;
     loop {
         // A peer that keeps the lane full must not keep the thread to itself.
@@ -81,6 +95,7 @@ async fn serve_lane(
         let frame = match reader.next().await {
             Ok(Some(frame)) => frame,
             Ok(None) => return,
+            Err(FrameError::Slow) => return end.conn.close(close::DENIED, SLOW),
             Err(error) => return end.conn.close(close::PROTOCOL, &error.to_string()),
         };
         let (id, sent) = match frame.kind {
@@ -91,7 +106,7 @@ async fn serve_lane(
                 continue;
             }
             Kind::Request if work.running.lock().len() >= IN_FLIGHT_MAX => {
-                (frame.id, work.outbox.push(Kind::Busy, frame.id, &[]).await)
+                (frame.id, work.push(Kind::Busy, frame.id, &[]).await)
             }
             Kind::Request => match handler.handle(&conn, frame.body) {
                 Reply::Inline(answer) => {
@@ -110,6 +125,8 @@ async fn serve_lane(
 
 /// The requests of one lane that take a while.
 struct Work {
+    conn: Conn,
+    patience: Option<Duration>,
     outbox: Arc<Outbox>,
     running: Mutex<HashMap<u64, AbortHandle>>,
 }
@@ -118,9 +135,21 @@ impl Work {
     /// Queues an answer, to leave with the next ones or with [`Outbox::flush`].
     async fn stage(&self, id: u64, answer: &[u8]) -> Result<(), ()> {
         if answer.len() > frame::BODY_BYTES_MAX {
-            return self.outbox.stage(Kind::Failed, id, &[]).await;
+            return self.bounded(self.outbox.stage(Kind::Failed, id, &[])).await;
         }
-        self.outbox.stage(Kind::Response, id, answer).await
+        self.bounded(self.outbox.stage(Kind::Response, id, answer)).await
+    }
+
+    async fn push(&self, kind: Kind, id: u64, body: &[u8]) -> Result<(), ()> {
+        self.bounded(self.outbox.push(kind, id, body)).await
+    }
+
+    /// Waits while too much is unsent, and ends the connection of a peer that lets it be unsent for too long.
+    async fn bounded(&self, queued: impl Future<Output = Result<(), ()>>) -> Result<(), ()> {
+        within(self.patience, queued).await.unwrap_or_else(|| {
+            self.conn.close(close::DENIED, UNREAD);
+            Err(())
+        })
     }
 
     /// An error if the peer uses the number of a request that is still running.
@@ -172,5 +201,16 @@ impl Drop for End {
         self.work.outbox.stop();
         let running = std::mem::take(&mut *self.work.running.lock());
         running.into_values().for_each(|task| task.abort());
+    }
+}
+
+/// What `work` gives, if it gives it in time. What need not wait costs no look at a clock.
+async fn within<T>(patience: Option<Duration>, work: impl Future<Output = T>) -> Option<T> {
+    let mut work = pin!(work);
+    let first = poll_fn(|context| Poll::Ready(work.as_mut().poll(context))).await;
+    match (first, patience) {
+        (Poll::Ready(done), _) => Some(done),
+        (Poll::Pending, None) => Some(work.await),
+        (Poll::Pending, Some(patience)) => timeout(patience, work).await.ok(),
     }
 }

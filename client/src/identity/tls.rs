@@ -95,7 +95,12 @@ pub async fn dial(
         endpoint.connect_with(config, address, "quorate").map_err(|error| DialError::Unreachable(error.to_string()))?;
     let error = match tokio::time::timeout(deadline, connecting).await {
         Err(_) => return Err(DialError::Deadline),
-        Ok(Ok(connection)) => return Ok(connection),
+        Ok(Ok(connection)) => {
+            if protocol == Protocol::Peer {
+                widen(&connection);
+            }
+            return Ok(connection);
+        }
         Ok(Err(error)) => error,
     };
     if let Some(presented) = *pin.presented.lock() {
@@ -129,8 +134,11 @@ fn provider() -> CryptoProvider {
 const STREAMS_MAX: u32 = 16;
 /// Bytes of one stream that may be under way unread; the sender waits beyond it.
 const STREAM_WINDOW_BYTES: u32 = 4 << 20;
-/// Bytes of one connection that may be under way unread; the sender waits beyond it.
-const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+/// Bytes of one connection that may be under way unread, in each direction; the sender waits beyond it. There may be
+/// thousands of connections, and anybody can open one.
+const CONNECTION_WINDOW_BYTES: u32 = 2 << 20;
+/// The same for connections between nodes, of which there are few, and which carry the log and snapshots.
+const PEER_WINDOW_BYTES: u32 = 16 << 20;
 /// A connection on which nothing arrives for so long is dead.
 const IDLE_MAX: Duration = Duration::from_secs(10);
 /// Small enough that two lost packets do not make a quiet connection look dead.
@@ -140,6 +148,12 @@ const KEEP_ALIVE: Duration = Duration::from_secs(3);
 /// packet to a node that is just starting be sent again after a whole second; on a slow link this one costs a spare packet.
 const INITIAL_RTT: Duration = Duration::from_millis(50);
 
+/// Lets more be under way on a connection between nodes. Each side does this once it knows who the other one is.
+pub fn widen(connection: &quinn::Connection) {
+    connection.set_receive_window(PEER_WINDOW_BYTES.into());
+    connection.set_send_window(PEER_WINDOW_BYTES.into());
+}
+
 fn transport() -> quinn::TransportConfig {
     let mut transport = quinn::TransportConfig::default();
     transport
@@ -147,6 +161,7 @@ fn transport() -> quinn::TransportConfig {
         .max_concurrent_uni_streams(0u32.into())
         .stream_receive_window(STREAM_WINDOW_BYTES.into())
         .receive_window(CONNECTION_WINDOW_BYTES.into())
+        .send_window(CONNECTION_WINDOW_BYTES.into())
         .datagram_receive_buffer_size(None)
         .max_idle_timeout(Some(IDLE_MAX.try_into().expect("ten seconds fit QUIC's milliseconds")))
         .keep_alive_interval(Some(KEEP_ALIVE))
