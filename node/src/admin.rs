@@ -9,12 +9,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_client::error::Code;
-use quorate_client::frame::{self, Kind, Reader};
+use quorate_client::frame::{self, Frame, Kind, Reader};
 use quorate_client::wire::{self, AdminProgress, AdminRequest, AdminResponse, LocalStatus, WireError};
 use quorate_shares::ids::ClusterId;
 use quorate_shares::secret::Secret;
 use quorate_shares::split::Threshold;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
 use tracing::{debug, info};
 
 use crate::boot::BootError;
@@ -30,6 +33,10 @@ use crate::vault::{FirstFounder, Founding, FoundingStep, Invited, Role, Roster, 
 
 /// How often progress is looked at.
 const LOOK: Duration = Duration::from_millis(100);
+/// Callers at a time; the next ones wait until one of them is done.
+const CALLERS_MAX: usize = 32;
+/// How long a caller may take to say what he wants; then his place is for others.
+const REQUEST: Duration = Duration::from_secs(10);
 
 type AdminAnswer = Result<AdminResponse, WireError>;
 
@@ -69,7 +76,9 @@ pub fn listen(node: &Arc<Node>) -> Result<Socket, BootError> {
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
     let node = Arc::clone(node);
     let task = tokio::spawn(async move {
-        loop {
+        let callers = Arc::new(Semaphore::new(CALLERS_MAX));
+        // Never closed. A caller that waits holds no descriptor.
+        while let Ok(place) = Arc::clone(&callers).acquire_owned().await {
             let stream = match listener.accept().await {
                 Ok((stream, _)) => stream,
                 Err(error) => {
@@ -84,6 +93,7 @@ pub fn listen(node: &Arc<Node>) -> Result<Socket, BootError> {
                 if let Err(error) = serve(&node, stream).await {
                     debug!(%error, "local connection");
                 }
+                drop(place);
             });
         }
     });
@@ -98,26 +108,38 @@ pub async fn initialised(node: &Arc<Node>) {
 }
 
 async fn serve(node: &Arc<Node>, stream: UnixStream) -> Result<(), frame::FrameError> {
-    let (read, mut write) = stream.into_split();
-    let Some(request) = Reader::new(read).next().await? else { return Ok(()) };
-    let answer: AdminAnswer = match wire::decode::<AdminRequest>(&request.body) {
-        Ok(request) => answer(node, request, &mut write).await,
-        Err(error) => Err(error),
+    let (read, write) = stream.into_split();
+    let mut caller = Caller { reader: Reader::new(read), write };
+    let (id, answer): (u64, AdminAnswer) = match timeout(REQUEST, caller.reader.next()).await {
+        Ok(request) => match request? {
+            None => return Ok(()),
+            Some(Frame { id, body, .. }) => match wire::decode::<AdminRequest>(&body) {
+                Ok(request) => (id, answer(node, request, &mut caller).await),
+                Err(error) => (id, Err(error)),
+            },
+        },
+        Err(_) => (0, Err(WireError::new(Code::Deadline, "no request came in time"))),
     };
-    frame::write(&mut write, Kind::Response, request.id, &wire::encode(&answer)).await
+    frame::write(&mut caller.write, Kind::Response, id, &wire::encode(&answer)).await
 }
 
-async fn answer(node: &Arc<Node>, request: AdminRequest, write: &mut tokio::net::unix::OwnedWriteHalf) -> AdminAnswer {
+/// Whoever is at the other end of the socket.
+struct Caller {
+    reader: Reader<OwnedReadHalf>,
+    write: OwnedWriteHalf,
+}
+
+async fn answer(node: &Arc<Node>, request: AdminRequest, caller: &mut Caller) -> AdminAnswer {
     match request {
         AdminRequest::Init { founders, threshold, allow_solo, accept_no_redundancy, token_hash } => {
             let terms = Terms::check(founders, threshold, allow_solo, accept_no_redundancy)?;
             let invitations = init(node, terms, token_hash).await?;
-            follow(node, invitations, write).await?;
+            follow(node, invitations, caller).await?;
             Ok(AdminResponse::Founded(status::cluster_file(node)))
         }
         AdminRequest::Join { invitation } => {
             join(node, &invitation).await?;
-            follow(node, Vec::new(), write).await?;
+            follow(node, Vec::new(), caller).await?;
             Ok(AdminResponse::Joined { node: node.name(), cluster: node.cluster() })
         }
         AdminRequest::Status => Ok(AdminResponse::Status(Box::new(local_status(node).await))),
@@ -270,12 +292,8 @@ fn adopt(node: &Arc<Node>, vault: Vault) -> Result<(), WireError> {
 }
 
 /// Sends progress until this node serves, or founding ended without it.
-async fn follow(
-    node: &Arc<Node>,
-    mut invitations: Vec<String>,
-    write: &mut tokio::net::unix::OwnedWriteHalf,
-) -> Result<(), WireError> {
-    let gone = |_| WireError::new(Code::Internal, "the caller is gone");
+async fn follow(node: &Arc<Node>, mut invitations: Vec<String>, caller: &mut Caller) -> Result<(), WireError> {
+    let gone = || WireError::new(Code::Internal, "the caller is gone");
     let mut shown = None;
     while node.phase() != Phase::Serving {
         let founding = node.founding.borrow().clone();
@@ -286,10 +304,15 @@ async fn follow(
         if shown.as_ref() != Some(&now) || !invitations.is_empty() {
             let (step, waiting_for) = now.clone();
             let progress = AdminProgress { invitations: std::mem::take(&mut invitations), step, waiting_for };
-            frame::write(write, Kind::Progress, 0, &wire::encode(&progress)).await.map_err(gone)?;
+            let written = frame::write(&mut caller.write, Kind::Progress, 0, &wire::encode(&progress)).await;
+            written.map_err(|_| gone())?;
             shown = Some(now);
         }
-        tokio::time::sleep(LOOK).await;
+        tokio::select! {
+            () = tokio::time::sleep(LOOK) => {}
+            // He has nothing more to say: this is the end of his command.
+            _ = caller.reader.next() => return Err(gone()),
+        }
     }
     Ok(())
 }
