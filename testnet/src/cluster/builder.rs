@@ -82,6 +82,12 @@ impl Builder {
         self
     }
 
+    /// Lets no daemon and no command of this cluster have more descriptors open than this.
+    pub fn open_files(mut self, files: u32) -> Self {
+        self.surroundings.open_files = Some(files);
+        self
+    }
+
     /// Leaves the processes running when this one ends.
     pub fn detached(mut self) -> Self {
         self.lifetime = Lifetime::Detached;
