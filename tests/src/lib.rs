@@ -41,6 +41,8 @@ mod readme;
 #[cfg(test)]
 mod ready;
 #[cfg(test)]
+mod restarts;
+#[cfg(test)]
 mod secrets;
 #[cfg(test)]
 mod weather;

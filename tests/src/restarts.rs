@@ -1,0 +1,109 @@
+//! Nodes that restart again and again, faster than anything settles: two of three, then all three. Lock keys are handed over
+//! within a grace of a minute of running time; here no process lives so long.
+
+use std::thread::sleep;
+use std::time::Duration;
+
+use quorate_client::wire::Phase;
+use quorate_testnet::load::{Load, Options};
+
+use crate::site::{Dice, Site, seed};
+
+const NODES: [&str; 3] = ["n1", "n2", "n3"];
+/// Rounds without the variable [`ROUNDS_VARIABLE`].
+const ROUNDS: usize = 6;
+/// Set to go on for longer: `make soak` does.
+const ROUNDS_VARIABLE: &str = "QUORATE_RESTART_ROUNDS";
+/// The longest that a node may run in a round before it dies, in milliseconds. Zero is among them.
+const LIFE_MS: usize = 2_500;
+/// What clients do between two rounds in which a quorum is up.
+const MORE: u64 = 20;
+
+fn rounds() -> usize {
+    let given = std::env::var(ROUNDS_VARIABLE).ok();
+    given.map_or(ROUNDS, |text| text.parse().unwrap_or_else(|_| panic!("{ROUNDS_VARIABLE} is a number")))
+}
+
+fn nap(dice: &mut Dice) {
+    sleep(Duration::from_millis(dice.below(LIFE_MS) as u64));
+}
+
+fn load(site: &Site) -> Load {
+    // Nothing passes within this while both others are away; whoever waits longer has found an error.
+    let options = Options { clients: 3, rest: Duration::from_millis(20), patience: Duration::from_secs(60) };
+    site.block(Load::start(&site.file(), &site.token(), &options)).expect("clients start")
+}
+
+/// Starts a node. From its first word on it says that it has a cluster.
+fn start(site: &mut Site, node: &str) {
+    site.start(&[node]);
+    let phase = site.cluster.status(node).expect("it has just answered").public.phase;
+    assert_ne!(phase, Phase::Uninitialised, "{node}");
+}
+
+/// Nothing unexpected was seen, and all that was handed out opens everywhere.
+fn none_wrong(site: &Site, load: Load) {
+    let outcome = site.block(load.stop());
+    println!("{:?}", outcome.tally);
+    assert_eq!(outcome.unexpected, Vec::<String>::new());
+    for node in NODES {
+        let unopened = site.block(outcome.open_all(&site.client(Some(node))));
+        assert_eq!(unopened, Vec::<String>::new(), "{node}");
+    }
+    let status = site.block(site.client(None).status()).expect("status");
+    assert!(status.alarms.is_empty(), "{:?}", status.alarms);
+}
+
+/// T22: two nodes go down and up, each in a loop of its own, so that both are away now and then. The third stays. Clients work
+/// whenever there is a quorum.
+#[test]
+fn t22_two_nodes_restart_in_loops() {
+    let mut dice = Dice::new(seed());
+    let mut site = Site::found();
+    let load = load(&site);
+    for _ in 0..rounds() {
+        for _ in 0..4 {
+            let node = ["n1", "n2"][dice.below(2)];
+            if site.cluster.is_running(node).expect("a node") {
+                site.cluster.kill(node).expect("dies");
+            } else {
+                start(&mut site, node);
+            }
+            nap(&mut dice);
+        }
+        // One of them is enough.
+        site.start(&["n1"]);
+        let before = load.tally().done;
+        site.until("clients to go on", || (load.tally().done >= before + MORE).then_some(()));
+    }
+    site.start(&NODES);
+    site.cluster.wait_serving(&NODES).expect("all serve in the end");
+    none_wrong(&site, load);
+}
+
+/// T22: all three restart again and again, at moments of their own, often in the middle of unlocking each other.
+#[test]
+fn t22_all_nodes_restart_again_and_again() {
+    let mut dice = Dice::new(seed());
+    let mut site = Site::found();
+    let load = load(&site);
+    for round in 0..rounds() {
+        // Now all at once, now one after the other, in an order that the dice make.
+        let mut order = NODES;
+        order.swap(0, dice.below(NODES.len()));
+        if round % 2 == 0 {
+            site.kill_all();
+        }
+        for node in order {
+            site.cluster.kill(node).expect("dies");
+            nap(&mut dice);
+            start(&mut site, node);
+        }
+        nap(&mut dice);
+        if round % 2 == 1 {
+            site.cluster.wait_serving(&NODES).expect("boots");
+        }
+    }
+    site.cluster.wait_serving(&NODES).expect("boots");
+    none_wrong(&site, load);
+}
