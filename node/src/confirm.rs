@@ -8,12 +8,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_client::conn::Lane;
+use quorate_raft::state::State;
 use quorate_raft::{ReadIndexError, Replica};
 use quorate_shares::ids::NodeId;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
 use crate::clock::boot_ms;
+use crate::lease::Renewal;
 use crate::node::Node;
 use crate::peer::{PeerReply, PeerRequest, Refusal};
 use crate::phase::Phase;
@@ -110,23 +112,26 @@ pub async fn renew(node: &Node, replica: &Replica) -> Result<(), NoLease> {
     let length = node.config.timing.lease();
     // A leader that does not answer within a third of the lease may be gone: there is time to ask again, or another.
     let patience = length / 3;
-    let sent_ms = boot_ms();
+    let renewal = Renewal::sent(boot_ms(), length);
     let leadership = *replica.leadership().borrow();
     let index = if leadership.am_leader {
         timeout(patience, replica.read_index()).await.ok().and_then(Result::ok).ok_or(NoLease::NoQuorum)?
     } else {
         ask(node, leadership.leader.ok_or(NoLease::NoLeader)?, patience).await?
     };
-    let left = length.saturating_sub(Duration::from_millis(boot_ms() - sent_ms));
+    let left = Duration::from_millis(renewal.left_ms(boot_ms()));
     replica.wait_applied(index, left).await.map_err(|_| NoLease::Behind)?;
-    let me = node.id();
-    let seated = replica.read(|state| state.active().is_some_and(|epoch| state.x_of(epoch.epoch, me).is_some()));
-    if !seated {
+    if !replica.read(|state| is_seated(state, node.id())) {
         return Err(NoLease::NoSeat);
     }
-    node.lease.grant(sent_ms, length);
+    node.lease.grant(renewal);
     *node.lease_trouble.lock() = None;
     Ok(())
+}
+
+/// Whether the state gives `node` a seat in the active epoch: without one nothing confirms a lease (I9).
+pub fn is_seated(state: &State, node: NodeId) -> bool {
+    state.active().is_some_and(|epoch| state.x_of(epoch.epoch, node).is_some())
 }
 
 /// Catches up with everything that was decided before this call; calls that wait at the same time share one round.

@@ -7,11 +7,38 @@
 //! the client discards it afterwards.
 //! At its loss a node stops serving at once; its keys are wiped a little later, so that one slow election does not
 //! empty every cache.
+//!
+//! Nothing here reads a clock but the questions that the daemon asks about *now*; each has a twin that is told the
+//! time, so that the rule can be run in virtual time.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::clock::boot_ms;
+
+/// One question for a lease: it remembers when it was sent, since that is when the lease begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Renewal {
+    sent_ms: u64,
+    length_ms: u64,
+}
+
+impl Renewal {
+    /// Made before the question is sent, at `now_ms` ([`boot_ms`]), for a lease of this length.
+    pub fn sent(now_ms: u64, length: Duration) -> Self {
+        Self { sent_ms: now_ms, length_ms: length.as_millis() as u64 }
+    }
+
+    /// When the question was sent.
+    pub fn sent_ms(&self) -> u64 {
+        self.sent_ms
+    }
+
+    /// Milliseconds in which the confirmation is still worth something.
+    pub fn left_ms(&self, now_ms: u64) -> u64 {
+        (self.sent_ms + self.length_ms).saturating_sub(now_ms)
+    }
+}
 
 /// Until when this node may serve.
 #[derive(Debug, Default)]
@@ -20,30 +47,50 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// Notes a confirmation whose request was sent at `sent_ms` ([`boot_ms`]). An older confirmation changes nothing.
-    pub fn grant(&self, sent_ms: u64, length: Duration) {
-        self.until_ms.fetch_max(sent_ms + length.as_millis() as u64, Ordering::AcqRel);
+    /// Notes that what `renewal` asked for is confirmed, and applied here. An older confirmation changes nothing.
+    pub fn grant(&self, renewal: Renewal) {
+        self.until_ms.fetch_max(renewal.sent_ms + renewal.length_ms, Ordering::AcqRel);
     }
 
     /// Whether this node may serve now.
     pub fn is_valid(&self) -> bool {
-        self.until_ms().is_some()
+        self.is_valid_at(boot_ms())
+    }
+
+    /// [`Lease::is_valid`] at another time.
+    pub fn is_valid_at(&self, now_ms: u64) -> bool {
+        self.until_ms_at(now_ms).is_some()
     }
 
     /// Until when this node may serve ([`boot_ms`]); `None` if it may not now.
     pub fn until_ms(&self) -> Option<u64> {
-        Some(self.until_ms.load(Ordering::Acquire)).filter(|&until| boot_ms() < until)
+        self.until_ms_at(boot_ms())
+    }
+
+    /// [`Lease::until_ms`] at another time.
+    pub fn until_ms_at(&self, now_ms: u64) -> Option<u64> {
+        Some(self.until_ms.load(Ordering::Acquire)).filter(|&until_ms| now_ms < until_ms)
     }
 
     /// Milliseconds that are left; zero without a lease.
     pub fn left_ms(&self) -> u64 {
-        self.until_ms.load(Ordering::Acquire).saturating_sub(boot_ms())
+        self.left_ms_at(boot_ms())
+    }
+
+    /// [`Lease::left_ms`] at another time.
+    pub fn left_ms_at(&self, now_ms: u64) -> u64 {
+        self.until_ms.load(Ordering::Acquire).saturating_sub(now_ms)
     }
 
     /// Milliseconds since the lease ran out; `None` while it is valid or was never had.
     pub fn lost_for_ms(&self) -> Option<u64> {
+        self.lost_for_ms_at(boot_ms())
+    }
+
+    /// [`Lease::lost_for_ms`] at another time.
+    pub fn lost_for_ms_at(&self, now_ms: u64) -> Option<u64> {
         let until = self.until_ms.load(Ordering::Acquire);
-        (until != 0).then(|| boot_ms().checked_sub(until)).flatten()
+        (until != 0).then(|| now_ms.checked_sub(until)).flatten()
     }
 }
 
@@ -55,12 +102,16 @@ mod tests {
     fn a_lease_runs_from_when_it_was_asked_for() {
         let lease = Lease::default();
         assert!(!lease.is_valid() && lease.lost_for_ms().is_none());
-        let now = boot_ms();
-        lease.grant(now.saturating_sub(5_000), Duration::from_secs(3));
-        assert!(!lease.is_valid(), "the answer came too late to be worth anything");
-        assert!(lease.lost_for_ms().is_some_and(|lost| lost >= 2_000));
-        lease.grant(now, Duration::from_secs(3));
-        lease.grant(now - 1_000, Duration::from_secs(3));
-        assert!(lease.is_valid() && lease.left_ms() > 2_000, "an older confirmation shortens nothing");
+        let (now, length) = (100_000, Duration::from_secs(3));
+        let late = Renewal::sent(now - 5_000, length);
+        assert_eq!((late.left_ms(now), Renewal::sent(now - 1_000, length).left_ms(now)), (0, 2_000));
+        lease.grant(late);
+        assert!(!lease.is_valid_at(now), "the answer came too late to be worth anything");
+        assert_eq!(lease.lost_for_ms_at(now), Some(2_000));
+        lease.grant(Renewal::sent(now, length));
+        lease.grant(Renewal::sent(now - 1_000, length));
+        assert_eq!(lease.left_ms_at(now), 3_000, "an older confirmation shortens nothing");
+        assert!(lease.is_valid_at(now + 2_999) && !lease.is_valid_at(now + 3_000));
+        assert_eq!(lease.lost_for_ms_at(now + 3_000), Some(0));
     }
 }
