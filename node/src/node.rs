@@ -27,7 +27,7 @@ use crate::holder::Holder;
 use crate::keyring::Keyring;
 use crate::lease::Lease;
 use crate::peer::{Hello, Refusal, Report};
-use crate::phase::Phase;
+use crate::phase::{self, Phase};
 use crate::random;
 use crate::rate::Rates;
 use crate::session::Sessions;
@@ -375,10 +375,10 @@ impl Node {
 
     /// Moves between Open and Serving, as the lease says.
     pub fn settle_phase(&self) {
-        match (self.phase(), self.lease.is_valid()) {
-            (Phase::Open, true) => self.enter(Phase::Serving),
-            (Phase::Serving, false) => self.enter(Phase::Open),
-            _ => {}
+        let from = self.phase();
+        let to = phase::settled(from, self.lease.is_valid());
+        if from != to {
+            self.enter(to);
         }
     }
 

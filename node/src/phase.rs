@@ -36,6 +36,15 @@ pub fn admits(phase: Phase, door: Door) -> bool {
     }
 }
 
+/// Where a node in `phase` stands, now that it has a lease or has none: only Open and Serving follow the lease.
+pub fn settled(phase: Phase, leased: bool) -> Phase {
+    match (phase, leased) {
+        (Phase::Open, true) => Phase::Serving,
+        (Phase::Serving, false) => Phase::Open,
+        (other, _) => other,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -46,6 +55,14 @@ mod tests {
             assert!(!admits(phase, Door::Work) && !admits(phase, Door::Shares), "{phase}");
         }
         assert!(admits(Phase::Serving, Door::Work));
+    }
+
+    #[test]
+    fn only_an_open_node_follows_its_lease() {
+        assert_eq!((settled(Phase::Open, true), settled(Phase::Serving, false)), (Phase::Serving, Phase::Open));
+        for phase in [Phase::Uninitialised, Phase::Joining, Phase::Locked, Phase::Sealed, Phase::Revoked] {
+            assert_eq!((settled(phase, true), settled(phase, false)), (phase, phase));
+        }
     }
 
     #[test]
