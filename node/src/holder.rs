@@ -1,11 +1,14 @@
 //! This node as a holder: its share keys, and its own shares of the key versions that are asked for.
 //!
+//! What is known of a key comes from a [`Source`]: the replica.
+//!
 //! Opening a batch costs a decapsulation, so opened batches are kept, bounded, until the lease is lost.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use quorate_raft::state::State;
 use quorate_raft::{ReadError, Replica};
 use quorate_shares::error::{FormatError, ShareError};
 use quorate_shares::ids::{BatchId, ClusterId, Epoch, KeyUid, KeyVersion, NodeId, ShareKeyGeneration};
@@ -48,6 +51,38 @@ impl From<ReadError> for HoldError {
     }
 }
 
+/// Where a holder reads what the cluster agreed on.
+pub trait Source {
+    /// Looks at the replicated state.
+    fn state<R>(&self, look: impl FnOnce(&State) -> R) -> R;
+
+    /// The bytes of a share record.
+    ///
+    /// # Errors
+    /// What the storage says.
+    fn record(&self, uid: KeyUid, version: KeyVersion, epoch: Epoch) -> Result<Option<Vec<u8>>, ReadError>;
+
+    /// The bytes of a batch header.
+    ///
+    /// # Errors
+    /// What the storage says.
+    fn batch(&self, batch: BatchId) -> Result<Option<Vec<u8>>, ReadError>;
+}
+
+impl Source for Replica {
+    fn state<R>(&self, look: impl FnOnce(&State) -> R) -> R {
+        self.read(look)
+    }
+
+    fn record(&self, uid: KeyUid, version: KeyVersion, epoch: Epoch) -> Result<Option<Vec<u8>>, ReadError> {
+        Replica::record(self, uid, version, epoch)
+    }
+
+    fn batch(&self, batch: BatchId) -> Result<Option<Vec<u8>>, ReadError> {
+        Replica::batch(self, batch)
+    }
+}
+
 /// What the replicated state knows about one key version in one epoch: enough to open a share and to check any other.
 pub struct Facts {
     /// Which key.
@@ -83,13 +118,19 @@ impl Holder {
     ///
     /// # Errors
     /// [`HoldError::NoRecord`] if this replica does not have it; storage errors.
-    pub fn facts(&self, replica: &Replica, epoch: Epoch, uid: KeyUid, version: KeyVersion) -> Result<Facts, HoldError> {
-        let known = replica.read(|state| {
+    pub fn facts(
+        &self,
+        source: &impl Source,
+        epoch: Epoch,
+        uid: KeyUid,
+        version: KeyVersion,
+    ) -> Result<Facts, HoldError> {
+        let known = source.state(|state| {
             let kcv = state.version(uid, version).map(|version| version.kcv)?;
             Some((kcv, state.committee(epoch)?))
         });
         let (kcv, committee) = known.ok_or(HoldError::NoRecord(epoch))?;
-        let bytes = replica.record(uid, version, epoch)?;
+        let bytes = source.record(uid, version, epoch)?;
         let record = ShareRecord::parse(&bytes.ok_or(HoldError::NoRecord(epoch))?)?;
         Ok(Facts { identity: KeyIdentity { cluster: self.cluster, uid, version }, kcv, record, committee })
     }
@@ -98,18 +139,18 @@ impl Holder {
     ///
     /// # Errors
     /// Why there is none.
-    pub fn open(&self, replica: &Replica, facts: &Facts) -> Result<(u8, Secret<32>), HoldError> {
-        let batch = self.batch(replica, facts)?;
+    pub fn open(&self, source: &impl Source, facts: &Facts) -> Result<(u8, Secret<32>), HoldError> {
+        let batch = self.batch(source, facts)?;
         let share = batch.open_share(&facts.record, &facts.identity, &facts.kcv)?;
         Ok((batch.x(), share))
     }
 
-    fn batch(&self, replica: &Replica, facts: &Facts) -> Result<Arc<BatchOpener>, HoldError> {
+    fn batch(&self, source: &impl Source, facts: &Facts) -> Result<Arc<BatchOpener>, HoldError> {
         let id = facts.record.batch;
         if let Some(batch) = self.batches.lock().get(&id) {
             return Ok(Arc::clone(batch));
         }
-        let bytes = replica.batch(id)?;
+        let bytes = source.batch(id)?;
         let header = BatchHeader::parse(&bytes.ok_or(HoldError::NoRecord(facts.record.epoch))?)?;
         let seat = facts.committee.holder(self.node).ok_or(ShareError::NotAHolder(self.node))?;
         let generation = seat.member.generation;
