@@ -3,15 +3,23 @@
 //! A peer's lock names one key number of ours. A new number is made for each rotation and offered again until it is used;
 //! once the peer says that a lock with it is durable, strictly older numbers die after a minute of this node's own running
 //! time. Deleting "all others" at once would brick a peer that crashes between its two writes.
+//!
+//! All of it is a function of a [`Vault`]; asking, answering and writing are done by `locking`, `answer` and `unlock`.
 
-use quorate_shares::ids::NodeId;
+use quorate_raft::command::ReportLock;
+use quorate_shares::error::LockError;
+use quorate_shares::ids::{ClusterId, NodeId};
 use quorate_shares::kem::PublicKey;
+use quorate_shares::lock::{Bundle, Lock, LockOpenRequest, LockParams, LockPeer, PinPlace};
 use quorate_shares::secret::Secret;
 use rand_core::CryptoRng;
+use zeroize::Zeroizing;
 
 use crate::peer::LockState;
 use crate::vault::{HeldKey, KEYS_PER_PEER_MAX, Vault};
 
+/// Bytes of a pin that lies in the vault itself.
+const PIN_BYTES: usize = 32;
 /// Seconds of running time before keys older than the committed one are erased.
 pub const GRACE_S: u16 = 60;
 
@@ -59,6 +67,63 @@ pub fn commit(vault: &mut Vault, peer: NodeId, durable: LockState) {
     }
 }
 
+/// The lock that follows `last` (none at founding): `bundle` under the next generation, among `peers`, of which as many
+/// open it as a thief needs disks besides this one. Nothing is ever sealed twice under one generation.
+///
+/// # Errors
+/// [`LockError`] if peers and threshold do not go together.
+pub fn next_lock(
+    last: Option<&Lock>,
+    (cluster, node): (ClusterId, NodeId),
+    threshold: u8,
+    peers: &[LockPeer],
+    bundle: &Bundle,
+    rng: &mut impl CryptoRng,
+) -> Result<Lock, LockError> {
+    let params = LockParams { cluster, node, generation: last.map_or(0, Lock::generation) + 1 };
+    let mut pin = Zeroizing::new([0; PIN_BYTES]);
+    rng.fill_bytes(pin.as_mut_slice());
+    let place = PinPlace::Inline(pin.to_vec());
+    // With t - 1 of the others' pieces and its own disk a thief has t disks (FORMATS 4).
+    let needed = threshold.saturating_sub(1);
+    Lock::seal(&params, needed, place, pin.as_slice(), peers, bundle, rng)
+}
+
+/// What PREP and COMMIT tell `peer`: the generation of the lock in `vault`, and the number of the peer's key that it uses.
+pub fn durable(vault: &Vault, peer: NodeId) -> LockState {
+    let keyno = |lock: &Lock| lock.pieces().iter().find(|piece| piece.peer == peer).map_or(0, |piece| piece.key_number);
+    let state = vault.lock.as_ref().map(|lock| LockState { generation: lock.generation(), keyno: keyno(lock) });
+    state.unwrap_or(LockState { generation: 0, keyno: 0 })
+}
+
+/// What the replicated state should know about the lock in `vault`, which is that of `node`.
+pub fn report(vault: &Vault, node: NodeId) -> Option<ReportLock> {
+    let lock = vault.lock.as_ref()?;
+    let peers = lock.pieces().iter().map(|piece| piece.peer).collect();
+    Some(ReportLock { node, generation: lock.generation(), threshold: lock.needed(), peers })
+}
+
+/// Why a piece of a peer's lock is not opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stale {
+    /// The peer confirmed a newer lock: an old copy of its disk is asking.
+    OldImage,
+    /// No key of this number is held for the peer.
+    NoKey,
+}
+
+/// LockOpen: the seed of the lock key that `request` names, unless its lock is older than what the peer confirmed.
+///
+/// # Errors
+/// [`Stale`], whoever asks.
+pub fn seed_for(vault: &Vault, request: &LockOpenRequest) -> Result<Secret<32>, Stale> {
+    let held = vault.held_for(request.from).ok_or(Stale::NoKey)?;
+    if request.generation < held.last_gen {
+        return Err(Stale::OldImage);
+    }
+    held.key(request.key_number).map(|key| key.seed.duplicate()).ok_or(Stale::NoKey)
+}
+
 /// Whether some keys wait to be erased.
 pub fn owes_erasure(vault: &Vault) -> bool {
     vault.held.iter().any(|held| held.keys.iter().any(|key| key.keyno < held.committed_keyno))
@@ -79,7 +144,6 @@ pub fn tick(vault: &mut Vault, seconds: u16) {
 mod tests {
     use super::*;
     use crate::random;
-    use quorate_shares::ids::ClusterId;
 
     const PEER: NodeId = NodeId(2);
 

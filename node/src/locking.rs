@@ -12,19 +12,16 @@ use quorate_client::conn::Lane;
 use quorate_raft::command::ReportLock;
 use quorate_shares::ids::NodeId;
 use quorate_shares::kem::PublicKey;
-use quorate_shares::lock::{Lock, LockParams, LockPeer, PinPlace};
+use quorate_shares::lock::LockPeer;
 use tracing::{debug, info};
-use zeroize::Zeroizing;
 
 use crate::node::Node;
 use crate::peer::{LockState, PeerReply, PeerRequest};
-use crate::random;
 use crate::vault::Vault;
+use crate::{lock_keys, random};
 
 /// How long a peer may take to make a key durable.
 const PEER: Duration = Duration::from_secs(3);
-/// Bytes of a pin that lies in the vault itself.
-const PIN_BYTES: usize = 32;
 
 /// Asks every peer of the roster for a lock key. Peers that did not answer are named in the error.
 ///
@@ -63,14 +60,11 @@ pub async fn lock(
     also: impl FnOnce(&mut Vault) -> bool + Send + 'static,
 ) -> Result<bool, String> {
     let own = node.own().ok_or("the bundle is not open")?;
-    let generation = node.with_vault(|vault| vault.lock.as_ref().map_or(0, Lock::generation)).unwrap_or_default() + 1;
-    let params = LockParams { cluster: node.cluster(), node: node.id(), generation };
-    let pin = Zeroizing::new(random::bytes::<PIN_BYTES>());
-    let place = PinPlace::Inline(pin.to_vec());
-    // With t - 1 of the others' pieces and its own disk a thief has t disks (FORMATS 4).
-    let needed = threshold.saturating_sub(1);
-    let sealed = Lock::seal(&params, needed, place, pin.as_slice(), &peers, &own.bundle, &mut random::system());
+    let last = node.with_vault(|vault| vault.lock.clone()).flatten();
+    let whose = (node.cluster(), node.id());
+    let sealed = lock_keys::next_lock(last.as_ref(), whose, threshold, &peers, &own.bundle, &mut random::system());
     let lock = sealed.map_err(|error| error.to_string())?;
+    let (generation, needed) = (lock.generation(), lock.needed());
     let write = node.update_vault(move |vault| {
         let wanted = also(vault);
         if wanted {
@@ -98,21 +92,14 @@ pub async fn commit(node: &Arc<Node>) {
 
 /// What the replicated state should know about this node's lock.
 pub fn report(node: &Node) -> Option<ReportLock> {
-    let lock = node.with_vault(|vault| vault.lock.clone()).flatten()?;
-    let peers = lock.pieces().iter().map(|piece| piece.peer).collect();
-    Some(ReportLock { node: node.id(), generation: lock.generation(), threshold: lock.needed(), peers })
+    node.with_vault(|vault| lock_keys::report(vault, node.id())).flatten()
 }
 
 fn peers(node: &Node) -> Vec<NodeId> {
     node.roster().members.iter().map(|member| member.node).filter(|&peer| peer != node.id()).collect()
 }
 
-/// Generation of the durable lock, and the number of the key of `peer` that it uses.
+/// What is durable here, as `peer` should hear it.
 fn durable(node: &Node, peer: NodeId) -> LockState {
-    let state = node.with_vault(|vault| {
-        let lock = vault.lock.as_ref()?;
-        let keyno = lock.pieces().iter().find(|piece| piece.peer == peer).map_or(0, |piece| piece.key_number);
-        Some(LockState { generation: lock.generation(), keyno })
-    });
-    state.flatten().unwrap_or(LockState { generation: 0, keyno: 0 })
+    node.with_vault(|vault| lock_keys::durable(vault, peer)).unwrap_or(LockState { generation: 0, keyno: 0 })
 }

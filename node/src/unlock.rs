@@ -20,6 +20,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
 use crate::listen::Closing;
+use crate::lock_keys::{self, Stale};
 use crate::node::{Node, Unlocking};
 use crate::vault::Roster;
 
@@ -194,12 +195,8 @@ async fn decide(node: &Arc<Node>, conn: &Conn, request: &LockOpenRequest) -> Res
     if !node.rates.lock_open.admits(request.from, 1) {
         return Err(LockOpenCode::Busy);
     }
-    let held = node.with_vault(|vault| {
-        let held = vault.held_for(request.from)?;
-        Some((held.last_gen, held.key(request.key_number).map(|key| key.seed.duplicate())))
-    });
-    let (last_gen, seed) = held.flatten().ok_or(LockOpenCode::StaleGeneration)?;
-    if request.generation < last_gen {
+    let seed = node.with_vault(|vault| lock_keys::seed_for(vault, request)).unwrap_or(Err(Stale::NoKey));
+    if seed.as_ref().is_err_and(|stale| *stale == Stale::OldImage) {
         let message = format!("an old copy of the disk of {} asks to be unlocked", node.name_of(request.from));
         node.alarm("stale_image", request.from, message);
         return Err(LockOpenCode::StaleGeneration);
@@ -214,7 +211,7 @@ async fn decide(node: &Arc<Node>, conn: &Conn, request: &LockOpenRequest) -> Res
         }
         session.conn.close(quorate_client::conn::close::REPLACED, "silent while its node asks to be unlocked");
     }
-    let seed = seed.ok_or(LockOpenCode::StaleGeneration)?;
+    let seed = seed.map_err(|_| LockOpenCode::StaleGeneration)?;
     lock::open_piece(&seed, request).map_err(|_| LockOpenCode::StaleGeneration)
 }
 
