@@ -12,10 +12,12 @@ use quorate_client::wire::WireError;
 use quorate_raft::command::{Change, Command, CreateKey, Outcome, RecordBytes, RotateKey};
 use quorate_raft::refusal::Refusal;
 use quorate_raft::state::State;
-use quorate_raft::{ProposeError, Replica};
+use quorate_raft::{Leadership, ProposeError, Replica};
+use quorate_shares::error::DealError;
 use quorate_shares::ids::{Epoch, KeyName, KeyUid, KeyVersion};
 use quorate_shares::master::{KeyIdentity, MasterKey};
-use quorate_shares::seal::{BATCH_RECORDS_MAX, Dealer};
+use quorate_shares::seal::{BATCH_RECORDS_MAX, Dealer, ShareRecord};
+use rand_core::CryptoRng;
 
 use crate::clock::{boot_ms, wall_ms};
 use crate::confirm;
@@ -43,7 +45,7 @@ pub struct OpenDealer {
 /// # Errors
 /// What a client should hear.
 pub async fn change(node: &Arc<Node>, replica: &Replica, change: KeyChange) -> Result<Slot, WireError> {
-    let target = match replica.read(|state| target(state, &change)) {
+    let target = match replica.read(|state| target(state, &change, &mut random::system())) {
         // The open batch went into the log in this term, so whatever earlier leaders acknowledged is applied here.
         Ok(target) if can_deal(node, replica) => target,
         // A leader that was just elected may lack some of it, and nothing is refused from a state that may be old.
@@ -52,7 +54,7 @@ pub async fn change(node: &Arc<Node>, replica: &Replica, change: KeyChange) -> R
                 WireError::new(Code::NoQuorum, format!("the leader is not confirmed: {reason}"))
                     .hint("try again in a moment")
             })?;
-            replica.read(|state| target(state, &change))?
+            replica.read(|state| target(state, &change, &mut random::system()))?
         }
     };
     match target {
@@ -62,14 +64,18 @@ pub async fn change(node: &Arc<Node>, replica: &Replica, change: KeyChange) -> R
 }
 
 /// What a change comes to.
-enum Target {
+pub enum Target {
     /// It was made before, by the same request.
     Made(Slot),
     /// This version is to be made.
     New(Slot),
 }
 
-fn target(state: &State, change: &KeyChange) -> Result<Target, WireError> {
+/// What `change` comes to in `state`, where a new key would get a uid from `rng`.
+///
+/// # Errors
+/// Why it comes to nothing.
+pub fn target(state: &State, change: &KeyChange, rng: &mut impl CryptoRng) -> Result<Target, WireError> {
     if let Some((uid, version)) = state.answer(change.request()) {
         let same_key = state.keys.get(&uid).is_some_and(|key| key.name == *change.name());
         let same_kind = matches!(change, KeyChange::Create { .. }) == (version == KeyVersion(1));
@@ -78,7 +84,11 @@ fn target(state: &State, change: &KeyChange) -> Result<Target, WireError> {
     let known = state.key_by_name(change.name());
     match change {
         KeyChange::Create { name, .. } if known.is_some() => Err(name_taken(name)),
-        KeyChange::Create { .. } => Ok(Target::New((KeyUid(random::bytes()), KeyVersion(1)))),
+        KeyChange::Create { .. } => {
+            let mut uid = KeyUid([0; 16]);
+            rng.fill_bytes(&mut uid.0);
+            Ok(Target::New((uid, KeyVersion(1))))
+        }
         KeyChange::Rotate { name, expect, .. } => {
             let key = known.ok_or_else(|| unknown_key(name))?;
             let newest = key.newest().version;
@@ -114,8 +124,7 @@ async fn deal(
     let key = MasterKey::random(&mut random::system());
     let kcv = key.kcv(&identity);
     let record = loop {
-        let dealt = with_open_batch(node, replica, |dealer| dealer.deal(&key, &identity, &kcv));
-        if let Some(record) = dealt {
+        if let Some(record) = with_open_batch(node, replica, |open| open.deal(&key, &identity, &kcv)) {
             break record
                 .map_err(|error| WireError::new(Code::Internal, format!("the key cannot be dealt: {error}")))?;
         }
@@ -126,17 +135,23 @@ async fn deal(
             *node.dealing.lock() = Some(open);
         }
     };
+    Ok(dealt(change, &identity, kcv, &record))
+}
+
+/// What is proposed once the key of `identity` is dealt.
+pub fn dealt(change: &KeyChange, identity: &KeyIdentity, kcv: [u8; 32], record: &ShareRecord) -> Change {
     let records = vec![RecordBytes(record.encode())];
-    let request = *change.request();
-    Ok(match change {
+    let (request, uid) = (*change.request(), identity.uid);
+    match change {
         KeyChange::Create { name, tags, .. } => {
             let (name, tags) = (name.clone(), tags.clone());
             Change::CreateKey(CreateKey { request, uid, name, tags, kcv, records })
         }
         KeyChange::Rotate { .. } => {
-            Change::RotateKey(RotateKey { request, uid, expect: KeyVersion(version.0 - 1), kcv, records })
+            let expect = KeyVersion(identity.version.0 - 1);
+            Change::RotateKey(RotateKey { request, uid, expect, kcv, records })
         }
-    })
+    }
 }
 
 /// Whether this node leads, has a lease, and has a batch open.
@@ -145,10 +160,10 @@ fn can_deal(node: &Node, replica: &Replica) -> bool {
 }
 
 /// Deals in the open batch, if there is one that may be used: only a leader with a lease deals.
-fn with_open_batch<T>(node: &Node, replica: &Replica, deal: impl FnOnce(&mut Dealer) -> T) -> Option<T> {
+fn with_open_batch<T>(node: &Node, replica: &Replica, deal: impl FnOnce(&mut OpenDealer) -> T) -> Option<T> {
     let mut dealing = node.dealing.lock();
     let open = dealing.as_mut().filter(|open| node.lease.is_valid() && open.is_usable(replica))?;
-    Some(deal(&mut open.dealer))
+    Some(deal(open))
 }
 
 /// Opens a batch for the active epoch and puts its header into the log, which must come before its records.
@@ -167,26 +182,40 @@ async fn open_batch(node: &Arc<Node>, replica: &Replica) -> Result<OpenDealer, W
     let header = dealer.header().encode();
     let command = Command::new(wall_ms(), Change::OpenBatch { header });
     replica.propose(command).await.map_err(no_leader)?;
-    Ok(OpenDealer { epoch, term, opened_ms: boot_ms(), dealer })
+    Ok(OpenDealer::new(epoch, term, boot_ms(), dealer))
 }
 
 impl OpenDealer {
+    /// A batch that was opened in `term`, at `opened_ms` ([`boot_ms`]).
+    pub fn new(epoch: Epoch, term: u64, opened_ms: u64, dealer: Dealer) -> Self {
+        Self { epoch, term, opened_ms, dealer }
+    }
+
     /// Whether the batch still belongs to this leader, term and epoch, and has room.
     pub fn is_usable(&self, replica: &Replica) -> bool {
-        let leads = {
-            let leadership = replica.leadership();
-            let leadership = leadership.borrow();
-            leadership.am_leader && leadership.term == self.term
-        };
-        leads
-            && replica.read(|state| state.active().is_some_and(|active| active.epoch == self.epoch))
-            && boot_ms().saturating_sub(self.opened_ms) < BATCH_MS
+        let leadership = *replica.leadership().borrow();
+        self.is_usable_at(&leadership, replica.read(|state| state.active().map(|active| active.epoch)), boot_ms())
+    }
+
+    /// [`OpenDealer::is_usable`] for a node that knows this of who leads, which epoch is active, and what time it is.
+    pub fn is_usable_at(&self, leadership: &Leadership, active: Option<Epoch>, now_ms: u64) -> bool {
+        (leadership.am_leader && leadership.term == self.term)
+            && active == Some(self.epoch)
+            && now_ms.saturating_sub(self.opened_ms) < BATCH_MS
             && self.dealer.dealt() < BATCH_RECORDS_MAX
+    }
+
+    /// Deals one key.
+    ///
+    /// # Errors
+    /// [`DealError`]: the batch is full, or the key is another than `kcv` says.
+    pub fn deal(&mut self, key: &MasterKey, identity: &KeyIdentity, kcv: &[u8; 32]) -> Result<ShareRecord, DealError> {
+        self.dealer.deal(key, identity, kcv)
     }
 }
 
 /// Refusals that mean that the dealing is out of date, not that the change is wrong.
-fn is_stale(refusal: &Refusal) -> bool {
+pub fn is_stale(refusal: &Refusal) -> bool {
     matches!(
         refusal,
         Refusal::WrongEpoch { .. }

@@ -12,8 +12,9 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use quorate_client::conn::{Conn, Lane};
 use quorate_raft::Replica;
+use quorate_raft::state::State;
 use quorate_shares::error::QuorumError;
-use quorate_shares::ids::{KeyUid, KeyVersion, NodeId};
+use quorate_shares::ids::{Epoch, KeyUid, KeyVersion, NodeId};
 use quorate_shares::master::EncryptionRoot;
 use quorate_shares::quorum::Quorum;
 use quorate_shares::secret::Secret;
@@ -164,6 +165,11 @@ async fn ask_one(node: &Node, peer: NodeId, request: &PeerRequest) -> Option<(u8
     }
 }
 
+/// Whether `node` may have shares of `epoch`: it is the active one, and `node` holds a seat in it.
+pub fn is_entitled(state: &State, epoch: Epoch, node: NodeId) -> bool {
+    state.active().is_some_and(|active| active.epoch == epoch) && state.x_of(epoch, node).is_some()
+}
+
 /// The holder's side: gives its shares to a member of the active epoch, while it has a lease itself.
 pub fn answer(
     node: &Node,
@@ -181,9 +187,7 @@ pub fn answer(
     if !node.rates.shares.admits(from, request.versions.len()) {
         return PeerReply::Refused(Refusal::Busy);
     }
-    let entitled = replica.read(|state| {
-        state.active().is_some_and(|active| active.epoch == request.epoch) && state.x_of(request.epoch, from).is_some()
-    });
+    let entitled = replica.read(|state| is_entitled(state, request.epoch, from));
     // The share is sealed for the very connection that asked: while two sessions of a pair settle, that may be the other.
     let session = node.sessions.with(from).filter(|session| session.conn.same_as(conn));
     let (Some(holder), Some(session)) = (node.holder(), session) else {

@@ -12,6 +12,7 @@ use quorate_client::conn::Lane;
 use quorate_raft::Replica;
 use quorate_raft::command::{Change, Command, EpochAck, Ready, Verified};
 use quorate_raft::plan::{self, Step, Unverified};
+use quorate_raft::state::State;
 use quorate_shares::ids::{Epoch, KeyUid, KeyVersion, NodeId};
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
@@ -127,25 +128,29 @@ async fn ask_holders(
             }
         })
         .collect();
-    let mut by: BTreeMap<(KeyUid, KeyVersion), BTreeSet<NodeId>> = BTreeMap::new();
-    let reached = |by: &BTreeMap<(KeyUid, KeyVersion), BTreeSet<NodeId>>, record: &Unverified| {
-        by.get(&(record.uid, record.version)).is_some_and(|holders| holders.len() >= usize::from(record.threshold))
-    };
+    let mut by = Tally::new();
     while let Some((holder, verified)) = answers.next().await {
         for version in verified {
             by.entry(version).or_default().insert(holder);
         }
-        if records.iter().all(|record| reached(&by, record)) {
+        if reached(records, &by).len() == records.len() {
             break;
         }
     }
-    let enough = records.iter().filter(|record| reached(&by, record));
-    enough
-        .map(|record| {
-            let (uid, version) = (record.uid, record.version);
-            Verified { uid, version, holders: by.get(&(uid, version)).cloned().unwrap_or_default() }
-        })
-        .collect()
+    reached(records, &by)
+}
+
+/// Who opened and checked a share of which version: distinct holders, never answers.
+pub type Tally = BTreeMap<(KeyUid, KeyVersion), BTreeSet<NodeId>>;
+
+/// Those of `records` that as many holders checked as they need.
+pub fn reached(records: &[Unverified], by: &Tally) -> Vec<Verified> {
+    let checked = records.iter().filter_map(|record| {
+        let (uid, version) = (record.uid, record.version);
+        let holders = by.get(&(uid, version)).filter(|holders| holders.len() >= usize::from(record.threshold))?;
+        Some(Verified { uid, version, holders: holders.clone() })
+    });
+    checked.collect()
 }
 
 /// The holder's side: opens and checks its shares of the named versions, and answers those that are right.
@@ -180,18 +185,7 @@ pub async fn check_shares(
 /// [`Refusal::Behind`] if this node has not applied them yet, [`Refusal::WrongEpoch`] if it cannot open them all.
 pub async fn check_epoch(node: &Arc<Node>, replica: &Replica, epoch: Epoch, index: u64) -> Result<u64, Refusal> {
     replica.wait_applied(index, HOLDER).await.map_err(|_| Refusal::Behind)?;
-    let of_epoch = replica.read(|state| {
-        let records = state.epoch(epoch)?.records;
-        let versions: Vec<_> = state
-            .keys
-            .values()
-            .flat_map(|key| key.versions.values().map(|version| (key.uid, version)))
-            .filter(|(_, version)| version.record(epoch).is_some())
-            .map(|(uid, version)| (uid, version.version))
-            .collect();
-        Some((records, versions))
-    });
-    let (records, versions) = of_epoch.ok_or(Refusal::WrongEpoch)?;
+    let (records, versions) = replica.read(|state| records_of(state, epoch)).ok_or(Refusal::WrongEpoch)?;
     for versions in versions.chunks(crate::peer::VERSIONS_MAX) {
         let request = VerifyRequest { epoch, index, versions: versions.to_vec() };
         if check_shares(node, replica, &request).await?.len() != versions.len() {
@@ -199,4 +193,16 @@ pub async fn check_epoch(node: &Arc<Node>, replica: &Replica, epoch: Epoch, inde
         }
     }
     Ok(records)
+}
+
+/// How many records an epoch has, and of which versions they are.
+pub fn records_of(state: &State, epoch: Epoch) -> Option<(u64, Vec<(KeyUid, KeyVersion)>)> {
+    let records = state.epoch(epoch)?.records;
+    let versions = state
+        .keys
+        .values()
+        .flat_map(|key| key.versions.values().map(|version| (key.uid, version)))
+        .filter(|(_, version)| version.record(epoch).is_some())
+        .map(|(uid, version)| (uid, version.version));
+    Some((records, versions.collect()))
 }
