@@ -7,7 +7,7 @@ mod surroundings;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
 use quorate_client::wire::{LocalStatus, Phase};
@@ -15,6 +15,7 @@ use tempfile::TempDir;
 
 use crate::binaries::Binaries;
 use crate::directory::{Directory, Manifest, NodeEntry};
+use crate::disk::Disk;
 use crate::error::Error;
 use crate::procs::{Lifetime, Process};
 use crate::shim::Variables;
@@ -35,6 +36,15 @@ const TERM_PATIENCE: Duration = Duration::from_secs(15);
 /// How much of a dead daemon's log is shown.
 const LOG_LINES_SHOWN: usize = 20;
 
+/// What is special about one start of a daemon.
+#[derive(Debug, Clone, Default)]
+pub struct Special {
+    /// Further arguments.
+    pub arguments: Vec<String>,
+    /// No file may grow beyond so many bytes: a full disk, for which nobody needs to be root.
+    pub file_bytes: Option<u64>,
+}
+
 /// A cluster on this machine.
 pub struct Cluster {
     directory: Directory,
@@ -46,6 +56,10 @@ pub struct Cluster {
     /// Variables of single daemons.
     variables: BTreeMap<String, Variables>,
     lifetime: Lifetime,
+    /// Disks of their own, by node; unmounted when the daemons have ended.
+    disks: BTreeMap<String, Disk>,
+    /// How long each node's log was at its last start.
+    log_begins: BTreeMap<String, usize>,
     /// Dropped last: the daemons have ended by then.
     _temporary: Option<TempDir>,
 }
@@ -63,7 +77,7 @@ impl Cluster {
     pub fn attach(path: &Path) -> Result<Self, Error> {
         let directory = Directory::at(path)?;
         let manifest = directory.existing_manifest()?;
-        let process = |node: &NodeEntry| Process::attach(node.pid?, &directory.node(&node.name));
+        let process = |node: &NodeEntry| Process::attach(node.pid?, &directory.data(&node.name));
         let processes = manifest.nodes.iter().map(process).collect();
         let relay = manifest.relay_pid.and_then(|pid| Process::attach(pid, directory.path()));
         Ok(Self {
@@ -73,6 +87,8 @@ impl Cluster {
             surroundings: Surroundings::default(),
             variables: BTreeMap::new(),
             lifetime: Lifetime::Detached,
+            disks: BTreeMap::new(),
+            log_begins: BTreeMap::new(),
             _temporary: None,
             directory,
             manifest,
@@ -104,13 +120,60 @@ impl Cluster {
     /// # Errors
     /// If there is no such node, or it does not open its socket.
     pub fn start(&mut self, name: &str) -> Result<(), Error> {
-        let place = self.manifest.place(name)?;
-        if self.is_running(name)? {
-            return Ok(());
+        self.start_as(name, &Special::default())
+    }
+
+    /// Starts a node with something special about it, unless it runs.
+    ///
+    /// # Errors
+    /// As [`Cluster::start`].
+    pub fn start_as(&mut self, name: &str, special: &Special) -> Result<(), Error> {
+        if !self.is_running(name)? {
+            self.spawn(name, special)?;
+            self.watch(name, "its socket", |cluster| local_status(&cluster.directory.socket(name)).ok())?;
         }
+        Ok(())
+    }
+
+    /// Starts a node that is expected to end by itself.
+    ///
+    /// # Errors
+    /// As [`Cluster::wait_end`].
+    pub fn start_in_vain(&mut self, name: &str, special: &Special) -> Result<(ExitStatus, String), Error> {
+        self.spawn(name, special)?;
+        self.wait_end(name)
+    }
+
+    /// Waits until a node ends by itself, and returns how, and what it said since its last start.
+    ///
+    /// # Errors
+    /// [`Error::NotInTime`] if it does not end, or if there is no such node.
+    pub fn wait_end(&mut self, name: &str) -> Result<(ExitStatus, String), Error> {
+        let place = self.manifest.place(name)?;
+        let ended = wait_until(format!("{name} to end"), PATIENCE, || {
+            self.processes[place].as_mut().map_or(Some(None), |process| process.ended().map(Some))
+        })?;
+        let status = ended.ok_or_else(|| Error::Story(format!("{name} was never started")))?;
+        let log = fs::read(self.directory.log(name)).map_err(Error::io(format!("read the log of {name}")))?;
+        let since = self.log_begins.get(name).copied().unwrap_or_default().min(log.len());
+        Ok((status, String::from_utf8_lossy(&log[since..]).into_owned()))
+    }
+
+    /// A node's own disk.
+    ///
+    /// # Errors
+    /// If it has none.
+    pub fn disk(&self, name: &str) -> Result<&Disk, Error> {
+        self.disks.get(name).ok_or_else(|| Error::Story(format!("{name} has no disk of its own")))
+    }
+
+    fn spawn(&mut self, name: &str, special: &Special) -> Result<(), Error> {
+        let place = self.manifest.place(name)?;
         let node = &self.manifest.nodes[place];
-        let (data, socket) = (self.directory.node(name), self.directory.socket(name));
-        let mut command = self.surroundings.command(&self.binaries.quorated);
+        let (data, socket) = (self.directory.data(name), self.directory.socket(name));
+        let file_bytes = special.file_bytes.or(self.surroundings.file_bytes);
+        let surroundings = Surroundings { file_bytes, ..self.surroundings.clone() };
+        let mut command = surroundings.command(&self.binaries.quorated);
         command.arg("--data").arg(&data).arg("--socket").arg(&socket);
         command.args(["--listen", &node.listen.to_string(), "--advertise", &node.advertise.to_string()]);
         command.args(["--name", name]);
@@ -119,13 +182,15 @@ impl Cluster {
         if config.exists() {
             command.arg("--config").arg(config);
         }
-        let started = Process::start(command, &data, &self.directory.log(name), self.lifetime);
+        command.args(&special.arguments);
+        let log = self.directory.log(name);
+        let begins = fs::metadata(&log).map_or(0, |log| usize::try_from(log.len()).unwrap_or(usize::MAX));
+        self.log_begins.insert(name.to_owned(), begins);
+        let started = Process::start(command, &data, &log, self.lifetime);
         let process = started.map_err(Error::io(format!("start {name}")))?;
         self.manifest.nodes[place].pid = Some(process.pid());
         self.processes[place] = Some(process);
-        self.directory.write_manifest(&self.manifest)?;
-        self.watch(name, "its socket", |cluster| local_status(&cluster.directory.socket(name)).ok())?;
-        Ok(())
+        self.directory.write_manifest(&self.manifest)
     }
 
     /// Starts the relay, if it is a process of its own, and every node that does not run.
@@ -192,7 +257,7 @@ impl Cluster {
     pub fn steal(&self, names: &[&str], destination: &Path) -> Result<Vec<PathBuf>, Error> {
         self.at_one_instant(names, || {
             let copies = names.iter().map(|name| {
-                let (disk, copy) = (self.directory.node(name), destination.join(name));
+                let (disk, copy) = (self.directory.data(name), destination.join(name));
                 steal::copy(&disk, &copy).map(|()| copy).map_err(Error::io(format!("steal {name}")))
             });
             copies.collect()
@@ -205,7 +270,7 @@ impl Cluster {
     /// As [`Cluster::steal`].
     pub fn steal_one(&self, name: &str, destination: &Path) -> Result<(), Error> {
         self.at_one_instant(&[name], || {
-            steal::copy(&self.directory.node(name), destination).map_err(Error::io(format!("steal {name}")))
+            steal::copy(&self.directory.data(name), destination).map_err(Error::io(format!("steal {name}")))
         })
     }
 

@@ -5,6 +5,7 @@
 //! DIR/cluster.toml   the client file            DIR/token   the root token
 //! DIR/relay.sock     where a detached relay is told what to break
 //! DIR/n1/            a data directory, with quorated.sock and quorated.log
+//! DIR/n1/disk/       the data directory instead, if it lies on a disk of its own, whose files lie in DIR/n1/below/
 //! ```
 
 use std::fs;
@@ -78,9 +79,25 @@ impl Directory {
         self.0.join("relay.log")
     }
 
-    /// A node's data directory.
+    /// What belongs to a node; its data directory, unless that lies on a disk of its own.
     pub fn node(&self, name: &str) -> PathBuf {
         self.0.join(name)
+    }
+
+    /// A node's data directory.
+    pub fn data(&self, name: &str) -> PathBuf {
+        let apart = self.disk(name);
+        if apart.is_dir() { apart } else { self.node(name) }
+    }
+
+    /// Where a node's own disk is mounted, if it has one.
+    pub fn disk(&self, name: &str) -> PathBuf {
+        self.node(name).join("disk")
+    }
+
+    /// Where the files of a node's own disk lie.
+    pub fn below(&self, name: &str) -> PathBuf {
+        self.node(name).join("below")
     }
 
     /// A node's local socket.

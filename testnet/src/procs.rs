@@ -8,7 +8,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{LazyLock, mpsc};
 use std::time::Duration;
 
@@ -77,6 +77,11 @@ impl Process {
             Some(child) => matches!(child.try_wait(), Ok(None)),
             None => self.lives(),
         }
+    }
+
+    /// How it ended; `None` while it runs, or if somebody else started it.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.as_mut()?.try_wait().ok()?
     }
 
     /// Kills it without warning, and returns when it is gone.

@@ -14,6 +14,7 @@ use super::network::{Network, start_relay};
 use super::surroundings::Surroundings;
 use crate::binaries::Binaries;
 use crate::directory::{Directory, Manifest, NodeEntry};
+use crate::disk::Disk;
 use crate::error::Error;
 use crate::founding;
 use crate::procs::Lifetime;
@@ -26,6 +27,7 @@ pub struct Builder {
     settings: Option<String>,
     surroundings: Surroundings,
     lifetime: Lifetime,
+    disks: Vec<String>,
 }
 
 impl Builder {
@@ -37,6 +39,7 @@ impl Builder {
             settings: None,
             surroundings: Surroundings::default(),
             lifetime: Lifetime::WithUs,
+            disks: Vec::new(),
         }
     }
 
@@ -88,6 +91,12 @@ impl Builder {
         self
     }
 
+    /// Gives a node a disk of its own, which may go bad ([`Cluster::disk`]).
+    pub fn disk(mut self, name: impl Into<String>) -> Self {
+        self.disks.push(name.into());
+        self
+    }
+
     /// Leaves the processes running when this one ends.
     pub fn detached(mut self) -> Self {
         self.lifetime = Lifetime::Detached;
@@ -122,6 +131,15 @@ impl Builder {
                 fs::write(&path, settings).map_err(Error::io(path.display().to_string()))?;
             }
         }
+        let mut disks = BTreeMap::new();
+        for name in self.disks {
+            let (below, at) = (directory.below(&name), directory.disk(&name));
+            for made in [&below, &at] {
+                DirBuilder::new().mode(0o700).create(made).map_err(Error::io(made.display().to_string()))?;
+            }
+            let disk = Disk::mount(&below, &at).map_err(Error::io(format!("mount {}", at.display())))?;
+            disks.insert(name, disk);
+        }
         let manifest = Manifest { relay_pid: None, nodes: entries };
         directory.write_manifest(&manifest)?;
         let network = match self.lifetime {
@@ -143,6 +161,8 @@ impl Builder {
             surroundings,
             variables: BTreeMap::new(),
             lifetime,
+            disks,
+            log_begins: BTreeMap::new(),
             _temporary: temporary,
         };
         cluster.start_all()?;

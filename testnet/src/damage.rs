@@ -1,0 +1,33 @@
+//! Damage to a database behind the program's back: a value that is no longer what was written.
+//!
+//! The keys of rows are in plain and the values are sealed, so that whoever can write on a disk can damage a chosen row, and
+//! nobody can make a good one. This goes through RocksDB, whose own checksums then agree with the damage: what is tested
+//! is that the seal notices.
+
+use std::path::Path;
+
+use rocksdb::{DB, IteratorMode, Options};
+
+use crate::error::Error;
+
+/// Flips the last bit of the last value whose key `chosen` likes, in the database of a node that is not running. Returns
+/// the key in hexadecimal.
+///
+/// # Errors
+/// If the database does not open, or has no such value.
+pub fn flip(data: &Path, family: &str, chosen: impl Fn(&[u8]) -> bool) -> Result<String, Error> {
+    let failed = |reason: String| Error::Directory { path: data.to_owned(), reason };
+    let path = data.join("state").join("raft");
+    let db =
+        DB::open_cf(&Options::default(), path, ["log", "state", "meta"]).map_err(|error| failed(error.to_string()))?;
+    let handle = db.cf_handle(family).ok_or_else(|| failed(format!("no column family {family}")))?;
+    for row in db.iterator_cf(handle, IteratorMode::End) {
+        let (key, mut value) = row.map_err(|error| failed(error.to_string()))?;
+        if chosen(&key) {
+            *value.last_mut().ok_or_else(|| failed("an empty value".to_owned()))? ^= 1;
+            db.put_cf(handle, &key, value).map_err(|error| failed(error.to_string()))?;
+            return Ok(key.iter().map(|byte| format!("{byte:02x}")).collect());
+        }
+    }
+    Err(failed("no such value".to_owned()))
+}
