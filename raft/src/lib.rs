@@ -42,6 +42,9 @@ mod types;
 
 pub mod offline;
 
+#[cfg(fuzzing)]
+pub mod fuzzing;
+
 pub use error::{
     InitializeError, OpenError, ProposeError, ReadError, ReadIndexError, RebuildError, StorageError, WaitError,
 };

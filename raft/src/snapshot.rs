@@ -65,6 +65,14 @@ pub(crate) struct ChunkRow {
     value: Vec<u8>,
 }
 
+#[cfg(fuzzing)]
+impl ChunkRow {
+    /// Its key and its value.
+    pub(crate) fn parts(&self) -> (&[u8], &[u8]) {
+        (&self.key, &self.value)
+    }
+}
+
 impl Chunk {
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
         // Small rows claim more for their vectors than they fill.

@@ -1,0 +1,90 @@
+//! What a fuzzer feeds: bytes that come from other replicas. Whatever is accepted must stay the same when it is written again.
+//!
+//! Compiled with `--cfg fuzzing` alone (`.ci/fuzz`), since these formats are nobody's business outside of this crate.
+
+use quorate_shares::codec;
+use quorate_shares::ids::KeyUid;
+
+use crate::format::{decode_entry, encode, encode_entry};
+use crate::messages::{Ask, Reply, Request};
+use crate::rows::{COLD_ROWS, Row, RowKey, RowV1};
+use crate::snapshot::{Chunk, meta_of};
+use crate::state::State;
+
+/// What rows may claim in memory.
+const ROWS_CLAIM_MAX: usize = 1 << 20;
+
+/// A request or a reply, and the entries inside a request.
+pub fn message(bytes: &[u8]) {
+    if let Ok(request) = Request::decode(bytes) {
+        if let Ask::Append { entries, .. } = &request.ask {
+            entries.iter().for_each(|bytes| entry(&bytes.0));
+        }
+        let written = encode(&Request::V1(request));
+        let again = Request::decode(&written).expect("our own bytes");
+        assert_eq!(encode(&Request::V1(again)), written);
+    }
+    if let Ok((from, tell)) = Reply::decode(bytes) {
+        let written = encode(&Reply::V1 { from, tell });
+        let (from, tell) = Reply::decode(&written).expect("our own bytes");
+        assert_eq!(encode(&Reply::V1 { from, tell }), written);
+    }
+}
+
+/// An entry of the log.
+pub fn entry(bytes: &[u8]) {
+    if let Ok(entry) = decode_entry(bytes) {
+        let written = encode_entry(&entry);
+        assert_eq!(encode_entry(&decode_entry(&written).expect("our own bytes")), written);
+    }
+}
+
+/// Rows that belong together, in any order: either they are refused or they make a state.
+pub fn rows(bytes: &[u8]) {
+    let Ok(rows) = codec::decode::<Vec<Row>, ROWS_CLAIM_MAX>(bytes) else { return };
+    let (mut state, mut uid) = (State::default(), KeyUid([0; 16]));
+    for row in rows {
+        let written = encode(&row);
+        assert_eq!(Row::decode(&written).expect("our own bytes"), row);
+        let Row::V1(row) = row;
+        let key = match row {
+            RowV1::Clock(_) => RowKey::Clock,
+            RowV1::Cluster(_) => RowKey::Cluster,
+            RowV1::Member(member) => RowKey::Member(member.node),
+            RowV1::Epoch(epoch) => RowKey::Epoch(epoch.epoch),
+            RowV1::Batch(batch) => RowKey::Batch(batch.batch),
+            RowV1::Key(_) => {
+                uid.0[0] = uid.0[0].wrapping_add(1);
+                RowKey::Key(uid)
+            }
+            RowV1::Version(version) => RowKey::Version(uid, version.version),
+            RowV1::Lock(report) => RowKey::Lock(report.node),
+        };
+        let Ok(()) = state.restore_row(key, &written) else { return };
+    }
+    drop(state.restored());
+}
+
+/// A chunk of a snapshot, and the state that its rows make.
+pub fn chunk(bytes: &[u8]) {
+    let Some(chunk) = Chunk::decode(bytes) else { return };
+    let written = encode(&chunk);
+    assert_eq!(Chunk::decode(&written).expect("our own bytes"), chunk);
+    match chunk {
+        Chunk::HeaderV1 { applied, .. } => drop(meta_of(applied)),
+        Chunk::RowsV1(rows) => {
+            let mut state = State::default();
+            for (key, value) in rows.iter().map(crate::snapshot::ChunkRow::parts) {
+                match RowKey::parse(key) {
+                    Some(row) if key[0] < COLD_ROWS => {
+                        assert_eq!(row.to_bytes(), key);
+                        let Ok(()) = state.restore_row(row, value) else { return };
+                    }
+                    _ => return,
+                }
+            }
+            drop(state.restored());
+        }
+        Chunk::EndV1 { .. } => {}
+    }
+}
