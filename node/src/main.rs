@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use quorate_node::boot;
-use quorate_node::config::{Config, Flags};
+use quorate_node::config::{Config, ConfigError, Flags};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -18,7 +18,13 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let filter = EnvFilter::try_from_env("QUORATE_LOG").unwrap_or_else(|_| EnvFilter::new("info,openraft=error"));
+    let filter = match filter() {
+        Ok(filter) => filter,
+        Err(error) => {
+            complain(&error, Some("a level, as in info, or levels for parts, as in info,openraft=error"));
+            return ExitCode::from(2);
+        }
+    };
     let stderr = std::io::stderr;
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_ansi(stderr().is_terminal()).init();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
@@ -35,6 +41,14 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// What is logged: as `QUORATE_LOG` says. One that makes no sense is refused, or somebody would wait for lines that never come.
+fn filter() -> Result<EnvFilter, ConfigError> {
+    let wanted = std::env::var("QUORATE_LOG").unwrap_or_default();
+    let wanted = if wanted.is_empty() { "info,openraft=error" } else { &wanted };
+    EnvFilter::try_new(wanted)
+        .map_err(|error| ConfigError::Invalid { setting: "QUORATE_LOG", reason: error.to_string() })
 }
 
 /// Says what went wrong, then what to do about it.
