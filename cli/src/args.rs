@@ -63,16 +63,33 @@ pub(crate) enum Format {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Found a cluster, print its client file
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Examples:
+  quorate cluster init --founders 3
+  quorate cluster export -o cluster.toml"
+    )]
     Cluster(ClusterCommand),
     /// Join, list and look at nodes
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Examples:
+  quorate node join -
+  quorate node list
+  quorate node status n2"
+    )]
     Node(NodeCommand),
     /// How the cluster is: exit 0 healthy, 3 locked or no quorum, 7 open alarm
     #[command(after_help = "Example:\n  quorate status --output json | jq .quorum")]
     Status,
     /// Make, list and rotate keys
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Examples:
+  quorate key create billing/cards
+  quorate key list
+  quorate key rotate billing/cards"
+    )]
     Key(KeyCommand),
     /// Encrypt up to 64 KiB into one line of text
     #[command(after_help = "Examples:

@@ -5,6 +5,7 @@ use quorate_client::wire::WireError;
 use quorate_client::{Code, Error};
 
 use crate::exit;
+use crate::place::WHICH_TOKEN;
 
 #[derive(Debug)]
 pub(crate) struct Failure {
@@ -54,8 +55,12 @@ fn usual_hint(code: Code) -> Option<&'static str> {
         Code::Locked | Code::NoQuorum | Code::NotServing | Code::KeyUnavailable | Code::Unreachable => {
             "`quorate status` says which nodes are missing; keys can be used again when enough of them are up"
         }
-        Code::Denied => "check the token: --token-file, QUORATE_TOKEN_FILE, QUORATE_TOKEN",
+        Code::Denied => WHICH_TOKEN,
         Code::BadCiphertext => "it is damaged, or it was encrypted with another context (-c) or by another cluster",
+        Code::Identity => {
+            "do not go on until you know why: somebody else answers there, or the client file is an old one"
+        }
+        Code::Internal | Code::Storage => "the node's log says more; the other nodes go on",
         Code::Protocol => "client and cluster differ in version",
         Code::Busy | Code::Deadline => "try again; -v says which nodes failed",
         _ => return None,
@@ -77,6 +82,12 @@ impl From<Error> for Failure {
 
 impl From<ClusterFileError> for Failure {
     fn from(error: ClusterFileError) -> Self {
-        Self::new(exit::FAILED, error.to_string())
+        let failure = Self::new(exit::FAILED, error.to_string());
+        match error {
+            ClusterFileError::Form { .. } => {
+                failure.hint("`quorate cluster export --local` on a node prints a new one")
+            }
+            ClusterFileError::Io { .. } => failure,
+        }
     }
 }

@@ -75,7 +75,7 @@ pub fn run(
     out: &mut dyn Write,
     err: &mut dyn Write,
 ) -> u8 {
-    let cli = match Cli::try_parse_from(arguments) {
+    let cli = match Cli::try_parse_from(asked_for_help(arguments.into_iter().collect())) {
         Ok(cli) => cli,
         Err(error) => return usage(&error, out, err),
     };
@@ -92,6 +92,15 @@ pub fn run(
     }
 }
 
+/// `quorate help key create`, as other programs take it, is `quorate key create --help`.
+fn asked_for_help(mut arguments: Vec<OsString>) -> Vec<OsString> {
+    if arguments.get(1).is_some_and(|first| first == "help") {
+        arguments.remove(1);
+        arguments.push("--help".into());
+    }
+    arguments
+}
+
 fn usage(error: &clap::Error, out: &mut dyn Write, err: &mut dyn Write) -> u8 {
     let text = error.render().to_string();
     match error.kind() {
@@ -101,7 +110,10 @@ fn usage(error: &clap::Error, out: &mut dyn Write, err: &mut dyn Write) -> u8 {
             exit::DONE
         }
         _ => {
+            // In the words of every other error.
             let text = text.strip_prefix("error:").map_or_else(|| text.clone(), |rest| format!("quorate:{rest}"));
+            let text = text.replace("\n\n  tip: ", "\nhint: ");
+            let text = text.replace("\nFor more information, try '--help'.", "\nhint: --help shows an example");
             let _ = err.write_all(text.as_bytes());
             exit::USAGE
         }

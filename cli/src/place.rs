@@ -16,6 +16,8 @@ use crate::{Session, exit};
 
 /// More than any token; a longer file is refused.
 const TOKEN_FILE_BYTES_MAX: u64 = 4096;
+/// Where a token is looked for.
+pub(crate) const WHICH_TOKEN: &str = "check the token: --token-file, QUORATE_TOKEN_FILE, QUORATE_TOKEN";
 
 /// A file of the user's own configuration.
 fn configured(name: &str) -> Result<PathBuf, Failure> {
@@ -57,7 +59,8 @@ fn token(session: &mut Session<'_>) -> Result<Token, Failure> {
     if named(session.common.token_file.as_ref()).is_none()
         && let Ok(text) = std::env::var("QUORATE_TOKEN").map(Zeroizing::new)
     {
-        return Token::parse(&text).map_err(|error| Failure::new(exit::DENIED, format!("QUORATE_TOKEN is {error}")));
+        let wrong = |error| Failure::new(exit::DENIED, format!("QUORATE_TOKEN is {error}")).hint(WHICH_TOKEN);
+        return Token::parse(&text).map_err(wrong);
     }
     let path = token_path(session)?;
     let token = read_token(&path)?;
@@ -74,14 +77,16 @@ pub(crate) fn read_token(path: &Path) -> Result<Token, Failure> {
     let read = fs::File::open(path).and_then(|file| file.take(TOKEN_FILE_BYTES_MAX).read_to_string(&mut text));
     match read {
         Ok(_) => {
-            Token::parse(&text).map_err(|error| Failure::new(exit::DENIED, format!("{} holds {error}", path.display())))
+            let wrong =
+                |error| Failure::new(exit::DENIED, format!("{} holds {error}", path.display())).hint(WHICH_TOKEN);
+            Token::parse(&text).map_err(wrong)
         }
         Err(error) if error.kind() == ErrorKind::NotFound => {
             Err(Failure::new(exit::DENIED, format!("no token at {}", path.display())).hint(
                 "`quorate cluster init` wrote it on the first node; name it: --token-file FILE, QUORATE_TOKEN_FILE",
             ))
         }
-        Err(error) => Err(Failure::new(exit::DENIED, format!("{}: {error}", path.display()))),
+        Err(error) => Err(Failure::new(exit::DENIED, format!("{}: {error}", path.display())).hint(WHICH_TOKEN)),
     }
 }
 
