@@ -1,5 +1,6 @@
 //! Every command against a node that answers as the test wants it: results, messages and exit codes.
 
+mod golden;
 mod kit;
 
 use std::os::unix::fs::PermissionsExt;

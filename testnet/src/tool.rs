@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use rustix::process::Signal;
+
 use crate::error::Error;
 use crate::wait::wait_until;
 
@@ -51,6 +53,15 @@ impl Tool {
     /// What it has said so far, on stdout and then on stderr.
     pub fn so_far(&self) -> String {
         format!("{}{}", String::from_utf8_lossy(&self.stdout.so_far()), String::from_utf8_lossy(&self.stderr.so_far()))
+    }
+
+    /// Interrupts it, as Ctrl-C does.
+    ///
+    /// # Errors
+    /// If it is gone.
+    pub fn interrupt(&self) -> Result<(), Error> {
+        let sent = rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), Signal::INT);
+        sent.map_err(|errno| Error::io(format!("interrupt `{}`", self.line))(errno.into()))
     }
 
     /// Waits for its end, whatever the end is.

@@ -15,6 +15,8 @@ mod ciphertexts;
 #[cfg(test)]
 mod clocks;
 #[cfg(test)]
+mod commands;
+#[cfg(test)]
 mod crowds;
 #[cfg(test)]
 mod deaths;
