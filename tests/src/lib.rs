@@ -23,7 +23,11 @@ mod deaths;
 #[cfg(test)]
 mod disk;
 #[cfg(test)]
+mod documents;
+#[cfg(test)]
 mod durability;
+#[cfg(test)]
+mod formats;
 #[cfg(test)]
 mod founding;
 #[cfg(test)]

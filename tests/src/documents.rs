@@ -1,0 +1,282 @@
+//! What the documents say of the code is so: OPERATING explains everything that the programs can refuse with and every file
+//! that they make, ARCHITECTURE names functions that exist, and THREATS tests.
+//!
+//! The sources are read as text. Whoever adds a refusal, an alarm or a file and says nothing about it fails here.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use quorate_client::Code;
+
+use crate::readme::{parts, read, root, spans};
+use crate::site::Site;
+
+/// From `start` to the first line that closes what begins there.
+pub(crate) fn block<'a>(source: &'a str, start: &str) -> &'a str {
+    let at = source.find(start).unwrap_or_else(|| panic!("{start:?} is not there any more"));
+    let block = &source[at..];
+    &block[..block.find("\n}").unwrap_or(block.len())]
+}
+
+/// The string literals of a piece of Rust, as they are printed but for what is filled in, which becomes `…`.
+fn literals(code: &str) -> Vec<String> {
+    let code: String =
+        code.lines().filter(|line| !line.trim_start().starts_with("//")).map(|l| l.to_owned() + "\n").collect();
+    let (mut found, mut letters) = (Vec::new(), code.chars().peekable());
+    while let Some(letter) = letters.next() {
+        if letter != '"' {
+            continue;
+        }
+        let mut literal = String::new();
+        while let Some(letter) = letters.next() {
+            match letter {
+                '"' => break,
+                '\\' => match letters.next() {
+                    Some('\n') => while letters.next_if(|letter| letter.is_whitespace()).is_some() {},
+                    Some('n') => literal.push(' '),
+                    other => literal.extend(other),
+                },
+                '{' => {
+                    literal.push('…');
+                    let _ = letters.by_ref().find(|letter| *letter == '}');
+                }
+                letter => literal.push(letter),
+            }
+        }
+        found.push(literal);
+    }
+    found
+}
+
+/// The messages of an error type: the first literal of each `#[error(…)]`.
+fn messages(source: &str, name: &str) -> Vec<String> {
+    let attributes = block(source, name).split("#[error(").skip(1);
+    attributes.filter(|rest| rest.trim_start().starts_with('"')).map(|rest| literals(rest).remove(0)).collect()
+}
+
+pub(crate) fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// Everything that a daemon or a client can utter as a refusal, with where it comes from.
+fn refusals() -> Vec<(String, String)> {
+    let mut all = Vec::new();
+    let mut add = |from: &str, texts: Vec<String>| {
+        assert!(!texts.is_empty(), "{from}: no messages found");
+        all.extend(texts.into_iter().map(|text| (from.to_owned(), one_line(&text))));
+    };
+    for (file, name) in [
+        ("node/src/config.rs", "pub enum ConfigError"),
+        ("node/src/disk.rs", "pub enum DataDirError"),
+        ("node/src/vault/file.rs", "pub enum VaultError"),
+        ("node/src/boot.rs", "pub enum BootError"),
+        ("node/src/unlock.rs", "pub enum UnlockError"),
+        ("node/src/invitation.rs", "pub enum InvitationError"),
+        ("raft/src/error.rs", "pub enum OpenError"),
+        ("raft/src/error.rs", "pub enum StorageProblem"),
+        ("raft/src/seal.rs", "pub enum SealProblem"),
+        ("client/src/identity/tls.rs", "pub enum DialError"),
+        ("client/src/conn/mod.rs", "pub enum CallError"),
+    ] {
+        add(&format!("{file}: {name}"), messages(&read(file), name));
+    }
+    for (file, start) in [
+        ("node/src/peer.rs", "impl fmt::Display for Refusal"),
+        ("node/src/unlock.rs", "fn explain(code: LockOpenCode)"),
+        ("node/src/node.rs", "    pub fn pin("),
+    ] {
+        let source = read(file);
+        let end = if start.starts_with(' ') { "\n    }\n" } else { "\n}" };
+        let code = block(&source, start);
+        add(&format!("{file}: {start}"), literals(code.split(end).next().expect("always one")));
+    }
+    let joining = read("node/src/invited.rs");
+    let codes =
+        joining.split("JoinCode::").skip(1).filter(|rest| rest.split('\n').next().is_some_and(|l| l.contains("=>")));
+    let said = |rest: &str| {
+        rest.split("JoinCode::").next().and_then(|rest| literals(rest).into_iter().find(|l| l.contains(' ')))
+    };
+    add("node/src/invited.rs: JoinCode", codes.filter_map(said).filter(|text| !text.contains("waiting")).collect());
+    all
+}
+
+#[test]
+fn operating_explains_every_refusal() {
+    let operating = one_line(&read("docs/OPERATING.md"));
+    let all = refusals();
+    assert!(all.len() > 60, "the control: they were found: {all:?}");
+    let known = |text: &str| operating.contains(text);
+    let missing: Vec<_> = all
+        .iter()
+        .filter(|(_, text)| text.chars().any(char::is_alphabetic) && !known(text))
+        .map(|(from, text)| format!("{from}: {text}"))
+        .collect();
+    assert!(missing.is_empty(), "OPERATING does not explain:\n{}", missing.join("\n"));
+    assert!(!known("the daemon is tired"), "the control: not everything is explained");
+}
+
+#[test]
+fn operating_explains_every_code_alarm_and_phase() {
+    let operating = read("docs/OPERATING.md");
+    let known = |word: &str| operating.contains(&format!("`{word}`"));
+    for code in Code::ALL {
+        assert!(known(code.as_str()), "OPERATING does not explain the code {code}");
+    }
+    let status = read("client/src/wire/status.rs");
+    let words = ["impl Phase {", "impl Role {"].map(|start| literals(block(&status, start))).concat();
+    assert_eq!(words.len(), 10, "{words:?}");
+    let mut alarms = BTreeSet::new();
+    for file in sources(&root().join("node/src")) {
+        for rest in fs::read_to_string(file).expect("reads").split(".alarm(\"").skip(1) {
+            alarms.insert(rest.split('"').next().expect("always one").to_owned());
+        }
+    }
+    assert!(alarms.len() >= 5, "{alarms:?}");
+    for word in words.iter().chain(&alarms) {
+        assert!(known(word), "OPERATING does not explain {word}");
+    }
+    let connections = read("client/src/conn/mod.rs");
+    let closing = block(&connections, "pub mod close {");
+    let codes: Vec<_> = closing.split("pub const ").skip(1).filter_map(|rest| rest.split_once(": u32 = ")).collect();
+    assert!(codes.len() >= 7, "{codes:?}");
+    for (name, rest) in codes {
+        let number = rest.split(';').next().expect("always one");
+        let row = format!("| {number} {} |", name.to_lowercase());
+        assert!(operating.contains(&row), "OPERATING has no row {row}");
+    }
+}
+
+/// The files of a node that has served: each is in the table of OPERATING, with the mode that it has.
+#[test]
+fn operating_names_every_file_of_a_node() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let site = Site::found();
+    site.create("key");
+    site.encrypt(None, "key", b"secret").expect("encrypts");
+    let operating = read("docs/OPERATING.md");
+    let directory = site.cluster.directory().node("n1");
+    let mut found = Vec::new();
+    let mut waiting = vec![directory.clone()];
+    while let Some(next) = waiting.pop() {
+        for entry in fs::read_dir(next).expect("ours").flatten() {
+            let path = entry.path();
+            // What the testnet adds to a node's directory.
+            if !["quorated.log", "quorated.toml"].iter().any(|other| path.ends_with(other)) {
+                found.push(path.clone());
+            }
+            if path.is_dir() {
+                waiting.push(path);
+            }
+        }
+    }
+    assert!(found.len() > 8, "the control: {found:?}");
+    for path in found {
+        let name = path.strip_prefix(&directory).expect("below it").to_string_lossy().into_owned();
+        let slash = if path.is_dir() { "/" } else { "" };
+        let mode = fs::symlink_metadata(&path).expect("there").permissions().mode() & 0o7777;
+        let row = |name: &str| operating.contains(&format!("| `{name}` | {mode:04o} |"));
+        let general = name.rsplit_once('/').map(|(folder, _)| format!("{folder}/*")).unwrap_or_default();
+        assert!(
+            row(&format!("{name}{slash}")) || row(&general),
+            "OPERATING has no row for {name}{slash}, mode {mode:04o}"
+        );
+    }
+}
+
+/// Rust files below a directory.
+fn sources(directory: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for path in fs::read_dir(directory).expect("a directory").flatten().map(|entry| entry.path()) {
+        if path.is_dir() && !path.ends_with("target") {
+            found.extend(sources(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+    found
+}
+
+/// Everything that is declared in the program: functions, types, variants, modules, constants.
+pub(crate) struct Program {
+    pub(crate) files: Vec<(PathBuf, String)>,
+}
+
+impl Program {
+    pub(crate) fn read() -> Self {
+        let crates = ["shares", "raft", "client", "node", "cli", "testnet", "tests"];
+        let files = crates.iter().flat_map(|name| sources(&root().join(name)));
+        Self { files: files.map(|path| (path.clone(), fs::read_to_string(path).expect("reads"))).collect() }
+    }
+
+    /// Whether some file that `may` be looked at declares `name`.
+    fn declares(&self, name: &str, may: impl Fn(&Path, &str) -> bool) -> bool {
+        // A variant stands behind its indent alone; behind that a word in lower case may be anything.
+        let declarations: &[&str] = match name.starts_with(|first: char| first.is_ascii_uppercase()) {
+            true => &["struct ", "enum ", "trait ", "type ", "const ", "static ", "    "],
+            false => &["fn ", "mod "],
+        };
+        let ends = |rest: &str| !rest.starts_with(|next: char| next.is_ascii_alphanumeric() || next == '_');
+        self.files.iter().filter(|(path, text)| may(path, text)).any(|(_, text)| {
+            declarations.iter().any(|kind| {
+                let declared = format!("{kind}{name}");
+                text.match_indices(&declared).any(|(at, _)| ends(&text[at + declared.len()..]))
+            })
+        })
+    }
+
+    /// Whether a name as the documents write it exists: `module::function`, `Type::function`, or one of them alone.
+    fn has(&self, name: &str) -> bool {
+        let Some((of, member)) = name.rsplit_once("::") else { return self.declares(name, |_, _| true) };
+        let of = of.rsplit("::").next().expect("always one");
+        if of.starts_with(|first: char| first.is_ascii_uppercase()) {
+            let (plain, generic) = (format!(" {of} {{"), format!(" {of}<"));
+            return self.declares(member, |_, text| text.contains(&plain) || text.contains(&generic));
+        }
+        self.declares(member, |path, _| {
+            path.components().any(|part| part.as_os_str() == of) || path.file_stem().is_some_and(|stem| stem == of)
+        })
+    }
+}
+
+#[test]
+fn architecture_names_only_what_exists() {
+    let (_, paragraphs) = parts(&read("docs/ARCHITECTURE.md"));
+    let program = Program::read();
+    let (mut checked, mut wrong) = (0, Vec::new());
+    let is_name = |span: &&str| {
+        let letters =
+            |part: &str| !part.is_empty() && part.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '_');
+        span.split("::").all(letters)
+    };
+    // What is not a name of ours: programs, crates, and words of the command line and of the file system.
+    let others =
+        ["quorate", "quorated", "client", "fuzz", "shares", "raft", "node", "cli", "testnet", "tests", "state"];
+    for name in paragraphs.iter().flat_map(|paragraph| spans(paragraph)).filter(is_name) {
+        if !others.contains(&name) {
+            checked += 1;
+            wrong.extend((!program.has(name)).then_some(name));
+        }
+    }
+    assert!(wrong.is_empty(), "ARCHITECTURE names what is not there: {}", wrong.join(", "));
+    assert!(checked > 60, "the control: {checked} names were found");
+    for made_up in ["unlock::guess", "Lock::pick", "raft::run_away", "Keyring::lend", "make_up"] {
+        assert!(!program.has(made_up), "the control: {made_up} does not exist");
+    }
+}
+
+/// THREATS names the tests that show its rows by number: each of them is there.
+#[test]
+fn threats_names_only_tests_that_exist() {
+    let tests: String = Program::read().files.into_iter().map(|(_, text)| text).collect();
+    let threats = read("docs/THREATS.md");
+    let numbers: BTreeSet<_> = threats
+        .split(|letter: char| !letter.is_ascii_alphanumeric())
+        .filter(|word| word.len() == 3 && word.starts_with('T') && word[1..].bytes().all(|byte| byte.is_ascii_digit()))
+        .collect();
+    assert!(numbers.len() > 10, "the control: {numbers:?}");
+    let exists = |number: &str| tests.contains(number) || tests.contains(&format!("fn {}_", number.to_lowercase()));
+    let missing: Vec<_> = numbers.iter().filter(|number| !exists(number)).collect();
+    assert!(missing.is_empty(), "THREATS names tests that are not there: {missing:?}");
+}
