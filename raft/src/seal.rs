@@ -10,9 +10,10 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use chacha20poly1305::aead::{Aead, AeadInOut, KeyInit, Payload};
-use chacha20poly1305::{XChaCha20Poly1305, XNonce};
+use aws_lc_rs::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
+use chacha20::{R20, hchacha};
 use quorate_shares::secret::Secret;
+use zeroize::Zeroizing;
 
 const VERSION: u8 = 1;
 const NONCE_AT: usize = 2;
@@ -50,19 +51,19 @@ impl Family {
 /// The storage keys of a node: the current D, and older ones that may still have sealed something.
 pub struct StorageKeys {
     current: u8,
-    ciphers: BTreeMap<u8, XChaCha20Poly1305>,
+    keys: BTreeMap<u8, Secret<32>>,
 }
 
 impl StorageKeys {
     /// Seals under `key`, whose number is `dkey`.
     pub fn new(dkey: u8, key: &Secret<32>) -> Self {
-        Self { current: dkey, ciphers: BTreeMap::new() }.with_older(dkey, key)
+        Self { current: dkey, keys: BTreeMap::new() }.with_older(dkey, key)
     }
 
     /// Also opens what an older key sealed.
     #[must_use]
     pub fn with_older(mut self, dkey: u8, key: &Secret<32>) -> Self {
-        self.ciphers.insert(dkey, XChaCha20Poly1305::new(key.expose().into()));
+        self.keys.insert(dkey, key.duplicate());
         self
     }
 
@@ -73,10 +74,10 @@ impl StorageKeys {
         sealed.extend_from_slice(&[VERSION, self.current]);
         sealed.extend_from_slice(&nonce);
         sealed.extend_from_slice(value);
-        let cipher = &self.ciphers[&self.current];
-        let aad = associated(family, key);
-        let tag = cipher.encrypt_inout_detached(&XNonce::from(nonce), &aad, (&mut sealed[CIPHERTEXT_AT..]).into());
-        sealed.extend_from_slice(&tag.expect("a value is far below the cipher's 256 GiB"));
+        let (cipher, nonce) = xchacha(&self.keys[&self.current], nonce);
+        let aad = Aad::from(associated(family, key));
+        let tag = cipher.seal_in_place_separate_tag(nonce, aad, &mut sealed[CIPHERTEXT_AT..]);
+        sealed.extend_from_slice(tag.expect("a value is far below the cipher's 256 GiB").as_ref());
         sealed
     }
 
@@ -87,18 +88,32 @@ impl StorageKeys {
         if sealed[0] != VERSION {
             return Err(SealProblem::UnknownVersion(sealed[0]));
         }
-        let cipher = self.ciphers.get(&sealed[1]).ok_or(SealProblem::UnknownKey(sealed[1]))?;
-        let nonce: [u8; 24] = sealed[NONCE_AT..CIPHERTEXT_AT].try_into().expect("the length was checked");
-        let aad = associated(family, key);
-        let payload = Payload { msg: &sealed[CIPHERTEXT_AT..], aad: &aad };
-        cipher.decrypt(&XNonce::from(nonce), payload).map_err(|_| SealProblem::NotAuthentic)
+        let storage_key = self.keys.get(&sealed[1]).ok_or(SealProblem::UnknownKey(sealed[1]))?;
+        let nonce = sealed[NONCE_AT..CIPHERTEXT_AT].try_into().expect("the length was checked");
+        let (cipher, nonce) = xchacha(storage_key, nonce);
+        let aad = Aad::from(associated(family, key));
+        let mut value = sealed[CIPHERTEXT_AT..].to_vec();
+        let length = cipher.open_in_place(nonce, aad, &mut value).map_err(|_| SealProblem::NotAuthentic)?.len();
+        value.truncate(length);
+        Ok(value)
     }
 }
 
 impl fmt::Debug for StorageKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "StorageKeys(current {}, {} in all)", self.current, self.ciphers.len())
+        write!(f, "StorageKeys(current {}, {} in all)", self.current, self.keys.len())
     }
+}
+
+/// XChaCha20-Poly1305 is ChaCha20-Poly1305 under a key of its own for each nonce, which HChaCha20 gives
+/// (draft-irtf-cfrg-xchacha-03, section 2.3). The cipher is that of aws-lc, several times faster on values of this size.
+fn xchacha(key: &Secret<32>, nonce: [u8; 24]) -> (LessSafeKey, Nonce) {
+    let (first, last) = nonce.split_first_chunk::<16>().expect("24 bytes are more than 16");
+    let derived: Zeroizing<[u8; 32]> = Zeroizing::new(hchacha::<R20>(key.expose().into(), first.into()).into());
+    let cipher = UnboundKey::new(&CHACHA20_POLY1305, derived.as_slice()).expect("32 bytes are a key");
+    let mut rest = [0; 12];
+    rest[4..].copy_from_slice(last);
+    (LessSafeKey::new(cipher), Nonce::assume_unique_for_key(rest))
 }
 
 fn associated(family: Family, key: &[u8]) -> Vec<u8> {
