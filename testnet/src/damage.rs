@@ -6,7 +6,7 @@
 
 use std::path::Path;
 
-use rocksdb::{DB, IteratorMode, Options};
+use rocksdb::{DB, IteratorMode, Options, WriteOptions};
 
 use crate::error::Error;
 
@@ -25,7 +25,9 @@ pub fn flip(data: &Path, family: &str, chosen: impl Fn(&[u8]) -> bool) -> Result
         let (key, mut value) = row.map_err(|error| failed(error.to_string()))?;
         if chosen(&key) {
             *value.last_mut().ok_or_else(|| failed("an empty value".to_owned()))? ^= 1;
-            db.put_cf(handle, &key, value).map_err(|error| failed(error.to_string()))?;
+            let mut durable = WriteOptions::default();
+            durable.set_sync(true);
+            db.put_cf_opt(handle, &key, value, &durable).map_err(|error| failed(error.to_string()))?;
             return Ok(key.iter().map(|byte| format!("{byte:02x}")).collect());
         }
     }

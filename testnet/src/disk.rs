@@ -66,8 +66,8 @@ impl Disk {
         Self::mount(below.path(), at.path()).map(drop)
     }
 
-    /// Makes it good or bad from now on.
-    pub fn become_(&self, condition: Condition) {
+    /// Turns it good or bad, from now on.
+    pub fn turn(&self, condition: Condition) {
         self.shared.set_condition(condition);
     }
 
@@ -123,14 +123,14 @@ mod tests {
         for (condition, kind) in
             [(Condition::Full, io::ErrorKind::StorageFull), (Condition::ReadOnly, io::ErrorKind::ReadOnlyFilesystem)]
         {
-            disk.become_(condition);
+            disk.turn(condition);
             let refused = OpenOptions::new().append(true).open(&renamed).and_then(|mut file| file.write_all(b"more"));
             assert_eq!(refused.expect_err("refused").kind(), kind);
             assert_eq!(fs::write(at.path().join("new"), b"").expect_err("refused").kind(), kind);
             assert_eq!(fs::read(&renamed).expect("still readable"), b"synced");
         }
         assert!(disk.refused() >= 2);
-        disk.become_(Condition::Good);
+        disk.turn(Condition::Good);
         fs::write(at.path().join("new"), b"room again").expect("written");
     }
 }

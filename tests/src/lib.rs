@@ -7,6 +7,8 @@
 mod site;
 
 #[cfg(test)]
+mod bad_disks;
+#[cfg(test)]
 mod bad_input;
 #[cfg(test)]
 mod boot;
@@ -42,6 +44,8 @@ mod liar;
 mod load;
 #[cfg(test)]
 mod memory;
+#[cfg(test)]
+mod power_cuts;
 #[cfg(test)]
 mod readme;
 #[cfg(test)]

@@ -1,0 +1,196 @@
+//! Disks that are full, read-only, failing or slow: what was acknowledged is there, nothing hangs for ever, and the node
+//! with the bad disk says what is wrong with it.
+//!
+//! A limit on the size of files makes a full disk for everybody. The other disks are file systems in user space
+//! ([`quorate_testnet::disk`]), which take the right to mount; without it their tests say so and end.
+
+use std::time::{Duration, Instant};
+
+use quorate_testnet::disk::{Condition, Disk};
+use quorate_testnet::{Cluster, Special};
+
+use crate::site::{PATIENCE, Site, name};
+
+const NODES: [&str; 3] = ["n1", "n2", "n3"];
+/// More than any test here needs until a disk has shown what it is.
+const KEYS_MAX: usize = 1_000;
+/// Room for the vault, and for some changes.
+const FILE_BYTES: u64 = 400 << 10;
+
+/// A node that stops for its disk: exit code 1, and the cause as the last thing that it says.
+fn stopped_for(site: &mut Site, node: &str, cause: &str) {
+    let (status, said) = site.cluster.wait_end(node).expect("it ends");
+    assert_eq!(status.code(), Some(1), "{said}");
+    explains(site, node, &said, cause);
+}
+
+fn explains(site: &Site, node: &str, said: &str, cause: &str) {
+    let message = said.lines().rev().find(|line| line.starts_with("quorated: ")).unwrap_or_default();
+    let path = site.cluster.directory().data(node).display().to_string();
+    assert!(message.contains(&path) && message.contains(cause), "no {path} or {cause:?} in {message:?} of:\n{said}");
+    assert!(said.lines().next_back().is_some_and(|line| line.starts_with("hint: ")), "no hint in:\n{said}");
+}
+
+/// What was handed out, and must be there from then on.
+#[derive(Default)]
+struct Kept(Vec<(String, String)>);
+
+impl Kept {
+    /// Makes keys and ciphertexts until `node` has ended.
+    fn grow_until_end_of(&mut self, site: &mut Site, node: &str) {
+        for _ in 0..KEYS_MAX {
+            if !site.cluster.is_running(node).expect("a node") {
+                return;
+            }
+            self.grow(site);
+        }
+        panic!("{node} goes on although its disk takes nothing");
+    }
+
+    /// One more key and ciphertext, acknowledged in time whichever node leads.
+    fn grow(&mut self, site: &Site) {
+        let key = format!("key/{}", self.0.len());
+        let client = site.client(None);
+        let begin = Instant::now();
+        site.until("a key is made", || match site.block(client.create_key(&name(&key), Default::default())) {
+            Ok(_) => Some(()),
+            // Made, and the answer was lost with the leader.
+            Err(error) if error.code() == quorate_client::Code::Conflict => Some(()),
+            Err(_) => None,
+        });
+        let ciphertext = site.until("it is used", || site.encrypt(None, &key, key.as_bytes()).ok());
+        assert!(begin.elapsed() < PATIENCE, "{key} took {:?}", begin.elapsed());
+        self.0.push((key, ciphertext));
+    }
+
+    fn all_open_at(&self, site: &Site, node: Option<&str>) {
+        let client = site.client(node);
+        for (key, ciphertext) in &self.0 {
+            let context = quorate_client::Context::empty();
+            let opened = site.until("an answer", || site.block(client.decrypt(ciphertext, &context)).ok());
+            assert_eq!(opened.expose(), key.as_bytes(), "{node:?}");
+        }
+    }
+}
+
+/// Whether bad disks can be had here. Not a silent no.
+fn disks_are_possible(test: &str) -> bool {
+    Disk::is_possible().inspect_err(|error| println!("NOT TESTED: {test}: no disk in user space: {error}")).is_ok()
+}
+
+/// A follower, then the leader. Mutated: a write whose error is ignored lets the node go on, and the test waits in vain.
+#[test]
+fn a_full_disk_stops_its_node_and_nothing_acknowledged_is_lost() {
+    let mut site = Site::found();
+    let mut kept = Kept::default();
+    kept.grow(&site);
+    for leads in [false, true] {
+        let leader = site.leader();
+        let node = NODES.into_iter().find(|node| (*node == leader) == leads).expect("three nodes");
+        site.cluster.terminate(node).expect("ends");
+        let full = Special { file_bytes: Some(FILE_BYTES), ..Special::default() };
+        site.cluster.start_as(node, &full).expect("starts");
+        site.cluster.wait_serving(&[node]).expect("it has room yet");
+        kept.grow_until_end_of(&mut site, node);
+        stopped_for(&mut site, node, "File too large");
+        kept.grow(&site);
+        kept.all_open_at(&site, None);
+        site.start(&[node]);
+        site.cluster.wait_serving(&[node]).expect("there is room again");
+        kept.all_open_at(&site, Some(node));
+    }
+    println!("{} keys", kept.0.len());
+}
+
+/// Whichever node it is, it stops, stays down as long as the disk is bad, and catches up when it is good again.
+#[test]
+fn a_disk_that_takes_nothing_stops_its_node() {
+    if !disks_are_possible("full, read-only and failing disks") {
+        return;
+    }
+    let mut site = Site::of(NODES.into_iter().fold(Cluster::builder(), |builder, node| builder.disk(node)));
+    let mut kept = Kept::default();
+    kept.grow(&site);
+    for (condition, cause, leads) in [
+        (Condition::Full, "No space left on device", true),
+        (Condition::ReadOnly, "Read-only file system", false),
+        (Condition::Failing, "Input/output error", true),
+    ] {
+        let leader = site.leader();
+        let node = NODES.into_iter().find(|node| (*node == leader) == leads).expect("three nodes");
+        site.cluster.disk(node).expect("it has one").turn(condition);
+        kept.grow_until_end_of(&mut site, node);
+        stopped_for(&mut site, node, cause);
+        let (status, said) = site.cluster.start_in_vain(node, &Special::default()).expect("it does not start");
+        assert_eq!(status.code(), Some(1), "{said}");
+        explains(&site, node, &said, cause);
+        kept.grow(&site);
+        kept.all_open_at(&site, None);
+        site.cluster.disk(node).expect("it has one").turn(Condition::Good);
+        site.start(&[node]);
+        site.cluster.wait_serving(&[node]).expect("the disk is good again");
+        kept.all_open_at(&site, Some(node));
+    }
+}
+
+/// One copy of the vault is damaged and there is no room to write it anew: the good one stays as it is. Mutated: without
+/// the error of the write, the node would come up.
+#[test]
+fn a_vault_that_cannot_be_written_stays_whole() {
+    use std::os::unix::fs::FileExt;
+    if !disks_are_possible("a vault on a full disk") {
+        return;
+    }
+    let mut site = Site::of(Cluster::builder().disk("n2"));
+    let mut kept = Kept::default();
+    kept.grow(&site);
+    site.cluster.terminate("n2").expect("ends");
+    let path = site.cluster.directory().data("n2").join("vault");
+    let before = std::fs::read(&path).expect("readable");
+    let (first, second) = before.split_at(before.len() / 2);
+    assert!(first == second, "the control: at rest both copies are equal");
+    {
+        let vault = std::fs::OpenOptions::new().write(true).open(&path).expect("our own file");
+        vault.write_all_at(b"damaged", second.len() as u64 + 1000).expect("written");
+        vault.sync_all().expect("synced");
+    }
+    site.cluster.disk("n2").expect("it has one").turn(Condition::Full);
+    let (status, said) = site.cluster.start_in_vain("n2", &Special::default()).expect("it does not start");
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert!(said.contains("quorated: the vault could not be written") && said.contains("No space left"), "{said}");
+    assert!(std::fs::read(&path).expect("readable")[..first.len()] == *first, "the good copy is as it was");
+    kept.grow(&site);
+
+    site.cluster.disk("n2").expect("it has one").turn(Condition::Good);
+    site.start(&["n2"]);
+    site.cluster.wait_serving(&["n2"]).expect("mended");
+    kept.all_open_at(&site, Some("n2"));
+    assert!(std::fs::read(&path).expect("readable") == before, "both copies are whole again");
+}
+
+/// A slow disk under a follower holds nobody up; under the leader, changes take their time and are made. One that is so
+/// slow that nobody hears of the leader any more costs it the lead, and no more.
+#[test]
+fn a_slow_disk_makes_things_late_and_nothing_else() {
+    const SLOW: Duration = Duration::from_millis(100);
+    const HARDLY_MOVES: Duration = Duration::from_secs(3);
+    if !disks_are_possible("slow disks") {
+        return;
+    }
+    let mut site = Site::of(NODES.into_iter().fold(Cluster::builder(), |builder, node| builder.disk(node)));
+    let mut kept = Kept::default();
+    kept.grow(&site);
+    for (delay, leads, keys) in [(SLOW, false, 3), (SLOW, true, 3), (HARDLY_MOVES, false, 2), (HARDLY_MOVES, true, 2)] {
+        let leader = site.leader();
+        let node = NODES.into_iter().find(|node| (*node == leader) == leads).expect("three nodes");
+        site.cluster.disk(node).expect("it has one").turn(Condition::Slow(delay));
+        let begin = Instant::now();
+        (0..keys).for_each(|_| kept.grow(&site));
+        println!("{node} takes {delay:?}, leads: {leads}: {keys} keys in {:?}", begin.elapsed());
+        kept.all_open_at(&site, None);
+        assert!(site.cluster.is_running(node).expect("a node"), "late is not broken");
+        site.cluster.disk(node).expect("it has one").turn(Condition::Good);
+        site.cluster.wait_serving(&NODES).expect("all serve");
+        kept.all_open_at(&site, Some(node));
+    }
+}
