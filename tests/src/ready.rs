@@ -28,8 +28,7 @@ fn newest(key: &KeyInfo) -> (KeyVersion, bool) {
 /// Three of three must check, and one is dead: two are enough to write the key down, and too few to use it. The creator
 /// waits, at the leader and at a follower alike, until the third is back.
 ///
-/// `api::ready` is the one guard on the creator's side; without its look at `ready`, or without the wait, this fails. So it
-/// does if `newest_ready` gives any newest version, and if the leader declares versions ready that fewer than t checked.
+/// `api::ready` is the one guard on the creator's side: without its look at `ready` this fails.
 #[test]
 fn i8_a_version_is_neither_used_nor_acknowledged_before_t_holders_have_checked_it() {
     let mut site = Site::of(Cluster::builder().threshold(3));

@@ -14,8 +14,8 @@ use quorate_client::conn::{Conn, Handler, Reply};
 use quorate_client::frame::{self, Kind};
 use quorate_client::identity::{Identity, Protocol, server_config};
 use quorate_client::wire::{
-    self, AdminProgress, AdminRequest, AdminResponse, Alarm, Answer, Envelope, KeyInfo, KeySummary, LocalStatus,
-    NodeInfo, NodeState, Phase, PublicStatus, Request, Response, Role, Status, VersionInfo, WireError,
+    self, AdminProgress, AdminRequest, AdminResponse, Alarm, Answer, Answered, Envelope, KeyInfo, KeySummary,
+    LocalStatus, NodeInfo, NodeState, Phase, PublicStatus, Request, Response, Role, Status, VersionInfo, WireError,
 };
 use quorate_client::{ClusterFile, ClusterId, Code, KeyName, KeyVersion, Plaintext, Token};
 use quorate_shares::ids::{Epoch, KeyUid, NodeId};
@@ -164,11 +164,11 @@ impl Handler for FakeNode {
             return Reply::Inline(wire::encode(&PublicStatus { phase: Phase::Locked, have: 1, need: 2, waiting_for }));
         }
         let envelope: Envelope = wire::decode(&body).expect("a whole request");
-        Reply::Inline(wire::encode(&if envelope.token.hash() == self.hash {
+        Reply::Inline(wire::encode(&Answered::always(if envelope.token.hash() == self.hash {
             self.answer(envelope.request)
         } else {
             Err(WireError::new(Code::Denied, "the token is not one of this cluster"))
-        }))
+        })))
     }
 }
 
