@@ -267,6 +267,38 @@ fn init_makes_the_token_prints_invitations_and_writes_the_client_file() {
 }
 
 #[test]
+fn init_keeps_a_token_that_a_dead_daemon_may_know() {
+    let world = World::new();
+    let (data, file) = (world.path("data"), world.file.clone());
+    let hashes = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let seen = hashes.clone();
+    world.daemon(move |request| {
+        let mut seen = seen.lock().expect("nothing panics while it holds this");
+        match request {
+            AdminRequest::Status => {
+                let phase = if seen.is_empty() { Phase::Uninitialised } else { Phase::Joining };
+                (vec![], Some(Ok(World::local_status(&data, phase))))
+            }
+            AdminRequest::Init { token_hash, .. } => {
+                seen.push(token_hash);
+                // The first one is the last thing that the daemon hears: it has made its vault, and dies.
+                (vec![], (seen.len() > 1).then(|| Ok(AdminResponse::Founded(file.clone()))))
+            }
+            other => panic!("{other:?}"),
+        }
+    });
+    let place = world.path("elsewhere/token");
+    let init = ["cluster", "init", "--founders", "3", "--token-file", place.to_str().expect("text")];
+    let lost = world.run(&init, b"");
+    assert!(lost.code == 1 && lost.err.contains("ended before it answered"), "{}", lost.err);
+    let again = world.run(&init, b"");
+    assert_eq!(again.code, 0, "{}", again.err);
+    let token = Token::parse(&std::fs::read_to_string(&place).expect("written")).expect("a token");
+    assert_eq!(*hashes.lock().expect("as above"), [token.hash(), token.hash()], "the same one, and it is kept");
+    assert!(!place.with_file_name("token.new").exists() && mode(&place) == 0o600);
+}
+
+#[test]
 fn init_repeated_while_founding_keeps_the_token_and_a_refused_one_leaves_none() {
     let world = World::new();
     let data = world.path("data");
@@ -294,7 +326,8 @@ fn init_repeated_while_founding_keeps_the_token_and_a_refused_one_leaves_none() 
     let refused =
         world.run(&["cluster", "init", "--founders", "3", "--token-file", place.to_str().expect("text")], b"");
     assert_eq!(refused.code, 1);
-    assert!(!place.exists(), "a token that nobody knows is not left behind");
+    let left = [place.clone(), place.with_file_name("token.new")].map(|path| path.exists());
+    assert_eq!(left, [false, false], "a token that nobody knows is not left behind");
     // What can be refused without a daemon.
     for (arguments, message) in [
         (&["cluster", "init", "--founders", "1"][..], "one stolen disk opens everything"),
