@@ -1,6 +1,6 @@
 # Quorate: what a newcomer, a developer and CI type. Every target does its own set-up.
 
-.PHONY: help setup demo cluster cluster-down test bench lint docs deny fuzz ci clean
+.PHONY: help setup demo cluster cluster-down test soak bench lint docs deny fuzz ci clean
 
 help:            ## Show this list
 	@grep -hE '^[a-z-]+: .*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -25,6 +25,9 @@ cluster-down: build ## Stop the local cluster in ./.testnet
 test: setup      ## Run every test
 	@cargo build --workspace --bins --quiet
 	cargo test --workspace
+
+soak: setup      ## Run the long random tests: seeds and figures, some minutes
+	.ci/soak
 
 bench: setup     ## Measure what it costs, beside figures of the same run; one table, some minutes
 	@cargo build --release --bins -p quorate-node -p quorate -p quorate-testnet

@@ -45,6 +45,8 @@ mod load;
 #[cfg(test)]
 mod memory;
 #[cfg(test)]
+mod model;
+#[cfg(test)]
 mod power_cuts;
 #[cfg(test)]
 mod readme;

@@ -1,0 +1,120 @@
+//! Locks: what lies on the disks, and what is told about it.
+
+use quorate_node::lock_keys::GRACE_S;
+use quorate_node::vault::Vault;
+use quorate_shares::ids::NodeId;
+use quorate_shares::kem::PublicKey;
+use quorate_shares::lock::{Lock, LockOpenRequest};
+
+use super::Watch;
+
+impl Watch {
+    /// D3: a lock key is durable before its public half leaves.
+    pub(in crate::model) fn lock_key_leaves(&mut self, holder: NodeId, peer: NodeId, keyno: u64, public: &PublicKey) {
+        let vault = self.durable_vault(holder);
+        let durable = vault.held_for(peer).and_then(|held| held.key(keyno));
+        let durable = durable.is_some_and(|key| PublicKey::of_seed(&key.seed) == *public);
+        self.holds(durable, || format!("D3: node {holder} told node {peer} of a lock key that is not durable"));
+    }
+
+    /// Nothing is sealed twice under one generation: every lock that a node makes is of a newer one than is durable, and as
+    /// many peers open it as a thief needs disks besides this one.
+    pub(in crate::model) fn lock_made(&mut self, node: NodeId, lock: &Lock) {
+        let durable = self.durable_vault(node).lock.map_or(0, |lock| lock.generation());
+        let generation = lock.generation();
+        self.holds(generation > durable, || format!("node {node} sealed again under generation {generation}"));
+        let newest = self.locks.get(&node).copied().unwrap_or(0);
+        self.holds(generation >= newest, || {
+            format!("the generation of node {node} fell from {newest} to {generation}")
+        });
+        self.locks.insert(node, generation);
+        let needed = self.found.threshold - 1;
+        self.holds(lock.needed() == needed, || format!("S1: {} disks open the lock of node {node}", lock.needed() + 1));
+        self.seen.locks += 1;
+    }
+
+    /// A holder heard, durably, that a lock of this generation is durable at its node.
+    pub(in crate::model) fn told(&mut self, holder: NodeId, of: NodeId, generation: u64) {
+        let known = self.told.entry((holder, of)).or_default();
+        *known = (*known).max(generation);
+    }
+
+    /// D4: a lock that was replaced, as its holder was told, is not opened for anybody: only an old disk still asks for it.
+    pub(in crate::model) fn piece_leaves(&self, holder: NodeId, request: &LockOpenRequest) {
+        let newest = self.told.get(&(holder, request.from)).copied().unwrap_or(0);
+        self.holds(request.generation >= newest, || {
+            let (from, asked) = (request.from, request.generation);
+            format!("D4: node {holder} opens lock {asked} of node {from}, although it was told of {newest}")
+        });
+    }
+
+    /// A holder of lock keys counts its running time.
+    pub(in crate::model) fn graced(&mut self, holder: NodeId, seconds: u16) {
+        let counts = self.old_keys.iter_mut().filter(|((of, ..), _)| *of == holder);
+        counts.for_each(|(_, ran_s)| *ran_s += u64::from(seconds));
+    }
+
+    /// After every step: the vaults that changed are looked at.
+    pub(in crate::model) fn check_vaults(&mut self) {
+        let changed = |node: &NodeId| {
+            let disk = &self.disks[node];
+            self.vaults.get(node).is_none_or(|image| !disk.is_durably(image))
+        };
+        let changed: Vec<NodeId> = self.disks.keys().copied().filter(changed).collect();
+        if changed.is_empty() {
+            return;
+        }
+        let vaults: Vec<(NodeId, Vault)> = self.disks.keys().map(|&node| (node, self.durable_vault(node))).collect();
+        for &node in &changed {
+            self.vaults.insert(node, self.disks[&node].durable());
+            self.old_keys_outlive_their_grace(node, &vaults);
+        }
+        self.every_piece_can_be_opened(&vaults);
+    }
+
+    /// D6, the part of the disks: every peer that a durable lock names durably holds the key of its piece, so that any t - 1
+    /// of them open it.
+    fn every_piece_can_be_opened(&self, vaults: &[(NodeId, Vault)]) {
+        for (node, vault) in vaults {
+            let Some(lock) = &vault.lock else { return self.broken("a founded node has no lock") };
+            for piece in lock.pieces() {
+                let holder = vaults.iter().find(|(holder, _)| *holder == piece.peer).map(|(_, vault)| vault);
+                let key = holder.and_then(|vault| vault.held_for(*node)).and_then(|held| held.key(piece.key_number));
+                self.holds(key.is_some(), || {
+                    format!(
+                        "D6: node {} cannot open the piece of node {node}: key {} is gone",
+                        piece.peer, piece.key_number
+                    )
+                });
+            }
+        }
+    }
+
+    /// A lock key is erased no sooner than a minute of its holder's running time after a newer one was confirmed.
+    fn old_keys_outlive_their_grace(&mut self, holder: NodeId, vaults: &[(NodeId, Vault)]) {
+        let Some((_, vault)) = vaults.iter().find(|(node, _)| *node == holder) else { return };
+        let there = |peer: NodeId, keyno: u64| vault.held_for(peer).is_some_and(|held| held.key(keyno).is_some());
+        let gone: Vec<_> = self
+            .old_keys
+            .iter()
+            .filter(|((of, peer, keyno), _)| *of == holder && !there(*peer, *keyno))
+            .map(|(key, ran_s)| (*key, *ran_s))
+            .collect();
+        for (key, ran_s) in gone {
+            self.holds(ran_s >= u64::from(GRACE_S), || {
+                format!("node {holder} erased a lock key after {ran_s} seconds")
+            });
+            self.old_keys.remove(&key);
+            self.seen.erased += 1;
+        }
+        for held in &vault.held {
+            for key in held.keys.iter().filter(|key| key.keyno < held.committed_keyno) {
+                self.old_keys.entry((holder, held.peer, key.keyno)).or_default();
+            }
+        }
+    }
+
+    fn durable_vault(&self, node: NodeId) -> Vault {
+        self.disks[&node].durable().open()
+    }
+}

@@ -1,0 +1,188 @@
+//! What must hold after every step. Each function's first sentence is what it checks; the codes are those of the design.
+//!
+//! [`Watch`] sees everything that a real observer could not: every share that is opened, every entry that is applied, every
+//! lock that is made. It holds duplicates of all bundles, so that it can open what only the holders can. A violation ends the
+//! run; the run says which seed and which step it was.
+//!
+//! S8 (no secret in a log, an error or a core) is about bytes that this model does not write; `secrets` shows it on the real
+//! daemons. S2 and S4 are about retiring and revoking, which do not exist yet. S3 and D4 are checked as far as a fixed
+//! membership lets them be broken: a stranger asks for shares, and nothing that should only rise falls.
+
+mod answers;
+mod locks;
+mod shares;
+mod state;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use quorate_node::holder::Holder;
+use quorate_node::keyring::Slot;
+use quorate_node::phase::Phase;
+use quorate_raft::command::{Found, Outcome};
+use quorate_raft::refusal::Refusal;
+use quorate_raft::state::State;
+use quorate_shares::ids::{ClusterId, Epoch, KeyName, NodeId};
+use quorate_shares::lock::Bundle;
+use quorate_shares::secret::Secret;
+
+use super::disk::{Entry, Image, VaultDisk, VaultImage};
+use super::founding::Founded;
+use super::message::Process;
+use super::node::{LEASE, WIPE_AFTER_MS};
+use super::world::Machine;
+
+/// A process has looked at its lease within this time, unless it was stopped.
+const TICK_AFTER_MS: u64 = 500;
+
+/// Shares of one run that a thief looks for; a few of every holder are enough.
+const PLAIN_MAX: usize = 200;
+
+/// The observer.
+pub(super) struct Watch {
+    pub(super) cluster: ClusterId,
+    pub(super) found: Found,
+    /// Virtual time, which is also what leaders stamp.
+    pub(super) wall_ms: u64,
+    /// What was committed, in order, and what it was answered.
+    committed: Vec<(Entry, Option<Result<Outcome, Refusal>>)>,
+    /// The state and the rows that follow from it.
+    pub(super) state: State,
+    pub(super) image: Image,
+    /// Where each version was made.
+    made_at: BTreeMap<Slot, u64>,
+    holders: BTreeMap<NodeId, Holder>,
+    shares: BTreeMap<(Slot, Epoch, u8), [u8; 32]>,
+    /// Some shares as they are: what a thief must not find in the clear.
+    pub(super) plain: Vec<Secret<32>>,
+    verified: BTreeMap<(Slot, Epoch), BTreeSet<NodeId>>,
+    acked: BTreeMap<Epoch, BTreeSet<NodeId>>,
+    disks: BTreeMap<NodeId, VaultDisk>,
+    vaults: BTreeMap<NodeId, VaultImage>,
+    locks: BTreeMap<NodeId, u64>,
+    old_keys: BTreeMap<(NodeId, NodeId, u64), u64>,
+    highest: BTreeMap<NodeId, (u64, u64)>,
+    told: BTreeMap<(NodeId, NodeId), u64>,
+    /// Until when each process has a lease, by the observer's own reckoning.
+    leases: BTreeMap<Process, u64>,
+    /// What clients were told: entries of the log, and when.
+    acknowledged: Vec<(u64, u64)>,
+    newest: BTreeMap<KeyName, Vec<(u64, quorate_shares::ids::KeyVersion)>>,
+    /// Counted, so that a run in which nothing happened fails.
+    pub(super) seen: Seen,
+}
+
+/// What a run went through.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Seen {
+    pub(super) shares: u64,
+    pub(super) locks: u64,
+    pub(super) changes: u64,
+    pub(super) encrypted: u64,
+    pub(super) decrypted: u64,
+    pub(super) discarded: u64,
+    pub(super) erased: u64,
+    pub(super) refused: u64,
+}
+
+impl Seen {
+    /// What happened in two runs together.
+    pub(super) fn and(self, other: Self) -> Self {
+        Self {
+            shares: self.shares + other.shares,
+            locks: self.locks + other.locks,
+            changes: self.changes + other.changes,
+            encrypted: self.encrypted + other.encrypted,
+            decrypted: self.decrypted + other.decrypted,
+            discarded: self.discarded + other.discarded,
+            erased: self.erased + other.erased,
+            refused: self.refused + other.refused,
+        }
+    }
+
+    /// A run in which one of these did not happen shows nothing about it.
+    pub(super) fn is_eventful(self) -> bool {
+        let Self { shares, locks, changes, encrypted, decrypted, discarded, erased, refused } = self;
+        [shares, locks, changes, encrypted, decrypted, discarded, erased, refused].iter().all(|count| *count > 0)
+    }
+}
+
+impl Watch {
+    pub(super) fn new(
+        founded: &Founded,
+        bundles: &BTreeMap<NodeId, Bundle>,
+        disks: BTreeMap<NodeId, VaultDisk>,
+    ) -> Self {
+        let cluster = founded.found.cluster;
+        let holder = |(&node, bundle): (&NodeId, &Bundle)| {
+            let keys = bundle.share_keys.iter().map(|key| (key.generation, key.seed.duplicate())).collect();
+            (node, Holder::new(cluster, node, keys))
+        };
+        Self {
+            cluster,
+            found: founded.found.clone(),
+            wall_ms: 0,
+            committed: Vec::new(),
+            state: State::default(),
+            image: Image::default(),
+            made_at: BTreeMap::new(),
+            holders: bundles.iter().map(holder).collect(),
+            shares: BTreeMap::new(),
+            plain: Vec::new(),
+            verified: BTreeMap::new(),
+            acked: BTreeMap::new(),
+            disks,
+            vaults: BTreeMap::new(),
+            locks: BTreeMap::new(),
+            old_keys: BTreeMap::new(),
+            highest: BTreeMap::new(),
+            told: BTreeMap::new(),
+            leases: BTreeMap::new(),
+            acknowledged: Vec::new(),
+            newest: BTreeMap::new(),
+            seen: Seen::default(),
+        }
+    }
+
+    /// A sentence that must not become true.
+    pub(super) fn broken(&self, sentence: &str) {
+        panic!("{sentence}");
+    }
+
+    fn holds(&self, holds: bool, sentence: impl FnOnce() -> String) {
+        if !holds {
+            self.broken(&sentence());
+        }
+    }
+
+    /// A lease was confirmed by a quorum, and what it confirms is applied. It began when it was asked for (virtual time).
+    pub(super) fn confirmed(&mut self, process: Process, sent_ms: u64) {
+        let until = self.leases.entry(process).or_default();
+        *until = (*until).max(sent_ms + LEASE.as_millis() as u64);
+    }
+
+    pub(super) fn leased_until(&self, process: Process) -> u64 {
+        self.leases.get(&process).copied().unwrap_or(0)
+    }
+
+    /// A node that has lost its lease for long holds no root of a key, unless it could not run since; and (I9) none serves
+    /// without a seat in the active epoch.
+    pub(super) fn check_memory(&self, machines: &BTreeMap<NodeId, Machine>, now_ms: u64) {
+        for (node, machine) in machines {
+            let Some(daemon) = &machine.daemon else { continue };
+            let Some(unlocked) = &daemon.unlocked else { continue };
+            let seated = self.state.active().is_some_and(|epoch| epoch.x_of(*node).is_some());
+            self.holds(daemon.phase != Phase::Serving || seated, || format!("I9: node {node} serves without a seat"));
+            let runs = machine.has_run_since(machine.clock_ms(now_ms), TICK_AFTER_MS);
+            let lost_ms = now_ms.checked_sub(self.leased_until(daemon.me)).filter(|_| runs);
+            let late = lost_ms.is_some_and(|lost| lost >= WIPE_AFTER_MS + TICK_AFTER_MS);
+            self.holds(!late || unlocked.roots.is_empty(), || {
+                format!("node {node} keeps a key {lost_ms:?} ms after its lease")
+            });
+        }
+    }
+
+    /// How far the committed log is known.
+    pub(super) fn committed(&self) -> u64 {
+        self.committed.len() as u64
+    }
+}

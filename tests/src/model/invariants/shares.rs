@@ -1,0 +1,164 @@
+//! Shares: what is opened, given, accepted and put together.
+
+use std::collections::BTreeMap;
+
+use quorate_node::holder::Facts;
+use quorate_node::keyring::Slot;
+use quorate_shares::ids::{Epoch, NodeId};
+use quorate_shares::master::{KeyIdentity, MasterKey};
+use quorate_shares::quorum::Quorum;
+use quorate_shares::seal::{BatchHeader, BatchOpener, ShareRecord, share_commitment};
+use quorate_shares::secret::Secret;
+use sha2::{Digest, Sha256};
+
+use super::{PLAIN_MAX, Watch};
+use crate::model::message::Process;
+use crate::model::node::Replica;
+
+impl Watch {
+    /// S5, S6: an opened share matches its commitment in the committed state, and never changes.
+    pub(in crate::model) fn opened(&mut self, node: NodeId, facts: &Facts, x: u8, share: &Secret<32>) {
+        let x_of = self.state.x_of(facts.record.epoch, node);
+        self.holds(x_of == Some(x), || format!("node {node} opened the share of number {x}, which is not its own"));
+        self.accepted(node, &facts.identity, &facts.record, x, share);
+    }
+
+    /// S5, S6: an accepted share matches its commitment in the committed state, and never changes.
+    pub(in crate::model) fn accepted(
+        &mut self,
+        from: NodeId,
+        identity: &KeyIdentity,
+        record: &ShareRecord,
+        x: u8,
+        share: &Secret<32>,
+    ) {
+        let slot = (identity.uid, identity.version);
+        let known = self.record(slot, record.epoch);
+        self.holds(known.as_ref() == Some(record), || {
+            "a share is held against another record than was committed".into()
+        });
+        let commitment = share_commitment(identity, record.batch, record.epoch, record.threshold, x, share);
+        let right = record.share(x).is_some_and(|sealed| sealed.commitment == commitment);
+        self.holds(right, || format!("S6: a share of node {from} was accepted that its commitment denies"));
+        let digest: [u8; 32] = Sha256::digest(share.expose()).into();
+        let first = *self.shares.entry((slot, record.epoch, x)).or_insert_with(|| {
+            self.plain.extend((self.plain.len() < PLAIN_MAX).then(|| share.duplicate()));
+            digest
+        });
+        self.holds(first == digest, || format!("S5: an accepted share of node {from} changed"));
+        self.seen.shares += 1;
+    }
+
+    /// S3: a node outside the committee of an epoch is given no share of it; and nobody gives shares without a lease.
+    pub(in crate::model) fn given(&self, by: Process, to: NodeId, epoch: Epoch) {
+        let leased = self.wall_ms < self.leased_until(by);
+        self.holds(leased, || format!("node {} gives a share without a lease", by.node));
+        let seated = self.found.members.iter().any(|member| member.node == to) && self.state.x_of(epoch, to).is_some();
+        self.holds(seated, || format!("S3: node {to}, which has no seat in epoch {epoch}, is given a share"));
+    }
+
+    pub(in crate::model) fn verified(&mut self, node: NodeId, slot: Slot, epoch: Epoch) {
+        self.verified.entry((slot, epoch)).or_default().insert(node);
+    }
+
+    /// S7: what a quorum rebuilds is the key that was dealt, by its public key-check value.
+    pub(in crate::model) fn rebuilt(&self, identity: &KeyIdentity, key: &MasterKey) {
+        let kcv = self.state.version(identity.uid, identity.version).map(|version| version.kcv);
+        self.holds(kcv == Some(key.kcv(identity)), || "S7: a quorum rebuilt another key than was dealt".to_owned());
+    }
+
+    /// S7: every t of the holders give the same key, and it matches the key-check value; fewer give none.
+    pub(in crate::model) fn every_quorum_agrees(&self, slot: Slot, epoch: Epoch) {
+        let (identity, kcv) = self.identity(slot);
+        let record = self.record(slot, epoch).expect("every version has its record");
+        let committee = self.state.committee(epoch).expect("the epoch is known");
+        let shares = self.all_shares(slot, epoch);
+        let (needed, holders) = (u32::from(record.threshold.needed()), u32::from(record.threshold.holders()));
+        self.holds(shares.len() == holders as usize, || "a holder cannot open its share".to_owned());
+        for chosen in 1u32..1 << holders {
+            let mut quorum = Quorum::new(record.clone(), identity, &committee, kcv).expect("they belong together");
+            for (number, (node, (x, share))) in shares.iter().enumerate() {
+                if chosen >> number & 1 == 1 {
+                    quorum.add(*node, *x, share.duplicate()).expect("an honest share counts");
+                }
+            }
+            let closed = quorum.close();
+            match chosen.count_ones() >= needed {
+                true => match closed {
+                    Ok(key) => self.rebuilt(&identity, &key),
+                    Err(_) => self.broken("S7: a quorum of honest shares does not close"),
+                },
+                false => self.holds(closed.is_err(), || "S1: fewer than t shares give a key".to_owned()),
+            }
+        }
+    }
+
+    /// D5: a record opens only as the very version of the very key and epoch that it was made for.
+    pub(in crate::model) fn record_is_itself(&self, slot: Slot, other: Slot, epoch: Epoch) {
+        let (identity, kcv) = self.identity(other);
+        let Some(record) = self.record(slot, epoch).filter(|_| slot != other) else { return };
+        let committee = self.state.committee(epoch).expect("the epoch is known");
+        let swapped = Quorum::new(record.clone(), identity, &committee, kcv);
+        self.holds(swapped.is_err(), || "D5: a record is taken for that of another key".to_owned());
+        for (&node, holder) in &self.holders {
+            let replica = Replica(&self.state, &self.image);
+            let Ok(mut facts) = holder.facts(&replica, epoch, other.0, other.1) else { continue };
+            let right = facts.record.clone();
+            facts.record = record.clone();
+            self.holds(holder.open(&replica, &facts).is_err(), || {
+                format!("D5: node {node} opens a record of another key")
+            });
+            // The place inside the record, moved: the same key, and the share of another.
+            facts.record = ShareRecord { shares: record.shares.clone(), ..right };
+            self.holds(holder.open(&replica, &facts).is_err(), || format!("D5: node {node} opens a moved share"));
+        }
+    }
+
+    pub(in crate::model) fn identity(&self, slot: Slot) -> (KeyIdentity, [u8; 32]) {
+        let version = self.state.version(slot.0, slot.1).expect("the version is known");
+        (KeyIdentity { cluster: self.cluster, uid: slot.0, version: slot.1 }, version.kcv)
+    }
+
+    pub(in crate::model) fn record(&self, slot: Slot, epoch: Epoch) -> Option<ShareRecord> {
+        use quorate_node::holder::Source;
+        let bytes = Replica(&self.state, &self.image).record(slot.0, slot.1, epoch).ok()??;
+        ShareRecord::parse(&bytes).ok()
+    }
+
+    pub(in crate::model) fn header(&self, record: &ShareRecord) -> Option<BatchHeader> {
+        use quorate_node::holder::Source;
+        let bytes = Replica(&self.state, &self.image).batch(record.batch).ok()??;
+        BatchHeader::parse(&bytes).ok()
+    }
+
+    /// Every holder's share, opened as only it can.
+    fn all_shares(&self, slot: Slot, epoch: Epoch) -> BTreeMap<NodeId, (u8, Secret<32>)> {
+        let replica = Replica(&self.state, &self.image);
+        let open = |(&node, holder): (&NodeId, &quorate_node::holder::Holder)| {
+            let facts = holder.facts(&replica, epoch, slot.0, slot.1).ok()?;
+            Some((node, holder.open(&replica, &facts).ok()?))
+        };
+        self.holders.iter().filter_map(open).collect()
+    }
+
+    /// The shares that a thief with these bundles opens, by the real code.
+    pub(in crate::model) fn stolen(
+        &self,
+        slot: Slot,
+        epoch: Epoch,
+        bundles: &BTreeMap<NodeId, quorate_shares::lock::Bundle>,
+    ) -> Option<MasterKey> {
+        let (identity, kcv) = self.identity(slot);
+        let record = self.record(slot, epoch)?;
+        let (header, committee) = (self.header(&record)?, self.state.committee(epoch)?);
+        let mut quorum = Quorum::new(record.clone(), identity, &committee, kcv).ok()?;
+        for (&node, bundle) in bundles {
+            for key in &bundle.share_keys {
+                let opener = BatchOpener::open(&header, &committee, node, key.generation, &key.seed).ok()?;
+                let share = opener.open_share(&record, &identity, &kcv).ok()?;
+                quorum.add(node, opener.x(), share).ok()?;
+            }
+        }
+        quorum.close().ok()
+    }
+}

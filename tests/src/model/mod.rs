@@ -1,0 +1,99 @@
+//! The model: a whole cluster in one thread, in virtual time, from one seed.
+//!
+//! Everything that the program decides purely is run as it is: `apply` and the plan, phases, leases, the cache of roots, the
+//! keys for locks, the real vault on a disk that loses power, dealing, opening and gathering shares, ciphertexts. What is
+//! I/O there is replaced here: tasks by a shell that keeps their order ([`node`]), openraft by a small Raft ([`raft`]), QUIC by
+//! a network that delays, drops, repeats and parts ([`network`]), the clocks by one that the scheduler moves ([`world`]).
+//!
+//! Processes are killed and lose power, in the middle of a write too; they are stopped and go on with an answer in hand;
+//! machines sleep; holders send wrong shares; a leader proposes nonsense; a stranger asks for shares; a thief copies disks.
+//! Clients remember what they were told. After every step the invariants are checked ([`invariants`]); at the end the faults
+//! stop, and everything must heal.
+//!
+//! A run replays from its seed, to the last byte:
+//!
+//! ```text
+//! QUORATE_MODEL_SEED=7 QUORATE_MODEL_STEPS=100000 cargo test -p quorate-tests model:: -- --nocapture
+//! ```
+//!
+//! What it cannot see: threads and their races, openraft and RocksDB themselves, TLS and sessions (a copy of a living node),
+//! founding, snapshots, and clocks that run at different rates.
+
+mod client;
+mod dice;
+mod disk;
+mod faults;
+mod founding;
+mod invariants;
+mod message;
+mod network;
+mod node;
+mod raft;
+mod thief;
+mod world;
+
+use std::time::Instant;
+
+use self::invariants::Seen;
+use self::world::World;
+
+/// Steps of one cluster; a longer soak runs several, each of another shape.
+const STEPS_OF_A_RUN: u64 = 20_000;
+/// Steps of an ordinary `cargo test`.
+const STEPS: u64 = 40_000;
+const STEPS_OF_A_SHORT_RUN: u64 = 5_000;
+
+/// One cluster: `steps` steps of faults, and then the end, when all must be well.
+fn run(seed: u64, steps: u64) -> (Seen, u64, [u8; 32]) {
+    let mut world = World::new(seed);
+    guarded(seed, &mut world, |world| {
+        while world.steps < steps {
+            world.step();
+        }
+        world.heal();
+    });
+    (world.watch.seen, world.now_ms, world.trace())
+}
+
+/// Says where a run was when it ended too early.
+fn guarded(seed: u64, world: &mut World, act: impl FnOnce(&mut World)) {
+    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| act(world)));
+    if let Err(panic) = outcome {
+        let (nodes, threshold) = world.shape();
+        println!("model: seed {seed}, {threshold} of {nodes}: broken at step {} ({} ms)", world.steps, world.now_ms);
+        println!("model: again with QUORATE_MODEL_SEED={seed}");
+        std::panic::resume_unwind(panic);
+    }
+}
+
+fn number(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok().map(|text| text.parse().expect("a number"))
+}
+
+/// S1, S3, S5 to S7, D1, D3 to D7, I8, the lease and life, for so many steps.
+#[test]
+fn nothing_is_broken_whatever_happens() {
+    let steps = number("QUORATE_MODEL_STEPS").unwrap_or(STEPS);
+    let of_a_run = if steps > STEPS { STEPS_OF_A_RUN } else { STEPS_OF_A_SHORT_RUN };
+    let first = number("QUORATE_MODEL_SEED").unwrap_or(1);
+    let (mut left, mut seed, mut all) = (steps, first, Seen::default());
+    while left > 0 {
+        let (steps, began) = (left.min(of_a_run), Instant::now());
+        let (seen, virtual_ms, _) = run(seed, steps);
+        println!(
+            "model: seed {seed}: {steps} steps, {} s of virtual time, {:?}: {seen:?}",
+            virtual_ms / 1_000,
+            began.elapsed()
+        );
+        (left, seed, all) = (left - steps, seed + 1, all.and(seen));
+    }
+    assert!(steps < STEPS || all.is_eventful(), "too little happened to show anything: {all:?}");
+}
+
+/// The same seed is the same run, event by event; another seed is another.
+#[test]
+fn a_run_replays_from_its_seed() {
+    let (one, again, other) = (run(77, 1_500).2, run(77, 1_500).2, run(78, 1_500).2);
+    assert_eq!(one, again, "two runs of one seed");
+    assert_ne!(one, other, "two seeds");
+}

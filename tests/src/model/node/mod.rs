@@ -1,0 +1,316 @@
+//! One node: the pure parts of the daemon, with a shell that runs them in virtual time.
+//!
+//! What decides is the program's: `apply` and `plan::next`, `phase::admits`, [`Lease`], [`Roots`], `lock_keys`, `Holder`,
+//! `Quorum`, `deal`, `gather::is_entitled`, `members::reached`. What the shell does instead of the daemon's tasks is said at
+//! each place: it keeps their order of steps, not their code. An error of a vault write ends the process, as in the daemon.
+
+mod confirm;
+mod gather;
+mod lead;
+mod locks;
+mod serve;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorate_node::confirm as node_confirm;
+use quorate_node::deal::OpenDealer;
+use quorate_node::holder::{Holder, Source};
+use quorate_node::keyring::{Roots, Slot as KeySlot};
+use quorate_node::lease::{Lease, Renewal};
+use quorate_node::peer::{self, PeerReply, PeerRequest, Refusal};
+use quorate_node::phase::{self, Door, Phase};
+use quorate_node::vault::{Vault, VaultFile};
+use quorate_raft::ReadError;
+use quorate_raft::rows::RowKey;
+use quorate_raft::state::State;
+use quorate_shares::ids::{BatchId, Epoch, KeyUid, KeyVersion, NodeId};
+use quorate_shares::lock::Bundle;
+use quorate_shares::secret::Secret;
+
+use super::dice::Dice;
+use super::disk::{Database, Image, VaultDisk};
+use super::invariants::Watch;
+use super::message::{Answer, Body, Message, Process, To};
+use super::raft::Raft;
+
+/// The daemon's defaults; the model's elections are slower, so that one of them can cost a lease.
+pub(super) const LEASE: Duration = Duration::from_millis(3_000);
+pub(super) const LEASE_TICK_MS: u64 = 1_000;
+pub(super) const WIPE_AFTER_MS: u64 = 10_000;
+const KEY_IDLE_MS: u64 = 15_000;
+const KEY_AGE_MS: u64 = 60_000;
+/// How long an answer of a peer is waited for.
+const PATIENCE_MS: u64 = 1_000;
+/// How long a forwarded change may take at the leader.
+const FORWARD_MS: u64 = 30_000;
+
+/// The process was killed in the middle of a write.
+pub(super) struct Killed;
+
+/// What the shell hands to a node for the length of one event.
+pub(super) struct Context<'a> {
+    /// The machine's clock, which runs while the machine sleeps.
+    pub(super) now_ms: u64,
+    /// Virtual time minus that clock: only for what the invariants are told.
+    pub(super) skew_ms: i64,
+    pub(super) dice: &'a mut Dice,
+    pub(super) db: &'a mut Database,
+    pub(super) watch: &'a mut Watch,
+    /// This holder sends wrong shares.
+    pub(super) lies: bool,
+    pub(super) out: Vec<Out>,
+}
+
+/// What a node does to the world.
+pub(super) enum Out {
+    Send(Message),
+    /// The answer to a client is ready: the last look at the lease comes after a moment, and the network after another.
+    Finish(u64),
+    Answer(u64, Box<Answer>),
+}
+
+/// A question to a peer that is not answered yet.
+enum Asked {
+    Lease(Renewal),
+    Shares(KeySlot, Arc<Vec<u8>>),
+    Verify(NodeId),
+    AckEpoch(NodeId, Epoch),
+    Prepare(NodeId),
+    Change(u64),
+    LockOpen(Box<quorate_shares::lock::LockOpenRequest>),
+    Nothing,
+}
+
+/// A running process.
+pub(super) struct Daemon {
+    pub(super) me: Process,
+    pub(super) phase: Phase,
+    boot_nonce: [u8; 32],
+    vault: VaultFile<VaultDisk>,
+    pieces: BTreeMap<u8, Secret<32>>,
+    pub(super) unlocked: Option<Unlocked>,
+    asked: BTreeMap<u64, (u64, Asked)>,
+    next: u64,
+    graced_ms: u64,
+}
+
+/// What a node has in memory once its bundle is open.
+pub(super) struct Unlocked {
+    bundle: Bundle,
+    holder: Holder,
+    pub(super) state: State,
+    pub(super) raft: Raft,
+    pub(super) lease: Lease,
+    pub(super) roots: Roots,
+    /// Sent in boot time, confirmed, and waiting to be applied up to an index.
+    confirming: Vec<(Renewal, u64)>,
+    asked_lease_ms: u64,
+    own_reads: BTreeMap<u64, Renewal>,
+    dealing: Option<OpenDealer>,
+    proposals: BTreeMap<u64, (u64, lead::Purpose)>,
+    changes: BTreeMap<u64, lead::Making>,
+    jobs: BTreeMap<u64, serve::Job>,
+    loads: BTreeMap<KeySlot, gather::Load>,
+    tally: lead::Step,
+    rotation: Option<locks::Rotation>,
+    reported_ms: u64,
+    sent_shares: BTreeMap<Process, u64>,
+}
+
+/// The replica as a holder reads it.
+pub(super) struct Replica<'a>(pub(super) &'a State, pub(super) &'a Image);
+
+impl Source for Replica<'_> {
+    fn state<R>(&self, look: impl FnOnce(&State) -> R) -> R {
+        look(self.0)
+    }
+
+    fn record(&self, uid: KeyUid, version: KeyVersion, epoch: Epoch) -> Result<Option<Vec<u8>>, ReadError> {
+        Ok(self.1.row(RowKey::Record(uid, version, epoch)))
+    }
+
+    fn batch(&self, batch: BatchId) -> Result<Option<Vec<u8>>, ReadError> {
+        Ok(self.1.row(RowKey::Header(batch)))
+    }
+}
+
+impl Daemon {
+    /// The process starts: `boot::run` up to the phase Locked.
+    pub(super) fn start(me: Process, disk: VaultDisk, now_ms: u64, dice: &mut Dice) -> Self {
+        let vault = VaultFile::open_on(disk).expect("no crash costs the vault");
+        assert_eq!(vault.current().identity.node, Some(me.node), "the vault is that of another node");
+        Self {
+            me,
+            phase: Phase::Locked,
+            boot_nonce: dice.bytes(),
+            vault,
+            pieces: BTreeMap::new(),
+            unlocked: None,
+            asked: BTreeMap::new(),
+            next: 0,
+            graced_ms: now_ms,
+        }
+    }
+
+    pub(super) fn vault(&self) -> &Vault {
+        self.vault.current()
+    }
+
+    fn peers(&self) -> Vec<NodeId> {
+        let members = &self.vault().roster.members;
+        members.iter().map(|member| member.node).filter(|&peer| peer != self.me.node).collect()
+    }
+
+    /// The door of `listen` and `answer`: one message off the network.
+    pub(super) fn receive(&mut self, context: &mut Context<'_>, message: Message) -> Result<(), Killed> {
+        match (message.body, message.from) {
+            (Body::LockOpen(id, request), Some(from)) if phase::admits(self.phase, Door::LockOpen) => {
+                self.answer_lock_open(context, from, id, &request);
+            }
+            (Body::LockOpened(id, reply), Some(from)) => self.take_piece(context, from, id, &reply),
+            (Body::Raft(message), Some(from)) if phase::admits(self.phase, Door::Peer) => {
+                if let Some(unlocked) = &mut self.unlocked {
+                    unlocked.raft.receive(from.node, message, context.db, context.now_ms);
+                }
+            }
+            (Body::Ask(id, request), Some(from)) if phase::admits(self.phase, Door::Peer) => {
+                let reply = self.answer(context, from, id, &request)?;
+                if let Some(reply) = reply {
+                    self.tell(context, from, id, &reply);
+                }
+            }
+            (Body::Tell(id, reply), Some(from)) => self.hear(context, from, id, &reply)?,
+            (Body::Request(client, request), None) => self.take_request(context, client, &request),
+            _ => {}
+        }
+        self.settle(context);
+        Ok(())
+    }
+
+    /// What the daemon's tasks do in their own time.
+    pub(super) fn tick(&mut self, context: &mut Context<'_>) -> Result<(), Killed> {
+        self.asked.retain(|_, (until_ms, _)| context.now_ms < *until_ms);
+        self.grace(context)?;
+        if self.unlocked.is_none() {
+            self.ask_for_pieces(context);
+            return Ok(());
+        }
+        if let Some(unlocked) = &mut self.unlocked {
+            unlocked.raft.tick(context.db, context.now_ms, context.dice);
+        }
+        self.watch_lease(context);
+        self.lead(context);
+        self.report_lock(context);
+        self.rotate_lock(context)?;
+        self.look_after_work(context);
+        self.settle(context);
+        Ok(())
+    }
+
+    /// After every event: consensus speaks, entries are applied, and whatever waited for them goes on.
+    fn settle(&mut self, context: &mut Context<'_>) {
+        self.apply_committed(context);
+        self.take_confirmations(context);
+        self.settle_phase(context.now_ms);
+        self.advance_changes(context);
+        self.advance_jobs(context);
+        if let Some(unlocked) = &mut self.unlocked {
+            let (from, sent) = (Some(self.me), std::mem::take(&mut unlocked.raft.out));
+            let messages = sent.into_iter().map(|(to, body)| (To::Node(to), Body::Raft(body)));
+            context.out.extend(messages.map(|(to, body)| Out::Send(Message { from, to, body })));
+        }
+    }
+
+    pub(super) fn settle_phase(&mut self, now_ms: u64) {
+        if let Some(unlocked) = &self.unlocked {
+            self.phase = phase::settled(self.phase, unlocked.lease.is_valid_at(now_ms));
+        }
+    }
+
+    fn answer(
+        &mut self,
+        context: &mut Context<'_>,
+        from: Process,
+        id: u64,
+        body: &[u8],
+    ) -> Result<Option<PeerReply>, Killed> {
+        let request: PeerRequest = peer::decode(body).expect("it was encoded by a member");
+        let refused = |refusal| Some(PeerReply::Refused(refusal));
+        Ok(match request {
+            PeerRequest::Lease => self.answer_lease(context, from, id),
+            PeerRequest::Shares(request) => Some(self.answer_shares(context, from, &request, body)),
+            PeerRequest::Verify(request) => Some(self.answer_verify(context, &request)),
+            PeerRequest::AckEpoch { epoch, index } => Some(self.answer_ack(context, epoch, index)),
+            PeerRequest::LockPrepare(durable) => Some(self.answer_prepare(context, from, durable)?),
+            PeerRequest::LockCommit(durable) => Some(self.answer_commit(context, from, durable)?),
+            PeerRequest::Propose(command) => Some(self.answer_propose(context, *command)),
+            PeerRequest::Change(change) => self.take_change(context, lead::ReplyTo::Peer(from, id), change),
+            _ => refused(Refusal::Malformed),
+        })
+    }
+
+    fn hear(&mut self, context: &mut Context<'_>, from: Process, id: u64, body: &[u8]) -> Result<(), Killed> {
+        let Some((_, asked)) = self.asked.remove(&id) else { return Ok(()) };
+        let reply: PeerReply = peer::decode(body).expect("it was encoded by a member");
+        match (asked, reply) {
+            (Asked::Lease(renewal), PeerReply::Lease { index }) => {
+                self.unlocked_mut().confirming.push((renewal, index));
+            }
+            (Asked::Shares(slot, request), PeerReply::Shares(shares)) => {
+                self.take_share(context, from, slot, &request, &shares);
+            }
+            (Asked::Verify(holder), PeerReply::Verified(versions)) => self.count(holder, &versions),
+            (Asked::AckEpoch(holder, epoch), PeerReply::EpochAck { records }) => {
+                self.note_ack(context, holder, epoch, records);
+            }
+            (Asked::Prepare(peer), PeerReply::LockKey { keyno, public }) => {
+                self.take_lock_key(context, peer, keyno, &public)?;
+            }
+            (Asked::Change(job), PeerReply::Changed(made)) => self.changed(context, job, made),
+            (Asked::Change(job), _) => self.refuse_job(context, job),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn ask(&mut self, context: &mut Context<'_>, to: NodeId, request: &PeerRequest, asked: Asked) {
+        let body = Arc::new(peer::encode(request));
+        let asked = match asked {
+            Asked::Shares(slot, _) => Asked::Shares(slot, Arc::clone(&body)),
+            other => other,
+        };
+        let id = self.remember(context.now_ms, asked);
+        self.send(context, To::Node(to), Body::Ask(id, body));
+    }
+
+    fn remember(&mut self, now_ms: u64, asked: Asked) -> u64 {
+        self.next += 1;
+        let patience_ms = if matches!(asked, Asked::Change(_)) { FORWARD_MS } else { PATIENCE_MS };
+        self.asked.insert(self.next, (now_ms + patience_ms, asked));
+        self.next
+    }
+
+    fn tell(&self, context: &mut Context<'_>, to: Process, id: u64, reply: &PeerReply) {
+        self.send(context, To::Process(to), Body::Tell(id, Arc::new(peer::encode(reply))));
+    }
+
+    fn send(&self, context: &mut Context<'_>, to: To, body: Body) {
+        context.out.push(Out::Send(Message { from: Some(self.me), to, body }));
+    }
+
+    fn unlocked_mut(&mut self) -> &mut Unlocked {
+        self.unlocked.as_mut().expect("only an unlocked node asks its peers")
+    }
+
+    fn is_seated(&self) -> bool {
+        self.unlocked.as_ref().is_some_and(|unlocked| node_confirm::is_seated(&unlocked.state, self.me.node))
+    }
+}
+
+impl Unlocked {
+    fn active_epoch(&self) -> Option<Epoch> {
+        self.state.active().map(|epoch| epoch.epoch)
+    }
+}

@@ -1,0 +1,264 @@
+//! What clients ask: `api::answer` with its two looks at the lease, one before the work and one when the answer is ready.
+
+use std::sync::Arc;
+
+use quorate_client::error::Code;
+use quorate_client::wire::WireError;
+use quorate_node::keyring::Slot;
+use quorate_node::peer::{KeyChange, PeerRequest};
+use quorate_node::phase::{Door, admits};
+use quorate_raft::state::State;
+use quorate_shares::context::Context as Bound;
+use quorate_shares::envelope::{self, Ciphertext, CiphertextHeader, Kind, Suite};
+use quorate_shares::ids::{KeyName, KeyUid, KeyVersion};
+use quorate_shares::master::EncryptionRoot;
+
+use super::lead::ReplyTo;
+use super::{Asked, Context, Daemon, Out};
+use crate::model::message::{Answer, Fact, Request, Said};
+
+/// A request gets no more time than this.
+const DEADLINE_MS: u64 = 25_000;
+
+/// A client's request that is being worked on.
+pub(super) struct Job {
+    client: u64,
+    request: Request,
+    stage: Stage,
+    since_ms: u64,
+    /// The state was caught up once for this request: what is missing now is missing.
+    fresh: bool,
+}
+
+#[derive(Clone)]
+enum Stage {
+    Work,
+    CatchUp { since_ms: u64 },
+    Load(Slot),
+    Root(Slot, Arc<EncryptionRoot>),
+    Change,
+    Made(KeyUid, KeyVersion),
+    Done(Said),
+}
+
+impl Job {
+    pub(super) fn caught_up(&mut self, sent_ms: u64) {
+        if let Stage::CatchUp { since_ms } = self.stage
+            && sent_ms >= since_ms
+        {
+            self.fresh = true;
+            self.stage = Stage::Work;
+        }
+    }
+}
+
+impl Daemon {
+    /// A request comes in. The first look at the lease.
+    pub(super) fn take_request(&mut self, context: &mut Context<'_>, client: u64, request: &Request) {
+        let now_ms = context.now_ms;
+        let leased = self.unlocked.as_ref().is_some_and(|unlocked| unlocked.lease.is_valid_at(now_ms));
+        if !admits(self.phase, Door::Work) || !leased {
+            return self.say(context, client, Said::TryAgain);
+        }
+        self.next += 1;
+        let id = self.next;
+        let job = Job { client, request: request.clone(), stage: Stage::Work, since_ms: now_ms, fresh: false };
+        self.unlocked_mut().jobs.insert(id, job);
+        self.work(context, id);
+    }
+
+    /// The answer is ready. The second look at the lease, and how long the answer may be believed.
+    pub(in crate::model) fn finish(&mut self, context: &mut Context<'_>, id: u64) {
+        self.settle_phase(context.now_ms);
+        let Some(unlocked) = &mut self.unlocked else { return };
+        let Some(Job { client, stage: Stage::Done(said), .. }) = unlocked.jobs.remove(&id) else { return };
+        let leased = admits(self.phase, Door::Work) && unlocked.lease.is_valid_at(context.now_ms);
+        self.say(context, client, if leased { said } else { Said::TryAgain });
+    }
+
+    fn say(&self, context: &mut Context<'_>, client: u64, said: Said) {
+        let left_ms = self.unlocked.as_ref().map_or(0, |unlocked| unlocked.lease.left_ms_at(context.now_ms));
+        let lease_until_ms = context.watch.leased_until(self.me);
+        let fact = Fact { node: self.me.node, applied: context.db.now().applied, lease_until_ms };
+        context.out.push(Out::Answer(client, Box::new(Answer { said, believe_ms: left_ms, fact })));
+    }
+
+    pub(super) fn advance_jobs(&mut self, context: &mut Context<'_>) {
+        let Some(unlocked) = &self.unlocked else { return };
+        let ready = |job: &Job| matches!(job.stage, Stage::Work | Stage::Root(..) | Stage::Made(..));
+        let ids: Vec<u64> = unlocked.jobs.iter().filter(|(_, job)| ready(job)).map(|(id, _)| *id).collect();
+        ids.into_iter().for_each(|id| self.work(context, id));
+    }
+
+    /// Loads and deadlines.
+    pub(super) fn look_after_work(&mut self, context: &mut Context<'_>) {
+        self.look_after_loads(context);
+        let now_ms = context.now_ms;
+        let late = |job: &Job| !matches!(job.stage, Stage::Done(_)) && now_ms >= job.since_ms + DEADLINE_MS;
+        let jobs = &self.unlocked_mut().jobs;
+        let late: Vec<u64> = jobs.iter().filter(|(_, job)| late(job)).map(|(id, _)| *id).collect();
+        late.into_iter().for_each(|id| self.done(context, id, Said::TryAgain));
+    }
+
+    fn done(&mut self, context: &mut Context<'_>, id: u64, said: Said) {
+        if let Some(job) = self.unlocked_mut().jobs.get_mut(&id) {
+            job.stage = Stage::Done(said);
+            context.out.push(Out::Finish(id));
+        }
+    }
+
+    fn work(&mut self, context: &mut Context<'_>, id: u64) {
+        let Some(job) = self.unlocked_mut().jobs.get(&id) else { return };
+        let (request, stage) = (job.request.clone(), job.stage.clone());
+        if let Stage::Made(uid, version) = stage {
+            return self.read_back(context, id, uid, version);
+        }
+        match request {
+            Request::Encrypt { name, plaintext } => {
+                let newest = |state: &State| newest_ready(state, &name);
+                // A key that is still being checked by its holders is not missing.
+                let missing = |state: &State| state.key_by_name(&name).map_or(Said::NotFound, |_| Said::TryAgain);
+                let Some((uid, version)) = self.find(context, id, newest, missing) else { return };
+                let Some(root) = self.root(context, id, (uid, version)) else { return };
+                let header = CiphertextHeader { kind: Kind::Message, suite: Suite::ChaCha20Poly1305, name, version };
+                let sealed = envelope::seal(&root, header, &Bound::empty(), &plaintext, context.dice.rng());
+                self.done(context, id, Said::Ciphertext(sealed.expect("a short message").to_text()));
+            }
+            Request::Decrypt { ciphertext } => {
+                let ciphertext = Ciphertext::parse_text(&ciphertext).expect("it was made by a node");
+                let CiphertextHeader { name, version, .. } = ciphertext.header().clone();
+                let known = |state: &State| {
+                    let key = state.key_by_name(&name)?;
+                    key.versions.contains_key(&version).then_some((key.uid, version))
+                };
+                let Some(slot) = self.find(context, id, known, |_| Said::NotFound) else { return };
+                let Some(root) = self.root(context, id, slot) else { return };
+                let opened = envelope::open(&root, &ciphertext, &Bound::empty());
+                let said = opened.map_or(Said::BadCiphertext, |plaintext| Said::Plaintext(plaintext.to_vec()));
+                self.done(context, id, said);
+            }
+            Request::Show { name } => {
+                let known = |state: &State| state.key_by_name(&name).map(|key| key.uid);
+                let Some(uid) = self.find(context, id, known, |_| Said::NotFound) else { return };
+                let newest = self.unlocked_mut().state.keys[&uid].newest_ready().map(|version| version.version);
+                self.done(context, id, Said::Newest(newest));
+            }
+            Request::Create { request, name } => {
+                self.change(context, id, KeyChange::Create { request, name, tags: Default::default() });
+            }
+            Request::Rotate { request, name } => {
+                self.change(context, id, KeyChange::Rotate { request, name, expect: None });
+            }
+        }
+    }
+
+    /// `api::find`: what is not here is looked for once more after catching up with the leader.
+    fn find<T>(
+        &mut self,
+        context: &mut Context<'_>,
+        id: u64,
+        look: impl Fn(&State) -> Option<T>,
+        missing: impl Fn(&State) -> Said,
+    ) -> Option<T> {
+        let unlocked = self.unlocked_mut();
+        if let Some(found) = look(&unlocked.state) {
+            return Some(found);
+        }
+        let job = unlocked.jobs.get_mut(&id)?;
+        if job.fresh {
+            let said = missing(&unlocked.state);
+            self.done(context, id, said);
+        } else {
+            job.stage = Stage::CatchUp { since_ms: context.now_ms };
+            self.ask_for_lease(context);
+        }
+        None
+    }
+
+    /// `api::root`: from memory, or from a quorum.
+    fn root(&mut self, context: &mut Context<'_>, id: u64, slot: Slot) -> Option<Arc<EncryptionRoot>> {
+        let now_ms = context.now_ms;
+        let unlocked = self.unlocked_mut();
+        if let Some(Stage::Root(loaded, root)) = unlocked.jobs.get(&id).map(|job| &job.stage)
+            && *loaded == slot
+        {
+            return Some(Arc::clone(root));
+        }
+        if let Some(root) = unlocked.roots.warm(slot, now_ms) {
+            return Some(root);
+        }
+        if let Some(job) = self.unlocked_mut().jobs.get_mut(&id) {
+            job.stage = Stage::Load(slot);
+        }
+        if !self.load(context, slot) {
+            self.done(context, id, Said::TryAgain);
+        }
+        None
+    }
+
+    /// A load came home: whoever waited for it works with what it brought, kept or not.
+    pub(super) fn loaded(&mut self, slot: Slot, root: &Arc<EncryptionRoot>) {
+        let waiting = self.unlocked_mut().jobs.values_mut();
+        let waiting = waiting.filter(|job| matches!(job.stage, Stage::Load(waits) if waits == slot));
+        waiting.for_each(|job| job.stage = Stage::Root(slot, Arc::clone(root)));
+    }
+
+    pub(super) fn load_failed(&mut self, context: &mut Context<'_>, slot: Slot) {
+        let jobs = &self.unlocked_mut().jobs;
+        let waits = |job: &Job| matches!(job.stage, Stage::Load(waits) if waits == slot);
+        let waiting: Vec<u64> = jobs.iter().filter(|(_, job)| waits(job)).map(|(id, _)| *id).collect();
+        waiting.into_iter().for_each(|id| self.done(context, id, Said::TryAgain));
+    }
+
+    /// `api::change`: to the leader, wherever that is.
+    fn change(&mut self, context: &mut Context<'_>, id: u64, change: KeyChange) {
+        if let Some(job) = self.unlocked_mut().jobs.get_mut(&id) {
+            job.stage = Stage::Change;
+        }
+        let leadership = self.unlocked_mut().raft.leadership(context.db);
+        match leadership.leader {
+            Some(_) if leadership.am_leader => drop(self.take_change(context, ReplyTo::Job(id), change)),
+            Some(leader) => self.ask(context, leader, &PeerRequest::Change(change), Asked::Change(id)),
+            None => self.done(context, id, Said::TryAgain),
+        }
+    }
+
+    pub(super) fn changed(
+        &mut self,
+        context: &mut Context<'_>,
+        id: u64,
+        made: Result<(KeyUid, KeyVersion), WireError>,
+    ) {
+        match made {
+            Ok((uid, version)) => {
+                if let Some(job) = self.unlocked_mut().jobs.get_mut(&id) {
+                    job.stage = Stage::Made(uid, version);
+                }
+            }
+            Err(error) if error.code == Code::NotFound => self.done(context, id, Said::NotFound),
+            Err(error) if error.code == Code::Conflict => self.done(context, id, Said::Conflict),
+            Err(_) => self.done(context, id, Said::TryAgain),
+        }
+    }
+
+    pub(super) fn refuse_job(&mut self, context: &mut Context<'_>, id: u64) {
+        self.done(context, id, Said::TryAgain);
+    }
+
+    /// The answer is read from this node's own state, which must hold the very version that was made, ready for use.
+    fn read_back(&mut self, context: &mut Context<'_>, id: u64, uid: KeyUid, version: KeyVersion) {
+        let unlocked = self.unlocked_mut();
+        if unlocked.state.version(uid, version).is_some_and(|version| version.ready) {
+            return self.done(context, id, Said::Made { uid, version });
+        }
+        if unlocked.jobs.get(&id).is_some_and(|job| context.now_ms >= job.since_ms + DEADLINE_MS) {
+            self.done(context, id, Said::TryAgain);
+        }
+    }
+}
+
+/// The newest version that t holders have checked.
+fn newest_ready(state: &State, name: &KeyName) -> Option<(KeyUid, KeyVersion)> {
+    let key = state.key_by_name(name)?;
+    Some((key.uid, key.newest_ready()?.version))
+}

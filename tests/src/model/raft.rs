@@ -1,0 +1,331 @@
+//! Consensus, as small as it can be and still lose entries, keep them without telling, and leave leaders in the dark.
+//!
+//! The program's own consensus is openraft, which cannot be run in virtual time. This is Raft as its paper has it (figure 2),
+//! with the read-index rule that leases rest on: a question is answered by a round of heartbeats that *began after* it
+//! arrived. There is no pre-vote, no snapshot and no change of membership. What it promises is checked like everything else.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use quorate_raft::Leadership;
+use quorate_raft::command::Command;
+use quorate_raft::state::majority;
+use quorate_shares::ids::NodeId;
+use sha2::{Digest, Sha256};
+
+use super::dice::Dice;
+use super::disk::{Database, Entry, Write};
+
+/// Pause between heartbeats.
+const BEAT_MS: u64 = 300;
+/// A follower waits between the first and the second for a heartbeat.
+const PATIENCE_MS: (u64, u64) = (900, 2_200);
+/// Most entries of one append.
+const APPEND_MAX: usize = 8;
+
+#[derive(Clone)]
+pub(super) enum RaftMessage {
+    Vote { term: u64, last: (u64, u64) },
+    Voted { term: u64, granted: bool },
+    Append { term: u64, prev: (u64, u64), entries: Vec<Entry>, commit: u64, round: u64 },
+    Appended { term: u64, fits: bool, matched: u64, round: u64 },
+}
+
+impl RaftMessage {
+    pub(super) fn digest(&self, hash: &mut Sha256) {
+        let numbers = match self {
+            Self::Vote { term, last } => [0, *term, last.0, last.1, 0],
+            Self::Voted { term, granted } => [1, *term, u64::from(*granted), 0, 0],
+            Self::Append { term, prev, entries, commit, .. } => [2, *term, prev.1, entries.len() as u64, *commit],
+            Self::Appended { term, matched, round, .. } => [3, *term, *matched, *round, 0],
+        };
+        numbers.iter().for_each(|number| hash.update(number.to_be_bytes()));
+    }
+}
+
+/// Who waits for a read-index round.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asker {
+    /// A question of this node's own, by number.
+    Own(u64),
+    /// A question of a peer's process.
+    Peer(super::message::Process, u64),
+}
+
+enum Role {
+    Follower,
+    Candidate(BTreeSet<NodeId>),
+    Leader(Lead),
+}
+
+struct Lead {
+    next: BTreeMap<NodeId, u64>,
+    matched: BTreeMap<NodeId, u64>,
+    /// The newest round of heartbeats, and the newest that each follower answered.
+    round: u64,
+    answered: BTreeMap<NodeId, u64>,
+    beat_ms: u64,
+    /// The blank entry that this leader began with: before it is committed nothing is confirmed.
+    first: u64,
+    reads: Vec<(u64, Asker)>,
+}
+
+/// What is known of consensus in memory.
+pub(super) struct Raft {
+    me: NodeId,
+    peers: Vec<NodeId>,
+    role: Role,
+    leader: Option<NodeId>,
+    pub(super) commit: u64,
+    heard_ms: u64,
+    patience_ms: u64,
+    pub(super) out: Vec<(NodeId, RaftMessage)>,
+    /// Questions whose round was answered by a quorum, with the index to be applied first.
+    pub(super) confirmed: Vec<(Asker, u64)>,
+}
+
+impl Raft {
+    pub(super) fn new(me: NodeId, members: &[NodeId], applied: u64, now_ms: u64, dice: &mut Dice) -> Self {
+        let peers = members.iter().copied().filter(|&peer| peer != me).collect();
+        Self {
+            me,
+            peers,
+            role: Role::Follower,
+            leader: None,
+            commit: applied,
+            heard_ms: now_ms,
+            patience_ms: dice.between(PATIENCE_MS.0, PATIENCE_MS.1),
+            out: Vec::new(),
+            confirmed: Vec::new(),
+        }
+    }
+
+    pub(super) fn leadership(&self, db: &Database) -> Leadership {
+        let am_leader = matches!(self.role, Role::Leader(_));
+        Leadership { leader: self.leader, term: db.now().term, am_leader }
+    }
+
+    fn majority(&self) -> usize {
+        majority(self.peers.len() + 1)
+    }
+
+    pub(super) fn tick(&mut self, db: &mut Database, now_ms: u64, dice: &mut Dice) {
+        match &mut self.role {
+            Role::Leader(lead) if now_ms >= lead.beat_ms + BEAT_MS => self.begin_round(db, now_ms),
+            Role::Leader(_) => {}
+            _ if now_ms >= self.heard_ms + self.patience_ms => self.campaign(db, now_ms, dice),
+            _ => {}
+        }
+    }
+
+    fn campaign(&mut self, db: &mut Database, now_ms: u64, dice: &mut Dice) {
+        let term = db.now().term + 1;
+        db.write_synced(Write::Vote(term, Some(self.me)));
+        self.role = Role::Candidate([self.me].into());
+        self.leader = None;
+        (self.heard_ms, self.patience_ms) = (now_ms, dice.between(PATIENCE_MS.0, PATIENCE_MS.1));
+        let last = db.now().last();
+        self.out.extend(self.peers.iter().map(|&peer| (peer, RaftMessage::Vote { term, last })));
+    }
+
+    fn step_down(&mut self, db: &mut Database, term: u64) {
+        if term > db.now().term {
+            db.write_synced(Write::Vote(term, None));
+            self.role = Role::Follower;
+            self.leader = None;
+        }
+    }
+
+    /// Puts a command into the log of a leader: its index, and the term in which it stands there.
+    pub(super) fn propose(&mut self, db: &mut Database, command: Command, now_ms: u64) -> Option<(u64, u64)> {
+        let Role::Leader(_) = self.role else { return None };
+        let (term, after) = (db.now().term, db.now().last_index());
+        db.write_synced(Write::Append(after, vec![Entry { term, command: Some(Arc::new(command)) }]));
+        self.broadcast(db, now_ms);
+        self.advance(db);
+        Some((after + 1, term))
+    }
+
+    /// Asks for a read index, which is confirmed by a round that begins now or later. `false` unless this node leads.
+    pub(super) fn read_index(&mut self, db: &Database, asker: Asker, now_ms: u64) -> bool {
+        let majority = self.majority();
+        let Role::Leader(lead) = &mut self.role else { return false };
+        lead.reads.push((lead.round + 1, asker));
+        // One round at a time: who comes while one is under way waits for the next.
+        if lead.reached(majority) >= lead.round {
+            self.begin_round(db, now_ms);
+        }
+        true
+    }
+
+    fn begin_round(&mut self, db: &Database, now_ms: u64) {
+        if let Role::Leader(lead) = &mut self.role {
+            lead.round += 1;
+        }
+        self.broadcast(db, now_ms);
+    }
+
+    fn broadcast(&mut self, db: &Database, now_ms: u64) {
+        if let Role::Leader(lead) = &mut self.role {
+            lead.beat_ms = now_ms;
+        }
+        for peer in self.peers.clone() {
+            self.append_to(peer, db);
+        }
+    }
+
+    fn append_to(&mut self, peer: NodeId, db: &Database) {
+        let Role::Leader(lead) = &self.role else { return };
+        let image = db.now();
+        let next = lead.next.get(&peer).copied().unwrap_or(1);
+        let prev = (image.term_at(next - 1).unwrap_or(0), next - 1);
+        let entries = image.log.iter().skip(next as usize - 1).take(APPEND_MAX).cloned().collect();
+        let message = RaftMessage::Append { term: image.term, prev, entries, commit: self.commit, round: lead.round };
+        self.out.push((peer, message));
+    }
+
+    pub(super) fn receive(&mut self, from: NodeId, message: RaftMessage, db: &mut Database, now_ms: u64) {
+        match message {
+            RaftMessage::Vote { term, last } => {
+                self.step_down(db, term);
+                let free = db.now().voted.is_none_or(|voted| voted == from);
+                let granted = term == db.now().term && free && last >= db.now().last();
+                if granted {
+                    db.write_synced(Write::Vote(term, Some(from)));
+                    self.heard_ms = now_ms;
+                }
+                self.out.push((from, RaftMessage::Voted { term: db.now().term, granted }));
+            }
+            RaftMessage::Voted { term, granted } => {
+                self.step_down(db, term);
+                let majority = self.majority();
+                if let Role::Candidate(votes) = &mut self.role
+                    && granted
+                    && term == db.now().term
+                {
+                    votes.insert(from);
+                    if votes.len() >= majority {
+                        self.lead(db, now_ms);
+                    }
+                }
+            }
+            RaftMessage::Append { term, prev, entries, commit, round } => {
+                self.step_down(db, term);
+                let reply = self.append(from, (term, prev, entries, commit), db, now_ms);
+                let (fits, matched) = reply;
+                self.out.push((from, RaftMessage::Appended { term: db.now().term, fits, matched, round }));
+            }
+            RaftMessage::Appended { term, fits, matched, round } => {
+                self.step_down(db, term);
+                self.appended(from, (term, fits, matched, round), db, now_ms);
+            }
+        }
+    }
+
+    fn lead(&mut self, db: &mut Database, now_ms: u64) {
+        let (term, last) = (db.now().term, db.now().last_index());
+        db.write_synced(Write::Append(last, vec![Entry { term, command: None }]));
+        self.leader = Some(self.me);
+        let next = self.peers.iter().map(|&peer| (peer, last + 1)).collect();
+        let (matched, answered) = (BTreeMap::new(), BTreeMap::new());
+        let reads = Vec::new();
+        self.role = Role::Leader(Lead { next, matched, round: 0, answered, beat_ms: 0, first: last + 1, reads });
+        self.begin_round(db, now_ms);
+    }
+
+    fn append(
+        &mut self,
+        from: NodeId,
+        (term, prev, entries, commit): (u64, (u64, u64), Vec<Entry>, u64),
+        db: &mut Database,
+        now_ms: u64,
+    ) -> (bool, u64) {
+        if term < db.now().term {
+            return (false, 0);
+        }
+        assert!(!matches!(self.role, Role::Leader(_)), "two leaders in term {term}");
+        (self.role, self.leader, self.heard_ms) = (Role::Follower, Some(from), now_ms);
+        if db.now().term_at(prev.1) != Some(prev.0) {
+            return (false, db.now().last_index().min(prev.1.saturating_sub(1)));
+        }
+        let mut at = prev.1;
+        let known = |at: u64, entry: &Entry| db.now().term_at(at + 1) == Some(entry.term);
+        let new = entries
+            .iter()
+            .take_while(|entry| {
+                let same = known(at, entry);
+                at += u64::from(same);
+                same
+            })
+            .count();
+        if new < entries.len() {
+            assert!(at >= self.commit, "a committed entry would be truncated");
+            db.write_synced(Write::Append(at, entries[new..].to_vec()));
+        }
+        let matched = prev.1 + entries.len() as u64;
+        self.commit = self.commit.max(commit.min(matched));
+        (true, matched)
+    }
+
+    fn appended(
+        &mut self,
+        from: NodeId,
+        (term, fits, matched, round): (u64, bool, u64, u64),
+        db: &Database,
+        now_ms: u64,
+    ) {
+        let majority = self.majority();
+        let Role::Leader(lead) = &mut self.role else { return };
+        if term != db.now().term {
+            return;
+        }
+        let answered = lead.answered.entry(from).or_default();
+        *answered = (*answered).max(round);
+        let mut behind = false;
+        if fits {
+            let known = lead.matched.entry(from).or_default();
+            *known = (*known).max(matched);
+            lead.next.insert(from, *known + 1);
+            behind = *known < db.now().last_index();
+        } else {
+            let known = lead.matched.get(&from).copied().unwrap_or(0);
+            lead.next.insert(from, matched.max(known) + 1);
+        }
+        if behind || !fits {
+            self.append_to(from, db);
+        }
+        self.advance(db);
+        let Role::Leader(lead) = &mut self.role else { return };
+        let reached = lead.reached(majority);
+        if self.commit >= lead.first {
+            let index = self.commit;
+            let (done, wait): (Vec<_>, Vec<_>) = lead.reads.drain(..).partition(|(round, _)| *round <= reached);
+            lead.reads = wait;
+            self.confirmed.extend(done.into_iter().map(|(_, asker)| (asker, index)));
+        }
+        if reached >= lead.round && !lead.reads.is_empty() {
+            self.begin_round(db, now_ms);
+        }
+    }
+
+    /// Commits what a majority has, if it is of this term.
+    fn advance(&mut self, db: &Database) {
+        let majority = self.majority();
+        let Role::Leader(lead) = &self.role else { return };
+        let mut matched: Vec<u64> = lead.matched.values().copied().chain([db.now().last_index()]).collect();
+        matched.sort_unstable_by(|one, other| other.cmp(one));
+        let reached = matched.get(majority - 1).copied().unwrap_or(0);
+        if reached > self.commit && db.now().term_at(reached) == Some(db.now().term) {
+            self.commit = reached;
+        }
+    }
+}
+
+impl Lead {
+    /// The newest round that a majority, with the leader itself, has answered.
+    fn reached(&self, majority: usize) -> u64 {
+        let mut answered: Vec<u64> = self.answered.values().copied().chain([self.round]).collect();
+        answered.sort_unstable_by(|one, other| other.cmp(one));
+        answered.get(majority - 1).copied().unwrap_or(0)
+    }
+}
