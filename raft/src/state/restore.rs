@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use quorate_shares::seal::BATCH_RECORDS_MAX;
+
 use super::{Key, State};
 use crate::rows::{Row, RowKey, RowV1};
 
@@ -46,6 +48,10 @@ impl State {
                 if !self.keys.contains_key(&uid) {
                     return Err(RestoreError::Orphan);
                 }
+                // Used indices are kept as bits up to the largest: one from a liar's snapshot must not cost memory.
+                if version.records.iter().any(|record| record.index >= BATCH_RECORDS_MAX) {
+                    return Err(RestoreError::Malformed);
+                }
                 self.index_version(uid, &version);
                 self.keys.entry(uid).and_modify(|key| drop(key.versions.insert(number, Box::new(version))));
             }
@@ -64,5 +70,32 @@ impl State {
     pub fn restored(self) -> Result<Self, RestoreError> {
         let whole = self.keys.values().all(|key| !key.versions.is_empty());
         if whole { Ok(self) } else { Err(RestoreError::Orphan) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use quorate_shares::ids::{BatchId, Epoch, KeyUid, KeyVersion};
+
+    use super::*;
+    use crate::format::encode;
+    use crate::rows::KeyRow;
+    use crate::state::{RecordRef, Version};
+
+    #[test]
+    fn a_record_beyond_its_batch_is_malformed() {
+        let (uid, number) = (KeyUid([1; 16]), KeyVersion(1));
+        let restored = |index| {
+            let mut state = State::default();
+            let key = KeyRow { name: "k".parse().expect("a name"), created_ms: 0, tags: BTreeMap::new() };
+            state.restore_row(RowKey::Key(uid), &encode(&Row::V1(RowV1::Key(key)))).expect("a row");
+            let records = vec![RecordRef { epoch: Epoch(1), batch: BatchId([2; 16]), index, verified: true }];
+            let version =
+                Version { version: number, created_ms: 0, kcv: [0; 32], ready: true, request: [0; 16], records };
+            state.restore_row(RowKey::Version(uid, number), &encode(&Row::V1(RowV1::Version(version))))
+        };
+        assert_eq!(restored(BATCH_RECORDS_MAX - 1), Ok(()), "the control");
+        assert_eq!(restored(BATCH_RECORDS_MAX), Err(RestoreError::Malformed));
+        assert_eq!(restored(u32::MAX), Err(RestoreError::Malformed));
     }
 }
