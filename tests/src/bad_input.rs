@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use quorate_client::conn::{Conn, Lane};
 use quorate_client::identity::{Identity, Protocol, dial};
-use quorate_client::wire::{self, AdminRequest, Answer, Envelope, Request, Token};
+use quorate_client::wire::{self, AdminRequest, Answered, Envelope, Request, Token};
 use quorate_client::{Client, Code, Context, Options};
 use quorate_testnet::binaries::Binaries;
 use quorate_testnet::tool::{Finished, Tool};
@@ -114,8 +114,8 @@ fn hostile_frames_do_not_hurt_a_node() {
         let conn = Conn::start(connect().await, None);
         for body in [huge, unknown, [&good[..], &[0]].concat(), Vec::new()] {
             let answer = conn.call(Lane::Ordinary, &body, patience).await.expect("answered, not cut off");
-            let answer: Answer = wire::decode(&answer).expect("an answer");
-            assert_eq!(answer.expect_err("refused").code, Code::BadRequest);
+            let answered: Answered = wire::decode(&answer).expect("an answer");
+            assert_eq!(answered.answer.expect_err("refused").code, Code::BadRequest);
         }
         // Frames: a length beyond the limit, and one that is cut short.
         for frame in [u32::MAX.to_be_bytes().to_vec(), vec![0, 0, 0, 40, 1, 0, 0], vec![0, 0, 0, 0]] {

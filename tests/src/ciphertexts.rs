@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use quorate_client::conn::{Conn, Lane};
 use quorate_client::identity::{Identity, Protocol, dial};
-use quorate_client::wire::{self, Answer, Envelope, Request, Response, WireError};
+use quorate_client::wire::{self, Answer, Answered, Envelope, Request, Response, WireError};
 use quorate_client::{Client, Code, Context};
 use quorate_shares::envelope::Ciphertext;
 use tokio::task::JoinSet;
@@ -313,7 +313,7 @@ fn a_context_has_one_form_on_the_wire() {
         let conn = Conn::start(connection.expect("connects"), None);
         let ask = async |body: Vec<u8>| -> Answer {
             let answer = conn.call(Lane::Ordinary, &body, patience).await.expect("an answer");
-            wire::decode(&answer).expect("an answer")
+            wire::decode::<Answered>(&answer).expect("an answer").answer
         };
         let control = ask(with(&bytes(pair("aa", "1"), pair("bb", "2")))).await.expect("the control opens");
         assert!(matches!(control, Response::Plaintext(plaintext) if plaintext.expose() == MESSAGE));

@@ -7,7 +7,7 @@ use std::time::Duration;
 use quorate_client::conn::{CallError, Conn, Lane};
 use quorate_client::error::Code;
 use quorate_client::identity::{DialError, Identity, Protocol, dial};
-use quorate_client::wire::{self, Answer, Envelope, PUBLIC_STATUS, Phase, PublicStatus, Request, Token};
+use quorate_client::wire::{self, Answered, Envelope, PUBLIC_STATUS, Phase, PublicStatus, Request, Token};
 use quorate_node::peer::{self, Hello, KeyChange, LockState, PeerRequest, SharesRequest, VerifyRequest};
 use quorate_node::vault::{self, Vault};
 use quorate_raft::command::{Change, Command as StateCommand};
@@ -134,8 +134,8 @@ fn t15_a_boot_key_opens_no_other_door() {
         for request in every_client_request() {
             let envelope = Envelope { token: Token::random(), deadline_ms: 1000, request };
             let answer = client.call(Lane::Ordinary, &wire::encode(&envelope), PATIENCE).await.expect("answers");
-            let answer: Answer = wire::decode(&answer).expect("an answer");
-            assert_eq!(answer.expect_err("refused").code, Code::Denied);
+            let answered: Answered = wire::decode(&answer).expect("an answer");
+            assert_eq!(answered.answer.expect_err("refused").code, Code::Denied);
         }
         // A founded cluster takes no joiners through this door.
         let refused = thief.dial(&site, "n1", Protocol::Join).await.map(drop).expect_err("not offered");
