@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use quorate_client::conn::{Conn, Lane, close};
 use quorate_client::frame::{self, Kind};
-use quorate_client::identity::{Identity, Protocol, PublicKey, dial};
-use quorate_client::wire::{self, Answer, Envelope, Request, Response};
+use quorate_client::identity::{DialError, Identity, Protocol, PublicKey, dial};
+use quorate_client::wire::{self, Answered, Envelope, Request, Response};
 use quorate_client::{Context, Options};
 use quorate_testnet::Cluster;
 use tokio::sync::Semaphore;
@@ -24,7 +24,7 @@ use crate::site::{PATIENCE, Site, name};
 /// As many as one node takes.
 const CROWD: usize = 10_240;
 /// How many of them come in at a time.
-const AT_ONCE: usize = 64;
+const AT_ONCE: usize = 32;
 /// More than an idle connection may cost a node.
 const IDLE_BYTES_MAX: u64 = 64 << 10;
 /// Longer than a connection lives on which nothing arrives.
@@ -55,8 +55,16 @@ fn endpoint(site: &Site) -> quinn::Endpoint {
     site.block(async { quinn::Endpoint::client("127.0.0.1:0".parse().expect("an address")).expect("a socket") })
 }
 
+/// A connection of a client. The queue of a socket is short, and a busy machine drops packets: whoever means it tries again.
 async fn connect(endpoint: &quinn::Endpoint, (address, key): (SocketAddr, PublicKey)) -> quinn::Connection {
-    dial(endpoint, address, &Identity::random(), key, Protocol::Client, PATIENCE).await.expect("connects")
+    let begin = Instant::now();
+    loop {
+        match dial(endpoint, address, &Identity::random(), key, Protocol::Client, PATIENCE).await {
+            Ok(connection) => return connection,
+            Err(DialError::Deadline) if begin.elapsed() < PATIENCE => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
 }
 
 /// Works at `node` for a while, and says how long the slowest answer took.
@@ -89,7 +97,14 @@ fn ten_thousand_idle_clients_hold_up_nobody() {
     let (door, endpoint) = (door(&site, "n1"), endpoint(&site));
     let before = resident_bytes(&site, "n1");
     let begin = Instant::now();
-    let crowd = site.block(gather(&endpoint, door, CROWD - 1));
+    let mut crowd = Vec::new();
+    site.until("a crowd", || {
+        crowd.extend(site.block(gather(&endpoint, door, CROWD - 1 - crowd.len())));
+        // For a moment, one that gave up may still have the place of one that came.
+        std::thread::sleep(Duration::from_millis(250));
+        crowd.retain(|connection| connection.close_reason().is_none());
+        (crowd.len() == CROWD - 1).then_some(())
+    });
     println!("{} connections in {:.1?}", crowd.len(), begin.elapsed());
 
     let slowest = {
@@ -169,7 +184,8 @@ fn a_client_that_never_reads_is_cut_off() {
     site.block(async {
         let conn = Conn::start(connect(&endpoint, door).await, None);
         let answer = conn.call(Lane::Ordinary, &wire::encode(&envelope), PATIENCE).await.expect("answered");
-        assert!(matches!(wire::decode::<Answer>(&answer), Ok(Ok(Response::Echo(bytes))) if bytes.len() == 60_000));
+        let answered: Answered = wire::decode(&answer).expect("an answer");
+        assert!(matches!(answered.answer, Ok(Response::Echo(bytes)) if bytes.len() == 60_000));
     });
 
     let before = resident_bytes(&site, "n1");
