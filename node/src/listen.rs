@@ -199,13 +199,15 @@ impl PeerDoor {
 impl Handler for PeerDoor {
     fn handle(&self, conn: &Conn, body: Bytes) -> Reply {
         let refuse = |refusal| Reply::Inline(peer::encode(&PeerReply::Refused(refusal)));
-        if !admits(self.node.phase(), Door::Peer) {
-            return refuse(Refusal::Phase(self.node.phase().to_string()));
-        }
         let request = match peer::decode::<PeerRequest>(&body) {
             Ok(request) => request,
             Err(refusal) => return refuse(refusal),
         };
+        // Whether this session is alive does not depend on the phase: a node that rebuilds its state has sessions, too, and
+        // no copy of it may take their place.
+        if !admits(self.node.phase(), Door::Peer) && !matches!(request, PeerRequest::Ping) {
+            return refuse(Refusal::Phase(self.node.phase().to_string()));
+        }
         let (node, conn, from) = (Arc::clone(&self.node), conn.clone(), self.peer);
         match request {
             PeerRequest::Ping => Reply::Inline(peer::encode(&PeerReply::Pong)),

@@ -16,6 +16,10 @@
 //! before Raft acknowledges: entries. Not synced: `applied` rows and `committed`; a crash may take back the newest of
 //! them, and the log brings them again.
 //!
+//! RocksDB cannot tell damage inside the live write-ahead log from the torn end that a loss of power leaves: it takes what
+//! stands before it, and what was synced behind it is gone without a word. Only the peers notice then, that the storage
+//! went back ([`crate::Flushed`]), or the terms of the entries that are left (`log::check`).
+//!
 //! A value that does not open or decode is named with its file, column family and key, and the node stops: in `state` a
 //! snapshot of the others mends it, in `log` or `meta` this node must never vote again.
 

@@ -168,16 +168,16 @@ pub(crate) fn mark(disk: &Disk, file: &SnapshotFile, last: LogPlace) -> Result<(
 /// Every row of `meta` opens, and is what its key says.
 fn check_meta(disk: &Disk) -> Result<(), StorageError> {
     disk.scan(Family::Meta, &[], |key, value| {
-        let fits = match (key, format::decode_meta(&value)) {
+        let fits = matches!(
+            (key, format::decode_meta(&value)),
             (b"identity", Ok(MetaV1::Identity { .. }))
-            | (b"vote", Ok(MetaV1::Vote(_)))
-            | (b"committed", Ok(MetaV1::Committed(_)))
-            | (b"purged", Ok(MetaV1::Purged(_)))
-            | (b"truncations", Ok(MetaV1::Truncations(_)))
-            | (b"installing", Ok(MetaV1::Installing(_)))
-            | (b"snapshot", Ok(MetaV1::Snapshot(_))) => true,
-            _ => false,
-        };
+                | (b"vote", Ok(MetaV1::Vote(_)))
+                | (b"committed", Ok(MetaV1::Committed(_)))
+                | (b"purged", Ok(MetaV1::Purged(_)))
+                | (b"truncations", Ok(MetaV1::Truncations(_)))
+                | (b"installing", Ok(MetaV1::Installing(_)))
+                | (b"snapshot", Ok(MetaV1::Snapshot(_)))
+        );
         if fits { Ok(true) } else { Err(disk.error(Family::Meta, key, StorageProblem::Malformed)) }
     })
 }

@@ -21,6 +21,8 @@ mod commands;
 #[cfg(test)]
 mod crowds;
 #[cfg(test)]
+mod damage;
+#[cfg(test)]
 mod deaths;
 #[cfg(test)]
 mod disk;

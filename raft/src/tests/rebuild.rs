@@ -62,8 +62,11 @@ fn damage(dir: &Path, family: Family, key: &[u8]) {
     });
 }
 
+/// Key and value, as they lie there.
+type Row = (Box<[u8]>, Box<[u8]>);
+
 /// Every key and stored value of a column family.
-fn stored(dir: &Path, family: Family) -> Vec<(Box<[u8]>, Box<[u8]>)> {
+fn stored(dir: &Path, family: Family) -> Vec<Row> {
     let db = DB::open_cf(&Options::default(), dir.join("raft"), ["log", "state", "meta"]).expect("it opens raw");
     let rows = db.iterator_cf(db.cf_handle(family.name()).expect("a family"), IteratorMode::Start);
     rows.collect::<Result<_, _>>().expect("readable")
@@ -76,8 +79,7 @@ async fn stays_down(cluster: &Cluster, node: u64) -> String {
     text
 }
 
-/// T30. Mutated: without the vote and the log that are kept, `flushed` falls; with rows left behind in `state`, the
-/// replicas do not agree.
+/// T30.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_state_is_taken_from_another_replica() {
     let (cluster, mut dealer, node, before) = with_closed(60).await;
@@ -158,7 +160,7 @@ async fn what_does_not_do_changes_nothing() {
 }
 
 /// A crash between the marker and the dropped rows, or right after them: the next start finishes, whether it is asked to
-/// rebuild or not. Mutated: with the rows dropped before the marker is written, an empty state comes up.
+/// rebuild or not. Mutated: without the marker, the damage or an empty state comes up.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_interrupted_rebuild_is_finished_by_any_start() {
     for dropped in [false, true] {
