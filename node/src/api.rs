@@ -36,7 +36,7 @@ use crate::keyring::Slot;
 use crate::node::Node;
 use crate::peer::{KeyChange, PeerReply, PeerRequest};
 use crate::phase::{Door, Phase, admits};
-use crate::{confirm, deal, random, status};
+use crate::{confirm, deal, lease, random, status};
 
 /// A request without a deadline of its own gets this one, and none gets more.
 const DEADLINE_MAX: Duration = Duration::from_secs(60);
@@ -102,10 +102,7 @@ async fn dispatch(node: &Arc<Node>, replica: &Replica, request: Request, receive
 /// What was done under the lease, good until it ends. Not even a refusal may come from a state that is older.
 fn leased(node: &Node, answer: Answer, received_ms: u64) -> Answered {
     match guard(node) {
-        Ok(until_ms) => {
-            let good_for_ms = u32::try_from(until_ms.saturating_sub(received_ms)).unwrap_or(Answered::ALWAYS - 1);
-            Answered { good_for_ms, answer }
-        }
+        Ok(until_ms) => Answered { good_for_ms: lease::good_for_ms(until_ms, received_ms), answer },
         Err(refusal) => Answered::always(Err(refusal)),
     }
 }

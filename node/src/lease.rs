@@ -14,6 +14,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use quorate_client::wire::Answered;
+
 use crate::clock::boot_ms;
 
 /// One question for a lease: it remembers when it was sent, since that is when the lease begins.
@@ -92,6 +94,12 @@ impl Lease {
         let until = self.until_ms.load(Ordering::Acquire);
         (until != 0).then(|| now_ms.checked_sub(until)).flatten()
     }
+}
+
+/// How long after a request came in, at `received_ms`, an answer holds that rests on a lease until `until_ms`
+/// ([`Answered::good_for_ms`]).
+pub fn good_for_ms(until_ms: u64, received_ms: u64) -> u32 {
+    u32::try_from(until_ms.saturating_sub(received_ms)).unwrap_or(u32::MAX).min(Answered::ALWAYS - 1)
 }
 
 #[cfg(test)]

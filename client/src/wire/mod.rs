@@ -188,7 +188,12 @@ impl Answered {
 
     /// The answer, unless it is too old now, `age_ms` milliseconds after its request was sent.
     pub fn fresh(self, age_ms: u64) -> Option<Answer> {
-        (self.good_for_ms == Self::ALWAYS || age_ms < u64::from(self.good_for_ms)).then_some(self.answer)
+        Self::holds(self.good_for_ms, age_ms).then_some(self.answer)
+    }
+
+    /// Whether an answer that is good for so long holds at this age.
+    pub fn holds(good_for_ms: u32, age_ms: u64) -> bool {
+        good_for_ms == Self::ALWAYS || age_ms < u64::from(good_for_ms)
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use quorate_client::wire::Answered;
 use quorate_node::keyring::Slot;
 use quorate_shares::envelope::Ciphertext;
 use quorate_shares::ids::{KeyName, NodeId};
@@ -43,12 +44,6 @@ pub(super) struct Clients {
     pub(super) keys: Vec<KeyName>,
     pub(super) kept: Vec<Kept>,
     made: BTreeMap<[u8; 16], Slot>,
-}
-
-/// Whether an answer may still be believed `now_ms`: its lease ends `believe_ms` after the node said so, which was not before
-/// the request was sent. Both times are of the client's own clock.
-pub(super) fn believes(sent_ms: u64, believe_ms: u64, now_ms: u64) -> bool {
-    now_ms < sent_ms + believe_ms
 }
 
 impl Clients {
@@ -105,7 +100,7 @@ impl Clients {
             self.sent.remove(&id);
             return;
         }
-        if !believes(at_ms, answer.believe_ms, now_ms) {
+        if !Answered::holds(answer.good_for_ms, now_ms - at_ms) {
             watch.seen.discarded += 1;
             self.sent.remove(&id);
             return;
@@ -143,7 +138,8 @@ impl Clients {
             (Request::Show { name } | Request::Encrypt { name, .. } | Request::Rotate { name, .. }, Said::NotFound) => {
                 watch.may_be_missing(name, at_ms);
             }
-            (Request::Create { .. } | Request::Rotate { .. }, Said::Conflict) => {}
+            (Request::Create { request, name }, Said::Conflict) => watch.conflicts(name, request),
+            (Request::Rotate { .. }, Said::Conflict) => {}
             (Request::Show { .. }, Said::Newest(None)) => {}
             (request, said) => watch.broken(&format!("{request:?} is answered {said:?}")),
         }

@@ -10,7 +10,7 @@ use super::client::Kept;
 use super::message::{Body, Message, Process, To};
 use super::network::Network;
 use super::thief;
-use super::world::{Event, World};
+use super::world::{Event, Machine, World};
 
 /// How long the cluster may take to heal, and to answer everything then.
 const HEAL_MS: u64 = 60_000;
@@ -47,8 +47,7 @@ impl World {
                 self.machines[&node].vault.die_after(calls);
             }
             86..90 => self.lie(node),
-            90..94 => self.propose_nonsense(node),
-            94..97 => self.stranger_asks(node),
+            90..97 => self.stranger_asks(node),
             _ => self.old_disk_asks(),
         }
         self.steal();
@@ -63,6 +62,20 @@ impl World {
         machine.lies = !machine.lies && lying == 0;
     }
 
+    /// Nonsense comes when it can do harm: while an epoch is pending, or a version is not checked yet.
+    pub(super) fn tempt(&mut self) {
+        let state = &self.watch.state;
+        let weak = state.cluster.is_some() && (state.active().is_none() || state.unready().next().is_some());
+        if !self.calm && self.dice.chance(if weak { 20 } else { 1 }) {
+            let leads = |machine: &Machine| {
+                let unlocked = machine.daemon.as_ref().and_then(|daemon| daemon.unlocked.as_ref());
+                unlocked.is_some_and(|unlocked| unlocked.raft.leadership(&machine.db).am_leader)
+            };
+            let leader = self.machines.iter().find(|(_, machine)| leads(machine)).map(|(&node, _)| node);
+            leader.into_iter().for_each(|node| self.propose_nonsense(node));
+        }
+    }
+
     /// A leader that has lost its mind: `apply` is what stands between it and the state.
     fn propose_nonsense(&mut self, node: NodeId) {
         let epoch = Epoch(1);
@@ -72,7 +85,7 @@ impl World {
             0 => Change::ActivateEpoch { epoch },
             1 => Change::EpochAck(EpochAck { epoch, node: holder, records: u64::MAX }),
             2 => {
-                let (uid, version) = unready.unwrap_or_else(|| (quorate_shares::ids::KeyUid([7; 16]), KeyVersion(1)));
+                let (uid, version) = unready.unwrap_or((quorate_shares::ids::KeyUid([7; 16]), KeyVersion(1)));
                 // One holder short, and another that is none: neither makes a quorum.
                 let short = usize::from(self.watch.found.threshold) - 1;
                 let mut holders: std::collections::BTreeSet<NodeId> = self.nodes.iter().copied().take(short).collect();

@@ -101,8 +101,8 @@ pub(super) enum Said {
 #[derive(Debug, Clone)]
 pub(super) struct Answer {
     pub(super) said: Said,
-    /// For how long after its request was sent it may be believed.
-    pub(super) believe_ms: u64,
+    /// `Answered::good_for_ms`.
+    pub(super) good_for_ms: u32,
     /// Only the invariants look at this: who answered, from which state, and until when it had a lease (virtual time).
     pub(super) fact: Fact,
 }

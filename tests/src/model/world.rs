@@ -22,6 +22,7 @@ const TICK_MS: (u64, u64) = (120, 280);
 
 /// A stopped process, or a machine that sleeps.
 pub(super) struct Frozen {
+    since_ms: u64,
     until_ms: u64,
     /// A stopped process finds in its sockets what came meanwhile; a machine that sleeps hears nothing.
     hears: bool,
@@ -40,6 +41,7 @@ pub(super) struct Machine {
     boots: u64,
     /// When it was last seen to stand still.
     stood_ms: u64,
+    slept_ms: u64,
 }
 
 pub(super) enum Event {
@@ -118,7 +120,7 @@ impl World {
             world.after(delay, Event::Start(node));
         }
         world.after(1_000, Event::Clients);
-        world.after(6_000, Event::Fault);
+        world.after(1_500, Event::Fault);
         world
     }
 
@@ -151,6 +153,7 @@ impl World {
             Event::Fault => self.fault(),
             Event::Join => self.network.join(),
         }
+        self.tempt();
         self.watch.check_vaults();
         self.watch.check_memory(&self.machines, self.now_ms);
     }
@@ -190,15 +193,15 @@ impl World {
     pub(super) fn freeze(&mut self, node: NodeId, for_ms: u64, hears: bool) {
         let machine = self.machines.get_mut(&node).expect("a machine");
         if machine.daemon.is_some() && machine.frozen.is_none() {
-            machine.frozen = Some(Frozen { until_ms: self.now_ms + for_ms, hears });
+            machine.frozen = Some(Frozen { since_ms: self.now_ms, until_ms: self.now_ms + for_ms, hears });
             self.after(for_ms, Event::Thaw(node));
         }
     }
 
     fn thaw(&mut self, node: NodeId) {
         let machine = self.machines.get_mut(&node).expect("a machine");
-        if machine.frozen.as_ref().is_some_and(|frozen| frozen.until_ms <= self.now_ms) {
-            machine.frozen = None;
+        if let Some(frozen) = machine.frozen.take_if(|frozen| frozen.until_ms <= self.now_ms) {
+            machine.slept_ms += if frozen.hears { 0 } else { self.now_ms - frozen.since_ms };
             machine.stood_ms = machine.clock_ms(self.now_ms);
             for message in std::mem::take(&mut machine.inbox) {
                 let delay = self.dice.below(20);
@@ -250,10 +253,12 @@ impl World {
     /// Lets a process do something, if it is still the one that was meant, and does what comes of it.
     fn run(&mut self, process: Process, act: impl FnOnce(&mut Daemon, &mut Context<'_>) -> Result<(), Killed>) {
         let machine = self.machines.get_mut(&process.node).expect("a machine");
+        let now_ms = machine.clock_ms(self.now_ms);
+        let awake_ms = now_ms - machine.slept_ms;
         let Some(daemon) = machine.daemon.as_mut().filter(|daemon| daemon.me == process) else { return };
         let mut context = Context {
-            now_ms: self.now_ms + machine.ahead_ms,
-            skew_ms: -(machine.ahead_ms as i64),
+            now_ms,
+            awake_ms,
             dice: &mut self.dice,
             db: &mut machine.db,
             watch: &mut self.watch,
@@ -353,6 +358,7 @@ impl Machine {
             inbox: Vec::new(),
             boots: 0,
             stood_ms: 0,
+            slept_ms: 0,
         }
     }
 

@@ -43,6 +43,12 @@ impl Watch {
         self.holds(!known, || format!("{name} is not found, although it was acknowledged before"));
     }
 
+    /// L2: a request that is repeated gets its first answer, never a conflict with itself.
+    pub(in crate::model) fn conflicts(&self, name: &KeyName, request: &[u8; 16]) {
+        let itself = self.state.answer(request).is_some();
+        self.holds(!itself, || format!("L2: the request that made {name} is told that the name is taken"));
+    }
+
     /// D3, I8: an acknowledged version is durable at a majority, and t distinct holders of those can open their shares.
     pub(in crate::model) fn acknowledged(&mut self, slot: Slot, name: &KeyName, images: &BTreeMap<NodeId, &Image>) {
         let Some(&index) = self.made_at.get(&slot) else {

@@ -16,7 +16,7 @@ impl Daemon {
         let due = {
             let unlocked = self.unlocked_mut();
             unlocked.roots.sweep(now_ms);
-            unlocked.confirming.retain(|(renewal, _)| renewal.left_ms(now_ms) > 0);
+            unlocked.confirming.retain(|(_, renewal, _)| renewal.left_ms(now_ms) > 0);
             if unlocked.lease.lost_for_ms_at(now_ms).is_some_and(|lost| lost >= WIPE_AFTER_MS) {
                 // `Node::forget_keys`.
                 unlocked.dealing = None;
@@ -44,9 +44,12 @@ impl Daemon {
             let unlocked = self.unlocked_mut();
             unlocked.own_reads.insert(number, renewal);
             unlocked.own_reads.retain(|_, renewal| renewal.left_ms(context.now_ms) > 0);
+            context.watch.asked(self.me, number);
+            let unlocked = self.unlocked_mut();
             unlocked.raft.read_index(context.db, Asker::Own(number), context.now_ms);
         } else if let Some(leader) = leadership.leader {
-            self.ask(context, leader, &PeerRequest::Lease, Asked::Lease(renewal));
+            let number = self.ask(context, leader, &PeerRequest::Lease, Asked::Lease(renewal));
+            context.watch.asked(self.me, number);
         }
     }
 
@@ -69,7 +72,7 @@ impl Daemon {
             match asker {
                 Asker::Own(number) => {
                     let renewal = unlocked.own_reads.remove(&number);
-                    unlocked.confirming.extend(renewal.map(|renewal| (renewal, index)));
+                    unlocked.confirming.extend(renewal.map(|renewal| (number, renewal, index)));
                 }
                 Asker::Peer(from, id) => {
                     let (body, to) = (PeerReply::Lease { index }, from);
@@ -84,11 +87,11 @@ impl Daemon {
         let seated = self.is_seated();
         let Some(unlocked) = &mut self.unlocked else { return };
         let applied = context.db.now().applied;
-        let (reached, waiting) = unlocked.confirming.drain(..).partition(|(_, index)| applied >= *index);
+        let (reached, waiting) = unlocked.confirming.drain(..).partition(|(_, _, index)| applied >= *index);
         unlocked.confirming = waiting;
-        let reached: Vec<(Renewal, u64)> = reached;
-        for (renewal, _) in reached.into_iter().filter(|_| seated) {
-            context.watch.confirmed(self.me, renewal.sent_ms().saturating_add_signed(context.skew_ms));
+        let reached: Vec<(u64, Renewal, u64)> = reached;
+        for (number, renewal, _) in reached.into_iter().filter(|_| seated) {
+            context.watch.confirmed(self.me, number, applied);
             self.unlocked_mut().lease.grant(renewal);
             self.caught_up(renewal);
         }

@@ -47,7 +47,7 @@ impl Daemon {
             quorum.add(me, x, share).expect("the own share was checked when it was opened");
         }
         let (identity, record) = (facts.identity, facts.record);
-        let (began, since_ms) = (unlocked.roots.wipes(), context.now_ms);
+        let (began, since_ms) = (unlocked.roots.wipes(), context.awake_ms);
         unlocked.loads.insert(slot, Load { quorum, identity, record, epoch, began, since_ms });
         self.ask_for_shares(context, slot);
         true
@@ -90,17 +90,20 @@ impl Daemon {
             context.watch.rebuilt(&load.identity, &key);
             let root = Arc::new(key.encryption_root(&load.identity));
             unlocked.roots.keep(slot, &root, load.began, context.now_ms);
+            if load.began != unlocked.roots.wipes() && unlocked.roots.warm(slot, context.now_ms).is_some() {
+                context.watch.broken("a load that began before everything was wiped puts a key back");
+            }
             self.loaded(slot, &root);
         }
     }
 
     /// Asks again for what has not come, and gives up what took too long.
     pub(super) fn look_after_loads(&mut self, context: &mut Context<'_>) {
-        let now_ms = context.now_ms;
+        let awake_ms = context.awake_ms;
         let waits = |asked: &Asked, slot: &Slot| matches!(asked, Asked::Shares(asked, _) if asked == slot);
         let slots: Vec<Slot> = self.unlocked_mut().loads.keys().copied().collect();
         for slot in slots {
-            if self.unlocked_mut().loads.get(&slot).is_some_and(|load| now_ms >= load.since_ms + LOAD_MS) {
+            if self.unlocked_mut().loads.get(&slot).is_some_and(|load| awake_ms >= load.since_ms + LOAD_MS) {
                 self.unlocked_mut().loads.remove(&slot);
                 self.load_failed(context, slot);
             } else if !self.asked.values().any(|(_, asked)| waits(asked, &slot)) {

@@ -64,7 +64,6 @@ enum Stage {
     Deal,
     Batch,
     Proposed,
-    Ready(KeyUid, KeyVersion),
 }
 
 impl Daemon {
@@ -114,7 +113,7 @@ impl Daemon {
             }
             (Purpose::Batch { .. }, _) => self.batch_is_open(),
             (Purpose::Change(id), Some(Ok(Outcome::VersionMade { uid, version, .. }))) => {
-                self.stage(id, Stage::Ready(uid, version));
+                self.reply(context, id, Ok((uid, version)));
             }
             (Purpose::Change(id), Some(Err(refusal))) if deal::is_stale(&refusal) => {
                 self.unlocked_mut().dealing = None;
@@ -238,7 +237,7 @@ impl Daemon {
 
     // -- changes
 
-    /// Takes a change; the answer comes when the version is ready.
+    /// Takes a change; the answer comes when the version is made. Whoever asked waits until it is ready.
     pub(super) fn take_change(
         &mut self,
         context: &mut Context<'_>,
@@ -280,12 +279,6 @@ impl Daemon {
             match stage {
                 _ if late => self.give_up(context, id),
                 Stage::Deal => self.deal(context, id),
-                Stage::Ready(uid, version) => {
-                    let stored = self.unlocked_mut().state.version(uid, version).cloned();
-                    if stored.is_some_and(|version| version.ready) {
-                        self.reply(context, id, Ok((uid, version)));
-                    }
-                }
                 Stage::CatchUp | Stage::Batch | Stage::Proposed => {}
             }
         }
@@ -299,7 +292,7 @@ impl Daemon {
         let Some(change) = unlocked.changes.get(&id).map(|making| making.change.clone()) else { return };
         let (uid, version) = match deal::target(&unlocked.state, &change, context.dice.rng()) {
             Ok(Target::New(slot)) => slot,
-            Ok(Target::Made((uid, version))) => return self.stage(id, Stage::Ready(uid, version)),
+            Ok(Target::Made(slot)) => return self.reply(context, id, Ok(slot)),
             Err(error) => return self.reply(context, id, Err(error)),
         };
         let (leadership, active) = (unlocked.raft.leadership(context.db), unlocked.active_epoch());

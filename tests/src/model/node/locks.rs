@@ -46,7 +46,7 @@ impl Daemon {
             }
             let request = lock.request(&params, piece.peer, self.boot_nonce).expect("the lock names this peer");
             let bytes = Arc::new(request.encode());
-            let id = self.remember(context.now_ms, Asked::LockOpen(Box::new(request)));
+            let id = self.remember(context.awake_ms, Asked::LockOpen(Box::new(request)));
             self.send(context, To::Node(piece.peer), Body::LockOpen(id, bytes));
         }
     }
@@ -236,7 +236,7 @@ impl Daemon {
         let leadership = unlocked.raft.leadership(context.db);
         match leadership.leader {
             Some(_) if leadership.am_leader => drop(unlocked.raft.propose(context.db, command, now_ms)),
-            Some(leader) => self.ask(context, leader, &PeerRequest::Propose(Box::new(command)), Asked::Nothing),
+            Some(leader) => drop(self.ask(context, leader, &PeerRequest::Propose(Box::new(command)), Asked::Nothing)),
             None => {}
         }
     }

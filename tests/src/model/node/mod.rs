@@ -53,8 +53,8 @@ pub(super) struct Killed;
 pub(super) struct Context<'a> {
     /// The machine's clock, which runs while the machine sleeps.
     pub(super) now_ms: u64,
-    /// Virtual time minus that clock: only for what the invariants are told.
-    pub(super) skew_ms: i64,
+    /// Another, which stands still while the machine sleeps: the timers of the daemon's tasks run on it.
+    pub(super) awake_ms: u64,
     pub(super) dice: &'a mut Dice,
     pub(super) db: &'a mut Database,
     pub(super) watch: &'a mut Watch,
@@ -104,8 +104,8 @@ pub(super) struct Unlocked {
     pub(super) raft: Raft,
     pub(super) lease: Lease,
     pub(super) roots: Roots,
-    /// Sent in boot time, confirmed, and waiting to be applied up to an index.
-    confirming: Vec<(Renewal, u64)>,
+    /// Questions for a lease that are confirmed, and wait for an index to be applied.
+    confirming: Vec<(u64, Renewal, u64)>,
     asked_lease_ms: u64,
     own_reads: BTreeMap<u64, Renewal>,
     dealing: Option<OpenDealer>,
@@ -191,7 +191,7 @@ impl Daemon {
 
     /// What the daemon's tasks do in their own time.
     pub(super) fn tick(&mut self, context: &mut Context<'_>) -> Result<(), Killed> {
-        self.asked.retain(|_, (until_ms, _)| context.now_ms < *until_ms);
+        self.asked.retain(|_, (until_ms, _)| context.awake_ms < *until_ms);
         self.grace(context)?;
         if self.unlocked.is_none() {
             self.ask_for_pieces(context);
@@ -218,6 +218,7 @@ impl Daemon {
         self.advance_jobs(context);
         if let Some(unlocked) = &mut self.unlocked {
             let (from, sent) = (Some(self.me), std::mem::take(&mut unlocked.raft.out));
+            sent.iter().for_each(|(to, body)| context.watch.raft_leaves(self.me.node, *to, body, context.db.durable()));
             let messages = sent.into_iter().map(|(to, body)| (To::Node(to), Body::Raft(body)));
             context.out.extend(messages.map(|(to, body)| Out::Send(Message { from, to, body })));
         }
@@ -256,7 +257,7 @@ impl Daemon {
         let reply: PeerReply = peer::decode(body).expect("it was encoded by a member");
         match (asked, reply) {
             (Asked::Lease(renewal), PeerReply::Lease { index }) => {
-                self.unlocked_mut().confirming.push((renewal, index));
+                self.unlocked_mut().confirming.push((id, renewal, index));
             }
             (Asked::Shares(slot, request), PeerReply::Shares(shares)) => {
                 self.take_share(context, from, slot, &request, &shares);
@@ -275,20 +276,21 @@ impl Daemon {
         Ok(())
     }
 
-    fn ask(&mut self, context: &mut Context<'_>, to: NodeId, request: &PeerRequest, asked: Asked) {
+    fn ask(&mut self, context: &mut Context<'_>, to: NodeId, request: &PeerRequest, asked: Asked) -> u64 {
         let body = Arc::new(peer::encode(request));
         let asked = match asked {
             Asked::Shares(slot, _) => Asked::Shares(slot, Arc::clone(&body)),
             other => other,
         };
-        let id = self.remember(context.now_ms, asked);
+        let id = self.remember(context.awake_ms, asked);
         self.send(context, To::Node(to), Body::Ask(id, body));
+        id
     }
 
-    fn remember(&mut self, now_ms: u64, asked: Asked) -> u64 {
+    fn remember(&mut self, awake_ms: u64, asked: Asked) -> u64 {
         self.next += 1;
         let patience_ms = if matches!(asked, Asked::Change(_)) { FORWARD_MS } else { PATIENCE_MS };
-        self.asked.insert(self.next, (now_ms + patience_ms, asked));
+        self.asked.insert(self.next, (awake_ms + patience_ms, asked));
         self.next
     }
 

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use quorate_client::error::Code;
-use quorate_client::wire::WireError;
+use quorate_client::wire::{Answered, WireError};
 use quorate_node::keyring::Slot;
+use quorate_node::lease::good_for_ms;
 use quorate_node::peer::{KeyChange, PeerRequest};
 use quorate_node::phase::{Door, admits};
 use quorate_raft::state::State;
@@ -58,7 +59,7 @@ impl Daemon {
         let now_ms = context.now_ms;
         let leased = self.unlocked.as_ref().is_some_and(|unlocked| unlocked.lease.is_valid_at(now_ms));
         if !admits(self.phase, Door::Work) || !leased {
-            return self.say(context, client, Said::TryAgain);
+            return self.say(context, client, Answered::ALWAYS, Said::TryAgain);
         }
         self.next += 1;
         let id = self.next;
@@ -71,16 +72,18 @@ impl Daemon {
     pub(in crate::model) fn finish(&mut self, context: &mut Context<'_>, id: u64) {
         self.settle_phase(context.now_ms);
         let Some(unlocked) = &mut self.unlocked else { return };
-        let Some(Job { client, stage: Stage::Done(said), .. }) = unlocked.jobs.remove(&id) else { return };
-        let leased = admits(self.phase, Door::Work) && unlocked.lease.is_valid_at(context.now_ms);
-        self.say(context, client, if leased { said } else { Said::TryAgain });
+        let Some(Job { client, since_ms, stage: Stage::Done(said), .. }) = unlocked.jobs.remove(&id) else { return };
+        let until_ms = unlocked.lease.until_ms_at(context.now_ms).filter(|_| admits(self.phase, Door::Work));
+        match until_ms {
+            Some(until_ms) => self.say(context, client, good_for_ms(until_ms, since_ms), said),
+            None => self.say(context, client, Answered::ALWAYS, Said::TryAgain),
+        }
     }
 
-    fn say(&self, context: &mut Context<'_>, client: u64, said: Said) {
-        let left_ms = self.unlocked.as_ref().map_or(0, |unlocked| unlocked.lease.left_ms_at(context.now_ms));
+    fn say(&self, context: &mut Context<'_>, client: u64, good_for_ms: u32, said: Said) {
         let lease_until_ms = context.watch.leased_until(self.me);
         let fact = Fact { node: self.me.node, applied: context.db.now().applied, lease_until_ms };
-        context.out.push(Out::Answer(client, Box::new(Answer { said, believe_ms: left_ms, fact })));
+        context.out.push(Out::Answer(client, Box::new(Answer { said, good_for_ms, fact })));
     }
 
     pub(super) fn advance_jobs(&mut self, context: &mut Context<'_>) {
@@ -218,7 +221,7 @@ impl Daemon {
         let leadership = self.unlocked_mut().raft.leadership(context.db);
         match leadership.leader {
             Some(_) if leadership.am_leader => drop(self.take_change(context, ReplyTo::Job(id), change)),
-            Some(leader) => self.ask(context, leader, &PeerRequest::Change(change), Asked::Change(id)),
+            Some(leader) => drop(self.ask(context, leader, &PeerRequest::Change(change), Asked::Change(id))),
             None => self.done(context, id, Said::TryAgain),
         }
     }
