@@ -338,6 +338,7 @@ mod tests {
         assert_eq!(plaintext.expose(), b"attack at dawn");
     }
 
+    /// T45.
     #[test]
     fn what_is_not_known_is_refused_and_not_ignored() {
         let good = encode(&envelope(Request::Status));
