@@ -50,8 +50,8 @@ impl Watch {
 
     /// A holder of lock keys counts its running time.
     pub(in crate::model) fn graced(&mut self, holder: NodeId, seconds: u16) {
-        let counts = self.old_keys.iter_mut().filter(|((of, ..), _)| *of == holder);
-        counts.for_each(|(_, ran_s)| *ran_s += u64::from(seconds));
+        let counts = self.held_keys.iter_mut().filter(|((of, ..), _)| *of == holder);
+        counts.filter_map(|(_, old_s)| old_s.as_mut()).for_each(|old_s| *old_s += u64::from(seconds));
     }
 
     /// After every step: the vaults that changed are looked at.
@@ -95,21 +95,24 @@ impl Watch {
         let Some((_, vault)) = vaults.iter().find(|(node, _)| *node == holder) else { return };
         let there = |peer: NodeId, keyno: u64| vault.held_for(peer).is_some_and(|held| held.key(keyno).is_some());
         let gone: Vec<_> = self
-            .old_keys
+            .held_keys
             .iter()
             .filter(|((of, peer, keyno), _)| *of == holder && !there(*peer, *keyno))
-            .map(|(key, ran_s)| (*key, *ran_s))
+            .map(|(key, old_s)| (*key, *old_s))
             .collect();
-        for (key, ran_s) in gone {
-            self.holds(ran_s >= u64::from(GRACE_S), || {
-                format!("node {holder} erased a lock key after {ran_s} seconds")
+        for (key, old_s) in gone {
+            self.holds(old_s.is_some_and(|old_s| old_s >= u64::from(GRACE_S)), || {
+                format!("node {holder} erased a lock key that was old for {old_s:?} seconds")
             });
-            self.old_keys.remove(&key);
+            self.held_keys.remove(&key);
             self.seen.erased += 1;
         }
         for held in &vault.held {
-            for key in held.keys.iter().filter(|key| key.keyno < held.committed_keyno) {
-                self.old_keys.entry((holder, held.peer, key.keyno)).or_default();
+            for key in &held.keys {
+                let old_s = self.held_keys.entry((holder, held.peer, key.keyno)).or_default();
+                if key.keyno < held.committed_keyno {
+                    old_s.get_or_insert(0);
+                }
             }
         }
     }

@@ -21,12 +21,14 @@
 //! | COMMIT erases at once, or all others; PREP erases the others, or counts as COMMIT | `old_keys_outlive_their_grace`, `every_piece_can_be_opened` |
 //! | a generation is used twice; a lock opens with one disk fewer; an old image is unlocked | `lock_made`, `piece_leaves` |
 //! | `apply`: ready after t - 1, activation without acknowledgements, or with false ones | `ready`, `activated`, L1 |
-//! | `apply`: time goes back, a name is used twice, a restart forgets requests | `commit`, `restored`, `applied` |
+//! | `apply`: time goes back, a name is used twice, a request makes two versions | `commit`, `made_once` |
+//! | a restart forgets requests | `applied` |
 //! | a repeated request is dealt anew | `conflicts` |
 //! | a commitment is not checked; neither is the key-check value; a quorum closes below t | `accepted`, `rebuilt`, `every_quorum_agrees` |
 //!
 //! Not seen, because a second guard stands behind the first: a key-check value that is not looked at (commitments), a rotation
-//! from another version and a record of another key (their bytes say what they are), a batch that is dealt from after its term.
+//! from another version and a record of another key (their bytes say what they are), a batch that is dealt from after its
+//! term, an index that `apply` lets be used twice (the dealer counts them), an open phase that admits work (the lease).
 
 mod answers;
 mod locks;
@@ -80,7 +82,9 @@ pub(super) struct Watch {
     disks: BTreeMap<NodeId, VaultDisk>,
     vaults: BTreeMap<NodeId, VaultImage>,
     locks: BTreeMap<NodeId, u64>,
-    old_keys: BTreeMap<(NodeId, NodeId, u64), u64>,
+    /// Lock keys on disks: holder, peer, number; and for how long of its holder's running time a newer one has been
+    /// confirmed, in seconds.
+    held_keys: BTreeMap<(NodeId, NodeId, u64), Option<u64>>,
     highest: BTreeMap<NodeId, (u64, u64)>,
     told: BTreeMap<(NodeId, NodeId), u64>,
     /// Until when each process has a lease, by the observer's own reckoning.
@@ -156,7 +160,7 @@ impl Watch {
             disks,
             vaults: BTreeMap::new(),
             locks: BTreeMap::new(),
-            old_keys: BTreeMap::new(),
+            held_keys: BTreeMap::new(),
             highest: BTreeMap::new(),
             told: BTreeMap::new(),
             leases: BTreeMap::new(),

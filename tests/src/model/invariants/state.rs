@@ -1,5 +1,7 @@
 //! The replicated state, as every node applies it.
 
+use std::collections::BTreeSet;
+
 use quorate_raft::command::{Change, Outcome};
 use quorate_raft::rows::RowWrite;
 use quorate_raft::state::{Applied, EpochPhase, State, apply, majority};
@@ -61,6 +63,7 @@ impl Watch {
             (Change::CreateKey(_) | Change::RotateKey(_), Ok(Outcome::VersionMade { uid, version, .. })) => {
                 self.made_at.entry((*uid, *version)).or_insert(index);
                 self.covered();
+                self.made_once();
             }
             (Change::Ready(ready), Ok(_)) => {
                 for item in &ready.verified {
@@ -91,7 +94,7 @@ impl Watch {
     fn covered(&self) {
         let Some(active) = self.state.active() else { return self.broken("a key was made before an epoch was active") };
         let versions = self.state.keys.values().map(|key| key.versions.len() as u64).sum::<u64>();
-        let places: std::collections::BTreeSet<_> = self
+        let places: BTreeSet<_> = self
             .state
             .keys
             .values()
@@ -101,6 +104,15 @@ impl Watch {
         self.holds(places.len() as u64 == versions && active.records == versions, || {
             format!("I1: {versions} versions and {} places of records in the active epoch", places.len())
         });
+    }
+
+    /// I7, L2: no name is given to two keys, and no request makes two versions.
+    fn made_once(&self) {
+        let names: BTreeSet<_> = self.state.keys.values().map(|key| &key.name).collect();
+        self.holds(names.len() == self.state.keys.len(), || "I7: two keys have one name".to_owned());
+        let versions = || self.state.keys.values().flat_map(|key| key.versions.values());
+        let requests: BTreeSet<_> = versions().map(|version| version.request).collect();
+        self.holds(requests.len() == versions().count(), || "L2: one request made two versions".to_owned());
     }
 
     /// I8: a version may encrypt only after t distinct holders have opened and verified their shares of it.
