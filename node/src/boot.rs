@@ -171,6 +171,7 @@ async fn live(node: &Arc<Node>) -> Result<(), BootError> {
     tokio::spawn(members::run(Arc::clone(node), replica.clone()));
     tokio::spawn(confirm::watch(Arc::clone(node), replica.clone()));
     tokio::spawn(report_lock(Arc::clone(node), replica.clone()));
+    tokio::spawn(locking::keep_fresh(Arc::clone(node), replica.clone()));
     tokio::spawn(follow_storage(Arc::clone(node), replica.clone()));
     confirm::run(Arc::clone(node), replica).await;
     Ok(())

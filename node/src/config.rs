@@ -84,12 +84,16 @@ pub struct Timing {
     pub wipe_after_ms: u64,
     /// How often the leader shows that it lives.
     pub heartbeat_ms: u64,
-    /// The shortest silence after which a follower stands for election; the longest is twice that.
+    /// How long a leader may be silent. A follower stands for election after one and a half to two times that.
     pub election_ms: u64,
     /// How long an unused key stays in memory.
     pub key_idle_ms: u64,
     /// How long any key stays in memory.
     pub key_age_ms: u64,
+    /// When a node renews its lock after it began to serve: between once and four times this.
+    pub renew_lock_after_ms: u64,
+    /// How often it renews it from then on.
+    pub renew_lock_every_ms: u64,
 }
 
 impl Default for Timing {
@@ -102,6 +106,8 @@ impl Default for Timing {
             election_ms: 300,
             key_idle_ms: 15 * 60_000,
             key_age_ms: 24 * 3_600_000,
+            renew_lock_after_ms: 10_000,
+            renew_lock_every_ms: 24 * 3_600_000,
         }
     }
 }
@@ -122,7 +128,9 @@ impl Timing {
         floor("timing.lease_ms", self.lease_ms, 2 * self.lease_tick_ms)?;
         floor("timing.wipe_after_ms", self.wipe_after_ms, 1)?;
         floor("timing.key_idle_ms", self.key_idle_ms, 1)?;
-        floor("timing.key_age_ms", self.key_age_ms, self.key_idle_ms)
+        floor("timing.key_age_ms", self.key_age_ms, self.key_idle_ms)?;
+        floor("timing.renew_lock_after_ms", self.renew_lock_after_ms, 1)?;
+        floor("timing.renew_lock_every_ms", self.renew_lock_every_ms, self.renew_lock_after_ms)
     }
 }
 

@@ -67,6 +67,24 @@ pub fn commit(vault: &mut Vault, peer: NodeId, durable: LockState) {
     }
 }
 
+/// The keys that the lock after `last` names: what each peer offered for it, and for one that was silent or busy the key
+/// that `last` names. `None` if nobody offered anything, or a peer has neither: then `last` stays as it is.
+pub fn named(last: &Lock, offered: Vec<(NodeId, Option<LockPeer>)>) -> Option<Vec<LockPeer>> {
+    let kept = |node: NodeId| {
+        let piece = last.pieces().iter().find(|piece| piece.peer == node)?;
+        Some(LockPeer { peer: node, key_number: piece.key_number, public_key: piece.public_key.clone() })
+    };
+    let fresh = offered.iter().any(|(_, offer)| offer.is_some());
+    fresh.then(|| offered.into_iter().map(|(node, offer)| offer.or_else(|| kept(node))).collect()).flatten()
+}
+
+/// A pin that lies in the vault itself, and is a new one in each lock.
+pub fn inline_pin(rng: &mut impl CryptoRng) -> (PinPlace, Zeroizing<Vec<u8>>) {
+    let mut pin = Zeroizing::new(vec![0; PIN_BYTES]);
+    rng.fill_bytes(&mut pin);
+    (PinPlace::Inline(pin.to_vec()), pin)
+}
+
 /// The lock that follows `last` (none at founding): `bundle` under the next generation, among `peers`, of which as many
 /// open it as a thief needs disks besides this one. Nothing is ever sealed twice under one generation.
 ///
@@ -77,16 +95,14 @@ pub fn next_lock(
     (cluster, node): (ClusterId, NodeId),
     threshold: u8,
     peers: &[LockPeer],
+    (place, pin): (PinPlace, &[u8]),
     bundle: &Bundle,
     rng: &mut impl CryptoRng,
 ) -> Result<Lock, LockError> {
     let params = LockParams { cluster, node, generation: last.map_or(0, Lock::generation) + 1 };
-    let mut pin = Zeroizing::new([0; PIN_BYTES]);
-    rng.fill_bytes(pin.as_mut_slice());
-    let place = PinPlace::Inline(pin.to_vec());
     // With t - 1 of the others' pieces and its own disk a thief has t disks (FORMATS 4).
     let needed = threshold.saturating_sub(1);
-    Lock::seal(&params, needed, place, pin.as_slice(), peers, bundle, rng)
+    Lock::seal(&params, needed, place, pin, peers, bundle, rng)
 }
 
 /// What PREP and COMMIT tell `peer`: the generation of the lock in `vault`, and the number of the peer's key that it uses.

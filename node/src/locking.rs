@@ -3,49 +3,92 @@
 //! PREP asks each peer for the public half of a lock key that is durable there; the new lock is then written, both slots;
 //! COMMIT tells each peer, which may erase what is older. Nothing is ever sealed twice under one generation: whatever
 //! changes takes a new one.
+//!
+//! A lock is renewed a little after each start and then every day, so that an old copy of a disk opens nothing once the
+//! peers have erased what it needs. A peer that is away keeps its piece: the new lock names the key that the old one named.
+//! Serving never waits for any of this.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
 use quorate_client::conn::Lane;
+use quorate_raft::Replica;
 use quorate_raft::command::ReportLock;
 use quorate_shares::ids::NodeId;
 use quorate_shares::kem::PublicKey;
-use quorate_shares::lock::LockPeer;
+use quorate_shares::lock::{LockPeer, PinPlace};
+use tokio::time::sleep;
 use tracing::{debug, info};
 
 use crate::node::Node;
 use crate::peer::{LockState, PeerReply, PeerRequest};
+use crate::phase::Phase;
 use crate::vault::Vault;
 use crate::{lock_keys, random};
 
 /// How long a peer may take to make a key durable.
 const PEER: Duration = Duration::from_secs(3);
 
+/// Renews this node's lock for as long as it runs, beginning a little after it serves.
+pub async fn keep_fresh(node: Arc<Node>, replica: Replica) {
+    let timing = &node.config.timing;
+    let pause = |ms: u64| sleep(Duration::from_millis(ms));
+    // Not all nodes at once after a loss of power, and none before it is useful otherwise.
+    let _ = node.phases().wait_for(|phase| *phase == Phase::Serving).await;
+    pause(random::between(timing.renew_lock_after_ms, timing.renew_lock_after_ms.saturating_mul(4))).await;
+    loop {
+        match renew(&node, &replica).await {
+            Ok(()) => pause(timing.renew_lock_every_ms).await,
+            Err(reason) => {
+                debug!(%reason, "lock not renewed yet");
+                pause(timing.renew_lock_after_ms).await;
+            }
+        }
+    }
+}
+
+/// Makes the next lock with what the peers offer now.
+async fn renew(node: &Arc<Node>, replica: &Replica) -> Result<(), String> {
+    let active = replica.read(|state| state.active().map(|epoch| epoch.threshold));
+    let threshold = active.ok_or("no epoch is active")?;
+    let offered = offers(node).await;
+    let last = node.with_vault(|vault| vault.lock.clone()).flatten().ok_or("there is no lock yet")?;
+    let named = lock_keys::named(&last, offered).ok_or("no peer offers a key for it")?;
+    lock(node, threshold, named, |_| true).await?;
+    commit(node).await;
+    Ok(())
+}
+
 /// Asks every peer of the roster for a lock key. Peers that did not answer are named in the error.
 ///
 /// # Errors
 /// The peers without an answer.
 pub async fn prepare(node: &Arc<Node>) -> Result<Vec<LockPeer>, Vec<NodeId>> {
+    let offered = offers(node).await;
+    let missing: Vec<NodeId> = offered.iter().filter(|(_, offer)| offer.is_none()).map(|(peer, _)| *peer).collect();
+    if missing.is_empty() { Ok(offered.into_iter().filter_map(|(_, offer)| offer).collect()) } else { Err(missing) }
+}
+
+/// PREP, to every peer of the roster.
+async fn offers(node: &Arc<Node>) -> Vec<(NodeId, Option<LockPeer>)> {
     let peers: Vec<NodeId> = peers(node);
-    let answers = join_all(peers.iter().map(|&peer| async move {
-        let request = PeerRequest::LockPrepare(durable(node, peer));
-        match node.sessions.ask(peer, Lane::Ordinary, &request, PEER).await {
-            Ok(PeerReply::LockKey { keyno, public }) => {
-                let public_key = PublicKey::parse(&public).map_err(|_| peer)?;
-                Ok(LockPeer { peer, key_number: keyno, public_key })
-            }
-            Ok(PeerReply::Refused(refusal)) => {
-                debug!(%peer, %refusal, "no lock key");
-                Err(peer)
-            }
-            _ => Err(peer),
+    join_all(peers.iter().map(|&peer| async move { (peer, offer(node, peer).await) })).await
+}
+
+async fn offer(node: &Arc<Node>, peer: NodeId) -> Option<LockPeer> {
+    let request = PeerRequest::LockPrepare(durable(node, peer));
+    match node.sessions.ask(peer, Lane::Ordinary, &request, PEER).await {
+        Ok(PeerReply::LockKey { keyno, public }) => {
+            let public_key = PublicKey::parse(&public).ok()?;
+            Some(LockPeer { peer, key_number: keyno, public_key })
         }
-    }))
-    .await;
-    let missing: Vec<NodeId> = answers.iter().filter_map(|answer| answer.as_ref().err().copied()).collect();
-    if missing.is_empty() { Ok(answers.into_iter().flatten().collect()) } else { Err(missing) }
+        Ok(PeerReply::Refused(refusal)) => {
+            debug!(%peer, %refusal, "no lock key");
+            None
+        }
+        _ => None,
+    }
 }
 
 /// Seals this node's bundle into a lock of the next generation, and writes it into the vault together with what `also`
@@ -62,7 +105,13 @@ pub async fn lock(
     let own = node.own().ok_or("the bundle is not open")?;
     let last = node.with_vault(|vault| vault.lock.clone()).flatten();
     let whose = (node.cluster(), node.id());
-    let sealed = lock_keys::next_lock(last.as_ref(), whose, threshold, &peers, &own.bundle, &mut random::system());
+    let mut rng = random::system();
+    let (place, pin) = match last.as_ref().map(|last| last.pin().clone()) {
+        None | Some(PinPlace::Inline(_)) => lock_keys::inline_pin(&mut rng),
+        // Wherever the operator keeps it, there it stays.
+        Some(place) => node.pin(&place).map(|pin| (place, pin))?,
+    };
+    let sealed = lock_keys::next_lock(last.as_ref(), whose, threshold, &peers, (place, &pin), &own.bundle, &mut rng);
     let lock = sealed.map_err(|error| error.to_string())?;
     let (generation, needed) = (lock.generation(), lock.needed());
     let write = node.update_vault(move |vault| {

@@ -18,6 +18,11 @@ pub fn bytes<const N: usize>() -> [u8; N] {
     bytes
 }
 
+/// A number from `low` up to `high`, both included.
+pub fn between(low: u64, high: u64) -> u64 {
+    low + u64::from_be_bytes(bytes()) % (high.saturating_sub(low).saturating_add(1))
+}
+
 /// Puts `items` into a random order.
 pub fn shuffle<T>(items: &mut [T]) {
     for last in (1..items.len()).rev() {

@@ -13,7 +13,7 @@ const WINDOW: usize = 1000;
 /// request wrote anything, no window would be.
 #[test]
 fn a_warm_key_is_used_without_the_disk_of_any_node() {
-    let site = Site::found();
+    let site = Site::with_lasting_locks();
     let before = written(&site);
     site.create("key");
     assert!(written(&site).iter().zip(&before).all(|(now, before)| now > before), "the control: making a key writes");

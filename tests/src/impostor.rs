@@ -24,8 +24,8 @@ use crate::site::{Site, name};
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The vault of a stolen disk, and a network of the thief's own.
-struct Thief {
-    vault: Vault,
+pub(crate) struct Thief {
+    pub(crate) vault: Vault,
     boot: Identity,
     endpoint: quinn::Endpoint,
 }
@@ -34,13 +34,17 @@ impl Thief {
     fn steal(site: &Site, node: &str) -> Self {
         let stolen = tempfile::tempdir().expect("a directory");
         let disk = site.cluster.steal(&[node], stolen.path()).expect("steals").remove(0);
-        let vault = vault::inspect(&disk).expect("a vault");
+        Self::of(site, vault::inspect(&disk).expect("a vault"))
+    }
+
+    /// A thief who has this vault.
+    pub(crate) fn of(site: &Site, vault: Vault) -> Self {
         let boot = Identity::from_seed(&vault.identity.boot_seed);
         let endpoint = site.block(async { quinn::Endpoint::client("127.0.0.1:0".parse().expect("an address")) });
         Self { vault, boot, endpoint: endpoint.expect("a socket") }
     }
 
-    async fn dial(&self, site: &Site, node: &str, protocol: Protocol) -> Result<Conn, DialError> {
+    pub(crate) async fn dial(&self, site: &Site, node: &str, protocol: Protocol) -> Result<Conn, DialError> {
         let file = site.file();
         let node = file.node(node).expect("a node");
         let expected = match protocol {
@@ -53,7 +57,7 @@ impl Thief {
     }
 
     /// The question that the stolen node would ask of `to`.
-    fn lock_open(&self, to: NodeId) -> LockOpenRequest {
+    pub(crate) fn lock_open(&self, to: NodeId) -> LockOpenRequest {
         let lock = self.vault.lock.as_ref().expect("a lock");
         let node = self.vault.identity.node.expect("an id");
         let params = LockParams { cluster: self.vault.identity.cluster, node, generation: lock.generation() };
@@ -106,7 +110,7 @@ fn every_client_request() -> Vec<Request> {
 /// T15: with a boot key alone, every request but LockOpen and the public status is refused, on every protocol.
 #[test]
 fn t15_a_boot_key_opens_no_other_door() {
-    let mut site = Site::found();
+    let mut site = Site::with_lasting_locks();
     site.create("key");
     let thief = Thief::steal(&site, "n2");
     site.cluster.kill("n2").expect("dies, so that nothing speaks for the real node");
@@ -155,7 +159,7 @@ fn t15_a_boot_key_opens_no_other_door() {
 /// T20: a recorded answer to LockOpen is worth nothing on another connection, even for the same question.
 #[test]
 fn t20_an_answer_to_lock_open_opens_only_on_its_connection() {
-    let mut site = Site::found();
+    let mut site = Site::with_lasting_locks();
     let thief = Thief::steal(&site, "n2");
     site.cluster.kill("n2").expect("dies");
     site.block(async {
@@ -179,7 +183,7 @@ fn t20_an_answer_to_lock_open_opens_only_on_its_connection() {
 /// LockOpen itself is bound to who asks, of whom, and with which lock.
 #[test]
 fn lock_open_with_anything_changed_is_refused() {
-    let mut site = Site::found();
+    let mut site = Site::with_lasting_locks();
     let thief = Thief::steal(&site, "n2");
     site.cluster.kill("n2").expect("dies");
     let good = || thief.lock_open(NodeId(1));
@@ -220,7 +224,7 @@ fn lock_open_with_anything_changed_is_refused() {
 /// disturb the node.
 #[test]
 fn t61_a_copy_of_a_living_node_stays_locked() {
-    let site = Site::found();
+    let site = Site::with_lasting_locks();
     site.create("key");
     let ciphertext = site.encrypt(None, "key", b"secret").expect("encrypts");
     let stolen = tempfile::tempdir().expect("a directory");

@@ -55,6 +55,8 @@ mod readme;
 #[cfg(test)]
 mod ready;
 #[cfg(test)]
+mod renewal;
+#[cfg(test)]
 mod restarts;
 #[cfg(test)]
 mod secrets;

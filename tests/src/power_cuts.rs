@@ -20,6 +20,8 @@ const NODES: [&str; 3] = ["n1", "n2", "n3"];
 const ROUNDS: u64 = 6;
 /// What clients do between two events, at most.
 const DONE_BETWEEN: usize = 150;
+/// Vaults are written all the time, too.
+const RENEWALS: &str = "[timing]\nrenew_lock_after_ms = 50\nrenew_lock_every_ms = 500\n";
 /// Longer than a whole cluster takes to come back on a busy machine.
 const OUTAGE: Duration = Duration::from_secs(120);
 
@@ -53,7 +55,7 @@ fn power_cuts_take_nothing_that_was_acknowledged() {
     let with_disk = |builder: quorate_testnet::Builder, node: &str| {
         if disks.is_ok() { builder.disk(node) } else { builder }
     };
-    let mut site = Site::of(NODES.into_iter().fold(Cluster::builder(), with_disk));
+    let mut site = Site::of(NODES.into_iter().fold(Cluster::builder().settings(RENEWALS), with_disk));
     let options = Options { clients: 6, rest: Duration::from_millis(10), patience: OUTAGE };
     let load = site.block(Load::start(&site.file(), &site.token(), &options)).expect("clients start");
     let (mut made, mut until, mut lost) = (Vec::new(), Until::given(), 0);

@@ -5,6 +5,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use quorate_client::wire::Phase;
+use quorate_testnet::Cluster;
 use quorate_testnet::load::{Load, Options};
 
 use crate::site::{Dice, Site, seed};
@@ -16,6 +17,8 @@ const ROUNDS: usize = 6;
 const ROUNDS_VARIABLE: &str = "QUORATE_RESTART_ROUNDS";
 /// The longest that a node may run in a round before it dies, in milliseconds. Zero is among them.
 const LIFE_MS: usize = 2_500;
+/// Locks are renewed all the time meanwhile.
+const RENEWALS: &str = "[timing]\nrenew_lock_after_ms = 50\nrenew_lock_every_ms = 500\n";
 /// What clients do between two rounds in which a quorum is up.
 const MORE: u64 = 20;
 
@@ -59,7 +62,7 @@ fn none_wrong(site: &Site, load: Load) {
 #[test]
 fn t22_two_nodes_restart_in_loops() {
     let mut dice = Dice::new(seed());
-    let mut site = Site::found();
+    let mut site = Site::of(Cluster::builder().settings(RENEWALS));
     let load = load(&site);
     for _ in 0..rounds() {
         for _ in 0..4 {
@@ -85,7 +88,7 @@ fn t22_two_nodes_restart_in_loops() {
 #[test]
 fn t22_all_nodes_restart_again_and_again() {
     let mut dice = Dice::new(seed());
-    let mut site = Site::found();
+    let mut site = Site::of(Cluster::builder().settings(RENEWALS));
     let load = load(&site);
     for round in 0..rounds() {
         // Now all at once, now one after the other, in an order that the dice make.

@@ -25,6 +25,11 @@ impl Site {
         Self::of(Cluster::builder())
     }
 
+    /// Three nodes that keep the locks of their founding: for tests that hold on to one.
+    pub(crate) fn with_lasting_locks() -> Self {
+        Self::of(Cluster::builder().settings("[timing]\nrenew_lock_after_ms = 3600000\n"))
+    }
+
     /// `nodes` nodes with default settings.
     pub(crate) fn of_nodes(nodes: u8) -> Self {
         Self::of(Cluster::builder().nodes(nodes))

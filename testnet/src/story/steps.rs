@@ -19,11 +19,14 @@ const CONTEXT: &str = "table=customers";
 /// One line of the demo's file, in the plain: what a thief would love to read.
 const SECRET_LINE: &str = "4711,Ada Lovelace,DE89 3704 0044 0532 0130 00";
 
+/// The locks of founding stay: what the thief says must not depend on how long this machine takes.
+const LASTING_LOCKS: &str = "[timing]\nrenew_lock_after_ms = 3600000\n";
+
 /// Exit code of the command line when no quorum is there.
 const EXIT_NO_QUORUM: i32 = 3;
 
 pub(super) fn all(directory: Option<PathBuf>, narrator: &mut Narrator<'_>) -> Result<(), Error> {
-    let mut builder = Cluster::builder();
+    let mut builder = Cluster::builder().settings(LASTING_LOCKS);
     if let Some(directory) = directory {
         builder = builder.directory(directory);
     }

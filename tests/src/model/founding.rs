@@ -46,7 +46,10 @@ pub(super) fn found(nodes: u64, threshold: u8, dice: &mut Dice) -> Founded {
             let (key_number, public_key) = lock_keys::prepare(held, node, durable, dice.rng()).expect("the first key");
             peers.push(LockPeer { peer, key_number, public_key });
         }
-        let lock = lock_keys::next_lock(None, (cluster, node), threshold, &peers, &bundles[&node], dice.rng());
+        let lock = {
+            let (place, pin) = lock_keys::inline_pin(dice.rng());
+            lock_keys::next_lock(None, (cluster, node), threshold, &peers, (place, &pin), &bundles[&node], dice.rng())
+        };
         vaults.get_mut(&node).expect("every node has a vault").lock = Some(lock.expect("t - 1 of the peers"));
     }
     let new = |node: &NodeId| NewMember {

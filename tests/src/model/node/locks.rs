@@ -144,8 +144,8 @@ impl Daemon {
     pub(super) fn rotate_lock(&mut self, context: &mut Context<'_>) -> Result<(), Killed> {
         let now_ms = context.now_ms;
         let rotation = &mut self.unlocked_mut().rotation;
-        if rotation.as_ref().is_some_and(|rotation| now_ms >= rotation.until_ms) {
-            *rotation = None;
+        if let Some(Rotation { keys, .. }) = rotation.take_if(|rotation| now_ms >= rotation.until_ms) {
+            return self.renew_lock(context, keys);
         }
         if rotation.is_some() || context.dice.below(ROTATION_IN) != 0 {
             return Ok(());
@@ -158,7 +158,7 @@ impl Daemon {
         Ok(())
     }
 
-    /// `locking::lock` and `commit`, once every peer has given a key.
+    /// An answer to PREP. Once every peer has given a key, there is nothing more to wait for.
     pub(super) fn take_lock_key(
         &mut self,
         context: &mut Context<'_>,
@@ -174,14 +174,25 @@ impl Daemon {
         if rotation.keys.len() < peers.len() {
             return Ok(());
         }
-        let keys: Vec<_> = std::mem::take(&mut rotation.keys).into_values().collect();
+        let keys = std::mem::take(&mut rotation.keys);
         unlocked.rotation = None;
+        self.renew_lock(context, keys)
+    }
+
+    /// `locking::renew`, with what the peers have offered: for one that was silent the key that the last lock names.
+    fn renew_lock(&mut self, context: &mut Context<'_>, mut keys: BTreeMap<NodeId, LockPeer>) -> Result<(), Killed> {
+        let peers = self.peers();
+        let offered = peers.iter().map(|&peer| (peer, keys.remove(&peer))).collect();
+        let Some(last) = self.vault().lock.clone() else { return Ok(()) };
+        let Some(keys) = lock_keys::named(&last, offered) else { return Ok(()) };
+        let unlocked = self.unlocked_mut();
         let Some(threshold) = unlocked.state.cluster.as_ref().map(|cluster| cluster.threshold) else { return Ok(()) };
         let bundle = unlocked.bundle.duplicate();
         let whose = (self.vault().identity.cluster, self.me.node);
-        let last = self.vault().lock.clone();
-        let lock = lock_keys::next_lock(last.as_ref(), whose, threshold, &keys, &bundle, context.dice.rng());
-        let lock = lock.expect("every peer gave a key");
+        let (place, pin) = lock_keys::inline_pin(context.dice.rng());
+        let lock =
+            lock_keys::next_lock(Some(&last), whose, threshold, &keys, (place, &pin), &bundle, context.dice.rng());
+        let lock = lock.expect("every peer is named once");
         context.watch.lock_made(self.me.node, &lock);
         self.vault.update(|vault| vault.lock = Some(lock)).map_err(|_| Killed)?;
         for peer in peers {
