@@ -2,7 +2,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use quorate_client::wire::{KeyInfo, KeySummary, NodeInfo};
+use quorate_client::wire::{KeyInfo, KeySummary, NodeInfo, OldCopies};
 use serde_json::{Value, json};
 
 /// Columns as wide as they need to be, two spaces between.
@@ -89,6 +89,7 @@ pub(crate) fn key_summary(key: &KeySummary) -> Value {
 
 pub(crate) fn node(node: &NodeInfo) -> Value {
     let state = node.state.as_ref();
+    let old_copies = state.and_then(|state| state.old_copies);
     json!({
         "name": node.name.as_str(),
         "id": node.id.0,
@@ -98,6 +99,8 @@ pub(crate) fn node(node: &NodeInfo) -> Value {
         "lag": state.map(|state| state.lag),
         "epoch": state.map(|state| state.epoch.0),
         "lock_generation": state.map(|state| state.lock_generation),
+        "old_copies_erased": old_copies.map(|copies| copies.erased),
+        "old_copies_needed": old_copies.map(|copies| copies.needed),
         "last_seen_ms": state.map(|state| state.last_seen_ms),
     })
 }
@@ -116,11 +119,16 @@ pub(crate) fn nodes(nodes: &[NodeInfo]) -> String {
             known(state.map(|state| state.lag.to_string())),
             known(state.map(|state| state.epoch.to_string())),
             known(state.map(|state| state.lock_generation.to_string())),
+            known(state.and_then(|state| state.old_copies).map(old_copies)),
             state.map_or_else(|| "never".to_owned(), |state| ago(state.last_seen_ms)),
         ]
     };
-    let head = ["NAME", "ID", "ADDRESS", "ROLE", "PHASE", "LAG", "EPOCH", "LOCK", "LAST SEEN"];
+    let head = ["NAME", "ID", "ADDRESS", "ROLE", "PHASE", "LAG", "EPOCH", "LOCK", "OLD COPIES", "LAST SEEN"];
     table(&head, &nodes.iter().map(row).collect::<Vec<_>>())
+}
+
+fn old_copies(copies: OldCopies) -> String {
+    if copies.are_dead() { "dead".to_owned() } else { format!("{} of {} erased", copies.erased, copies.needed) }
 }
 
 /// Tags on one line.

@@ -152,9 +152,9 @@ fn nodes_are_listed_and_mistyped_ones_suggested() {
     let world = World::new();
     assert_eq!(
         world.run(&["node", "list"], b"").text(),
-        "NAME  ID  ADDRESS        ROLE    PHASE    LAG  EPOCH  LOCK  LAST SEEN\n\
-         n1    1   10.0.0.1:7250  leader  serving  0    1      4     now\n\
-         n2    2   10.0.0.2:7250  voter   -        -    -      -     never\n"
+        "NAME  ID  ADDRESS        ROLE    PHASE    LAG  EPOCH  LOCK  OLD COPIES     LAST SEEN\n\
+         n1    1   10.0.0.1:7250  leader  serving  0    1      4     1 of 2 erased  now\n\
+         n2    2   10.0.0.2:7250  voter   -        -    -      -     -              never\n"
     );
     assert!(world.run(&["node", "status", "n1", "--output", "json"], b"").text().contains("\"lock_generation\": 4"));
     let typo = world.run(&["node", "status", "m1"], b"");

@@ -50,6 +50,10 @@ async fn answer(
             let commit = node.update_vault(move |vault| lock_keys::commit(vault, from, durable));
             commit.await.map(|()| PeerReply::Done).map_err(|_| Refusal::Storage)
         }
+        PeerRequest::LockErased(state) => {
+            node.old_copies.lock().erased(from, state.keyno);
+            Ok(PeerReply::Done)
+        }
         PeerRequest::FoundingTerms => {
             let threshold = node.with_vault(|vault| desk::view(vault).map(|(_, first)| first.threshold)).flatten();
             threshold.map(|threshold| PeerReply::FoundingTerms { threshold }).ok_or(Refusal::NotFounding)

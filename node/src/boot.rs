@@ -3,6 +3,7 @@
 //! It always starts the same way. Without a vault file it waits on its local socket; with one it unlocks itself from its
 //! peers. Nothing here waits for a person.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -300,8 +301,9 @@ async fn ask_to_propose(node: &Node, leader: NodeId, command: Command) -> Result
     }
 }
 
-/// Counts this node's running time for lock keys in their grace, and erases them at its end.
+/// Counts this node's running time for lock keys in their grace, erases them at its end, and says so to those they were for.
 async fn erase_old_lock_keys(node: Arc<Node>) {
+    let mut told = BTreeMap::new();
     loop {
         sleep(Duration::from_secs(GRACE_TICK_S.into())).await;
         if node.with_vault(lock_keys::owes_erasure).unwrap_or_default()
@@ -309,6 +311,7 @@ async fn erase_old_lock_keys(node: Arc<Node>) {
         {
             warn!(%error, "old lock keys are not erased yet");
         }
+        locking::tell_erased(&node, &mut told).await;
     }
 }
 

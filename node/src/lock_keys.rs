@@ -6,17 +6,20 @@
 //!
 //! All of it is a function of a [`Vault`]; asking, answering and writing are done by `locking`, `answer` and `unlock`.
 
+use std::collections::BTreeMap;
+
+use quorate_client::wire;
 use quorate_raft::command::ReportLock;
 use quorate_shares::error::LockError;
 use quorate_shares::ids::{ClusterId, NodeId};
 use quorate_shares::kem::PublicKey;
-use quorate_shares::lock::{Bundle, Lock, LockOpenRequest, LockParams, LockPeer, PinPlace};
+use quorate_shares::lock::{Bundle, Lock, LockOpenRequest, LockParams, LockPeer, LockPiece, PinPlace};
 use quorate_shares::secret::Secret;
 use rand_core::CryptoRng;
 use zeroize::Zeroizing;
 
 use crate::peer::LockState;
-use crate::vault::{HeldKey, KEYS_PER_PEER_MAX, Vault};
+use crate::vault::{HeldForPeer, HeldKey, KEYS_PER_PEER_MAX, Vault};
 
 /// Bytes of a pin that lies in the vault itself.
 const PIN_BYTES: usize = 32;
@@ -145,6 +148,47 @@ pub fn owes_erasure(vault: &Vault) -> bool {
     vault.held.iter().any(|held| held.keys.iter().any(|key| key.keyno < held.committed_keyno))
 }
 
+/// The peers for which no key older than the committed one is held, and what they committed.
+pub fn erased(vault: &Vault) -> Vec<(NodeId, LockState)> {
+    let done = |held: &&HeldForPeer| held.last_gen > 0 && held.keys.iter().all(|key| key.keyno >= held.committed_keyno);
+    let state = |held: &HeldForPeer| LockState { generation: held.last_gen, keyno: held.committed_keyno };
+    vault.held.iter().filter(done).map(|held| (held.peer, state(held))).collect()
+}
+
+/// What this node knows of its locks before the present one: which keys the last of them named, and which peers have erased
+/// such keys. In memory only, so nothing is known after a start until the lock is renewed.
+#[derive(Debug, Default)]
+pub struct OldCopies {
+    named: Option<BTreeMap<NodeId, u64>>,
+    erased: BTreeMap<NodeId, u64>,
+}
+
+impl OldCopies {
+    /// Another lock took the place of `last`.
+    pub fn replaced(&mut self, last: &Lock) {
+        self.named = Some(last.pieces().iter().map(|piece| (piece.peer, piece.key_number)).collect());
+    }
+
+    /// `holder` holds no key older than `key_number`.
+    pub fn erased(&mut self, holder: NodeId, key_number: u64) {
+        let known = self.erased.entry(holder).or_default();
+        *known = (*known).max(key_number);
+    }
+
+    /// How many peers of `lock`, which is the present one, can open no piece of an older one. A peer whose key the renewal
+    /// kept still can. An older lock is dead when fewer peers are left than it needs pieces.
+    pub fn standing(&self, lock: &Lock) -> Option<wire::OldCopies> {
+        let named = self.named.as_ref()?;
+        let cannot = |piece: &&LockPiece| {
+            let renewed = named.get(&piece.peer).is_none_or(|&before| before < piece.key_number);
+            renewed && self.erased.get(&piece.peer).is_some_and(|&oldest| oldest >= piece.key_number)
+        };
+        let count = |pieces: usize| u8::try_from(pieces).unwrap_or(u8::MAX);
+        let erased = count(lock.pieces().iter().filter(cannot).count());
+        Some(wire::OldCopies { erased, needed: count(lock.pieces().len() + 1 - usize::from(lock.needed())) })
+    }
+}
+
 /// Counts `seconds` of running time, and erases what has outlived its grace.
 pub fn tick(vault: &mut Vault, seconds: u16) {
     for held in &mut vault.held {
@@ -203,5 +247,53 @@ mod tests {
         assert_eq!(prepare(&mut vault, 3, 3), Err(Busy));
         tick(&mut vault, GRACE_S);
         assert_eq!(prepare(&mut vault, 3, 3), Ok(4), "busy ends with the grace");
+    }
+
+    /// A lock of three peers, any two of which open it, with these of their keys.
+    fn lock(last: Option<&Lock>, numbers: [u64; 3]) -> Lock {
+        let mut rng = random::system();
+        let peer = |(peer, key_number): (u64, u64)| LockPeer {
+            peer: NodeId(peer),
+            key_number,
+            public_key: PublicKey::of_seed(&Secret::random(&mut random::system())),
+        };
+        let peers: Vec<_> = (2..).zip(numbers).map(peer).collect();
+        let bundle = Bundle { op_seed: Secret::random(&mut rng), storage_keys: Vec::new(), share_keys: Vec::new() };
+        let (place, pin) = inline_pin(&mut rng);
+        let whose = (ClusterId([1; 16]), NodeId(1));
+        next_lock(last, whose, 3, &peers, (place, &pin), &bundle, &mut rng).expect("they go together")
+    }
+
+    #[test]
+    fn the_next_lock_keeps_the_keys_of_silent_peers() {
+        let last = lock(None, [4, 5, 6]);
+        let fresh = lock(None, [7, 7, 7]).pieces()[0].public_key.clone();
+        let offer = LockPeer { peer: NodeId(3), key_number: 7, public_key: fresh };
+        let silent = |peer| (NodeId(peer), None);
+        let named = named(&last, vec![silent(2), (NodeId(3), Some(offer)), silent(4)]).expect("one peer offers a key");
+        assert_eq!(named.iter().map(|peer| peer.key_number).collect::<Vec<_>>(), [4, 7, 6]);
+        let kept = |at: usize| named[at].public_key == last.pieces()[at].public_key;
+        assert_eq!([kept(0), kept(1), kept(2)], [true, false, true]);
+        assert!(super::named(&last, vec![silent(2), silent(3), silent(4)]).is_none(), "nobody offers anything");
+        assert!(super::named(&last, vec![silent(9)]).is_none(), "a stranger has no key in it");
+    }
+
+    /// Two pieces open the lock, so two of the three peers must be unable.
+    #[test]
+    fn old_copies_are_dead_when_enough_renewed_keys_are_erased() {
+        let last = lock(None, [4, 5, 6]);
+        let next = lock(Some(&last), [5, 6, 6]);
+        let mut copies = OldCopies::default();
+        assert_eq!(copies.standing(&next), None, "nothing is known of the lock before");
+        copies.replaced(&last);
+        let mut erased = |holder, key_number| {
+            copies.erased(NodeId(holder), key_number);
+            copies.standing(&next).map(|copies| (copies.erased, copies.needed))
+        };
+        assert_eq!(erased(2, 4), Some((0, 2)), "that was about the lock before");
+        assert_eq!(erased(2, 5), Some((1, 2)));
+        assert_eq!(erased(4, 6), Some((1, 2)), "the renewal kept this key, and the old lock names it, too");
+        assert_eq!(erased(3, 6), Some((2, 2)));
+        assert_eq!(erased(3, 5), Some((2, 2)), "a late repetition takes nothing back");
     }
 }

@@ -8,6 +8,7 @@
 //! peers have erased what it needs. A peer that is away keeps its piece: the new lock names the key that the old one named.
 //! Serving never waits for any of this.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,6 +28,10 @@ use crate::phase::Phase;
 use crate::vault::Vault;
 use crate::{lock_keys, random};
 
+/// After a renewal that kept the key of a silent or busy peer, the next one comes after this many times
+/// `timing.renew_lock_after_ms`, and twice as late each time.
+const INCOMPLETE: u64 = 12;
+const INCOMPLETE_DOUBLINGS: u32 = 16;
 /// How long a peer may take to make a key durable.
 const PEER: Duration = Duration::from_secs(3);
 
@@ -37,9 +42,19 @@ pub async fn keep_fresh(node: Arc<Node>, replica: Replica) {
     // Not all nodes at once after a loss of power, and none before it is useful otherwise.
     let _ = node.phases().wait_for(|phase| *phase == Phase::Serving).await;
     pause(random::between(timing.renew_lock_after_ms, timing.renew_lock_after_ms.saturating_mul(4))).await;
+    let mut incomplete = 0;
     loop {
         match renew(&node, &replica).await {
-            Ok(()) => pause(timing.renew_lock_every_ms).await,
+            Ok(true) => {
+                incomplete = 0;
+                pause(timing.renew_lock_every_ms).await;
+            }
+            // A peer that was silent may be back soon, or not for long.
+            Ok(false) => {
+                let later = timing.renew_lock_after_ms.saturating_mul(INCOMPLETE << incomplete);
+                incomplete = (incomplete + 1).min(INCOMPLETE_DOUBLINGS);
+                pause(later.min(timing.renew_lock_every_ms)).await;
+            }
             Err(reason) => {
                 debug!(%reason, "lock not renewed yet");
                 pause(timing.renew_lock_after_ms).await;
@@ -48,16 +63,18 @@ pub async fn keep_fresh(node: Arc<Node>, replica: Replica) {
     }
 }
 
-/// Makes the next lock with what the peers offer now.
-async fn renew(node: &Arc<Node>, replica: &Replica) -> Result<(), String> {
+/// Makes the next lock with what the peers offer now, and says whether all of them offered something.
+async fn renew(node: &Arc<Node>, replica: &Replica) -> Result<bool, String> {
     let active = replica.read(|state| state.active().map(|epoch| epoch.threshold));
     let threshold = active.ok_or("no epoch is active")?;
     let offered = offers(node).await;
+    let complete = offered.iter().all(|(_, offer)| offer.is_some());
     let last = node.with_vault(|vault| vault.lock.clone()).flatten().ok_or("there is no lock yet")?;
     let named = lock_keys::named(&last, offered).ok_or("no peer offers a key for it")?;
     lock(node, threshold, named, |_| true).await?;
+    node.old_copies.lock().replaced(&last);
     commit(node).await;
-    Ok(())
+    Ok(complete)
 }
 
 /// Asks every peer of the roster for a lock key. Peers that did not answer are named in the error.
@@ -137,6 +154,17 @@ pub async fn commit(node: &Arc<Node>) {
         }
     }))
     .await;
+}
+
+/// ERASED, to every peer for which no older key is held than the committed one, unless it has `told` that one already.
+pub async fn tell_erased(node: &Arc<Node>, told: &mut BTreeMap<NodeId, LockState>) {
+    let erased = node.with_vault(lock_keys::erased).unwrap_or_default();
+    let untold = erased.into_iter().filter(|(peer, state)| told.get(peer) != Some(state));
+    let heard = join_all(untold.map(|(peer, state)| async move {
+        let answer = node.sessions.ask(peer, Lane::Ordinary, &PeerRequest::LockErased(state), PEER).await;
+        matches!(answer, Ok(PeerReply::Done)).then_some((peer, state))
+    }));
+    told.extend(heard.await.into_iter().flatten());
 }
 
 /// What the replicated state should know about this node's lock.

@@ -26,6 +26,7 @@ use crate::disk::DataDir;
 use crate::holder::Holder;
 use crate::keyring::Keyring;
 use crate::lease::Lease;
+use crate::lock_keys::OldCopies;
 use crate::peer::{Hello, Refusal, Report};
 use crate::phase::{self, Phase};
 use crate::random;
@@ -85,6 +86,8 @@ pub struct Node {
     pub unlocking: Mutex<Unlocking>,
     /// How far founding is, in words and names.
     pub founding: watch::Sender<Founding>,
+    /// What has become of the locks before this one.
+    pub old_copies: Mutex<OldCopies>,
     /// Held while a vault is made.
     pub adopting: Mutex<()>,
     /// The founding attempt that this process made its lock for.
@@ -143,6 +146,7 @@ impl Node {
             roster: RwLock::default(),
             boot: RwLock::default(),
             cluster: RwLock::default(),
+            old_copies: Mutex::default(),
             adopting: Mutex::default(),
             locked_attempt: Mutex::default(),
             founding_locked: Mutex::default(),

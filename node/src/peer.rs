@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use quorate_client::wire::{Alarm, Phase, WireError};
+use quorate_client::wire::{Alarm, OldCopies, Phase, WireError};
 use quorate_raft::Flushed;
 use quorate_raft::command::Command;
 use quorate_shares::codec;
@@ -59,6 +59,8 @@ pub enum PeerRequest {
     Change(KeyChange),
     /// How are you?
     Report,
+    /// ERASED of a lock rotation: no key older than this one is held for the asked node any more.
+    LockErased(LockState),
 }
 
 /// What a node answers.
@@ -211,6 +213,8 @@ pub struct Report {
     pub applied: u64,
     /// Generation of its lock.
     pub lock_generation: u64,
+    /// What has become of its older locks, if it knows.
+    pub old_copies: Option<OldCopies>,
     /// The active epoch that it knows.
     pub epoch: Epoch,
     /// Its open alarms.

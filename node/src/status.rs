@@ -56,6 +56,7 @@ pub fn report(node: &Node) -> Report {
         phase: node.phase(),
         applied: replica.as_ref().map_or(0, Replica::applied_index),
         lock_generation: lock_generation(node),
+        old_copies: node.with_vault(|vault| node.old_copies.lock().standing(vault.lock.as_ref()?)).flatten(),
         epoch: replica.as_ref().and_then(active).unwrap_or(Epoch(0)),
         alarms: node.alarms(),
     }
@@ -147,6 +148,7 @@ pub async fn nodes(node: &Arc<Node>, replica: &Replica) -> Vec<NodeInfo> {
         lag: newest.saturating_sub(report.applied),
         epoch: report.epoch,
         lock_generation: report.lock_generation,
+        old_copies: report.old_copies,
         last_seen_ms,
     };
     let infos = roster.members.iter().zip(reports).map(|(member, report)| NodeInfo {
@@ -178,7 +180,8 @@ async fn ask(node: &Arc<Node>, peer: NodeId) -> Option<Report> {
     let last = node.last_reports.lock().get(&peer).map(|(report, _)| report.clone());
     let (applied, lock_generation, epoch) =
         last.map_or((0, 0, Epoch(0)), |last| (last.applied, last.lock_generation, last.epoch));
-    Some(Report { phase: public.phase, applied, lock_generation, epoch, alarms: Vec::new() })
+    let (phase, alarms) = (public.phase, Vec::new());
+    Some(Report { phase, applied, lock_generation, old_copies: None, epoch, alarms })
 }
 
 async fn ask_public(node: &Arc<Node>, peer: NodeId) -> Option<PublicStatus> {

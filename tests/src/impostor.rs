@@ -79,6 +79,7 @@ fn every_peer_request(me: NodeId) -> Vec<PeerRequest> {
         PeerRequest::AckEpoch { epoch, index: 0 },
         PeerRequest::LockPrepare(durable),
         PeerRequest::LockCommit(durable),
+        PeerRequest::LockErased(durable),
         PeerRequest::FoundingTerms,
         PeerRequest::FoundingLocked { attempt: 1 },
         PeerRequest::Propose(Box::new(StateCommand::new(0, Change::ActivateEpoch { epoch }))),

@@ -71,6 +71,13 @@ fn t07_an_old_image_opens_nothing_once_its_keys_are_erased() {
     let alarms = site.block(site.client(None).status()).expect("status").alarms;
     assert!(alarms.iter().any(|alarm| alarm.code == "stale_image"), "{alarms:?}");
 
+    let old_copies = || {
+        let nodes = site.block(site.client(None).nodes()).expect("nodes");
+        nodes.into_iter().map(|node| node.state.and_then(|state| state.old_copies)).collect::<Option<Vec<_>>>()
+    };
+    let standing = site.until("every node to know that it renewed its lock", old_copies);
+    assert!(standing.iter().all(|copies| !copies.are_dead() && copies.needed == 2), "{standing:?}");
+
     let erased = || NODES.iter().all(|node| !lock_keys::owes_erasure(&vault_of(&site, node))).then_some(());
     wait_until("the old keys to be erased", GRACE, erased).expect("in time");
     for others in subsets(&["n2", "n3"], 1) {
@@ -80,6 +87,8 @@ fn t07_an_old_image_opens_nothing_once_its_keys_are_erased() {
         let loot = thief::rob(&disks);
         assert!(loot.is_nothing(), "{others:?}: {loot}");
     }
+    let dead = || old_copies()?.iter().all(|copies| copies.are_dead()).then_some(());
+    site.until("every owner to hear that its old copies are dead", dead);
     let new = tempfile::tempdir().expect("a directory");
     let loot = thief::rob(&steal(&site, &["n1", "n2"], new.path()));
     assert!(!loot.is_nothing(), "the control: two disks of now");
@@ -101,6 +110,26 @@ fn a_peer_that_is_away_keeps_its_piece_of_the_renewed_lock() {
         site.cluster.wait_serving(&pair).expect("both are there");
         assert_eq!(site.decrypt(Some("n3"), &ciphertext).expect("decrypts"), b"secret");
     }
+}
+
+/// A peer that was away at a renewal is asked again when it is back, and not only a day later.
+#[test]
+fn a_peer_that_comes_back_soon_has_a_new_piece() {
+    let mut site = with("[timing]\nrenew_lock_after_ms = 50\n");
+    let third = site.file().node("n3").expect("a node").id;
+    let key_number = |site: &Site| {
+        let lock = vault_of(site, "n1").lock.expect("a lock");
+        lock.pieces().iter().find(|piece| piece.peer == third).map(|piece| piece.key_number)
+    };
+    site.until("a renewal with n3", || (key_number(&site) > Some(1)).then_some(()));
+    site.cluster.kill("n3").expect("dies");
+    site.cluster.kill("n1").expect("dies");
+    let (generation_before, number_before) = (generation(&site, "n1"), key_number(&site));
+    site.start(&["n1"]);
+    site.until("a renewal without n3", || (generation(&site, "n1") > generation_before).then_some(()));
+    assert_eq!(key_number(&site), number_before, "the control: n3 is away");
+    site.start(&["n3"]);
+    site.until("a renewal with n3 again", || (key_number(&site) > number_before).then_some(()));
 }
 
 /// T22, T57: one node dies again and again in the middle of its renewals, and so do the others now and then. Nobody runs out

@@ -15,7 +15,8 @@ use quorate_client::frame::{self, Kind};
 use quorate_client::identity::{Identity, Protocol, server_config};
 use quorate_client::wire::{
     self, AdminProgress, AdminRequest, AdminResponse, Alarm, Answer, Answered, Envelope, KeyInfo, KeySummary,
-    LocalStatus, NodeInfo, NodeState, Phase, PublicStatus, Request, Response, Role, Status, VersionInfo, WireError,
+    LocalStatus, NodeInfo, NodeState, OldCopies, Phase, PublicStatus, Request, Response, Role, Status, VersionInfo,
+    WireError,
 };
 use quorate_client::{ClusterFile, ClusterId, Code, KeyName, KeyVersion, Plaintext, Token};
 use quorate_shares::ids::{Epoch, KeyUid, NodeId};
@@ -257,7 +258,14 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 fn node(name: &str, id: u64) -> NodeInfo {
-    let state = NodeState { phase: Phase::Serving, lag: 0, epoch: Epoch(1), lock_generation: 4, last_seen_ms: 300 };
+    let state = NodeState {
+        phase: Phase::Serving,
+        lag: 0,
+        epoch: Epoch(1),
+        lock_generation: 4,
+        old_copies: Some(OldCopies { erased: 1, needed: 2 }),
+        last_seen_ms: 300,
+    };
     NodeInfo {
         name: name.parse().expect("a name"),
         id: NodeId(id),

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 pub use admin::{AdminProgress, AdminRequest, AdminResponse, LocalStatus, PUBLIC_STATUS, PublicStatus};
 pub use secret::{PLAINTEXT_BYTES_MAX, Plaintext, TOKEN_TEXT_PREFIX, Token, TokenError};
-pub use status::{Alarm, NodeInfo, NodeState, Operation, Phase, Role, Status};
+pub use status::{Alarm, NodeInfo, NodeState, OldCopies, Operation, Phase, Role, Status};
 
 use crate::cluster_file::ClusterFile;
 use crate::error::Code;

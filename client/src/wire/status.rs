@@ -153,6 +153,22 @@ pub struct NodeInfo {
     pub state: Option<NodeState>,
 }
 
+/// Whether copies of a node's disk from before its last renewal still open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OldCopies {
+    /// Peers that can open no piece of an older lock any more.
+    pub erased: u8,
+    /// How many of them are enough: from then on no number of current disks that is below the threshold opens an old copy.
+    pub needed: u8,
+}
+
+impl OldCopies {
+    /// Whether every older copy is worthless.
+    pub fn are_dead(self) -> bool {
+        self.erased >= self.needed
+    }
+}
+
 /// What a node reports about itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeState {
@@ -164,6 +180,8 @@ pub struct NodeState {
     pub epoch: Epoch,
     /// The generation of its quorum lock.
     pub lock_generation: u64,
+    /// What has become of older locks; `None` until it renews its lock after a start.
+    pub old_copies: Option<OldCopies>,
     /// How long ago it was heard of, in milliseconds.
     pub last_seen_ms: u64,
 }
