@@ -85,22 +85,23 @@ pub(crate) fn registration(node: &Node) -> Option<Registration> {
     })
 }
 
-/// Enters the first founder, or its new keys, into its own book.
+/// Enters the first founder, or its new keys, into its own book; other founders have none.
 ///
 /// # Errors
 /// If the vault cannot be written.
 pub async fn register_self(node: &Arc<Node>) -> Result<(), FoundError> {
+    // The others keep the id that they know: a first founder that is locked asks for its pieces under it.
+    if !node.with_vault(|vault| desk::view(vault).is_some()).unwrap_or_default() {
+        return Ok(());
+    }
     let Some(Registration { boot_pk, op_pk, share_pk, name, addresses }) = registration(node) else { return Ok(()) };
     let me = FounderKeys { node: FIRST, boot_pk, op_pk, share_pk, name, addresses };
     node.set_id(FIRST);
-    node.update_vault(move |vault| {
-        if desk::view(vault).is_some() {
-            vault.identity.node = Some(FIRST);
-            desk::register_self(vault, me);
-        }
-    })
-    .await
-    .map_err(|error| FoundError::Failed(error.to_string()))
+    let register = node.update_vault(move |vault| {
+        vault.identity.node = Some(FIRST);
+        desk::register_self(vault, me);
+    });
+    register.await.map_err(|error| FoundError::Failed(error.to_string()))
 }
 
 /// The first founder's side of `quorate-join/1`. Malformed requests get an empty answer.
