@@ -5,6 +5,7 @@ use quorate_node::phase::Phase;
 use quorate_raft::command::{Change, Command, EpochAck, Ready, Verified};
 use quorate_shares::ids::{Epoch, KeyVersion, NodeId};
 use quorate_shares::lock::LockParams;
+use quorate_shares::master::KeyIdentity;
 
 use super::client::Kept;
 use super::message::{Body, Message, Process, To};
@@ -81,7 +82,8 @@ impl World {
         let epoch = Epoch(1);
         let holder = self.dice.pick(&self.nodes).expect("there are nodes");
         let unready = self.watch.state.unready().next();
-        let change = match self.dice.below(4) {
+        let known = self.watch.state.keys.keys().next().copied();
+        let change = match self.dice.below(5) {
             0 => Change::ActivateEpoch { epoch },
             1 => Change::EpochAck(EpochAck { epoch, node: holder, records: u64::MAX }),
             2 => {
@@ -93,6 +95,15 @@ impl World {
                     holders.insert(STRANGER);
                 }
                 Change::Ready(Ready { epoch, verified: vec![Verified { uid, version, holders }] })
+            }
+            3 => {
+                let machine = self.machines.get_mut(&node).expect("a machine");
+                let unlocked = machine.daemon.as_mut().and_then(|daemon| daemon.unlocked.as_mut());
+                let identity =
+                    known.map(|uid| KeyIdentity { cluster: self.watch.cluster, uid, version: KeyVersion(1) });
+                let again =
+                    unlocked.zip(identity).and_then(|(unlocked, key)| unlocked.deal_again(&key, &mut self.dice));
+                again.unwrap_or(Change::ActivateEpoch { epoch })
             }
             _ => Change::Found(self.watch.found.clone()),
         };

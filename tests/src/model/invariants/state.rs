@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use quorate_raft::command::{Change, Outcome};
-use quorate_raft::rows::RowWrite;
+use quorate_raft::rows::{RowKey, RowWrite};
 use quorate_raft::state::{Applied, EpochPhase, State, apply, majority};
 use quorate_shares::ids::{Epoch, NodeId};
 
@@ -54,6 +54,7 @@ impl Watch {
         let own = apply(&mut self.state, command);
         let rows = applied.map(|applied| &applied.rows);
         self.holds(rows == Some(&own.rows), || format!("entry {index} makes different rows on different nodes"));
+        self.no_record_changes(&own.rows);
         keep(&mut self.image, &own.rows);
         self.holds(self.state.time_ms >= time_ms, || "the state's time went back".to_owned());
         let now = self.state.active().map(|epoch| epoch.epoch);
@@ -74,6 +75,14 @@ impl Watch {
             _ => {}
         }
         self.committed.push((entry.clone(), Some(own.outcome)));
+    }
+
+    /// S5: what is dealt to the holders of a version in an epoch never changes.
+    fn no_record_changes(&self, rows: &[RowWrite]) {
+        for RowWrite { key, value } in rows.iter().filter(|row| matches!(row.key, RowKey::Record(..))) {
+            let other = self.image.row(*key).is_some_and(|before| value.as_ref() != Some(&before));
+            self.holds(!other, || format!("S5: a second dealing takes the place of {key:?}"));
+        }
     }
 
     /// D1: an epoch becomes active only when max(t, majority) of its holders have opened and verified all of it.

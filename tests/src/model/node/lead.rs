@@ -15,7 +15,8 @@ use quorate_shares::ids::{Epoch, KeyUid, KeyVersion, NodeId};
 use quorate_shares::master::{KeyIdentity, MasterKey};
 use quorate_shares::seal::Dealer;
 
-use super::{Asked, Context, Daemon, Replica};
+use super::{Asked, Context, Daemon, Replica, Unlocked};
+use crate::model::dice::Dice;
 use crate::model::disk::Write;
 use crate::model::message::Process;
 
@@ -64,6 +65,18 @@ enum Stage {
     Deal,
     Batch,
     Proposed,
+}
+
+impl Unlocked {
+    /// The first version of a key once more, and another key, as a leader that has lost its mind would deal it.
+    pub(in crate::model) fn deal_again(&mut self, identity: &KeyIdentity, dice: &mut Dice) -> Option<Change> {
+        let key = MasterKey::random(dice.rng());
+        let kcv = key.kcv(identity);
+        let record = self.dealing.as_mut()?.deal(&key, identity, &kcv).ok()?;
+        let name = "dealt/again".parse().expect("a key name");
+        let change = KeyChange::Create { request: dice.bytes(), name, tags: Default::default() };
+        Some(deal::dealt(&change, identity, kcv, &record))
+    }
 }
 
 impl Daemon {
