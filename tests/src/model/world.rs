@@ -173,7 +173,11 @@ impl World {
         }
         machine.boots += 1;
         let process = Process { node, boot: machine.boots };
-        let daemon = Daemon::start(process, machine.vault.clone(), now_ms + machine.ahead_ms, dice);
+        let started = Daemon::start(process, machine.vault.clone(), now_ms + machine.ahead_ms, dice);
+        let Ok(daemon) = started else {
+            let power_lost = dice.chance(500);
+            return self.kill(node, power_lost);
+        };
         (machine.daemon, machine.frozen) = (Some(daemon), None);
         machine.inbox.clear();
         self.after(1, Event::Tick(process));

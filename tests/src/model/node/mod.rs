@@ -21,7 +21,7 @@ use quorate_node::keyring::{Roots, Slot as KeySlot};
 use quorate_node::lease::{Lease, Renewal};
 use quorate_node::peer::{self, PeerReply, PeerRequest, Refusal};
 use quorate_node::phase::{self, Door, Phase};
-use quorate_node::vault::{Vault, VaultFile};
+use quorate_node::vault::{Vault, VaultError, VaultFile};
 use quorate_raft::ReadError;
 use quorate_raft::rows::RowKey;
 use quorate_raft::state::State;
@@ -137,11 +137,14 @@ impl Source for Replica<'_> {
 }
 
 impl Daemon {
-    /// The process starts: `boot::run` up to the phase Locked.
-    pub(super) fn start(me: Process, disk: VaultDisk, now_ms: u64, dice: &mut Dice) -> Self {
-        let vault = VaultFile::open_on(disk).expect("no crash costs the vault");
+    /// The process starts: `boot::run` up to the phase Locked. It may be killed while it mends its vault.
+    pub(super) fn start(me: Process, disk: VaultDisk, now_ms: u64, dice: &mut Dice) -> Result<Self, Killed> {
+        let vault = VaultFile::open_on(disk).map_err(|error| {
+            assert!(matches!(error, VaultError::Io { .. }), "no crash costs the vault: {error}");
+            Killed
+        })?;
         assert_eq!(vault.current().identity.node, Some(me.node), "the vault is that of another node");
-        Self {
+        Ok(Self {
             me,
             phase: Phase::Locked,
             boot_nonce: dice.bytes(),
@@ -151,7 +154,7 @@ impl Daemon {
             asked: BTreeMap::new(),
             next: 0,
             graced_ms: now_ms,
-        }
+        })
     }
 
     pub(super) fn vault(&self) -> &Vault {
