@@ -213,6 +213,8 @@ impl Raft {
                 self.step_down(db, term);
                 let reply = self.append(from, (term, prev, entries, commit), db, now_ms);
                 let (fits, matched) = reply;
+                // Its sender may lead again by now: a round of an earlier term must not count in this one.
+                let round = if term == db.now().term { round } else { 0 };
                 self.out.push((from, RaftMessage::Appended { term: db.now().term, fits, matched, round }));
             }
             RaftMessage::Appended { term, fits, matched, round } => {
