@@ -23,11 +23,12 @@
 //! | `apply`: ready after t - 1, activation without acknowledgements, or with false ones | `ready`, `activated`, L1 |
 //! | `apply`: time goes back, a name is used twice, a request makes two versions | `commit`, `made_once` |
 //! | a restart forgets requests | `applied` |
+//! | `apply` takes a second dealing of a version | `no_record_changes` |
 //! | a repeated request is dealt anew | `conflicts` |
 //! | a commitment is not checked; neither is the key-check value; a quorum closes below t | `accepted`, `rebuilt`, `every_quorum_agrees` |
 //!
 //! Not seen, because a second guard stands behind the first: a key-check value that is not looked at (commitments), a rotation
-//! from another version and a record of another key (their bytes say what they are), a batch that is dealt from after its
+//! from another version and a record of another key (its identity is in the record, in its AAD, and behind its check value), a batch that is dealt from after its
 //! term, an index that `apply` lets be used twice (the dealer counts them), an open phase that admits work (the lease).
 
 mod answers;
