@@ -259,6 +259,7 @@ pub fn replica_options(node: &Arc<Node>) -> Result<Options, String> {
             ..RaftTiming::default()
         },
         link: PeerLink::new(node),
+        gate: Arc::new(()),
     })
 }
 

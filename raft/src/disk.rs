@@ -26,7 +26,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use openraft::alias::{EntryOf, LogIdOf, StoredMembershipOf};
+use openraft::alias::EntryOf;
 use quorate_shares::ids::{ClusterId, NodeId};
 use rocksdb::{
     ColumnFamily, ColumnFamilyDescriptor, DB, Direction, IteratorMode, ReadOptions, WriteBatch, WriteOptions,
@@ -34,7 +34,7 @@ use rocksdb::{
 use tokio::sync::watch;
 
 use crate::error::{OpenError, StorageError, StorageProblem};
-use crate::format::{self, Applied, Meta, MetaV1};
+use crate::format::{self, Applied, Meta, MetaV1, Reach};
 use crate::rows::{COLD_ROWS, RowKey, RowWrite};
 use crate::seal::{Family, StorageKeys};
 use crate::state::State;
@@ -251,28 +251,22 @@ impl Disk {
     }
 
     /// How far the state goes.
-    pub(crate) fn applied(&self) -> Result<(Option<LogIdOf<Types>>, StoredMembershipOf<Types>), StorageError> {
+    pub(crate) fn applied(&self) -> Result<Reach, StorageError> {
         self.decode_applied(self.read(Family::State, APPLIED_KEY)?)
     }
 
     /// How far the state went at an earlier moment.
-    pub(crate) fn applied_at(
-        &self,
-        moment: &Moment<'_>,
-    ) -> Result<(Option<LogIdOf<Types>>, StoredMembershipOf<Types>), StorageError> {
+    pub(crate) fn applied_at(&self, moment: &Moment<'_>) -> Result<Reach, StorageError> {
         let sealed = moment.get_pinned_cf(self.family(Family::State), APPLIED_KEY);
         let sealed = sealed.map_err(|error| self.database_error(Family::State, APPLIED_KEY, &error))?;
         let value = sealed.map(|sealed| self.unseal(Family::State, APPLIED_KEY, &sealed)).transpose()?;
         self.decode_applied(value)
     }
 
-    fn decode_applied(
-        &self,
-        value: Option<Vec<u8>>,
-    ) -> Result<(Option<LogIdOf<Types>>, StoredMembershipOf<Types>), StorageError> {
-        let Some(value) = value else { return Ok((None, StoredMembershipOf::<Types>::default())) };
-        let parts = format::decode_applied(&value).and_then(Applied::parts);
-        parts.map_err(|_| self.error(Family::State, APPLIED_KEY, StorageProblem::Malformed))
+    fn decode_applied(&self, value: Option<Vec<u8>>) -> Result<Reach, StorageError> {
+        let Some(value) = value else { return Ok(Reach::default()) };
+        let reach = format::decode_applied(&value).and_then(Reach::try_from);
+        reach.map_err(|_| self.error(Family::State, APPLIED_KEY, StorageProblem::Malformed))
     }
 
     /// The live state, from its rows.
@@ -321,8 +315,8 @@ impl Batch<'_> {
         self.batch.delete_cf(self.disk.family(Family::Meta), key);
     }
 
-    pub(crate) fn put_applied(&mut self, last: Option<LogIdOf<Types>>, membership: &StoredMembershipOf<Types>) {
-        self.put(Family::State, APPLIED_KEY, &format::encode(&Applied::of(last, membership)));
+    pub(crate) fn put_applied(&mut self, reach: &Reach) {
+        self.put(Family::State, APPLIED_KEY, &format::encode(&Applied::from(reach)));
     }
 
     pub(crate) fn row(&mut self, write: &RowWrite) {

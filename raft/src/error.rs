@@ -2,6 +2,8 @@
 //!
 //! Refusals of commands are not among them: those are answers, and stand in [`crate::refusal`].
 
+use std::collections::BTreeSet;
+
 use quorate_shares::ids::{ClusterId, NodeId};
 use serde::{Deserialize, Serialize};
 
@@ -10,6 +12,7 @@ use crate::disk::SCHEMA;
 use crate::network::LinkError;
 use crate::refusal::Refusal;
 use crate::seal::SealProblem;
+use crate::voters::Purpose;
 
 /// Why the disk cannot be used any more: the node stops.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -160,6 +163,73 @@ pub enum ProposeError {
     /// Storage failed, or the replica is shut down; the command may be applied yet.
     #[error("this replica has stopped")]
     Stopped,
+}
+
+/// Why the voters or learners were not changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ChangeError {
+    /// Nothing was proposed: this node does not lead.
+    #[error("this node does not lead")]
+    NotLeader {
+        /// Who does.
+        leader: Option<NodeId>,
+    },
+    /// Nothing was proposed: too few of the old or of the new voters can be reached. Try again when these are back.
+    #[error("waiting for {}: without them the change would have no majority", listed(.missing))]
+    Waiting {
+        /// Those that cannot be reached; not all of them may be needed.
+        missing: BTreeSet<NodeId>,
+    },
+    /// Nothing was proposed, and never will be: without those who are to be denied there is no majority, whoever is there.
+    #[error("no majority is possible without {}, who are denied or to be denied", listed(.denied))]
+    NeedsTheDenied {
+        /// Whose consent would be needed.
+        denied: BTreeSet<NodeId>,
+    },
+    /// The leader is among those who leave: it must let another one lead first.
+    #[error("the leader is among those who leave: transfer leadership first")]
+    LeaderLeaves,
+    /// A new voter must follow as a learner first.
+    #[error("node {node} is not a learner yet")]
+    NotALearner {
+        /// Who.
+        node: NodeId,
+    },
+    /// A voter is not let go like a learner.
+    #[error("node {node} is a voter")]
+    IsAVoter {
+        /// Who.
+        node: NodeId,
+    },
+    /// The new voters are not what such a change makes of the old ones.
+    #[error("the new voters are not what `{purpose}` makes of the present ones")]
+    Unfit {
+        /// What was asked for.
+        purpose: Purpose,
+    },
+    /// Another change is not committed yet, or came in between. Try again soon.
+    #[error("another change of the membership is under way")]
+    UnderWay,
+    /// Leadership was lost meanwhile; the change may come about yet. Ask for it again: it happens once.
+    #[error("leadership was lost while the voters were changing")]
+    Unknown {
+        /// The next leader.
+        leader: Option<NodeId>,
+    },
+    /// Storage failed, or the replica is shut down.
+    #[error("this replica has stopped")]
+    Stopped,
+}
+
+impl ChangeError {
+    /// Whether to ask again is useless: the caller must ask for something else.
+    pub fn is_final(&self) -> bool {
+        matches!(self, Self::NeedsTheDenied { .. } | Self::IsAVoter { .. } | Self::Unfit { .. } | Self::Stopped)
+    }
+}
+
+fn listed(nodes: &BTreeSet<NodeId>) -> String {
+    nodes.iter().map(|node| format!("node {node}")).collect::<Vec<_>>().join(", ")
 }
 
 /// Why there is no read index.

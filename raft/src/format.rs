@@ -6,15 +6,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use openraft::alias::{EntryOf, LogIdOf, StoredMembershipOf, VoteOf};
+use openraft::alias::{EntryOf, LogIdOf, SnapshotMetaOf, StoredMembershipOf, VoteOf};
 use openraft::vote::RaftLeaderId;
-use openraft::{BasicNode, EntryPayload, Membership};
+use openraft::{BasicNode, Membership};
 use quorate_shares::codec;
 use quorate_shares::ids::{ClusterId, NodeId};
 use serde::{Deserialize, Serialize};
 
 use crate::command::{COMMAND_BYTES_MAX, Command};
-use crate::types::Types;
+use crate::types::{Payload, Types};
+use crate::voters::{Intent, Purpose};
 
 /// What decoding one entry may claim: a command, and the vectors inside it, which claim more than they fill.
 pub(crate) const ENTRY_CLAIM_MAX: usize = 4 * COMMAND_BYTES_MAX;
@@ -61,7 +62,14 @@ pub(crate) struct EntryV1 {
 enum PayloadV1 {
     Blank,
     Command(Command),
+    /// A membership that nobody had to say more about: the first of all, and those that only differ in learners.
     Membership(Roster),
+    /// A change of the voters, and why.
+    Change {
+        purpose: Purpose,
+        denies_at_append: bool,
+        membership: Roster,
+    },
 }
 
 /// An entry of the log.
@@ -87,6 +95,7 @@ enum PayloadRefV1<'a> {
     Blank,
     Command(&'a Command),
     Membership(Roster),
+    Change { purpose: Purpose, denies_at_append: bool, membership: Roster },
 }
 
 /// A row of `meta`.
@@ -120,7 +129,26 @@ pub(crate) type SnapshotId = [u8; 16];
 /// The first row of `state`: how far the rows after it go.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Applied {
-    V1 { last: Option<LogPlace>, membership_at: Option<LogPlace>, membership: Roster },
+    /// Written before memberships had an intent; read for ever.
+    V1 {
+        last: Option<LogPlace>,
+        membership_at: Option<LogPlace>,
+        membership: Roster,
+    },
+    V2 {
+        last: Option<LogPlace>,
+        membership_at: Option<LogPlace>,
+        membership: Roster,
+        intent: Option<Intent>,
+    },
+}
+
+/// How far the rows of `state` go, and the newest membership among what is applied.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Reach {
+    pub(crate) last: Option<LogIdOf<Types>>,
+    pub(crate) membership: StoredMembershipOf<Types>,
+    pub(crate) intent: Option<Intent>,
 }
 
 /// How many bytes [`encode`] makes of `value`.
@@ -196,28 +224,47 @@ impl TryFrom<Roster> for Membership<u64, BasicNode> {
     }
 }
 
-impl Applied {
-    pub(crate) fn of(last: Option<LogIdOf<Types>>, membership: &StoredMembershipOf<Types>) -> Self {
-        Self::V1 {
-            last: last.map(LogPlace::of),
-            membership_at: membership.log_id().map(LogPlace::of),
-            membership: membership.membership().into(),
+impl From<&Reach> for Applied {
+    fn from(reach: &Reach) -> Self {
+        Self::V2 {
+            last: reach.last.map(LogPlace::of),
+            membership_at: reach.membership.log_id().map(LogPlace::of),
+            membership: reach.membership.membership().into(),
+            intent: reach.intent,
         }
     }
+}
 
-    pub(crate) fn parts(self) -> Result<(Option<LogIdOf<Types>>, StoredMembershipOf<Types>), codec::CodecError> {
-        let Self::V1 { last, membership_at, membership } = self;
-        let membership = StoredMembershipOf::<Types>::new(membership_at.map(LogPlace::log_id), membership.try_into()?);
-        Ok((last.map(LogPlace::log_id), membership))
+impl Reach {
+    /// As openraft describes a snapshot.
+    pub(crate) fn into_meta(self) -> SnapshotMetaOf<Types> {
+        SnapshotMetaOf::<Types> { last_log_id: self.last, last_membership: self.membership }
+    }
+}
+
+impl TryFrom<Applied> for Reach {
+    type Error = codec::CodecError;
+    fn try_from(applied: Applied) -> Result<Self, Self::Error> {
+        let (last, at, membership, intent) = match applied {
+            Applied::V1 { last, membership_at, membership } => (last, membership_at, membership, None),
+            Applied::V2 { last, membership_at, membership, intent } => (last, membership_at, membership, intent),
+        };
+        let membership = StoredMembershipOf::<Types>::new(at.map(LogPlace::log_id), membership.try_into()?);
+        Ok(Self { last: last.map(LogPlace::log_id), membership, intent })
     }
 }
 
 impl<'a> From<&'a EntryOf<Types>> for EntryRefV1<'a> {
     fn from(entry: &'a EntryOf<Types>) -> Self {
         let payload = match &entry.payload {
-            EntryPayload::Blank => PayloadRefV1::Blank,
-            EntryPayload::Normal(command) => PayloadRefV1::Command(command),
-            EntryPayload::Membership(membership) => PayloadRefV1::Membership(membership.into()),
+            Payload::Blank => PayloadRefV1::Blank,
+            Payload::Command(command) => PayloadRefV1::Command(command),
+            Payload::Membership(None, membership) => PayloadRefV1::Membership(membership.into()),
+            Payload::Membership(Some(Intent { purpose, denies_at_append }), membership) => PayloadRefV1::Change {
+                purpose: *purpose,
+                denies_at_append: *denies_at_append,
+                membership: membership.into(),
+            },
         };
         Self { place: LogPlace::of(entry.log_id), payload }
     }
@@ -226,9 +273,12 @@ impl<'a> From<&'a EntryOf<Types>> for EntryRefV1<'a> {
 impl EntryV1 {
     fn into_entry(self) -> Result<EntryOf<Types>, codec::CodecError> {
         let payload = match self.payload {
-            PayloadV1::Blank => EntryPayload::Blank,
-            PayloadV1::Command(command) => EntryPayload::Normal(command),
-            PayloadV1::Membership(roster) => EntryPayload::Membership(roster.try_into()?),
+            PayloadV1::Blank => Payload::Blank,
+            PayloadV1::Command(command) => Payload::Command(command),
+            PayloadV1::Membership(roster) => Payload::Membership(None, roster.try_into()?),
+            PayloadV1::Change { purpose, denies_at_append, membership } => {
+                Payload::Membership(Some(Intent { purpose, denies_at_append }), membership.try_into()?)
+            }
         };
         Ok(EntryOf::<Types> { log_id: self.place.log_id(), payload })
     }

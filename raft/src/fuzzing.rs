@@ -5,10 +5,10 @@
 use quorate_shares::codec;
 use quorate_shares::ids::KeyUid;
 
-use crate::format::{decode_entry, encode, encode_entry};
+use crate::format::{Reach, decode_entry, encode, encode_entry};
 use crate::messages::{Ask, Reply, Request};
 use crate::rows::{COLD_ROWS, Row, RowKey, RowV1};
-use crate::snapshot::{Chunk, meta_of};
+use crate::snapshot::Chunk;
 use crate::state::State;
 
 /// What rows may claim in memory.
@@ -71,7 +71,7 @@ pub fn chunk(bytes: &[u8]) {
     let written = encode(&chunk);
     assert_eq!(Chunk::decode(&written).expect("our own bytes"), chunk);
     match chunk {
-        Chunk::HeaderV1 { applied, .. } => drop(meta_of(applied)),
+        Chunk::HeaderV1 { applied, .. } => drop(Reach::try_from(applied)),
         Chunk::RowsV1(rows) => {
             let mut state = State::default();
             for (key, value) in rows.iter().map(crate::snapshot::ChunkRow::parts) {

@@ -4,8 +4,8 @@
 //! [`command::Command`], reads the [`state::State`], follows changes and leadership, and carries messages between replicas
 //! through a [`Link`]. What follows from the state for the leader is said by [`plan`].
 //!
-//! In reading order: what can change ([`command`], [`refusal`]), what it changes ([`state`], [`rows`]) and what comes next
-//! ([`plan`]), all pure; then bytes at rest ([`seal`], the disk, the log, the state machine, snapshots); then other nodes
+//! In reading order: what can change ([`command`], [`refusal`]), what it changes ([`state`], [`rows`]), what comes next
+//! ([`plan`]), and who votes ([`voters`]), all pure; then bytes at rest ([`seal`], the disk, the log, the state machine, snapshots); then other nodes
 //! (messages, network); last the handle.
 //!
 //! ```text
@@ -21,6 +21,7 @@ pub mod plan;
 pub mod refusal;
 pub mod rows;
 pub mod state;
+pub mod voters;
 
 mod disk;
 mod fatal;
@@ -31,6 +32,7 @@ mod recent;
 pub mod seal;
 mod snapshot;
 
+mod change;
 pub mod error;
 mod messages;
 mod network;
@@ -46,7 +48,8 @@ pub mod offline;
 pub mod fuzzing;
 
 pub use error::{
-    InitializeError, OpenError, ProposeError, ReadError, ReadIndexError, RebuildError, StorageError, WaitError,
+    ChangeError, InitializeError, OpenError, ProposeError, ReadError, ReadIndexError, RebuildError, StorageError,
+    WaitError,
 };
 pub use format::{Ballot, LogPlace};
 pub use log::Flushed;
@@ -59,6 +62,7 @@ pub use replica::{Leadership, Replica};
 pub use seal::StorageKeys;
 pub use serve::ServeError;
 pub use snapshot::CHUNK_BYTES_MAX;
+pub use voters::{Denial, Gate, Membership, Purpose};
 
 #[cfg(test)]
 mod tests;

@@ -12,6 +12,9 @@
 //! loss of power it can be older than what this replica had answered from; that does no harm, because nothing is served
 //! before a read-index round of the leader was applied here, and that round covers everything ever acknowledged. For the
 //! same reason a restarted leader is not restored without an election.
+//!
+//! An entry that denies voters when it is appended goes to the [`Gate`] before it goes to the log, so it is never
+//! acknowledged, nor found in the log after a crash, by a node that does not refuse them.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -34,6 +37,7 @@ use crate::format::{self, Ballot, LogPlace, MetaV1};
 use crate::recent::Recent;
 use crate::seal::Family;
 use crate::types::Types;
+use crate::voters::{Denial, Gate, denied_at_append};
 
 /// Most bytes of entries that one read for replication or for applying returns, unless a single one is larger.
 pub(crate) const READ_BYTES_MAX: usize = 4 << 20;
@@ -55,15 +59,21 @@ pub(crate) struct LogStore {
     disk: Arc<Disk>,
     flusher: Arc<Flusher>,
     recent: Arc<Mutex<Recent>>,
+    gate: Arc<dyn Gate>,
     fatal: Fatal,
 }
 
 impl LogStore {
     /// Starts the flusher.
-    pub(crate) fn new(disk: Arc<Disk>, fatal: Fatal) -> Result<Self, StorageError> {
+    pub(crate) fn new(disk: Arc<Disk>, gate: Arc<dyn Gate>, fatal: Fatal) -> Result<Self, StorageError> {
         let flushed = read_flushed(&disk)?;
         let flusher = Flusher::start(disk.clone(), flushed, fatal.clone());
-        Ok(Self { disk, flusher, recent: Arc::default(), fatal })
+        Ok(Self { disk, flusher, recent: Arc::default(), gate, fatal })
+    }
+
+    /// The entry at `index`, if the log has it.
+    pub(crate) fn entry(&self, index: u64) -> Result<Option<EntryOf<Types>>, StorageError> {
+        Ok(self.entries(index, index + 1, usize::MAX)?.pop())
     }
 
     /// The thread that syncs; it must be stopped before the process ends.
@@ -187,8 +197,10 @@ impl RaftLogStorage<Types> for LogStore {
         I: IntoIterator<Item = EntryOf<Types>> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
+        let entries: Vec<EntryOf<Types>> = entries.into_iter().collect();
+        deny(&self.gate, entries.iter().flat_map(denied_at_append).collect(), &self.fatal).await?;
         let mut batch = self.disk.batch();
-        let mut written = Vec::new();
+        let mut written = Vec::with_capacity(entries.len());
         for entry in entries {
             let encoded = format::encode_entry(&entry);
             batch.put(Family::Log, &entry.log_id.index.to_be_bytes(), &encoded);
@@ -231,6 +243,19 @@ impl RaftLogStorage<Types> for LogStore {
         });
         Ok(())
     }
+}
+
+/// Has the gate refuse these nodes, durably, before anything is done that rests on it.
+pub(crate) async fn deny(gate: &Arc<dyn Gate>, denials: Vec<Denial>, fatal: &Fatal) -> Result<(), io::Error> {
+    if denials.is_empty() {
+        return Ok(());
+    }
+    let gate = gate.clone();
+    let denied = tokio::task::spawn_blocking(move || gate.deny(&denials)).await;
+    denied.map_err(io::Error::other)?.map_err(|reason| {
+        fatal.raise(&reason);
+        io::Error::other(reason)
+    })
 }
 
 fn bounds(range: &impl RangeBounds<u64>) -> (u64, u64) {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use futures::{Stream, TryStreamExt};
 use openraft::alias::{LogIdOf, SnapshotMetaOf, SnapshotOf, StoredMembershipOf};
 use openraft::storage::{EntryResponder, RaftStateMachine};
-use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
+use openraft::{OptionalSend, RaftSnapshotBuilder};
 use parking_lot::{Mutex, RwLock};
 use quorate_shares::ids::ClusterId;
 use tokio::sync::watch;
@@ -20,10 +20,13 @@ use crate::command::Outcome;
 use crate::disk::Disk;
 use crate::error::StorageError;
 use crate::fatal::Fatal;
+use crate::format::{LogPlace, Reach};
+use crate::log;
 use crate::rows::RowKey;
 use crate::snapshot::{self, SnapshotFile};
 use crate::state::{State, apply};
-use crate::types::Types;
+use crate::types::{Payload, Types};
+use crate::voters::{Denial, Gate, Membership, denied_at_commit, denied_by_joint};
 
 /// Most entries that are applied under one lock and written in one batch.
 const GROUP_MAX: usize = 256;
@@ -33,7 +36,11 @@ const GROUP_BYTES_MAX: usize = 4 << 20;
 /// What readers share with the state machine. It outlives the database.
 pub(crate) struct Live {
     pub(crate) state: RwLock<State>,
+    /// How far the state goes. Changed while the state is locked for writing, and locked after it.
+    pub(crate) reach: Mutex<Reach>,
     pub(crate) applied: watch::Sender<u64>,
+    /// The index of the last entry that changed a member or the membership.
+    pub(crate) members: watch::Sender<u64>,
     /// The index of the last entry that made key versions ready.
     pub(crate) readied: watch::Sender<u64>,
     /// Held while a snapshot replaces the rows: memory and disk disagree then.
@@ -45,23 +52,31 @@ pub(crate) struct Live {
 pub(crate) struct Machine {
     disk: Arc<Disk>,
     live: Arc<Live>,
+    gate: Arc<dyn Gate>,
     fatal: Fatal,
     cluster: ClusterId,
-    membership: Arc<Mutex<StoredMembershipOf<Types>>>,
 }
 
 impl Machine {
     /// Restores the live state from its rows, after finishing a snapshot that a crash interrupted.
-    pub(crate) fn open(disk: Arc<Disk>, cluster: ClusterId, fatal: Fatal) -> Result<Self, StorageError> {
+    pub(crate) fn open(
+        disk: Arc<Disk>,
+        cluster: ClusterId,
+        gate: Arc<dyn Gate>,
+        fatal: Fatal,
+    ) -> Result<Self, StorageError> {
         snapshot::recover(&disk)?;
-        let (last, membership) = disk.applied()?;
+        let reach = disk.applied()?;
+        let index = reach.last.map_or(0, |last| last.index);
         let live = Live {
             state: RwLock::new(disk.live_state()?),
-            applied: watch::Sender::new(last.map_or(0, |last| last.index)),
-            readied: watch::Sender::new(last.map_or(0, |last| last.index)),
+            reach: Mutex::new(reach),
+            applied: watch::Sender::new(index),
+            members: watch::Sender::new(index),
+            readied: watch::Sender::new(index),
             rows: RwLock::new(()),
         };
-        Ok(Self { disk, live: Arc::new(live), fatal, cluster, membership: Arc::new(Mutex::new(membership)) })
+        Ok(Self { disk, live: Arc::new(live), gate, fatal, cluster })
     }
 
     pub(crate) fn live(&self) -> &Arc<Live> {
@@ -72,39 +87,70 @@ impl Machine {
         self.fatal.guard(result).map_err(io::Error::from)
     }
 
+    /// Whom the memberships among these entries deny, each held against the one before it.
+    fn denied(&self, group: &[EntryResponder<Types>]) -> Vec<Denial> {
+        let memberships = group.iter().filter_map(|(entry, _)| match &entry.payload {
+            Payload::Membership(_, membership) => Some((LogPlace::of(entry.log_id), Membership::from(membership))),
+            Payload::Blank | Payload::Command(_) => None,
+        });
+        let (mut previous, mut denied) = (None, Vec::new());
+        for (place, membership) in memberships {
+            let before = previous.get_or_insert_with(|| Membership::of(&self.live.reach.lock().membership, true));
+            denied.extend(denied_at_commit(before, &membership, place));
+            previous = Some(membership);
+        }
+        denied
+    }
+
+    /// Whom the membership of a snapshot denies: as its entry did where it was appended, and as the final configuration did
+    /// where it was committed.
+    fn denied_by_snapshot(&self, reach: &Reach) -> Vec<Denial> {
+        let Some(place) = reach.membership.log_id().map(LogPlace::of) else { return Vec::new() };
+        let installed = Membership::of(&reach.membership, true);
+        let at_append = reach.intent.map(|intent| denied_by_joint(intent, &installed, place));
+        let mut denied = at_append.unwrap_or_default();
+        denied.extend(denied_at_commit(&Membership::of(&self.live.reach.lock().membership, true), &installed, place));
+        denied
+    }
+
     fn apply_group(&self, group: Vec<EntryResponder<Types>>) -> Result<(), StorageError> {
         let mut answers = Vec::with_capacity(group.len());
         let mut batch = self.disk.batch();
         let mut state = self.live.state.write();
-        let mut membership = self.membership.lock();
-        let mut last: Option<LogIdOf<Types>> = None;
-        let (mut clock, mut readied) = (None, false);
+        let mut reach = self.live.reach.lock();
+        let (mut clock, mut readied, mut members) = (None, false, false);
         for (entry, responder) in group {
-            last = Some(entry.log_id);
+            reach.last = Some(entry.log_id);
             let answer = match entry.payload {
-                EntryPayload::Blank => None,
-                EntryPayload::Normal(command) => {
+                Payload::Blank => None,
+                Payload::Command(command) => {
                     let applied = apply(&mut state, &command);
                     for row in applied.rows {
+                        members |= matches!(row.key, RowKey::Member(_));
                         // The time of the group's last command is the one that stays.
                         if row.key == RowKey::Clock { clock = Some(row) } else { batch.row(&row) }
                     }
                     readied |= matches!(applied.outcome, Ok(Outcome::MadeReady { .. }));
                     Some(applied.outcome)
                 }
-                EntryPayload::Membership(new) => {
-                    *membership = StoredMembershipOf::<Types>::new(Some(entry.log_id), new);
+                Payload::Membership(intent, membership) => {
+                    reach.membership = StoredMembershipOf::<Types>::new(Some(entry.log_id), membership);
+                    reach.intent = intent;
+                    members = true;
                     None
                 }
             };
             answers.extend(responder.map(|responder| (responder, answer)));
         }
         clock.iter().for_each(|row| batch.row(row));
-        batch.put_applied(last, &membership);
+        batch.put_applied(&reach);
         batch.write()?;
-        drop((state, membership));
-        let index = last.map_or(0, |last| last.index);
+        let index = reach.last.map_or(0, |last| last.index);
+        drop((state, reach));
         self.live.applied.send_replace(index);
+        if members {
+            self.live.members.send_replace(index);
+        }
         if readied {
             self.live.readied.send_replace(index);
         }
@@ -115,12 +161,16 @@ impl Machine {
     fn install(&self, file: &SnapshotFile) -> Result<(), StorageError> {
         let _rows = self.live.rows.write();
         snapshot::install(&self.disk, file)?;
-        let (last, membership) = self.disk.applied()?;
+        let reach = self.disk.applied()?;
         let restored = self.disk.live_state()?;
-        *self.live.state.write() = restored;
-        *self.membership.lock() = membership;
-        self.live.applied.send_replace(last.map_or(0, |last| last.index));
-        self.live.readied.send_replace(last.map_or(0, |last| last.index));
+        let index = reach.last.map_or(0, |last| last.index);
+        {
+            let mut state = self.live.state.write();
+            (*state, *self.live.reach.lock()) = (restored, reach);
+        }
+        self.live.applied.send_replace(index);
+        self.live.members.send_replace(index);
+        self.live.readied.send_replace(index);
         Ok(())
     }
 
@@ -160,7 +210,8 @@ impl RaftStateMachine<Types> for Machine {
     type SnapshotBuilder = Self;
 
     async fn applied_state(&mut self) -> Result<(Option<LogIdOf<Types>>, StoredMembershipOf<Types>), io::Error> {
-        self.guard(self.disk.applied())
+        let reach = self.guard(self.disk.applied())?;
+        Ok((reach.last, reach.membership))
     }
 
     async fn apply<S>(&mut self, mut entries: S) -> Result<(), io::Error>
@@ -173,7 +224,7 @@ impl RaftStateMachine<Types> for Machine {
                 && bytes < GROUP_BYTES_MAX
                 && let Some((entry, responder)) = entries.try_next().await?
             {
-                if let EntryPayload::Normal(command) = &entry.payload {
+                if let Payload::Command(command) = &entry.payload {
                     bytes += command.change.carried_bytes();
                 }
                 group.push((entry, responder));
@@ -181,6 +232,7 @@ impl RaftStateMachine<Types> for Machine {
             if group.is_empty() {
                 return Ok(());
             }
+            log::deny(&self.gate, self.denied(&group), &self.fatal).await?;
             self.guard(self.apply_group(group))?;
         }
     }
@@ -190,6 +242,8 @@ impl RaftStateMachine<Types> for Machine {
     }
 
     async fn install_snapshot(&mut self, _: &SnapshotMetaOf<Types>, file: SnapshotFile) -> Result<(), io::Error> {
+        let reach = self.guard(file.reach())?;
+        log::deny(&self.gate, self.denied_by_snapshot(&reach), &self.fatal).await?;
         self.blocking(move |machine| machine.install(&file)).await
     }
 

@@ -9,6 +9,7 @@ use quorate_shares::ids::{ClusterId, NodeId};
 use crate::error::OpenError;
 use crate::network::Link;
 use crate::seal::StorageKeys;
+use crate::voters::Gate;
 
 /// Who, where, and how to reach the others.
 pub struct Options {
@@ -24,6 +25,8 @@ pub struct Options {
     pub timing: Timing,
     /// The way to the other members.
     pub link: Arc<dyn Link>,
+    /// Keeps who is denied.
+    pub gate: Arc<dyn Gate>,
 }
 
 /// How fast things go. The defaults suit one site; tests shorten them.

@@ -54,7 +54,7 @@ impl Rebuild {
     /// # Errors
     /// [`OpenError`], with the place of what is damaged; the database is then as it was.
     pub async fn begin(options: Options) -> Result<Self, OpenError> {
-        let Options { node, cluster, dir, keys, link, timing: _ } = options;
+        let Options { node, cluster, dir, keys, link, timing: _, gate: _ } = options;
         let checked = tokio::task::spawn_blocking(move || -> Result<_, OpenError> {
             let disk = Disk::open(&dir, keys, cluster, node)?;
             check_meta(&disk)?;

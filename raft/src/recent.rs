@@ -73,15 +73,15 @@ impl Recent {
 
 #[cfg(test)]
 mod tests {
-    use openraft::EntryPayload;
     use quorate_shares::ids::NodeId;
 
     use super::*;
     use crate::format::LogPlace;
+    use crate::types::Payload;
 
     fn entry(term: u64, index: u64) -> EntryOf<Types> {
         let place = LogPlace { term, node: NodeId(1), index };
-        EntryOf::<Types> { log_id: place.log_id(), payload: EntryPayload::Blank }
+        EntryOf::<Types> { log_id: place.log_id(), payload: Payload::Blank }
     }
 
     fn indices(recent: &Recent, start: u64, end: u64, bytes_max: usize) -> Option<Vec<(u64, u64)>> {

@@ -13,11 +13,12 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::change;
 use crate::command::{COMMAND_BYTES_MAX, Command, Outcome};
 use crate::disk::Disk;
 use crate::error::{InitializeError, OpenError, ProposeError, ReadError, ReadIndexError, WaitError};
 use crate::fatal::Fatal;
-use crate::format::encoded_len;
+use crate::format::{LogPlace, encoded_len};
 use crate::log::{self, Flushed, LogStore};
 use crate::machine::{Live, Machine};
 use crate::network::{Link, Network};
@@ -26,6 +27,7 @@ use crate::rows::RowKey;
 use crate::seal::Family;
 use crate::state::State;
 use crate::types::Types;
+use crate::voters::{Gate, Membership};
 
 /// How long closing may wait for tasks that still hold the database.
 const CLOSE_LIMIT: Duration = Duration::from_secs(10);
@@ -57,10 +59,14 @@ pub(crate) struct Inner {
     pub(crate) link: Arc<dyn Link>,
     /// Held while a replica that lost its state is given this one's: one at a time.
     pub(crate) giving: tokio::sync::Mutex<()>,
-    log: Mutex<Option<LogStore>>,
+    pub(crate) gate: Arc<dyn Gate>,
+    /// Held while the membership is changed: one change at a time.
+    pub(crate) changing: tokio::sync::Mutex<()>,
+    pub(crate) memberships: watch::Sender<Membership>,
+    pub(crate) log: Mutex<Option<LogStore>>,
     disk: Mutex<Option<Arc<Disk>>>,
     pub(crate) fatal: Fatal,
-    leadership: watch::Sender<Leadership>,
+    pub(crate) leadership: watch::Sender<Leadership>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -75,17 +81,17 @@ impl Replica {
     /// # Errors
     /// [`OpenError`]: another node's directory, a wrong storage key, or damage, named with its place.
     pub async fn open(options: Options) -> Result<Self, OpenError> {
-        let Options { node, cluster, dir, keys, timing, link } = options;
+        let Options { node, cluster, dir, keys, timing, link, gate } = options;
         let config = Arc::new(config(&timing)?);
         let fatal = Fatal::new();
         let parts = {
-            let fatal = fatal.clone();
+            let (fatal, gate) = (fatal.clone(), gate.clone());
             // Opening reads the whole state: not on a thread that answers.
             tokio::task::spawn_blocking(move || -> Result<_, OpenError> {
                 let disk = Arc::new(Disk::open(&dir, keys, cluster, node)?);
                 log::check(&disk)?;
-                let machine = Machine::open(disk.clone(), cluster, fatal.clone())?;
-                let log = LogStore::new(disk.clone(), fatal)?;
+                let machine = Machine::open(disk.clone(), cluster, gate.clone(), fatal.clone())?;
+                let log = LogStore::new(disk.clone(), gate, fatal)?;
                 Ok((disk, machine, log))
             })
         };
@@ -107,14 +113,19 @@ impl Replica {
             live,
             link,
             giving: tokio::sync::Mutex::default(),
+            gate,
+            changing: tokio::sync::Mutex::default(),
+            memberships: watch::Sender::default(),
             log: Mutex::new(Some(log)),
             disk: Mutex::new(Some(disk)),
             fatal,
             leadership: watch::Sender::new(Leadership::default()),
             tasks: Mutex::default(),
         });
-        let follow = tokio::spawn(follow_raft(inner.raft.clone(), inner.leadership.clone(), inner.fatal.clone()));
-        inner.tasks.lock().push(follow);
+        let (leadership, memberships) = (inner.leadership.clone(), inner.memberships.clone());
+        let follow = tokio::spawn(follow_raft(inner.raft.clone(), leadership, memberships, inner.fatal.clone()));
+        let finish = tokio::spawn(change::keep_finishing(Arc::downgrade(&inner), inner.memberships.subscribe()));
+        inner.tasks.lock().extend([follow, finish]);
         Ok(Self { inner })
     }
 
@@ -207,6 +218,18 @@ impl Replica {
     /// Reads the live state. `read` must be short: nothing is applied meanwhile.
     pub fn read<R>(&self, read: impl FnOnce(&State) -> R) -> R {
         read(&self.inner.live.state.read())
+    }
+
+    /// Reads the live state together with how far it goes: its last entry, and the newest membership in it.
+    pub fn read_members<R>(&self, read: impl FnOnce(&State, Option<LogPlace>, &Membership) -> R) -> R {
+        let state = self.inner.live.state.read();
+        let reach = self.inner.live.reach.lock();
+        read(&state, reach.last.map(LogPlace::of), &Membership::of(&reach.membership, true))
+    }
+
+    /// Changes whenever a member or the membership changed in what is applied, and when a snapshot was installed.
+    pub fn members_changed(&self) -> watch::Receiver<u64> {
+        self.inner.live.members.subscribe()
     }
 
     /// The index of the last applied entry.
@@ -307,17 +330,32 @@ impl Replica {
     }
 }
 
-/// Turns openraft's metrics into leadership, and its end into a fatal failure.
-async fn follow_raft(raft: Raft, leadership: watch::Sender<Leadership>, fatal: Fatal) {
+/// Turns openraft's metrics into leadership and membership, and its end into a fatal failure.
+async fn follow_raft(
+    raft: Raft,
+    leadership: watch::Sender<Leadership>,
+    memberships: watch::Sender<Membership>,
+    fatal: Fatal,
+) {
     use openraft::async_runtime::WatchReceiver;
     let mut metrics = raft.metrics();
     loop {
-        let (now, running) = {
+        let (now, membership, running) = {
             let metrics = metrics.borrow_watched();
+            let (newest, committed) = (&metrics.membership_config, &metrics.committed_membership_config);
+            let membership = Membership::of(newest, newest.log_id() == committed.log_id());
             let am_leader = metrics.state.is_leader();
             let leader = metrics.current_leader.map(NodeId);
-            (Leadership { leader, term: metrics.current_term, am_leader }, metrics.running_state.clone())
+            let leadership = Leadership { leader, term: metrics.current_term, am_leader };
+            (leadership, membership, metrics.running_state.clone())
         };
+        memberships.send_if_modified(|last| {
+            let changed = *last != membership;
+            if changed {
+                *last = membership;
+            }
+            changed
+        });
         leadership.send_if_modified(|last| std::mem::replace(last, now) != now);
         match running {
             Ok(()) | Err(openraft::errors::Fatal::Stopped) => {}

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 
 use crate::disk::Disk;
 use crate::error::StorageError;
-use crate::format::{LogPlace, encode};
+use crate::format::{LogPlace, Reach, encode};
 use crate::messages::{self, Ask, Reply, Request, RequestV1, Tell};
 use crate::network;
 use crate::replica::Replica;
@@ -186,8 +186,8 @@ fn write_chunks(
         match Chunk::decode(&plain) {
             Some(Chunk::HeaderV1 { cluster: theirs, applied }) if first && theirs == cluster => {
                 // openraft panics on a snapshot that ends nowhere.
-                let meta = snapshot::meta_of(applied).ok_or(ServeError::Malformed)?;
-                meta.last_log_id.ok_or(ServeError::Malformed)?;
+                let reach = Reach::try_from(applied).map_err(|_| ServeError::Malformed)?;
+                reach.last.ok_or(ServeError::Malformed)?;
             }
             Some(Chunk::RowsV1(rows)) if !first => seen += rows.len() as u64,
             Some(Chunk::EndV1 { rows }) if !first && rows == seen => ended = true,

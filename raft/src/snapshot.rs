@@ -30,7 +30,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::disk::Disk;
 use crate::error::{StorageError, StorageProblem};
-use crate::format::{Applied, MetaV1, SnapshotId, encode};
+use crate::format::{Applied, MetaV1, Reach, SnapshotId, encode};
 use crate::rows::{Row, RowKey, RowV1};
 use crate::seal::{Family, SEAL_BYTES, StorageKeys};
 use crate::state::EpochPhase;
@@ -123,26 +123,25 @@ impl SnapshotFile {
         }
     }
 
-    /// The meta data in the first chunk.
+    /// What openraft wants to know of it.
     pub(crate) fn meta(&self) -> Result<SnapshotMetaOf<Types>, StorageError> {
+        self.reach().map(Reach::into_meta)
+    }
+
+    /// How far it goes, as its first chunk says.
+    pub(crate) fn reach(&self) -> Result<Reach, StorageError> {
         let mut chunks = Chunks::new(self)?;
         let first = chunks.next().transpose()?.and_then(|bytes| Chunk::decode(&bytes));
         let Some(Chunk::HeaderV1 { applied, .. }) = first else {
             return Err(error(&self.path, 0, StorageProblem::Malformed));
         };
-        meta_of(applied).ok_or_else(|| error(&self.path, 0, StorageProblem::Malformed))
+        Reach::try_from(applied).map_err(|_| error(&self.path, 0, StorageProblem::Malformed))
     }
 
     /// The chunks in plain.
     pub(crate) fn chunks(&self) -> Result<Chunks, StorageError> {
         Chunks::new(self)
     }
-}
-
-/// What openraft wants to know of a snapshot.
-pub(crate) fn meta_of(applied: Applied) -> Option<SnapshotMetaOf<Types>> {
-    let (last_log_id, last_membership) = applied.parts().ok()?;
-    Some(SnapshotMetaOf::<Types> { last_log_id, last_membership })
 }
 
 /// The chunks of a file, opened one by one.
@@ -281,8 +280,8 @@ pub(crate) fn write(disk: &Disk, cluster: ClusterId) -> Result<SnapshotFile, Sto
 
 fn write_state(disk: &Disk, cluster: ClusterId, writer: &mut SnapshotWriter) -> Result<(), StorageError> {
     let moment = disk.moment();
-    let (last, membership) = disk.applied_at(&moment)?;
-    writer.write(&encode(&Chunk::HeaderV1 { cluster, applied: Applied::of(last, &membership) }))?;
+    let applied = Applied::from(&disk.applied_at(&moment)?);
+    writer.write(&encode(&Chunk::HeaderV1 { cluster, applied }))?;
 
     let (mut filter, mut rows, mut pending, mut bytes) = (Filter::default(), 0u64, Vec::new(), 0);
     disk.scan_state_at(&moment, |key, value| {
@@ -369,11 +368,12 @@ pub(crate) fn install(disk: &Disk, snapshot: &SnapshotFile) -> Result<(), Storag
             _ => return Err(malformed(number)),
         }
     }
-    let Some(meta) = header.and_then(meta_of).filter(|_| end == Some(rows)) else { return Err(malformed(0)) };
+    let reach = header.and_then(|applied| Reach::try_from(applied).ok());
+    let Some(reach) = reach.filter(|_| end == Some(rows)) else { return Err(malformed(0)) };
 
     let previous = current_id(disk)?.filter(|&id| id != snapshot.id);
     let mut done = disk.batch();
-    done.put_applied(meta.last_log_id, &meta.last_membership);
+    done.put_applied(&reach);
     done.put_meta("snapshot", MetaV1::Snapshot(snapshot.id));
     done.delete_meta("installing");
     done.write_synced()?;

@@ -8,4 +8,5 @@ mod golden;
 mod lag;
 mod rebuild;
 mod state;
+mod voters;
 mod wire;

@@ -20,8 +20,8 @@ impl StoreBuilder<Types, LogStore, Machine, TempDir> for Builder {
     async fn build(&self) -> Result<(TempDir, LogStore, Machine), StorageError<Types>> {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let disk = Arc::new(Disk::open(dir.path(), storage_keys(1), CLUSTER, NodeId(1)).expect("a new database"));
-        let machine = Machine::open(disk.clone(), CLUSTER, Fatal::new()).expect("an empty state");
-        let log = LogStore::new(disk, Fatal::new()).expect("an empty log");
+        let machine = Machine::open(disk.clone(), CLUSTER, Arc::new(()), Fatal::new()).expect("an empty state");
+        let log = LogStore::new(disk, Arc::new(()), Fatal::new()).expect("an empty log");
         Ok((dir, log, machine))
     }
 }

@@ -118,7 +118,7 @@ fn a_damaged_row_stops_the_restart_and_is_named() {
         vec![(key.clone(), value)]
     });
     let disk = Arc::new(open(dir.path()).expect("the owner is readable"));
-    let error = Machine::open(disk, CLUSTER, Fatal::new()).map(|_| ()).expect_err("damaged");
+    let error = Machine::open(disk, CLUSTER, Arc::new(()), Fatal::new()).map(|_| ()).expect_err("damaged");
     let text = error.to_string();
     let parts = [dir.path().to_str().expect("a path"), "column family state", "key 06020202", "must not serve"];
     parts.iter().for_each(|part| assert!(text.contains(part), "{part} is not in: {text}"));
@@ -131,7 +131,8 @@ fn a_damaged_vote_says_that_the_node_must_not_vote_again() {
     let mut batch = disk.batch();
     batch.put_meta("vote", MetaV1::Truncations(1));
     batch.write_synced().expect("written");
-    let error = LogStore::new(Arc::new(disk), Fatal::new()).map(|_| ()).expect_err("another kind of value");
+    let error =
+        LogStore::new(Arc::new(disk), Arc::new(()), Fatal::new()).map(|_| ()).expect_err("another kind of value");
     assert!(error.to_string().contains("column family meta, key vote"), "{error}");
     assert!(error.to_string().contains("must not vote again"), "{error}");
 }
@@ -153,7 +154,7 @@ async fn a_damaged_entry_stops_the_node_when_it_is_read() {
     let place = LogPlace { term: 1, node: NodeId(1), index: 3 };
     let entry = openraft::alias::EntryOf::<crate::types::Types> {
         log_id: place.log_id(),
-        payload: openraft::EntryPayload::Blank,
+        payload: crate::types::Payload::Blank,
     };
     {
         let disk = open(dir.path()).expect("a new database");
@@ -165,7 +166,8 @@ async fn a_damaged_entry_stops_the_node_when_it_is_read() {
     }
     let fatal = Fatal::new();
     let watch = fatal.watch();
-    let mut log = LogStore::new(Arc::new(open(dir.path()).expect("opens")), fatal).expect("its end is readable");
+    let mut log =
+        LogStore::new(Arc::new(open(dir.path()).expect("opens")), Arc::new(()), fatal).expect("its end is readable");
     let error = log.try_get_log_entries(0..10).await.expect_err("damaged");
     assert!(error.to_string().contains("column family log, key 0000000000000004"), "{error}");
     assert!(watch.borrow().as_ref().is_some_and(|reason| reason.contains("must not vote again")));
@@ -187,7 +189,7 @@ fn a_snapshot_is_whole_or_refused_and_an_interrupted_one_is_done_again() {
     assert!(disk.live_state().expect("empty").keys.is_empty());
     drop(disk);
     let disk = Arc::new(open(dir.path()).expect("opens"));
-    let machine = Machine::open(disk.clone(), CLUSTER, Fatal::new()).expect("installed again");
+    let machine = Machine::open(disk.clone(), CLUSTER, Arc::new(()), Fatal::new()).expect("installed again");
     assert!(*machine.live().state.read() == before);
     assert!(disk.meta("installing").expect("readable").is_none());
     drop(machine);
@@ -228,7 +230,7 @@ async fn records_of_closed_epochs_stay_out_of_snapshots() {
     write.0.iter().for_each(|row| batch.row(row));
     batch.write_synced().expect("written");
 
-    let mut machine = Machine::open(disk.clone(), CLUSTER, Fatal::new()).expect("opens");
+    let mut machine = Machine::open(disk.clone(), CLUSTER, Arc::new(()), Fatal::new()).expect("opens");
     let record = RowKey::Record(uid(9), KeyVersion(1), Epoch(1)).to_bytes();
     assert!(disk.read(Family::State, &record).expect("readable").is_some());
     snapshot::build(&disk, CLUSTER).expect("built");

@@ -3,15 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use openraft::alias::{EntryOf, StoredMembershipOf};
-use openraft::{BasicNode, EntryPayload, Membership};
+use openraft::{BasicNode, Membership};
 use quorate_shares::ids::{BatchId, Epoch, KeyVersion, NodeId, ShareKeyGeneration};
 
 use super::fixture::{CLUSTER, uid};
 use crate::command::{Change, Command, CreateKey, RecordBytes, Seat};
-use crate::format::{self, Applied, Ballot, LogPlace, Meta, MetaV1, encode};
+use crate::format::{self, Applied, Ballot, LogPlace, Meta, MetaV1, Reach, encode};
 use crate::rows::{KeyRow, Row, RowV1};
 use crate::state::{EpochInfo, EpochPhase, RecordRef, Version};
-use crate::types::Types;
+use crate::types::{Payload, Types};
+use crate::voters::{Intent, Purpose};
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -38,12 +39,15 @@ fn entries_keep_their_bytes() {
     };
     let voters: BTreeSet<u64> = [1, 2].into();
     let nodes: BTreeMap<u64, BasicNode> = voters.iter().map(|id| (*id, BasicNode::new(format!("n{id}")))).collect();
-    let membership = Membership::new(vec![voters], nodes).expect("two voters");
+    let membership = Membership::new(vec![voters.clone()], nodes.clone()).expect("two voters");
+    let joint = Membership::new(vec![voters, [1].into()], nodes).expect("two voters, or one");
+    let revoke = Intent { purpose: Purpose::Revoke, denies_at_append: true };
     let cases = [
-        (EntryPayload::Blank, "000301fb2c0100"),
-        (EntryPayload::Membership(membership), "000301fb2c0102010201020201026e3102026e32"),
+        (Payload::Blank, "000301fb2c0100"),
+        (Payload::Membership(None, membership), "000301fb2c0102010201020201026e3102026e32"),
+        (Payload::Membership(Some(revoke), joint), "000301fb2c010302010202010201010201026e3102026e32"),
         (
-            EntryPayload::Normal(Command::new(1_700_000_000_000, Change::CreateKey(create))),
+            Payload::Command(Command::new(1_700_000_000_000, Change::CreateKey(create))),
             "000301fb2c0101fd0068e5cf8b0100000501010101010101010101010101010101020202020202020202020202020202020d62696c6c696e672f636172647301047465616d017803030303030303030303030303030303030303030303030303030303030303030103040404",
         ),
     ];
@@ -69,8 +73,18 @@ fn meta_rows_keep_their_bytes() {
         assert_eq!(hex(&encode(&Meta::V1(row.clone()))), golden);
         assert_eq!(format::decode_meta(&unhex(golden)), Ok(row));
     }
-    let applied = Applied::of(Some(place(9).log_id()), &StoredMembershipOf::<Types>::default());
-    assert_eq!(hex(&encode(&applied)), "0001030109000000");
+    let reach = Reach { last: Some(place(9).log_id()), ..Reach::default() };
+    assert_eq!(hex(&encode(&Applied::from(&reach))), "010103010900000000");
+    let intent = Some(Intent { purpose: Purpose::Remove, denies_at_append: false });
+    let changed = Reach {
+        membership: StoredMembershipOf::<Types>::new(reach.last, Membership::default()),
+        intent,
+        ..reach.clone()
+    };
+    assert_eq!(hex(&encode(&Applied::from(&changed))), "0101030109010301090000010100");
+    // As it was written before memberships had an intent.
+    let old = format::decode_applied(&unhex("0001030109000000")).and_then(Reach::try_from);
+    assert_eq!(old, Ok(reach));
 }
 
 #[test]

@@ -15,8 +15,8 @@ use super::fixture::{CLUSTER, Leader, found, next_changes, storage_keys};
 use crate::command::{Change, Command, Outcome};
 use crate::log;
 use crate::{
-    Lane, Link, LinkError, OpenError, Options, ProposeError, Rebuild, RebuildError, Refusal, Replica, ServeError,
-    Timing,
+    Denial, Gate, Lane, Link, LinkError, LogPlace, OpenError, Options, ProposeError, Rebuild, RebuildError, Refusal,
+    Replica, ServeError, Timing,
 };
 
 /// Longer than anything here takes on a busy machine.
@@ -29,6 +29,8 @@ pub(super) struct Wire(pub(super) Arc<Mutex<Ends>>);
 #[derive(Default)]
 pub(super) struct Ends {
     pub(super) replicas: BTreeMap<NodeId, Replica>,
+    /// Kept while a replica is closed, as the vault of a node is.
+    pub(super) books: BTreeMap<NodeId, Arc<Book>>,
     /// Those that wait for the state of another one.
     rebuilds: BTreeMap<NodeId, Arc<Rebuild>>,
     cut: BTreeSet<NodeId>,
@@ -36,6 +38,35 @@ pub(super) struct Ends {
     pub(super) largest_chunk: usize,
     /// Streams of snapshots end after so many chunks.
     cut_after: Option<usize>,
+}
+
+/// Whom a node refuses, as its vault would say.
+#[derive(Default)]
+pub(super) struct Book {
+    pub(super) denials: Mutex<Vec<Denial>>,
+    /// The entry that the roster reflects.
+    pub(super) roster: Mutex<Option<LogPlace>>,
+}
+
+impl Book {
+    /// Lets go of the denials that end with what `replica` has applied.
+    pub(super) fn settle(&self, replica: &Replica) {
+        replica.read_members(|_, applied, membership| {
+            self.denials.lock().retain(|denial| applied.is_none_or(|applied| denial.stands(applied, membership)));
+        });
+    }
+}
+
+impl Gate for Book {
+    fn deny(&self, denials: &[Denial]) -> Result<(), String> {
+        let roster = *self.roster.lock();
+        self.denials.lock().extend(denials.iter().filter(|denial| Some(denial.by) > roster));
+        Ok(())
+    }
+
+    fn is_denied(&self, node: NodeId) -> bool {
+        self.denials.lock().iter().any(|denial| denial.node == node)
+    }
 }
 
 struct End {
@@ -46,7 +77,9 @@ struct End {
 impl End {
     fn peer(&self, to: NodeId) -> Result<Replica, LinkError> {
         let ends = self.wire.0.lock();
-        let cut = ends.cut.contains(&to) || ends.cut.contains(&self.node);
+        let denies = |node: NodeId, other| ends.books.get(&node).is_some_and(|book| book.is_denied(other));
+        let denied = denies(self.node, to) || denies(to, self.node);
+        let cut = denied || ends.cut.contains(&to) || ends.cut.contains(&self.node);
         let peer = ends.replicas.get(&to).filter(|_| !cut);
         peer.cloned().ok_or_else(|| LinkError::Unreachable(format!("node {to} is away")))
     }
@@ -104,12 +137,17 @@ pub(super) struct Cluster {
 
 impl Cluster {
     pub(super) async fn start(nodes: u64, timing: Timing) -> Self {
+        Self::start_with(nodes, nodes, timing).await
+    }
+
+    /// As [`Cluster::start`], but only the first `founders` of the replicas are voters.
+    pub(super) async fn start_with(founders: u64, nodes: u64, timing: Timing) -> Self {
         let dirs = (1..=nodes).map(|node| (node, tempfile::tempdir().expect("a temporary directory"))).collect();
         let cluster = Self { dirs, wire: Wire::default(), timing };
         for node in 1..=nodes {
             cluster.open(node).await;
         }
-        let labels = (1..=nodes).map(|node| (NodeId(node), format!("n{node}"))).collect::<BTreeMap<_, _>>();
+        let labels = (1..=founders).map(|node| (NodeId(node), format!("n{node}"))).collect::<BTreeMap<_, _>>();
         cluster.replica(1).initialize(labels.clone()).await.expect("a new cluster");
         cluster.replica(1).initialize(labels).await.expect("again does no harm");
         cluster
@@ -123,7 +161,12 @@ impl Cluster {
             keys: storage_keys(node),
             timing: self.timing.clone(),
             link: Arc::new(End { wire: self.wire.clone(), node: NodeId(node) }),
+            gate: self.book(node),
         }
+    }
+
+    pub(super) fn book(&self, node: u64) -> Arc<Book> {
+        self.wire.0.lock().books.entry(NodeId(node)).or_default().clone()
     }
 
     pub(super) async fn open(&self, node: u64) {
@@ -213,7 +256,8 @@ impl Cluster {
     }
 
     pub(super) async fn found(&self) -> Leader {
-        self.propose(Change::Found(found(self.dirs.len() as u64, 2))).await.expect("founded");
+        let members = self.dirs.len() as u64;
+        self.propose(Change::Found(found(members, members as u8 / 2 + 1))).await.expect("founded");
         loop {
             let changes = self.leader().await.read(next_changes);
             if changes.is_empty() {
@@ -240,8 +284,14 @@ impl Cluster {
 
     /// Waits until each replica that runs has purged its log up to `index`, or beyond.
     pub(super) async fn purged(&self, index: u64) {
+        let running = self.wire.0.lock().replicas.keys().copied().collect();
+        self.purged_of(&running, index).await;
+    }
+
+    /// As [`Cluster::purged`], of these replicas only.
+    pub(super) async fn purged_of(&self, nodes: &BTreeSet<NodeId>, index: u64) {
         let start = Instant::now();
-        let replicas: Vec<Replica> = self.wire.0.lock().replicas.values().cloned().collect();
+        let replicas: Vec<Replica> = nodes.iter().map(|node| self.replica(node.0)).collect();
         for replica in replicas {
             let disk = replica.disk().expect("it runs");
             while log::read_purged(&disk).expect("readable").is_none_or(|purged| purged.index < index) {

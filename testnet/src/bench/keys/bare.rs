@@ -69,8 +69,8 @@ async fn open(directory: &Path) -> Result<Vec<Replica>, Error> {
 async fn open_one(dir: &Path, node: NodeId, link: Quic) -> Result<Replica, Error> {
     std::fs::create_dir_all(dir).map_err(Error::io(dir.display().to_string()))?;
     let keys = StorageKeys::new(1, &Secret::random(&mut random::system()));
-    let (timing, link) = (Timing::default(), Arc::new(link));
-    let options = Options { node, cluster: CLUSTER, dir: dir.to_owned(), keys, timing, link };
+    let (timing, link, gate) = (Timing::default(), Arc::new(link), Arc::new(()));
+    let options = Options { node, cluster: CLUSTER, dir: dir.to_owned(), keys, timing, link, gate };
     Replica::open(options).await.map_err(|error| Error::Bench(format!("open a bare replica: {error}")))
 }
 
