@@ -71,8 +71,34 @@ pub enum Change {
     RotateKey(RotateKey),
     /// Key versions whose shares were opened and verified by a threshold of holders: they may encrypt from now on.
     Ready(Ready),
-    /// A member rotated its lock, and says which peers hold pieces of it.
+    /// A member rotated its lock, or erased a key that it held for a peer's.
     ReportLock(ReportLock),
+    /// Begins an operation: what follows until its [`Change::Finish`] is the leader's, step by step.
+    Begin(Begin),
+    /// A member's share key for the epoch that comes next, durable in its lock.
+    RegisterShareKey(RegisterShareKey),
+    /// Records of the PENDING epoch for versions that exist already.
+    Redeal(Redeal),
+    /// The members that an operation removes are members no more.
+    Expel {
+        /// The operation, by its epoch.
+        operation: Epoch,
+    },
+    /// The RETIRING epoch is over: its holders erase its share keys.
+    RetireEpoch {
+        /// The epoch that must be RETIRING.
+        epoch: Epoch,
+    },
+    /// The operation is done.
+    Finish {
+        /// The operation, by its epoch.
+        operation: Epoch,
+    },
+    /// Drops records and batches of an epoch that is over, as many as one command may.
+    Sweep {
+        /// The RETIRED or ABANDONED epoch.
+        epoch: Epoch,
+    },
 }
 
 impl Change {
@@ -88,6 +114,13 @@ impl Change {
             Self::RotateKey(_) => "rotate_key",
             Self::Ready(_) => "ready",
             Self::ReportLock(_) => "report_lock",
+            Self::Begin(_) => "begin",
+            Self::RegisterShareKey(_) => "register_share_key",
+            Self::Redeal(_) => "redeal",
+            Self::Expel { .. } => "expel",
+            Self::RetireEpoch { .. } => "retire_epoch",
+            Self::Finish { .. } => "finish",
+            Self::Sweep { .. } => "sweep",
         }
     }
 
@@ -101,6 +134,8 @@ impl Change {
                 records(&create.records) + tags.sum::<usize>()
             }
             Self::RotateKey(rotate) => records(&rotate.records),
+            Self::Redeal(redeal) => redeal.dealt.iter().map(|dealt| dealt.record.0.len()).sum(),
+            Self::RegisterShareKey(register) => register.share_pk.len(),
             _ => 0,
         }
     }
@@ -172,8 +207,8 @@ pub struct EpochAck {
     pub epoch: Epoch,
     /// The holder.
     pub node: NodeId,
-    /// How many of the epoch's records it opened and verified, counted in the order in which they were applied.
-    pub records: u64,
+    /// How many re-dealt records the epoch had when it opened and verified all of them.
+    pub redealt: u64,
 }
 
 /// Makes a key.
@@ -249,6 +284,97 @@ pub struct ReportLock {
     pub threshold: u8,
     /// The peers that hold a piece.
     pub peers: BTreeSet<NodeId>,
+    /// The share keys that the lock protects.
+    pub share_keys: BTreeSet<ShareKeyGeneration>,
+    /// The nodes for whose locks this member holds keys.
+    pub holds_for: BTreeSet<NodeId>,
+    /// Writes of the member's vault so far: of two reports the one with more is the newer.
+    pub writes: u64,
+}
+
+/// Begins an operation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Begin {
+    /// Repeats share it.
+    pub request: RequestId,
+    /// What is to be done.
+    pub operation: Operation,
+    /// Two members may remain, of which the loss of one disk loses every key.
+    pub accept_no_redundancy: bool,
+}
+
+/// What an operator, or the leader by itself, wants of the cluster. Each brings one epoch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Operation {
+    /// The same members with new share keys, so that those who were away can erase old ones.
+    Rekey,
+    /// A member leaves in good order: its seat first, then its vote.
+    Remove {
+        /// Who.
+        node: NodeId,
+    },
+    /// Members are refused from now on, and everything else follows.
+    Revoke {
+        /// Who.
+        nodes: BTreeSet<NodeId>,
+    },
+}
+
+impl Operation {
+    /// The members that are none when it is done.
+    pub fn leaving(&self) -> BTreeSet<NodeId> {
+        match self {
+            Self::Rekey => BTreeSet::new(),
+            Self::Remove { node } => [*node].into(),
+            Self::Revoke { nodes } => nodes.clone(),
+        }
+    }
+
+    /// The kind, for status and logs.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Rekey => "rekey",
+            Self::Remove { .. } => "remove",
+            Self::Revoke { .. } => "revoke",
+        }
+    }
+
+    /// Whether it goes before everything else.
+    pub fn is_revocation(&self) -> bool {
+        matches!(self, Self::Revoke { .. })
+    }
+}
+
+/// Registers a share key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegisterShareKey {
+    /// Whose.
+    pub node: NodeId,
+    /// The number of the epoch that it was drawn for.
+    pub skgen: ShareKeyGeneration,
+    /// X-Wing key, 1216 bytes.
+    #[serde(with = "serde_bytes")]
+    pub share_pk: Vec<u8>,
+}
+
+/// Deals existing versions to the PENDING epoch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Redeal {
+    /// The PENDING epoch.
+    pub epoch: Epoch,
+    /// At most [`REDEAL_MAX`](crate::plan::REDEAL_MAX) of them.
+    pub dealt: Vec<Redealt>,
+}
+
+/// One version, dealt anew.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Redealt {
+    /// The key.
+    pub uid: KeyUid,
+    /// The version.
+    pub version: KeyVersion,
+    /// Its record in the PENDING epoch.
+    pub record: RecordBytes,
 }
 
 /// The answer to a change that was made, now or at the first of several repetitions.
@@ -296,5 +422,39 @@ pub enum Outcome {
     LockReported {
         /// The member.
         node: NodeId,
+    },
+    /// The operation runs, or ran to its end.
+    Begun {
+        /// The epoch that it brings, which names it.
+        operation: Epoch,
+    },
+    /// The share key is registered.
+    ShareKeyRegistered {
+        /// Whose.
+        node: NodeId,
+    },
+    /// The records are stored.
+    Redealt {
+        /// Versions that still lack a record in the PENDING epoch.
+        left: u64,
+    },
+    /// They are members no more.
+    Expelled,
+    /// The epoch is RETIRED.
+    EpochRetired {
+        /// Which.
+        epoch: Epoch,
+    },
+    /// The operation is over.
+    Finished {
+        /// The operation, by its epoch.
+        operation: Epoch,
+    },
+    /// Some of what was left of the epoch is gone.
+    Swept {
+        /// Which.
+        epoch: Epoch,
+        /// Whether nothing is left.
+        done: bool,
     },
 }

@@ -1,38 +1,105 @@
 //! What the leader still owes: the next step from the state to what was asked for.
 //!
 //! Pure. The leader's loop asks for the next step after every change and does it; each step may be repeated, so a new
-//! leader goes on where the last one stopped. Nothing here remembers anything.
+//! leader goes on where the last one stopped. Nothing here remembers anything: what the state cannot know (who is there,
+//! who votes) comes in as a [`View`].
+//!
+//! An operation brings one epoch. A planned removal goes from the inside out, so that nobody misses who leaves before
+//! everybody can do without it: the epoch without its seat, the locks without its piece, the vote, the identity. A
+//! revocation goes from the outside in: the vote and the identity first, then everything else in the same way.
+
+use std::collections::BTreeSet;
 
 use quorate_shares::ids::{Epoch, KeyUid, KeyVersion, NodeId};
 
 use crate::command::{Change, OpenEpoch, Seat};
-use crate::state::{MemberState, State};
+use crate::state::{EpochInfo, EpochPhase, Running, State};
 
-/// Most versions in one [`Step::Verify`] and one `Ready`; the rest come in the next step.
+/// Most versions in one `Ready`; the rest come in the next step.
 pub const VERIFY_MAX: usize = 256;
+/// Most versions that are dealt anew in one command, and the most that a leader has in plain at a time.
+pub const REDEAL_MAX: usize = 256;
+/// An epoch that only lets returned members erase old share keys comes this long after the last one at the earliest.
+pub const REKEY_PAUSE_MS: u64 = 10 * 60_000;
+
+/// What the leader sees besides the state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct View {
+    /// The leader itself.
+    pub me: NodeId,
+    /// The nodes that can be asked now, the leader among them.
+    pub present: BTreeSet<NodeId>,
+    /// Who votes, by the newest membership of Raft.
+    pub voters: BTreeSet<NodeId>,
+    /// Whether that membership is one set of voters, and committed.
+    pub settled: bool,
+    /// The leader's clock, in milliseconds since 1970.
+    pub now_ms: u64,
+}
 
 /// One step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
     /// Nothing was applied yet: the first founder owes [`Change::Found`].
     AwaitFounding,
+    /// Finish a change of voters that an earlier leader left half-way.
+    FinishVoters,
+    /// Let another one lead, who holds shares and stays.
+    TransferLeadership {
+        /// Any of these.
+        to: BTreeSet<NodeId>,
+    },
     /// Propose this change as it is.
     Propose(Change),
+    /// Begin an operation that only renews share keys.
+    Rekey,
+    /// Make these the voters.
+    ChangeVoters {
+        /// All voters from then on.
+        voters: BTreeSet<NodeId>,
+        /// Those who vote no more are refused at once.
+        revoke: bool,
+    },
+    /// Wait until these members have registered a share key for the epoch.
+    AwaitShareKeys {
+        /// The epoch that comes next.
+        epoch: Epoch,
+        /// Whom to wait for.
+        missing: Vec<NodeId>,
+    },
+    /// Deal these versions to the PENDING epoch.
+    Redeal {
+        /// The PENDING epoch.
+        epoch: Epoch,
+        /// At most [`REDEAL_MAX`].
+        versions: Vec<(KeyUid, KeyVersion)>,
+        /// How many lack a record, these among them.
+        left: usize,
+    },
     /// Ask these holders to open and verify the epoch's records, and propose one `EpochAck` per answer.
     CollectAcks {
         /// The PENDING epoch.
         epoch: Epoch,
-        /// Its records.
-        records: u64,
+        /// Records that were dealt anew, which an acknowledgement must cover.
+        redealt: u64,
         /// How many more holders must acknowledge before the epoch may become ACTIVE.
         needed: usize,
         /// The holders that did not yet.
         missing: Vec<NodeId>,
     },
-    /// Ask holders to open and verify these records, then propose `Ready` for those that a threshold verified.
-    Verify {
-        /// At most [`VERIFY_MAX`].
-        records: Vec<Unverified>,
+    /// Wait until the locks of these members are what they must be.
+    AwaitLocks {
+        /// Whom to wait for.
+        missing: Vec<NodeId>,
+    },
+    /// See that these members know which epoch is ACTIVE, then propose that the one before is RETIRED.
+    Retire {
+        /// The RETIRING epoch.
+        epoch: Epoch,
+        /// The ACTIVE one.
+        active: Epoch,
+        /// Who must know.
+        members: Vec<NodeId>,
     },
     /// All is done.
     Nothing,
@@ -54,40 +121,134 @@ pub struct Unverified {
 }
 
 /// The leader's next step.
-pub fn next(state: &State) -> Step {
-    let Some(cluster) = &state.cluster else { return Step::AwaitFounding };
-    if let Some(pending) = state.pending() {
-        let (have, need) = (pending.acknowledged(), pending.acks_needed());
-        if have >= need && pending.records == state.live_versions {
-            return Step::Propose(Change::ActivateEpoch { epoch: pending.epoch });
-        }
-        if have < need {
-            let behind = |node: &NodeId| pending.acks.get(node).is_none_or(|&records| records < pending.records);
-            let missing = pending.committee.iter().map(|seat| seat.node).filter(behind).collect();
-            return Step::CollectAcks { epoch: pending.epoch, records: pending.records, needed: need - have, missing };
-        }
+pub fn next(state: &State, view: &View) -> Step {
+    if state.cluster.is_none() {
+        return Step::AwaitFounding;
     }
-    if state.active().is_none() && state.pending().is_none() {
-        return open_epoch(state, cluster.threshold);
+    if !view.settled {
+        return Step::FinishVoters;
     }
-    let records: Vec<_> = unverified(state).take(VERIFY_MAX).collect();
-    if records.is_empty() { Step::Nothing } else { Step::Verify { records } }
+    let running = state.operations.running.as_ref();
+    match (state.active(), running) {
+        (None, _) => state.pending().map_or_else(|| open_epoch(state), |pending| fill(state, view, pending)),
+        (Some(active), Some(running)) => go_on(state, view, active, running),
+        (Some(active), None) => idle(state, view, active),
+    }
 }
 
-/// The next epoch's committee: every member, each with its registered share key.
-fn open_epoch(state: &State, threshold: u8) -> Step {
-    let members = state.members.values().filter(|member| member.state == MemberState::Active);
-    let committee: Vec<_> = members.map(|member| Seat { node: member.node, skgen: member.skgen }).collect();
+/// The next step of an operation.
+fn go_on(state: &State, view: &View, active: &EpochInfo, running: &Running) -> Step {
+    let (leaving, revoke) = (running.operation.leaving(), running.operation.is_revocation());
+    // I9: whoever is about to go, or holds no shares, leads nobody through this.
+    if leaving.contains(&view.me) || active.x_of(view.me).is_none() {
+        let holds = |node: &NodeId| view.present.contains(node) && active.x_of(*node).is_some();
+        return Step::TransferLeadership { to: state.staying().filter(holds).collect() };
+    }
+    if revoke && let Some(step) = let_go(state, view, running) {
+        return step;
+    }
+    let epoch = state.epoch(running.epoch);
+    match epoch.map(|epoch| epoch.phase) {
+        None => {
+            let lacks = |node: &NodeId| state.members[node].skgen.0 < running.epoch.0 && view.present.contains(node);
+            let missing: Vec<_> = state.staying().filter(lacks).collect();
+            if missing.is_empty() { open_epoch(state) } else { Step::AwaitShareKeys { epoch: running.epoch, missing } }
+        }
+        Some(EpochPhase::Pending) => fill(state, view, epoch.expect("it has a phase")),
+        _ => settle(state, view, running),
+    }
+}
+
+/// Takes vote and identity from those who leave.
+fn let_go(state: &State, view: &View, running: &Running) -> Option<Step> {
+    let leaving = running.operation.leaving();
+    if leaving.iter().any(|node| view.voters.contains(node)) {
+        let voters = view.voters.difference(&leaving).copied().collect();
+        return Some(Step::ChangeVoters { voters, revoke: running.operation.is_revocation() });
+    }
+    let member = leaving.iter().any(|node| state.members.contains_key(node));
+    member.then_some(Step::Propose(Change::Expel { operation: running.epoch }))
+}
+
+/// The next epoch: everybody who stays has a seat, with the share key that was drawn for it, or, for a member that is away,
+/// with the one of the seat that it has.
+fn open_epoch(state: &State) -> Step {
     let epoch = state.next_epoch();
-    let cluster = state.cluster.as_ref().map(|cluster| cluster.cluster);
-    let hash = state.committee_of(epoch, threshold, &committee).zip(cluster).map(|(all, cluster)| all.hash(cluster));
-    let committee_hash = hash.expect("the seats were just taken from the members");
-    Step::Propose(Change::OpenEpoch(OpenEpoch { epoch, threshold, committee, committee_hash }))
+    let seat = |node: NodeId| {
+        let registered = state.members[&node].skgen;
+        let held = || state.active()?.seat_of(node).map(|seat| seat.skgen);
+        let skgen = if registered.0 >= epoch.0 { registered } else { held().unwrap_or(registered) };
+        Seat { node, skgen }
+    };
+    let committee: Vec<_> = state.staying().map(seat).collect();
+    // Of the founders' epoch the operator chose the threshold.
+    let founded = state.cluster.as_ref().filter(|_| state.active().is_none()).map(|cluster| cluster.threshold);
+    let threshold = founded.unwrap_or_else(|| state.threshold_for(committee.len()));
+    let mut open = OpenEpoch { epoch, threshold, committee, committee_hash: [0; 32] };
+    match state.opened(&open) {
+        Some(info) => open.committee_hash = info.committee_hash,
+        // A member without any key that could be sealed to: it must register one first.
+        None => return Step::AwaitShareKeys { epoch, missing: state.staying().collect() },
+    }
+    Step::Propose(Change::OpenEpoch(open))
 }
 
-fn unverified(state: &State) -> impl Iterator<Item = Unverified> + '_ {
+/// Deals every version to the PENDING epoch, has the records verified, and makes it the ACTIVE one.
+fn fill(state: &State, view: &View, pending: &EpochInfo) -> Step {
+    let epoch = pending.epoch;
+    let left = state.undealt().len();
+    if left > 0 {
+        return Step::Redeal { epoch, versions: state.undealt().take(REDEAL_MAX).collect(), left };
+    }
+    let (have, need) = (pending.acknowledged(), pending.acks_needed());
+    let missing = pending.committee.iter().map(|seat| seat.node).filter(|node| !pending.has_acknowledged(*node));
+    let missing: Vec<_> = missing.collect();
+    // Enough is enough, but whoever is there is asked: the more holders, the more of them may be lost.
+    if have < need || missing.iter().any(|node| view.present.contains(node)) {
+        let needed = need.saturating_sub(have);
+        return Step::CollectAcks { epoch, redealt: pending.redealt, needed, missing };
+    }
+    Step::Propose(Change::ActivateEpoch { epoch })
+}
+
+/// What follows once the operation's epoch is ACTIVE.
+fn settle(state: &State, view: &View, running: &Running) -> Step {
+    // Nobody's lock may need the piece of somebody who is about to go. Of those who are away the old lock is known.
+    let awaited = |node: &NodeId| !state.is_locked_as_due(*node) && view.present.contains(node);
+    let leaving = running.operation.leaving();
+    let strands = !running.operation.is_revocation();
+    let mut missing: BTreeSet<_> = state.staying().filter(awaited).collect();
+    if strands {
+        missing.extend(state.stranded(&leaving));
+    }
+    if !missing.is_empty() {
+        return Step::AwaitLocks { missing: missing.into_iter().collect() };
+    }
+    if let Some(step) = let_go(state, view, running) {
+        return step;
+    }
+    if let Some(old) = state.epochs.values().find(|epoch| epoch.phase == EpochPhase::Retiring) {
+        let members = state.staying().filter(|node| view.present.contains(node)).collect();
+        return Step::Retire { epoch: old.epoch, active: running.epoch, members };
+    }
+    Step::Propose(Change::Finish { operation: running.epoch })
+}
+
+/// What a leader does by itself.
+fn idle(state: &State, view: &View, active: &EpochInfo) -> Step {
+    if let Some(epoch) = state.epochs.keys().copied().find(|epoch| state.is_unswept(*epoch)) {
+        return Step::Propose(Change::Sweep { epoch });
+    }
+    let rests_on_old_key = |node: NodeId| active.seat_of(node).is_some_and(|seat| seat.skgen.0 < active.epoch.0);
+    let returned = |node: &NodeId| view.present.contains(node) && rests_on_old_key(*node) && state.owes_erasure(*node);
+    let due = view.now_ms.saturating_sub(active.activated_ms) >= REKEY_PAUSE_MS;
+    if due && state.members.keys().any(returned) { Step::Rekey } else { Step::Nothing }
+}
+
+/// New records to be opened and verified by their holders, [`VERIFY_MAX`] at most.
+pub fn unverified(state: &State) -> Vec<Unverified> {
     let versions = state.unready().filter_map(|(uid, number)| Some((uid, state.version(uid, number)?)));
-    versions.flat_map(move |(uid, version)| {
+    let records = versions.flat_map(move |(uid, version)| {
         let open = version.records.iter().filter(|record| !record.verified);
         open.filter_map(move |record| {
             let epoch = state.epoch(record.epoch).filter(|epoch| epoch.is_open())?;
@@ -99,5 +260,6 @@ fn unverified(state: &State) -> impl Iterator<Item = Unverified> + '_ {
                 holders: epoch.committee.iter().map(|seat| seat.node).collect(),
             })
         })
-    })
+    });
+    records.take(VERIFY_MAX).collect()
 }

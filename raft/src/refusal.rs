@@ -243,6 +243,54 @@ pub enum Refusal {
         max: usize,
     },
 
+    // -- operations
+    /// One operation at a time.
+    #[error("the operation of epoch {operation} is not over yet")]
+    OperationRunning {
+        /// The one that runs.
+        operation: Epoch,
+    },
+    /// The change belongs to an operation that does not run.
+    #[error("no operation of epoch {operation} runs")]
+    NoOperation {
+        /// Its.
+        operation: Epoch,
+    },
+    /// The operation has not come so far.
+    #[error("the operation of epoch {operation} has not come so far")]
+    NotYet {
+        /// Which.
+        operation: Epoch,
+    },
+    /// The shares of those who remain would not be enough to go on with.
+    #[error("{remaining} holders would remain, and {needed} shares are needed")]
+    TooFewRemain {
+        /// Holders that remain.
+        remaining: usize,
+        /// Shares needed.
+        needed: u8,
+    },
+    /// A member's lock could not be opened any more.
+    #[error("the lock of node {node} needs those who leave")]
+    Stranded {
+        /// Whose.
+        node: NodeId,
+    },
+    /// Share keys are drawn for the epoch that comes next, once.
+    #[error("the share key of node {node} was drawn for another epoch")]
+    StaleShareKey {
+        /// Whose.
+        node: NodeId,
+    },
+    /// The version has a record in the PENDING epoch.
+    #[error("key {uid} version {version} is dealt already")]
+    AlreadyDealt {
+        /// The key.
+        uid: KeyUid,
+        /// The version.
+        version: KeyVersion,
+    },
+
     // -- members
     /// No such member.
     #[error("node {node} is no member")]
@@ -303,6 +351,13 @@ impl Refusal {
             Self::BadTags => "bad_tags",
             Self::TooFewHolders { .. } => "too_few_holders",
             Self::ListTooLong { .. } => "list_too_long",
+            Self::OperationRunning { .. } => "operation_running",
+            Self::NoOperation { .. } => "no_operation",
+            Self::NotYet { .. } => "not_yet",
+            Self::TooFewRemain { .. } => "too_few_remain",
+            Self::Stranded { .. } => "stranded",
+            Self::StaleShareKey { .. } => "stale_share_key",
+            Self::AlreadyDealt { .. } => "already_dealt",
             Self::UnknownMember { .. } => "unknown_member",
             Self::BadLock { .. } => "bad_lock",
         }

@@ -10,6 +10,8 @@
 //! 06 uid 16                            key: name, creation
 //! 07 uid 16, version u32               version: kcv, ready, where its records are
 //! 08 node u64                          lock report
+//! 09                                   operations: the one that runs, and how the last one ended
+//! 0a node u64                          former member
 //! 40 batch 16                          batch header, bytes of FORMATS 3
 //! 41 uid 16, version u32, epoch u64    share record, bytes of FORMATS 3
 //! ```
@@ -24,7 +26,7 @@ use quorate_shares::codec;
 use quorate_shares::ids::{BatchId, Epoch, KeyName, KeyUid, KeyVersion, NodeId};
 use serde::{Deserialize, Serialize};
 
-use crate::state::{BatchInfo, Cluster, EpochInfo, LockReport, Member, Version};
+use crate::state::{BatchInfo, Cluster, EpochInfo, Former, LockReport, Member, Operations, Version};
 
 /// Most bytes of one row of the live state.
 pub const ROW_BYTES_MAX: usize = 64 * 1024;
@@ -48,6 +50,10 @@ pub enum RowKey {
     Version(KeyUid, KeyVersion),
     /// A member's lock report.
     Lock(NodeId),
+    /// Operations.
+    Operations,
+    /// A former member.
+    Former(NodeId),
     /// A batch header.
     Header(BatchId),
     /// A share record.
@@ -69,6 +75,8 @@ impl RowKey {
             Self::Key(uid) => join(0x06, &[&uid.0]),
             Self::Version(uid, version) => join(0x07, &[&uid.0, &version.0.to_be_bytes()]),
             Self::Lock(node) => join(0x08, &[&node.0.to_be_bytes()]),
+            Self::Operations => vec![0x09],
+            Self::Former(node) => join(0x0a, &[&node.0.to_be_bytes()]),
             Self::Header(batch) => join(0x40, &[&batch.0]),
             Self::Record(uid, version, epoch) => {
                 join(0x41, &[&uid.0, &version.0.to_be_bytes(), &epoch.0.to_be_bytes()])
@@ -90,6 +98,8 @@ impl RowKey {
             (0x06, _) => Self::Key(KeyUid(id()?)),
             (0x07, 20) => Self::Version(uid_of(rest)?, version_of(rest)?),
             (0x08, _) => Self::Lock(NodeId(number()?)),
+            (0x09, 0) => Self::Operations,
+            (0x0a, _) => Self::Former(NodeId(number()?)),
             (0x40, _) => Self::Header(BatchId(id()?)),
             (0x41, 28) => {
                 let epoch = rest[20..].try_into().ok().map(u64::from_be_bytes)?;
@@ -140,6 +150,10 @@ pub enum RowV1 {
     Version(Version),
     /// Under [`RowKey::Lock`].
     Lock(LockReport),
+    /// Under [`RowKey::Operations`].
+    Operations(Operations),
+    /// Under [`RowKey::Former`].
+    Former(Former),
 }
 
 /// A key without its versions, which are rows of their own.
@@ -191,6 +205,10 @@ impl Rows {
     pub(crate) fn put_bytes(&mut self, key: RowKey, value: Vec<u8>) {
         self.0.push(RowWrite { key, value: Some(value) });
     }
+
+    pub(crate) fn delete(&mut self, key: RowKey) {
+        self.0.push(RowWrite { key, value: None });
+    }
 }
 
 #[cfg(test)]
@@ -208,6 +226,8 @@ mod tests {
             RowKey::Key(KeyUid([3; 16])),
             RowKey::Version(KeyUid([3; 16]), KeyVersion(9)),
             RowKey::Lock(NodeId(7)),
+            RowKey::Operations,
+            RowKey::Former(NodeId(7)),
             RowKey::Header(BatchId([2; 16])),
             RowKey::Record(KeyUid([3; 16]), KeyVersion(9), Epoch(1)),
         ];

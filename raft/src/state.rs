@@ -10,14 +10,16 @@
 //!   record in it and enough holders acknowledged them. Both are counters, not scans: a version has at most one record
 //!   per epoch, so an epoch covers all versions exactly when its counter equals [`State::live_versions`].
 //! - I3 every record names an epoch that is ACTIVE or PENDING, through a batch made for that epoch's committee.
-//! - I4 a record is complete in one command. I6 at most one epoch is PENDING. I7 identifiers and names are never reused.
-//! - I8 a version is ready only when a threshold of distinct holders verified each of its records.
+//! - I4 a record is complete in one command. I6 one operation runs at a time, and at most one epoch is PENDING. I7 node ids
+//!   and key names are never reused.
+//! - I8 a version is ready only when a threshold of distinct holders verified its record in each open epoch.
 //!
 //! Time never goes back: a command from a slower clock is applied at the time already reached.
 
 mod epochs;
 mod founding;
 mod keys;
+mod operations;
 mod restore;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -30,10 +32,12 @@ use quorate_shares::kem::PublicKey;
 use quorate_shares::seal::{self, Committee};
 use serde::{Deserialize, Serialize};
 
-use crate::command::{Change, Command, Outcome, RequestId, Seat};
+use crate::command::{Change, Command, Operation, Outcome, RequestId, Seat};
 use crate::refusal::Refusal;
 use crate::rows::{RowKey, RowV1, RowWrite, Rows};
 
+pub use epochs::SWEEP_MAX;
+pub use operations::LockTerms;
 pub use restore::RestoreError;
 
 /// Most members. The committee's share numbers would allow 254, but only this many are tested.
@@ -68,8 +72,14 @@ pub struct State {
     pub keys: BTreeMap<KeyUid, Key>,
     /// The members' newest lock reports.
     pub locks: BTreeMap<NodeId, LockReport>,
+    /// Who was a member once.
+    pub former: BTreeMap<NodeId, Former>,
+    /// The operation that runs, and how the last one ended.
+    pub operations: Operations,
     /// Key versions, all keys together.
     pub live_versions: u64,
+    /// The versions without a record in the PENDING epoch. Found again at a restart, not stored.
+    undealt: BTreeSet<(KeyUid, KeyVersion)>,
     names: BTreeMap<KeyName, KeyUid>,
     requests: HashMap<RequestId, (KeyUid, KeyVersion)>,
     unready: BTreeSet<(KeyUid, KeyVersion)>,
@@ -122,6 +132,56 @@ pub enum MemberState {
     Active,
 }
 
+/// Somebody who was a member once. Its id is never given again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Former {
+    /// Its id.
+    pub node: NodeId,
+    /// Its label, which others may bear now.
+    pub name: NodeName,
+    /// Its boot key.
+    pub boot_pk: [u8; 32],
+    /// Its operating key.
+    pub op_pk: [u8; 32],
+    /// It was revoked, and did not leave in good order.
+    pub revoked: bool,
+    /// When it ceased to be a member.
+    pub ended_ms: u64,
+}
+
+/// At most one operation runs.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Operations {
+    /// The one that runs.
+    pub running: Option<Running>,
+    /// The one before it.
+    pub ended: Option<Ended>,
+}
+
+/// An operation that runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Running {
+    /// The epoch that it brings, which names it.
+    pub epoch: Epoch,
+    /// What is to be done.
+    pub operation: Operation,
+    /// The request that began it.
+    pub request: RequestId,
+    /// When.
+    pub began_ms: u64,
+}
+
+/// An operation that is over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ended {
+    /// It.
+    pub was: Running,
+    /// When it ended.
+    pub ended_ms: u64,
+    /// A revocation took its place before it was done.
+    pub preempted: bool,
+}
+
 /// Where an epoch stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum EpochPhase {
@@ -148,10 +208,18 @@ pub struct EpochInfo {
     pub threshold: u8,
     /// The holders, sorted by node; share numbers follow from the position.
     pub committee: Vec<Seat>,
+    /// The holders' share keys, in the order of the committee; none once the epoch is over.
+    pub share_keys: Vec<PublicKey>,
     /// The committee hash of FORMATS 3.
     pub committee_hash: [u8; 32],
-    /// How many records each holder opened and verified.
+    /// How many re-dealt records each holder opened and verified.
     pub acks: BTreeMap<NodeId, u64>,
+    /// When it became ACTIVE; 0 before.
+    pub activated_ms: u64,
+    /// How far the records of an epoch that is over are dropped: everything up to this version.
+    pub swept: Option<(KeyUid, KeyVersion)>,
+    /// Records that a [`Change::Redeal`] brought: what holders acknowledge. Those of new keys are verified one by one.
+    pub redealt: u64,
     /// Key versions with a record in this epoch. Counted again at a restart, not stored.
     #[serde(skip)]
     pub records: u64,
@@ -174,9 +242,36 @@ impl EpochInfo {
         usize::from(self.threshold).max(majority(self.committee.len()))
     }
 
-    /// The holders that acknowledged every record so far.
+    /// Whether `node` acknowledged every re-dealt record so far.
+    pub fn has_acknowledged(&self, node: NodeId) -> bool {
+        self.acks.get(&node).is_some_and(|&redealt| redealt >= self.redealt)
+    }
+
+    /// How many holders acknowledged every re-dealt record so far.
     pub fn acknowledged(&self) -> usize {
-        self.acks.values().filter(|&&records| records >= self.records).count()
+        self.acks.keys().filter(|&&node| self.has_acknowledged(node)).count()
+    }
+
+    /// Whether nobody deals to it or asks for its shares any more.
+    pub fn is_over(&self) -> bool {
+        matches!(self.phase, EpochPhase::Retired | EpochPhase::Abandoned)
+    }
+
+    /// The seat of a holder.
+    pub fn seat_of(&self, node: NodeId) -> Option<&Seat> {
+        self.committee.iter().find(|seat| seat.node == node)
+    }
+
+    /// The committee with its public keys, as dealer and holders need it; `None` once the epoch is over.
+    fn seated(&self) -> Option<Committee> {
+        let seats = self.committee.iter().zip(&self.share_keys);
+        let members = seats.map(|(seat, key)| seal::Member {
+            node: seat.node,
+            generation: seat.skgen,
+            public_key: key.clone(),
+        });
+        let members: Vec<_> = members.collect();
+        if members.len() < self.committee.len() { None } else { Committee::new(self.epoch, self.threshold, members).ok() }
     }
 }
 
@@ -251,7 +346,7 @@ pub struct Version {
     pub created_ms: u64,
     /// Its key-check value.
     pub kcv: [u8; 32],
-    /// Whether it may encrypt: each of its first records was verified by a threshold of holders. It never goes back.
+    /// Whether it may encrypt: its record in each open epoch was verified by a threshold of holders. It never goes back.
     pub ready: bool,
     /// The request that made it.
     pub request: RequestId,
@@ -263,6 +358,11 @@ impl Version {
     /// The record of an epoch.
     pub fn record(&self, epoch: Epoch) -> Option<&RecordRef> {
         self.records.iter().find(|record| record.epoch == epoch)
+    }
+
+    /// Whether a threshold of holders verified its record in each of the epochs that records are needed in.
+    fn is_verified(&self, open: &[Epoch]) -> bool {
+        open.iter().all(|&epoch| self.record(epoch).is_some_and(|record| record.verified))
     }
 }
 
@@ -290,6 +390,12 @@ pub struct LockReport {
     pub threshold: u8,
     /// The peers that hold a piece.
     pub peers: BTreeSet<NodeId>,
+    /// The share keys that the lock protects.
+    pub share_keys: BTreeSet<ShareKeyGeneration>,
+    /// The nodes for whose locks this member holds keys.
+    pub holds_for: BTreeSet<NodeId>,
+    /// Writes of the member's vault when it reported.
+    pub writes: u64,
     /// When it was reported.
     pub reported_ms: u64,
 }
@@ -321,6 +427,13 @@ pub fn apply(state: &mut State, command: &Command) -> Applied {
         Change::RotateKey(rotate) => keys::rotate(state, rotate, &mut rows),
         Change::Ready(ready) => keys::ready(state, ready, &mut rows),
         Change::ReportLock(report) => founding::report_lock(state, report, &mut rows),
+        Change::Begin(begin) => operations::begin(state, begin, &mut rows),
+        Change::RegisterShareKey(register) => operations::register_share_key(state, register, &mut rows),
+        Change::Redeal(redeal) => keys::redeal(state, redeal, &mut rows),
+        Change::Expel { operation } => operations::expel(state, *operation, &mut rows),
+        Change::RetireEpoch { epoch } => epochs::retire(state, *epoch, &mut rows),
+        Change::Finish { operation } => operations::finish(state, *operation, &mut rows),
+        Change::Sweep { epoch } => epochs::sweep(state, *epoch, &mut rows),
     };
     Applied { outcome, rows: rows.0 }
 }
@@ -388,19 +501,14 @@ impl State {
         self.unready.iter().copied()
     }
 
-    /// The committee of an epoch with its public keys, as the dealer needs it. `None` for an unknown epoch, or when a
-    /// holder's registered share key is no longer the one that the epoch was opened with.
+    /// The committee of an epoch with its public keys. `None` for an unknown epoch, or one that is over.
     pub fn committee(&self, epoch: Epoch) -> Option<Committee> {
-        let info = self.epoch(epoch)?;
-        self.committee_of(epoch, info.threshold, &info.committee)
+        self.epoch(epoch)?.seated()
     }
 
-    pub(crate) fn committee_of(&self, epoch: Epoch, threshold: u8, seats: &[Seat]) -> Option<Committee> {
-        let members = seats.iter().map(|seat| {
-            let member = self.members.get(&seat.node).filter(|member| member.skgen == seat.skgen)?;
-            Some(seal::Member { node: seat.node, generation: seat.skgen, public_key: member.share_pk.clone() })
-        });
-        Committee::new(epoch, threshold, members.collect::<Option<_>>()?).ok()
+    /// The versions without a record in the PENDING epoch.
+    pub fn undealt(&self) -> impl ExactSizeIterator<Item = (KeyUid, KeyVersion)> + '_ {
+        self.undealt.iter().copied()
     }
 
     /// The next epoch's number.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use quorate_shares::ids::NodeId;
 use quorate_shares::kem::PublicKey;
 
 use super::{
@@ -89,19 +90,27 @@ fn check_members(members: &[NewMember]) -> Result<(), Refusal> {
 pub(super) fn report_lock(state: &mut State, report: &ReportLock, rows: &mut Rows) -> Result<Outcome, Refusal> {
     let node = report.node;
     let solo = state.members.len() == 1 && report.peers.is_empty() && report.threshold == 0;
-    if let Some(&stranger) = report.peers.iter().chain([&node]).find(|node| !state.members.contains_key(node)) {
+    // A lock may name those who were members when it was made.
+    let known = |node: &NodeId| state.members.contains_key(node) || state.former.contains_key(node);
+    if let Some(&stranger) = report.peers.iter().find(|node| !known(node)) {
         return Err(Refusal::UnknownMember { node: stranger });
+    }
+    if !state.members.contains_key(&node) {
+        return Err(Refusal::UnknownMember { node });
     }
     let fits = (1..=report.peers.len()).contains(&usize::from(report.threshold)) && !report.peers.contains(&node);
     if !solo && !fits {
         return Err(Refusal::BadLock { threshold: report.threshold, peers: report.peers.len() });
     }
-    if state.locks.get(&node).is_none_or(|stored| stored.generation < report.generation) {
+    if state.locks.get(&node).is_none_or(|stored| stored.writes < report.writes) {
         let stored = LockReport {
             node,
             generation: report.generation,
             threshold: report.threshold,
             peers: report.peers.clone(),
+            share_keys: report.share_keys.clone(),
+            holds_for: report.holds_for.clone(),
+            writes: report.writes,
             reported_ms: state.time_ms,
         };
         rows.put(RowKey::Lock(node), RowV1::Lock(stored.clone()));

@@ -8,8 +8,8 @@ use sha2::{Digest, Sha256};
 
 use super::epochs::open_epoch;
 use super::{BatchInfo, KEY_VERSIONS_MAX, KEYS_MAX, Key, RecordRef, State, TAG_BYTES_MAX, TAGS_MAX, Version};
-use crate::command::{CreateKey, Outcome, Ready, RecordBytes, RequestId, RotateKey, Verified};
-use crate::plan::VERIFY_MAX;
+use crate::command::{CreateKey, Outcome, Ready, RecordBytes, Redeal, RequestId, RotateKey, Verified};
+use crate::plan::{REDEAL_MAX, VERIFY_MAX};
 use crate::refusal::Refusal;
 use crate::rows::{KeyRow, RowKey, RowV1, Rows};
 
@@ -99,6 +99,48 @@ pub(super) fn rotate(state: &mut State, rotate: &RotateKey, rows: &mut Rows) -> 
     Ok(made(state, uid, version))
 }
 
+/// Existing versions get their records in the PENDING epoch: all of the command's, or none.
+pub(super) fn redeal(state: &mut State, redeal: &Redeal, rows: &mut Rows) -> Result<Outcome, Refusal> {
+    if redeal.dealt.len() > REDEAL_MAX {
+        return Err(Refusal::ListTooLong { given: redeal.dealt.len(), max: REDEAL_MAX });
+    }
+    let pending = state.pending().filter(|pending| pending.epoch == redeal.epoch);
+    let active = state.active().map(|active| active.epoch);
+    let mut info = pending.ok_or(Refusal::WrongEpoch { given: redeal.epoch, active })?.clone();
+    let mut records = Vec::with_capacity(redeal.dealt.len());
+    for dealt in &redeal.dealt {
+        // S5: what was dealt once is never dealt again in this epoch.
+        let (uid, version) = (dealt.uid, dealt.version);
+        if !state.undealt.contains(&(uid, version)) {
+            return Err(Refusal::AlreadyDealt { uid, version });
+        }
+        let record = check_record(state, uid, version, &dealt.record.0)?;
+        if record.epoch != redeal.epoch {
+            return Err(Refusal::RecordMismatch);
+        }
+        records.push(record);
+    }
+    let distinct: BTreeSet<_> = redeal.dealt.iter().map(|dealt| (dealt.uid, dealt.version)).collect();
+    let indices: BTreeSet<_> = records.iter().map(|record| (record.batch, record.index)).collect();
+    if distinct.len() < records.len() || indices.len() < records.len() {
+        return Err(Refusal::RecordMismatch);
+    }
+    for (dealt, record) in redeal.dealt.iter().zip(records) {
+        let (uid, number) = (dealt.uid, dealt.version);
+        let version = state.keys.get_mut(&uid).and_then(|key| key.versions.get_mut(&number));
+        let version = version.expect("it lacks a record, so it exists");
+        version.records.push(record);
+        rows.put_bytes(RowKey::Record(uid, number, record.epoch), dealt.record.0.clone());
+        rows.put(RowKey::Version(uid, number), RowV1::Version(version.as_ref().clone()));
+        state.batches.get_mut(&record.batch).expect("checked with the record").mark_used(record.index);
+        state.undealt.remove(&(uid, number));
+        (info.records, info.redealt) = (info.records + 1, info.redealt + 1);
+    }
+    rows.put(RowKey::Epoch(info.epoch), RowV1::Epoch(info.clone()));
+    state.epochs.insert(info.epoch, info);
+    Ok(Outcome::Redealt { left: state.undealt.len() as u64 })
+}
+
 /// All items are checked before one is marked: a command is applied as a whole or not at all.
 pub(super) fn ready(state: &mut State, ready: &Ready, rows: &mut Rows) -> Result<Outcome, Refusal> {
     if ready.verified.len() > VERIFY_MAX {
@@ -107,7 +149,7 @@ pub(super) fn ready(state: &mut State, ready: &Ready, rows: &mut Rows) -> Result
     for item in &ready.verified {
         check_verified(state, ready, item)?;
     }
-    let mut versions = 0;
+    let (mut versions, open) = (0, state.record_epochs());
     for item in &ready.verified {
         let stored = state.keys.get_mut(&item.uid).and_then(|key| key.versions.get_mut(&item.version));
         let stored = stored.expect("checked above").as_mut();
@@ -117,7 +159,7 @@ pub(super) fn ready(state: &mut State, ready: &Ready, rows: &mut Rows) -> Result
             .iter_mut()
             .filter(|record| record.epoch == ready.epoch)
             .for_each(|record| record.verified = true);
-        stored.ready |= stored.records.iter().all(|record| record.verified);
+        stored.ready |= stored.is_verified(&open);
         if *stored == before {
             continue;
         }

@@ -58,6 +58,10 @@ impl State {
             (RowKey::Lock(node), RowV1::Lock(report)) if report.node == node => {
                 self.locks.insert(node, report);
             }
+            (RowKey::Operations, RowV1::Operations(operations)) => self.operations = operations,
+            (RowKey::Former(node), RowV1::Former(former)) if former.node == node => {
+                self.former.insert(node, former);
+            }
             _ => return Err(RestoreError::Malformed),
         }
         Ok(())
@@ -67,9 +71,15 @@ impl State {
     ///
     /// # Errors
     /// [`RestoreError::Orphan`] naming nothing more: a key has no versions.
-    pub fn restored(self) -> Result<Self, RestoreError> {
-        let whole = self.keys.values().all(|key| !key.versions.is_empty());
-        if whole { Ok(self) } else { Err(RestoreError::Orphan) }
+    pub fn restored(mut self) -> Result<Self, RestoreError> {
+        if !self.keys.values().all(|key| !key.versions.is_empty()) {
+            return Err(RestoreError::Orphan);
+        }
+        if let Some(pending) = self.pending().map(|pending| pending.epoch) {
+            let lacks = |&(uid, number): &(_, _)| self.version(uid, number).is_some_and(|v| v.record(pending).is_none());
+            self.undealt = self.slots().filter(lacks).collect();
+        }
+        Ok(self)
     }
 }
 

@@ -8,8 +8,8 @@ use quorate_shares::master::{KeyIdentity, MasterKey};
 use quorate_shares::seal::Dealer;
 use quorate_shares::secret::Secret;
 
-use crate::command::{Change, Command, CreateKey, Found, NewMember, Ready, RecordBytes, RotateKey, Verified};
-use crate::plan::{self, Step};
+use crate::command::{Change, Command, CreateKey, Found, NewMember, Ready, RecordBytes, ReportLock, RotateKey, Verified};
+use crate::plan::{self, Step, View};
 use crate::state::{Applied, State, apply};
 use crate::{Refusal, StorageKeys};
 
@@ -83,14 +83,27 @@ pub(super) fn activate(state: &mut State) {
 
 /// What a leader would propose for the next step, with every holder answering.
 pub(super) fn next_changes(state: &State) -> Vec<Change> {
-    match plan::next(state) {
+    match plan::next(state, &view(state)) {
         Step::Propose(change) => vec![change],
-        Step::CollectAcks { epoch, records, missing, .. } => missing
+        Step::CollectAcks { epoch, redealt, missing, .. } => missing
             .into_iter()
-            .map(|node| Change::EpochAck(crate::command::EpochAck { epoch, node, records }))
+            .map(|node| Change::EpochAck(crate::command::EpochAck { epoch, node, redealt }))
             .collect(),
-        Step::Verify { .. } | Step::AwaitFounding | Step::Nothing => Vec::new(),
+        _ => Vec::new(),
     }
+}
+
+/// What node 1 sees as the leader while everybody is there.
+pub(super) fn view(state: &State) -> View {
+    let members: BTreeSet<_> = state.members.keys().copied().collect();
+    View { me: NodeId(1), present: members.clone(), voters: members, settled: true, now_ms: state.time_ms }
+}
+
+/// A lock report, whose generation also counts the writes of the vault.
+pub(super) fn lock(node: u64, generation: u64, threshold: u8, peers: &[u64]) -> ReportLock {
+    let peers: BTreeSet<_> = peers.iter().copied().map(NodeId).collect();
+    let (share_keys, holds_for) = ([ShareKeyGeneration(1)].into(), peers.clone());
+    ReportLock { node: NodeId(node), generation, threshold, peers, share_keys, holds_for, writes: generation }
 }
 
 /// A leader with an open batch.

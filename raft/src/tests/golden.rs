@@ -94,8 +94,12 @@ fn live_rows_keep_their_bytes() {
         phase: EpochPhase::Active,
         threshold: 1,
         committee: vec![Seat { node: NodeId(1), skgen: ShareKeyGeneration(2) }],
+        share_keys: Vec::new(),
         committee_hash: [6; 32],
         acks: [(NodeId(1), 4)].into(),
+        activated_ms: 9,
+        swept: Some((uid(2), KeyVersion(1))),
+        redealt: 4,
         records: 0,
     };
     let record = RecordRef { epoch: Epoch(1), batch: BatchId([7; 16]), index: 8, verified: true };
@@ -111,7 +115,7 @@ fn live_rows_keep_their_bytes() {
     let cases = [
         (RowV1::Clock(1_700_000_000_000), "0000fd0068e5cf8b010000"),
         (RowV1::Key(KeyRow { name, created_ms: 9, tags: BTreeMap::new() }), "0005016b0900"),
-        (RowV1::Epoch(epoch), "00030101010101020606060606060606060606060606060606060606060606060606060606060606010104"),
+        (RowV1::Epoch(epoch), "00030101010101020006060606060606060606060606060606060606060606060606060606060606060101040901020202020202020202020202020202020104"),
         (
             RowV1::Version(version),
             "00060109030303030303030303030303030303030303030303030303030303030303030301010101010101010101010101010101010101070707070707070707070707070707070801",

@@ -3,12 +3,12 @@
 use quorate_shares::ids::{ClusterId, Epoch, KeyVersion, NodeId, ShareKeyGeneration};
 use quorate_shares::seal::ShareRecord;
 
-use super::fixture::{CLUSTER, Leader, activate, found, founded, next_changes, ready, refused, step, uid};
+use super::fixture::{CLUSTER, Leader, activate, found, founded, lock, next_changes, ready, refused, step, uid, view};
 use crate::Refusal;
 use crate::command::{
-    Change, Command, EpochAck, Found, OpenEpoch, Outcome, Ready, RecordBytes, ReportLock, Seat, Verified,
+    Begin, Change, Command, EpochAck, Found, OpenEpoch, Operation, Outcome, Ready, RecordBytes, Seat, Verified,
 };
-use crate::plan::{self, Step, VERIFY_MAX};
+use crate::plan::{self, Step, VERIFY_MAX, View};
 use crate::rows::{RowKey, RowWrite};
 use crate::state::{EpochPhase, KEY_VERSIONS_MAX, State, apply};
 
@@ -24,7 +24,7 @@ fn with_key() -> (State, Leader) {
 #[test]
 fn founding_ends_with_epoch_one_active() {
     let mut state = State::default();
-    assert_eq!(plan::next(&state), Step::AwaitFounding);
+    assert_eq!(plan::next(&state, &view(&state)), Step::AwaitFounding);
     assert_eq!(refused(&mut state, Change::ActivateEpoch { epoch: Epoch(1) }), Refusal::NotFounded);
     assert_eq!(step(&mut state, Change::Found(found(3, 2))).outcome, Ok(Outcome::Founded));
     assert_eq!(step(&mut state, Change::Found(found(3, 2))).outcome, Ok(Outcome::Founded));
@@ -35,7 +35,7 @@ fn founding_ends_with_epoch_one_active() {
         assert_eq!(step(&mut state, change.clone()).outcome, Ok(Outcome::EpochOpened { epoch: Epoch(1) }));
         assert_eq!(step(&mut state, change).outcome, Ok(Outcome::EpochOpened { epoch: Epoch(1) }));
     }
-    let Step::CollectAcks { epoch, records: 0, needed: 2, missing } = plan::next(&state) else {
+    let Step::CollectAcks { epoch, redealt: 0, needed: 2, missing } = plan::next(&state, &view(&state)) else {
         panic!("the holders must be asked")
     };
     assert_eq!((epoch, missing), (Epoch(1), vec![NodeId(1), NodeId(2), NodeId(3)]));
@@ -43,7 +43,7 @@ fn founding_ends_with_epoch_one_active() {
     assert_eq!(state.active().map(|epoch| epoch.epoch), Some(Epoch(1)));
     assert_eq!(state.cluster.as_ref().map(|cluster| cluster.next_node_id), Some(4));
     assert_eq!(state.x_of(Epoch(1), NodeId(3)), Some(3));
-    assert_eq!(plan::next(&state), Step::Nothing);
+    assert_eq!(plan::next(&state, &view(&state)), Step::Nothing);
 }
 
 /// T31: wrong numbers are refused when they are applied, so by every node alike.
@@ -90,7 +90,7 @@ fn founders_are_distinct_and_well_formed() {
 fn a_committee_is_the_one_of_the_state() {
     let mut state = State::default();
     step(&mut state, Change::Found(found(3, 2))).outcome.expect("founded");
-    let Step::Propose(Change::OpenEpoch(good)) = plan::next(&state) else { panic!("epoch 1 is next") };
+    let Step::Propose(Change::OpenEpoch(good)) = plan::next(&state, &view(&state)) else { panic!("epoch 1 is next") };
     let spoil = |spoil: fn(&mut OpenEpoch)| {
         let mut open = good.clone();
         spoil(&mut open);
@@ -122,13 +122,13 @@ fn an_epoch_waits_for_distinct_holders() {
         step(&mut state, change).outcome.expect("opened");
     }
     let (epoch, activate) = (Epoch(1), Change::ActivateEpoch { epoch: Epoch(1) });
-    let ack = |node| Change::EpochAck(EpochAck { epoch, node: NodeId(node), records: 0 });
+    let ack = |node| Change::EpochAck(EpochAck { epoch, node: NodeId(node), redealt: 0 });
     for node in [1, 1, 1, 2] {
         assert!(step(&mut state, ack(node)).outcome.is_ok());
     }
     assert_eq!(refused(&mut state, activate.clone()), Refusal::AcksMissing { epoch, have: 2, need: 3 });
     assert_eq!(refused(&mut state, ack(6)), Refusal::NotAHolder { node: NodeId(6), epoch });
-    let ahead = Change::EpochAck(EpochAck { epoch, node: NodeId(3), records: 1 });
+    let ahead = Change::EpochAck(EpochAck { epoch, node: NodeId(3), redealt: 1 });
     assert_eq!(refused(&mut state, ahead), Refusal::AckAhead { epoch, records: 0 });
     step(&mut state, ack(5)).outcome.expect("the third holder");
     assert_eq!(step(&mut state, activate.clone()).outcome, Ok(Outcome::EpochActivated { epoch }));
@@ -140,7 +140,7 @@ fn a_key_encrypts_once_a_threshold_verified_it() {
     let (mut state, _) = with_key();
     let version = state.version(uid(1), KeyVersion(1)).expect("made");
     assert!(!version.ready);
-    let Step::Verify { records } = plan::next(&state) else { panic!("the record must be verified") };
+    let records = plan::unverified(&state);
     assert_eq!((records.len(), records[0].threshold, records[0].holders.len()), (1, 2, 3));
 
     let few = Refusal::TooFewHolders { uid: uid(1), version: KeyVersion(1), have: 1, need: 2 };
@@ -151,7 +151,7 @@ fn a_key_encrypts_once_a_threshold_verified_it() {
     assert_eq!(step(&mut state, ready(1, 1, 1, &[1, 3])).outcome, Ok(Outcome::MadeReady { versions: 1 }));
     assert_eq!(step(&mut state, ready(1, 1, 1, &[2, 3])).outcome, Ok(Outcome::MadeReady { versions: 0 }));
     assert_eq!(state.keys[&uid(1)].newest_ready().map(|version| version.version), Some(KeyVersion(1)));
-    assert_eq!(plan::next(&state), Step::Nothing);
+    assert_eq!(plan::next(&state, &view(&state)), Step::Nothing);
 
     let item = Verified { uid: uid(1), version: KeyVersion(1), holders: [NodeId(1), NodeId(2)].into() };
     let long = Ready { epoch: Epoch(1), verified: vec![item; VERIFY_MAX + 1] };
@@ -255,14 +255,19 @@ fn records_are_fenced() {
     assert!(matches!(refused(&mut state, Change::CreateKey(create)), Refusal::UnknownBatch { .. }));
 }
 
-/// The next epoch with the same members, as a growing cluster would open it.
+/// The next epoch with the same members, who are all away: each is dealt to with the share key that it has.
 fn open_next(state: &mut State) -> Epoch {
-    let epoch = state.next_epoch();
-    let committee = state.active().expect("a founded cluster").committee.clone();
-    let committee_hash = state.committee_of(epoch, 2, &committee).expect("the members").hash(CLUSTER);
-    let open = OpenEpoch { epoch, threshold: 2, committee, committee_hash };
-    step(state, Change::OpenEpoch(open)).outcome.expect("the next epoch");
+    let (epoch, request) = (state.next_epoch(), [epoch_request(state); 16]);
+    let begin = Begin { request, operation: Operation::Rekey, accept_no_redundancy: false };
+    step(state, Change::Begin(begin)).outcome.expect("nothing else runs");
+    let away = View { present: [NodeId(9)].into(), ..view(state) };
+    let Step::Propose(open @ Change::OpenEpoch(_)) = plan::next(state, &away) else { panic!("the epoch is next") };
+    step(state, open).outcome.expect("the next epoch");
     epoch
+}
+
+fn epoch_request(state: &State) -> u8 {
+    100 + state.next_epoch().0 as u8
 }
 
 /// I2 and I3: while an epoch is PENDING a new key has a record in both, and an old one keeps it from becoming ACTIVE.
@@ -286,19 +291,19 @@ fn every_version_is_covered_before_an_epoch_is_active() {
     // It encrypts once both are verified.
     assert_eq!(step(&mut state, ready(1, 1, 1, &[1, 2])).outcome, Ok(Outcome::MadeReady { versions: 0 }));
     assert_eq!(step(&mut state, ready(2, 1, 1, &[1, 2])).outcome, Ok(Outcome::MadeReady { versions: 1 }));
-    for node in [1, 3] {
-        let ack = EpochAck { epoch, node: NodeId(node), records: 0 };
-        step(&mut state, Change::EpochAck(ack)).outcome.expect("acknowledged before the key was made");
-    }
-    assert!(matches!(refused(&mut state, Change::ActivateEpoch { epoch }), Refusal::AcksMissing { have: 0, .. }));
+    let few = Refusal::AcksMissing { epoch, have: 0, need: 2 };
+    assert_eq!(refused(&mut state, Change::ActivateEpoch { epoch }), few);
     activate(&mut state);
     assert_eq!(state.active().map(|active| active.epoch), Some(epoch));
     assert_eq!(state.epochs[&Epoch(1)].phase, EpochPhase::Retiring);
 
+    step(&mut state, Change::RetireEpoch { epoch: Epoch(1) }).outcome.expect("retiring");
+    step(&mut state, Change::Finish { operation: epoch }).outcome.expect("the operation is done");
     let next = open_next(&mut state);
     let uncovered = Refusal::VersionsUncovered { epoch: next, missing: 1 };
     assert_eq!(refused(&mut state, Change::ActivateEpoch { epoch: next }), uncovered);
-    assert!(!matches!(plan::next(&state), Step::Propose(_)), "the plan does not propose what is refused");
+    let Step::Redeal { versions, left: 1, .. } = plan::next(&state, &view(&state)) else { panic!("it must be dealt") };
+    assert_eq!(versions, [(uid(1), KeyVersion(1))]);
 }
 
 /// T28. Mutated once: with `open_epoch` letting closed epochs pass, this fails.
@@ -307,7 +312,7 @@ fn a_delayed_command_never_reaches_a_retired_epoch() {
     let mut state = founded(3, 2);
     let mut one = Leader::new(&state, Epoch(1));
     step(&mut state, one.open_batch()).outcome.expect("a batch");
-    let late = one.create(1, "late");
+    let (late, delayed) = (one.create(1, "late"), Leader::new(&state, Epoch(1)).open_batch());
     let epoch = open_next(&mut state);
     activate(&mut state);
     assert_eq!(state.active().map(|active| active.epoch), Some(epoch));
@@ -315,9 +320,8 @@ fn a_delayed_command_never_reaches_a_retired_epoch() {
     let closed = Refusal::WrongEpoch { given: Epoch(1), active: Some(epoch) };
     assert!(closed.is_retryable());
     assert_eq!(refused(&mut state, Change::CreateKey(late)), closed);
-    let batch = Leader::new(&state, Epoch(1)).open_batch();
-    assert_eq!(refused(&mut state, batch), closed);
-    let ack = Change::EpochAck(EpochAck { epoch: Epoch(1), node: NodeId(1), records: 0 });
+    assert_eq!(refused(&mut state, delayed), closed);
+    let ack = Change::EpochAck(EpochAck { epoch: Epoch(1), node: NodeId(1), redealt: 0 });
     assert_eq!(refused(&mut state, ack), closed);
     assert_eq!(refused(&mut state, Change::ActivateEpoch { epoch: Epoch(1) }), closed);
 }
@@ -348,8 +352,7 @@ fn batches_belong_to_the_committee() {
 fn time_never_goes_back() {
     let mut state = founded(3, 2);
     let report = |generation| {
-        let peers = [NodeId(2), NodeId(3)].into();
-        Change::ReportLock(ReportLock { node: NodeId(1), generation, threshold: 1, peers })
+        Change::ReportLock(lock(1, generation, 1, &[2, 3]))
     };
     apply(&mut state, &Command::new(5_000, report(1))).outcome.expect("reported");
     let applied = apply(&mut state, &Command::new(4_000, report(2)));
@@ -362,8 +365,7 @@ fn time_never_goes_back() {
 fn lock_reports_only_rise() {
     let mut state = founded(3, 2);
     let report = |node, generation, threshold, peers: &[u64]| {
-        let peers = peers.iter().copied().map(NodeId).collect();
-        Change::ReportLock(ReportLock { node: NodeId(node), generation, threshold, peers })
+        Change::ReportLock(lock(node, generation, threshold, peers))
     };
     step(&mut state, report(1, 5, 1, &[2, 3])).outcome.expect("reported");
     step(&mut state, report(1, 4, 1, &[2])).outcome.expect("answered as a late repetition");
@@ -402,9 +404,7 @@ fn a_state_restored_from_its_rows_is_the_same() {
     keep(step(&mut state, ready(1, 2, 1, &[1, 2])).rows);
     let rotate = leader.rotate(9, 2, 1);
     keep(step(&mut state, Change::RotateKey(rotate)).rows);
-    let peers = [NodeId(2)].into();
-    let report = ReportLock { node: NodeId(1), generation: 1, threshold: 1, peers };
-    keep(step(&mut state, Change::ReportLock(report)).rows);
+    keep(step(&mut state, Change::ReportLock(lock(1, 1, 1, &[2]))).rows);
 
     let mut restored = State::default();
     for (key, value) in rows.iter().filter(|(key, _)| key[0] < crate::rows::COLD_ROWS) {

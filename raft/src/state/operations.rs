@@ -1,0 +1,248 @@
+//! Operations: what an operator wants of the cluster, from the intent to its end.
+//!
+//! The intent lies in the state before anything is done about it, so that any leader goes on with it; which step comes
+//! next is said by [`plan`](crate::plan). One runs at a time. A revocation takes the place of whatever runs, and takes over
+//! whoever was about to leave, so that nothing is left half-way.
+
+use std::collections::BTreeSet;
+
+use quorate_shares::ids::{Epoch, KeyUid, KeyVersion, NodeId, ShareKeyGeneration};
+use quorate_shares::kem::PublicKey;
+
+use super::{Ended, EpochPhase, Former, Operations, Running, State, epochs, majority};
+use crate::command::{Begin, Operation, Outcome, RegisterShareKey, RequestId};
+use crate::refusal::Refusal;
+use crate::rows::{RowKey, RowV1, Rows};
+
+pub(super) fn begin(state: &mut State, begin: &Begin, rows: &mut Rows) -> Result<Outcome, Refusal> {
+    if let Some(known) = state.operation_of(&begin.request) {
+        return Ok(Outcome::Begun { operation: known.epoch });
+    }
+    let mut operation = begin.operation.clone();
+    let leaving = operation.leaving();
+    if let Some(&node) = leaving.iter().find(|node| !state.members.contains_key(node)) {
+        return Err(Refusal::UnknownMember { node });
+    }
+    let running = state.operations.running.clone();
+    if let Some(running) = &running {
+        if running.operation == operation {
+            return Ok(Outcome::Begun { operation: running.epoch });
+        }
+        let Operation::Revoke { nodes } = &mut operation else {
+            return Err(Refusal::OperationRunning { operation: running.epoch });
+        };
+        nodes.extend(running.operation.leaving().into_iter().filter(|node| state.members.contains_key(node)));
+    }
+    check_remaining(state, begin, &operation)?;
+    if let Some(was) = running {
+        epochs::abandon_pending(state, rows);
+        state.operations.ended = Some(Ended { was, ended_ms: state.time_ms, preempted: true });
+    }
+    let (epoch, request, began_ms) = (state.next_epoch(), begin.request, state.time_ms);
+    state.operations.running = Some(Running { epoch, operation, request, began_ms });
+    store(state, rows);
+    Ok(Outcome::Begun { operation: epoch })
+}
+
+/// Whether those who remain can do without those who leave.
+fn check_remaining(state: &State, begin: &Begin, operation: &Operation) -> Result<(), Refusal> {
+    let cluster = state.cluster.as_ref().ok_or(Refusal::NotFounded)?;
+    let active = state.active().ok_or(Refusal::WrongEpoch { given: Epoch(0), active: None })?;
+    let leaving = operation.leaving();
+    if leaving.is_empty() {
+        return if *operation == Operation::Rekey { Ok(()) } else { Err(Refusal::MemberCount { members: 0 }) };
+    }
+    let remaining = state.members.keys().filter(|node| !leaving.contains(node));
+    let holders = remaining.clone().filter(|&&node| active.x_of(node).is_some()).count();
+    // Their shares are what the next epoch is dealt from.
+    if holders < usize::from(active.threshold) {
+        return Err(Refusal::TooFewRemain { remaining: holders, needed: active.threshold });
+    }
+    if operation.is_revocation() {
+        return Ok(());
+    }
+    match remaining.count() {
+        1 if !cluster.allow_solo => Err(Refusal::SoloNotAllowed),
+        2 if !cluster.accept_no_redundancy && !begin.accept_no_redundancy => Err(Refusal::NoRedundancyNotAccepted),
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn register_share_key(
+    state: &mut State,
+    register: &RegisterShareKey,
+    rows: &mut Rows,
+) -> Result<Outcome, Refusal> {
+    let node = register.node;
+    let next = state.next_epoch();
+    let share_pk = PublicKey::parse(&register.share_pk).map_err(|_| Refusal::BadShareKey { node })?;
+    let member = state.members.get_mut(&node).ok_or(Refusal::UnknownMember { node })?;
+    if member.skgen == register.skgen && member.share_pk == share_pk {
+        return Ok(Outcome::ShareKeyRegistered { node });
+    }
+    // One key for each epoch, drawn before it is opened: a dealing never finds another key than the holder's.
+    if register.skgen != ShareKeyGeneration(next.0) || member.skgen >= register.skgen {
+        return Err(Refusal::StaleShareKey { node });
+    }
+    (member.skgen, member.share_pk) = (register.skgen, share_pk);
+    rows.put(RowKey::Member(node), RowV1::Member(member.clone()));
+    Ok(Outcome::ShareKeyRegistered { node })
+}
+
+/// Those who leave are members no more. For a planned removal this waits until everybody's lock does without them.
+pub(super) fn expel(state: &mut State, operation: Epoch, rows: &mut Rows) -> Result<Outcome, Refusal> {
+    let running = state.running(operation)?.clone();
+    let revoked = running.operation.is_revocation();
+    if !revoked && state.active().is_none_or(|active| active.epoch != operation) {
+        return Err(Refusal::NotYet { operation });
+    }
+    if !revoked && let Some(node) = state.stranded(&running.operation.leaving()).next() {
+        return Err(Refusal::Stranded { node });
+    }
+    for node in running.operation.leaving() {
+        let Some(member) = state.members.remove(&node) else { continue };
+        state.locks.remove(&node);
+        rows.delete(RowKey::Member(node));
+        rows.delete(RowKey::Lock(node));
+        let (name, boot_pk, op_pk, ended_ms) = (member.name, member.boot_pk, member.op_pk, state.time_ms);
+        let former = Former { node, name, boot_pk, op_pk, revoked, ended_ms };
+        rows.put(RowKey::Former(node), RowV1::Former(former.clone()));
+        state.former.insert(node, former);
+    }
+    Ok(Outcome::Expelled)
+}
+
+pub(super) fn finish(state: &mut State, operation: Epoch, rows: &mut Rows) -> Result<Outcome, Refusal> {
+    if state.operations.ended.as_ref().is_some_and(|ended| ended.was.epoch == operation && !ended.preempted) {
+        return Ok(Outcome::Finished { operation });
+    }
+    let running = state.running(operation)?;
+    let gone = running.operation.leaving().iter().all(|node| !state.members.contains_key(node));
+    let settled = state.active().is_some_and(|active| active.epoch == operation)
+        && state.epochs.values().all(|epoch| epoch.phase != EpochPhase::Retiring);
+    if !gone || !settled {
+        return Err(Refusal::NotYet { operation });
+    }
+    let was = state.operations.running.take().expect("it runs");
+    state.operations.ended = Some(Ended { was, ended_ms: state.time_ms, preempted: false });
+    store(state, rows);
+    Ok(Outcome::Finished { operation })
+}
+
+fn store(state: &State, rows: &mut Rows) {
+    rows.put(RowKey::Operations, RowV1::Operations(state.operations.clone()));
+}
+
+/// What a member's lock must be like.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LockTerms {
+    /// Who holds a piece.
+    pub peers: BTreeSet<NodeId>,
+    /// How many pieces open it.
+    pub needed: u8,
+    /// The share keys that it protects.
+    pub share_keys: BTreeSet<ShareKeyGeneration>,
+    /// One more share key, not drawn yet or not registered yet.
+    pub next_share_key: Option<ShareKeyGeneration>,
+}
+
+impl State {
+    /// The members that stay when the running operation is done; all of them when none runs.
+    pub fn staying(&self) -> impl Iterator<Item = NodeId> + '_ {
+        let leaving = self.leaving();
+        self.members.keys().copied().filter(move |node| !leaving.contains(node))
+    }
+
+    /// The members that the running operation removes.
+    pub fn leaving(&self) -> BTreeSet<NodeId> {
+        self.operations.running.as_ref().map(|running| running.operation.leaving()).unwrap_or_default()
+    }
+
+    /// The threshold of an epoch with so many holders: a majority, unless the operator asked for more when the cluster was
+    /// founded; then that, as far as there are so many.
+    pub fn threshold_for(&self, holders: usize) -> u8 {
+        let founders = self.epochs.values().next().map_or(holders, |first| first.committee.len());
+        let asked = self.cluster.as_ref().map_or(0, |cluster| usize::from(cluster.threshold));
+        let least = majority(holders);
+        let threshold = if asked > majority(founders) { asked.clamp(least, holders) } else { least };
+        u8::try_from(threshold).unwrap_or(u8::MAX)
+    }
+
+    /// The operation that this request began.
+    pub fn operation_of(&self, request: &RequestId) -> Option<&Running> {
+        let ended = self.operations.ended.as_ref().map(|ended| &ended.was);
+        self.operations.running.iter().chain(ended).find(|known| known.request == *request)
+    }
+
+    fn running(&self, operation: Epoch) -> Result<&Running, Refusal> {
+        let running = self.operations.running.as_ref().filter(|running| running.epoch == operation);
+        running.ok_or(Refusal::NoOperation { operation })
+    }
+
+    /// The members whose locks, as they reported them, could not be opened any more without `leaving`.
+    pub fn stranded<'a>(&'a self, leaving: &'a BTreeSet<NodeId>) -> impl Iterator<Item = NodeId> + 'a {
+        let stays = |node: &NodeId| self.members.contains_key(node) && !leaving.contains(node);
+        let locks = self.locks.values().filter(move |lock| stays(&lock.node));
+        locks.filter(move |lock| lock.peers.iter().filter(|peer| stays(peer)).count() < lock.threshold.into())
+            .map(|lock| lock.node)
+    }
+
+    /// What the lock of `node` must be like now; `None` for those who leave, and before anything is settled.
+    ///
+    /// A share key is kept as long as an epoch that is not over was dealt to it, or may be. Those who leave hold pieces
+    /// until nobody needs theirs: after a planned removal's epoch is ACTIVE, and not a moment longer when they are revoked.
+    pub fn lock_terms(&self, node: NodeId) -> Option<LockTerms> {
+        let member = self.members.get(&node)?;
+        let active = self.active()?;
+        let running = self.operations.running.as_ref();
+        let leaving = self.leaving();
+        if leaving.contains(&node) {
+            return None;
+        }
+        let gone = running.filter(|running| running.operation.is_revocation() || running.epoch <= active.epoch);
+        let gone = gone.map(|_| leaving).unwrap_or_default();
+        let peers = self.members.keys().copied().filter(|peer| *peer != node && !gone.contains(peer));
+        let open = self.epochs.values().filter(|epoch| !epoch.is_over());
+        let mut share_keys: BTreeSet<_> = open.filter_map(|epoch| Some(epoch.seat_of(node)?.skgen)).collect();
+        let next = self.next_epoch();
+        if member.skgen.0 >= next.0 {
+            share_keys.insert(member.skgen);
+        }
+        let wanted = running.filter(|running| running.epoch == next && member.skgen.0 < next.0);
+        Some(LockTerms {
+            peers: peers.collect(),
+            needed: active.threshold.saturating_sub(1),
+            share_keys,
+            next_share_key: wanted.map(|running| ShareKeyGeneration(running.epoch.0)),
+        })
+    }
+
+    /// Whether the lock of `node`, as it reported it, is what it must be.
+    pub fn is_locked_as_due(&self, node: NodeId) -> bool {
+        let (Some(terms), Some(lock)) = (self.lock_terms(node), self.locks.get(&node)) else { return false };
+        terms.next_share_key.is_none()
+            && lock.threshold == terms.needed.min(u8::try_from(terms.peers.len()).unwrap_or(u8::MAX))
+            && lock.peers == terms.peers
+            && lock.share_keys == terms.share_keys
+    }
+
+    /// Whether `node` still has a share key that an epoch that is over was dealt to: it was away when it should have
+    /// erased it, or its seat in the ACTIVE epoch rests on it.
+    pub fn owes_erasure(&self, node: NodeId) -> bool {
+        let over = self.epochs.values().filter(|epoch| epoch.is_over());
+        let mut dealt_to = over.filter_map(|epoch| Some(epoch.seat_of(node)?.skgen));
+        self.locks.get(&node).is_some_and(|lock| dealt_to.any(|skgen| lock.share_keys.contains(&skgen)))
+    }
+
+    /// Every version of every key.
+    pub(super) fn slots(&self) -> impl Iterator<Item = (KeyUid, KeyVersion)> + '_ {
+        self.keys.values().flat_map(|key| key.versions.keys().map(|&version| (key.uid, version)))
+    }
+}
+
+impl Operations {
+    /// Whether an operation of this name runs.
+    pub fn runs(&self, operation: Epoch) -> bool {
+        self.running.as_ref().is_some_and(|running| running.epoch == operation)
+    }
+}

@@ -1,0 +1,512 @@
+//! Operations, followed step by step as a leader would: epochs that come and go, members that leave.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use quorate_shares::ids::{Epoch, KeyUid, KeyVersion, NodeId, ShareKeyGeneration};
+use quorate_shares::kem::PublicKey;
+use quorate_shares::master::{KeyIdentity, MasterKey};
+use quorate_shares::quorum::Quorum;
+use quorate_shares::seal::{BatchHeader, BatchOpener, Dealer, ShareRecord};
+use quorate_shares::secret::Secret;
+
+use super::fixture::{CLUSTER, found, next_changes, refused, rng, step, uid};
+use crate::Refusal;
+use crate::command::{
+    Begin, Change, CreateKey, EpochAck, Operation, Outcome, Ready, RecordBytes, Redeal, Redealt, RegisterShareKey,
+    ReportLock, Verified,
+};
+use crate::plan::{self, REKEY_PAUSE_MS, Step, View};
+use crate::rows::{COLD_ROWS, RowKey, RowWrite};
+use crate::state::{EpochPhase, State};
+
+/// A cluster whose members do at once what the state asks of them, and nothing else: no network, no disks.
+struct Cluster {
+    state: State,
+    /// Rows as a disk would hold them.
+    rows: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// Share keys in the bundle of each member, by generation.
+    share_keys: BTreeMap<NodeId, BTreeMap<ShareKeyGeneration, [u8; 32]>>,
+    keys: BTreeMap<(KeyUid, KeyVersion), [u8; 32]>,
+    present: BTreeSet<NodeId>,
+    voters: BTreeSet<NodeId>,
+    leader: NodeId,
+    writes: u64,
+    now_ms: u64,
+    /// Steps as a reader would tell them.
+    told: Vec<String>,
+}
+
+fn keep(rows: &mut BTreeMap<Vec<u8>, Vec<u8>>, written: Vec<RowWrite>) {
+    for row in written {
+        match row.value {
+            Some(value) => drop(rows.insert(row.key.to_bytes(), value)),
+            None => drop(rows.remove(&row.key.to_bytes())),
+        }
+    }
+}
+
+impl Cluster {
+    fn new(members: u64, threshold: u8) -> Self {
+        let (mut state, mut rows) = (State::default(), BTreeMap::new());
+        let mut found = found(members, threshold);
+        found.accept_no_redundancy = true;
+        let mut changes = vec![Change::Found(found)];
+        while !changes.is_empty() {
+            for change in changes {
+                keep(&mut rows, step(&mut state, change).rows);
+            }
+            changes = next_changes(&state);
+        }
+        let all: BTreeSet<_> = state.members.keys().copied().collect();
+        let first = |node: &NodeId| (*node, [(ShareKeyGeneration(1), [node.0 as u8; 32])].into());
+        let mut cluster = Self {
+            share_keys: all.iter().map(first).collect(),
+            keys: BTreeMap::new(),
+            rows,
+            present: all.clone(),
+            voters: all,
+            leader: NodeId(1),
+            writes: 0,
+            now_ms: state.time_ms,
+            told: Vec::new(),
+            state,
+        };
+        cluster.report_locks();
+        cluster
+    }
+
+    fn apply(&mut self, change: Change) -> Outcome {
+        let applied = step(&mut self.state, change.clone());
+        keep(&mut self.rows, applied.rows);
+        self.check();
+        applied.outcome.unwrap_or_else(|refusal| panic!("{}: {refusal}", change.kind()))
+    }
+
+    /// What holds after every command.
+    fn check(&self) {
+        let active = self.state.active().expect("one epoch always serves");
+        assert_eq!(active.records, self.state.live_versions, "I1");
+        let open = self.state.epochs.values().filter(|epoch| !epoch.is_over());
+        assert!(open.clone().filter(|epoch| epoch.phase == EpochPhase::Pending).count() <= 1, "I6");
+        assert!(open.clone().filter(|epoch| epoch.phase == EpochPhase::Active).count() == 1);
+        for (&slot, key) in &self.keys {
+            assert_eq!(self.rebuilt(slot, active.epoch, None).as_ref(), Some(key), "the key is there for ever");
+        }
+    }
+
+    fn begin(&mut self, request: u8, operation: Operation) -> Epoch {
+        let begin = Begin { request: [request; 16], operation, accept_no_redundancy: true };
+        match self.apply(Change::Begin(begin)) {
+            Outcome::Begun { operation } => operation,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn view(&self) -> View {
+        let (present, voters) = (self.present.clone(), self.voters.clone());
+        View { me: self.leader, present, voters, settled: true, now_ms: self.now_ms }
+    }
+
+    fn next(&self) -> Step {
+        plan::next(&self.state, &self.view())
+    }
+
+    /// Does what the plan says until nothing is left.
+    fn settle(&mut self) {
+        for _ in 0..200 {
+            let step = self.next();
+            if step == Step::Nothing {
+                return;
+            }
+            self.follow(step);
+        }
+        panic!("it never ends: {:?}", self.next());
+    }
+
+    fn follow(&mut self, step: Step) {
+        let tell = |told: &mut Vec<String>, what: &str| {
+            if told.last().is_none_or(|last| last != what) {
+                told.push(what.to_owned());
+            }
+        };
+        match step {
+            Step::Propose(change) => {
+                tell(&mut self.told, change.kind());
+                self.apply(change);
+            }
+            Step::AwaitShareKeys { missing, .. } => {
+                tell(&mut self.told, "share keys");
+                missing.into_iter().for_each(|node| self.draw_share_key(node));
+            }
+            Step::AwaitLocks { .. } => {
+                tell(&mut self.told, "locks");
+                self.report_locks();
+            }
+            Step::ChangeVoters { voters, revoke } => {
+                tell(&mut self.told, if revoke { "voters, denied at once" } else { "voters" });
+                self.voters = voters;
+            }
+            Step::Redeal { epoch, versions, .. } => {
+                tell(&mut self.told, "redeal");
+                self.redeal(epoch, &versions);
+            }
+            Step::CollectAcks { epoch, redealt, missing, .. } => {
+                tell(&mut self.told, "acks");
+                for node in missing.into_iter().filter(|node| self.present.contains(node)).collect::<Vec<_>>() {
+                    self.apply(Change::EpochAck(EpochAck { epoch, node, redealt }));
+                }
+            }
+            Step::Retire { epoch, .. } => {
+                tell(&mut self.told, "retire_epoch");
+                self.apply(Change::RetireEpoch { epoch });
+            }
+            Step::TransferLeadership { to } => {
+                tell(&mut self.told, "leader");
+                self.leader = *to.first().expect("somebody can lead");
+            }
+            Step::Rekey => {
+                tell(&mut self.told, "rekey");
+                let request = 200 + self.state.next_epoch().0 as u8;
+                self.begin(request, Operation::Rekey);
+            }
+            Step::AwaitFounding | Step::FinishVoters | Step::Nothing => panic!("not here"),
+        }
+    }
+
+    /// The lock rotation that adds a share key, then its registration.
+    fn draw_share_key(&mut self, node: NodeId) {
+        let skgen = self.state.lock_terms(node).and_then(|terms| terms.next_share_key).expect("one is wanted");
+        let seed = Secret::random(&mut rng());
+        self.share_keys.get_mut(&node).expect("a member").insert(skgen, *seed.expose());
+        self.report_lock(node);
+        let share_pk = PublicKey::of_seed(&seed).as_bytes().to_vec();
+        self.apply(Change::RegisterShareKey(RegisterShareKey { node, skgen, share_pk }));
+    }
+
+    /// Every member that is there makes its lock what it must be.
+    fn report_locks(&mut self) {
+        for node in self.present.clone() {
+            self.report_lock(node);
+        }
+    }
+
+    fn report_lock(&mut self, node: NodeId) {
+        let Some(terms) = self.state.lock_terms(node) else { return };
+        let keys = self.share_keys.get_mut(&node).expect("a member");
+        keys.retain(|skgen, _| terms.share_keys.contains(skgen) || terms.next_share_key == Some(*skgen));
+        self.writes += 1;
+        let report = ReportLock {
+            node,
+            generation: self.writes,
+            threshold: terms.needed,
+            holds_for: terms.peers.clone(),
+            peers: terms.peers,
+            share_keys: keys.keys().copied().collect(),
+            writes: self.writes,
+        };
+        self.apply(Change::ReportLock(report));
+    }
+
+    fn dealer(&mut self, epoch: Epoch) -> Dealer {
+        let committee = self.state.committee(epoch).expect("an open epoch");
+        let dealer = Dealer::open(CLUSTER, self.leader, &committee, &mut rng());
+        self.apply(Change::OpenBatch { header: dealer.header().encode() });
+        dealer
+    }
+
+    fn redeal(&mut self, epoch: Epoch, versions: &[(KeyUid, KeyVersion)]) {
+        let mut dealer = self.dealer(epoch);
+        let dealt = versions.iter().map(|&(uid, version)| {
+            let key = MasterKey::from_secret(Secret::take(&mut self.keys[&(uid, version)].clone()));
+            let identity = KeyIdentity { cluster: CLUSTER, uid, version };
+            let record = dealer.deal(&key, &identity, &key.kcv(&identity)).expect("room");
+            Redealt { uid, version, record: RecordBytes(record.encode()) }
+        });
+        let dealt = dealt.collect();
+        self.apply(Change::Redeal(Redeal { epoch, dealt }));
+    }
+
+    /// A new key with a record in each open epoch, verified by all of their holders.
+    fn create(&mut self, number: u8) {
+        let (uid, version) = (uid(number), KeyVersion(1));
+        let identity = KeyIdentity { cluster: CLUSTER, uid, version };
+        let secret = *Secret::<32>::random(&mut rng()).expose();
+        let key = MasterKey::from_secret(Secret::take(&mut secret.clone()));
+        let kcv = key.kcv(&identity);
+        let epochs = self.state.record_epochs();
+        let records = epochs.iter().map(|&epoch| {
+            let record = self.dealer(epoch).deal(&key, &identity, &kcv).expect("room");
+            RecordBytes(record.encode())
+        });
+        let records = records.collect();
+        let (request, name) = ([number; 16], format!("key/{number}").parse().expect("a name"));
+        self.apply(Change::CreateKey(CreateKey { request, uid, name, tags: BTreeMap::new(), kcv, records }));
+        self.keys.insert((uid, version), secret);
+        for epoch in epochs {
+            let holders = self.state.epochs[&epoch].committee.iter().map(|seat| seat.node).collect();
+            let verified = vec![Verified { uid, version, holders }];
+            self.apply(Change::Ready(Ready { epoch, verified }));
+        }
+        assert!(self.state.version(uid, version).is_some_and(|version| version.ready));
+    }
+
+    /// The key from the records on the disk and the share keys of `holders`, all of them if none are named.
+    fn rebuilt(&self, slot: (KeyUid, KeyVersion), epoch: Epoch, holders: Option<&[u64]>) -> Option<[u8; 32]> {
+        let (uid, version) = slot;
+        let record = ShareRecord::parse(self.rows.get(&RowKey::Record(uid, version, epoch).to_bytes())?).ok()?;
+        let header = BatchHeader::parse(self.rows.get(&RowKey::Header(record.batch).to_bytes())?).ok()?;
+        let identity = KeyIdentity { cluster: CLUSTER, uid, version };
+        let kcv = self.state.version(uid, version)?.kcv;
+        let committee = self.state.committee(epoch)?;
+        let mut quorum = Quorum::new(record.clone(), identity, &committee, kcv).ok()?;
+        for holder in committee.holders() {
+            let member = &holder.member;
+            if quorum.progress().reached() || holders.is_some_and(|holders| !holders.contains(&member.node.0)) {
+                continue;
+            }
+            let Some(seed) = self.share_keys.get(&member.node).and_then(|keys| keys.get(&member.generation)) else {
+                continue;
+            };
+            let seed = Secret::take(&mut seed.clone());
+            let opener = BatchOpener::open(&header, &committee, member.node, member.generation, &seed).ok()?;
+            let share = opener.open_share(&record, &identity, &kcv).ok()?;
+            quorum.add(member.node, holder.x, share).ok()?;
+        }
+        let key = quorum.close().ok()?;
+        (key.matches(&identity, &kcv)).then(|| self.keys[&slot])
+    }
+
+    fn away(&mut self, node: u64) {
+        self.present.remove(&NodeId(node));
+    }
+
+    fn back(&mut self, node: u64) {
+        self.present.insert(NodeId(node));
+    }
+}
+
+#[test]
+fn a_planned_removal_goes_from_the_inside_out() {
+    let mut cluster = Cluster::new(4, 3);
+    (1..=3).for_each(|number| cluster.create(number));
+    cluster.told.clear();
+    let operation = cluster.begin(50, Operation::Remove { node: NodeId(4) });
+    cluster.settle();
+    let told = [
+        "share keys", "open_epoch", "redeal", "acks", "activate_epoch", "locks", "voters", "expel", "retire_epoch",
+        "locks", "finish", "sweep",
+    ];
+    assert_eq!(cluster.told, told);
+    let state = &cluster.state;
+    assert_eq!(state.active().map(|active| (active.epoch, active.threshold, active.committee.len())), Some((operation, 2, 3)));
+    assert!(state.operations.running.is_none() && !state.members.contains_key(&NodeId(4)));
+    assert!(!state.former[&NodeId(4)].revoked);
+    assert!(state.locks.values().all(|lock| !lock.peers.contains(&NodeId(4)) && lock.threshold == 1));
+    // Nothing of the epoch before is left, neither keys nor records.
+    let old = ShareKeyGeneration(1);
+    assert!(cluster.share_keys.iter().filter(|(node, _)| node.0 != 4).all(|(_, keys)| !keys.contains_key(&old)));
+    let records = cluster.rows.keys().filter_map(|key| RowKey::parse(key));
+    assert_eq!(records.filter(|key| matches!(key, RowKey::Record(_, _, Epoch(1)))).count(), 0);
+    assert_eq!((state.batches.values().all(|batch| batch.epoch == operation), state.is_unswept(Epoch(1))), (true, false));
+}
+
+#[test]
+fn a_revocation_goes_from_the_outside_in() {
+    let mut cluster = Cluster::new(5, 3);
+    (1..=3).for_each(|number| cluster.create(number));
+    cluster.told.clear();
+    cluster.away(4);
+    cluster.begin(50, Operation::Revoke { nodes: [NodeId(4)].into() });
+    cluster.settle();
+    let told = [
+        "voters, denied at once", "expel", "share keys", "open_epoch", "redeal", "acks", "activate_epoch",
+        "retire_epoch", "locks", "finish", "sweep",
+    ];
+    assert_eq!(cluster.told, told);
+    assert!(cluster.state.former[&NodeId(4)].revoked);
+}
+
+/// A leader that is to leave lets another one lead first (I9).
+#[test]
+fn a_leader_does_not_remove_itself() {
+    let mut cluster = Cluster::new(4, 3);
+    cluster.create(1);
+    cluster.begin(50, Operation::Remove { node: NodeId(1) });
+    let Step::TransferLeadership { to } = cluster.next() else { panic!("it must not go on") };
+    assert_eq!(to, [NodeId(2), NodeId(3), NodeId(4)].into());
+    cluster.settle();
+    assert_eq!(cluster.leader, NodeId(2));
+    assert!(!cluster.state.members.contains_key(&NodeId(1)));
+}
+
+/// I2 and I5: a holder that is away is dealt to with the key that it has, serves when it is back, and erases what it owes
+/// in an epoch that the leader begins by itself.
+#[test]
+fn whoever_was_away_erases_what_it_owes_in_an_epoch_of_its_own() {
+    let mut cluster = Cluster::new(6, 4);
+    (1..=2).for_each(|number| cluster.create(number));
+    cluster.away(3);
+    for leaving in [6, 5] {
+        cluster.begin(leaving, Operation::Remove { node: NodeId(leaving.into()) });
+        cluster.settle();
+    }
+    let operation = cluster.begin(50, Operation::Remove { node: NodeId(4) });
+    // Three of the five that its lock names open it, and only two of them would be left.
+    for _ in 0..100 {
+        match cluster.next() {
+            Step::AwaitLocks { missing } if missing == [NodeId(3)] => break,
+            step => cluster.follow(step),
+        }
+    }
+    assert_eq!(refused(&mut cluster.state, Change::Expel { operation }), Refusal::Stranded { node: NodeId(3) });
+    cluster.back(3);
+    cluster.settle();
+    assert_eq!(cluster.state.active().and_then(|active| active.seat_of(NodeId(3))).map(|seat| seat.skgen.0), Some(1));
+    assert!(cluster.state.owes_erasure(NodeId(3)) && !cluster.state.owes_erasure(NodeId(1)));
+
+    cluster.now_ms += REKEY_PAUSE_MS - 1;
+    assert_eq!(cluster.next(), Step::Nothing, "not so soon after the last epoch");
+    cluster.now_ms = cluster.state.time_ms + REKEY_PAUSE_MS;
+    assert_eq!(cluster.next(), Step::Rekey);
+    cluster.settle();
+    assert_eq!(cluster.state.active().map(|active| active.epoch), Some(Epoch(5)));
+    assert!(!cluster.state.owes_erasure(NodeId(3)));
+    assert_eq!(cluster.share_keys[&NodeId(3)].keys().map(|skgen| skgen.0).collect::<Vec<_>>(), [5]);
+}
+
+/// Whatever runs makes room for a revocation, which takes over who was about to leave.
+#[test]
+fn a_revocation_comes_first() {
+    let mut cluster = Cluster::new(5, 3);
+    (1..=2).for_each(|number| cluster.create(number));
+    let first = cluster.begin(50, Operation::Remove { node: NodeId(5) });
+    while cluster.state.pending().is_none_or(|pending| pending.redealt == 0) {
+        let step = cluster.next();
+        cluster.follow(step);
+    }
+    let other = Begin { request: [51; 16], operation: Operation::Rekey, accept_no_redundancy: false };
+    let running = Refusal::OperationRunning { operation: first };
+    assert_eq!(refused(&mut cluster.state, Change::Begin(other)), running);
+
+    let revoke = Operation::Revoke { nodes: [NodeId(2)].into() };
+    let second = cluster.begin(52, revoke.clone());
+    assert_eq!(cluster.begin(52, revoke), second, "the same request again");
+    assert!(second > first, "the number of an epoch that was given up is not used again");
+    assert_eq!(cluster.state.epochs[&first].phase, EpochPhase::Abandoned);
+    let ended = cluster.state.operations.ended.as_ref().map(|ended| (ended.was.epoch, ended.preempted));
+    assert_eq!(ended, Some((first, true)));
+    cluster.settle();
+    assert_eq!(cluster.state.members.len(), 3);
+    assert!(cluster.state.former.keys().eq(&[NodeId(2), NodeId(5)]));
+    assert_eq!(cluster.state.active().map(|active| active.epoch), Some(second));
+    // The share keys that were drawn for the epoch that was given up are gone, too.
+    assert!(cluster.state.locks.values().all(|lock| lock.share_keys.iter().eq(&[ShareKeyGeneration(second.0)])));
+}
+
+/// I3: a key that is made while an epoch is PENDING is in both, and needs no dealing.
+#[test]
+fn keys_are_made_while_an_epoch_is_dealt() {
+    let mut cluster = Cluster::new(4, 3);
+    (1..=2).for_each(|number| cluster.create(number));
+    let operation = cluster.begin(50, Operation::Remove { node: NodeId(4) });
+    while cluster.state.pending().is_none() {
+        let step = cluster.next();
+        cluster.follow(step);
+    }
+    cluster.create(3);
+    cluster.settle();
+    assert_eq!(cluster.state.active().map(|active| (active.epoch, active.redealt, active.records)), Some((operation, 2, 3)));
+}
+
+/// S5: no version is dealt twice in one epoch. S3: nobody outside the committee can open a share.
+#[test]
+fn a_version_is_dealt_once_and_to_the_committee_alone() {
+    let mut cluster = Cluster::new(4, 3);
+    cluster.create(1);
+    let slot = (uid(1), KeyVersion(1));
+    let operation = cluster.begin(50, Operation::Remove { node: NodeId(4) });
+    while cluster.state.pending().is_none() {
+        let step = cluster.next();
+        cluster.follow(step);
+    }
+    cluster.redeal(operation, &[slot]);
+    let again = {
+        let mut dealer = cluster.dealer(operation);
+        let key = MasterKey::from_secret(Secret::take(&mut cluster.keys[&slot].clone()));
+        let identity = KeyIdentity { cluster: CLUSTER, uid: slot.0, version: slot.1 };
+        let record = dealer.deal(&key, &identity, &key.kcv(&identity)).expect("room");
+        let dealt = vec![Redealt { uid: slot.0, version: slot.1, record: RecordBytes(record.encode()) }];
+        Change::Redeal(Redeal { epoch: operation, dealt })
+    };
+    let dealt = Refusal::AlreadyDealt { uid: slot.0, version: slot.1 };
+    assert_eq!(refused(&mut cluster.state, again), dealt);
+    cluster.settle();
+    assert_eq!(cluster.rebuilt(slot, operation, Some(&[2, 3])), Some(cluster.keys[&slot]));
+    assert_eq!(cluster.rebuilt(slot, operation, Some(&[3, 4])), None);
+}
+
+#[test]
+fn those_who_remain_can_go_on() {
+    let mut cluster = Cluster::new(3, 2);
+    if let Some(cluster) = &mut cluster.state.cluster {
+        cluster.accept_no_redundancy = false;
+    }
+    cluster.create(1);
+    let begin = |operation, accept_no_redundancy| {
+        Change::Begin(Begin { request: [60; 16], operation, accept_no_redundancy })
+    };
+    let remove = Operation::Remove { node: NodeId(3) };
+    assert_eq!(refused(&mut cluster.state, begin(remove, false)), Refusal::NoRedundancyNotAccepted);
+    let stranger = Operation::Remove { node: NodeId(7) };
+    assert_eq!(refused(&mut cluster.state, begin(stranger, true)), Refusal::UnknownMember { node: NodeId(7) });
+    let two = Operation::Revoke { nodes: [NodeId(2), NodeId(3)].into() };
+    let few = Refusal::TooFewRemain { remaining: 1, needed: 2 };
+    assert_eq!(refused(&mut cluster.state, begin(two, true)), few);
+    let nobody = Operation::Revoke { nodes: BTreeSet::new() };
+    assert!(matches!(refused(&mut cluster.state, begin(nobody, true)), Refusal::MemberCount { .. }));
+    // In an emergency nobody asks for redundancy.
+    cluster.begin(61, Operation::Revoke { nodes: [NodeId(3)].into() });
+    cluster.settle();
+    assert_eq!(cluster.state.active().map(|active| active.threshold), Some(2));
+}
+
+#[test]
+fn share_keys_are_drawn_for_the_epoch_that_comes_next() {
+    let mut cluster = Cluster::new(3, 2);
+    let key = |node, skgen| {
+        let share_pk = PublicKey::of_seed(&Secret::random(&mut rng())).as_bytes().to_vec();
+        Change::RegisterShareKey(RegisterShareKey { node: NodeId(node), skgen: ShareKeyGeneration(skgen), share_pk })
+    };
+    for skgen in [1, 3] {
+        let stale = Refusal::StaleShareKey { node: NodeId(2) };
+        assert_eq!(refused(&mut cluster.state, key(2, skgen)), stale);
+    }
+    let good = key(2, 2);
+    cluster.apply(good.clone());
+    cluster.apply(good);
+    assert_eq!(refused(&mut cluster.state, key(2, 2)), Refusal::StaleShareKey { node: NodeId(2) });
+    assert_eq!(refused(&mut cluster.state, key(9, 2)), Refusal::UnknownMember { node: NodeId(9) });
+}
+
+/// The rows are the whole state at every step of an operation.
+#[test]
+fn a_restart_finds_the_operation_where_it_was() {
+    let mut cluster = Cluster::new(4, 3);
+    (1..=3).for_each(|number| cluster.create(number));
+    cluster.begin(50, Operation::Revoke { nodes: [NodeId(4)].into() });
+    let mut steps = 0;
+    loop {
+        let step = cluster.next();
+        if step == Step::Nothing {
+            break;
+        }
+        cluster.follow(step);
+        steps += 1;
+        let mut restored = State::default();
+        for (key, value) in cluster.rows.iter().filter(|(key, _)| key[0] < COLD_ROWS) {
+            restored.restore_row(RowKey::parse(key).expect("a row"), value).expect("a good row");
+        }
+        assert!(restored.restored().expect("whole") == cluster.state);
+    }
+    assert!(steps > 8);
+}
