@@ -70,13 +70,14 @@ pub(crate) enum Command {
   quorate cluster export -o cluster.toml"
     )]
     Cluster(ClusterCommand),
-    /// Join, list and look at nodes
+    /// Join, remove, revoke, list and look at nodes
     #[command(
         subcommand,
         after_help = "Examples:
   quorate node join -
   quorate node list
-  quorate node status n2"
+  quorate node remove n4
+  quorate node revoke n2"
     )]
     Node(NodeCommand),
     /// How the cluster is: exit 0 healthy, 3 locked or no quorum, 7 open alarm
@@ -178,6 +179,56 @@ Waits until the node serves. Ctrl-C stops only the waiting.")]
         /// Its name
         name: Option<NodeName>,
     },
+    /// Take a node out in good order: its keys are dealt anew among the others first
+    #[command(after_help = "Example:
+  quorate node remove n4
+
+Waits until it is done. Ctrl-C stops only the waiting; `quorate status` shows how far it is. The node must be up, or the
+others must be able to unlock without it. If its disk is lost or stolen, use `quorate node revoke`.")]
+    Remove(Remove),
+    /// In an emergency: have nodes refused from this moment on, and make their disks worthless
+    #[command(after_help = "Examples:
+  quorate node revoke n2
+  quorate node revoke n2 n5 --yes --wait
+
+Prints a line as each becomes true:
+  decisive        the others refuse it: it gets no key any more, and nobody can let it in
+  old disk: dead  its disk, with those of fewer others than the threshold, opens no key
+  names safe      nor anything else: no key name, no policy
+
+Returns when it is decisive and no lease from before can still run. The rest goes on by itself.")]
+    Revoke(Revoke),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Remove {
+    /// The node to take out
+    pub(crate) name: NodeName,
+    /// Accept that two nodes remain: the loss of one disk then loses every key
+    #[arg(long)]
+    pub(crate) accept_no_redundancy: bool,
+    /// Do not ask for the name to be typed
+    #[arg(long)]
+    pub(crate) yes: bool,
+    /// Return as soon as it has begun
+    #[arg(long)]
+    pub(crate) no_wait: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Revoke {
+    /// The nodes to revoke, all at once
+    #[arg(required = true, value_name = "NAME")]
+    pub(crate) names: Vec<NodeName>,
+    /// Do not ask for the names to be typed
+    #[arg(long)]
+    pub(crate) yes: bool,
+    /// Return when everything is done, not as soon as it is decisive
+    #[arg(long)]
+    pub(crate) wait: bool,
+    /// Then make a new version of every key, for what may be left of old copies on worn-out flash
+    #[arg(long)]
+    pub(crate) rotate_keys: bool,
 }
 
 #[derive(Debug, Args)]

@@ -13,6 +13,7 @@ mod local;
 mod manual;
 mod nearest;
 mod nodes;
+mod operations;
 mod output;
 mod place;
 mod status;
@@ -132,6 +133,8 @@ fn execute(session: &mut Session<'_>, command: Command) -> Result<u8, Failure> {
             Command::Node(NodeCommand::Join(options)) => founding::join(session, options).await,
             Command::Node(NodeCommand::List) => nodes::list(session).await,
             Command::Node(NodeCommand::Status { name }) => nodes::status(session, name).await,
+            Command::Node(NodeCommand::Remove(options)) => operations::remove(session, options).await,
+            Command::Node(NodeCommand::Revoke(options)) => operations::revoke(session, options).await,
             Command::Status => status::status(session).await,
             Command::Key(KeyCommand::Create(options)) => keys::create(session, options).await,
             Command::Key(KeyCommand::List) => keys::list(session).await,

@@ -53,6 +53,38 @@ fn a_data_key_comes_in_plain_and_wrapped() {
 }
 
 #[test]
+fn a_removal_is_confirmed_by_its_name_and_followed() {
+    let world = World::new();
+    for typed in [&b"n1\n"[..], b"", b"yes\n"] {
+        let run = world.run(&["node", "remove", "n2"], typed);
+        assert_eq!((run.code, run.text()), (1, ""));
+        assert!(run.err.contains("n2 will leave the cluster") && run.err.contains("nothing was done"), "{}", run.err);
+    }
+    let run = world.run(&["node", "remove", "n2"], b"n2\n");
+    assert_eq!((run.code, run.text()), (0, ""), "{}", run.err);
+    let told: Vec<_> = run.err.lines().skip(2).collect();
+    assert_eq!(told[..2], ["  deals to epoch 7", "  deals to epoch 7 (waiting for n3)"]);
+    assert!(told[3].starts_with("n2 is out of the cluster") && told[4].contains("cluster export"), "{told:?}");
+    let wrong = world.run(&["node", "remove", "n3", "--yes"], b"");
+    assert_eq!(wrong.code, 5);
+    assert!(wrong.err.contains("no node named n3") && wrong.err.contains("did you mean n1?"), "{}", wrong.err);
+}
+
+/// The three lines come in their order, each once, and the command returns when no lease from before can run.
+#[test]
+fn a_revocation_says_what_has_become_true() {
+    let world = World::new();
+    let run = world.run(&["node", "revoke", "n2", "--yes"], b"");
+    assert_eq!((run.code, run.text()), (0, ""), "{}", run.err);
+    let lines: Vec<_> = run.err.lines().filter(|line| !line.starts_with(' ')).collect();
+    let told = ["decisive", "old disk: dead 2 of 2", "names safe: locks renewed 2 of 2"];
+    assert_eq!(lines[..3], told);
+    assert!(lines[3].starts_with("the rest goes on by itself"), "{lines:?}");
+    assert_eq!(world.run(&["node", "revoke", "n2", "n7", "--yes"], b"").code, 5);
+    assert_eq!(world.run(&["node", "revoke"], b"").code, 2);
+}
+
+#[test]
 fn wrong_input_is_refused_with_advice() {
     let world = World::new();
     world.run(&["key", "create", "billing/cards"], b"");

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use futures::stream::{FuturesUnordered, StreamExt};
 use quorate_shares::context::Context;
-use quorate_shares::ids::{KeyName, KeyVersion, NodeName};
+use quorate_shares::ids::{Epoch, KeyName, KeyVersion, NodeName};
 use tokio::time::{Instant, sleep, timeout_at};
 use zeroize::Zeroizing;
 
@@ -29,8 +29,8 @@ use crate::cluster_file::ClusterFile;
 use crate::conn::{CallError, Lane, close};
 use crate::error::{Code, Error, NodeFailure};
 use crate::wire::{
-    self, Answer, Answered, Envelope, KEYS_PAGE_MAX, KeyInfo, KeySummary, NodeInfo, Plaintext, Request, RequestId,
-    Response, Status, Token, WireError,
+    self, Answer, Answered, Envelope, KEYS_PAGE_MAX, KeyInfo, KeySummary, NodeInfo, Plaintext, Progress, Request,
+    RequestId, Response, Status, Token, WireError,
 };
 use dial::{Fleet, Target};
 
@@ -243,6 +243,33 @@ impl Client {
         }
     }
 
+    /// Takes a node out of the cluster in good order. Returns the operation, which goes on by itself.
+    ///
+    /// # Errors
+    /// [`Error`]; [`Code::Conflict`] if the nodes that remain could not do without it.
+    pub async fn remove_node(&self, name: &NodeName, accept_no_redundancy: bool) -> Result<Epoch, Error> {
+        begun(self.ask(Request::RemoveNode { request_id: random_id(), name: name.clone(), accept_no_redundancy }).await?)
+    }
+
+    /// Has nodes refused from now on. Returns the operation, which goes on by itself.
+    ///
+    /// # Errors
+    /// [`Error`]; [`Code::Conflict`] if too few would remain.
+    pub async fn revoke_nodes(&self, names: &[NodeName]) -> Result<Epoch, Error> {
+        begun(self.ask(Request::RevokeNodes { request_id: random_id(), names: names.to_vec() }).await?)
+    }
+
+    /// How far an operation is.
+    ///
+    /// # Errors
+    /// [`Error`]; [`Code::NotFound`] if others followed since.
+    pub async fn progress(&self, operation: Epoch) -> Result<Progress, Error> {
+        match self.ask(Request::Progress { operation }).await? {
+            Response::Progress(progress) => Ok(*progress),
+            _ => Err(unexpected()),
+        }
+    }
+
     /// The same bytes back: what a round trip costs.
     ///
     /// # Errors
@@ -262,7 +289,13 @@ impl Client {
     async fn ask(&self, request: Request) -> Result<Response, Error> {
         let begin = Instant::now();
         let until = begin + self.0.options.deadline;
-        let change = matches!(request, Request::CreateKey { .. } | Request::RotateKey { .. });
+        let change = matches!(
+            request,
+            Request::CreateKey { .. }
+                | Request::RotateKey { .. }
+                | Request::RemoveNode { .. }
+                | Request::RevokeNodes { .. }
+        );
         let deadline_ms = u32::try_from(self.0.options.deadline.as_millis()).unwrap_or(u32::MAX);
         let envelope = Envelope { token: self.0.token.duplicate(), deadline_ms, request };
         let body = Zeroizing::new(wire::encode(&envelope));
@@ -397,6 +430,13 @@ fn nobody(failures: Vec<NodeFailure>) -> Error {
 
 fn unexpected() -> Error {
     WireError::new(Code::Protocol, "an answer to another question").hint("client and cluster differ in version").into()
+}
+
+fn begun(response: Response) -> Result<Epoch, Error> {
+    match response {
+        Response::Begun { operation } => Ok(operation),
+        _ => Err(unexpected()),
+    }
 }
 
 fn key_info(response: Response) -> Result<KeyInfo, Error> {

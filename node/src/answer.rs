@@ -3,16 +3,14 @@
 use std::sync::Arc;
 
 use quorate_client::conn::Conn;
-use quorate_raft::command::{Change, Command};
-use quorate_raft::refusal::Refusal as StateRefusal;
-use quorate_raft::{ProposeError, Replica};
+use quorate_raft::Replica;
 use quorate_shares::ids::NodeId;
 use serde_bytes::ByteBuf;
 use tracing::debug;
 
 use crate::node::Node;
 use crate::peer::{LockState, PeerReply, PeerRequest, Refusal};
-use crate::{confirm, deal, desk, found, gather, lock_keys, members, random, status};
+use crate::{confirm, deal, desk, found, gather, lock_keys, members, operate, proposal, random, status};
 
 /// Answers `request` of the member `from`, whose op key was checked, on `conn`. `body` is the request as it was received.
 pub async fn peer(node: &Arc<Node>, from: NodeId, conn: &Conn, request: PeerRequest, body: &[u8]) -> PeerReply {
@@ -42,8 +40,8 @@ async fn answer(
             members::check_shares(node, &replica(node)?, &request).await.map(PeerReply::Verified)
         }
         PeerRequest::AckEpoch { epoch, index } => {
-            let records = members::check_epoch(node, &replica(node)?, epoch, index).await?;
-            Ok(PeerReply::EpochAck { records })
+            let redealt = members::check_epoch(node, &replica(node)?, epoch, index).await?;
+            Ok(PeerReply::EpochAck { redealt })
         }
         PeerRequest::LockPrepare(durable) => prepare_lock(node, from, durable).await,
         PeerRequest::LockCommit(durable) => {
@@ -66,17 +64,21 @@ async fn answer(
             found::note_locked(node, from, attempt);
             Ok(PeerReply::Done)
         }
-        PeerRequest::Propose(command) => propose(&replica(node)?, from, *command).await,
+        PeerRequest::Propose(command) => proposal::answer(&replica(node)?, from, *command).await,
         PeerRequest::Change(change) => {
-            let replica = replica(node)?;
-            let leadership = *replica.leadership().borrow();
-            if !leadership.am_leader {
-                return Err(Refusal::NotLeader(leadership.leader));
-            }
+            let replica = led(node)?;
             // On a task of its own: a key that is half made must be finished even when the asker goes away.
             let node = Arc::clone(node);
             let task = tokio::spawn(async move { deal::change(&node, &replica, change).await });
             Ok(PeerReply::Changed(task.await.map_err(|_| Refusal::Storage)?))
+        }
+        PeerRequest::Operate(operate) => {
+            let replica = led(node)?;
+            Ok(PeerReply::Operated(operate::begin(node, &replica, operate).await))
+        }
+        PeerRequest::Progress { operation } => {
+            let replica = led(node)?;
+            Ok(PeerReply::Progress(operate::progress(node, &replica, operation).await))
         }
         PeerRequest::Report => Ok(PeerReply::Report(status::report(node))),
     }
@@ -84,6 +86,13 @@ async fn answer(
 
 fn replica(node: &Node) -> Result<Replica, Refusal> {
     node.replica().ok_or_else(|| Refusal::Phase(node.phase().to_string()))
+}
+
+/// The replica, if this node leads.
+fn led(node: &Node) -> Result<Replica, Refusal> {
+    let replica = replica(node)?;
+    let leadership = *replica.leadership().borrow();
+    if leadership.am_leader { Ok(replica) } else { Err(Refusal::NotLeader(leadership.leader)) }
 }
 
 /// The key must be durable before its public half leaves.
@@ -99,26 +108,6 @@ async fn prepare_lock(node: &Arc<Node>, from: NodeId, durable: LockState) -> Res
     });
     let (keyno, public) = prepare.await.map_err(|_| Refusal::Storage)?.map_err(|lock_keys::Busy| Refusal::Busy)?;
     Ok(PeerReply::LockKey { keyno, public: ByteBuf::from(public.as_bytes().to_vec()) })
-}
-
-/// What members may have proposed: the founding, by the first founder, and each one's own lock report.
-async fn propose(replica: &Replica, from: NodeId, command: Command) -> Result<PeerReply, Refusal> {
-    let allowed = match &command.change {
-        Change::Found(_) => from == found::FIRST,
-        Change::ReportLock(report) => report.node == from,
-        _ => false,
-    };
-    if !allowed {
-        return Err(Refusal::Malformed);
-    }
-    match replica.propose(command).await {
-        Ok(_) | Err(ProposeError::Refused(StateRefusal::AlreadyFounded)) => Ok(PeerReply::Done),
-        Err(ProposeError::NotLeader { leader }) => Err(Refusal::NotLeader(leader)),
-        Err(error) => {
-            debug!(%from, %error, "proposal refused");
-            Err(Refusal::Behind)
-        }
-    }
 }
 
 #[cfg(test)]

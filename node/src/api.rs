@@ -20,10 +20,10 @@ use quorate_client::wire::{
     Response, TAG_BYTES_MAX, TAGS_MAX, Token, VersionInfo, WireError,
 };
 use quorate_raft::Replica;
-use quorate_raft::state::{Key, State};
+use quorate_raft::state::{Key, MEMBERS_MAX as NODES_MAX, State};
 use quorate_shares::context::Context;
 use quorate_shares::envelope::{self, Ciphertext, CiphertextHeader, Kind, Suite};
-use quorate_shares::ids::{KeyName, KeyVersion, NodeId, NodeName};
+use quorate_shares::ids::{Epoch, KeyName, KeyVersion, NodeId, NodeName};
 use quorate_shares::master::EncryptionRoot;
 use rand_core::Rng;
 use subtle::ConstantTimeEq;
@@ -34,9 +34,9 @@ use crate::clock::boot_ms;
 use crate::gather::{self, LoadError};
 use crate::keyring::Slot;
 use crate::node::Node;
-use crate::peer::{KeyChange, PeerReply, PeerRequest};
+use crate::peer::{KeyChange, Operate, PeerReply, PeerRequest};
 use crate::phase::{Door, Phase, admits};
-use crate::{confirm, deal, lease, random, status};
+use crate::{confirm, deal, lease, operate, random, status};
 
 /// A request without a deadline of its own gets this one, and none gets more.
 const DEADLINE_MAX: Duration = Duration::from_secs(60);
@@ -137,6 +137,16 @@ async fn work(node: &Arc<Node>, replica: &Replica, request: Request) -> Answer {
         Request::RotateKey { request_id, name, expect } => {
             Box::pin(change(node, replica, KeyChange::Rotate { request: request_id, name, expect })).await
         }
+        Request::RemoveNode { request_id: request, name, accept_no_redundancy } => {
+            Box::pin(operate(node, replica, Operate::Remove { request, name, accept_no_redundancy })).await
+        }
+        Request::RevokeNodes { request_id: request, names } => {
+            if names.is_empty() || names.len() > NODES_MAX {
+                return Err(WireError::new(Code::BadRequest, "no node is named, or too many are"));
+            }
+            Box::pin(operate(node, replica, Operate::Revoke { request, names })).await
+        }
+        Request::Progress { operation } => Box::pin(progress(node, replica, operation)).await,
         Request::ListKeys { after, limit } => Ok(replica.read(|state| list_keys(state, after.as_ref(), limit))),
         Request::ShowKey { name } => {
             let key = find(node, replica, |state| state.key_by_name(&name).map(key_info), || deal::unknown_key(&name));
@@ -313,17 +323,51 @@ async fn ready(replica: &Replica, (uid, version): Slot, deadline: Instant) -> Re
     }
 }
 
-async fn forward(node: &Arc<Node>, leader: Option<NodeId>, change: KeyChange) -> Result<Slot, WireError> {
-    let no_leader = || WireError::new(Code::NoQuorum, "no leader is known").hint("try again in a moment");
-    let leader = leader.ok_or_else(no_leader)?;
-    match node.sessions.ask(leader, Lane::Ordinary, &PeerRequest::Change(change), FORWARD).await {
-        Ok(PeerReply::Changed(result)) => result,
-        Ok(_) => Err(no_leader()),
-        Err(error) => {
-            let message = format!("the leader, {}, did not answer: {error}", node.name_of(leader));
-            Err(WireError::new(Code::NoQuorum, message).hint("try again with the same request id"))
+/// Begins an operation at the leader, wherever that is.
+async fn operate(node: &Arc<Node>, replica: &Replica, operate: Operate) -> Answer {
+    let leadership = *replica.leadership().borrow();
+    let begun = if leadership.am_leader {
+        operate::begin(node, replica, operate).await
+    } else {
+        match forward_to(node, leadership.leader, PeerRequest::Operate(operate)).await? {
+            PeerReply::Operated(begun) => begun,
+            _ => Err(no_leader()),
         }
+    };
+    begun.map(|operation| Response::Begun { operation })
+}
+
+/// How far an operation is, as the leader sees it.
+async fn progress(node: &Arc<Node>, replica: &Replica, operation: Epoch) -> Answer {
+    let leadership = *replica.leadership().borrow();
+    let progress = if leadership.am_leader {
+        operate::progress(node, replica, operation).await
+    } else {
+        match forward_to(node, leadership.leader, PeerRequest::Progress { operation }).await? {
+            PeerReply::Progress(progress) => progress,
+            _ => Err(no_leader()),
+        }
+    };
+    progress.map(|progress| Response::Progress(Box::new(progress)))
+}
+
+async fn forward(node: &Arc<Node>, leader: Option<NodeId>, change: KeyChange) -> Result<Slot, WireError> {
+    match forward_to(node, leader, PeerRequest::Change(change)).await? {
+        PeerReply::Changed(result) => result,
+        _ => Err(no_leader()),
     }
+}
+
+async fn forward_to(node: &Node, leader: Option<NodeId>, request: PeerRequest) -> Result<PeerReply, WireError> {
+    let leader = leader.ok_or_else(no_leader)?;
+    node.sessions.ask(leader, Lane::Ordinary, &request, FORWARD).await.map_err(|error| {
+        let message = format!("the leader, {}, did not answer: {error}", node.name_of(leader));
+        WireError::new(Code::NoQuorum, message).hint("try again with the same request id")
+    })
+}
+
+fn no_leader() -> WireError {
+    WireError::new(Code::NoQuorum, "no leader is known").hint("try again in a moment")
 }
 
 fn check_tags(tags: &BTreeMap<String, String>) -> Result<(), WireError> {

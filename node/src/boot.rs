@@ -9,23 +9,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::hmac;
-use quorate_raft::command::{Change, Command};
 use quorate_raft::{Options, Replica, StorageKeys, Timing as RaftTiming};
 use quorate_shares::arena;
-use quorate_shares::ids::NodeId;
 use quorate_shares::labels::QUIC_RESET;
 use quorate_shares::secret::Secret;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::sleep;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
-use crate::clock::wall_ms;
 use crate::config::{Config, SecretMemory};
 use crate::disk::{DataDir, DataDirError};
 use crate::found::{self, FoundError};
 use crate::link::PeerLink;
 use crate::node::{Founding, Node};
-use crate::peer::{PeerReply, PeerRequest};
 use crate::phase::Phase;
 use crate::unlock::{self, UnlockError};
 use crate::vault::{Vault, VaultError, VaultFile};
@@ -171,7 +167,9 @@ async fn live(node: &Arc<Node>) -> Result<(), BootError> {
     node.keep_sessions();
     tokio::spawn(members::run(Arc::clone(node), replica.clone()));
     tokio::spawn(confirm::watch(Arc::clone(node), replica.clone()));
-    tokio::spawn(report_lock(Arc::clone(node), replica.clone()));
+    tokio::spawn(locking::report(Arc::clone(node), replica.clone()));
+    tokio::spawn(locking::erase_former(Arc::clone(node), replica.clone()));
+    tokio::spawn(members::verify_new(Arc::clone(node), replica.clone()));
     tokio::spawn(locking::keep_fresh(Arc::clone(node), replica.clone()));
     tokio::spawn(follow_storage(Arc::clone(node), replica.clone()));
     confirm::run(Arc::clone(node), replica).await;
@@ -268,37 +266,6 @@ async fn follow_storage(node: Arc<Node>, replica: Replica) {
     let mut fatal = replica.fatal();
     if let Ok(reason) = fatal.wait_for(Option::is_some).await {
         node.fail(reason.as_deref().unwrap_or("the storage failed").to_owned());
-    }
-}
-
-/// Puts this node's lock into the replicated state, once after each start and whenever it changed.
-async fn report_lock(node: Arc<Node>, replica: Replica) {
-    loop {
-        let report = locking::report(&node);
-        let known = replica.read(|state| state.locks.get(&node.id()).map(|lock| lock.generation));
-        if let Some(report) = report.filter(|report| known != Some(report.generation)) {
-            let command = Command::new(wall_ms(), Change::ReportLock(report));
-            let leadership = *replica.leadership().borrow();
-            let outcome = match leadership.leader {
-                Some(_) if leadership.am_leader => replica.propose(command).await.map(drop).map_err(|e| e.to_string()),
-                Some(leader) => ask_to_propose(&node, leader, command).await,
-                None => Err("no leader".to_owned()),
-            };
-            if let Err(reason) = outcome {
-                debug!(%reason, "lock not reported yet");
-            }
-        }
-        sleep(Duration::from_secs(1)).await;
-    }
-}
-
-async fn ask_to_propose(node: &Node, leader: NodeId, command: Command) -> Result<(), String> {
-    let request = PeerRequest::Propose(Box::new(command));
-    match node.sessions.ask(leader, quorate_client::conn::Lane::Ordinary, &request, Duration::from_secs(3)).await {
-        Ok(PeerReply::Done) => Ok(()),
-        Ok(PeerReply::Refused(refusal)) => Err(refusal.to_string()),
-        Ok(_) => Err("malformed reply".to_owned()),
-        Err(error) => Err(error.to_string()),
     }
 }
 

@@ -1,15 +1,16 @@
 //! Making keys: the leader draws a key, deals its shares, and puts them into the log. It may be used once t holders have
 //! checked theirs (`members`), and whoever asked for it is not answered before (`api`).
 //!
-//! One batch is open at a time, in memory only: the header goes into the log once, and each new key costs one record. The
-//! batch is dropped, and its keys wiped, at loss of leadership or lease and after ten minutes. A refused proposal that means
+//! One batch is open for each open epoch, in memory only: the header goes into the log once, and each new key costs one
+//! record. While an epoch is PENDING there are two, and the leader deals the existing keys anew in the second. Batches are
+//! dropped, and their keys wiped, at loss of leadership or lease and after ten minutes. A refused proposal that means
 //! "the committee moved on" costs a new batch and one more try; the random key that was refused is wiped with it.
 
 use std::sync::Arc;
 
 use quorate_client::error::Code;
 use quorate_client::wire::WireError;
-use quorate_raft::command::{Change, Command, CreateKey, Outcome, RecordBytes, RotateKey};
+use quorate_raft::command::{Change, Command, CreateKey, Outcome, RecordBytes, Redeal, Redealt, RotateKey};
 use quorate_raft::refusal::Refusal;
 use quorate_raft::state::State;
 use quorate_raft::{Leadership, ProposeError, Replica};
@@ -20,23 +21,22 @@ use quorate_shares::seal::{BATCH_RECORDS_MAX, Dealer, ShareRecord};
 use rand_core::CryptoRng;
 
 use crate::clock::{boot_ms, wall_ms};
-use crate::confirm;
+use crate::gather::{self, Loaded};
 use crate::keyring::Slot;
 use crate::node::Node;
 use crate::peer::KeyChange;
-use crate::random;
+use crate::{confirm, random};
 
 /// A batch is closed after this.
 const BATCH_MS: u64 = 10 * 60_000;
 /// How often a change is dealt anew after the committee moved on.
 const TRIES: usize = 3;
 
-/// The batch that new keys are dealt in.
+/// The batches that keys are dealt in, one for each epoch that is open.
 pub struct OpenDealer {
-    epoch: Epoch,
     term: u64,
     opened_ms: u64,
-    dealer: Dealer,
+    dealers: Vec<Dealer>,
 }
 
 /// Carries out a change as the leader, and returns once it is in the log and applied here. Nobody may use the new version
@@ -123,24 +123,48 @@ async fn deal(
     let identity = KeyIdentity { cluster: node.cluster(), uid, version };
     let key = MasterKey::random(&mut random::system());
     let kcv = key.kcv(&identity);
-    let record = loop {
-        if let Some(record) = with_open_batch(node, replica, |open| open.deal(&key, &identity, &kcv)) {
-            break record
-                .map_err(|error| WireError::new(Code::Internal, format!("the key cannot be dealt: {error}")))?;
+    let records = in_open_batch(node, replica, |open| open.deal(&key, &identity, &kcv)).await?;
+    Ok(dealt(change, &identity, kcv, &records))
+}
+
+/// Deals existing versions to the PENDING epoch: puts them together, splits them anew, and wipes them. What comes back is
+/// to be proposed.
+///
+/// # Errors
+/// In words.
+pub async fn redeal(node: &Arc<Node>, replica: &Replica, epoch: Epoch, slots: &[Slot]) -> Result<Redeal, String> {
+    let keys = gather::masters(node, replica, slots).await.map_err(|error| error.to_string())?;
+    let mut dealt = Vec::with_capacity(keys.len());
+    for Loaded { identity, kcv, key, .. } in keys {
+        let record = in_open_batch(node, replica, |open| open.deal_to(epoch, &key, &identity, &kcv)).await;
+        let record = record.map_err(|error| error.message)?.ok_or("the epoch is not open any more")?;
+        dealt.push(Redealt { uid: identity.uid, version: identity.version, record: RecordBytes(record.encode()) });
+    }
+    Ok(Redeal { epoch, dealt })
+}
+
+/// Deals in the open batches, which are opened first if there are none.
+async fn in_open_batch<T>(
+    node: &Arc<Node>,
+    replica: &Replica,
+    mut deal: impl FnMut(&mut OpenDealer) -> Result<T, DealError>,
+) -> Result<T, WireError> {
+    loop {
+        if let Some(dealt) = with_open_batch(node, replica, &mut deal) {
+            return dealt.map_err(|error| WireError::new(Code::Internal, format!("the key cannot be dealt: {error}")));
         }
-        // One at a time; whoever waited finds the batch that the first one opened.
+        // One at a time; whoever waited finds the batches that the first one opened.
         let _one = node.opening.lock().await;
         if !can_deal(node, replica) {
-            let open = open_batch(node, replica).await?;
+            let open = open_batches(node, replica).await?;
             *node.dealing.lock() = Some(open);
         }
-    };
-    Ok(dealt(change, &identity, kcv, &record))
+    }
 }
 
 /// What is proposed once the key of `identity` is dealt.
-pub fn dealt(change: &KeyChange, identity: &KeyIdentity, kcv: [u8; 32], record: &ShareRecord) -> Change {
-    let records = vec![RecordBytes(record.encode())];
+pub fn dealt(change: &KeyChange, identity: &KeyIdentity, kcv: [u8; 32], records: &[ShareRecord]) -> Change {
+    let records = records.iter().map(|record| RecordBytes(record.encode())).collect();
     let (request, uid) = (*change.request(), identity.uid);
     match change {
         KeyChange::Create { name, tags, .. } => {
@@ -166,51 +190,76 @@ fn with_open_batch<T>(node: &Node, replica: &Replica, deal: impl FnOnce(&mut Ope
     Some(deal(open))
 }
 
-/// Opens a batch for the active epoch and puts its header into the log, which must come before its records.
-async fn open_batch(node: &Arc<Node>, replica: &Replica) -> Result<OpenDealer, WireError> {
+/// Opens a batch for each open epoch and puts its header into the log, which must come before its records.
+async fn open_batches(node: &Arc<Node>, replica: &Replica) -> Result<OpenDealer, WireError> {
     if !node.lease.is_valid() {
         return Err(WireError::new(Code::NotServing, "the leader has no lease").hint("try again"));
     }
     let term = replica.leadership().borrow().term;
-    let active = replica.read(|state| {
-        let epoch = state.active()?.epoch;
-        Some((epoch, state.committee(epoch)?))
+    let committees = replica.read(|state| {
+        let epochs = state.record_epochs();
+        epochs.into_iter().map(|epoch| state.committee(epoch)).collect::<Option<Vec<_>>>()
     });
-    let (epoch, committee) =
-        active.ok_or_else(|| WireError::new(Code::NotServing, "no epoch is active yet").hint("try again"))?;
-    let dealer = Dealer::open(node.cluster(), node.id(), &committee, &mut random::system());
-    let header = dealer.header().encode();
-    let command = Command::new(wall_ms(), Change::OpenBatch { header });
-    replica.propose(command).await.map_err(no_leader)?;
-    Ok(OpenDealer::new(epoch, term, boot_ms(), dealer))
+    let committees = committees.filter(|committees| !committees.is_empty());
+    let committees =
+        committees.ok_or_else(|| WireError::new(Code::NotServing, "no epoch is active yet").hint("try again"))?;
+    let mut dealers = Vec::with_capacity(committees.len());
+    for committee in committees {
+        let dealer = Dealer::open(node.cluster(), node.id(), &committee, &mut random::system());
+        let header = dealer.header().encode();
+        let command = Command::new(wall_ms(), Change::OpenBatch { header });
+        replica.propose(command).await.map_err(no_leader)?;
+        dealers.push(dealer);
+    }
+    Ok(OpenDealer::new(term, boot_ms(), dealers))
 }
 
 impl OpenDealer {
-    /// A batch that was opened in `term`, at `opened_ms` ([`boot_ms`]).
-    pub fn new(epoch: Epoch, term: u64, opened_ms: u64, dealer: Dealer) -> Self {
-        Self { epoch, term, opened_ms, dealer }
+    /// Batches that were opened in `term`, at `opened_ms` ([`boot_ms`]).
+    pub fn new(term: u64, opened_ms: u64, dealers: Vec<Dealer>) -> Self {
+        Self { term, opened_ms, dealers }
     }
 
-    /// Whether the batch still belongs to this leader, term and epoch, and has room.
+    /// Whether the batches still belong to this leader, its term and the open epochs, and have room.
     pub fn is_usable(&self, replica: &Replica) -> bool {
         let leadership = *replica.leadership().borrow();
-        self.is_usable_at(&leadership, replica.read(|state| state.active().map(|active| active.epoch)), boot_ms())
+        self.is_usable_at(&leadership, &replica.read(State::record_epochs), boot_ms())
     }
 
-    /// [`OpenDealer::is_usable`] for a node that knows this of who leads, which epoch is active, and what time it is.
-    pub fn is_usable_at(&self, leadership: &Leadership, active: Option<Epoch>, now_ms: u64) -> bool {
+    /// [`OpenDealer::is_usable`] for a node that knows this of who leads, which epochs are open, and what time it is.
+    pub fn is_usable_at(&self, leadership: &Leadership, open: &[Epoch], now_ms: u64) -> bool {
         (leadership.am_leader && leadership.term == self.term)
-            && active == Some(self.epoch)
+            && self.dealers.iter().map(|dealer| dealer.header().epoch).eq(open.iter().copied())
             && now_ms.saturating_sub(self.opened_ms) < BATCH_MS
-            && self.dealer.dealt() < BATCH_RECORDS_MAX
+            && self.dealers.iter().all(|dealer| dealer.dealt() < BATCH_RECORDS_MAX)
     }
 
-    /// Deals one key.
+    /// Deals one key to each open epoch.
     ///
     /// # Errors
-    /// [`DealError`]: the batch is full, or the key is another than `kcv` says.
-    pub fn deal(&mut self, key: &MasterKey, identity: &KeyIdentity, kcv: &[u8; 32]) -> Result<ShareRecord, DealError> {
-        self.dealer.deal(key, identity, kcv)
+    /// [`DealError`]: a batch is full, or the key is another than `kcv` says.
+    pub fn deal(
+        &mut self,
+        key: &MasterKey,
+        identity: &KeyIdentity,
+        kcv: &[u8; 32],
+    ) -> Result<Vec<ShareRecord>, DealError> {
+        self.dealers.iter_mut().map(|dealer| dealer.deal(key, identity, kcv)).collect()
+    }
+
+    /// Deals one key to one epoch; `None` if that has no batch here.
+    ///
+    /// # Errors
+    /// As [`OpenDealer::deal`].
+    pub fn deal_to(
+        &mut self,
+        epoch: Epoch,
+        key: &MasterKey,
+        identity: &KeyIdentity,
+        kcv: &[u8; 32],
+    ) -> Result<Option<ShareRecord>, DealError> {
+        let dealer = self.dealers.iter_mut().find(|dealer| dealer.header().epoch == epoch);
+        dealer.map(|dealer| dealer.deal(key, identity, kcv)).transpose()
     }
 }
 

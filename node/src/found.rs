@@ -10,9 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_client::conn::{Conn, Lane};
-use quorate_raft::command::{Change, Command, Found, NewMember, Outcome};
-use quorate_raft::refusal::Refusal as StateRefusal;
-use quorate_raft::{ProposeError, Replica};
+use quorate_raft::Replica;
+use quorate_raft::command::{Change, Found, NewMember};
 use quorate_shares::ids::{NodeId, ShareKeyGeneration};
 use quorate_shares::kem::PublicKey;
 use quorate_shares::labels::EXPORTER_JOIN;
@@ -28,8 +27,8 @@ use crate::invited;
 use crate::layout::Address;
 use crate::locking;
 use crate::node::{Founding, Node};
-use crate::peer::{PeerReply, PeerRequest};
-use crate::random;
+use crate::peer::PeerRequest;
+use crate::{proposal, random};
 use crate::vault::{FirstFounder, FounderKeys, FoundingStep, Roster, RosterLogId, Vault};
 
 /// The first founder's id.
@@ -216,7 +215,8 @@ async fn make_lock(node: &Arc<Node>, terms: &Terms) -> bool {
         }
     };
     let (me, made_for, roster) = (terms.me, terms.attempt, terms.roster.clone());
-    let locked = locking::lock(node, terms.threshold, peers, move |vault| {
+    let Some(own) = node.own() else { return false };
+    let locked = locking::lock(node, terms.threshold, peers, own.bundle.duplicate(), move |vault| {
         if is_first && attempt(vault) != Some(made_for) {
             // A founder came back with new keys while the lock was made: it would name the old ones.
             return false;
@@ -328,23 +328,7 @@ async fn start(node: &Arc<Node>, terms: &Terms, replica: &Replica) -> Result<(),
         .with_vault(|vault| desk::view(vault).map(|(_, first)| founding_entry(node, first)))
         .flatten()
         .ok_or("the book is closed")?;
-    let command = Command::new(wall_ms(), Change::Found(found));
-    let leadership = *replica.leadership().borrow();
-    if leadership.am_leader {
-        return match replica.propose(command).await {
-            Ok(Outcome::Founded) => Ok(()),
-            Ok(_) => Err("answered as another change".to_owned()),
-            Err(ProposeError::Refused(StateRefusal::AlreadyFounded)) => Ok(()),
-            Err(error) => Err(error.to_string()),
-        };
-    }
-    let leader = leadership.leader.ok_or("no leader yet")?;
-    match node.sessions.ask(leader, Lane::Ordinary, &PeerRequest::Propose(Box::new(command)), PEER).await {
-        Ok(PeerReply::Done) => Ok(()),
-        Ok(PeerReply::Refused(refusal)) => Err(refusal.to_string()),
-        Ok(_) => Err("malformed reply".to_owned()),
-        Err(error) => Err(error.to_string()),
-    }
+    proposal::propose(node, replica, Change::Found(found)).await
 }
 
 fn founding_entry(node: &Node, first: &FirstFounder) -> Found {

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use quorate_raft::state::State;
 use quorate_raft::{ReadError, Replica};
 use quorate_shares::error::{FormatError, ShareError};
@@ -92,21 +92,27 @@ pub struct Facts {
     /// The shares, sealed, and their commitments.
     pub record: ShareRecord,
     /// Who holds them.
-    pub committee: Committee,
+    pub committee: Arc<Committee>,
 }
 
 /// The share keys of this node.
 pub struct Holder {
     cluster: ClusterId,
     node: NodeId,
-    keys: Vec<(ShareKeyGeneration, Secret<32>)>,
+    keys: RwLock<Vec<(ShareKeyGeneration, Secret<32>)>>,
     batches: Mutex<HashMap<BatchId, Arc<BatchOpener>>>,
 }
 
 impl Holder {
     /// A holder with the share keys of its bundle.
     pub fn new(cluster: ClusterId, node: NodeId, keys: Vec<(ShareKeyGeneration, Secret<32>)>) -> Self {
-        Self { cluster, node, keys, batches: Mutex::default() }
+        Self { cluster, node, keys: RwLock::new(keys), batches: Mutex::default() }
+    }
+
+    /// Goes by other share keys from now on, and forgets what the old ones opened.
+    pub fn set_keys(&self, keys: Vec<(ShareKeyGeneration, Secret<32>)>) {
+        *self.keys.write() = keys;
+        self.forget();
     }
 
     /// Forgets every opened batch.
@@ -125,14 +131,31 @@ impl Holder {
         uid: KeyUid,
         version: KeyVersion,
     ) -> Result<Facts, HoldError> {
+        self.all_facts(source, epoch, &[(uid, version)])?.pop().ok_or(HoldError::NoRecord(epoch))
+    }
+
+    /// [`Holder::facts`] of many key versions of one epoch, in their order.
+    ///
+    /// # Errors
+    /// The same, for the first that fails.
+    pub fn all_facts(
+        &self,
+        source: &impl Source,
+        epoch: Epoch,
+        slots: &[(KeyUid, KeyVersion)],
+    ) -> Result<Vec<Facts>, HoldError> {
         let known = source.state(|state| {
-            let kcv = state.version(uid, version).map(|version| version.kcv)?;
-            Some((kcv, state.committee(epoch)?))
+            let kcv = |&(uid, version): &_| state.version(uid, version).map(|version| version.kcv);
+            Some((slots.iter().map(kcv).collect::<Option<Vec<_>>>()?, Arc::new(state.committee(epoch)?)))
         });
-        let (kcv, committee) = known.ok_or(HoldError::NoRecord(epoch))?;
-        let bytes = source.record(uid, version, epoch)?;
-        let record = ShareRecord::parse(&bytes.ok_or(HoldError::NoRecord(epoch))?)?;
-        Ok(Facts { identity: KeyIdentity { cluster: self.cluster, uid, version }, kcv, record, committee })
+        let (kcvs, committee) = known.ok_or(HoldError::NoRecord(epoch))?;
+        let facts = slots.iter().zip(kcvs).map(|(&(uid, version), kcv)| {
+            let bytes = source.record(uid, version, epoch)?;
+            let record = ShareRecord::parse(&bytes.ok_or(HoldError::NoRecord(epoch))?)?;
+            let identity = KeyIdentity { cluster: self.cluster, uid, version };
+            Ok(Facts { identity, kcv, record, committee: Arc::clone(&committee) })
+        });
+        facts.collect()
     }
 
     /// Opens and checks this node's own share.
@@ -154,8 +177,8 @@ impl Holder {
         let header = BatchHeader::parse(&bytes.ok_or(HoldError::NoRecord(facts.record.epoch))?)?;
         let seat = facts.committee.holder(self.node).ok_or(ShareError::NotAHolder(self.node))?;
         let generation = seat.member.generation;
-        let (_, seed) =
-            self.keys.iter().find(|(known, _)| *known == generation).ok_or(HoldError::NoShareKey(generation))?;
+        let keys = self.keys.read();
+        let (_, seed) = keys.iter().find(|(known, _)| *known == generation).ok_or(HoldError::NoShareKey(generation))?;
         let batch = Arc::new(BatchOpener::open(&header, &facts.committee, self.node, generation, seed)?);
         let mut batches = self.batches.lock();
         if batches.len() >= BATCHES_MAX {

@@ -29,6 +29,7 @@ pub mod directory;
 pub mod link;
 pub mod listen;
 pub mod peer;
+pub mod proposal;
 pub mod rate;
 pub mod session;
 
@@ -40,6 +41,7 @@ pub mod gather;
 pub mod holder;
 pub mod keyring;
 pub mod members;
+pub mod operate;
 
 pub mod api;
 pub mod status;

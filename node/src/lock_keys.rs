@@ -6,14 +6,15 @@
 //!
 //! All of it is a function of a [`Vault`]; asking, answering and writing are done by `locking`, `answer` and `unlock`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use quorate_client::wire;
 use quorate_raft::command::ReportLock;
+use quorate_raft::state::{LockReport, LockTerms};
 use quorate_shares::error::LockError;
 use quorate_shares::ids::{ClusterId, NodeId};
 use quorate_shares::kem::PublicKey;
-use quorate_shares::lock::{Bundle, Lock, LockOpenRequest, LockParams, LockPeer, LockPiece, PinPlace};
+use quorate_shares::lock::{Bundle, Lock, LockOpenRequest, LockParams, LockPeer, LockPiece, PinPlace, ShareKey};
 use quorate_shares::secret::Secret;
 use rand_core::CryptoRng;
 use zeroize::Zeroizing;
@@ -63,22 +64,23 @@ pub fn commit(vault: &mut Vault, peer: NodeId, durable: LockState) {
     let held = vault.held_for_mut(peer);
     if durable.generation > held.last_gen {
         held.last_gen = durable.generation;
+        // A lock that names the same key again says nothing new about older ones: their grace goes on.
+        let newer = durable.keyno > held.committed_keyno;
         held.committed_keyno = held.committed_keyno.max(durable.keyno);
-        if held.keys.iter().any(|key| key.keyno < held.committed_keyno) {
+        if newer && held.keys.iter().any(|key| key.keyno < held.committed_keyno) {
             held.grace_left_s = GRACE_S;
         }
     }
 }
 
 /// The keys that the lock after `last` names: what each peer offered for it, and for one that was silent or busy the key
-/// that `last` names. `None` if nobody offered anything, or a peer has neither: then `last` stays as it is.
+/// that `last` names. `None` if a peer has neither: then `last` stays as it is.
 pub fn named(last: &Lock, offered: Vec<(NodeId, Option<LockPeer>)>) -> Option<Vec<LockPeer>> {
     let kept = |node: NodeId| {
         let piece = last.pieces().iter().find(|piece| piece.peer == node)?;
         Some(LockPeer { peer: node, key_number: piece.key_number, public_key: piece.public_key.clone() })
     };
-    let fresh = offered.iter().any(|(_, offer)| offer.is_some());
-    fresh.then(|| offered.into_iter().map(|(node, offer)| offer.or_else(|| kept(node))).collect()).flatten()
+    offered.into_iter().map(|(node, offer)| offer.or_else(|| kept(node))).collect()
 }
 
 /// A pin that lies in the vault itself, and is a new one in each lock.
@@ -115,11 +117,65 @@ pub fn durable(vault: &Vault, peer: NodeId) -> LockState {
     state.unwrap_or(LockState { generation: 0, keyno: 0 })
 }
 
-/// What the replicated state should know about the lock in `vault`, which is that of `node`.
-pub fn report(vault: &Vault, node: NodeId) -> Option<ReportLock> {
+/// What the replicated state should know about the lock in `vault`, which is that of `node`, protects `bundle`, and was
+/// written at the latest with the last of `writes`.
+pub fn report(vault: &Vault, node: NodeId, bundle: &Bundle, writes: u64) -> Option<ReportLock> {
     let lock = vault.lock.as_ref()?;
-    let peers = lock.pieces().iter().map(|piece| piece.peer).collect();
-    Some(ReportLock { node, generation: lock.generation(), threshold: lock.needed(), peers })
+    Some(ReportLock {
+        node,
+        generation: lock.generation(),
+        threshold: lock.needed(),
+        peers: named_peers(lock),
+        share_keys: bundle.share_keys.iter().map(|key| key.generation).collect(),
+        holds_for: vault.held.iter().filter(|held| !held.keys.is_empty()).map(|held| held.peer).collect(),
+        writes,
+    })
+}
+
+/// Who holds a piece of `lock`.
+pub fn named_peers(lock: &Lock) -> BTreeSet<NodeId> {
+    lock.pieces().iter().map(|piece| piece.peer).collect()
+}
+
+/// Whether `report` tells the state nothing new.
+pub fn is_known(known: Option<&LockReport>, report: &ReportLock) -> bool {
+    known.is_some_and(|known| {
+        (known.generation, known.threshold) == (report.generation, report.threshold)
+            && known.peers == report.peers
+            && known.share_keys == report.share_keys
+            && known.holds_for == report.holds_for
+    })
+}
+
+/// Whether the lock in `vault`, which protects `bundle`, is what the state demands.
+pub fn is_as_due(vault: &Vault, bundle: &Bundle, terms: &LockTerms) -> bool {
+    let mut generations: BTreeSet<_> = bundle.share_keys.iter().map(|key| key.generation).collect();
+    // Drawn and durable, and on its way into the state.
+    let drawn = terms.next_share_key.is_none_or(|next| generations.remove(&next));
+    let lock = vault.lock.as_ref();
+    drawn
+        && generations == terms.share_keys
+        && lock.is_some_and(|lock| lock.needed() == terms.needed && named_peers(lock) == terms.peers)
+}
+
+/// The bundle of a lock that is as the state demands: what is not needed any more is left out, and what is needed next is
+/// drawn, if it was not before.
+pub fn next_bundle(bundle: &Bundle, terms: &LockTerms, rng: &mut impl CryptoRng) -> Bundle {
+    let mut next = bundle.duplicate();
+    let needed = |generation| terms.share_keys.contains(&generation) || terms.next_share_key == Some(generation);
+    next.share_keys.retain(|key| needed(key.generation));
+    let drawn = |generation| next.share_keys.iter().any(|key| key.generation == generation);
+    if let Some(generation) = terms.next_share_key.filter(|&generation| !drawn(generation)) {
+        next.share_keys.push(ShareKey { generation, seed: Secret::random(rng) });
+    }
+    next
+}
+
+/// Erases what is held for nodes that are members no more. Returns whether there was anything.
+pub fn erase_former(vault: &mut Vault, is_former: impl Fn(NodeId) -> bool) -> bool {
+    let before = vault.held.len();
+    vault.held.retain(|held| !is_former(held.peer));
+    vault.held.len() < before
 }
 
 /// Why a piece of a peer's lock is not opened.
@@ -274,7 +330,6 @@ mod tests {
         assert_eq!(named.iter().map(|peer| peer.key_number).collect::<Vec<_>>(), [4, 7, 6]);
         let kept = |at: usize| named[at].public_key == last.pieces()[at].public_key;
         assert_eq!([kept(0), kept(1), kept(2)], [true, false, true]);
-        assert!(super::named(&last, vec![silent(2), silent(3), silent(4)]).is_none(), "nobody offers anything");
         assert!(super::named(&last, vec![silent(9)]).is_none(), "a stranger has no key in it");
     }
 

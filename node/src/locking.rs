@@ -7,74 +7,170 @@
 //! A lock is renewed a little after each start and then every day, so that an old copy of a disk opens nothing once the
 //! peers have erased what it needs. A peer that is away keeps its piece: the new lock names the key that the old one named.
 //! Serving never waits for any of this.
+//!
+//! What a lock protects and who holds its pieces follows from the replicated state ([`LockTerms`]): a step of an operation
+//! is nothing but terms that changed, and each member makes its lock what they say, by itself and as often as it takes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
 use quorate_client::conn::Lane;
 use quorate_raft::Replica;
-use quorate_raft::command::ReportLock;
+use quorate_raft::command::{Change, RegisterShareKey};
+use quorate_raft::state::LockTerms;
 use quorate_shares::ids::NodeId;
 use quorate_shares::kem::PublicKey;
-use quorate_shares::lock::{LockPeer, PinPlace};
-use tokio::time::sleep;
-use tracing::{debug, info};
+use quorate_shares::lock::{Bundle, LockPeer, PinPlace};
+use tokio::time::{Instant, sleep, timeout};
+use tracing::{debug, info, warn};
 
 use crate::node::Node;
 use crate::peer::{LockState, PeerReply, PeerRequest};
 use crate::phase::Phase;
 use crate::vault::Vault;
-use crate::{lock_keys, random};
+use crate::{lock_keys, proposal, random};
 
 /// After a renewal that kept the key of a silent or busy peer, the next one comes after this many times
 /// `timing.renew_lock_after_ms`, and twice as late each time.
 const INCOMPLETE: u64 = 12;
 const INCOMPLETE_DOUBLINGS: u32 = 16;
+/// Pause after a lock that could not be made, and after a report that could not be given.
+const AGAIN: Duration = Duration::from_millis(200);
+const AGAIN_DOUBLINGS: u32 = 5;
+/// How often what is due is looked for when nothing changes.
+const LOOK: Duration = Duration::from_secs(1);
 /// How long a peer may take to make a key durable.
 const PEER: Duration = Duration::from_secs(3);
 
-/// Renews this node's lock for as long as it runs, beginning a little after it serves.
+/// Renews this node's lock for as long as it runs: a little after it serves, then daily, and whenever the state demands
+/// another one. Never returns.
 pub async fn keep_fresh(node: Arc<Node>, replica: Replica) {
     let timing = &node.config.timing;
-    let pause = |ms: u64| sleep(Duration::from_millis(ms));
+    let mut changes = replica.changes();
     // Not all nodes at once after a loss of power, and none before it is useful otherwise.
-    let _ = node.phases().wait_for(|phase| *phase == Phase::Serving).await;
-    pause(random::between(timing.renew_lock_after_ms, timing.renew_lock_after_ms.saturating_mul(4))).await;
-    let mut incomplete = 0;
+    let mut due = None;
+    let (mut incomplete, mut failed) = (0, 0);
     loop {
-        match renew(&node, &replica).await {
-            Ok(true) => {
-                incomplete = 0;
-                pause(timing.renew_lock_every_ms).await;
+        changes.borrow_and_update();
+        if due.is_none() && node.phase() == Phase::Serving {
+            due = Some(Instant::now() + later(random::between(timing.renew_lock_after_ms, 4 * timing.renew_lock_after_ms)));
+        }
+        let terms = replica.read(|state| state.lock_terms(node.id()));
+        let demanded = terms.as_ref().is_some_and(|terms| !is_as_due(&node, terms));
+        let is_due = due.is_some_and(|due| due <= Instant::now());
+        if let Some(terms) = terms.filter(|_| demanded || is_due) {
+            match renew(&node, &terms, demanded).await {
+                Ok(complete) => {
+                    failed = 0;
+                    // A peer that was silent may be back soon, or not for long.
+                    let pause = match complete {
+                        true => timing.renew_lock_every_ms,
+                        false => timing.renew_lock_after_ms.saturating_mul(INCOMPLETE << incomplete),
+                    };
+                    incomplete = if complete { 0 } else { (incomplete + 1).min(INCOMPLETE_DOUBLINGS) };
+                    due = Some(Instant::now() + later(pause.min(timing.renew_lock_every_ms)));
+                    continue;
+                }
+                Err(reason) => {
+                    debug!(%reason, demanded, "lock not renewed yet");
+                    sleep(AGAIN * (1 << failed)).await;
+                    failed = (failed + 1).min(AGAIN_DOUBLINGS);
+                    continue;
+                }
             }
-            // A peer that was silent may be back soon, or not for long.
-            Ok(false) => {
-                let later = timing.renew_lock_after_ms.saturating_mul(INCOMPLETE << incomplete);
-                incomplete = (incomplete + 1).min(INCOMPLETE_DOUBLINGS);
-                pause(later.min(timing.renew_lock_every_ms)).await;
+        }
+        let _ = timeout(LOOK, changes.changed()).await;
+    }
+}
+
+fn later(pause_ms: u64) -> Duration {
+    Duration::from_millis(pause_ms)
+}
+
+fn is_as_due(node: &Node, terms: &LockTerms) -> bool {
+    let as_due = |vault: &Vault| node.own().is_some_and(|own| lock_keys::is_as_due(vault, &own.bundle, terms));
+    node.with_vault(as_due).unwrap_or(true)
+}
+
+/// Makes the next lock as the state demands it, with what the peers offer now, and says whether all of them offered
+/// something. If nobody did, the lock is made only if it is `demanded`: nothing would become newer by it.
+async fn renew(node: &Arc<Node>, terms: &LockTerms, demanded: bool) -> Result<bool, String> {
+    let own = node.own().ok_or("the bundle is not open")?;
+    let offered = offers(node, terms.peers.iter().copied()).await;
+    let complete = offered.iter().all(|(_, offer)| offer.is_some());
+    if !demanded && offered.iter().all(|(_, offer)| offer.is_none()) {
+        return Err("no peer offers a key".to_owned());
+    }
+    let last = node.with_vault(|vault| vault.lock.clone()).flatten().ok_or("there is no lock yet")?;
+    let named = lock_keys::named(&last, offered).ok_or("a peer that must hold a piece offers no key for it")?;
+    let bundle = lock_keys::next_bundle(&own.bundle, terms, &mut random::system());
+    lock(node, terms.needed.saturating_add(1), named, bundle, |_| true).await?;
+    node.old_copies.lock().replaced(&last);
+    commit(node).await;
+    Ok(complete)
+}
+
+/// Tells the replicated state what this node's lock is like, whenever it differs from what is known, and registers the
+/// share key that was drawn for the next epoch, once the lock that protects it is durable. Never returns.
+pub async fn report(node: Arc<Node>, replica: Replica) {
+    let mut changes = replica.changes();
+    loop {
+        changes.borrow_and_update();
+        let owed = owed_reports(&node, &replica);
+        let mut done = true;
+        for change in owed {
+            let kind = change.kind();
+            if let Err(reason) = proposal::propose(&node, &replica, change).await {
+                debug!(kind, %reason, "not reported yet");
+                done = false;
             }
-            Err(reason) => {
-                debug!(%reason, "lock not renewed yet");
-                pause(timing.renew_lock_after_ms).await;
-            }
+        }
+        match done {
+            true => drop(timeout(LOOK, changes.changed()).await),
+            false => sleep(AGAIN).await,
         }
     }
 }
 
-/// Makes the next lock with what the peers offer now, and says whether all of them offered something.
-async fn renew(node: &Arc<Node>, replica: &Replica) -> Result<bool, String> {
-    let active = replica.read(|state| state.active().map(|epoch| epoch.threshold));
-    let threshold = active.ok_or("no epoch is active")?;
-    let offered = offers(node).await;
-    let complete = offered.iter().all(|(_, offer)| offer.is_some());
-    let last = node.with_vault(|vault| vault.lock.clone()).flatten().ok_or("there is no lock yet")?;
-    let named = lock_keys::named(&last, offered).ok_or("no peer offers a key for it")?;
-    lock(node, threshold, named, |_| true).await?;
-    node.old_copies.lock().replaced(&last);
-    commit(node).await;
-    Ok(complete)
+fn owed_reports(node: &Node, replica: &Replica) -> Vec<Change> {
+    // Both are read while nothing is written: the bundle is the one that the vault protects.
+    let durable = node.with_written_vault(|vault, writes| {
+        let own = node.own()?;
+        let report = lock_keys::report(vault, node.id(), &own.bundle, writes)?;
+        Some((own, report))
+    });
+    let Some((own, report)) = durable.flatten() else { return Vec::new() };
+    let (known, next) = replica.read(|state| {
+        let next = state.lock_terms(node.id()).and_then(|terms| terms.next_share_key);
+        (lock_keys::is_known(state.locks.get(&node.id()), &report), next)
+    });
+    let drawn = next.and_then(|next| own.bundle.share_keys.iter().find(|key| key.generation == next));
+    let register = drawn.map(|key| {
+        let share_pk = PublicKey::of_seed(&key.seed).as_bytes().to_vec();
+        Change::RegisterShareKey(RegisterShareKey { node: node.id(), skgen: key.generation, share_pk })
+    });
+    let report = (!known).then_some(Change::ReportLock(report));
+    report.into_iter().chain(register).collect()
+}
+
+/// Erases the lock keys that are held for nodes which are members no more. Never returns.
+pub async fn erase_former(node: Arc<Node>, replica: Replica) {
+    let mut changes = replica.changes();
+    loop {
+        changes.borrow_and_update();
+        let former: BTreeSet<_> = replica.read(|state| state.former.keys().copied().collect());
+        let holds = |vault: &Vault| vault.held.iter().any(|held| former.contains(&held.peer));
+        if node.with_vault(holds).unwrap_or_default() {
+            let erased = node.update_vault(move |vault| lock_keys::erase_former(vault, |peer| former.contains(&peer)));
+            match erased.await {
+                Ok(_) => info!("lock keys of former members erased"),
+                Err(error) => warn!(%error, "lock keys of former members are not erased yet"),
+            }
+        }
+        let _ = timeout(LOOK, changes.changed()).await;
+    }
 }
 
 /// Asks every peer of the roster for a lock key. Peers that did not answer are named in the error.
@@ -82,15 +178,14 @@ async fn renew(node: &Arc<Node>, replica: &Replica) -> Result<bool, String> {
 /// # Errors
 /// The peers without an answer.
 pub async fn prepare(node: &Arc<Node>) -> Result<Vec<LockPeer>, Vec<NodeId>> {
-    let offered = offers(node).await;
+    let offered = offers(node, peers(node).into_iter()).await;
     let missing: Vec<NodeId> = offered.iter().filter(|(_, offer)| offer.is_none()).map(|(peer, _)| *peer).collect();
     if missing.is_empty() { Ok(offered.into_iter().filter_map(|(_, offer)| offer).collect()) } else { Err(missing) }
 }
 
-/// PREP, to every peer of the roster.
-async fn offers(node: &Arc<Node>) -> Vec<(NodeId, Option<LockPeer>)> {
-    let peers: Vec<NodeId> = peers(node);
-    join_all(peers.iter().map(|&peer| async move { (peer, offer(node, peer).await) })).await
+/// PREP, to each of `peers`.
+async fn offers(node: &Arc<Node>, peers: impl Iterator<Item = NodeId>) -> Vec<(NodeId, Option<LockPeer>)> {
+    join_all(peers.map(|peer| async move { (peer, offer(node, peer).await) })).await
 }
 
 async fn offer(node: &Arc<Node>, peer: NodeId) -> Option<LockPeer> {
@@ -108,8 +203,8 @@ async fn offer(node: &Arc<Node>, peer: NodeId) -> Option<LockPeer> {
     }
 }
 
-/// Seals this node's bundle into a lock of the next generation, and writes it into the vault together with what `also`
-/// changes; durable when this returns. If `also` answers no, nothing is written.
+/// Seals `bundle` into a lock of the next generation, and writes it into the vault together with what `also` changes;
+/// durable when this returns, and then this node goes by that bundle. If `also` answers no, nothing is written.
 ///
 /// # Errors
 /// In words; the node stops if the vault could not be written.
@@ -117,9 +212,9 @@ pub async fn lock(
     node: &Arc<Node>,
     threshold: u8,
     peers: Vec<LockPeer>,
+    bundle: Bundle,
     also: impl FnOnce(&mut Vault) -> bool + Send + 'static,
 ) -> Result<bool, String> {
-    let own = node.own().ok_or("the bundle is not open")?;
     let last = node.with_vault(|vault| vault.lock.clone()).flatten();
     let whose = (node.cluster(), node.id());
     let mut rng = random::system();
@@ -128,13 +223,16 @@ pub async fn lock(
         // Wherever the operator keeps it, there it stays.
         Some(place) => node.pin(&place).map(|pin| (place, pin))?,
     };
-    let sealed = lock_keys::next_lock(last.as_ref(), whose, threshold, &peers, (place, &pin), &own.bundle, &mut rng);
+    let sealed = lock_keys::next_lock(last.as_ref(), whose, threshold, &peers, (place, &pin), &bundle, &mut rng);
     let lock = sealed.map_err(|error| error.to_string())?;
     let (generation, needed) = (lock.generation(), lock.needed());
+    let this = Arc::clone(node);
     let write = node.update_vault(move |vault| {
         let wanted = also(vault);
         if wanted {
             vault.lock = Some(lock);
+            // Whoever reads bundle and vault together waits until this one is durable; if it never is, the node stops.
+            this.unlock(bundle);
         }
         wanted
     });
@@ -165,11 +263,6 @@ pub async fn tell_erased(node: &Arc<Node>, told: &mut BTreeMap<NodeId, LockState
         matches!(answer, Ok(PeerReply::Done)).then_some((peer, state))
     }));
     told.extend(heard.await.into_iter().flatten());
-}
-
-/// What the replicated state should know about this node's lock.
-pub fn report(node: &Node) -> Option<ReportLock> {
-    node.with_vault(|vault| lock_keys::report(vault, node.id())).flatten()
 }
 
 fn peers(node: &Node) -> Vec<NodeId> {

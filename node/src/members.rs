@@ -1,30 +1,41 @@
 //! The leader's loop: it compares the state with what the operator asked for, and does the next step.
 //!
 //! Every step can be repeated, and any leader goes on where the last one stopped: nothing is remembered here. What is owed
-//! is decided by the pure [`plan::next`].
+//! is decided by the pure [`plan::next`]. New keys are verified in a loop of their own, so that an operation never waits for
+//! clients that make keys without end, nor they for it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
 use quorate_client::conn::Lane;
-use quorate_raft::Replica;
-use quorate_raft::command::{Change, Command, EpochAck, Ready, Verified};
-use quorate_raft::plan::{self, Step, Unverified};
+use quorate_client::wire;
+use quorate_raft::command::{Begin, Change, Command, EpochAck, Operation, Ready, Verified};
+use quorate_raft::plan::{self, Step, Unverified, View};
 use quorate_raft::state::State;
+use quorate_raft::voters::Purpose;
+use quorate_raft::{Leadership, Replica};
 use quorate_shares::ids::{Epoch, KeyUid, KeyVersion, NodeId};
+use tokio::sync::watch;
+use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
 use crate::clock::wall_ms;
+use crate::keyring::Slot;
 use crate::node::Node;
 use crate::peer::{PeerReply, PeerRequest, Refusal, VerifyRequest};
+use crate::{deal, random};
 
 /// How long a holder may take to open and check a list of shares.
 const HOLDER: Duration = Duration::from_secs(5);
 /// Pause after a step that did not succeed.
 const PAUSE: Duration = Duration::from_millis(100);
+/// How often the loop looks up when nothing changes: whether somebody is there is not in the state.
+const LOOK: Duration = Duration::from_millis(250);
+/// Shares that are checked before others may run.
+const CHECKED_AT_ONCE: usize = 32;
 
 /// Runs while the node runs; acts while it leads. Never returns.
 pub async fn run(node: Arc<Node>, replica: Replica) {
@@ -32,24 +43,90 @@ pub async fn run(node: Arc<Node>, replica: Replica) {
     loop {
         changes.borrow_and_update();
         let leads = leadership.borrow_and_update().am_leader;
-        let step = if leads { replica.read(plan::next) } else { Step::Nothing };
+        let step = match leads {
+            true => view(&node, &replica).await.map_or(Step::Nothing, |view| replica.read(|state| plan::next(state, &view))),
+            false => Step::Nothing,
+        };
+        *node.operation.lock() = replica.read(|state| told(&node, state, &step)).filter(|_| leads);
         let done = match step {
-            Step::AwaitFounding | Step::Nothing => {
+            Step::AwaitFounding
+            | Step::Nothing
+            | Step::FinishVoters
+            | Step::AwaitShareKeys { .. }
+            | Step::AwaitLocks { .. } => {
                 tokio::select! {
                     _ = changes.changed() => {}
                     _ = leadership.changed() => {}
-                    () = sleep(Duration::from_secs(1)) => {}
+                    () = sleep(LOOK) => {}
                 }
                 continue;
             }
             Step::Propose(change) => propose(&replica, change).await,
+            Step::Rekey => {
+                let (request, operation) = (random::bytes(), Operation::Rekey);
+                propose(&replica, Change::Begin(Begin { request, operation, accept_no_redundancy: false })).await
+            }
+            Step::TransferLeadership { to } => transfer(&replica, to, &mut leadership).await,
+            Step::ChangeVoters { voters, revoke } => {
+                let purpose = if revoke { Purpose::Revoke } else { Purpose::Remove };
+                let changed = replica.change_voters(voters, purpose, &present(&node, &replica)).await;
+                changed.inspect_err(|error| debug!(%error, "voters not changed yet")).is_ok()
+            }
+            Step::Redeal { epoch, versions, .. } => redeal(&node, &replica, epoch, &versions).await,
             Step::CollectAcks { epoch, missing, .. } => collect_acks(&node, &replica, epoch, missing).await,
-            Step::Verify { records } => verify(&node, &replica, records).await,
+            Step::Retire { epoch, active, members } => retire(&node, &replica, (epoch, active), members).await,
         };
         if !done {
             let _ = timeout(PAUSE, leadership.changed()).await;
         }
     }
+}
+
+/// What this node sees as the leader; `None` if its replica has stopped.
+async fn view(node: &Node, replica: &Replica) -> Option<View> {
+    let membership = replica.membership().await.ok()?;
+    let settled = membership.committed && !membership.is_joint();
+    let (me, present, voters) = (node.id(), present(node, replica), membership.newest());
+    Some(View { me, present, voters, settled, now_ms: wall_ms() })
+}
+
+/// The members that can be asked now, this one among them.
+pub fn present(node: &Node, replica: &Replica) -> BTreeSet<NodeId> {
+    let members: Vec<_> = replica.read(|state| state.members.keys().copied().collect());
+    members.into_iter().filter(|&id| id == node.id() || node.sessions.with(id).is_some()).collect()
+}
+
+/// The operation as an operator is told of it.
+fn told(node: &Node, state: &State, step: &Step) -> Option<wire::Operation> {
+    let running = state.operations.running.as_ref()?;
+    let names = |nodes: &mut dyn Iterator<Item = NodeId>| nodes.map(|id| node.name_of(id)).collect::<Vec<_>>();
+    let name = operation_name(node, &running.operation);
+    let epoch = running.epoch;
+    let (step, waiting_for) = match step {
+        Step::FinishVoters => ("finishes a change of voters".to_owned(), Vec::new()),
+        Step::TransferLeadership { to } => ("lets another node lead".to_owned(), names(&mut to.iter().copied())),
+        Step::ChangeVoters { .. } => ("changes the voters".to_owned(), Vec::new()),
+        Step::AwaitShareKeys { missing, .. } => {
+            (format!("new share keys for epoch {epoch}"), names(&mut missing.iter().copied()))
+        }
+        Step::Redeal { left, .. } => (format!("deals to epoch {epoch}: {left} key versions left"), Vec::new()),
+        Step::CollectAcks { missing, .. } => {
+            (format!("holders check their shares of epoch {epoch}"), names(&mut missing.iter().copied()))
+        }
+        Step::AwaitLocks { missing } => ("locks are renewed".to_owned(), names(&mut missing.iter().copied())),
+        Step::Retire { epoch, members, .. } => {
+            (format!("retires epoch {epoch}"), names(&mut members.iter().copied()))
+        }
+        Step::Propose(change) => (change.kind().replace('_', " "), Vec::new()),
+        Step::AwaitFounding | Step::Rekey | Step::Nothing => (String::new(), Vec::new()),
+    };
+    Some(wire::Operation { name, step, waiting_for })
+}
+
+/// What was ordered, as in `revoke n4`.
+pub fn operation_name(node: &Node, operation: &Operation) -> String {
+    let leaving = operation.leaving().into_iter().map(|id| node.name_of(id));
+    [operation.kind().to_owned()].into_iter().chain(leaving).collect::<Vec<_>>().join(" ")
 }
 
 async fn propose(replica: &Replica, change: Change) -> bool {
@@ -63,6 +140,57 @@ async fn propose(replica: &Replica, change: Change) -> bool {
     }
 }
 
+/// Lets one of `to` lead.
+async fn transfer(replica: &Replica, to: BTreeSet<NodeId>, leadership: &mut watch::Receiver<Leadership>) -> bool {
+    for candidate in to {
+        info!(to = %candidate, "lets another node lead");
+        if replica.transfer_leadership(candidate).await.is_ok()
+            && let Ok(Ok(_)) = timeout(HOLDER, leadership.wait_for(|leadership| !leadership.am_leader)).await
+        {
+            return true;
+        }
+    }
+    false
+}
+
+/// Deals some versions anew, at most one command's worth of keys in plain at a time.
+async fn redeal(node: &Arc<Node>, replica: &Replica, epoch: Epoch, versions: &[Slot]) -> bool {
+    match deal::redeal(node, replica, epoch, versions).await {
+        Ok(redeal) => propose(replica, Change::Redeal(redeal)).await,
+        Err(reason) => {
+            warn!(%epoch, %reason, "key versions not dealt anew yet");
+            false
+        }
+    }
+}
+
+/// Retires an epoch once every member that is there knows the next one: nobody loads from the old one any more.
+async fn retire(node: &Arc<Node>, replica: &Replica, (epoch, active): (Epoch, Epoch), members: Vec<NodeId>) -> bool {
+    let known = members.into_iter().filter(|&member| member != node.id()).map(|member| async move {
+        let report = node.sessions.ask(member, Lane::Ordinary, &PeerRequest::Report, HOLDER).await;
+        matches!(report, Ok(PeerReply::Report(report)) if report.epoch >= active)
+    });
+    join_all(known).await.into_iter().all(|knows| knows) && propose(replica, Change::RetireEpoch { epoch }).await
+}
+
+/// Has new versions verified while the node leads. Never returns.
+pub async fn verify_new(node: Arc<Node>, replica: Replica) {
+    let (mut changes, mut leadership) = (replica.changes(), replica.leadership());
+    loop {
+        changes.borrow_and_update();
+        let leads = leadership.borrow_and_update().am_leader;
+        let records = if leads { replica.read(plan::unverified) } else { Vec::new() };
+        if records.is_empty() {
+            tokio::select! {
+                _ = changes.changed() => {}
+                _ = leadership.changed() => {}
+            }
+        } else if !verify(&node, &replica, records).await {
+            let _ = timeout(PAUSE, leadership.changed()).await;
+        }
+    }
+}
+
 /// Asks holders whether they opened and checked every record of an epoch, and notes each that did.
 async fn collect_acks(node: &Arc<Node>, replica: &Replica, epoch: Epoch, missing: Vec<NodeId>) -> bool {
     let index = replica.applied_index();
@@ -72,15 +200,15 @@ async fn collect_acks(node: &Arc<Node>, replica: &Replica, epoch: Epoch, missing
         }
         let request = PeerRequest::AckEpoch { epoch, index };
         match node.sessions.ask(holder, Lane::Ordinary, &request, HOLDER).await {
-            Ok(PeerReply::EpochAck { records }) => (holder, Some(records)),
+            Ok(PeerReply::EpochAck { redealt }) => (holder, Some(redealt)),
             _ => (holder, None),
         }
     });
     let mut any = false;
-    for (holder, records) in join_all(answers).await {
-        if let Some(records) = records {
-            info!(%epoch, %holder, records, "holder acknowledged the epoch");
-            any |= propose(replica, Change::EpochAck(EpochAck { epoch, node: holder, records })).await;
+    for (holder, redealt) in join_all(answers).await {
+        if let Some(redealt) = redealt {
+            info!(%epoch, %holder, redealt, "holder acknowledged the epoch");
+            any |= propose(replica, Change::EpochAck(EpochAck { epoch, node: holder, redealt })).await;
         }
     }
     any
@@ -166,43 +294,69 @@ pub async fn check_shares(
         return Err(Refusal::TooMany);
     }
     replica.wait_applied(request.index, HOLDER).await.map_err(|_| Refusal::Behind)?;
+    check(node, replica, request.epoch, &request.versions).await
+}
+
+async fn check(node: &Node, replica: &Replica, epoch: Epoch, slots: &[Slot]) -> Result<Vec<Slot>, Refusal> {
     let holder = node.holder().ok_or(Refusal::WrongEpoch)?;
-    let mut verified = Vec::with_capacity(request.versions.len());
-    for &(uid, version) in &request.versions {
-        let opened =
-            holder.facts(replica, request.epoch, uid, version).and_then(|facts| holder.open(replica, &facts).map(drop));
-        match opened {
-            Ok(()) => verified.push((uid, version)),
-            Err(error) => warn!(%uid, %version, %error, "own share of a new version does not open"),
+    let mut verified = Vec::with_capacity(slots.len());
+    for some in slots.chunks(CHECKED_AT_ONCE) {
+        // Those that can be read; one that cannot must not hide the others.
+        let facts = holder.all_facts(replica, epoch, some).map_or_else(
+            |_| some.iter().filter_map(|&(uid, version)| holder.facts(replica, epoch, uid, version).ok()).collect(),
+            |facts| facts,
+        );
+        for facts in facts {
+            let (uid, version) = (facts.identity.uid, facts.identity.version);
+            match holder.open(replica, &facts) {
+                Ok(_) => verified.push((uid, version)),
+                Err(error) => warn!(%uid, %version, %epoch, %error, "own share of a new record does not open"),
+            }
         }
+        yield_now().await;
     }
     Ok(verified)
 }
 
-/// The holder's side: how many records of an epoch it opened and checked; an error unless it is all of them.
+/// The records of one epoch that this node opened and checked, so that being asked again costs nothing.
+#[derive(Debug, Default)]
+pub struct Checked {
+    epoch: Epoch,
+    slots: HashSet<Slot>,
+}
+
+/// The holder's side: how many records of an epoch were dealt anew and have been opened and checked here; an error unless
+/// these are all.
 ///
 /// # Errors
 /// [`Refusal::Behind`] if this node has not applied them yet, [`Refusal::WrongEpoch`] if it cannot open them all.
 pub async fn check_epoch(node: &Arc<Node>, replica: &Replica, epoch: Epoch, index: u64) -> Result<u64, Refusal> {
     replica.wait_applied(index, HOLDER).await.map_err(|_| Refusal::Behind)?;
-    let (records, versions) = replica.read(|state| records_of(state, epoch)).ok_or(Refusal::WrongEpoch)?;
-    for versions in versions.chunks(crate::peer::VERSIONS_MAX) {
-        let request = VerifyRequest { epoch, index, versions: versions.to_vec() };
-        if check_shares(node, replica, &request).await?.len() != versions.len() {
+    let mut checked = node.checked.lock().await;
+    if checked.epoch != epoch {
+        *checked = Checked { epoch, slots: HashSet::new() };
+    }
+    let (redealt, mut slots) = replica.read(|state| records_of(state, epoch)).ok_or(Refusal::WrongEpoch)?;
+    slots.retain(|slot| !checked.slots.contains(slot));
+    for some in slots.chunks(crate::peer::VERSIONS_MAX) {
+        let verified = check(node, replica, epoch, some).await?;
+        let all = verified.len() == some.len();
+        checked.slots.extend(verified);
+        if !all {
             return Err(Refusal::WrongEpoch);
         }
     }
-    Ok(records)
+    Ok(redealt)
 }
 
-/// How many records an epoch has, and of which versions they are.
-pub fn records_of(state: &State, epoch: Epoch) -> Option<(u64, Vec<(KeyUid, KeyVersion)>)> {
-    let records = state.epoch(epoch)?.records;
+/// How many records of an epoch were dealt anew, and the versions that have one, dealt anew or made since.
+pub fn records_of(state: &State, epoch: Epoch) -> Option<(u64, Vec<Slot>)> {
+    let redealt = state.epoch(epoch)?.redealt;
     let versions = state
         .keys
         .values()
         .flat_map(|key| key.versions.values().map(|version| (key.uid, version)))
         .filter(|(_, version)| version.record(epoch).is_some())
         .map(|(uid, version)| (uid, version.version));
-    Some((records, versions.collect()))
+    Some((redealt, versions.collect()))
 }

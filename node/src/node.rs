@@ -10,10 +10,11 @@ use std::sync::{Arc, OnceLock};
 
 use parking_lot::{Mutex, RwLock};
 use quorate_client::identity::Identity;
-use quorate_client::wire::Alarm;
+use quorate_client::wire::{Alarm, Operation};
 use quorate_raft::{Rebuild, Replica};
-use quorate_shares::ids::{ClusterId, NodeId, NodeName};
+use quorate_shares::ids::{ClusterId, NodeId, NodeName, ShareKeyGeneration};
 use quorate_shares::lock::{Bundle, PinPlace};
+use quorate_shares::secret::Secret;
 use tokio::sync::watch;
 use tracing::{error, warn};
 use zeroize::Zeroizing;
@@ -27,6 +28,7 @@ use crate::holder::Holder;
 use crate::keyring::Keyring;
 use crate::lease::Lease;
 use crate::lock_keys::OldCopies;
+use crate::members::Checked;
 use crate::peer::{Hello, Refusal, Report};
 use crate::phase::{self, Phase};
 use crate::random;
@@ -43,6 +45,10 @@ pub struct Own {
     pub op: Identity,
     /// The bundle itself, to be locked again when the lock is renewed.
     pub bundle: Bundle,
+}
+
+fn share_keys(bundle: &Bundle) -> Vec<(ShareKeyGeneration, Secret<32>)> {
+    bundle.share_keys.iter().map(|key| (key.generation, key.seed.duplicate())).collect()
 }
 
 /// How far unlocking is, for the status.
@@ -78,7 +84,7 @@ pub struct Node {
     pub catch_up: tokio::sync::Mutex<(u64, Result<(), NoLease>)>,
     /// Keys in memory.
     pub keyring: Arc<Keyring>,
-    /// The batch that new keys are dealt in, while this node leads.
+    /// The batches that keys are dealt in, while this node leads.
     pub dealing: Mutex<Option<OpenDealer>>,
     /// Held by whoever opens the next batch.
     pub opening: tokio::sync::Mutex<()>,
@@ -86,6 +92,10 @@ pub struct Node {
     pub unlocking: Mutex<Unlocking>,
     /// How far founding is, in words and names.
     pub founding: watch::Sender<Founding>,
+    /// The operation that this node leads, where it stands, and whom it waits for.
+    pub operation: Mutex<Option<Operation>>,
+    /// The records of the PENDING epoch that this node has checked.
+    pub checked: tokio::sync::Mutex<Checked>,
     /// What has become of the locks before this one.
     pub old_copies: Mutex<OldCopies>,
     /// Held while a vault is made.
@@ -100,7 +110,7 @@ pub struct Node {
     boot: RwLock<Option<Identity>>,
     cluster: RwLock<Option<ClusterId>>,
     id: AtomicU64,
-    own: OnceLock<Own>,
+    own: RwLock<Option<Arc<Own>>>,
     holder: OnceLock<Arc<Holder>>,
     replica: OnceLock<Replica>,
     rebuild: RwLock<Option<Arc<Rebuild>>>,
@@ -146,12 +156,14 @@ impl Node {
             roster: RwLock::default(),
             boot: RwLock::default(),
             cluster: RwLock::default(),
+            operation: Mutex::default(),
+            checked: tokio::sync::Mutex::default(),
             old_copies: Mutex::default(),
             adopting: Mutex::default(),
             locked_attempt: Mutex::default(),
             founding_locked: Mutex::default(),
             id: AtomicU64::new(0),
-            own: OnceLock::new(),
+            own: RwLock::default(),
             holder: OnceLock::new(),
             replica: OnceLock::new(),
             rebuild: RwLock::default(),
@@ -219,26 +231,29 @@ impl Node {
 
     /// The op identity, once the bundle is open.
     pub fn op_identity(&self) -> Option<Identity> {
-        self.own.get().map(|own| own.op.clone())
+        self.own().map(|own| own.op.clone())
     }
 
     /// What the bundle opened to.
-    pub fn own(&self) -> Option<&Own> {
-        self.own.get()
+    pub fn own(&self) -> Option<Arc<Own>> {
+        self.own.read().clone()
     }
 
-    /// Takes the opened bundle into use; once in the life of a process.
+    /// Takes an opened bundle into use: the one that the lock opened to, or one whose lock is becoming durable.
     pub fn unlock(&self, bundle: Bundle) {
         let op = Identity::from_seed(&bundle.op_seed);
-        let _ = self.own.set(Own { op, bundle });
+        let keys = share_keys(&bundle);
+        *self.own.write() = Some(Arc::new(Own { op, bundle }));
+        if let Some(holder) = self.holder.get() {
+            holder.set_keys(keys);
+        }
     }
 
     /// This node's share keys at work, once it has an id and an open bundle.
     pub fn holder(&self) -> Option<Arc<Holder>> {
         if self.holder.get().is_none() && self.id() != NodeId(0) {
-            let keys = self.own.get()?.bundle.share_keys.iter();
-            let keys = keys.map(|key| (key.generation, key.seed.duplicate())).collect();
-            let _ = self.holder.set(Arc::new(Holder::new(self.cluster(), self.id(), keys)));
+            let own = self.own()?;
+            let _ = self.holder.set(Arc::new(Holder::new(self.cluster(), self.id(), share_keys(&own.bundle))));
         }
         self.holder.get().cloned()
     }
@@ -251,6 +266,11 @@ impl Node {
     }
 
     // -- vault and roster
+
+    /// Reads from the vault, with the number of its writes; `None` before there is one.
+    pub fn with_written_vault<R>(&self, read: impl FnOnce(&Vault, u64) -> R) -> Option<R> {
+        self.vault.lock().as_ref().map(|vault| read(vault.current(), vault.writes()))
+    }
 
     /// Reads from the vault; `None` before there is one.
     pub fn with_vault<R>(&self, read: impl FnOnce(&Vault) -> R) -> Option<R> {

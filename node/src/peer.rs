@@ -6,11 +6,11 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use quorate_client::wire::{Alarm, OldCopies, Phase, WireError};
+use quorate_client::wire::{Alarm, OldCopies, Operation, Phase, Progress, WireError};
 use quorate_raft::Flushed;
 use quorate_raft::command::Command;
 use quorate_shares::codec;
-use quorate_shares::ids::{Epoch, KeyName, KeyUid, KeyVersion, NodeId};
+use quorate_shares::ids::{Epoch, KeyName, KeyUid, KeyVersion, NodeId, NodeName};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
@@ -61,6 +61,13 @@ pub enum PeerRequest {
     Report,
     /// ERASED of a lock rotation: no key older than this one is held for the asked node any more.
     LockErased(LockState),
+    /// An operation that a client asked for at the sender, who checked the token.
+    Operate(Operate),
+    /// How far an operation is, as only the leader can say.
+    Progress {
+        /// Which.
+        operation: Epoch,
+    },
 }
 
 /// What a node answers.
@@ -81,10 +88,10 @@ pub enum PeerReply {
     Shares(Vec<SealedShare>),
     /// The versions whose shares opened and matched.
     Verified(Vec<(KeyUid, KeyVersion)>),
-    /// Records of the epoch that this holder opened and checked.
+    /// This holder opened and checked every record of the epoch.
     EpochAck {
-        /// How many.
-        records: u64,
+        /// How many of them were dealt anew.
+        redealt: u64,
     },
     /// The public half of a lock key that is durable here for the asker.
     LockKey {
@@ -106,6 +113,10 @@ pub enum PeerReply {
     Report(Report),
     /// Refused, by name.
     Refused(Refusal),
+    /// The operation runs, or ran to its end before.
+    Operated(Result<Epoch, WireError>),
+    /// How far an operation is.
+    Progress(Result<Progress, WireError>),
 }
 
 /// Who opens a session, and what is flushed to its disk.
@@ -204,6 +215,27 @@ impl KeyChange {
     }
 }
 
+/// An operation, as a client asked for it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Operate {
+    /// Takes a node out in good order.
+    Remove {
+        /// Repeating a request with the same id returns the first answer.
+        request: [u8; 16],
+        /// Which.
+        name: NodeName,
+        /// Two nodes may remain.
+        accept_no_redundancy: bool,
+    },
+    /// Has nodes refused from now on.
+    Revoke {
+        /// As above.
+        request: [u8; 16],
+        /// Which.
+        names: Vec<NodeName>,
+    },
+}
+
 /// How a node is, for the status of others.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Report {
@@ -219,6 +251,8 @@ pub struct Report {
     pub epoch: Epoch,
     /// Its open alarms.
     pub alarms: Vec<Alarm>,
+    /// The operation that it leads.
+    pub operation: Option<Operation>,
 }
 
 /// Why a peer refuses.

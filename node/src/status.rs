@@ -59,6 +59,7 @@ pub fn report(node: &Node) -> Report {
         old_copies: node.with_vault(|vault| node.old_copies.lock().standing(vault.lock.as_ref()?)).flatten(),
         epoch: replica.as_ref().and_then(active).unwrap_or(Epoch(0)),
         alarms: node.alarms(),
+        operation: node.operation.lock().clone(),
     }
 }
 
@@ -76,6 +77,15 @@ pub fn operation(node: &Node) -> Option<Operation> {
     }
     let founding = node.founding.borrow().clone();
     Some(Operation { name: "founding".to_owned(), step: founding.step, waiting_for: founding.waiting_for })
+}
+
+/// The operation that the leader leads, as it last said.
+fn led(node: &Node, leader: Option<NodeId>) -> Option<Operation> {
+    let leader = leader?;
+    if leader == node.id() {
+        return node.operation.lock().clone();
+    }
+    node.last_reports.lock().get(&leader).and_then(|(report, _)| report.operation.clone())
 }
 
 /// The file that a client needs: who the nodes are, and how to know them.
@@ -117,7 +127,7 @@ pub async fn full(node: &Arc<Node>, replica: &Replica) -> Status {
         leader: leader.and_then(|leader| names(node, &[leader]).pop()),
         lease_ms,
         keys,
-        operation: operation(node),
+        operation: operation(node).or_else(|| led(node, leader)),
         alarms: alarms(node),
         waiting_for: public(node).waiting_for,
         nodes,
@@ -162,8 +172,8 @@ pub async fn nodes(node: &Arc<Node>, replica: &Replica) -> Vec<NodeInfo> {
 }
 
 /// Disks that a thief must have at one instant: the least of what any epoch and any lock demands.
-fn theft_threshold(state: &State) -> u8 {
-    let epochs = state.epochs.values().filter(|epoch| epoch.is_open()).map(|epoch| epoch.threshold);
+pub fn theft_threshold(state: &State) -> u8 {
+    let epochs = state.epochs.values().filter(|epoch| !epoch.is_over()).map(|epoch| epoch.threshold);
     let locks = state.locks.values().map(|lock| lock.threshold.saturating_add(1));
     epochs.chain(locks).min().unwrap_or(0)
 }
@@ -181,7 +191,7 @@ async fn ask(node: &Arc<Node>, peer: NodeId) -> Option<Report> {
     let (applied, lock_generation, epoch) =
         last.map_or((0, 0, Epoch(0)), |last| (last.applied, last.lock_generation, last.epoch));
     let (phase, alarms) = (public.phase, Vec::new());
-    Some(Report { phase, applied, lock_generation, old_copies: None, epoch, alarms })
+    Some(Report { phase, applied, lock_generation, old_copies: None, epoch, alarms, operation: None })
 }
 
 async fn ask_public(node: &Arc<Node>, peer: NodeId) -> Option<PublicStatus> {

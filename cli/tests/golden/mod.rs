@@ -56,6 +56,8 @@ fn nodes_and_status() -> String {
     record.note("quorate node list", b"");
     record.note("quorate node status n1", b"");
     record.note("quorate cluster export", b"");
+    record.note("quorate node remove n2 --yes", b"");
+    record.note("quorate node revoke n2 --yes --wait", b"");
     record.note("quorate status", b"");
     {
         let mut status = record.world.node.status.lock().expect("sound");

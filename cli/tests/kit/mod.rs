@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 
 use base64::Engine;
@@ -15,8 +16,8 @@ use quorate_client::frame::{self, Kind};
 use quorate_client::identity::{Identity, Protocol, server_config};
 use quorate_client::wire::{
     self, AdminProgress, AdminRequest, AdminResponse, Alarm, Answer, Answered, Envelope, KeyInfo, KeySummary,
-    LocalStatus, NodeInfo, NodeState, OldCopies, Phase, PublicStatus, Request, Response, Role, Status, VersionInfo,
-    WireError,
+    LocalStatus, NodeInfo, NodeState, OldCopies, Operation, Phase, Progress, PublicStatus, Request, Response,
+    Revocation, Role, Stage, Status, VersionInfo, WireError,
 };
 use quorate_client::{ClusterFile, ClusterId, Code, KeyName, KeyVersion, Plaintext, Token};
 use quorate_shares::ids::{Epoch, KeyUid, NodeId};
@@ -64,7 +65,7 @@ impl World {
             boot_key: boot.public(),
         };
         let file = ClusterFile { cluster: ClusterId([0xab; 16]), nodes: vec![entry] };
-        let node = Arc::new(FakeNode { hash: token.hash(), keys: Mutex::default(), status: Mutex::new(status()) });
+        let node = Arc::new(FakeNode { hash: token.hash(), keys: Mutex::default(), status: Mutex::new(status()), looks: AtomicU8::new(0) });
         let (listening, handler) = (endpoint.clone(), node.clone());
         runtime.spawn(async move {
             while let Some(incoming) = listening.accept().await {
@@ -156,6 +157,8 @@ pub(crate) struct FakeNode {
     hash: [u8; 32],
     keys: Mutex<BTreeMap<KeyName, KeyInfo>>,
     pub(crate) status: Mutex<Status>,
+    /// How often somebody asked how far an operation is.
+    looks: AtomicU8,
 }
 
 impl Handler for FakeNode {
@@ -245,8 +248,46 @@ impl FakeNode {
                 }],
             }),
             Request::Echo(bytes) => Response::Echo(bytes),
+            Request::RemoveNode { name, .. } if name.as_str() == "n2" => Response::Begun { operation: REMOVAL },
+            Request::RevokeNodes { names, .. } if names.iter().all(|name| name.as_str() == "n2") => {
+                Response::Begun { operation: REVOCATION }
+            }
+            Request::RemoveNode { name, .. } => return Err(no_node(name.as_str())),
+            Request::RevokeNodes { names, .. } => return Err(no_node(names[0].as_str())),
+            Request::Progress { operation } => {
+                let looks = self.looks.fetch_add(1, Ordering::Relaxed);
+                Response::Progress(Box::new(progress(operation, looks)))
+            }
         })
     }
+}
+
+/// The operations that the stand-in knows.
+const REMOVAL: Epoch = Epoch(7);
+const REVOCATION: Epoch = Epoch(8);
+
+fn no_node(name: &str) -> WireError {
+    WireError::new(Code::NotFound, format!("no node named {name}")).hint("the nodes are n1, n2")
+}
+
+/// An operation that comes a little further with each look.
+fn progress(operation: Epoch, looks: u8) -> Progress {
+    let stage = if looks < 4 { Stage::Runs } else { Stage::Done };
+    let revocation = (operation == REVOCATION).then_some(Revocation {
+        decisive: looks > 0,
+        leases_over: looks > 2,
+        erased: looks.min(2),
+        erased_needed: 2,
+        renewed: looks.saturating_sub(1).min(2),
+        remaining: 2,
+    });
+    let waiting_for = if looks == 2 { vec!["n3".to_owned()] } else { Vec::new() };
+    let step = match stage {
+        Stage::Runs => format!("deals to epoch {operation}: {} key versions left", 100 - looks),
+        _ => String::new(),
+    };
+    let name = if revocation.is_some() { "revoke n2" } else { "remove n2" }.to_owned();
+    Progress { stage, operation: Operation { name, step, waiting_for }, revocation }
 }
 
 fn seal(key: &KeyName, context: &[u8], message: &[u8]) -> String {

@@ -14,13 +14,15 @@ use std::fmt;
 
 use quorate_shares::codec;
 use quorate_shares::context::Context;
-use quorate_shares::ids::{KeyName, KeyUid, KeyVersion, NodeName};
+use quorate_shares::ids::{Epoch, KeyName, KeyUid, KeyVersion, NodeName};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 pub use admin::{AdminProgress, AdminRequest, AdminResponse, LocalStatus, PUBLIC_STATUS, PublicStatus};
 pub use secret::{PLAINTEXT_BYTES_MAX, Plaintext, TOKEN_TEXT_PREFIX, Token, TokenError};
-pub use status::{Alarm, NodeInfo, NodeState, OldCopies, Operation, Phase, Role, Status};
+pub use status::{
+    Alarm, NodeInfo, NodeState, OldCopies, Operation, Phase, Progress, Revocation, Role, Stage, Status,
+};
 
 use crate::cluster_file::ClusterFile;
 use crate::error::Code;
@@ -124,6 +126,27 @@ pub enum Request {
     Export,
     /// The same bytes back.
     Echo(#[serde(with = "serde_bytes")] Vec<u8>),
+    /// Takes a node out of the cluster in good order.
+    RemoveNode {
+        /// Names the attempt.
+        request_id: RequestId,
+        /// Which.
+        name: NodeName,
+        /// Two nodes may remain, of which the loss of one disk loses every key.
+        accept_no_redundancy: bool,
+    },
+    /// Has nodes refused from now on, and everything dealt anew without them.
+    RevokeNodes {
+        /// Names the attempt.
+        request_id: RequestId,
+        /// Which: at least one.
+        names: Vec<NodeName>,
+    },
+    /// How far an operation is.
+    Progress {
+        /// Which.
+        operation: Epoch,
+    },
 }
 
 /// What a client is answered, unless it is a [`WireError`].
@@ -159,6 +182,13 @@ pub enum Response {
     Export(ClusterFile),
     /// To [`Request::Echo`].
     Echo(#[serde(with = "serde_bytes")] Vec<u8>),
+    /// To [`Request::RemoveNode`] and [`Request::RevokeNodes`]: the operation runs, or ran to its end before.
+    Begun {
+        /// The epoch that it brings, which names it.
+        operation: Epoch,
+    },
+    /// To [`Request::Progress`].
+    Progress(Box<Progress>),
 }
 
 /// The answer to a request.

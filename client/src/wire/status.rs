@@ -125,6 +125,57 @@ pub struct Operation {
     pub waiting_for: Vec<String>,
 }
 
+/// How far an operation is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Whether it still runs.
+    pub stage: Stage,
+    /// What it is and where it stands; only its name once it is over.
+    pub operation: Operation,
+    /// What has become of the nodes that it revokes, if it does.
+    pub revocation: Option<Revocation>,
+}
+
+/// Whether an operation still runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Stage {
+    /// It does.
+    Runs,
+    /// It is done.
+    Done,
+    /// A revocation took its place; it can be ordered again.
+    Preempted,
+}
+
+/// What has become of revoked nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Revocation {
+    /// Enough nodes refuse them that the rest cannot let them in any more.
+    pub decisive: bool,
+    /// No lease that was given before still runs.
+    pub leases_over: bool,
+    /// Nodes that have erased what their disks need to be opened.
+    pub erased: u8,
+    /// How many must have, for their disks to be dead.
+    pub erased_needed: u8,
+    /// Nodes that renewed their own locks without them.
+    pub renewed: u8,
+    /// Nodes that remain.
+    pub remaining: u8,
+}
+
+impl Revocation {
+    /// Whether a stolen disk of theirs, with those of fewer than the threshold of others, opens no key.
+    pub fn disk_is_dead(&self) -> bool {
+        self.decisive && self.erased >= self.erased_needed
+    }
+
+    /// Whether it opens nothing at all, names included.
+    pub fn names_are_safe(&self) -> bool {
+        self.decisive && self.renewed >= self.remaining
+    }
+}
+
 /// Something that an operator should look at.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Alarm {

@@ -136,6 +136,11 @@ pub fn inspect(dir: &Path) -> Result<Vault, VaultError> {
 }
 
 impl<D: Disk> VaultFile<D> {
+    /// How often it was written since it was made; this only rises.
+    pub fn writes(&self) -> u64 {
+        self.seq
+    }
+
     /// What the file holds.
     pub fn current(&self) -> &Vault {
         &self.current

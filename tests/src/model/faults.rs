@@ -85,7 +85,7 @@ impl World {
         let known = self.watch.state.keys.keys().next().copied();
         let change = match self.dice.below(5) {
             0 => Change::ActivateEpoch { epoch },
-            1 => Change::EpochAck(EpochAck { epoch, node: holder, records: u64::MAX }),
+            1 => Change::EpochAck(EpochAck { epoch, node: holder, redealt: u64::MAX }),
             2 => {
                 let (uid, version) = unready.unwrap_or((quorate_shares::ids::KeyUid([7; 16]), KeyVersion(1)));
                 // One holder short, and another that is none: neither makes a quorum.

@@ -3,7 +3,7 @@
 
 mod link;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use quorate_node::clock::wall_ms;
 use quorate_node::random;
 use quorate_raft::command::{Change, Command, CreateKey, EpochAck, Found, NewMember, RecordBytes};
-use quorate_raft::plan::{self, Step};
+use quorate_raft::plan::{self, Step, View};
+use quorate_raft::state::State;
 use quorate_raft::{Options, Replica, StorageKeys, Timing};
 use quorate_shares::ids::{BatchId, ClusterId, Epoch, KeyUid, KeyVersion, NodeId, ShareKeyGeneration};
 use quorate_shares::kem::PublicKey;
@@ -94,7 +95,7 @@ async fn lead(replicas: &[Replica]) -> Result<Replica, Error> {
 /// A cluster with an active epoch, since no other has keys.
 async fn found(leader: &Replica) -> Result<(), Error> {
     loop {
-        let change = match leader.read(plan::next) {
+        let change = match leader.read(|state| plan::next(state, &view(state))) {
             Step::AwaitFounding => Change::Found(Found {
                 cluster: CLUSTER,
                 token_hash: [0; 32],
@@ -104,14 +105,20 @@ async fn found(leader: &Replica) -> Result<(), Error> {
                 members: (1..=NODES).map(member).collect(),
             }),
             Step::Propose(change) => change,
-            Step::CollectAcks { epoch, records, missing, .. } => {
+            Step::CollectAcks { epoch, redealt, missing, .. } => {
                 let node = *missing.first().ok_or_else(|| Error::Bench("nobody is asked for".to_owned()))?;
-                Change::EpochAck(EpochAck { epoch, node, records })
+                Change::EpochAck(EpochAck { epoch, node, redealt })
             }
-            Step::Verify { .. } | Step::Nothing => return Ok(()),
+            _ => return Ok(()),
         };
         put(leader, change).await?;
     }
+}
+
+/// Node 1 leads, and nobody is away.
+fn view(state: &State) -> View {
+    let members: BTreeSet<_> = state.members.keys().copied().collect();
+    View { me: NodeId(1), present: members.clone(), voters: members, settled: true, now_ms: wall_ms() }
 }
 
 fn member(node: u8) -> NewMember {

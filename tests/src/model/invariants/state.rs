@@ -135,8 +135,8 @@ impl Watch {
     }
 
     /// A holder says that it has opened and verified every record of an epoch.
-    pub(in crate::model) fn epoch_acked(&mut self, node: NodeId, epoch: Epoch, records: u64) {
-        if self.state.epoch(epoch).is_some_and(|epoch| records >= epoch.records) {
+    pub(in crate::model) fn epoch_acked(&mut self, node: NodeId, epoch: Epoch, redealt: u64) {
+        if self.state.epoch(epoch).is_some_and(|epoch| redealt >= epoch.redealt) {
             self.acked.entry(epoch).or_default().insert(node);
         }
     }

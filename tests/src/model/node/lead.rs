@@ -30,7 +30,7 @@ const STEP_MS: u64 = 600;
 /// What a proposal of this node was for.
 pub(super) enum Purpose {
     Nothing,
-    Batch { term: u64, epoch: Epoch, dealer: Box<Dealer> },
+    Batch { term: u64, dealer: Box<Dealer> },
     Change(u64),
 }
 
@@ -72,10 +72,10 @@ impl Unlocked {
     pub(in crate::model) fn deal_again(&mut self, identity: &KeyIdentity, dice: &mut Dice) -> Option<Change> {
         let key = MasterKey::random(dice.rng());
         let kcv = key.kcv(identity);
-        let record = self.dealing.as_mut()?.deal(&key, identity, &kcv).ok()?;
+        let records = self.dealing.as_mut()?.deal(&key, identity, &kcv).ok()?;
         let name = "dealt/again".parse().expect("a key name");
         let change = KeyChange::Create { request: dice.bytes(), name, tags: Default::default() };
-        Some(deal::dealt(&change, identity, kcv, &record))
+        Some(deal::dealt(&change, identity, kcv, &records))
     }
 }
 
@@ -119,9 +119,9 @@ impl Daemon {
     /// An answer to a proposal; `None` if another entry stands in its place.
     fn resolve(&mut self, context: &mut Context<'_>, purpose: Purpose, outcome: Option<Result<Outcome, StateRefusal>>) {
         match (purpose, outcome) {
-            (Purpose::Batch { term, epoch, dealer }, Some(Ok(_))) => {
+            (Purpose::Batch { term, dealer }, Some(Ok(_))) => {
                 let now_ms = context.now_ms;
-                self.unlocked_mut().dealing = Some(OpenDealer::new(epoch, term, now_ms, *dealer));
+                self.unlocked_mut().dealing = Some(OpenDealer::new(term, now_ms, vec![*dealer]));
                 self.batch_is_open();
             }
             (Purpose::Batch { .. }, _) => self.batch_is_open(),
@@ -161,9 +161,9 @@ impl Daemon {
     /// `Node::close_batch_if_over`.
     pub(super) fn close_batch_if_over(&mut self, context: &Context<'_>) {
         let unlocked = self.unlocked_mut();
-        let (leadership, active) = (unlocked.raft.leadership(context.db), unlocked.active_epoch());
+        let (leadership, open_epochs) = (unlocked.raft.leadership(context.db), unlocked.state.record_epochs());
         let leased = unlocked.lease.is_valid_at(context.now_ms);
-        unlocked.dealing.take_if(|open| !leased || !open.is_usable_at(&leadership, active, context.now_ms));
+        unlocked.dealing.take_if(|open| !leased || !open.is_usable_at(&leadership, &open_epochs, context.now_ms));
     }
 
     // -- the plan
@@ -177,7 +177,11 @@ impl Daemon {
         }
         unlocked.tally = Step { again_ms: now_ms + STEP_MS, ..Step::default() };
         let index = context.db.now().applied;
-        match plan::next(&unlocked.state) {
+        let records = plan::unverified(&unlocked.state);
+        let members: BTreeSet<NodeId> = unlocked.state.members.keys().copied().collect();
+        let (me, now_ms) = (self.me.node, context.watch.wall_ms);
+        let view = plan::View { me, present: members.clone(), voters: members, settled: true, now_ms };
+        match plan::next(&self.unlocked_mut().state, &view) {
             plan::Step::AwaitFounding => {
                 let found = context.watch.found.clone();
                 self.propose(context, Change::Found(found), Purpose::Nothing);
@@ -187,8 +191,8 @@ impl Daemon {
                 for holder in missing {
                     match holder == self.me.node {
                         true => {
-                            if let PeerReply::EpochAck { records } = self.answer_ack(context, epoch, index) {
-                                self.note_ack(context, holder, epoch, records);
+                            if let PeerReply::EpochAck { redealt } = self.answer_ack(context, epoch, index) {
+                                self.note_ack(context, holder, epoch, redealt);
                             }
                         }
                         false => {
@@ -198,11 +202,13 @@ impl Daemon {
                     }
                 }
             }
-            plan::Step::Verify { records } => self.verify(context, records, index),
             plan::Step::Nothing => {}
+            step => panic!("the members never change: {step:?}"),
         }
+        self.verify(context, records, index);
     }
 
+    /// `members::verify`, its first half.
     fn verify(&mut self, context: &mut Context<'_>, records: Vec<Unverified>, index: u64) {
         let Some(epoch) = records.first().map(|record| record.epoch) else { return };
         let holders: BTreeSet<NodeId> = records.iter().flat_map(|record| record.holders.iter().copied()).collect();
@@ -226,8 +232,8 @@ impl Daemon {
         }
     }
 
-    pub(super) fn note_ack(&mut self, context: &mut Context<'_>, node: NodeId, epoch: Epoch, records: u64) {
-        self.propose(context, Change::EpochAck(EpochAck { epoch, node, records }), Purpose::Nothing);
+    pub(super) fn note_ack(&mut self, context: &mut Context<'_>, node: NodeId, epoch: Epoch, redealt: u64) {
+        self.propose(context, Change::EpochAck(EpochAck { epoch, node, redealt }), Purpose::Nothing);
     }
 
     /// `members::verify`, its second half: what enough holders have checked is declared ready.
@@ -308,17 +314,17 @@ impl Daemon {
             Ok(Target::Made(slot)) => return self.reply(context, id, Ok(slot)),
             Err(error) => return self.reply(context, id, Err(error)),
         };
-        let (leadership, active) = (unlocked.raft.leadership(context.db), unlocked.active_epoch());
+        let (leadership, open_epochs) = (unlocked.raft.leadership(context.db), unlocked.state.record_epochs());
         if !leadership.am_leader || !unlocked.lease.is_valid_at(now_ms) {
             return self.give_up(context, id);
         }
         let identity = KeyIdentity { cluster, uid, version };
-        let open = unlocked.dealing.as_mut().filter(|open| open.is_usable_at(&leadership, active, now_ms));
+        let open = unlocked.dealing.as_mut().filter(|open| open.is_usable_at(&leadership, &open_epochs, now_ms));
         let Some(open) = open else { return self.open_batch(context, id) };
         let key = MasterKey::random(context.dice.rng());
         let kcv = key.kcv(&identity);
-        let record = open.deal(&key, &identity, &kcv).expect("a usable batch has room");
-        let change = deal::dealt(&change, &identity, kcv, &record);
+        let records = open.deal(&key, &identity, &kcv).expect("a usable batch has room");
+        let change = deal::dealt(&change, &identity, kcv, &records);
         self.stage(id, Stage::Proposed);
         if !self.propose(context, change, Purpose::Change(id)) {
             self.give_up(context, id);
@@ -337,7 +343,7 @@ impl Daemon {
         let term = unlocked.raft.leadership(context.db).term;
         let dealer = Box::new(Dealer::open(cluster, me, &committee, context.dice.rng()));
         let change = Change::OpenBatch { header: dealer.header().encode() };
-        self.propose(context, change, Purpose::Batch { term, epoch, dealer });
+        self.propose(context, change, Purpose::Batch { term, dealer });
     }
 
     fn give_up(&mut self, context: &mut Context<'_>, id: u64) {
@@ -354,14 +360,14 @@ impl Daemon {
 
     /// `members::check_epoch`.
     pub(super) fn answer_ack(&mut self, context: &mut Context<'_>, epoch: Epoch, index: u64) -> PeerReply {
-        let Some((records, versions)) = members::records_of(&self.unlocked_mut().state, epoch) else {
+        let Some((redealt, versions)) = members::records_of(&self.unlocked_mut().state, epoch) else {
             return PeerReply::Refused(Refusal::WrongEpoch);
         };
         let request = VerifyRequest { epoch, index, versions };
         match self.answer_verify(context, &request) {
             PeerReply::Verified(verified) if verified.len() == request.versions.len() => {
-                context.watch.epoch_acked(self.me.node, epoch, records);
-                PeerReply::EpochAck { records }
+                context.watch.epoch_acked(self.me.node, epoch, redealt);
+                PeerReply::EpochAck { redealt }
             }
             PeerReply::Verified(_) => PeerReply::Refused(Refusal::WrongEpoch),
             refused => refused,

@@ -182,6 +182,9 @@ impl Daemon {
     /// `locking::renew`, with what the peers have offered: for one that was silent the key that the last lock names.
     fn renew_lock(&mut self, context: &mut Context<'_>, mut keys: BTreeMap<NodeId, LockPeer>) -> Result<(), Killed> {
         let peers = self.peers();
+        if keys.is_empty() {
+            return Ok(());
+        }
         let offered = peers.iter().map(|&peer| (peer, keys.remove(&peer))).collect();
         let Some(last) = self.vault().lock.clone() else { return Ok(()) };
         let Some(keys) = lock_keys::named(&last, offered) else { return Ok(()) };
@@ -232,13 +235,13 @@ impl Daemon {
         Ok(PeerReply::Done)
     }
 
-    /// `boot::report_lock`.
+    /// `locking::report`.
     pub(super) fn report_lock(&mut self, context: &mut Context<'_>) {
         let (me, now_ms) = (self.me.node, context.now_ms);
-        let Some(report) = lock_keys::report(self.vault(), me) else { return };
+        let Some(bundle) = self.unlocked.as_ref().map(|unlocked| &unlocked.bundle) else { return };
+        let Some(report) = lock_keys::report(self.vault(), me, bundle, self.vault.writes()) else { return };
         let unlocked = self.unlocked_mut();
-        let known = unlocked.state.locks.get(&me).map(|lock| lock.generation);
-        if known == Some(report.generation) || unlocked.state.cluster.is_none() || now_ms < unlocked.reported_ms + 1_000
+        if lock_keys::is_known(unlocked.state.locks.get(&me), &report) || unlocked.state.cluster.is_none() || now_ms < unlocked.reported_ms + 1_000
         {
             return;
         }

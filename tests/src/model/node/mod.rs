@@ -266,8 +266,8 @@ impl Daemon {
                 self.take_share(context, from, slot, &request, &shares);
             }
             (Asked::Verify(holder), PeerReply::Verified(versions)) => self.count(holder, &versions),
-            (Asked::AckEpoch(holder, epoch), PeerReply::EpochAck { records }) => {
-                self.note_ack(context, holder, epoch, records);
+            (Asked::AckEpoch(holder, epoch), PeerReply::EpochAck { redealt }) => {
+                self.note_ack(context, holder, epoch, redealt);
             }
             (Asked::Prepare(peer), PeerReply::LockKey { keyno, public }) => {
                 self.take_lock_key(context, peer, keyno, &public)?;

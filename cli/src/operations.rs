@@ -1,0 +1,217 @@
+//! `node remove` and `node revoke`: begun with one request, and followed until the person in front has seen enough. Whoever
+//! stops waiting stops nothing.
+
+use std::time::Duration;
+
+use quorate_client::wire::{Progress, Revocation, Stage};
+use quorate_client::{Client, Code, Error, NodeName};
+use quorate_shares::ids::Epoch;
+use serde_json::json;
+
+use crate::args::{Format, Remove, Revoke};
+use crate::failure::Failure;
+use crate::nearest::nearest;
+use crate::place::Cluster;
+use crate::{Session, exit};
+
+/// How often the cluster is asked how far it is.
+const LOOK: Duration = Duration::from_millis(100);
+/// Longest line that is read as a confirmation.
+const CONFIRMATION_BYTES_MAX: usize = 1024;
+
+pub(crate) async fn remove(session: &mut Session<'_>, options: Remove) -> Result<u8, Failure> {
+    let name = &options.name;
+    let what = format!("{name} will leave the cluster: every key is dealt anew among the others, and {name} gets none.");
+    confirm(session, options.yes, &what, &[name.clone()])?;
+    let cluster = Cluster::open(session).await?;
+    let begun = cluster.client.remove_node(name, options.accept_no_redundancy).await;
+    let operation = begun.map_err(|error| meant(error, &cluster))?;
+    if options.no_wait {
+        session.note("it goes on by itself; `quorate status` shows how far it is");
+        return done(session, cluster, &[name.clone()], operation, None).await;
+    }
+    let end = |progress: &Progress| progress.stage != Stage::Runs;
+    let Some(last) = follow(session, &cluster.client, operation, end).await? else { return interrupted(session) };
+    if last.stage == Stage::Preempted {
+        let failure = Failure::new(exit::CONFLICT, format!("a revocation came before the removal of {name} was done"));
+        return Err(failure.hint("`quorate node list` shows who is a member now"));
+    }
+    session.note(&format!("{name} is out of the cluster; stop its daemon and erase its disk"));
+    done(session, cluster, &[name.clone()], operation, None).await
+}
+
+pub(crate) async fn revoke(session: &mut Session<'_>, options: Revoke) -> Result<u8, Failure> {
+    let names = join(&options.names);
+    let what = format!("{names} will be refused by all other nodes from now on, for ever, and every key is dealt anew.");
+    confirm(session, options.yes, &what, &options.names)?;
+    let cluster = Cluster::open(session).await?;
+    let operation = cluster.client.revoke_nodes(&options.names).await.map_err(|error| meant(error, &cluster))?;
+    let end = |progress: &Progress| match (&progress.revocation, options.wait) {
+        (Some(revocation), false) => revocation.leases_over,
+        (Some(revocation), true) => revocation.leases_over && progress.stage != Stage::Runs,
+        (None, _) => progress.stage != Stage::Runs,
+    };
+    let Some(last) = follow(session, &cluster.client, operation, end).await? else { return interrupted(session) };
+    if last.stage == Stage::Runs {
+        session.note("the rest goes on by itself; `quorate status` shows how far it is");
+    }
+    if options.rotate_keys {
+        rotate_all(session, &cluster.client).await?;
+    }
+    done(session, cluster, &options.names, operation, last.revocation).await
+}
+
+/// Asks how far an operation is, tells what is new, and returns when there is enough of it; `None` if it was interrupted.
+async fn follow(
+    session: &mut Session<'_>,
+    client: &Client,
+    operation: Epoch,
+    enough: impl Fn(&Progress) -> bool,
+) -> Result<Option<Progress>, Failure> {
+    let mut told = Told::default();
+    loop {
+        let progress = tokio::select! {
+            progress = client.progress(operation) => progress,
+            _ = tokio::signal::ctrl_c() => return Ok(None),
+        };
+        match progress {
+            Ok(progress) => {
+                told.tell(session, &progress);
+                if enough(&progress) {
+                    return Ok(Some(progress));
+                }
+            }
+            // A leader that has just been elected, or a node that has just learned that it is not wanted any more.
+            Err(error) if error.code().retryable() => told.step(session, "waiting for a quorum"),
+            Err(error) => return Err(error.into()),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(LOOK) => {}
+            _ = tokio::signal::ctrl_c() => return Ok(None),
+        }
+    }
+}
+
+/// What the person in front has been told.
+#[derive(Default)]
+struct Told {
+    step: String,
+    decisive: bool,
+    dead: Option<(u8, u8)>,
+    names: Option<(u8, u8)>,
+}
+
+impl Told {
+    fn tell(&mut self, session: &mut Session<'_>, progress: &Progress) {
+        if let Some(revocation) = &progress.revocation {
+            self.revocation(session, revocation);
+        }
+        let operation = &progress.operation;
+        if operation.step.is_empty() {
+            return;
+        }
+        // The number of keys that are left changes with every look; the step does not.
+        let kind = operation.step.split(':').next().unwrap_or_default();
+        let waiting = match operation.waiting_for.is_empty() {
+            true => String::new(),
+            false => format!(" (waiting for {})", operation.waiting_for.join(", ")),
+        };
+        self.step(session, &format!("{kind}{waiting}"));
+    }
+
+    fn step(&mut self, session: &mut Session<'_>, step: &str) {
+        if self.step != step {
+            session.note(&format!("  {step}"));
+            step.clone_into(&mut self.step);
+        }
+    }
+
+    fn revocation(&mut self, session: &mut Session<'_>, now: &Revocation) {
+        if now.decisive && !self.decisive {
+            session.note("decisive");
+            self.decisive = true;
+        }
+        let (dead, names) = ((now.erased, now.erased_needed), (now.renewed, now.remaining));
+        if self.decisive && self.dead.is_none() && now.disk_is_dead() {
+            session.note(&format!("old disk: dead {} of {}", dead.0, dead.1));
+            self.dead = Some(dead);
+        }
+        if self.decisive && self.names.is_none() && now.names_are_safe() {
+            session.note(&format!("names safe: locks renewed {} of {}", names.0, names.1));
+            self.names = Some(names);
+        }
+    }
+}
+
+/// Says what will happen and has the names typed, unless the command line said yes.
+fn confirm(session: &mut Session<'_>, yes: bool, what: &str, names: &[NodeName]) -> Result<(), Failure> {
+    if yes {
+        return Ok(());
+    }
+    let names = names.iter().map(NodeName::as_str).collect::<Vec<_>>().join(" ");
+    session.note(what);
+    session.note(&format!("Type {names} to go on:"));
+    let (mut line, mut byte) = (Vec::new(), [0]);
+    while line.len() < CONFIRMATION_BYTES_MAX && matches!(session.input.read(&mut byte), Ok(1)) && byte[0] != b'\n' {
+        line.push(byte[0]);
+    }
+    if String::from_utf8_lossy(&line).trim() == names {
+        return Ok(());
+    }
+    Err(Failure::new(exit::FAILED, "not confirmed, so nothing was done").hint("--yes does it without asking"))
+}
+
+/// A new version of every key.
+async fn rotate_all(session: &mut Session<'_>, client: &Client) -> Result<(), Failure> {
+    let keys = client.list_keys().await?;
+    for key in &keys {
+        client.rotate_key(&key.name, None).await?;
+    }
+    session.note(&format!("{} keys have a new version; what older ones encrypted stays readable", keys.len()));
+    Ok(())
+}
+
+async fn done(
+    session: &mut Session<'_>,
+    cluster: Cluster,
+    names: &[NodeName],
+    operation: Epoch,
+    revocation: Option<Revocation>,
+) -> Result<u8, Failure> {
+    cluster.close(session).await;
+    session.note("`quorate cluster export` prints the client file as it is now");
+    if session.common.output == Format::Json {
+        let names: Vec<_> = names.iter().map(NodeName::as_str).collect();
+        let mut result = json!({ "nodes": names, "epoch": operation.0 });
+        if let Some(revocation) = revocation {
+            result["decisive"] = revocation.decisive.into();
+            result["disk_dead"] = revocation.disk_is_dead().into();
+            result["names_safe"] = revocation.names_are_safe().into();
+        }
+        session.result(format!("{result}\n").as_bytes())?;
+    }
+    Ok(exit::DONE)
+}
+
+fn interrupted(session: &mut Session<'_>) -> Result<u8, Failure> {
+    session.note("it goes on without this command; `quorate status` shows how far it is");
+    Ok(exit::INTERRUPTED)
+}
+
+fn meant(error: Error, cluster: &Cluster) -> Failure {
+    let code = error.code();
+    let failure = Failure::from(error);
+    let typed = failure.message.strip_prefix("no node named ");
+    let known = cluster.file.nodes.iter().map(|node| node.name.as_str());
+    match typed.and_then(|typed| nearest(typed, known)).filter(|_| code == Code::NotFound) {
+        Some(name) => {
+            let hint = format!("did you mean {name}?");
+            failure.hint(hint)
+        }
+        None => failure,
+    }
+}
+
+fn join(names: &[NodeName]) -> String {
+    names.iter().map(NodeName::as_str).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,198 @@
+//! Operations, as a person asks for them by the names of nodes: checked, begun, and followed.
+//!
+//! To begin one is to put the intent into the replicated state; the leader's loop (`members`) does the rest, whoever leads
+//! then and whether or not anybody waits for it. Who is there is not in the state, so it is here that an operation is refused
+//! which would leave a member that is away without a way to open its lock.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use quorate_client::error::Code;
+use quorate_client::wire::{self, Progress, Revocation, Stage, WireError};
+use quorate_raft::command::{Begin, Change, Command, Operation, Outcome};
+use quorate_raft::refusal::Refusal;
+use quorate_raft::state::{Running, State, majority};
+use quorate_raft::{LogPlace, ProposeError, Replica};
+use quorate_shares::ids::{Epoch, NodeId, NodeName};
+
+use crate::clock::wall_ms;
+use crate::members;
+use crate::node::Node;
+use crate::peer::Operate;
+use crate::status::theft_threshold;
+
+/// What a lease may outlive its length by, for clocks that run a little slower.
+const LEASE_SLACK_MS: u64 = 300;
+
+/// The leader's side: begins an operation.
+///
+/// # Errors
+/// What a client should hear.
+pub async fn begin(node: &Arc<Node>, replica: &Replica, operate: Operate) -> Result<Epoch, WireError> {
+    let request = match &operate {
+        Operate::Remove { request, .. } | Operate::Revoke { request, .. } => *request,
+    };
+    if let Some(known) = replica.read(|state| state.operation_of(&request).map(|known| known.epoch)) {
+        return Ok(known);
+    }
+    let (operation, accept_no_redundancy) = match operate {
+        Operate::Remove { name, accept_no_redundancy, .. } => {
+            let node = replica.read(|state| named(state, &name))?;
+            (Operation::Remove { node }, accept_no_redundancy)
+        }
+        Operate::Revoke { names, .. } => {
+            let nodes = replica.read(|state| names.iter().map(|name| named(state, name)).collect::<Result<_, _>>())?;
+            (Operation::Revoke { nodes }, true)
+        }
+    };
+    if !operation.is_revocation() {
+        let present = members::present(node, replica);
+        let leaving = operation.leaving();
+        let away = replica.read(|state| state.stranded(&leaving).filter(|node| !present.contains(node)).collect());
+        refuse_stranding(node, &away)?;
+    }
+    let change = Change::Begin(Begin { request, operation: operation.clone(), accept_no_redundancy });
+    match replica.propose(Command::new(wall_ms(), change)).await {
+        Ok(Outcome::Begun { operation }) => Ok(operation),
+        Ok(_) => Err(WireError::new(Code::Internal, "the operation was answered as another change")),
+        Err(ProposeError::Refused(refusal)) => Err(explain(node, &operation, refusal)),
+        Err(ProposeError::NotLeader { .. } | ProposeError::Unknown { .. }) => {
+            Err(WireError::new(Code::NoQuorum, "the leader changed meanwhile").hint("try again"))
+        }
+        Err(error) => Err(WireError::new(Code::Internal, error.to_string())),
+    }
+}
+
+/// The member of this name. One that is gone is named as such, so that a repetition is not taken for a mistake.
+fn named(state: &State, name: &NodeName) -> Result<NodeId, WireError> {
+    if let Some(member) = state.members.values().find(|member| member.name == *name) {
+        return Ok(member.node);
+    }
+    let gone = state.former.values().rev().find(|former| former.name == *name);
+    let members: Vec<_> = state.members.values().map(|member| member.name.to_string()).collect();
+    let message = match gone {
+        Some(former) if former.revoked => format!("{name} was revoked already"),
+        Some(_) => format!("{name} was removed already"),
+        None => format!("no node named {name}"),
+    };
+    Err(WireError::new(Code::NotFound, message).hint(format!("the nodes are {}", members.join(", "))))
+}
+
+fn refuse_stranding(node: &Node, away: &BTreeSet<NodeId>) -> Result<(), WireError> {
+    if away.is_empty() {
+        return Ok(());
+    }
+    let away: Vec<_> = away.iter().map(|&id| node.name_of(id)).collect();
+    let away = away.join(", ");
+    Err(WireError::new(Code::Conflict, format!("{away} is away, and could not unlock itself again without this node"))
+        .hint(format!("start {away} and let it renew its lock, or revoke it if its disk is lost")))
+}
+
+fn explain(node: &Node, operation: &Operation, refusal: Refusal) -> WireError {
+    let conflict = |message: String| WireError::new(Code::Conflict, message);
+    match refusal {
+        Refusal::OperationRunning { .. } => {
+            conflict("another operation is not over yet".to_owned()).hint("`quorate status` shows where it stands")
+        }
+        Refusal::TooFewRemain { remaining, needed } => {
+            let lost = "every key would be lost";
+            conflict(format!("{remaining} of {needed} shares would remain, so {lost}")).hint("join another node first")
+        }
+        Refusal::NoRedundancyNotAccepted => conflict("two nodes would remain, and the loss of one disk loses every key".to_owned())
+            .hint("join another node first, or accept it with --accept-no-redundancy"),
+        Refusal::SoloNotAllowed => conflict("one node would remain, and its disk alone would hold everything".to_owned())
+            .hint("join another node first"),
+        Refusal::UnknownMember { node: gone } => {
+            WireError::new(Code::NotFound, format!("{} is no member any more", node.name_of(gone)))
+        }
+        refusal => conflict(format!("{}: {refusal}", operation.kind())),
+    }
+}
+
+/// How far an operation is, as its leader sees it.
+///
+/// # Errors
+/// [`Code::NotFound`] if it neither runs nor was the last one.
+pub async fn progress(node: &Arc<Node>, replica: &Replica, operation: Epoch) -> Result<Progress, WireError> {
+    let known = replica.read(|state| {
+        let operations = &state.operations;
+        let running = operations.running.as_ref().filter(|running| running.epoch == operation);
+        let ended = operations.ended.as_ref().filter(|ended| ended.was.epoch == operation);
+        let stage = match (running, ended) {
+            (Some(_), _) => Stage::Runs,
+            (None, Some(ended)) if ended.preempted => Stage::Preempted,
+            (None, Some(_)) => Stage::Done,
+            (None, None) => return None,
+        };
+        Some((running.or(ended.map(|ended| &ended.was))?.clone(), stage))
+    });
+    let (running, stage) = known.ok_or_else(|| {
+        WireError::new(Code::NotFound, format!("no operation of epoch {operation} is known any more"))
+            .hint("others followed since; `quorate node list` shows the members")
+    })?;
+    let shown = node.operation.lock().clone().filter(|_| stage == Stage::Runs);
+    let name = members::operation_name(node, &running.operation);
+    let shown = shown.unwrap_or(wire::Operation { name, step: String::new(), waiting_for: Vec::new() });
+    let revocation = if running.operation.is_revocation() { revocation(node, replica, &running).await } else { None };
+    Ok(Progress { stage, operation: shown, revocation })
+}
+
+/// What has become of the nodes that `running` revokes.
+async fn revocation(node: &Node, replica: &Replica, running: &Running) -> Option<Revocation> {
+    let membership = replica.membership().await.ok()?;
+    let matched = replica.matched();
+    let revoked = running.operation.leaving();
+    let lease_ms = node.config.timing.lease_ms;
+    replica.read(|state| {
+        let remaining: BTreeSet<_> = state.members.keys().copied().filter(|node| !revoked.contains(node)).collect();
+        let needed = needed(remaining.len(), revoked.len(), theft_threshold(state));
+        // The final configuration comes behind the entry that denies them: whoever has it denies them.
+        let gone = membership.committed && !membership.is_joint() && membership.newest().is_disjoint(&revoked);
+        let has_it = |node: &&NodeId| reaches(matched.get(node).copied().flatten(), membership.place);
+        let decisive = gone && remaining.iter().filter(has_it).count() >= needed;
+        let former: Vec<_> = revoked.iter().filter_map(|node| state.former.get(node)).collect();
+        let since = former.iter().map(|former| former.ended_ms).max().filter(|_| former.len() == revoked.len());
+        let over = |since| wall_ms().saturating_sub(since) > lease_ms + LEASE_SLACK_MS;
+        let locks = || remaining.iter().filter_map(|node| state.locks.get(node));
+        let erased = locks().filter(|lock| since.is_some() && lock.holds_for.is_disjoint(&revoked)).count();
+        let renewed = locks().filter(|lock| lock.peers.is_disjoint(&revoked)).count();
+        Some(Revocation {
+            decisive,
+            leases_over: decisive && since.is_some_and(over),
+            erased: count(erased),
+            erased_needed: count(needed),
+            renewed: count(renewed),
+            remaining: count(remaining.len()),
+        })
+    })
+}
+
+/// How many of those who remain must refuse `revoked` nodes, so that the others alone can neither let them in nor, with
+/// the disks that a thief may have besides, put a key together.
+fn needed(remaining: usize, revoked: usize, threshold: u8) -> usize {
+    let helpers = usize::from(threshold).saturating_sub(1 + revoked);
+    majority(remaining).max(remaining.saturating_sub(helpers))
+}
+
+fn reaches(matched: Option<LogPlace>, place: Option<LogPlace>) -> bool {
+    matched.zip(place).is_some_and(|(matched, place)| matched.index >= place.index)
+}
+
+fn count(nodes: usize) -> u8 {
+    u8::try_from(nodes).unwrap_or(u8::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::needed;
+
+    /// From the design: decisive with max(majority of R, R - (t - 1 - f)).
+    #[test]
+    fn one_revocation_is_decisive_with_a_majority_and_two_with_all() {
+        assert_eq!(needed(2, 1, 2), 2);
+        assert_eq!(needed(3, 1, 3), 2);
+        assert_eq!(needed(4, 1, 3), 3);
+        assert_eq!(needed(3, 2, 3), 3);
+        assert_eq!(needed(8, 1, 5), 5);
+    }
+}
