@@ -70,14 +70,15 @@ pub(crate) enum Command {
   quorate cluster export -o cluster.toml"
     )]
     Cluster(ClusterCommand),
-    /// Join, remove, revoke, list and look at nodes
+    /// Join, remove, revoke, list, look at and seal nodes
     #[command(
         subcommand,
         after_help = "Examples:
   quorate node join -
   quorate node list
   quorate node remove n4
-  quorate node revoke n2"
+  quorate node revoke n2
+  quorate node seal n2"
     )]
     Node(NodeCommand),
     /// How the cluster is: exit 0 healthy, 3 locked or no quorum, 7 open alarm
@@ -198,6 +199,22 @@ Prints a line as each becomes true:
 
 Returns when it is decisive and no lease from before can still run. The rest goes on by itself.")]
     Revoke(Revoke),
+    /// A node forgets its keys now, and stays without until it is unsealed; without NAME this machine's, through its socket
+    #[command(after_help = "Examples:
+  quorate node seal n2
+  quorate node seal
+
+It goes on voting and helping others to unlock, and answers no client. A restart does not unseal it.")]
+    Seal {
+        /// Its name
+        name: Option<NodeName>,
+    },
+    /// A sealed node serves again; without NAME this machine's, through its socket
+    #[command(after_help = "Examples:\n  quorate node unseal n2\n  quorate node unseal")]
+    Unseal {
+        /// Its name
+        name: Option<NodeName>,
+    },
 }
 
 #[derive(Debug, Args)]

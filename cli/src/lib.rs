@@ -135,6 +135,8 @@ fn execute(session: &mut Session<'_>, command: Command) -> Result<u8, Failure> {
             Command::Node(NodeCommand::Status { name }) => nodes::status(session, name).await,
             Command::Node(NodeCommand::Remove(options)) => operations::remove(session, options).await,
             Command::Node(NodeCommand::Revoke(options)) => operations::revoke(session, options).await,
+            Command::Node(NodeCommand::Seal { name }) => nodes::seal(session, name, true).await,
+            Command::Node(NodeCommand::Unseal { name }) => nodes::seal(session, name, false).await,
             Command::Status => status::status(session).await,
             Command::Key(KeyCommand::Create(options)) => keys::create(session, options).await,
             Command::Key(KeyCommand::List) => keys::list(session).await,

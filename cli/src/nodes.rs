@@ -1,7 +1,7 @@
-//! `node list`, `node status` and `cluster export`.
+//! `node list`, `node status`, `node seal`, `node unseal` and `cluster export`.
 
 use quorate_client::wire::{AdminRequest, AdminResponse};
-use quorate_client::{ClusterFile, Code, NodeName};
+use quorate_client::{ClusterFile, Code, Error, NodeName};
 use serde_json::{Value, json};
 
 use crate::args::{Export, Format};
@@ -30,16 +30,45 @@ pub(crate) async fn status(session: &mut Session<'_>, name: Option<NodeName>) ->
         return status::show_local(session, &status);
     };
     let cluster = Cluster::open(session).await?;
-    let answer = cluster.client.node(&name).await;
-    let names: Vec<_> = cluster.file.nodes.iter().map(|node| node.name.to_string()).collect();
+    let answer = cluster.client.node(&name).await.map_err(|error| unless_mistyped(error, &name, &cluster.file));
     cluster.close(session).await;
-    let node = answer.map_err(|error| match nearest(name.as_str(), names.iter().map(String::as_str)) {
-        Some(meant) if error.code() == Code::NotFound => Failure::from(error).hint(format!("did you mean {meant}?")),
-        _ => error.into(),
-    })?;
+    let node = answer?;
     let result = match session.common.output {
         Format::Json => output::pretty(&output::node(&node)),
         Format::Text => output::nodes(&[node]),
+    };
+    session.result(result.as_bytes())?;
+    Ok(exit::DONE)
+}
+
+/// A refusal that concerns the node of that name; if there is none, with the one that was meant.
+fn unless_mistyped(error: Error, name: &NodeName, file: &ClusterFile) -> Failure {
+    let meant = nearest(name.as_str(), file.nodes.iter().map(|node| node.name.as_str()));
+    match meant.filter(|_| error.code() == Code::NotFound) {
+        Some(meant) => Failure::from(error).hint(format!("did you mean {meant}?")),
+        None => error.into(),
+    }
+}
+
+/// A node forgets its keys, or serves again; without a name this machine's.
+pub(crate) async fn seal(session: &mut Session<'_>, name: Option<NodeName>, sealed: bool) -> Result<u8, Failure> {
+    let name = match name {
+        Some(name) => {
+            let cluster = Cluster::open(session).await?;
+            let client = &cluster.client;
+            let answer = if sealed { client.seal_node(&name).await } else { client.unseal_node(&name).await };
+            let answer = answer.map_err(|error| unless_mistyped(error, &name, &cluster.file));
+            cluster.close(session).await;
+            answer.map(|()| name)?
+        }
+        None => match local::answer(session, &AdminRequest::Seal { sealed }).await? {
+            AdminResponse::Sealed { node, .. } => node,
+            _ => return Err(local::unexpected()),
+        },
+    };
+    let result = match session.common.output {
+        Format::Json => output::pretty(&json!({ "node": name.as_str(), "sealed": sealed })),
+        Format::Text => format!("{} {name}\n", if sealed { "sealed" } else { "unsealed" }),
     };
     session.result(result.as_bytes())?;
     Ok(exit::DONE)

@@ -21,7 +21,8 @@ const CONFIRMATION_BYTES_MAX: usize = 1024;
 
 pub(crate) async fn remove(session: &mut Session<'_>, options: Remove) -> Result<u8, Failure> {
     let name = &options.name;
-    let what = format!("{name} will leave the cluster: every key is dealt anew among the others, and {name} gets none.");
+    let what =
+        format!("{name} will leave the cluster: every key is dealt anew among the others, and {name} gets none.");
     confirm(session, options.yes, &what, &[name.clone()])?;
     let cluster = Cluster::open(session).await?;
     let begun = cluster.client.remove_node(name, options.accept_no_redundancy).await;
@@ -42,7 +43,8 @@ pub(crate) async fn remove(session: &mut Session<'_>, options: Remove) -> Result
 
 pub(crate) async fn revoke(session: &mut Session<'_>, options: Revoke) -> Result<u8, Failure> {
     let names = join(&options.names);
-    let what = format!("{names} will be refused by all other nodes from now on, for ever, and every key is dealt anew.");
+    let what =
+        format!("{names} will be refused by all other nodes from now on, for ever, and every key is dealt anew.");
     confirm(session, options.yes, &what, &options.names)?;
     let cluster = Cluster::open(session).await?;
     let operation = cluster.client.revoke_nodes(&options.names).await.map_err(|error| meant(error, &cluster))?;

@@ -199,15 +199,53 @@ impl Client {
         }
     }
 
-    /// The state of the cluster, as one serving node sees it. When none serves, [`survey`] asks each how far it is.
+    /// The state of the cluster, as a node that stands in the quorum sees it, or, if none does, as another. When none
+    /// answers, [`survey`] asks each how far it is.
     ///
     /// # Errors
     /// [`Error`].
     pub async fn status(&self) -> Result<Status, Error> {
         match self.ask(Request::Status).await? {
-            Response::Status(status) => Ok(*status),
+            Response::Status(status) if status.quorum => Ok(*status),
+            Response::Status(status) => Ok(self.status_in_quorum().await.unwrap_or(*status)),
             _ => Err(unexpected()),
         }
+    }
+
+    /// The state of the cluster from the first node that stands in the quorum. A node that is sealed, or was cut off, speaks
+    /// for itself only.
+    async fn status_in_quorum(&self) -> Option<Status> {
+        let until = Instant::now() + self.0.options.deadline.min(SECOND_OPINION);
+        let body = Zeroizing::new(wire::encode(&self.envelope(Request::Status)));
+        let asked = self.0.fleet.targets().iter().map(|target| attempt(target, &self.0.fleet, &body, until));
+        let asked = timeout_at(until, async {
+            let mut asked: FuturesUnordered<_> = asked.collect();
+            while let Some(answer) = asked.next().await {
+                if let Ok(Response::Status(status)) = answer
+                    && status.quorum
+                {
+                    return Some(*status);
+                }
+            }
+            None
+        });
+        asked.await.unwrap_or(None)
+    }
+
+    /// One node forgets its keys and stays without them, over restarts, until it is unsealed; durable when this returns.
+    ///
+    /// # Errors
+    /// [`Error`]; [`Code::Unreachable`] if no node that answers has a session with it.
+    pub async fn seal_node(&self, name: &NodeName) -> Result<(), Error> {
+        done(self.ask(Request::SealNode { name: name.clone() }).await?)
+    }
+
+    /// Takes [`Client::seal_node`] back.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn unseal_node(&self, name: &NodeName) -> Result<(), Error> {
+        done(self.ask(Request::UnsealNode { name: name.clone() }).await?)
     }
 
     /// All nodes.
@@ -248,7 +286,9 @@ impl Client {
     /// # Errors
     /// [`Error`]; [`Code::Conflict`] if the nodes that remain could not do without it.
     pub async fn remove_node(&self, name: &NodeName, accept_no_redundancy: bool) -> Result<Epoch, Error> {
-        begun(self.ask(Request::RemoveNode { request_id: random_id(), name: name.clone(), accept_no_redundancy }).await?)
+        begun(
+            self.ask(Request::RemoveNode { request_id: random_id(), name: name.clone(), accept_no_redundancy }).await?,
+        )
     }
 
     /// Has nodes refused from now on. Returns the operation, which goes on by itself.
@@ -296,10 +336,7 @@ impl Client {
                 | Request::RemoveNode { .. }
                 | Request::RevokeNodes { .. }
         );
-        let deadline_ms = u32::try_from(self.0.options.deadline.as_millis()).unwrap_or(u32::MAX);
-        let envelope = Envelope { token: self.0.token.duplicate(), deadline_ms, request };
-        let body = Zeroizing::new(wire::encode(&envelope));
-        drop(envelope);
+        let body = Zeroizing::new(wire::encode(&self.envelope(request)));
 
         let mut pause = PAUSE_MIN;
         loop {
@@ -316,6 +353,11 @@ impl Client {
             sleep(pause).await;
             pause = (pause * 2).min(PAUSE_MAX);
         }
+    }
+
+    fn envelope(&self, request: Request) -> Envelope {
+        let deadline_ms = u32::try_from(self.0.options.deadline.as_millis()).unwrap_or(u32::MAX);
+        Envelope { token: self.0.token.duplicate(), deadline_ms, request }
     }
 
     /// Asks every node once, in turn or, if `hedge`, overlapping. `None` if all failed in ways that may pass.
@@ -360,6 +402,9 @@ impl Client {
 /// Pauses between rounds over all nodes.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_millis(400);
+
+/// How long other nodes may take to say that they stand in a quorum, when one said that it does not.
+const SECOND_OPINION: Duration = Duration::from_secs(1);
 
 /// Asks one node, until its caller no longer waits. A kept connection may have died unnoticed, so its loss is a reason for
 /// one new connection.
@@ -442,6 +487,13 @@ fn begun(response: Response) -> Result<Epoch, Error> {
 fn key_info(response: Response) -> Result<KeyInfo, Error> {
     match response {
         Response::Key(info) => Ok(info),
+        _ => Err(unexpected()),
+    }
+}
+
+fn done(response: Response) -> Result<(), Error> {
+    match response {
+        Response::Done => Ok(()),
         _ => Err(unexpected()),
     }
 }

@@ -28,6 +28,7 @@ use crate::layout::Address;
 use crate::node::Node;
 use crate::phase::{Door, Phase, admits};
 use crate::random;
+use crate::sealing;
 use crate::status;
 use crate::vault::{FirstFounder, Founding, FoundingStep, Invited, Role, Roster, Vault, VaultFile};
 
@@ -143,6 +144,10 @@ async fn answer(node: &Arc<Node>, request: AdminRequest, caller: &mut Caller) ->
             Ok(AdminResponse::Joined { node: node.name(), cluster: node.cluster() })
         }
         AdminRequest::Status => Ok(AdminResponse::Status(Box::new(local_status(node).await))),
+        AdminRequest::Seal { sealed } => {
+            sealing::set(node, sealed).await?;
+            Ok(AdminResponse::Sealed { node: node.name(), sealed })
+        }
         AdminRequest::Export => match node.replica() {
             Some(_) => Ok(AdminResponse::Export(status::cluster_file(node))),
             None => Err(WireError::new(Code::NotServing, format!("this node is {}", node.phase()))

@@ -10,7 +10,8 @@ use tracing::debug;
 
 use crate::node::Node;
 use crate::peer::{LockState, PeerReply, PeerRequest, Refusal};
-use crate::{confirm, deal, desk, found, gather, lock_keys, members, operate, proposal, random, status};
+use crate::phase::{Door, admits};
+use crate::{confirm, deal, desk, found, gather, lock_keys, members, operate, proposal, random, sealing, status};
 
 /// Answers `request` of the member `from`, whose op key was checked, on `conn`. `body` is the request as it was received.
 pub async fn peer(node: &Arc<Node>, from: NodeId, conn: &Conn, request: PeerRequest, body: &[u8]) -> PeerReply {
@@ -24,6 +25,10 @@ async fn answer(
     request: PeerRequest,
     body: &[u8],
 ) -> Result<PeerReply, Refusal> {
+    let checks = matches!(request, PeerRequest::Verify(_) | PeerRequest::AckEpoch { .. });
+    if checks && !admits(node.phase(), Door::Check) {
+        return Err(Refusal::Phase(node.phase().to_string()));
+    }
     match request {
         // The door itself has dealt with these two.
         PeerRequest::Hello(_) | PeerRequest::Ping => Ok(PeerReply::Pong),
@@ -81,6 +86,9 @@ async fn answer(
             Ok(PeerReply::Progress(operate::progress(node, &replica, operation).await))
         }
         PeerRequest::Report => Ok(PeerReply::Report(status::report(node))),
+        PeerRequest::Seal { sealed } => {
+            sealing::set(node, sealed).await.map(|()| PeerReply::Done).map_err(|error| Refusal::Phase(error.message))
+        }
     }
 }
 

@@ -36,7 +36,7 @@ use crate::keyring::Slot;
 use crate::node::Node;
 use crate::peer::{KeyChange, Operate, PeerReply, PeerRequest};
 use crate::phase::{Door, Phase, admits};
-use crate::{confirm, deal, lease, operate, random, status};
+use crate::{confirm, deal, lease, operate, random, sealing, status};
 
 /// A request without a deadline of its own gets this one, and none gets more.
 const DEADLINE_MAX: Duration = Duration::from_secs(60);
@@ -91,6 +91,8 @@ async fn dispatch(node: &Arc<Node>, replica: &Replica, request: Request, receive
         Request::ListNodes => Ok(Response::Nodes(Box::pin(status::nodes(node, replica)).await)),
         Request::NodeStatus { name } => Box::pin(show_node(node, replica, &name)).await,
         Request::Export => Ok(Response::Export(status::cluster_file(node))),
+        Request::SealNode { name } => Box::pin(sealing::at(node, &name, true)).await,
+        Request::UnsealNode { name } => Box::pin(sealing::at(node, &name, false)).await,
         request => match guard(node) {
             Ok(_) => return leased(node, work(node, replica, request).await, received_ms),
             Err(refusal) => Err(refusal),
@@ -152,9 +154,12 @@ async fn work(node: &Arc<Node>, replica: &Replica, request: Request) -> Answer {
             let key = find(node, replica, |state| state.key_by_name(&name).map(key_info), || deal::unknown_key(&name));
             key.await.map(Response::Key)
         }
-        Request::Status | Request::ListNodes | Request::NodeStatus { .. } | Request::Export => {
-            Err(WireError::new(Code::Internal, "a status request reached the keys"))
-        }
+        Request::Status
+        | Request::ListNodes
+        | Request::NodeStatus { .. }
+        | Request::Export
+        | Request::SealNode { .. }
+        | Request::UnsealNode { .. } => Err(WireError::new(Code::Internal, "a request about nodes reached the keys")),
     }
 }
 
@@ -418,10 +423,23 @@ fn list_keys(state: &State, after: Option<&KeyName>, limit: u32) -> Response {
 
 async fn show_node(node: &Arc<Node>, replica: &Replica, name: &NodeName) -> Answer {
     let mut nodes = status::nodes(node, replica).await;
-    let names: Vec<String> = nodes.iter().map(|node| node.name.to_string()).collect();
     match nodes.iter().position(|node| node.name == *name) {
         Some(position) => Ok(Response::Node(Box::new(nodes.swap_remove(position)))),
-        None => Err(WireError::new(Code::NotFound, format!("no node named {name}"))
-            .hint(format!("the nodes are {}", names.join(", ")))),
+        None => Err(unknown_node(node, name)),
     }
+}
+
+/// The member of that name.
+///
+/// # Errors
+/// [`Code::NotFound`], with the names that there are.
+pub fn member(node: &Node, name: &NodeName) -> Result<NodeId, WireError> {
+    let roster = node.roster();
+    let member = roster.members.iter().find(|member| member.name == *name);
+    member.map(|member| member.node).ok_or_else(|| unknown_node(node, name))
+}
+
+fn unknown_node(node: &Node, name: &NodeName) -> WireError {
+    let names: Vec<_> = node.roster().members.iter().map(|member| member.name.to_string()).collect();
+    WireError::new(Code::NotFound, format!("no node named {name}")).hint(format!("the nodes are {}", names.join(", ")))
 }

@@ -25,7 +25,7 @@ use crate::node::{Founding, Node};
 use crate::phase::Phase;
 use crate::unlock::{self, UnlockError};
 use crate::vault::{Vault, VaultError, VaultFile};
-use crate::{admin, confirm, listen, lock_keys, locking, members, random, rebuild};
+use crate::{admin, confirm, listen, lock_keys, locking, members, random, rebuild, sealing};
 
 /// How often lock keys in their grace are looked after.
 const GRACE_TICK_S: u16 = 10;
@@ -166,6 +166,7 @@ async fn live(node: &Arc<Node>) -> Result<(), BootError> {
     node.enter(Phase::Open);
     node.keep_sessions();
     tokio::spawn(members::run(Arc::clone(node), replica.clone()));
+    tokio::spawn(sealing::step_aside(Arc::clone(node), replica.clone()));
     tokio::spawn(confirm::watch(Arc::clone(node), replica.clone()));
     tokio::spawn(locking::report(Arc::clone(node), replica.clone()));
     tokio::spawn(locking::erase_former(Arc::clone(node), replica.clone()));

@@ -47,6 +47,9 @@ pub enum NoLease {
     /// This node did not catch up in time.
     #[error("this node is not caught up yet")]
     Behind,
+    /// The operator sealed this node.
+    #[error("this node is sealed")]
+    Sealed,
     /// The replicated state does not name this node as a holder of the active epoch.
     #[error("this node holds no seat in an active epoch yet")]
     NoSeat,
@@ -86,6 +89,11 @@ pub async fn watch(node: Arc<Node>, replica: Replica) {
         node.settle_phase();
         node.close_batch_if_over(&replica);
         match node.lease.lost_for_ms() {
+            _ if node.is_sealed() => {
+                // Again and again: a request that was let in before the seal may have loaded a key after it.
+                node.forget_keys();
+                wiped = true;
+            }
             Some(lost) if lost >= wipe_after => {
                 // Again and again: a peer's question may have opened a batch since.
                 node.forget_keys();
@@ -109,6 +117,9 @@ pub async fn watch(node: Arc<Node>, replica: Replica) {
 /// # Errors
 /// Why there is none.
 pub async fn renew(node: &Node, replica: &Replica) -> Result<(), NoLease> {
+    if node.is_sealed() {
+        return Err(NoLease::Sealed);
+    }
     let length = node.config.timing.lease();
     // A leader that does not answer within a third of the lease may be gone: there is time to ask again, or another.
     let patience = length / 3;

@@ -28,8 +28,8 @@ use crate::layout::Address;
 use crate::locking;
 use crate::node::{Founding, Node};
 use crate::peer::PeerRequest;
-use crate::{proposal, random};
 use crate::vault::{FirstFounder, FounderKeys, FoundingStep, Roster, RosterLogId, Vault};
+use crate::{proposal, random};
 
 /// The first founder's id.
 pub const FIRST: NodeId = NodeId(1);

@@ -149,9 +149,7 @@ async fn gather(
         }
         if !quorums.reached() {
             // Another epoch that becomes ACTIVE is worth no waiting.
-            let moved_on = async {
-                while active(replica) == Some(epoch) && changes.changed().await.is_ok() {}
-            };
+            let moved_on = async { while active(replica) == Some(epoch) && changes.changed().await.is_ok() {} };
             let _ = timeout_at(Instant::now() + AGAIN, moved_on).await;
         }
     }

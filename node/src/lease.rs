@@ -11,7 +11,7 @@
 //! Nothing here reads a clock but the questions that the daemon asks about *now*; each has a twin that is told the
 //! time, so that the rule can be run in virtual time.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use quorate_client::wire::Answered;
@@ -46,12 +46,23 @@ impl Renewal {
 #[derive(Debug, Default)]
 pub struct Lease {
     until_ms: AtomicU64,
+    barred: AtomicBool,
 }
 
 impl Lease {
     /// Notes that what `renewal` asked for is confirmed, and applied here. An older confirmation changes nothing.
     pub fn grant(&self, renewal: Renewal) {
         self.until_ms.fetch_max(renewal.sent_ms + renewal.length_ms, Ordering::AcqRel);
+    }
+
+    /// Bars this node from serving, whatever was or will be granted, or lets it serve again.
+    pub fn bar(&self, barred: bool) {
+        self.barred.store(barred, Ordering::Release);
+    }
+
+    /// Whether it is barred.
+    pub fn is_barred(&self) -> bool {
+        self.barred.load(Ordering::Acquire)
     }
 
     /// Whether this node may serve now.
@@ -71,7 +82,8 @@ impl Lease {
 
     /// [`Lease::until_ms`] at another time.
     pub fn until_ms_at(&self, now_ms: u64) -> Option<u64> {
-        Some(self.until_ms.load(Ordering::Acquire)).filter(|&until_ms| now_ms < until_ms)
+        let until_ms = self.until_ms.load(Ordering::Acquire);
+        (now_ms < until_ms && !self.is_barred()).then_some(until_ms)
     }
 
     /// Milliseconds that are left; zero without a lease.
@@ -81,7 +93,7 @@ impl Lease {
 
     /// [`Lease::left_ms`] at another time.
     pub fn left_ms_at(&self, now_ms: u64) -> u64 {
-        self.until_ms.load(Ordering::Acquire).saturating_sub(now_ms)
+        self.until_ms_at(now_ms).map_or(0, |until_ms| until_ms - now_ms)
     }
 
     /// Milliseconds since the lease ran out; `None` while it is valid or was never had.
@@ -121,5 +133,18 @@ mod tests {
         assert_eq!(lease.left_ms_at(now), 3_000, "an older confirmation shortens nothing");
         assert!(lease.is_valid_at(now + 2_999) && !lease.is_valid_at(now + 3_000));
         assert_eq!(lease.lost_for_ms_at(now + 3_000), Some(0));
+    }
+
+    #[test]
+    fn a_barred_node_has_no_lease_whatever_is_granted() {
+        let lease = Lease::default();
+        let (now, length) = (100_000, Duration::from_secs(3));
+        lease.grant(Renewal::sent(now, length));
+        lease.bar(true);
+        assert!(!lease.is_valid_at(now) && lease.left_ms_at(now) == 0);
+        lease.grant(Renewal::sent(now + 1_000, length));
+        assert_eq!(lease.until_ms_at(now + 1_000), None, "an answer that was under way changes nothing");
+        lease.bar(false);
+        assert!(lease.is_valid_at(now + 1_000));
     }
 }

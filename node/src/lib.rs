@@ -42,6 +42,7 @@ pub mod holder;
 pub mod keyring;
 pub mod members;
 pub mod operate;
+pub mod sealing;
 
 pub mod api;
 pub mod status;

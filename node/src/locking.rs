@@ -54,8 +54,10 @@ pub async fn keep_fresh(node: Arc<Node>, replica: Replica) {
     let (mut incomplete, mut failed) = (0, 0);
     loop {
         changes.borrow_and_update();
-        if due.is_none() && node.phase() == Phase::Serving {
-            due = Some(Instant::now() + later(random::between(timing.renew_lock_after_ms, 4 * timing.renew_lock_after_ms)));
+        if due.is_none() && matches!(node.phase(), Phase::Serving | Phase::Sealed) {
+            due = Some(
+                Instant::now() + later(random::between(timing.renew_lock_after_ms, 4 * timing.renew_lock_after_ms)),
+            );
         }
         let terms = replica.read(|state| state.lock_terms(node.id()));
         let demanded = terms.as_ref().is_some_and(|terms| !is_as_due(&node, terms));

@@ -44,7 +44,9 @@ pub async fn run(node: Arc<Node>, replica: Replica) {
         changes.borrow_and_update();
         let leads = leadership.borrow_and_update().am_leader;
         let step = match leads {
-            true => view(&node, &replica).await.map_or(Step::Nothing, |view| replica.read(|state| plan::next(state, &view))),
+            true => {
+                view(&node, &replica).await.map_or(Step::Nothing, |view| replica.read(|state| plan::next(state, &view)))
+            }
             false => Step::Nothing,
         };
         *node.operation.lock() = replica.read(|state| told(&node, state, &step)).filter(|_| leads);
@@ -114,9 +116,7 @@ fn told(node: &Node, state: &State, step: &Step) -> Option<wire::Operation> {
             (format!("holders check their shares of epoch {epoch}"), names(&mut missing.iter().copied()))
         }
         Step::AwaitLocks { missing } => ("locks are renewed".to_owned(), names(&mut missing.iter().copied())),
-        Step::Retire { epoch, members, .. } => {
-            (format!("retires epoch {epoch}"), names(&mut members.iter().copied()))
-        }
+        Step::Retire { epoch, members, .. } => (format!("retires epoch {epoch}"), names(&mut members.iter().copied())),
         Step::Propose(change) => (change.kind().replace('_', " "), Vec::new()),
         Step::AwaitFounding | Step::Rekey | Step::Nothing => (String::new(), Vec::new()),
     };
@@ -298,7 +298,8 @@ pub async fn check_shares(
 }
 
 async fn check(node: &Node, replica: &Replica, epoch: Epoch, slots: &[Slot]) -> Result<Vec<Slot>, Refusal> {
-    let holder = node.holder().ok_or(Refusal::WrongEpoch)?;
+    // Also when this node asks itself, as a sealed leader without a successor does.
+    let holder = node.holder().filter(|_| !node.is_sealed()).ok_or(Refusal::WrongEpoch)?;
     let mut verified = Vec::with_capacity(slots.len());
     for some in slots.chunks(CHECKED_AT_ONCE) {
         // Those that can be read; one that cannot must not hide the others.

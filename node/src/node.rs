@@ -100,6 +100,8 @@ pub struct Node {
     pub old_copies: Mutex<OldCopies>,
     /// Held while a vault is made.
     pub adopting: Mutex<()>,
+    /// Held while this node is sealed or unsealed.
+    pub sealing: tokio::sync::Mutex<()>,
     /// The founding attempt that this process made its lock for.
     pub locked_attempt: Mutex<Option<u32>>,
     /// Founders whose locks of the named attempt are durable, as the first founder hears of them.
@@ -160,6 +162,7 @@ impl Node {
             checked: tokio::sync::Mutex::default(),
             old_copies: Mutex::default(),
             adopting: Mutex::default(),
+            sealing: tokio::sync::Mutex::default(),
             locked_attempt: Mutex::default(),
             founding_locked: Mutex::default(),
             id: AtomicU64::new(0),
@@ -183,6 +186,7 @@ impl Node {
         *self.cluster.write() = Some(current.identity.cluster);
         self.id.store(current.identity.node.map_or(0, |node| node.0), Ordering::Release);
         *self.roster.write() = Arc::new(current.roster.clone());
+        self.lease.bar(current.flags.sealed);
         *self.vault.lock() = Some(vault);
     }
 
@@ -388,22 +392,33 @@ impl Node {
         self.phase.subscribe()
     }
 
-    /// Enters a phase, and offers what it allows.
+    /// Enters a phase, or the one of the unlocked phases that seal and lease allow, and offers what it answers.
     pub fn enter(&self, to: Phase) {
-        let from = self.phase.send_replace(to);
-        confirm::announce(from, to);
-        if from != to {
+        self.change_phase(|_| to);
+    }
+
+    /// Moves between Open, Serving and Sealed, as seal and lease say.
+    pub fn settle_phase(&self) {
+        self.change_phase(|phase| phase);
+    }
+
+    /// One change at a time: a seal is not overtaken by a lease that came before it.
+    fn change_phase(&self, to: impl FnOnce(Phase) -> Phase) {
+        let mut step = None;
+        self.phase.send_if_modified(|phase| {
+            let from = std::mem::replace(phase, phase::settled(to(*phase), self.is_sealed(), self.lease.is_valid()));
+            step = Some((from, *phase)).filter(|(from, to)| from != to);
+            step.is_some()
+        });
+        if let Some((from, to)) = step {
+            confirm::announce(from, to);
             crate::listen::offer(self);
         }
     }
 
-    /// Moves between Open and Serving, as the lease says.
-    pub fn settle_phase(&self) {
-        let from = self.phase();
-        let to = phase::settled(from, self.lease.is_valid());
-        if from != to {
-            self.enter(to);
-        }
+    /// Whether the operator told this node to forget its keys ([`crate::sealing`]).
+    pub fn is_sealed(&self) -> bool {
+        self.lease.is_barred()
     }
 
     /// Wipes every key and everything that opens one.

@@ -98,10 +98,14 @@ fn explain(node: &Node, operation: &Operation, refusal: Refusal) -> WireError {
             let lost = "every key would be lost";
             conflict(format!("{remaining} of {needed} shares would remain, so {lost}")).hint("join another node first")
         }
-        Refusal::NoRedundancyNotAccepted => conflict("two nodes would remain, and the loss of one disk loses every key".to_owned())
-            .hint("join another node first, or accept it with --accept-no-redundancy"),
-        Refusal::SoloNotAllowed => conflict("one node would remain, and its disk alone would hold everything".to_owned())
-            .hint("join another node first"),
+        Refusal::NoRedundancyNotAccepted => {
+            conflict("two nodes would remain, and the loss of one disk loses every key".to_owned())
+                .hint("join another node first, or accept it with --accept-no-redundancy")
+        }
+        Refusal::SoloNotAllowed => {
+            conflict("one node would remain, and its disk alone would hold everything".to_owned())
+                .hint("join another node first")
+        }
         Refusal::UnknownMember { node: gone } => {
             WireError::new(Code::NotFound, format!("{} is no member any more", node.name_of(gone)))
         }

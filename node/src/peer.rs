@@ -68,6 +68,11 @@ pub enum PeerRequest {
         /// Which.
         operation: Epoch,
     },
+    /// `node seal` or `node unseal` of the asked node, from a client at the sender, who checked the token.
+    Seal {
+        /// Which of the two.
+        sealed: bool,
+    },
 }
 
 /// What a node answers.

@@ -16,6 +16,8 @@ pub enum Door {
     Join,
     /// A member with its op key: locks, Raft, leases, status.
     Peer,
+    /// The leader asks a member to open and check its own shares.
+    Check,
     /// A member asks for shares of a key.
     Shares,
     /// A client asks how the cluster is.
@@ -29,19 +31,22 @@ pub fn admits(phase: Phase, door: Door) -> bool {
     use Phase::{Joining, Locked, Open, Revoked, Sealed, Serving, Uninitialised};
     match phase {
         Uninitialised | Revoked => false,
-        Joining => matches!(door, Door::LockOpen | Door::PublicStatus | Door::Join | Door::Peer),
+        Joining => matches!(door, Door::LockOpen | Door::PublicStatus | Door::Join | Door::Peer | Door::Check),
         Locked => matches!(door, Door::LockOpen | Door::PublicStatus),
-        Open | Sealed => matches!(door, Door::LockOpen | Door::PublicStatus | Door::Peer | Door::Status),
+        Sealed => matches!(door, Door::LockOpen | Door::PublicStatus | Door::Peer | Door::Status),
+        Open => admits(Sealed, door) || door == Door::Check,
         Serving => !matches!(door, Door::Join),
     }
 }
 
-/// Where a node in `phase` stands, now that it has a lease or has none: only Open and Serving follow the lease.
-pub fn settled(phase: Phase, leased: bool) -> Phase {
-    match (phase, leased) {
-        (Phase::Open, true) => Phase::Serving,
-        (Phase::Serving, false) => Phase::Open,
-        (other, _) => other,
+/// Where a node in `phase` stands, now that it is sealed or not and has a lease or has none: only an unlocked node follows
+/// these two, and a seal goes over a lease.
+pub fn settled(phase: Phase, sealed: bool, leased: bool) -> Phase {
+    match phase {
+        Phase::Open | Phase::Serving | Phase::Sealed if sealed => Phase::Sealed,
+        Phase::Open | Phase::Serving | Phase::Sealed if leased => Phase::Serving,
+        Phase::Open | Phase::Serving | Phase::Sealed => Phase::Open,
+        other => other,
     }
 }
 
@@ -51,18 +56,29 @@ mod tests {
 
     #[test]
     fn only_a_serving_node_touches_keys() {
-        for phase in [Phase::Uninitialised, Phase::Joining, Phase::Locked, Phase::Open] {
+        for phase in [Phase::Uninitialised, Phase::Joining, Phase::Locked, Phase::Open, Phase::Sealed] {
             assert!(!admits(phase, Door::Work) && !admits(phase, Door::Shares), "{phase}");
         }
         assert!(admits(Phase::Serving, Door::Work));
     }
 
     #[test]
-    fn only_an_open_node_follows_its_lease() {
-        assert_eq!((settled(Phase::Open, true), settled(Phase::Serving, false)), (Phase::Serving, Phase::Open));
-        for phase in [Phase::Uninitialised, Phase::Joining, Phase::Locked, Phase::Sealed, Phase::Revoked] {
-            assert_eq!((settled(phase, true), settled(phase, false)), (phase, phase));
+    fn only_an_unlocked_node_follows_its_seal_and_its_lease() {
+        for phase in [Phase::Open, Phase::Serving, Phase::Sealed] {
+            assert_eq!((settled(phase, false, true), settled(phase, false, false)), (Phase::Serving, Phase::Open));
+            assert_eq!((settled(phase, true, true), settled(phase, true, false)), (Phase::Sealed, Phase::Sealed));
         }
+        for phase in [Phase::Uninitialised, Phase::Joining, Phase::Locked, Phase::Revoked] {
+            for (sealed, leased) in [(false, false), (false, true), (true, false), (true, true)] {
+                assert_eq!(settled(phase, sealed, leased), phase);
+            }
+        }
+    }
+
+    #[test]
+    fn a_sealed_node_opens_no_share_and_still_helps_others_to_unlock() {
+        assert!(!admits(Phase::Sealed, Door::Check) && admits(Phase::Open, Door::Check));
+        assert!(admits(Phase::Sealed, Door::LockOpen) && admits(Phase::Sealed, Door::Peer));
     }
 
     #[test]

@@ -34,7 +34,7 @@ pub fn public(node: &Node) -> PublicStatus {
             let missing = unlocking.waiting_for.into_keys().collect();
             (usize::from(unlocking.have) + 1, usize::from(unlocking.need) + 1, missing)
         }
-        Phase::Open | Phase::Serving => {
+        Phase::Open | Phase::Serving | Phase::Sealed => {
             let roster = node.roster();
             let present = |id: NodeId| id == node.id() || node.sessions.with(id).is_some();
             let missing: Vec<_> = roster.members.iter().map(|member| member.node).filter(|&id| !present(id)).collect();

@@ -85,6 +85,7 @@ fn every_peer_request(me: NodeId) -> Vec<PeerRequest> {
         PeerRequest::Propose(Box::new(StateCommand::new(0, Change::ActivateEpoch { epoch }))),
         PeerRequest::Change(KeyChange::Rotate { request: [0; 16], name: name("key"), expect: None }),
         PeerRequest::Report,
+        PeerRequest::Seal { sealed: true },
     ]
 }
 
@@ -105,6 +106,8 @@ fn every_client_request() -> Vec<Request> {
         Request::NodeStatus { name: "n1".parse().expect("a name") },
         Request::Export,
         Request::Echo(vec![1]),
+        Request::SealNode { name: "n1".parse().expect("a name") },
+        Request::UnsealNode { name: "n1".parse().expect("a name") },
     ]
 }
 

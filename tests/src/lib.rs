@@ -59,6 +59,8 @@ mod renewal;
 #[cfg(test)]
 mod restarts;
 #[cfg(test)]
+mod sealing;
+#[cfg(test)]
 mod secrets;
 #[cfg(test)]
 mod weather;

@@ -143,6 +143,28 @@ fn t46_roots_lie_in_locked_memory_until_the_lease_is_lost() {
     }
 }
 
+/// T46: `node seal` wipes before it answers, and nothing that peers ask loads a key again. Mutated: without the wipe the roots
+/// are there for ten seconds more.
+#[test]
+fn t46_roots_are_gone_when_a_node_is_sealed() {
+    let mut warm = Warm::up("secret_memory = \"mlock\"\n");
+    if !warm.may_look() {
+        return;
+    }
+    for (node, other) in [("n1", "n2"), ("n3", "n1")] {
+        warm.finds_roots_in_locked_memory_alone(node);
+        let named = node.parse().expect("a name");
+        warm.site.block(warm.site.client(Some(other)).seal_node(&named)).expect("sealed");
+        assert_eq!(warm.scan(node, &warm.roots).sightings, [], "{node}: at once");
+        warm.use_keys(other);
+        assert_eq!(warm.scan(node, &warm.roots).sightings, [], "{node}: while others serve");
+        assert_eq!(warm.scan(node, &warm.moments).sightings, [], "{node}");
+        warm.site.block(warm.site.client(Some(other)).unseal_node(&named)).expect("unsealed");
+        warm.site.cluster.wait_serving(&[node]).expect("serves again");
+        warm.finds_roots_in_locked_memory_alone(node);
+    }
+}
+
 /// T46: what nobody uses is forgotten, without any trouble with the lease.
 #[test]
 fn t46_roots_are_gone_when_nobody_has_used_them_for_a_while() {

@@ -55,6 +55,8 @@ fn nodes_and_status() -> String {
     let mut record = Record::new();
     record.note("quorate node list", b"");
     record.note("quorate node status n1", b"");
+    record.note("quorate node seal n1", b"");
+    record.note("quorate node unseal n1", b"");
     record.note("quorate cluster export", b"");
     record.note("quorate node remove n2 --yes", b"");
     record.note("quorate node revoke n2 --yes --wait", b"");
@@ -123,12 +125,17 @@ fn this_machine() -> String {
             let node = "n2".parse().expect("a name");
             (vec![], Some(Ok(AdminResponse::Joined { node, cluster: file.cluster })))
         }
+        AdminRequest::Seal { sealed } => {
+            (vec![], Some(Ok(AdminResponse::Sealed { node: "n1".parse().expect("a name"), sealed })))
+        }
         AdminRequest::Export => panic!("nobody asks for it here"),
     });
     record.note("quorate node status", b"");
     record.note("quorate node status", b"");
     record.note("quorate cluster init --founders 3 --token-file DIR/new/token", b"");
     record.note("quorate node join UUpUMQ…", b"");
+    record.note("quorate node seal", b"");
+    record.note("quorate node unseal", b"");
     record.text
 }
 

@@ -63,6 +63,11 @@ pub enum AdminRequest {
     Status,
     /// The client file.
     Export,
+    /// Forget all keys and stay without until told otherwise, over restarts, or serve again.
+    Seal {
+        /// Which of the two.
+        sealed: bool,
+    },
 }
 
 /// News of an [`AdminRequest`] that takes a while. Each replaces the one before.
@@ -92,6 +97,13 @@ pub enum AdminResponse {
     Status(Box<LocalStatus>),
     /// To [`AdminRequest::Export`].
     Export(ClusterFile),
+    /// To [`AdminRequest::Seal`], once it is durable.
+    Sealed {
+        /// This node.
+        node: NodeName,
+        /// What it is now.
+        sealed: bool,
+    },
 }
 
 /// How one node is, for whoever may open its socket.

@@ -20,9 +20,7 @@ use serde::{Deserialize, Serialize};
 
 pub use admin::{AdminProgress, AdminRequest, AdminResponse, LocalStatus, PUBLIC_STATUS, PublicStatus};
 pub use secret::{PLAINTEXT_BYTES_MAX, Plaintext, TOKEN_TEXT_PREFIX, Token, TokenError};
-pub use status::{
-    Alarm, NodeInfo, NodeState, OldCopies, Operation, Phase, Progress, Revocation, Role, Stage, Status,
-};
+pub use status::{Alarm, NodeInfo, NodeState, OldCopies, Operation, Phase, Progress, Revocation, Role, Stage, Status};
 
 use crate::cluster_file::ClusterFile;
 use crate::error::Code;
@@ -147,6 +145,16 @@ pub enum Request {
         /// Which.
         operation: Epoch,
     },
+    /// One node forgets all keys and stays without, over restarts, until it is unsealed.
+    SealNode {
+        /// Its name.
+        name: NodeName,
+    },
+    /// It serves again.
+    UnsealNode {
+        /// Its name.
+        name: NodeName,
+    },
 }
 
 /// What a client is answered, unless it is a [`WireError`].
@@ -189,6 +197,8 @@ pub enum Response {
     },
     /// To [`Request::Progress`].
     Progress(Box<Progress>),
+    /// To [`Request::SealNode`] and [`Request::UnsealNode`], once it is durable there.
+    Done,
 }
 
 /// The answer to a request.

@@ -183,7 +183,8 @@ impl State {
     pub fn stranded<'a>(&'a self, leaving: &'a BTreeSet<NodeId>) -> impl Iterator<Item = NodeId> + 'a {
         let stays = |node: &NodeId| self.members.contains_key(node) && !leaving.contains(node);
         let locks = self.locks.values().filter(move |lock| stays(&lock.node));
-        locks.filter(move |lock| lock.peers.iter().filter(|peer| stays(peer)).count() < lock.threshold.into())
+        locks
+            .filter(move |lock| lock.peers.iter().filter(|peer| stays(peer)).count() < lock.threshold.into())
             .map(|lock| lock.node)
     }
 

@@ -76,7 +76,8 @@ impl State {
             return Err(RestoreError::Orphan);
         }
         if let Some(pending) = self.pending().map(|pending| pending.epoch) {
-            let lacks = |&(uid, number): &(_, _)| self.version(uid, number).is_some_and(|v| v.record(pending).is_none());
+            let lacks =
+                |&(uid, number): &(_, _)| self.version(uid, number).is_some_and(|v| v.record(pending).is_none());
             self.undealt = self.slots().filter(lacks).collect();
         }
         Ok(self)

@@ -8,7 +8,9 @@ use quorate_shares::master::{KeyIdentity, MasterKey};
 use quorate_shares::seal::Dealer;
 use quorate_shares::secret::Secret;
 
-use crate::command::{Change, Command, CreateKey, Found, NewMember, Ready, RecordBytes, ReportLock, RotateKey, Verified};
+use crate::command::{
+    Change, Command, CreateKey, Found, NewMember, Ready, RecordBytes, ReportLock, RotateKey, Verified,
+};
 use crate::plan::{self, Step, View};
 use crate::state::{Applied, State, apply};
 use crate::{Refusal, StorageKeys};

@@ -293,12 +293,25 @@ fn a_planned_removal_goes_from_the_inside_out() {
     let operation = cluster.begin(50, Operation::Remove { node: NodeId(4) });
     cluster.settle();
     let told = [
-        "share keys", "open_epoch", "redeal", "acks", "activate_epoch", "locks", "voters", "expel", "retire_epoch",
-        "locks", "finish", "sweep",
+        "share keys",
+        "open_epoch",
+        "redeal",
+        "acks",
+        "activate_epoch",
+        "locks",
+        "voters",
+        "expel",
+        "retire_epoch",
+        "locks",
+        "finish",
+        "sweep",
     ];
     assert_eq!(cluster.told, told);
     let state = &cluster.state;
-    assert_eq!(state.active().map(|active| (active.epoch, active.threshold, active.committee.len())), Some((operation, 2, 3)));
+    assert_eq!(
+        state.active().map(|active| (active.epoch, active.threshold, active.committee.len())),
+        Some((operation, 2, 3))
+    );
     assert!(state.operations.running.is_none() && !state.members.contains_key(&NodeId(4)));
     assert!(!state.former[&NodeId(4)].revoked);
     assert!(state.locks.values().all(|lock| !lock.peers.contains(&NodeId(4)) && lock.threshold == 1));
@@ -307,7 +320,10 @@ fn a_planned_removal_goes_from_the_inside_out() {
     assert!(cluster.share_keys.iter().filter(|(node, _)| node.0 != 4).all(|(_, keys)| !keys.contains_key(&old)));
     let records = cluster.rows.keys().filter_map(|key| RowKey::parse(key));
     assert_eq!(records.filter(|key| matches!(key, RowKey::Record(_, _, Epoch(1)))).count(), 0);
-    assert_eq!((state.batches.values().all(|batch| batch.epoch == operation), state.is_unswept(Epoch(1))), (true, false));
+    assert_eq!(
+        (state.batches.values().all(|batch| batch.epoch == operation), state.is_unswept(Epoch(1))),
+        (true, false)
+    );
 }
 
 #[test]
@@ -319,8 +335,17 @@ fn a_revocation_goes_from_the_outside_in() {
     cluster.begin(50, Operation::Revoke { nodes: [NodeId(4)].into() });
     cluster.settle();
     let told = [
-        "voters, denied at once", "expel", "share keys", "open_epoch", "redeal", "acks", "activate_epoch",
-        "retire_epoch", "locks", "finish", "sweep",
+        "voters, denied at once",
+        "expel",
+        "share keys",
+        "open_epoch",
+        "redeal",
+        "acks",
+        "activate_epoch",
+        "retire_epoch",
+        "locks",
+        "finish",
+        "sweep",
     ];
     assert_eq!(cluster.told, told);
     assert!(cluster.state.former[&NodeId(4)].revoked);
@@ -415,7 +440,10 @@ fn keys_are_made_while_an_epoch_is_dealt() {
     }
     cluster.create(3);
     cluster.settle();
-    assert_eq!(cluster.state.active().map(|active| (active.epoch, active.redealt, active.records)), Some((operation, 2, 3)));
+    assert_eq!(
+        cluster.state.active().map(|active| (active.epoch, active.redealt, active.records)),
+        Some((operation, 2, 3))
+    );
 }
 
 /// S5: no version is dealt twice in one epoch. S3: nobody outside the committee can open a share.
@@ -452,9 +480,8 @@ fn those_who_remain_can_go_on() {
         cluster.accept_no_redundancy = false;
     }
     cluster.create(1);
-    let begin = |operation, accept_no_redundancy| {
-        Change::Begin(Begin { request: [60; 16], operation, accept_no_redundancy })
-    };
+    let begin =
+        |operation, accept_no_redundancy| Change::Begin(Begin { request: [60; 16], operation, accept_no_redundancy });
     let remove = Operation::Remove { node: NodeId(3) };
     assert_eq!(refused(&mut cluster.state, begin(remove, false)), Refusal::NoRedundancyNotAccepted);
     let stranger = Operation::Remove { node: NodeId(7) };

@@ -351,9 +351,7 @@ fn batches_belong_to_the_committee() {
 #[test]
 fn time_never_goes_back() {
     let mut state = founded(3, 2);
-    let report = |generation| {
-        Change::ReportLock(lock(1, generation, 1, &[2, 3]))
-    };
+    let report = |generation| Change::ReportLock(lock(1, generation, 1, &[2, 3]));
     apply(&mut state, &Command::new(5_000, report(1))).outcome.expect("reported");
     let applied = apply(&mut state, &Command::new(4_000, report(2)));
     applied.outcome.expect("reported");
@@ -364,9 +362,8 @@ fn time_never_goes_back() {
 #[test]
 fn lock_reports_only_rise() {
     let mut state = founded(3, 2);
-    let report = |node, generation, threshold, peers: &[u64]| {
-        Change::ReportLock(lock(node, generation, threshold, peers))
-    };
+    let report =
+        |node, generation, threshold, peers: &[u64]| Change::ReportLock(lock(node, generation, threshold, peers));
     step(&mut state, report(1, 5, 1, &[2, 3])).outcome.expect("reported");
     step(&mut state, report(1, 4, 1, &[2])).outcome.expect("answered as a late repetition");
     assert_eq!((state.locks[&NodeId(1)].generation, state.locks[&NodeId(1)].peers.len()), (5, 2));

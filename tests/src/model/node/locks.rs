@@ -241,7 +241,9 @@ impl Daemon {
         let Some(bundle) = self.unlocked.as_ref().map(|unlocked| &unlocked.bundle) else { return };
         let Some(report) = lock_keys::report(self.vault(), me, bundle, self.vault.writes()) else { return };
         let unlocked = self.unlocked_mut();
-        if lock_keys::is_known(unlocked.state.locks.get(&me), &report) || unlocked.state.cluster.is_none() || now_ms < unlocked.reported_ms + 1_000
+        if lock_keys::is_known(unlocked.state.locks.get(&me), &report)
+            || unlocked.state.cluster.is_none()
+            || now_ms < unlocked.reported_ms + 1_000
         {
             return;
         }

@@ -229,7 +229,7 @@ impl Daemon {
 
     pub(super) fn settle_phase(&mut self, now_ms: u64) {
         if let Some(unlocked) = &self.unlocked {
-            self.phase = phase::settled(self.phase, unlocked.lease.is_valid_at(now_ms));
+            self.phase = phase::settled(self.phase, false, unlocked.lease.is_valid_at(now_ms));
         }
     }
 
