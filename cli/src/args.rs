@@ -70,7 +70,7 @@ pub(crate) enum Command {
   quorate cluster export -o cluster.toml"
     )]
     Cluster(ClusterCommand),
-    /// Join, remove, revoke, list, look at and seal nodes
+    /// Join, remove, revoke, list, look at, seal and admit nodes
     #[command(
         subcommand,
         after_help = "Examples:
@@ -199,7 +199,7 @@ Prints a line as each becomes true:
 
 Returns when it is decisive and no lease from before can still run. The rest goes on by itself.")]
     Revoke(Revoke),
-    /// A node forgets its keys now, and stays without until it is unsealed; without NAME this machine's, through its socket
+    /// A node forgets its keys, until it is unsealed; without NAME this machine's
     #[command(after_help = "Examples:
   quorate node seal n2
   quorate node seal
@@ -209,7 +209,21 @@ It goes on voting and helping others to unlock, and answers no client. A restart
         /// Its name
         name: Option<NodeName>,
     },
-    /// A sealed node serves again; without NAME this machine's, through its socket
+    /// A node that was away for too long may unlock itself again
+    #[command(after_help = "Examples:
+  quorate node admit n3
+  quorate node admit n3 --local
+
+Beyond `timing.absence_window_ms` (72 h) its peers take a node for a stolen disk. Make sure that it is not one.
+With --local the member on this machine alone is told; enough when no quorum is left to ask.")]
+    Admit {
+        /// Its name
+        name: NodeName,
+        /// Tell this machine's node alone, through its socket, without client file and token
+        #[arg(long)]
+        local: bool,
+    },
+    /// A sealed node serves again; without NAME this machine's
     #[command(after_help = "Examples:\n  quorate node unseal n2\n  quorate node unseal")]
     Unseal {
         /// Its name

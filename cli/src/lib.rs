@@ -137,6 +137,7 @@ fn execute(session: &mut Session<'_>, command: Command) -> Result<u8, Failure> {
             Command::Node(NodeCommand::Revoke(options)) => operations::revoke(session, options).await,
             Command::Node(NodeCommand::Seal { name }) => nodes::seal(session, name, true).await,
             Command::Node(NodeCommand::Unseal { name }) => nodes::seal(session, name, false).await,
+            Command::Node(NodeCommand::Admit { name, local }) => nodes::admit(session, name, local).await,
             Command::Status => status::status(session).await,
             Command::Key(KeyCommand::Create(options)) => keys::create(session, options).await,
             Command::Key(KeyCommand::List) => keys::list(session).await,

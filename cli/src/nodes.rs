@@ -1,4 +1,4 @@
-//! `node list`, `node status`, `node seal`, `node unseal` and `cluster export`.
+//! `node list`, `node status`, `node seal`, `node unseal`, `node admit` and `cluster export`.
 
 use quorate_client::wire::{AdminRequest, AdminResponse};
 use quorate_client::{ClusterFile, Code, Error, NodeName};
@@ -71,6 +71,34 @@ pub(crate) async fn seal(session: &mut Session<'_>, name: Option<NodeName>, seal
         Format::Text => format!("{} {name}\n", if sealed { "sealed" } else { "unsealed" }),
     };
     session.result(result.as_bytes())?;
+    Ok(exit::DONE)
+}
+
+/// A node may come back after a long absence: at every member, or at this machine's alone.
+pub(crate) async fn admit(session: &mut Session<'_>, name: NodeName, local: bool) -> Result<u8, Failure> {
+    let (at, silent) = match local || !cluster_path(session)?.exists() {
+        true => match local::answer(session, &AdminRequest::Admit { name: name.clone() }).await? {
+            AdminResponse::Admitted { at } => (vec![at], Vec::new()),
+            _ => return Err(local::unexpected()),
+        },
+        false => {
+            let cluster = Cluster::open(session).await?;
+            let answer = cluster.client.admit_node(&name).await;
+            let answer = answer.map_err(|error| unless_mistyped(error, &name, &cluster.file));
+            cluster.close(session).await;
+            answer?
+        }
+    };
+    let names = |names: &[NodeName]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let result = match session.common.output {
+        Format::Json => output::pretty(&json!({ "node": name.as_str(), "at": names(&at), "silent": names(&silent) })),
+        Format::Text => format!("admitted {name} at {}\n", names(&at).join(", ")),
+    };
+    session.result(result.as_bytes())?;
+    if !silent.is_empty() {
+        session.note(&format!("not told: {}", names(&silent).join(", ")));
+        session.note("hint: that matters only if too few others unlock it; repeat the command when they are up");
+    }
     Ok(exit::DONE)
 }
 

@@ -321,6 +321,18 @@ impl Client {
         }
     }
 
+    /// A node may come back, however long it was away: returns the members that will unlock it, and those that could not be
+    /// told.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn admit_node(&self, name: &NodeName) -> Result<(Vec<NodeName>, Vec<NodeName>), Error> {
+        match self.ask(Request::AdmitNode { name: name.clone() }).await? {
+            Response::Admitted { at, silent } => Ok((at, silent)),
+            _ => Err(unexpected()),
+        }
+    }
+
     /// Closes all connections and waits, briefly, until the nodes can know.
     pub async fn close(self) {
         self.0.fleet.close().await;

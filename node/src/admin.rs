@@ -28,9 +28,9 @@ use crate::layout::Address;
 use crate::node::Node;
 use crate::phase::{Door, Phase, admits};
 use crate::random;
-use crate::sealing;
 use crate::status;
 use crate::vault::{FirstFounder, Founding, FoundingStep, Invited, Role, Roster, Vault, VaultFile};
+use crate::{absence, api, sealing};
 
 /// How often progress is looked at.
 const LOOK: Duration = Duration::from_millis(100);
@@ -147,6 +147,10 @@ async fn answer(node: &Arc<Node>, request: AdminRequest, caller: &mut Caller) ->
         AdminRequest::Seal { sealed } => {
             sealing::set(node, sealed).await?;
             Ok(AdminResponse::Sealed { node: node.name(), sealed })
+        }
+        AdminRequest::Admit { name } => {
+            absence::admit(node, api::member(node, &name)?).await?;
+            Ok(AdminResponse::Admitted { at: node.name() })
         }
         AdminRequest::Export => match node.replica() {
             Some(_) => Ok(AdminResponse::Export(status::cluster_file(node))),

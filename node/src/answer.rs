@@ -11,7 +11,9 @@ use tracing::debug;
 use crate::node::Node;
 use crate::peer::{LockState, PeerReply, PeerRequest, Refusal};
 use crate::phase::{Door, admits};
-use crate::{confirm, deal, desk, found, gather, lock_keys, members, operate, proposal, random, sealing, status};
+use crate::{
+    absence, confirm, deal, desk, found, gather, lock_keys, members, operate, proposal, random, sealing, status,
+};
 
 /// Answers `request` of the member `from`, whose op key was checked, on `conn`. `body` is the request as it was received.
 pub async fn peer(node: &Arc<Node>, from: NodeId, conn: &Conn, request: PeerRequest, body: &[u8]) -> PeerReply {
@@ -86,6 +88,9 @@ async fn answer(
             Ok(PeerReply::Progress(operate::progress(node, &replica, operation).await))
         }
         PeerRequest::Report => Ok(PeerReply::Report(status::report(node))),
+        PeerRequest::Admit { node: peer } => {
+            absence::admit(node, peer).await.map(|()| PeerReply::Done).map_err(|error| Refusal::Phase(error.message))
+        }
         PeerRequest::Seal { sealed } => {
             sealing::set(node, sealed).await.map(|()| PeerReply::Done).map_err(|error| Refusal::Phase(error.message))
         }

@@ -36,7 +36,7 @@ use crate::keyring::Slot;
 use crate::node::Node;
 use crate::peer::{KeyChange, Operate, PeerReply, PeerRequest};
 use crate::phase::{Door, Phase, admits};
-use crate::{confirm, deal, lease, operate, random, sealing, status};
+use crate::{absence, confirm, deal, lease, operate, random, sealing, status};
 
 /// A request without a deadline of its own gets this one, and none gets more.
 const DEADLINE_MAX: Duration = Duration::from_secs(60);
@@ -92,6 +92,7 @@ async fn dispatch(node: &Arc<Node>, replica: &Replica, request: Request, receive
         Request::NodeStatus { name } => Box::pin(show_node(node, replica, &name)).await,
         Request::Export => Ok(Response::Export(status::cluster_file(node))),
         Request::SealNode { name } => Box::pin(sealing::at(node, &name, true)).await,
+        Request::AdmitNode { name } => Box::pin(absence::admit_everywhere(node, &name)).await,
         Request::UnsealNode { name } => Box::pin(sealing::at(node, &name, false)).await,
         request => match guard(node) {
             Ok(_) => return leased(node, work(node, replica, request).await, received_ms),
@@ -159,7 +160,8 @@ async fn work(node: &Arc<Node>, replica: &Replica, request: Request) -> Answer {
         | Request::NodeStatus { .. }
         | Request::Export
         | Request::SealNode { .. }
-        | Request::UnsealNode { .. } => Err(WireError::new(Code::Internal, "a request about nodes reached the keys")),
+        | Request::UnsealNode { .. }
+        | Request::AdmitNode { .. } => Err(WireError::new(Code::Internal, "a request about nodes reached the keys")),
     }
 }
 

@@ -25,7 +25,7 @@ use crate::node::{Founding, Node};
 use crate::phase::Phase;
 use crate::unlock::{self, UnlockError};
 use crate::vault::{Vault, VaultError, VaultFile};
-use crate::{admin, confirm, listen, lock_keys, locking, members, random, rebuild, sealing};
+use crate::{absence, admin, confirm, listen, lock_keys, locking, members, random, rebuild, sealing};
 
 /// How often lock keys in their grace are looked after.
 const GRACE_TICK_S: u16 = 10;
@@ -171,6 +171,7 @@ async fn live(node: &Arc<Node>) -> Result<(), BootError> {
     tokio::spawn(locking::report(Arc::clone(node), replica.clone()));
     tokio::spawn(locking::erase_former(Arc::clone(node), replica.clone()));
     tokio::spawn(members::verify_new(Arc::clone(node), replica.clone()));
+    tokio::spawn(absence::watch(Arc::clone(node)));
     tokio::spawn(locking::keep_fresh(Arc::clone(node), replica.clone()));
     tokio::spawn(follow_storage(Arc::clone(node), replica.clone()));
     confirm::run(Arc::clone(node), replica).await;

@@ -94,6 +94,8 @@ pub struct Timing {
     pub renew_lock_after_ms: u64,
     /// How often it renews it from then on.
     pub renew_lock_every_ms: u64,
+    /// How long a peer may be away, counted while this node serves, and still be unlocked without an operator.
+    pub absence_window_ms: u64,
 }
 
 impl Default for Timing {
@@ -108,6 +110,7 @@ impl Default for Timing {
             key_age_ms: 24 * 3_600_000,
             renew_lock_after_ms: 10_000,
             renew_lock_every_ms: 24 * 3_600_000,
+            absence_window_ms: 72 * 3_600_000,
         }
     }
 }
@@ -130,7 +133,8 @@ impl Timing {
         floor("timing.key_idle_ms", self.key_idle_ms, 1)?;
         floor("timing.key_age_ms", self.key_age_ms, self.key_idle_ms)?;
         floor("timing.renew_lock_after_ms", self.renew_lock_after_ms, 1)?;
-        floor("timing.renew_lock_every_ms", self.renew_lock_every_ms, self.renew_lock_after_ms)
+        floor("timing.renew_lock_every_ms", self.renew_lock_every_ms, self.renew_lock_after_ms)?;
+        floor("timing.absence_window_ms", self.absence_window_ms, 1_000)
     }
 }
 

@@ -24,6 +24,8 @@ pub mod node;
 pub mod rebuild;
 pub mod unlock;
 
+pub mod absence;
+
 pub mod answer;
 pub mod directory;
 pub mod link;

@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use tracing::{error, warn};
 use zeroize::Zeroizing;
 
+use crate::absence::Absences;
 use crate::clock::wall_ms;
 use crate::config::Config;
 use crate::confirm::{self, NoLease};
@@ -96,6 +97,8 @@ pub struct Node {
     pub operation: Mutex<Option<Operation>>,
     /// The records of the PENDING epoch that this node has checked.
     pub checked: tokio::sync::Mutex<Checked>,
+    /// How long each peer has been away.
+    pub absences: Mutex<Absences>,
     /// What has become of the locks before this one.
     pub old_copies: Mutex<OldCopies>,
     /// Held while a vault is made.
@@ -160,6 +163,7 @@ impl Node {
             cluster: RwLock::default(),
             operation: Mutex::default(),
             checked: tokio::sync::Mutex::default(),
+            absences: Mutex::default(),
             old_copies: Mutex::default(),
             adopting: Mutex::default(),
             sealing: tokio::sync::Mutex::default(),
@@ -187,6 +191,7 @@ impl Node {
         self.id.store(current.identity.node.map_or(0, |node| node.0), Ordering::Release);
         *self.roster.write() = Arc::new(current.roster.clone());
         self.lease.bar(current.flags.sealed);
+        *self.absences.lock() = Absences::remembered(current);
         *self.vault.lock() = Some(vault);
     }
 
@@ -457,6 +462,12 @@ impl Node {
             alarms.remove(0);
         }
         alarms.push(Alarm { code: code.to_owned(), message, node, since_ms: wall_ms() });
+    }
+
+    /// Closes an alarm about a node, if it is open.
+    pub fn close_alarm(&self, code: &str, about: NodeId) {
+        let node = self.roster().member(about).map(|member| member.name.clone());
+        self.alarms.lock().retain(|alarm| alarm.code != code || alarm.node != node);
     }
 
     /// The open alarms, oldest first.

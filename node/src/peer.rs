@@ -73,6 +73,11 @@ pub enum PeerRequest {
         /// Which of the two.
         sealed: bool,
     },
+    /// `node admit`: that node may come back, however long it was away, from a client at the sender, who checked the token.
+    Admit {
+        /// Which.
+        node: NodeId,
+    },
 }
 
 /// What a node answers.

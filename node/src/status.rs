@@ -72,6 +72,9 @@ pub fn operation(node: &Node) -> Option<Operation> {
         let waiting_for = others.map(|member| member.name.to_string()).collect();
         return Some(Operation { name: "rebuilding".to_owned(), step, waiting_for });
     }
+    if node.phase() == Phase::Locked {
+        return unlocking(node);
+    }
     if !node.with_vault(|vault| vault.founding.is_some()).unwrap_or_default() {
         return None;
     }
@@ -86,6 +89,15 @@ fn led(node: &Node, leader: Option<NodeId>) -> Option<Operation> {
         return node.operation.lock().clone();
     }
     node.last_reports.lock().get(&leader).and_then(|(report, _)| report.operation.clone())
+}
+
+/// Why peers have not unlocked this node, in their own words, once they have said something.
+fn unlocking(node: &Node) -> Option<Operation> {
+    let unlocking = node.unlocking.lock().clone();
+    let said = unlocking.waiting_for.iter().filter(|(_, said)| !said.is_empty());
+    let said: Vec<_> = said.map(|(&peer, said)| format!("{}: {said}", node.name_of(peer))).collect();
+    let waiting_for = unlocking.waiting_for.keys().map(|&peer| node.name_of(peer)).collect();
+    (!said.is_empty()).then(|| Operation { name: "unlocking".to_owned(), step: said.join("; "), waiting_for })
 }
 
 /// The file that a client needs: who the nodes are, and how to know them.

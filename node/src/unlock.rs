@@ -19,6 +19,7 @@ use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
+use crate::absence;
 use crate::listen::Closing;
 use crate::lock_keys::{self, Stale};
 use crate::node::{Node, Unlocking};
@@ -151,7 +152,7 @@ fn explain(code: LockOpenCode) -> &'static str {
         LockOpenCode::Revoked => "this node was revoked",
         LockOpenCode::StaleGeneration => "this is an old copy of the disk: its lock was renewed since",
         LockOpenCode::DuplicateSession => "this node is alive in another process",
-        LockOpenCode::AwayTooLong => "this node was away for too long; an operator must admit it",
+        LockOpenCode::AwayTooLong => "this node was away for too long; an operator must admit it: `quorate node admit`",
         LockOpenCode::Busy => "busy",
     }
 }
@@ -210,6 +211,9 @@ async fn decide(node: &Arc<Node>, conn: &Conn, request: &LockOpenRequest) -> Res
             return Err(LockOpenCode::DuplicateSession);
         }
         session.conn.close(quorate_client::conn::close::REPLACED, "silent while its node asks to be unlocked");
+    }
+    if absence::is_over(node, request.from) {
+        return Err(LockOpenCode::AwayTooLong);
     }
     let seed = seed.map_err(|_| LockOpenCode::StaleGeneration)?;
     lock::open_piece(&seed, request).map_err(|_| LockOpenCode::StaleGeneration)

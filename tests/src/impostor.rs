@@ -31,7 +31,7 @@ pub(crate) struct Thief {
 }
 
 impl Thief {
-    fn steal(site: &Site, node: &str) -> Self {
+    pub(crate) fn steal(site: &Site, node: &str) -> Self {
         let stolen = tempfile::tempdir().expect("a directory");
         let disk = site.cluster.steal(&[node], stolen.path()).expect("steals").remove(0);
         Self::of(site, vault::inspect(&disk).expect("a vault"))
@@ -86,6 +86,7 @@ fn every_peer_request(me: NodeId) -> Vec<PeerRequest> {
         PeerRequest::Change(KeyChange::Rotate { request: [0; 16], name: name("key"), expect: None }),
         PeerRequest::Report,
         PeerRequest::Seal { sealed: true },
+        PeerRequest::Admit { node: me },
     ]
 }
 
@@ -108,6 +109,7 @@ fn every_client_request() -> Vec<Request> {
         Request::Echo(vec![1]),
         Request::SealNode { name: "n1".parse().expect("a name") },
         Request::UnsealNode { name: "n1".parse().expect("a name") },
+        Request::AdmitNode { name: "n1".parse().expect("a name") },
     ]
 }
 

@@ -7,6 +7,8 @@
 mod site;
 
 #[cfg(test)]
+mod absence;
+#[cfg(test)]
 mod bad_disks;
 #[cfg(test)]
 mod bad_input;

@@ -57,6 +57,7 @@ fn nodes_and_status() -> String {
     record.note("quorate node status n1", b"");
     record.note("quorate node seal n1", b"");
     record.note("quorate node unseal n1", b"");
+    record.note("quorate node admit n3", b"");
     record.note("quorate cluster export", b"");
     record.note("quorate node remove n2 --yes", b"");
     record.note("quorate node revoke n2 --yes --wait", b"");
@@ -128,6 +129,7 @@ fn this_machine() -> String {
         AdminRequest::Seal { sealed } => {
             (vec![], Some(Ok(AdminResponse::Sealed { node: "n1".parse().expect("a name"), sealed })))
         }
+        AdminRequest::Admit { .. } => (vec![], Some(Ok(AdminResponse::Admitted { at: "n1".parse().expect("a name") }))),
         AdminRequest::Export => panic!("nobody asks for it here"),
     });
     record.note("quorate node status", b"");
@@ -136,6 +138,7 @@ fn this_machine() -> String {
     record.note("quorate node join UUpUMQ…", b"");
     record.note("quorate node seal", b"");
     record.note("quorate node unseal", b"");
+    record.note("quorate node admit n3 --local", b"");
     record.text
 }
 

@@ -263,6 +263,10 @@ impl FakeNode {
                 let looks = self.looks.fetch_add(1, Ordering::Relaxed);
                 Response::Progress(Box::new(progress(operation, looks)))
             }
+            Request::AdmitNode { .. } => Response::Admitted {
+                at: vec!["n1".parse().expect("a name")],
+                silent: vec!["n2".parse().expect("a name")],
+            },
             Request::SealNode { name } | Request::UnsealNode { name } => match name.as_str() {
                 "n1" => Response::Done,
                 _ => return Err(WireError::new(Code::NotFound, format!("no node named {name}"))),

@@ -68,6 +68,11 @@ pub enum AdminRequest {
         /// Which of the two.
         sealed: bool,
     },
+    /// At this node alone, with or without a quorum: a member may come back, however long it was away.
+    Admit {
+        /// Its name.
+        name: NodeName,
+    },
 }
 
 /// News of an [`AdminRequest`] that takes a while. Each replaces the one before.
@@ -103,6 +108,11 @@ pub enum AdminResponse {
         node: NodeName,
         /// What it is now.
         sealed: bool,
+    },
+    /// To [`AdminRequest::Admit`], once it is durable.
+    Admitted {
+        /// This node.
+        at: NodeName,
     },
 }
 

@@ -155,6 +155,11 @@ pub enum Request {
         /// Its name.
         name: NodeName,
     },
+    /// A node may come back, however long it was away.
+    AdmitNode {
+        /// Its name.
+        name: NodeName,
+    },
 }
 
 /// What a client is answered, unless it is a [`WireError`].
@@ -199,6 +204,13 @@ pub enum Response {
     Progress(Box<Progress>),
     /// To [`Request::SealNode`] and [`Request::UnsealNode`], once it is durable there.
     Done,
+    /// To [`Request::AdmitNode`].
+    Admitted {
+        /// Members that will unlock it.
+        at: Vec<NodeName>,
+        /// Members that could not be told, and still count its absence.
+        silent: Vec<NodeName>,
+    },
 }
 
 /// The answer to a request.
