@@ -84,6 +84,14 @@ pub(crate) enum Command {
     /// How the cluster is: exit 0 healthy, 3 locked or no quorum, 7 open alarm
     #[command(after_help = "Example:\n  quorate status --output json | jq .quorum")]
     Status,
+    /// List and disarm alarms
+    #[command(
+        subcommand,
+        after_help = "Examples:
+  quorate alarm list
+  quorate alarm disarm stale_image"
+    )]
+    Alarm(AlarmCommand),
     /// Make, list and rotate keys
     #[command(
         subcommand,
@@ -229,6 +237,30 @@ With --local the member on this machine alone is told; enough when no quorum is 
         /// Its name
         name: Option<NodeName>,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AlarmCommand {
+    /// The open alarms of all nodes
+    #[command(after_help = "Example:\n  quorate alarm list --output json")]
+    List,
+    /// Close alarms at all nodes, once you know what they mean
+    #[command(after_help = "Examples:
+  quorate alarm disarm stale_image duplicate_session
+  quorate alarm disarm --all
+
+What goes on happening raises its alarm again.")]
+    Disarm(Disarm),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Disarm {
+    /// Alarms of these codes, as `alarm list` shows them
+    #[arg(value_name = "CODE", required_unless_present = "all", conflicts_with = "all")]
+    pub(crate) codes: Vec<String>,
+    /// All of them
+    #[arg(long)]
+    pub(crate) all: bool,
 }
 
 #[derive(Debug, Args)]

@@ -4,6 +4,7 @@
 //! `quorate: what went wrong`, then `hint: what to do`, and the exit code says which kind it was ([`exit`]). No secret is
 //! taken from or put into the arguments, where other users could read it, and none is written but the result itself.
 
+mod alarms;
 mod args;
 mod crypt;
 mod failure;
@@ -24,7 +25,7 @@ use std::io::{Read, Write};
 use clap::Parser;
 use clap::error::ErrorKind;
 
-use args::{Cli, ClusterCommand, Command, Common, KeyCommand, NodeCommand};
+use args::{AlarmCommand, Cli, ClusterCommand, Command, Common, KeyCommand, NodeCommand};
 use failure::Failure;
 
 /// What exit codes mean.
@@ -138,6 +139,8 @@ fn execute(session: &mut Session<'_>, command: Command) -> Result<u8, Failure> {
             Command::Node(NodeCommand::Seal { name }) => nodes::seal(session, name, true).await,
             Command::Node(NodeCommand::Unseal { name }) => nodes::seal(session, name, false).await,
             Command::Node(NodeCommand::Admit { name, local }) => nodes::admit(session, name, local).await,
+            Command::Alarm(AlarmCommand::List) => alarms::list(session).await,
+            Command::Alarm(AlarmCommand::Disarm(options)) => alarms::disarm(session, options).await,
             Command::Status => status::status(session).await,
             Command::Key(KeyCommand::Create(options)) => keys::create(session, options).await,
             Command::Key(KeyCommand::List) => keys::list(session).await,

@@ -2,7 +2,8 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use quorate_client::wire::{KeyInfo, KeySummary, NodeInfo, OldCopies};
+use quorate_client::NodeName;
+use quorate_client::wire::{Alarm, KeyInfo, KeySummary, NodeInfo, OldCopies};
 use serde_json::{Value, json};
 
 /// Columns as wide as they need to be, two spaces between.
@@ -102,6 +103,15 @@ pub(crate) fn node(node: &NodeInfo) -> Value {
         "old_copies_erased": old_copies.map(|copies| copies.erased),
         "old_copies_needed": old_copies.map(|copies| copies.needed),
         "last_seen_ms": state.map(|state| state.last_seen_ms),
+    })
+}
+
+pub(crate) fn alarm(alarm: &Alarm) -> Value {
+    json!({
+        "code": alarm.code,
+        "message": alarm.message,
+        "node": alarm.node.as_ref().map(NodeName::as_str),
+        "since": time(alarm.since_ms),
     })
 }
 

@@ -109,7 +109,7 @@ fn show(session: &mut Session<'_>, status: &Status) -> Result<u8, Failure> {
             "keys": status.keys,
             "operation": status.operation.as_ref().map(operation),
             "waiting_for": names(&status.waiting_for),
-            "alarms": status.alarms.iter().map(alarm).collect::<Vec<_>>(),
+            "alarms": status.alarms.iter().map(output::alarm).collect::<Vec<_>>(),
             "nodes": status.nodes.iter().map(output::node).collect::<Vec<_>>(),
         })),
         Format::Text => text(status, serving),
@@ -213,13 +213,4 @@ fn operation_line(operation: &quorate_client::wire::Operation) -> String {
         names => format!(", waiting for {}", names.join(", ")),
     };
     output::plain(&format!("under way: {}: {}{waiting}", operation.name, operation.step)) + "\n"
-}
-
-fn alarm(alarm: &quorate_client::wire::Alarm) -> Value {
-    json!({
-        "code": alarm.code,
-        "message": alarm.message,
-        "node": alarm.node.as_ref().map(NodeName::as_str),
-        "since": output::time(alarm.since_ms),
-    })
 }

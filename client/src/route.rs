@@ -10,7 +10,7 @@
 
 mod dial;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -29,8 +29,8 @@ use crate::cluster_file::ClusterFile;
 use crate::conn::{CallError, Lane, close};
 use crate::error::{Code, Error, NodeFailure};
 use crate::wire::{
-    self, Answer, Answered, Envelope, KEYS_PAGE_MAX, KeyInfo, KeySummary, NodeInfo, Plaintext, Progress, Request,
-    RequestId, Response, Status, Token, WireError,
+    self, Alarm, Answer, Answered, Envelope, KEYS_PAGE_MAX, KeyInfo, KeySummary, NodeInfo, Plaintext, Progress,
+    Request, RequestId, Response, Status, Token, WireError,
 };
 use dial::{Fleet, Target};
 
@@ -333,6 +333,29 @@ impl Client {
         }
     }
 
+    /// The open alarms of all nodes, oldest first.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn alarms(&self) -> Result<Vec<Alarm>, Error> {
+        match self.ask(Request::ListAlarms).await? {
+            Response::Alarms(alarms) => Ok(alarms),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// Closes alarms at all nodes, those of some codes or, with `None`, all: returns those that are closed now, and the nodes
+    /// that could not be told.
+    ///
+    /// # Errors
+    /// [`Error`]; [`Code::NotFound`] if no alarm of some code is open.
+    pub async fn disarm_alarms(&self, codes: Option<BTreeSet<String>>) -> Result<(Vec<Alarm>, Vec<NodeName>), Error> {
+        match self.ask(Request::DisarmAlarms { codes }).await? {
+            Response::Disarmed { alarms, silent } => Ok((alarms, silent)),
+            _ => Err(unexpected()),
+        }
+    }
+
     /// Closes all connections and waits, briefly, until the nodes can know.
     pub async fn close(self) {
         self.0.fleet.close().await;
@@ -347,6 +370,7 @@ impl Client {
                 | Request::RotateKey { .. }
                 | Request::RemoveNode { .. }
                 | Request::RevokeNodes { .. }
+                | Request::DisarmAlarms { .. }
         );
         let body = Zeroizing::new(wire::encode(&self.envelope(request)));
 

@@ -12,7 +12,7 @@ use crate::node::Node;
 use crate::peer::{LockState, PeerReply, PeerRequest, Refusal};
 use crate::phase::{Door, admits};
 use crate::{
-    absence, confirm, deal, desk, found, gather, lock_keys, members, operate, proposal, random, sealing, status,
+    absence, alarms, confirm, deal, desk, found, gather, lock_keys, members, operate, proposal, random, sealing, status,
 };
 
 /// Answers `request` of the member `from`, whose op key was checked, on `conn`. `body` is the request as it was received.
@@ -88,6 +88,9 @@ async fn answer(
             Ok(PeerReply::Progress(operate::progress(node, &replica, operation).await))
         }
         PeerRequest::Report => Ok(PeerReply::Report(status::report(node))),
+        PeerRequest::Disarm { codes } => {
+            alarms::disarm(node, &codes).await.map(|()| PeerReply::Done).map_err(|_| Refusal::Storage)
+        }
         PeerRequest::Admit { node: peer } => {
             absence::admit(node, peer).await.map(|()| PeerReply::Done).map_err(|error| Refusal::Phase(error.message))
         }

@@ -36,7 +36,7 @@ use crate::keyring::Slot;
 use crate::node::Node;
 use crate::peer::{KeyChange, Operate, PeerReply, PeerRequest};
 use crate::phase::{Door, Phase, admits};
-use crate::{absence, confirm, deal, lease, operate, random, sealing, status};
+use crate::{absence, alarms, confirm, deal, lease, operate, random, sealing, status};
 
 /// A request without a deadline of its own gets this one, and none gets more.
 const DEADLINE_MAX: Duration = Duration::from_secs(60);
@@ -92,6 +92,8 @@ async fn dispatch(node: &Arc<Node>, replica: &Replica, request: Request, receive
         Request::NodeStatus { name } => Box::pin(show_node(node, replica, &name)).await,
         Request::Export => Ok(Response::Export(status::cluster_file(node))),
         Request::SealNode { name } => Box::pin(sealing::at(node, &name, true)).await,
+        Request::ListAlarms => Ok(Response::Alarms(Box::pin(alarms::everywhere(node, replica)).await)),
+        Request::DisarmAlarms { codes } => Box::pin(alarms::disarm_everywhere(node, replica, codes)).await,
         Request::AdmitNode { name } => Box::pin(absence::admit_everywhere(node, &name)).await,
         Request::UnsealNode { name } => Box::pin(sealing::at(node, &name, false)).await,
         request => match guard(node) {
@@ -161,7 +163,9 @@ async fn work(node: &Arc<Node>, replica: &Replica, request: Request) -> Answer {
         | Request::Export
         | Request::SealNode { .. }
         | Request::UnsealNode { .. }
-        | Request::AdmitNode { .. } => Err(WireError::new(Code::Internal, "a request about nodes reached the keys")),
+        | Request::AdmitNode { .. }
+        | Request::ListAlarms
+        | Request::DisarmAlarms { .. } => Err(WireError::new(Code::Internal, "a request about nodes reached the keys")),
     }
 }
 

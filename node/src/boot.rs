@@ -25,7 +25,7 @@ use crate::node::{Founding, Node};
 use crate::phase::Phase;
 use crate::unlock::{self, UnlockError};
 use crate::vault::{Vault, VaultError, VaultFile};
-use crate::{absence, admin, confirm, listen, lock_keys, locking, members, random, rebuild, sealing};
+use crate::{absence, admin, alarms, confirm, listen, lock_keys, locking, members, random, rebuild, sealing};
 
 /// How often lock keys in their grace are looked after.
 const GRACE_TICK_S: u16 = 10;
@@ -171,6 +171,7 @@ async fn live(node: &Arc<Node>) -> Result<(), BootError> {
     tokio::spawn(locking::report(Arc::clone(node), replica.clone()));
     tokio::spawn(locking::erase_former(Arc::clone(node), replica.clone()));
     tokio::spawn(members::verify_new(Arc::clone(node), replica.clone()));
+    tokio::spawn(alarms::keep(Arc::clone(node)));
     tokio::spawn(absence::watch(Arc::clone(node)));
     tokio::spawn(locking::keep_fresh(Arc::clone(node), replica.clone()));
     tokio::spawn(follow_storage(Arc::clone(node), replica.clone()));
@@ -241,11 +242,7 @@ pub async fn open_replica(node: &Arc<Node>) -> Result<Replica, String> {
 /// # Errors
 /// In words.
 pub fn replica_options(node: &Arc<Node>) -> Result<Options, String> {
-    let own = node.own().ok_or("the bundle is not open")?;
-    let mut keys = own.bundle.storage_keys.iter().rev();
-    let newest = keys.next().ok_or("the bundle holds no storage key")?;
-    let keys =
-        keys.fold(StorageKeys::new(newest.number, &newest.key), |all, older| all.with_older(older.number, &older.key));
+    let keys = storage_keys(node)?;
     let timing = &node.config.timing;
     Ok(Options {
         node: node.id(),
@@ -261,6 +258,18 @@ pub fn replica_options(node: &Arc<Node>) -> Result<Options, String> {
         link: PeerLink::new(node),
         gate: Arc::new(()),
     })
+}
+
+/// The storage keys of the bundle.
+///
+/// # Errors
+/// In words, if it is not open.
+pub fn storage_keys(node: &Node) -> Result<StorageKeys, String> {
+    let own = node.own().ok_or("the bundle is not open")?;
+    let mut keys = own.bundle.storage_keys.iter().rev();
+    let newest = keys.next().ok_or("the bundle holds no storage key")?;
+    let newest = StorageKeys::new(newest.number, &newest.key);
+    Ok(keys.fold(newest, |all, older| all.with_older(older.number, &older.key)))
 }
 
 /// Stops the node when its storage fails: going on would be serving from a state that nobody can vouch for.

@@ -8,7 +8,7 @@
 //! lies about its cache. Against that stand the checksum of each slot and the second slot.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -213,6 +213,21 @@ impl Disk for FileDisk {
     }
 }
 
+/// Puts a file of these bytes, mode 0600, in the place of the one at `path`, if there is one: a crash leaves either of them
+/// whole. Durable when this returns.
+///
+/// # Errors
+/// What the file system says; the file is then as it was.
+pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let unfinished = path.with_extension("new");
+    let mut file = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&unfinished)?;
+    file.set_permissions(Permissions::from_mode(0o600))?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&unfinished, path)?;
+    sync_parent(path)
+}
+
 fn sync_parent(path: &Path) -> io::Result<()> {
     File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
 }
@@ -270,6 +285,19 @@ mod tests {
         let again = FileDisk::create(&path, &[8; SLOT_BYTES]).expect_err("it exists");
         assert_eq!(again.kind(), io::ErrorKind::AlreadyExists);
         assert!(fs::read(&path).expect("it exists").iter().all(|&byte| byte == 7));
+    }
+
+    #[test]
+    fn a_file_is_replaced_as_a_whole() {
+        let parent = tempfile::tempdir().expect("a temporary directory");
+        let path = parent.path().join("alarms");
+        fs::write(parent.path().join("alarms.new"), b"left by a crash, and longer").expect("our own directory");
+        for bytes in [&b"first"[..], b"2nd"] {
+            replace(&path, bytes).expect("our own directory");
+            assert_eq!(fs::read(&path).expect("it exists"), bytes);
+            assert_eq!(fs::metadata(&path).expect("it exists").mode() & 0o777, 0o600);
+        }
+        assert!(!parent.path().join("alarms.new").exists());
     }
 
     #[test]

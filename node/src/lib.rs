@@ -25,6 +25,7 @@ pub mod rebuild;
 pub mod unlock;
 
 pub mod absence;
+pub mod alarms;
 
 pub mod answer;
 pub mod directory;

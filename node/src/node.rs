@@ -20,6 +20,7 @@ use tracing::{error, warn};
 use zeroize::Zeroizing;
 
 use crate::absence::Absences;
+use crate::alarms::Alarms;
 use crate::clock::wall_ms;
 use crate::config::Config;
 use crate::confirm::{self, NoLease};
@@ -36,9 +37,6 @@ use crate::random;
 use crate::rate::Rates;
 use crate::session::Sessions;
 use crate::vault::{Roster, Vault, VaultError, VaultFile};
-
-/// Alarms kept at most; beyond, the oldest makes room.
-const ALARMS_MAX: usize = 64;
 
 /// What the bundle opened to.
 pub struct Own {
@@ -119,7 +117,8 @@ pub struct Node {
     holder: OnceLock<Arc<Holder>>,
     replica: OnceLock<Replica>,
     rebuild: RwLock<Option<Arc<Rebuild>>>,
-    alarms: Mutex<Vec<Alarm>>,
+    /// What an operator should look at.
+    pub alarms: Alarms,
     /// What each peer last reported, and when ([`crate::clock::boot_ms`]).
     pub last_reports: Mutex<BTreeMap<NodeId, (Report, u64)>>,
     keepers: Mutex<BTreeSet<NodeId>>,
@@ -174,7 +173,7 @@ impl Node {
             holder: OnceLock::new(),
             replica: OnceLock::new(),
             rebuild: RwLock::default(),
-            alarms: Mutex::default(),
+            alarms: Alarms::default(),
             last_reports: Mutex::default(),
             keepers: Mutex::default(),
             fatal: watch::Sender::default(),
@@ -450,29 +449,19 @@ impl Node {
 
     // -- trouble
 
-    /// Raises an alarm about a node: shown in the status until this process ends.
+    /// Raises an alarm about a node: shown in the status until an operator disarms it.
     pub fn alarm(&self, code: &'static str, about: NodeId, message: String) {
         let node = self.roster().member(about).map(|member| member.name.clone());
-        let mut alarms = self.alarms.lock();
-        if alarms.iter().any(|alarm| alarm.code == code && alarm.node == node) {
-            return;
+        let alarm = Alarm { code: code.to_owned(), message: message.clone(), node, since_ms: wall_ms() };
+        if self.alarms.raise(alarm) {
+            warn!(code, %about, %message, "alarm");
         }
-        warn!(code, %about, %message, "alarm");
-        if alarms.len() == ALARMS_MAX {
-            alarms.remove(0);
-        }
-        alarms.push(Alarm { code: code.to_owned(), message, node, since_ms: wall_ms() });
     }
 
     /// Closes an alarm about a node, if it is open.
     pub fn close_alarm(&self, code: &str, about: NodeId) {
         let node = self.roster().member(about).map(|member| member.name.clone());
-        self.alarms.lock().retain(|alarm| alarm.code != code || alarm.node != node);
-    }
-
-    /// The open alarms, oldest first.
-    pub fn alarms(&self) -> Vec<Alarm> {
-        self.alarms.lock().clone()
+        self.alarms.close(|alarm| alarm.code == code && alarm.node == node);
     }
 
     /// Notes that a peer refused this node.

@@ -3,7 +3,7 @@
 //! Both sides of a session ask and answer. Every message is one enum variant, encoded by the bounded codec; shares travel
 //! sealed once more under the session's exporter key ([`crate::gather`]), so a frame that leaks holds none in plain.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use quorate_client::wire::{Alarm, OldCopies, Operation, Phase, Progress, WireError};
@@ -77,6 +77,11 @@ pub enum PeerRequest {
     Admit {
         /// Which.
         node: NodeId,
+    },
+    /// `alarm disarm` at the asked node, from a client at the sender, who checked the token.
+    Disarm {
+        /// Alarms of which codes; `None` means all.
+        codes: Option<BTreeSet<String>>,
     },
 }
 

@@ -58,7 +58,7 @@ pub fn report(node: &Node) -> Report {
         lock_generation: lock_generation(node),
         old_copies: node.with_vault(|vault| node.old_copies.lock().standing(vault.lock.as_ref()?)).flatten(),
         epoch: replica.as_ref().and_then(active).unwrap_or(Epoch(0)),
-        alarms: node.alarms(),
+        alarms: node.alarms.open(),
         operation: node.operation.lock().clone(),
     }
 }
@@ -216,8 +216,8 @@ async fn ask_public(node: &Arc<Node>, peer: NodeId) -> Option<PublicStatus> {
 }
 
 /// This node's alarms, and those that its peers reported.
-fn alarms(node: &Node) -> Vec<Alarm> {
-    let mut alarms = node.alarms();
+pub fn alarms(node: &Node) -> Vec<Alarm> {
+    let mut alarms = node.alarms.open();
     for (report, _) in node.last_reports.lock().values() {
         for alarm in &report.alarms {
             if !alarms.iter().any(|known| known.code == alarm.code && known.node == alarm.node) {

@@ -34,16 +34,19 @@ pub enum Family {
     Meta = 3,
     /// A chunk of a snapshot file, by file and number.
     Snapshot = 4,
+    /// The open alarms of a node, in a file of their own.
+    Alarms = 5,
 }
 
 impl Family {
-    /// The name, which is also the column family's.
+    /// The name; of the first three it is also the column family's.
     pub fn name(self) -> &'static str {
         match self {
             Self::Log => "log",
             Self::State => "state",
             Self::Meta => "meta",
             Self::Snapshot => "snapshot",
+            Self::Alarms => "alarms",
         }
     }
 }
@@ -67,7 +70,8 @@ impl StorageKeys {
         self
     }
 
-    pub(crate) fn seal(&self, family: Family, key: &[u8], value: &[u8]) -> Vec<u8> {
+    /// Seals `value` for one place.
+    pub fn seal(&self, family: Family, key: &[u8], value: &[u8]) -> Vec<u8> {
         let mut nonce = [0; 24];
         getrandom::fill(&mut nonce).expect("the operating system gives randomness, or nothing here is safe");
         let mut sealed = Vec::with_capacity(value.len() + SEAL_BYTES);
@@ -81,7 +85,11 @@ impl StorageKeys {
         sealed
     }
 
-    pub(crate) fn open(&self, family: Family, key: &[u8], sealed: &[u8]) -> Result<Vec<u8>, SealProblem> {
+    /// Opens what was sealed for this very place.
+    ///
+    /// # Errors
+    /// [`SealProblem`].
+    pub fn open(&self, family: Family, key: &[u8], sealed: &[u8]) -> Result<Vec<u8>, SealProblem> {
         if sealed.len() < SEAL_BYTES {
             return Err(SealProblem::Short);
         }

@@ -87,6 +87,7 @@ fn every_peer_request(me: NodeId) -> Vec<PeerRequest> {
         PeerRequest::Report,
         PeerRequest::Seal { sealed: true },
         PeerRequest::Admit { node: me },
+        PeerRequest::Disarm { codes: None },
     ]
 }
 
@@ -110,6 +111,8 @@ fn every_client_request() -> Vec<Request> {
         Request::SealNode { name: "n1".parse().expect("a name") },
         Request::UnsealNode { name: "n1".parse().expect("a name") },
         Request::AdmitNode { name: "n1".parse().expect("a name") },
+        Request::ListAlarms,
+        Request::DisarmAlarms { codes: None },
     ]
 }
 

@@ -9,6 +9,8 @@ mod site;
 #[cfg(test)]
 mod absence;
 #[cfg(test)]
+mod alarms;
+#[cfg(test)]
 mod bad_disks;
 #[cfg(test)]
 mod bad_input;

@@ -58,6 +58,8 @@ fn nodes_and_status() -> String {
     record.note("quorate node seal n1", b"");
     record.note("quorate node unseal n1", b"");
     record.note("quorate node admit n3", b"");
+    record.note("quorate alarm list", b"");
+    record.note("quorate alarm disarm stale_image", b"");
     record.note("quorate cluster export", b"");
     record.note("quorate node remove n2 --yes", b"");
     record.note("quorate node revoke n2 --yes --wait", b"");

@@ -263,6 +263,11 @@ impl FakeNode {
                 let looks = self.looks.fetch_add(1, Ordering::Relaxed);
                 Response::Progress(Box::new(progress(operation, looks)))
             }
+            Request::ListAlarms => Response::Alarms(vec![alarm()]),
+            Request::DisarmAlarms { codes } => match codes.is_none_or(|codes| codes.contains("stale_image")) {
+                true => Response::Disarmed { alarms: vec![alarm()], silent: vec!["n2".parse().expect("a name")] },
+                false => return Err(WireError::new(Code::NotFound, "no such alarm is open")),
+            },
             Request::AdmitNode { .. } => Response::Admitted {
                 at: vec!["n1".parse().expect("a name")],
                 silent: vec!["n2".parse().expect("a name")],

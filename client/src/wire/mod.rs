@@ -9,7 +9,7 @@ mod admin;
 mod secret;
 mod status;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use quorate_shares::codec;
@@ -160,6 +160,13 @@ pub enum Request {
         /// Its name.
         name: NodeName,
     },
+    /// The open alarms of all nodes.
+    ListAlarms,
+    /// Closes alarms at all nodes.
+    DisarmAlarms {
+        /// Alarms of which codes; `None` means all.
+        codes: Option<BTreeSet<String>>,
+    },
 }
 
 /// What a client is answered, unless it is a [`WireError`].
@@ -209,6 +216,15 @@ pub enum Response {
         /// Members that will unlock it.
         at: Vec<NodeName>,
         /// Members that could not be told, and still count its absence.
+        silent: Vec<NodeName>,
+    },
+    /// To [`Request::ListAlarms`], oldest first.
+    Alarms(Vec<Alarm>),
+    /// To [`Request::DisarmAlarms`], once it is durable.
+    Disarmed {
+        /// The alarms that are closed now.
+        alarms: Vec<Alarm>,
+        /// Members that could not be told, whose alarms stay.
         silent: Vec<NodeName>,
     },
 }

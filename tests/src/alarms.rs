@@ -1,0 +1,108 @@
+//! Alarms stay until somebody says that he has seen them: over restarts, from before the storage key was there, at all nodes.
+
+use std::fs;
+
+use quorate_client::conn::Lane;
+use quorate_client::identity::Protocol;
+use quorate_client::wire::{Alarm, Phase};
+use quorate_node::vault;
+use quorate_shares::lock::{Lock, LockOpenCode, LockOpenReply};
+use quorate_testnet::Cluster;
+use quorate_testnet::tool::{Finished, Tool};
+
+use crate::impostor::Thief;
+use crate::site::{PATIENCE, Site};
+
+const NODES: [&str; 3] = ["n1", "n2", "n3"];
+
+fn quorate(site: &Site, typed: &str) -> Finished {
+    Tool::start(site.cluster.quorate(typed.split(' ')), b"").expect("runs").outcome(PATIENCE).expect("ends")
+}
+
+fn ask(site: &Site, thief: &Thief, to: &str) -> LockOpenCode {
+    let request = thief.lock_open(site.file().node(to).expect("a node").id);
+    site.block(async {
+        let boot = thief.dial(site, to, Protocol::Boot).await.expect("the boot door");
+        let answer = boot.call(Lane::Ordinary, &request.encode(), PATIENCE).await.expect("answers");
+        LockOpenReply::parse(&answer).expect("a reply").code()
+    })
+}
+
+/// The alarms of that code that a serving node knows of.
+fn open(site: &Site, code: &str) -> Vec<Alarm> {
+    let client = site.client(None);
+    let alarms = site.until("the alarms", || site.block(client.alarms()).ok());
+    alarms.into_iter().filter(|alarm| alarm.code == code).collect()
+}
+
+fn restart(site: &mut Site) {
+    site.kill_all();
+    site.start(&NODES);
+    site.cluster.wait_serving(&NODES).expect("boots");
+}
+
+/// Raised at n1, killed everywhere, still there and still exit code 7; disarmed, killed everywhere, still gone. Mutated:
+/// without the file it is gone after the first restart; disarming in memory only brings it back after the second.
+#[test]
+fn an_alarm_stays_over_restarts_until_it_is_disarmed() {
+    let mut site = Site::with_lasting_locks();
+    let file = site.cluster.directory().data("n1").join("alarms");
+    assert!(!file.exists() && quorate(&site, "status").code == Some(0), "the control");
+    let thief = Thief::steal(&site, "n2");
+    assert_eq!(ask(&site, &thief, "n1"), LockOpenCode::DuplicateSession);
+    site.until("the alarm to be durable", || file.exists().then_some(()));
+    let sealed = fs::read(&file).expect("ours");
+    assert!(!sealed.windows(9).any(|bytes| bytes == b"duplicate"), "it is sealed as every value at rest");
+
+    let before = open(&site, "duplicate_session");
+    restart(&mut site);
+    assert_eq!(quorate(&site, "status").code, Some(7));
+    assert_eq!(open(&site, "duplicate_session"), before, "with the moment when it was raised");
+    let list = String::from_utf8(quorate(&site, "alarm list").stdout).expect("text");
+    assert!(list.lines().nth(1).is_some_and(|line| line.starts_with("duplicate_session  n2 ")), "{list}");
+
+    let mistyped = quorate(&site, "alarm disarm duplicate");
+    assert_eq!(mistyped.code, Some(5), "{}", mistyped.stderr);
+    assert!(mistyped.stderr.contains("hint: the open alarms are duplicate_session"), "{}", mistyped.stderr);
+    assert_eq!(quorate(&site, "alarm disarm").code, Some(2), "not all of them for want of a word");
+    // By another node than the one that raised it.
+    let disarmed = quorate(&site, "alarm disarm duplicate_session --node n3");
+    assert_eq!(disarmed.stdout, b"disarmed duplicate_session about n2\n", "{}", disarmed.stderr);
+    assert_eq!(quorate(&site, "status").code, Some(0));
+    restart(&mut site);
+    assert_eq!((open(&site, "duplicate_session"), quorate(&site, "status").code), (Vec::new(), Some(0)));
+
+    // What happens again is raised again.
+    assert_eq!(ask(&site, &thief, "n1"), LockOpenCode::DuplicateSession);
+    assert_eq!(open(&site, "duplicate_session").len(), 1);
+    assert_eq!(quorate(&site, "alarm disarm --all").code, Some(0));
+    assert_eq!(quorate(&site, "status").code, Some(0));
+}
+
+/// A locked node has no storage key yet: what it sees then is kept all the same once it has.
+#[test]
+fn an_alarm_of_a_locked_node_waits_for_the_storage_key() {
+    let mut site = Site::of(Cluster::builder().settings("[timing]\nrenew_lock_after_ms = 2000\n"));
+    let stolen = tempfile::tempdir().expect("a directory");
+    let image = site.cluster.steal(&["n2"], stolen.path()).expect("steals").remove(0);
+    let thief = Thief::of(&site, vault::inspect(&image).expect("a vault"));
+    assert_eq!(thief.vault.lock.as_ref().map(Lock::generation), Some(1), "the control: from before the renewal");
+    site.until("n1 to know of the renewal", || {
+        let now = tempfile::tempdir().expect("a directory");
+        let disk = site.cluster.steal(&["n1"], now.path()).expect("steals").remove(0);
+        let held = vault::inspect(&disk).expect("a vault");
+        let second = thief.vault.identity.node.expect("an id");
+        held.held_for(second).is_some_and(|held| held.last_gen > 1).then_some(())
+    });
+    site.kill_all();
+    site.start(&["n1"]);
+    site.cluster.wait_phase("n1", Phase::Locked).expect("alone");
+    assert_eq!(ask(&site, &thief, "n1"), LockOpenCode::StaleGeneration);
+    let file = site.cluster.directory().data("n1").join("alarms");
+    assert!(!file.exists(), "the control: nothing can be sealed yet");
+    site.start(&["n2", "n3"]);
+    site.cluster.wait_serving(&NODES).expect("boots");
+    site.until("the alarm to be durable", || file.exists().then_some(()));
+    restart(&mut site);
+    assert_eq!(open(&site, "stale_image").len(), 1);
+}
