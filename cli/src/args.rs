@@ -114,6 +114,13 @@ pub(crate) enum Command {
     /// A fresh key, in plain and encrypted under KEY, for data too large to send
     #[command(after_help = "Example:\n  quorate datakey billing/cards --output json")]
     Datakey(Datakey),
+    /// What on this machine weakens what Quorate promises: exit 1 if anything does
+    #[command(after_help = "Examples:
+  quorate doctor
+  quorate doctor --output json | jq '.[]|select(.ok|not)'
+
+Looks at the memory for secrets, swap, core dumps, file modes, the place of the token, the clock and the file system.")]
+    Doctor(Doctor),
     /// Print the completions of a shell
     #[command(after_help = "Examples:
   quorate completions bash > /usr/share/bash-completion/completions/quorate
@@ -237,6 +244,13 @@ With --local the member on this machine alone is told; enough when no quorum is 
         /// Its name
         name: Option<NodeName>,
     },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Doctor {
+    /// Data directory of the daemon [default: as the daemon says, else /var/lib/quorate]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]

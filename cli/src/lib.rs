@@ -7,6 +7,7 @@
 mod alarms;
 mod args;
 mod crypt;
+pub mod doctor;
 mod failure;
 mod founding;
 mod keys;
@@ -149,6 +150,7 @@ fn execute(session: &mut Session<'_>, command: Command) -> Result<u8, Failure> {
             Command::Encrypt(options) => crypt::encrypt(session, options).await,
             Command::Decrypt(options) => crypt::decrypt(session, options).await,
             Command::Datakey(options) => crypt::data_key(session, options).await,
+            Command::Doctor(options) => doctor::doctor(session, options).await,
             Command::Completions { shell } => manual::completions(session, shell),
             Command::Man { directory } => manual::pages(session, &directory),
         }

@@ -12,6 +12,8 @@ use crate::{Session, exit};
 
 /// One request, and what comes back.
 pub(crate) struct Conversation {
+    /// The daemon's process, as the kernel knows it.
+    pid: Option<i32>,
     reader: frame::Reader<OwnedReadHalf>,
     /// Held open: the daemon takes its end for the asker having left.
     _writer: OwnedWriteHalf,
@@ -40,9 +42,10 @@ impl Conversation {
             }
             _ => Failure::new(exit::FAILED, format!("{}: {error}", path.display())),
         })?;
+        let pid = stream.peer_cred().ok().and_then(|daemon| daemon.pid());
         let (reader, mut writer) = stream.into_split();
         frame::write(&mut writer, Kind::Request, 0, &wire::encode(request)).await.map_err(broken)?;
-        Ok(Self { reader: frame::Reader::new(reader), _writer: writer })
+        Ok(Self { pid, reader: frame::Reader::new(reader), _writer: writer })
     }
 
     /// Waits for the next news.
@@ -60,24 +63,35 @@ impl Conversation {
             _ => Err(broken(frame::FrameError::Kind(frame.kind as u8))),
         }
     }
+
+    /// Waits for the answer.
+    async fn answer(mut self) -> Result<AdminResponse, Failure> {
+        loop {
+            if let News::Answer(answer) = self.next().await? {
+                return Ok(answer);
+            }
+        }
+    }
 }
 
 /// How this machine's node is.
 pub(crate) async fn status(session: &Session<'_>) -> Result<LocalStatus, Failure> {
-    match answer(session, &AdminRequest::Status).await? {
-        AdminResponse::Status(status) => Ok(*status),
+    daemon(session).await.map(|(status, _)| status)
+}
+
+/// The same, and the process that answers.
+pub(crate) async fn daemon(session: &Session<'_>) -> Result<(LocalStatus, Option<i32>), Failure> {
+    let conversation = Conversation::begin(session, &AdminRequest::Status).await?;
+    let pid = conversation.pid;
+    match conversation.answer().await? {
+        AdminResponse::Status(status) => Ok((*status, pid)),
         _ => Err(unexpected()),
     }
 }
 
 /// Asks for what needs no waiting.
 pub(crate) async fn answer(session: &Session<'_>, request: &AdminRequest) -> Result<AdminResponse, Failure> {
-    let mut conversation = Conversation::begin(session, request).await?;
-    loop {
-        if let News::Answer(answer) = conversation.next().await? {
-            return Ok(answer);
-        }
-    }
+    Conversation::begin(session, request).await?.answer().await
 }
 
 pub(crate) fn unexpected() -> Failure {

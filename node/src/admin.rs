@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use quorate_client::error::Code;
 use quorate_client::frame::{self, Frame, Kind, Reader};
-use quorate_client::wire::{self, AdminProgress, AdminRequest, AdminResponse, LocalStatus, WireError};
+use quorate_client::wire::{self, AdminProgress, AdminRequest, AdminResponse, LocalStatus, SecretMemory, WireError};
+use quorate_shares::arena;
 use quorate_shares::ids::ClusterId;
 use quorate_shares::secret::Secret;
 use quorate_shares::split::Threshold;
@@ -338,5 +339,10 @@ async fn local_status(node: &Arc<Node>) -> LocalStatus {
         cluster: node.has_vault().then(|| node.cluster()),
         operation: status::operation(node),
         full,
+        secret_memory: match arena::status().backing {
+            arena::Backing::MemfdSecret => SecretMemory::Hidden,
+            arena::Backing::Mlock => SecretMemory::Locked,
+            arena::Backing::Heap => SecretMemory::Ordinary,
+        },
     }
 }

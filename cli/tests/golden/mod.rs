@@ -2,7 +2,7 @@
 //! A field that is taken away or renamed breaks somebody's program; docs/JSON.md says what each of them means.
 
 use quorate_client::identity::{Protocol, PublicKey, server_config};
-use quorate_client::wire::{AdminProgress, AdminRequest, AdminResponse, Operation, Phase, PublicStatus};
+use quorate_client::wire::{AdminProgress, AdminRequest, AdminResponse, Operation, Phase, PublicStatus, SecretMemory};
 
 use crate::kit::{World, alarm};
 
@@ -144,9 +144,32 @@ fn this_machine() -> String {
     record.text
 }
 
+/// A machine on which all is well but the swap.
+fn examined() -> String {
+    let directory = tempfile::tempdir().expect("a directory");
+    let at = |name: &str| directory.path().join(name);
+    for (file, text) in [
+        ("proc/swaps", "Filename Type Size Used Priority\n/dev/sda2 partition 1 0 -2\n"),
+        ("proc/mounts", "/dev/sda1 / ext4 rw 0 0\n"),
+        ("proc/7/limits", "Max core file size 0 0 bytes\nMax locked memory 0 0 bytes\n"),
+    ] {
+        std::fs::create_dir_all(at(file).parent().expect("a directory")).expect("made");
+        std::fs::write(at(file), text).expect("written");
+    }
+    let machine = quorate::doctor::Machine {
+        proc: at("proc"),
+        daemon: Some(quorate::doctor::Daemon { pid: 7, memory: SecretMemory::Ordinary }),
+        data: "/nonexistent/data".into(),
+        socket: "/nonexistent/socket".into(),
+        token: "/nonexistent/token".into(),
+        clock: Some(true),
+    };
+    format!("$ quorate doctor --output json\n{:#}\n\n", quorate::doctor::json(&quorate::doctor::examine(&machine)))
+}
+
 #[test]
 fn json_is_what_it_always_was() {
-    let said = [keys_and_messages(), nodes_and_status(), this_machine()].concat();
+    let said = [keys_and_messages(), nodes_and_status(), this_machine(), examined()].concat();
     let golden = include_str!("json.txt");
     for (number, (now, then)) in said.lines().zip(golden.lines()).enumerate() {
         assert_eq!(now, then, "line {} of cli/tests/golden/json.txt; all of it would be:\n{said}", number + 1);

@@ -17,7 +17,7 @@ use quorate_client::identity::{Identity, Protocol, server_config};
 use quorate_client::wire::{
     self, AdminProgress, AdminRequest, AdminResponse, Alarm, Answer, Answered, Envelope, KeyInfo, KeySummary,
     LocalStatus, NodeInfo, NodeState, OldCopies, Operation, Phase, Progress, PublicStatus, Request, Response,
-    Revocation, Role, Stage, Status, VersionInfo, WireError,
+    Revocation, Role, SecretMemory, Stage, Status, VersionInfo, WireError,
 };
 use quorate_client::{ClusterFile, ClusterId, Code, KeyName, KeyVersion, Plaintext, Token};
 use quorate_shares::ids::{Epoch, KeyUid, NodeId};
@@ -146,6 +146,7 @@ impl World {
             public: PublicStatus { phase, have: 0, need: 0, waiting_for: Vec::new() },
             operation: None,
             full: None,
+            secret_memory: SecretMemory::Locked,
         }))
     }
 }

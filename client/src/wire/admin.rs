@@ -131,4 +131,17 @@ pub struct LocalStatus {
     pub operation: Option<Operation>,
     /// The state of the cluster, if this node knows it.
     pub full: Option<Status>,
+    /// Where the daemon keeps secrets in memory.
+    pub secret_memory: SecretMemory,
+}
+
+/// What the system gave a daemon for its secrets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SecretMemory {
+    /// Pages that not even the kernel maps.
+    Hidden,
+    /// Pages that are never swapped out.
+    Locked,
+    /// Nothing special: they may be swapped out.
+    Ordinary,
 }

@@ -1,0 +1,363 @@
+//! `doctor`: what on this machine weakens what Quorate promises.
+//!
+//! Every check is a function of what was read, one line of result each: fine, or a warning that says what to do. Nothing is
+//! changed, and nothing leaves the machine. What cannot be read is a warning too: an unknown is not a good sign.
+
+use std::fs;
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use quorate_client::wire::{SecretMemory, TOKEN_TEXT_PREFIX};
+use serde_json::{Value, json};
+use tokio::time::timeout;
+
+use crate::args::{Doctor, Format};
+use crate::failure::Failure;
+use crate::place::token_path;
+use crate::{Session, exit, local, output};
+
+/// Where a daemon keeps its data unless it is said otherwise, as the unit in docs/OPERATING.md has it.
+const DATA: &str = "/var/lib/quorate";
+/// What the arena for secrets asks for.
+const ARENA_BYTES: u64 = 1 << 20;
+/// File systems that write a changed block elsewhere, and keep the old one for as long as they like.
+const COPY_ON_WRITE: [&str; 6] = ["btrfs", "zfs", "bcachefs", "overlay", "nilfs2", "apfs"];
+/// Programs that keep the clock right, as the kernel cuts their names off.
+const CLOCK_KEEPERS: [&str; 6] = ["chronyd", "ntpd", "ntpd-rs", "openntpd", "systemd-timesyn", "ptp4l"];
+/// How long the system may take to say how its clock is.
+const CLOCK_MAX: Duration = Duration::from_secs(2);
+/// Files of a data directory that are looked into for a token.
+const FILES_MAX: usize = 1_000;
+
+/// What is examined, and where it is read.
+#[derive(Debug, Clone)]
+pub struct Machine {
+    /// Where procfs is: `/proc`.
+    pub proc: PathBuf,
+    /// The daemon, if it runs.
+    pub daemon: Option<Daemon>,
+    /// Its data directory.
+    pub data: PathBuf,
+    /// Its local socket.
+    pub socket: PathBuf,
+    /// The token of whoever asks, which may not exist.
+    pub token: PathBuf,
+    /// Whether the system says that its clock is synchronised; `None` if it says nothing.
+    pub clock: Option<bool>,
+}
+
+/// A running daemon.
+#[derive(Debug, Clone, Copy)]
+pub struct Daemon {
+    /// Its process.
+    pub pid: i32,
+    /// Where it keeps secrets in memory.
+    pub memory: SecretMemory,
+}
+
+/// What one check found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// Which check.
+    pub check: &'static str,
+    /// What is so.
+    pub found: String,
+    /// What to do about it; `None` if nothing is wrong.
+    pub advice: Option<String>,
+}
+
+impl Finding {
+    fn fine(check: &'static str, found: impl Into<String>) -> Self {
+        Self { check, found: found.into(), advice: None }
+    }
+
+    fn warning(check: &'static str, found: impl Into<String>, advice: impl Into<String>) -> Self {
+        Self { check, found: found.into(), advice: Some(advice.into()) }
+    }
+
+    /// Whether nothing is wrong.
+    pub fn is_fine(&self) -> bool {
+        self.advice.is_none()
+    }
+}
+
+/// Examines this machine.
+pub(crate) async fn doctor(session: &mut Session<'_>, options: Doctor) -> Result<u8, Failure> {
+    let daemon = local::daemon(session).await.ok();
+    let data = daemon.as_ref().map(|(status, _)| PathBuf::from(&status.data_directory));
+    let machine = Machine {
+        proc: "/proc".into(),
+        daemon: daemon.and_then(|(status, pid)| Some(Daemon { pid: pid?, memory: status.secret_memory })),
+        data: options.data.or(data).unwrap_or_else(|| DATA.into()),
+        socket: session.common.socket.clone(),
+        token: token_path(session)?,
+        clock: clock_of_the_system().await,
+    };
+    let findings = examine(&machine);
+    let result = match session.common.output {
+        Format::Json => output::pretty(&json(&findings)),
+        Format::Text => findings.iter().map(line).collect(),
+    };
+    session.result(result.as_bytes())?;
+    Ok(if findings.iter().all(Finding::is_fine) { exit::DONE } else { exit::FAILED })
+}
+
+fn line(finding: &Finding) -> String {
+    let Finding { check, found, advice } = finding;
+    match advice {
+        None => format!("ok       {check:<14}  {}\n", output::plain(found)),
+        Some(advice) => format!("warning  {check:<14}  {}: {advice}\n", output::plain(found)),
+    }
+}
+
+/// The findings as programs read them.
+pub fn json(findings: &[Finding]) -> Value {
+    let finding = |finding: &Finding| {
+        json!({
+            "check": finding.check,
+            "ok": finding.is_fine(),
+            "found": finding.found,
+            "advice": finding.advice,
+        })
+    };
+    Value::Array(findings.iter().map(finding).collect())
+}
+
+/// What systemd says of the clock, where there is one to ask.
+async fn clock_of_the_system() -> Option<bool> {
+    let mut command = tokio::process::Command::new("timedatectl");
+    command.args(["show", "--property=NTPSynchronized", "--value"]).kill_on_drop(true);
+    command.stdin(Stdio::null()).stderr(Stdio::null());
+    let output = timeout(CLOCK_MAX, command.output()).await.ok()?.ok()?;
+    match String::from_utf8_lossy(&output.stdout).trim() {
+        "yes" => Some(true),
+        "no" => Some(false),
+        _ => None,
+    }
+}
+
+/// Every check, one finding each.
+pub fn examine(machine: &Machine) -> Vec<Finding> {
+    let Machine { proc, daemon, data, socket, token, clock } = machine;
+    let read = |name: &str| fs::read_to_string(proc.join(name)).map_err(|error| format!("{name}: {error}"));
+    let limits = |check, judge: &dyn Fn(&str, Daemon) -> Finding| match daemon {
+        None => Finding::warning(check, "no daemon answers at the socket", "start quorated, or name it: --socket FILE"),
+        Some(daemon) => match read(&format!("{}/limits", daemon.pid)) {
+            Ok(limits) => judge(&limits, *daemon),
+            Err(error) => unreadable(check, &error),
+        },
+    };
+    let pattern = read("sys/kernel/core_pattern").unwrap_or_default();
+    vec![
+        limits("secret memory", &|limits, daemon| secret_memory(limits, daemon.memory)),
+        read("swaps")
+            .map_or_else(|error| unreadable("swap", &error), |swaps| swap(&swaps, daemon.map(|daemon| daemon.memory))),
+        limits("core dumps", &|limits, _| core_dumps(limits, pattern.trim())),
+        file_modes("data directory", &[data.clone(), data.join("vault"), data.join("state"), data.join("alarms")]),
+        file_modes("socket", std::slice::from_ref(socket)),
+        file_modes("token", std::slice::from_ref(token)),
+        token_place(token, data),
+        clock_sync(*clock, &commands(proc)),
+        read("mounts").map_or_else(|error| unreadable("file system", &error), |mounts| file_system(&mounts, data)),
+    ]
+}
+
+fn unreadable(check: &'static str, error: &str) -> Finding {
+    Finding::warning(check, error, "run this as the user that runs quorated, on the machine itself")
+}
+
+/// Whether secrets lie in memory that is neither swapped nor dumped, and whether the limit leaves room for it.
+pub fn secret_memory(limits: &str, memory: SecretMemory) -> Finding {
+    const CHECK: &str = "secret memory";
+    let room = limit(limits, "Max locked memory");
+    let enough = room.is_some_and(|bytes| bytes >= ARENA_BYTES);
+    let advice = "raise RLIMIT_MEMLOCK of quorated to 8 MiB (LimitMEMLOCK=8M) and start it again";
+    match memory {
+        SecretMemory::Ordinary => Finding::warning(CHECK, "secrets lie in ordinary memory", advice),
+        _ if !enough => Finding::warning(CHECK, "the limit of locked memory is below 1 MiB", advice),
+        SecretMemory::Hidden => Finding::fine(CHECK, "hidden from all other processes (memfd_secret)"),
+        SecretMemory::Locked => Finding::fine(CHECK, "locked, and kept out of core dumps"),
+    }
+}
+
+/// Swap takes a copy of memory to a disk, where it stays. Locked memory is left out.
+pub fn swap(swaps: &str, memory: Option<SecretMemory>) -> Finding {
+    const CHECK: &str = "swap";
+    let devices: Vec<_> = swaps.lines().skip(1).filter_map(|line| line.split_whitespace().next()).collect();
+    let named = devices.join(", ");
+    match memory {
+        _ if devices.is_empty() => Finding::fine(CHECK, "off"),
+        Some(SecretMemory::Hidden | SecretMemory::Locked) => {
+            Finding::fine(CHECK, format!("{named} in use; secrets lie in locked memory"))
+        }
+        Some(SecretMemory::Ordinary) | None => {
+            let advice = "switch it off (swapoff -a), encrypt it, or let quorated lock memory (LimitMEMLOCK=8M)";
+            Finding::warning(CHECK, format!("{named} in use, and may take secrets"), advice)
+        }
+    }
+}
+
+/// A core is a copy of memory on a disk. The daemon forbids its own; a limit that is not zero means that it could not.
+pub fn core_dumps(limits: &str, pattern: &str) -> Finding {
+    const CHECK: &str = "core dumps";
+    let goes_to = if pattern.is_empty() { "core".to_owned() } else { output::plain(pattern) };
+    match limit(limits, "Max core file size") {
+        Some(0) => Finding::fine(CHECK, "the daemon forbids its own"),
+        limit => {
+            let size = limit.map_or_else(|| "without a limit".to_owned(), |bytes| format!("of {bytes} bytes"));
+            let found = format!("cores {size} would go to {goes_to}");
+            Finding::warning(CHECK, found, "set LimitCORE=0 for quorated; its log says why it could not")
+        }
+    }
+}
+
+/// The soft limit of that name in `/proc/PID/limits`; `None` if there is none, `u64::MAX` if it is unlimited.
+fn limit(limits: &str, name: &str) -> Option<u64> {
+    let line = limits.lines().find_map(|line| line.strip_prefix(name))?;
+    match line.split_whitespace().next()? {
+        "unlimited" => Some(u64::MAX),
+        number => number.parse().ok(),
+    }
+}
+
+/// Whether nobody but the owner may open these. One that is not there is not open to anybody.
+pub fn file_modes(check: &'static str, paths: &[PathBuf]) -> Finding {
+    let (mut seen, mut open) = (0, Vec::new());
+    for path in paths {
+        match fs::metadata(path) {
+            Ok(metadata) => {
+                seen += 1;
+                let mode = metadata.permissions().mode() & 0o7777;
+                if mode & 0o077 != 0 {
+                    open.push(format!("{} has mode {mode:04o}", path.display()));
+                }
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return unreadable(check, &format!("{}: {error}", path.display())),
+        }
+    }
+    let first = paths.first().map_or_else(String::new, |path| path.display().to_string());
+    match (open.is_empty(), seen) {
+        (false, _) => {
+            Finding::warning(check, open.join(", "), "chmod go= it, and find out who could have read it meanwhile")
+        }
+        (true, 0) => Finding::fine(check, format!("there is none at {first}")),
+        (true, _) => Finding::fine(check, format!("{first} is its owner's alone")),
+    }
+}
+
+/// A token beside the data needs no second disk: whoever takes this one may ask for everything.
+pub fn token_place(token: &Path, data: &Path) -> Finding {
+    const CHECK: &str = "token place";
+    let real = |path: &Path| fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let inside = |path: &Path| real(path).starts_with(real(data));
+    let begins_like_a_token = |path: &Path| {
+        let mut begin = [0; TOKEN_TEXT_PREFIX.len()];
+        let read = fs::File::open(path).and_then(|mut file| file.read_exact(&mut begin));
+        read.is_ok() && begin == *TOKEN_TEXT_PREFIX.as_bytes()
+    };
+    let entries = fs::read_dir(data).into_iter().flatten().flatten().take(FILES_MAX).map(|entry| entry.path());
+    let stray = entries.filter(|path| path.is_file()).find(|path| begins_like_a_token(path));
+    match stray.or_else(|| Some(token.to_owned()).filter(|path| path.exists() && inside(path))) {
+        Some(path) => {
+            let found = format!("{} lies in the data directory", path.display());
+            Finding::warning(CHECK, found, "move it to another machine: this disk alone would be worth everything")
+        }
+        None => Finding::fine(CHECK, format!("none in {}", data.display())),
+    }
+}
+
+/// No decision rests on the clock but the expiry of invitations; people go by it when they compare logs.
+pub fn clock_sync(synchronised: Option<bool>, commands: &[String]) -> Finding {
+    const CHECK: &str = "clock";
+    let advice = "let chrony or systemd-timesyncd keep it: logs and the expiry of invitations go by it";
+    let keeper = commands.iter().find(|command| CLOCK_KEEPERS.contains(&command.as_str()));
+    match (synchronised, keeper) {
+        (Some(true), _) => Finding::fine(CHECK, "synchronised"),
+        (Some(false), _) => Finding::warning(CHECK, "not synchronised", advice),
+        (None, Some(keeper)) => Finding::fine(CHECK, format!("kept by {keeper}")),
+        (None, None) => Finding::warning(CHECK, "nothing here keeps it right", advice),
+    }
+}
+
+/// The names of all processes.
+fn commands(proc: &Path) -> Vec<String> {
+    let entries = fs::read_dir(proc).into_iter().flatten().flatten().map(|entry| entry.path());
+    let is_process = |path: &PathBuf| path.file_name().is_some_and(|name| name.as_encoded_bytes()[0].is_ascii_digit());
+    let command = |path: PathBuf| fs::read_to_string(path.join("comm")).ok().map(|name| name.trim().to_owned());
+    entries.filter(is_process).filter_map(command).collect()
+}
+
+/// Whether what is erased in the data directory is gone from the disk, as far as the file system has a say in it.
+pub fn file_system(mounts: &str, data: &Path) -> Finding {
+    const CHECK: &str = "file system";
+    let data = fs::canonicalize(data).unwrap_or_else(|_| data.to_owned());
+    let mount = |line: &str| {
+        let mut fields = line.split_whitespace().skip(1);
+        Some((PathBuf::from(unescape(fields.next()?)), fields.next()?.to_owned()))
+    };
+    // The deepest one; of two at one place the later covers the earlier.
+    let over = mounts.lines().filter_map(mount).filter(|(at, _)| data.starts_with(at));
+    let Some((at, kind)) = over.max_by_key(|(at, _)| at.components().count()) else {
+        return unreadable(CHECK, &format!("no mount for {}", data.display()));
+    };
+    let found = format!("{} at {}", kind, at.display());
+    match COPY_ON_WRITE.contains(&kind.as_str()) {
+        true => Finding::warning(
+            CHECK,
+            format!("{found} keeps old copies of what is erased"),
+            "put the data directory on ext4 or xfs, and take no snapshots of it",
+        ),
+        false => Finding::fine(CHECK, found),
+    }
+}
+
+/// `/proc/mounts` writes spaces and the like as three octal digits.
+fn unescape(field: &str) -> String {
+    let mut parts = field.split('\\');
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |text, part| {
+        let code = part.get(..3).and_then(|digits| u8::from_str_radix(digits, 8).ok());
+        match code {
+            Some(code) => text + &char::from(code).to_string() + &part[3..],
+            None => text + "\\" + part,
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_are_read_as_the_kernel_writes_them() {
+        let limits = "Limit                     Soft Limit           Hard Limit           Units     \n\
+                      Max core file size        0                    0                    bytes     \n\
+                      Max locked memory         unlimited            unlimited            bytes     \n";
+        assert_eq!(
+            (limit(limits, "Max core file size"), limit(limits, "Max locked memory")),
+            (Some(0), Some(u64::MAX))
+        );
+        assert_eq!(limit(limits, "Max nice priority"), None);
+    }
+
+    #[test]
+    fn the_deepest_and_latest_mount_counts() {
+        let mounts = "/dev/a / ext4 rw 0 0\n/dev/b /srv btrfs rw 0 0\n/dev/c /srv/my\\040data xfs rw 0 0\n";
+        let kind = |path: &str| file_system(mounts, Path::new(path)).found;
+        assert_eq!(kind("/srv/my data/quorate"), "xfs at /srv/my data");
+        assert_eq!(kind("/srvother"), "ext4 at /");
+        assert!(!file_system(mounts, Path::new("/srv/quorate")).is_fine());
+        let covered = format!("{mounts}/dev/d /srv ext4 rw 0 0\n");
+        assert!(file_system(&covered, Path::new("/srv/quorate")).is_fine(), "another one was mounted over it");
+    }
+
+    #[test]
+    fn every_line_says_what_to_do_or_that_all_is_well() {
+        assert_eq!(line(&Finding::fine("swap", "off")), "ok       swap            off\n");
+        assert_eq!(line(&Finding::warning("swap", "on", "off with it")), "warning  swap            on: off with it\n");
+    }
+}
