@@ -166,6 +166,8 @@ mod tests {
             name: "n2".parse().expect("a name"),
             socket: dir.path().join("socket"),
             secret_memory: SecretMemory::Auto,
+            pin: crate::config::PinAt::Vault,
+            unlock_from: None,
             timing: Timing::default(),
             rebuild_state: false,
         };

@@ -3,12 +3,16 @@
 //! The three are merged and then checked as a whole, so a daemon either starts with a configuration that makes sense or
 //! says which setting does not. Timings have floors: tests may shorten them, but not below what the protocol needs.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use quorate_shares::ids::NodeName;
+use quorate_shares::lock::PIN_BYTES_MAX;
 use serde::Deserialize;
+
+use crate::disk;
 
 /// Where the local socket is unless said otherwise; the command line looks there too.
 pub const SOCKET: &str = "/run/quorate/quorated.sock";
@@ -57,6 +61,9 @@ struct File {
     name: Option<String>,
     socket: Option<PathBuf>,
     secret_memory: Option<SecretMemory>,
+    pin_file: Option<PathBuf>,
+    pin_credential: Option<String>,
+    unlock_from: Option<Vec<IpNet>>,
     #[serde(default)]
     timing: Timing,
 }
@@ -70,6 +77,18 @@ pub enum SecretMemory {
     Auto,
     /// Locked pages that no core dump holds.
     Mlock,
+}
+
+/// Where the pin should lie, the local half of the key that the node's own lock opens to.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum PinAt {
+    /// In the vault, beside the lock: it keeps only the peers out.
+    #[default]
+    Vault,
+    /// In a file at this absolute path, on another device as a rule.
+    File(String),
+    /// In a systemd credential of this name.
+    Credential(String),
 }
 
 /// How long things take. The defaults suit one site; the floors are what the protocol needs.
@@ -153,6 +172,10 @@ pub struct Config {
     pub socket: PathBuf,
     /// Where secrets are kept.
     pub secret_memory: SecretMemory,
+    /// Where the pin should lie.
+    pub pin: PinAt,
+    /// Networks from which peers may ask to be unlocked; `None` if from everywhere.
+    pub unlock_from: Option<Vec<IpNet>>,
     /// How long things take.
     pub timing: Timing,
     /// Replace a damaged state at this start.
@@ -227,6 +250,11 @@ impl Config {
             reason: format!("{name:?}: {error}"),
         })?;
         let socket = flags.socket.or(file.socket).unwrap_or_else(|| SOCKET.into());
+        let pin = pin_at(file.pin_file, file.pin_credential, &data)?;
+        if file.unlock_from.as_ref().is_some_and(Vec::is_empty) {
+            let reason = "no peer could ever be unlocked; leave the setting out to allow every address".to_owned();
+            return Err(ConfigError::Invalid { setting: "unlock_from", reason });
+        }
         Ok(Self {
             data,
             listen,
@@ -234,9 +262,41 @@ impl Config {
             name,
             socket,
             secret_memory: file.secret_memory.unwrap_or_default(),
+            pin,
+            unlock_from: file.unlock_from,
             timing: file.timing,
             rebuild_state: flags.rebuild_state,
         })
+    }
+}
+
+impl Config {
+    /// Whether a peer at this address may ask to be unlocked.
+    pub fn may_unlock_from(&self, address: IpAddr) -> bool {
+        // A socket for both families shows an IPv4 address in the clothes of an IPv6 one.
+        let address = address.to_canonical();
+        self.unlock_from.as_ref().is_none_or(|networks| networks.iter().any(|network| network.contains(&address)))
+    }
+}
+
+/// Where the pin should lie, from the two settings of which at most one is set.
+fn pin_at(file: Option<PathBuf>, credential: Option<String>, data: &Path) -> Result<PinAt, ConfigError> {
+    let invalid = |setting, reason: &str| Err(ConfigError::Invalid { setting, reason: reason.to_owned() });
+    match (file, credential) {
+        (None, None) => Ok(PinAt::Vault),
+        (Some(_), Some(_)) => invalid("pin_file", "pin_credential is set, too, and the pin lies at one place"),
+        (Some(path), None) if !path.is_absolute() => invalid("pin_file", "the path is not absolute"),
+        (Some(path), None) if disk::lies_in(&path, data) => {
+            invalid("pin_file", "it lies in the data directory, and would be taken together with it")
+        }
+        (Some(path), None) => match path.to_str().filter(|path| path.len() <= PIN_BYTES_MAX) {
+            Some(path) => Ok(PinAt::File(path.to_owned())),
+            None => invalid("pin_file", "the path is not UTF-8, or longer than 1024 bytes"),
+        },
+        (None, Some(name)) => match !name.is_empty() && name.len() <= 255 && !name.contains('/') {
+            true => Ok(PinAt::Credential(name)),
+            false => invalid("pin_credential", "it is not the name of a systemd credential"),
+        },
     }
 }
 
@@ -289,6 +349,44 @@ mod tests {
     fn a_timing_below_its_floor_is_refused() {
         let error = with_file(&format!("{MINIMAL}[timing]\nlease_ms = 100\n")).expect_err("too short");
         assert!(error.to_string().contains("timing.lease_ms"), "{error}");
+    }
+
+    #[test]
+    fn a_pin_has_one_place_and_that_is_not_the_data_directory() {
+        let pin = |settings: &str| with_file(&format!("{MINIMAL}{settings}\n")).map(|config| config.pin);
+        assert_eq!(pin("").expect("the default"), PinAt::Vault);
+        assert_eq!(pin("pin_file = '/media/pin'").expect("elsewhere"), PinAt::File("/media/pin".to_owned()));
+        let credential = pin("pin_credential = 'quorate.pin'").expect("a credential");
+        assert_eq!(credential, PinAt::Credential("quorate.pin".to_owned()));
+        for refused in [
+            "pin_file = '/d/pin'",
+            "pin_file = '/d/../d/pin'",
+            "pin_file = 'pin'",
+            "pin_file = '/media/pin'\npin_credential = 'pin'",
+            "pin_credential = '../pin'",
+            "pin_credential = ''",
+        ] {
+            assert!(matches!(pin(refused), Err(ConfigError::Invalid { .. })), "{refused}");
+        }
+    }
+
+    #[test]
+    fn peers_are_unlocked_from_the_networks_that_are_named_or_from_everywhere() {
+        let may = |settings: &str, address: &str| {
+            let config = with_file(&format!("{MINIMAL}{settings}\n")).expect("a good file");
+            config.may_unlock_from(address.parse().expect("an address"))
+        };
+        assert!(may("", "203.0.113.1"));
+        let settings = "unlock_from = ['10.0.0.0/24', 'fd00::/8']";
+        for address in ["10.0.0.7", "::ffff:10.0.0.7", "fd12::1"] {
+            assert!(may(settings, address), "{address}");
+        }
+        for address in ["10.0.1.7", "::ffff:10.0.1.7", "2001:db8::1"] {
+            assert!(!may(settings, address), "{address}");
+        }
+        for refused in ["unlock_from = []", "unlock_from = ['10.0.0.0/33']", "unlock_from = ['n2']"] {
+            assert!(with_file(&format!("{MINIMAL}{refused}\n")).is_err(), "{refused}");
+        }
     }
 
     #[test]

@@ -21,6 +21,7 @@ pub mod invited;
 pub mod lock_keys;
 pub mod locking;
 pub mod node;
+pub mod pin;
 pub mod rebuild;
 pub mod unlock;
 

@@ -22,7 +22,7 @@ use quorate_raft::command::{Change, RegisterShareKey};
 use quorate_raft::state::LockTerms;
 use quorate_shares::ids::NodeId;
 use quorate_shares::kem::PublicKey;
-use quorate_shares::lock::{Bundle, LockPeer, PinPlace};
+use quorate_shares::lock::{Bundle, Lock, LockPeer};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info, warn};
 
@@ -30,7 +30,7 @@ use crate::node::Node;
 use crate::peer::{LockState, PeerReply, PeerRequest};
 use crate::phase::Phase;
 use crate::vault::Vault;
-use crate::{lock_keys, proposal, random};
+use crate::{lock_keys, pin, proposal, random};
 
 /// After a renewal that kept the key of a silent or busy peer, the next one comes after this many times
 /// `timing.renew_lock_after_ms`, and twice as late each time.
@@ -220,11 +220,11 @@ pub async fn lock(
     let last = node.with_vault(|vault| vault.lock.clone()).flatten();
     let whose = (node.cluster(), node.id());
     let mut rng = random::system();
-    let (place, pin) = match last.as_ref().map(|last| last.pin().clone()) {
-        None | Some(PinPlace::Inline(_)) => lock_keys::inline_pin(&mut rng),
-        // Wherever the operator keeps it, there it stays.
-        Some(place) => node.pin(&place).map(|pin| (place, pin))?,
-    };
+    let (place, pin) = pin::next(node, last.as_ref().map(Lock::pin)).map_err(|error| {
+        let message = format!("the lock of {} cannot be made: {error}", node.name());
+        node.alarm("pin_missing", node.id(), message.clone());
+        message
+    })?;
     let sealed = lock_keys::next_lock(last.as_ref(), whose, threshold, &peers, (place, &pin), &bundle, &mut rng);
     let lock = sealed.map_err(|error| error.to_string())?;
     let (generation, needed) = (lock.generation(), lock.needed());

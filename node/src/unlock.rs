@@ -148,7 +148,9 @@ async fn ask_once(node: &Arc<Node>, request: &LockOpenRequest) -> Result<Secret<
 fn explain(code: LockOpenCode) -> &'static str {
     match code {
         LockOpenCode::Ok => "opened",
-        LockOpenCode::Denied => "this node is being removed from the cluster",
+        LockOpenCode::Denied => {
+            "this node is being removed from the cluster, or asks from an address that is not allowed"
+        }
         LockOpenCode::Revoked => "this node was revoked",
         LockOpenCode::StaleGeneration => "this is an old copy of the disk: its lock was renewed since",
         LockOpenCode::DuplicateSession => "this node is alive in another process",
@@ -191,6 +193,12 @@ async fn decide(node: &Arc<Node>, conn: &Conn, request: &LockOpenRequest) -> Res
     }
     let member = roster.member(request.from).filter(|member| member.boot_pk == conn.peer().key.0);
     if member.is_none_or(|member| member.standing.denied) {
+        return Err(LockOpenCode::Denied);
+    }
+    let address = conn.peer().remote.ip();
+    if !node.config.may_unlock_from(address) {
+        let message = format!("{} asks to be unlocked from {address}", node.name_of(request.from));
+        node.alarm("foreign_address", request.from, format!("{message}, which is in no network of `unlock_from`"));
         return Err(LockOpenCode::Denied);
     }
     if !node.rates.lock_open.admits(request.from, 1) {

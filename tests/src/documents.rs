@@ -73,6 +73,7 @@ fn refusals() -> Vec<(String, String)> {
         ("node/src/boot.rs", "pub enum BootError"),
         ("node/src/unlock.rs", "pub enum UnlockError"),
         ("node/src/invitation.rs", "pub enum InvitationError"),
+        ("node/src/pin.rs", "pub enum PinError"),
         ("raft/src/error.rs", "pub enum OpenError"),
         ("raft/src/error.rs", "pub enum StorageProblem"),
         ("raft/src/seal.rs", "pub enum SealProblem"),

@@ -55,6 +55,8 @@ mod memory;
 #[cfg(test)]
 mod model;
 #[cfg(test)]
+mod pin;
+#[cfg(test)]
 mod power_cuts;
 #[cfg(test)]
 mod readme;

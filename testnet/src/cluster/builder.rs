@@ -61,7 +61,7 @@ impl Builder {
         self
     }
 
-    /// The text of each node's configuration file, for shorter timings.
+    /// The text of each node's configuration file, for shorter timings. `{name}` in it is the node's name.
     pub fn settings(mut self, toml: impl Into<String>) -> Self {
         self.settings = Some(toml.into());
         self
@@ -128,6 +128,7 @@ impl Builder {
             made.map_err(Error::io(data.display().to_string()))?;
             if let Some(settings) = &self.settings {
                 let path = directory.config(&entry.name);
+                let settings = settings.replace("{name}", &entry.name);
                 fs::write(&path, settings).map_err(Error::io(path.display().to_string()))?;
             }
         }
