@@ -58,7 +58,7 @@ pub use network::{Lane, Link, LinkError};
 pub use options::{Options, Timing};
 pub use rebuild::Rebuild;
 pub use refusal::Refusal;
-pub use replica::{Leadership, Replica};
+pub use replica::{Leadership, Replica, Stored};
 pub use seal::StorageKeys;
 pub use serve::ServeError;
 pub use snapshot::CHUNK_BYTES_MAX;

@@ -70,6 +70,17 @@ pub(crate) struct Inner {
     tasks: Mutex<Vec<JoinHandle<()>>>,
 }
 
+/// A replica whose Raft does not run yet: what it has promised can be told, and nobody is heard.
+pub struct Stored {
+    config: Arc<openraft::Config>,
+    network: Network,
+    gate: Arc<dyn Gate>,
+    fatal: Fatal,
+    disk: Arc<Disk>,
+    machine: Machine,
+    flushed: Flushed,
+}
+
 impl Replica {
     /// Whether `dir` holds a database, so that [`Replica::open`] would not begin an empty one.
     pub fn exists(dir: &Path) -> bool {
@@ -79,54 +90,9 @@ impl Replica {
     /// Opens the database, restores the state, and starts Raft. Requests of others may be served at once.
     ///
     /// # Errors
-    /// [`OpenError`]: another node's directory, a wrong storage key, or damage, named with its place.
+    /// As [`Stored::open`].
     pub async fn open(options: Options) -> Result<Self, OpenError> {
-        let Options { node, cluster, dir, keys, timing, link, gate } = options;
-        let config = Arc::new(config(&timing)?);
-        let fatal = Fatal::new();
-        let parts = {
-            let (fatal, gate) = (fatal.clone(), gate.clone());
-            // Opening reads the whole state: not on a thread that answers.
-            tokio::task::spawn_blocking(move || -> Result<_, OpenError> {
-                let disk = Arc::new(Disk::open(&dir, keys, cluster, node)?);
-                log::check(&disk)?;
-                let machine = Machine::open(disk.clone(), cluster, gate.clone(), fatal.clone())?;
-                let log = LogStore::new(disk.clone(), gate, fatal)?;
-                Ok((disk, machine, log))
-            })
-        };
-        let (disk, machine, log) = parts.await.map_err(|error| OpenError::Raft(error.to_string()))??;
-        let append_deadline = Duration::from_millis(timing.append_ms);
-        let network = Network { cluster, node, link: link.clone(), append_deadline };
-        let live = machine.live().clone();
-        let raft = match Raft::new(node.0, config, network, log.clone(), machine).await {
-            Ok(raft) => raft,
-            Err(error) => {
-                log.flusher().close();
-                return Err(OpenError::Raft(error.to_string()));
-            }
-        };
-        let inner = Arc::new(Inner {
-            node,
-            cluster,
-            raft,
-            live,
-            link,
-            giving: tokio::sync::Mutex::default(),
-            gate,
-            changing: tokio::sync::Mutex::default(),
-            memberships: watch::Sender::default(),
-            log: Mutex::new(Some(log)),
-            disk: Mutex::new(Some(disk)),
-            fatal,
-            leadership: watch::Sender::new(Leadership::default()),
-            tasks: Mutex::default(),
-        });
-        let (leadership, memberships) = (inner.leadership.clone(), inner.memberships.clone());
-        let follow = tokio::spawn(follow_raft(inner.raft.clone(), leadership, memberships, inner.fatal.clone()));
-        let finish = tokio::spawn(change::keep_finishing(Arc::downgrade(&inner), inner.memberships.subscribe()));
-        inner.tasks.lock().extend([follow, finish]);
-        Ok(Self { inner })
+        Stored::open(options).await?.start().await
     }
 
     /// Makes the founders the voters of a new cluster. Only the first founder calls this, once all are ready; to call it
@@ -327,6 +293,77 @@ impl Replica {
         if tokio::time::timeout(CLOSE_LIMIT, open.changed()).await.is_err() {
             tracing::error!("something still holds the database");
         }
+    }
+}
+
+impl Stored {
+    /// Opens the database and restores the state.
+    ///
+    /// # Errors
+    /// [`OpenError`]: another node's directory, a wrong storage key, or damage, named with its place.
+    pub async fn open(options: Options) -> Result<Self, OpenError> {
+        let Options { node, cluster, dir, keys, timing, link, gate } = options;
+        let config = Arc::new(config(&timing)?);
+        let append_deadline = Duration::from_millis(timing.append_ms);
+        let network = Network { cluster, node, link, append_deadline };
+        let fatal = Fatal::new();
+        let parts = {
+            let (fatal, gate) = (fatal.clone(), gate.clone());
+            // Opening reads the whole state: not on a thread that answers.
+            tokio::task::spawn_blocking(move || -> Result<_, OpenError> {
+                let disk = Arc::new(Disk::open(&dir, keys, cluster, node)?);
+                log::check(&disk)?;
+                let machine = Machine::open(disk.clone(), cluster, gate, fatal)?;
+                let flushed = log::read_flushed(&disk)?;
+                Ok((disk, machine, flushed))
+            })
+        };
+        let (disk, machine, flushed) = parts.await.map_err(|error| OpenError::Raft(error.to_string()))??;
+        Ok(Self { config, network, gate, fatal, disk, machine, flushed })
+    }
+
+    /// What is durable here; as [`Replica::flushed`].
+    pub fn flushed(&self) -> Flushed {
+        self.flushed
+    }
+
+    /// Starts Raft.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub async fn start(self) -> Result<Replica, OpenError> {
+        let Self { config, network, gate, fatal, disk, machine, flushed: _ } = self;
+        let (node, cluster, link) = (network.node, network.cluster, network.link.clone());
+        let log = LogStore::new(disk.clone(), gate.clone(), fatal.clone())?;
+        let live = machine.live().clone();
+        let raft = match Raft::new(node.0, config, network, log.clone(), machine).await {
+            Ok(raft) => raft,
+            Err(error) => {
+                log.flusher().close();
+                return Err(OpenError::Raft(error.to_string()));
+            }
+        };
+        let inner = Arc::new(Inner {
+            node,
+            cluster,
+            raft,
+            live,
+            link,
+            giving: tokio::sync::Mutex::default(),
+            gate,
+            changing: tokio::sync::Mutex::default(),
+            memberships: watch::Sender::default(),
+            log: Mutex::new(Some(log)),
+            disk: Mutex::new(Some(disk)),
+            fatal,
+            leadership: watch::Sender::new(Leadership::default()),
+            tasks: Mutex::default(),
+        });
+        let (leadership, memberships) = (inner.leadership.clone(), inner.memberships.clone());
+        let follow = tokio::spawn(follow_raft(inner.raft.clone(), leadership, memberships, inner.fatal.clone()));
+        let finish = tokio::spawn(change::keep_finishing(Arc::downgrade(&inner), inner.memberships.subscribe()));
+        inner.tasks.lock().extend([follow, finish]);
+        Ok(Replica { inner })
     }
 }
 
