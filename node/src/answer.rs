@@ -97,6 +97,15 @@ async fn answer(
         PeerRequest::Seal { sealed } => {
             sealing::set(node, sealed).await.map(|()| PeerReply::Done).map_err(|error| Refusal::Phase(error.message))
         }
+        PeerRequest::Flushed(flushed) => {
+            node.sessions.note_reported(from, flushed);
+            Ok(PeerReply::Done)
+        }
+        PeerRequest::Roster => {
+            let roster = node.with_vault(|vault| vault.roster.encode());
+            let roster = roster.and_then(Result::ok).ok_or(Refusal::Storage)?;
+            Ok(PeerReply::Roster(ByteBuf::from(roster)))
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::hmac;
-use quorate_raft::{Options, Replica, StorageKeys, Timing as RaftTiming};
+use quorate_raft::{Options, Replica, StorageKeys, Stored, Timing as RaftTiming};
 use quorate_shares::arena;
 use quorate_shares::labels::QUIC_RESET;
 use quorate_shares::secret::Secret;
@@ -19,13 +19,17 @@ use tracing::{info, warn};
 
 use crate::config::{Config, SecretMemory};
 use crate::disk::{DataDir, DataDirError};
+use crate::follow::{self, VaultGate};
 use crate::found::{self, FoundError};
 use crate::link::PeerLink;
 use crate::node::{Founding, Node};
 use crate::phase::Phase;
 use crate::unlock::{self, UnlockError};
 use crate::vault::{Vault, VaultError, VaultFile};
-use crate::{absence, admin, alarms, confirm, listen, lock_keys, locking, members, random, rebuild, sealing};
+use crate::{
+    absence, admin, alarms, confirm, listen, lock_keys, locking, members, random, rebuild, revocation, rosters,
+    sealing, session,
+};
 
 /// How often lock keys in their grace are looked after.
 const GRACE_TICK_S: u16 = 10;
@@ -143,14 +147,29 @@ pub async fn run(config: Config) -> Result<(), BootError> {
 
 /// How far a node is that starts with this vault.
 fn resumed(vault: &Vault) -> Phase {
+    if vault.flags.revoked {
+        return Phase::Revoked;
+    }
     match (&vault.lock, &vault.founding) {
         (None, Some(_)) => Phase::Joining,
         _ => Phase::Locked,
     }
 }
 
-/// Steps 4 to 8: from wherever this node was to serving, for ever.
+/// Steps 4 to 8, unless this node was revoked or hears that it is.
 async fn live(node: &Arc<Node>) -> Result<(), BootError> {
+    if !node.with_vault(|vault| vault.flags.revoked).unwrap_or_default() {
+        tokio::select! {
+            ended = work(node) => return ended,
+            () = revocation::awaited(node) => {}
+        }
+    }
+    revocation::rest(node).await;
+    Ok(())
+}
+
+/// From wherever this node was to serving, for ever.
+async fn work(node: &Arc<Node>) -> Result<(), BootError> {
     let replica = loop {
         // 4: without a vault, wait for an operator; once in the life of a node.
         if !node.has_vault() {
@@ -165,6 +184,9 @@ async fn live(node: &Arc<Node>) -> Result<(), BootError> {
     // 8: talk to the peers, and serve whenever the lease says so.
     node.enter(Phase::Open);
     node.keep_sessions();
+    tokio::spawn(follow::run(Arc::clone(node), replica.clone()));
+    tokio::spawn(rosters::keep_asking(Arc::clone(node)));
+    tokio::spawn(session::tell_flushed(Arc::clone(node)));
     tokio::spawn(members::run(Arc::clone(node), replica.clone()));
     tokio::spawn(sealing::step_aside(Arc::clone(node), replica.clone()));
     tokio::spawn(confirm::watch(Arc::clone(node), replica.clone()));
@@ -204,7 +226,13 @@ async fn unlocked(node: &Arc<Node>) -> Result<Option<Replica>, BootError> {
         if node.config.rebuild_state {
             rebuild::run(node).await.map_err(BootError::Replica)?;
         }
-        let replica = open_replica(node).await.map_err(BootError::Replica)?;
+        let stored = Stored::open(replica_options(node).map_err(BootError::Replica)?).await;
+        let stored = stored.map_err(|error| BootError::Replica(error.to_string()))?;
+        // Said in every hello: a member that says nothing of its log is taken for one that lost it.
+        *node.stored.lock() = Some(stored.flushed());
+        node.keep_sessions();
+        rosters::ask_at_boot(node).await;
+        let replica = stored.start().await.map_err(|error| BootError::Replica(error.to_string()))?;
         node.adopt_replica(replica.clone());
         return Ok(Some(replica));
     }
@@ -256,7 +284,7 @@ pub fn replica_options(node: &Arc<Node>) -> Result<Options, String> {
             ..RaftTiming::default()
         },
         link: PeerLink::new(node),
-        gate: Arc::new(()),
+        gate: VaultGate::new(node),
     })
 }
 

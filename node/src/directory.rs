@@ -35,6 +35,34 @@ impl Roster {
         self.trusted(node).map(|member| (addresses(member), PublicKey(member.boot_pk)))
     }
 
+    /// This roster beside a newer one that a peer showed: whom either knows can be reached, what either refuses is refused,
+    /// and this node itself is as it knows itself. The log id stays, since only the own log makes a roster newer.
+    pub fn beside(&self, newer: &Self, me: NodeId) -> Self {
+        if newer.log_id <= self.log_id {
+            return self.clone();
+        }
+        let is_denied = |node| self.member(node).is_some_and(|member| member.standing.denied);
+        let others = newer.members.iter().filter(|member| member.node != me).cloned().map(|mut member| {
+            member.standing.denied |= is_denied(member.node);
+            member
+        });
+        let mut members: Vec<RosterMember> = others.collect();
+        let ended = |node| self.revoked.iter().chain(&newer.revoked).any(|revoked| revoked.node == node);
+        members.retain(|member| !ended(member.node));
+        for member in &self.members {
+            if newer.member(member.node).is_none_or(|_| member.node == me) && (member.node == me || !ended(member.node))
+            {
+                members.push(member.clone());
+            }
+        }
+        members.sort_by_key(|member| member.node);
+        let mut revoked: Vec<_> = self.revoked.iter().chain(&newer.revoked).copied().collect();
+        revoked.retain(|revoked| revoked.node != me);
+        revoked.sort_by_key(|revoked| revoked.node);
+        revoked.dedup_by_key(|revoked| revoked.node);
+        Self { log_id: self.log_id, members, revoked }
+    }
+
     fn trusted(&self, node: NodeId) -> Option<&RosterMember> {
         self.member(node).filter(|member| !member.standing.denied)
     }
@@ -42,4 +70,45 @@ impl Roster {
 
 fn addresses(member: &RosterMember) -> Vec<String> {
     member.addresses.iter().map(ToString::to_string).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vault::{Revoked, RosterLogId, Standing};
+
+    fn roster(index: u64, members: &[u64], revoked: &[u64]) -> Roster {
+        let member = |&id: &u64| RosterMember {
+            node: NodeId(id),
+            boot_pk: [id as u8; 32],
+            op_pk: [id as u8 + 100; 32],
+            standing: Standing { admitted: true, voter: true, ..Standing::default() },
+            name: format!("n{id}").parse().expect("a name"),
+            addresses: vec!["127.0.0.1:7250".parse().expect("an address")],
+        };
+        let revoked = revoked.iter().map(|&id| Revoked { node: NodeId(id), boot_pk: [id as u8; 32] });
+        let log_id = RosterLogId { term: 1, leader: 1, index };
+        Roster { log_id, members: members.iter().map(member).collect(), revoked: revoked.collect() }
+    }
+
+    fn members(roster: &Roster) -> Vec<u64> {
+        roster.members.iter().map(|member| member.node.0).collect()
+    }
+
+    /// Mutated: with a log id that a peer may set, or without the own denials, this fails.
+    #[test]
+    fn a_newer_roster_adds_whom_to_reach_and_takes_no_denial_back() {
+        let mut own = roster(10, &[1, 2, 3], &[]);
+        own.members[1].standing.denied = true;
+        let newer = roster(20, &[1, 2, 4], &[3]);
+        let shown = own.beside(&newer, NodeId(1));
+        assert_eq!(members(&shown), [1, 2, 4]);
+        assert!(shown.reach(NodeId(4)).is_some() && shown.reach(NodeId(2)).is_none() && shown.is_revoked(&[3; 32]));
+        assert_eq!(shown.log_id, own.log_id);
+        shown.encode().expect("it is a roster");
+        // One that leaves this node out, or everybody, is no reason to forget anybody.
+        let empty = own.beside(&roster(u64::MAX, &[], &[1]), NodeId(1));
+        assert_eq!((members(&empty), empty.revoked.len()), (vec![1, 2, 3], 0));
+        assert_eq!(own.beside(&roster(10, &[9], &[]), NodeId(1)), own, "no newer than the own one");
+    }
 }

@@ -353,9 +353,7 @@ fn founding_entry(node: &Node, first: &FirstFounder) -> Found {
 
 /// The replicated state names this node: the founding section has done its work.
 async fn finish(node: &Arc<Node>, replica: &Replica) -> Result<(), FoundError> {
-    let term = replica.leadership().borrow().term;
-    let (leader, index) = (replica.leadership().borrow().leader.map_or(0, |leader| leader.0), replica.applied_index());
-    let log_id = RosterLogId { term, leader, index };
+    let log_id = replica.read_members(|_, place, _| place).map(RosterLogId::from).unwrap_or_default();
     let roster = node
         .update_vault(move |vault| {
             vault.founding = None;

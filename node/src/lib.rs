@@ -23,6 +23,8 @@ pub mod locking;
 pub mod node;
 pub mod pin;
 pub mod rebuild;
+pub mod revocation;
+pub mod rosters;
 pub mod unlock;
 
 pub mod absence;
@@ -30,6 +32,7 @@ pub mod alarms;
 
 pub mod answer;
 pub mod directory;
+pub mod follow;
 pub mod link;
 pub mod listen;
 pub mod peer;

@@ -104,11 +104,16 @@ fn welcome(node: &Arc<Node>, guests: &Arc<Semaphore>, connection: quinn::Connect
                 identity::widen(&connection);
                 PeerDoor::accepted(&node, peer)
             }
-            None => {
-                warn!(remote = %connection.remote_address(), "refused a peer whose op key is not in the roster");
-                connection.close(close::DENIED.into(), b"not a member");
-                return;
-            }
+            None => match node.turned_away(&key) {
+                Some(refusal) => {
+                    Arc::new(ClosedDoor { refusal: peer::encode(&PeerReply::Refused(refusal)), _place: place })
+                }
+                None => {
+                    warn!(remote = %connection.remote_address(), "refused a peer whose op key is not in the roster");
+                    connection.close(close::DENIED.into(), b"not a member");
+                    return;
+                }
+            },
         },
     };
     Conn::start(connection, Some(handler));
@@ -203,9 +208,15 @@ impl Handler for PeerDoor {
             Ok(request) => request,
             Err(refusal) => return refuse(refusal),
         };
+        // Denied since the session began. Requests that are being answered lose their answers with the session.
+        if let Some(refusal) = self.node.turned_away(&conn.peer().key) {
+            return refuse(refusal);
+        }
         // Whether this session is alive does not depend on the phase: a node that rebuilds its state has sessions, too, and
         // no copy of it may take their place.
-        if !admits(self.node.phase(), Door::Peer) && !matches!(request, PeerRequest::Ping) {
+        // And any unlocked node says what its roster is, whether its Raft runs or not.
+        let always = matches!(request, PeerRequest::Ping | PeerRequest::Roster);
+        if !admits(self.node.phase(), Door::Peer) && !always {
             return refuse(Refusal::Phase(self.node.phase().to_string()));
         }
         let (node, conn, from) = (Arc::clone(&self.node), conn.clone(), self.peer);
@@ -234,11 +245,28 @@ impl Handler for PeerDoor {
 
     fn bulk(&self, _conn: &Conn, bulk: BulkReceiver) -> BoxFuture<'static, ()> {
         let (node, from, admitted) = (Arc::clone(&self.node), self.peer, self.admitted.load(Ordering::Acquire));
+        let denied = node.roster().op_key_of(from).is_none();
         Box::pin(async move {
-            if admitted {
+            if admitted && !denied {
                 crate::link::receive_snapshot(&node, from, bulk).await;
             }
         })
+    }
+}
+
+/// `quorate-peer/1` for those that are denied or were revoked: whatever they ask, they are told so.
+struct ClosedDoor {
+    refusal: Vec<u8>,
+    _place: Option<OwnedSemaphorePermit>,
+}
+
+impl Handler for ClosedDoor {
+    fn handle(&self, _conn: &Conn, _body: Bytes) -> Reply {
+        Reply::Inline(self.refusal.clone())
+    }
+
+    fn limits(&self) -> Limits {
+        GUEST
     }
 }
 

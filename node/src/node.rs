@@ -9,9 +9,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::{Mutex, RwLock};
-use quorate_client::identity::Identity;
+use quorate_client::conn::close;
+use quorate_client::identity::{Identity, PublicKey};
 use quorate_client::wire::{Alarm, Operation};
-use quorate_raft::{Rebuild, Replica};
+use quorate_raft::{Flushed, Rebuild, Replica};
 use quorate_shares::ids::{ClusterId, NodeId, NodeName, ShareKeyGeneration};
 use quorate_shares::lock::{Bundle, PinPlace};
 use quorate_shares::secret::Secret;
@@ -26,6 +27,7 @@ use crate::config::Config;
 use crate::confirm::{self, NoLease};
 use crate::deal::OpenDealer;
 use crate::disk::DataDir;
+use crate::follow::Gone;
 use crate::holder::Holder;
 use crate::keyring::Keyring;
 use crate::lease::Lease;
@@ -35,6 +37,7 @@ use crate::peer::{Hello, Refusal, Report};
 use crate::phase::{self, Phase};
 use crate::random;
 use crate::rate::Rates;
+use crate::revocation::Revocation;
 use crate::session::Sessions;
 use crate::vault::{Roster, Vault, VaultError, VaultFile};
 
@@ -122,6 +125,14 @@ pub struct Node {
     /// What each peer last reported, and when ([`crate::clock::boot_ms`]).
     pub last_reports: Mutex<BTreeMap<NodeId, (Report, u64)>>,
     keepers: Mutex<BTreeSet<NodeId>>,
+    /// A roster that a peer showed, and that is newer than this node's own log; never in the vault.
+    newer: Mutex<Option<Roster>>,
+    /// Op keys of those that were members.
+    gone: Mutex<BTreeMap<[u8; 32], NodeId>>,
+    /// What the log held when it was opened; from then on the replica tells.
+    pub stored: Mutex<Option<Flushed>>,
+    /// Who told this node that it was revoked, and whether that is enough.
+    pub revocation: Revocation,
     fatal: watch::Sender<Option<Arc<str>>>,
 }
 
@@ -176,6 +187,10 @@ impl Node {
             alarms: Alarms::default(),
             last_reports: Mutex::default(),
             keepers: Mutex::default(),
+            newer: Mutex::default(),
+            gone: Mutex::default(),
+            stored: Mutex::default(),
+            revocation: Revocation::default(),
             fatal: watch::Sender::default(),
         })
     }
@@ -270,6 +285,7 @@ impl Node {
     pub fn hello(&self) -> Hello {
         let flushed = self.replica().map(|replica| replica.flushed());
         let flushed = flushed.or_else(|| self.rebuild().map(|rebuild| rebuild.flushed()));
+        let flushed = flushed.or_else(|| *self.stored.lock());
         Hello { node: self.id(), boot_nonce: self.boot_nonce, flushed }
     }
 
@@ -313,6 +329,69 @@ impl Node {
         Arc::clone(&self.roster.read())
     }
 
+    /// Changes the vault's roster or denials, durable and in force when this returns. Blocks on the disk, and stops the node if
+    /// that fails.
+    ///
+    /// # Errors
+    /// What the vault says, or that there is none.
+    pub fn update_roster<R>(&self, change: impl FnOnce(&mut Vault) -> R) -> Result<R, VaultError> {
+        let mut vault = self.vault.lock();
+        let file = vault.as_mut().ok_or(VaultError::Broken)?;
+        let answer =
+            file.update(change).inspect_err(|error| self.fail(format!("the vault could not be written: {error}")))?;
+        // Before the vault is free again, or an older roster could follow a newer one.
+        self.show_roster(&file.current().roster);
+        Ok(answer)
+    }
+
+    /// Goes by a roster that a peer showed, besides the own one; or by the own one alone again.
+    pub fn go_by_newer(&self, newer: Option<Roster>) {
+        let vault = self.vault.lock();
+        let Some(file) = vault.as_ref() else { return };
+        *self.newer.lock() = newer;
+        self.show_roster(&file.current().roster);
+    }
+
+    /// Whether a roster is newer than all that this node goes by.
+    pub fn is_newer(&self, shown: &Roster) -> bool {
+        let own = self.with_vault(|vault| vault.roster.log_id).unwrap_or_default();
+        shown.log_id > own && self.newer.lock().as_ref().is_none_or(|newer| shown.log_id > newer.log_id)
+    }
+
+    fn show_roster(&self, own: &Roster) {
+        let shown = self.newer.lock().as_ref().map_or_else(|| own.clone(), |newer| own.beside(newer, self.id()));
+        if *self.roster() != shown {
+            self.set_roster(shown);
+        }
+    }
+
+    /// Remembers the op keys of those that are not members any more, to tell them so.
+    pub fn note_gone(&self, gone: &[Gone]) {
+        self.gone.lock().extend(gone.iter().map(|gone| (gone.op_pk, gone.node)));
+    }
+
+    /// What to tell the owner of an op key that no trusted member has; `None` for a stranger.
+    pub fn turned_away(&self, key: &PublicKey) -> Option<Refusal> {
+        let roster = self.roster();
+        if roster.members.iter().any(|member| member.op_pk == key.0 && member.standing.denied) {
+            return Some(Refusal::Denied);
+        }
+        let gone = self.gone.lock().get(&key.0).copied()?;
+        roster.revoked.iter().any(|revoked| revoked.node == gone).then_some(Refusal::Revoked(roster.log_id.place()))
+    }
+
+    /// Closes every session with a node that is not trusted any more.
+    pub fn close_sessions_with_strangers(&self) {
+        let roster = self.roster();
+        self.sessions.close_where(|peer| {
+            if roster.op_key_of(peer).is_some() {
+                return None;
+            }
+            let revoked = roster.revoked.iter().any(|revoked| revoked.node == peer);
+            Some(if revoked { (close::REVOKED, "revoked") } else { (close::DENIED, "denied") })
+        });
+    }
+
     /// Goes by another roster from now on. The caller has made it durable, or will with the next lock.
     pub fn set_roster(&self, roster: Roster) {
         *self.roster.write() = Arc::new(roster);
@@ -348,13 +427,23 @@ impl Node {
         self.roster().member(self.id()).map_or_else(|| self.config.name.clone(), |member| member.name.clone())
     }
 
-    /// Keeps a session with every peer of the roster; those that are kept already are left alone.
+    /// Keeps a session with every trusted peer of the roster; those that are kept already are left alone.
     pub fn keep_sessions(self: &Arc<Self>) {
-        for member in &self.roster().members {
+        for member in self.roster().members.iter().filter(|member| !member.standing.denied) {
             if member.node != self.id() && self.keepers.lock().insert(member.node) {
                 tokio::spawn(crate::session::keep(Arc::clone(self), member.node));
             }
         }
+    }
+
+    /// Whether a session with `peer` is still wanted. If not, whoever keeps it lets go, and may be asked again later.
+    pub fn keeps(&self, peer: NodeId) -> bool {
+        let mut keepers = self.keepers.lock();
+        let wanted = self.phase() != Phase::Revoked && self.roster().reach(peer).is_some();
+        if !wanted {
+            keepers.remove(&peer);
+        }
+        wanted
     }
 
     // -- replica

@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use quorate_client::wire::{Alarm, OldCopies, Operation, Phase, Progress, WireError};
-use quorate_raft::Flushed;
 use quorate_raft::command::Command;
+use quorate_raft::{Flushed, LogPlace};
 use quorate_shares::codec;
 use quorate_shares::ids::{Epoch, KeyName, KeyUid, KeyVersion, NodeId, NodeName};
 use serde::{Deserialize, Serialize};
@@ -83,6 +83,10 @@ pub enum PeerRequest {
         /// Alarms of which codes; `None` means all.
         codes: Option<BTreeSet<String>>,
     },
+    /// What is durable in the asker's Raft log now: each second, so that an older copy of its disk is known.
+    Flushed(Flushed),
+    /// Who is in the cluster, as the asked node's vault says.
+    Roster,
 }
 
 /// What a node answers.
@@ -132,6 +136,8 @@ pub enum PeerReply {
     Operated(Result<Epoch, WireError>),
     /// How far an operation is.
     Progress(Result<Progress, WireError>),
+    /// A roster, in the bytes of the vault.
+    Roster(ByteBuf),
 }
 
 /// Who opens a session, and what is flushed to its disk.
@@ -303,6 +309,10 @@ pub enum Refusal {
     Storage,
     /// The message is malformed.
     Malformed,
+    /// This node is being removed from the cluster; whether it is is not decided yet.
+    Denied,
+    /// This node is not a member any more, as of this entry of the log.
+    Revoked(LogPlace),
 }
 
 impl fmt::Display for Refusal {
@@ -324,6 +334,8 @@ impl fmt::Display for Refusal {
             Self::Behind => f.write_str("not caught up yet"),
             Self::Storage => f.write_str("storage failed"),
             Self::Malformed => f.write_str("malformed message"),
+            Self::Denied => f.write_str("this node is being removed from the cluster"),
+            Self::Revoked(_) => f.write_str("this node was revoked"),
         }
     }
 }

@@ -2,10 +2,13 @@
 //!
 //! Either side may dial. When two sessions of the same two processes exist, the one dialled by the lower node id stays. A
 //! session with another boot nonce is another process of that node: it takes the place of the old one only when the old one
-//! is silent to two pings, otherwise it is refused and an alarm is raised. A hello that is behind what this node saw flushed
-//! before is a disk that went back in time, and is refused before Raft sees it.
+//! is silent to two pings, otherwise it is refused and an alarm is raised.
+//!
+//! Each side says in its hello, and then every second, what is flushed to its disk. A hello of another process that is behind
+//! what was said before is a disk that went back in time, an older copy perhaps, and is refused before Raft sees it. A log
+//! that is truncated does not go back: truncations are counted, in the same write, and the count comes first.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -24,6 +27,7 @@ use crate::listen::PeerDoor;
 use crate::node::Node;
 use crate::peer::{self, Hello, PeerReply, PeerRequest, Refusal};
 use crate::phase::Phase;
+use crate::revocation;
 
 /// A ping that is not answered within this time, twice, means that the session is dead.
 const PING: Duration = Duration::from_millis(150);
@@ -31,6 +35,8 @@ const PING: Duration = Duration::from_millis(150);
 const DIAL: Duration = Duration::from_secs(2);
 /// Pauses between diallings grow from the first to the second.
 const REDIAL: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
+/// How often a member says what is flushed to its disk.
+const FLUSHED: Duration = Duration::from_secs(1);
 /// Closing reasons that the other side may show to its operator.
 const REPLACED: &str = "another session of the same pair stays";
 
@@ -161,6 +167,30 @@ impl Sessions {
         Ok(())
     }
 
+    /// Closes every session that `why` has a code and a reason for.
+    pub fn close_where(&self, why: impl Fn(NodeId) -> Option<(u32, &'static str)>) {
+        for (&peer, session) in self.open.lock().iter() {
+            if let Some((code, reason)) = why(peer).filter(|_| session.conn.is_closed().is_none()) {
+                info!(%peer, reason, "session closed");
+                session.conn.close(code, reason);
+            }
+        }
+    }
+
+    /// The peers that there are sessions with.
+    pub fn reached(&self) -> BTreeSet<NodeId> {
+        let open = self.open.lock();
+        open.iter().filter(|(_, session)| session.conn.is_closed().is_none()).map(|(&peer, _)| peer).collect()
+    }
+
+    /// Notes what a peer says is on its disk by now. What it said before stays if it is more.
+    pub fn note_reported(&self, peer: NodeId, said: Flushed) {
+        let Some(session) = self.with(peer) else { return };
+        let mut seen = self.flushed.lock();
+        let highest = seen.entry(peer).or_insert((session.boot_nonce, said));
+        *highest = (session.boot_nonce, highest.1.max(said));
+    }
+
     /// Puts a session in place, unless another one of the same pair of processes has precedence. Returns whether it stays.
     fn place(&self, me: NodeId, session: &Arc<Session>) -> bool {
         let mut open = self.open.lock();
@@ -189,6 +219,9 @@ impl Sessions {
 /// # Errors
 /// Why not, by name.
 pub async fn admit(node: &Arc<Node>, conn: &Conn, hello: &Hello) -> Result<Arc<Session>, Refusal> {
+    if let Some(refusal) = node.turned_away(&conn.peer().key) {
+        return Err(refusal);
+    }
     let known = node.roster().op_key_of(hello.node);
     if known != Some(conn.peer().key) || hello.node == node.id() {
         return Err(Refusal::NotAMember);
@@ -206,13 +239,30 @@ pub async fn admit(node: &Arc<Node>, conn: &Conn, hello: &Hello) -> Result<Arc<S
     if !node.sessions.place(node.id(), &session) {
         conn.close(quorate_client::conn::close::REPLACED, REPLACED);
     }
+    // A denial may have come since the key was held against the roster.
+    node.close_sessions_with_strangers();
     Ok(session)
 }
 
-/// Keeps a session with `peer` open for ever: dials whenever there is none. Never returns.
+/// Tells every peer each second what is flushed to this node's disk. Never returns.
+pub async fn tell_flushed(node: Arc<Node>) {
+    loop {
+        sleep(FLUSHED).await;
+        let Some(flushed) = node.hello().flushed else { continue };
+        let request = PeerRequest::Flushed(flushed);
+        let told = node.sessions.reached().into_iter().map(|peer| {
+            let (node, request) = (&node, &request);
+            async move { node.sessions.ask(peer, Lane::Ordinary, request, FLUSHED).await }
+        });
+        // A peer that does not hear it hears the next one.
+        drop(futures::future::join_all(told).await);
+    }
+}
+
+/// Keeps a session with `peer` open: dials whenever there is none, for as long as it is wanted.
 pub async fn keep(node: Arc<Node>, peer: NodeId) {
     let mut pause = REDIAL.0;
-    loop {
+    while node.keeps(peer) {
         if let Some(session) = node.sessions.with(peer) {
             pause = REDIAL.0;
             let closed = session.conn.closed().await;
@@ -250,6 +300,9 @@ async fn greet(node: &Arc<Node>, peer: NodeId, conn: &Conn, admitted: &AtomicBoo
         Ok(PeerReply::Hello(theirs)) if theirs.node == peer => theirs,
         Ok(PeerReply::Refused(refusal)) => {
             node.note_refusal(peer, &refusal);
+            if let Refusal::Revoked(place) = refusal {
+                revocation::heard(node, peer, place.into());
+            }
             return Err(refusal.to_string());
         }
         _ => return Err("malformed hello".to_owned()),
@@ -259,6 +312,8 @@ async fn greet(node: &Arc<Node>, peer: NodeId, conn: &Conn, admitted: &AtomicBoo
     if !node.sessions.place(node.id(), &session) {
         return Err(REPLACED.to_owned());
     }
+    // A denial may have come since the key was looked up.
+    node.close_sessions_with_strangers();
     admitted.store(true, Ordering::Release);
     info!(%peer, "session open");
     Ok(())

@@ -23,7 +23,8 @@ use crate::absence;
 use crate::listen::Closing;
 use crate::lock_keys::{self, Stale};
 use crate::node::{Node, Unlocking};
-use crate::vault::Roster;
+use crate::revocation;
+use crate::vault::{Roster, RosterLogId};
 
 /// How long one peer may take to be dialled and to answer.
 const ASK: Duration = Duration::from_secs(2);
@@ -138,6 +139,10 @@ async fn ask_once(node: &Arc<Node>, request: &LockOpenRequest) -> Result<Secret<
             reply.open(&conn.export(labels::EXPORTER_LOCK, &request.hash())).map_err(|error| error.to_string())
         }
         code => {
+            if code == LockOpenCode::Revoked {
+                let RosterPosition { term, leader, index } = reply.roster();
+                revocation::heard(node, request.to, RosterLogId { term, leader: leader.0, index });
+            }
             let said = explain(code);
             warn!(peer = %request.to, said, "refused to open this node's lock");
             Err(said.to_owned())

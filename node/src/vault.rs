@@ -12,20 +12,24 @@
 //!   3 own lock  see quorate_shares::lock                            once the first lock is made
 //!   4 held      see held                                            always, perhaps empty
 //!   5 founding  see founding                                        until the node is in the cluster
-//!   6 flags     sealed u8 (0, 1)                                    always
+//!   6 flags     bits u8: 1 sealed, 2 revoked                        always
+//!   7 denials   see denials                                         while somebody is denied
 //! ```
 //! A tag that this version does not know refuses to open: rewriting the file would drop what it cannot read.
 
+mod denials;
 mod file;
 mod founding;
 mod held;
 mod roster;
 mod slot;
 
+use quorate_raft::Denial;
 use quorate_shares::ids::{ClusterId, NodeId};
 use quorate_shares::lock::Lock;
 use quorate_shares::secret::Secret;
 
+pub use self::denials::DENIALS_MAX;
 pub use self::file::{VaultError, VaultFile, inspect};
 pub use self::founding::{
     FirstFounder, FounderKeys, Founding, FoundingStep, INVITATIONS_MAX, Invited, OpenInvitation, Role,
@@ -41,6 +45,7 @@ const LOCK: u8 = 3;
 const HELD: u8 = 4;
 const FOUNDING: u8 = 5;
 const FLAGS: u8 = 6;
+const DENIALS: u8 = 7;
 
 /// Everything that a node knows before anybody has opened its lock.
 pub struct Vault {
@@ -54,8 +59,10 @@ pub struct Vault {
     pub held: Vec<HeldForPeer>,
     /// Its unfinished founding or joining.
     pub founding: Option<Founding>,
-    /// What the operator has set.
+    /// What the operator has set, and the cluster.
     pub flags: Flags,
+    /// Who is denied, and by which entry, in order of their ids.
+    pub denials: Vec<Denial>,
 }
 
 /// Section 1.
@@ -73,6 +80,8 @@ pub struct Identity {
 pub struct Flags {
     /// The operator sealed this node, and it stays so over restarts.
     pub sealed: bool,
+    /// This node was told that it is no member any more, and stays down.
+    pub revoked: bool,
 }
 
 impl Vault {
@@ -85,6 +94,7 @@ impl Vault {
             held: Vec::new(),
             founding: None,
             flags: Flags::default(),
+            denials: Vec::new(),
         }
     }
 
@@ -123,8 +133,11 @@ impl Vault {
             writer.section(FOUNDING, |writer| founding.write(writer));
         }
         writer.section(FLAGS, |writer| {
-            writer.u8(self.flags.sealed.into());
+            writer.u8(self.flags.bits());
         });
+        if !self.denials.is_empty() {
+            writer.section(DENIALS, |writer| denials::write(&self.denials, writer));
+        }
         let body = writer.finish()?;
         Self::parse(&body).map(|_| body)
     }
@@ -135,8 +148,8 @@ impl Vault {
     /// [`LayoutError`] for anything but the one encoding of a vault.
     pub fn parse(body: &[u8]) -> Result<Self, LayoutError> {
         let mut reader = Reader::new(body, "vault");
-        let (mut identity, mut roster, mut lock, mut held, mut founding, mut flags) =
-            (None, None, None, None, None, None);
+        let (mut identity, mut roster, mut lock, mut held, mut founding, mut flags, mut denials) =
+            (None, None, None, None, None, None, Vec::new());
         let mut last_tag = 0;
         while !reader.is_empty() {
             let tag = reader.u8()?;
@@ -152,7 +165,8 @@ impl Vault {
                 LOCK => lock = Some(Lock::parse(bytes).map_err(|_| LayoutError::Invalid("own lock"))?),
                 HELD => held = Some(held::read_all(Reader::new(bytes, "keys held for peers"))?),
                 FOUNDING => founding = Some(Founding::read(Reader::new(bytes, "founding"))?),
-                FLAGS => flags = Some(whole(bytes, "flags", |reader| Ok(Flags { sealed: reader.flag("sealed")? }))?),
+                FLAGS => flags = Some(whole(bytes, "flags", |reader| Flags::from_bits(reader.u8()?))?),
+                DENIALS => denials = whole(bytes, "denials", denials::read)?,
                 _ => return Err(LayoutError::Invalid("section: this version does not know it")),
             }
         }
@@ -164,7 +178,19 @@ impl Vault {
             held: held.ok_or(missing.clone())?,
             founding,
             flags: flags.ok_or(missing)?,
+            denials,
         })
+    }
+}
+
+impl Flags {
+    fn bits(self) -> u8 {
+        u8::from(self.sealed) | u8::from(self.revoked) << 1
+    }
+
+    fn from_bits(bits: u8) -> Result<Self, LayoutError> {
+        let flags = Self { sealed: bits & 1 == 1, revoked: bits >> 1 & 1 == 1 };
+        if flags.bits() == bits { Ok(flags) } else { Err(LayoutError::Invalid("flags")) }
     }
 }
 

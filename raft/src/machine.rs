@@ -126,7 +126,7 @@ impl Machine {
                 Payload::Command(command) => {
                     let applied = apply(&mut state, &command);
                     for row in applied.rows {
-                        members |= matches!(row.key, RowKey::Member(_));
+                        members |= matches!(row.key, RowKey::Member(_) | RowKey::Former(_));
                         // The time of the group's last command is the one that stays.
                         if row.key == RowKey::Clock { clock = Some(row) } else { batch.row(&row) }
                     }

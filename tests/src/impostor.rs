@@ -66,7 +66,7 @@ impl Thief {
 }
 
 /// One of everything that a member may ask of another.
-fn every_peer_request(me: NodeId) -> Vec<PeerRequest> {
+pub(crate) fn every_peer_request(me: NodeId) -> Vec<PeerRequest> {
     let (uid, version, epoch) = (KeyUid([1; 16]), KeyVersion(1), Epoch(1));
     let durable = LockState { generation: 1, keyno: 1 };
     vec![
@@ -88,6 +88,8 @@ fn every_peer_request(me: NodeId) -> Vec<PeerRequest> {
         PeerRequest::Seal { sealed: true },
         PeerRequest::Admit { node: me },
         PeerRequest::Disarm { codes: None },
+        PeerRequest::Flushed(quorate_raft::Flushed::default()),
+        PeerRequest::Roster,
     ]
 }
 

@@ -71,4 +71,6 @@ mod sealing;
 #[cfg(test)]
 mod secrets;
 #[cfg(test)]
+mod voters;
+#[cfg(test)]
 mod weather;

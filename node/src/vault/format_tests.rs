@@ -8,8 +8,7 @@ use quorate_shares::lock::{Bundle, Lock, LockParams, LockPeer, PinPlace};
 use quorate_shares::secret::Secret;
 
 use super::{
-    FLAGS, FirstFounder, Flags, FounderKeys, Founding, FoundingStep, HeldKey, IDENTITY, Invited, OpenInvitation, Role,
-    Vault,
+    FirstFounder, Flags, FounderKeys, Founding, FoundingStep, HeldKey, IDENTITY, Invited, OpenInvitation, Role, Vault,
     roster::{self, Revoked, RosterMember},
 };
 use crate::invitation::{InvitationKey, Inviter};
@@ -79,7 +78,9 @@ pub(super) fn full() -> Vault {
     }
     vault.lock = Some(lock());
     vault.founding = Some(founding(first_founder()));
-    vault.flags = Flags { sealed: true };
+    vault.flags = Flags { sealed: true, revoked: true };
+    let by = quorate_raft::LogPlace { term: 3, node: NodeId(1), index: 41 };
+    vault.denials = vec![quorate_raft::Denial { node: NodeId(3), by }];
     vault
 }
 
@@ -122,11 +123,13 @@ fn every_role_survives_its_bytes() {
 #[test]
 fn the_bytes_are_the_documented_ones() {
     let sections = sections(&full().encode().expect("a small vault"));
-    assert_eq!(sections.keys().copied().collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6]);
+    assert_eq!(sections.keys().copied().collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6, 7]);
     let identity = [&[0xc1; 16][..], &[0, 0, 0, 0, 0, 0, 0, 1], &[0xb0; 32]].concat();
     assert_eq!(sections[&1], identity);
     assert_eq!(sections[&3][..8], [0, 0, 0, 0, 0, 0, 0, 4], "the lock begins with its generation");
-    assert_eq!(sections[&6], [1]);
+    assert_eq!(sections[&6], [3]);
+    let numbers = |numbers: [u64; 4]| numbers.map(u64::to_be_bytes).concat();
+    assert_eq!(sections[&7], [vec![1], numbers([3, 3, 1, 41])].concat());
     let keys = (5..=7u8).flat_map(|keyno| [&[0, 0, 0, 0, 0, 0, 0, keyno][..], &[0xe0 + keyno; 32]].concat());
     let held = [
         &[0, 0, 0, 0, 0, 0, 0, 2][..],
@@ -150,9 +153,9 @@ fn the_bytes_are_the_documented_ones() {
 #[test]
 fn unknown_duplicate_missing_and_misplaced_sections_are_refused() {
     let body = full().encode().expect("a small vault");
-    let unknown = [&body[..], &section(7, b"from the future")].concat();
+    let unknown = [&body[..], &section(8, b"from the future")].concat();
     assert_eq!(refusal(&unknown), LayoutError::Invalid("section: this version does not know it"));
-    let twice = [&body[..], &section(FLAGS, &[0])].concat();
+    let twice = [&body[..], &section(super::DENIALS, &[0])].concat();
     assert_eq!(refusal(&twice), LayoutError::Invalid("order of sections"));
     let misplaced = [&body[..], &section(IDENTITY, &[0; 56])].concat();
     assert_eq!(refusal(&misplaced), LayoutError::Invalid("order of sections"));
@@ -173,8 +176,10 @@ fn a_section_fills_its_length_exactly() {
         refusal(&body(&longer));
         refusal(&body(&shorter));
     }
+    // The last section may be absent. What a slot holds is counted and hashed, so it does not end early.
     let bytes = body(&whole);
-    for end in 0..bytes.len() {
+    let without_denials = bytes.len() - section(super::DENIALS, &whole[&super::DENIALS]).len();
+    for end in (0..bytes.len()).filter(|&end| end != without_denials) {
         refusal(&bytes[..end]);
     }
 }
@@ -182,12 +187,14 @@ fn a_section_fills_its_length_exactly() {
 #[test]
 fn values_that_cannot_be_are_refused() {
     type Mutation = fn(&mut Vault);
-    let mutations: [(&str, Mutation); 6] = [
+    let mutations: [(&str, Mutation); 8] = [
         ("a fourth key for one peer", |vault| vault.held[0].keys.push(HeldKey { keyno: 8, seed: seed(1) })),
         ("the same key number twice", |vault| vault.held[0].keys[1].keyno = 5),
         ("peers out of order", |vault| vault.held.reverse()),
         ("peer nobody", |vault| vault.held[0].peer = NodeId(0)),
         ("too many addresses", |vault| vault.roster.members[0].addresses = vec![address(); 9]),
+        ("denied twice", |vault| vault.denials.push(vault.denials[0])),
+        ("nobody is denied", |vault| vault.denials[0].node = NodeId(0)),
         ("a crowd", |vault| vault.roster.members = vec![vault.roster.members[0].clone(); 300]),
     ];
     for (name, mutate) in mutations {

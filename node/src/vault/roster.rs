@@ -10,6 +10,7 @@
 //! ```
 //! Members and revoked nodes stand in order of their ids, so a roster has one encoding.
 
+use quorate_raft::LogPlace;
 use quorate_shares::ids::{NodeId, NodeName};
 
 use crate::layout::{Address, LayoutError, Reader, Writer};
@@ -18,6 +19,9 @@ use crate::layout::{Address, LayoutError, Reader, Writer};
 pub const MEMBERS_MAX: usize = 32;
 /// Most revoked nodes that are remembered; older ones are unknown, and unknown nodes are refused too.
 pub const REVOKED_MAX: usize = 1024;
+
+/// Most bytes of a roster; what a vault has room for is more.
+const ROSTER_BYTES_MAX: usize = 120 << 10;
 
 /// The members of the cluster as of one place in the Raft log.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -96,6 +100,31 @@ impl Roster {
         self.revoked.iter().any(|revoked| revoked.boot_pk == *boot_pk)
     }
 
+    /// The voters, this node among them.
+    pub fn voters(&self) -> impl Iterator<Item = NodeId> {
+        self.members.iter().filter(|member| member.standing.voter).map(|member| member.node)
+    }
+
+    /// The bytes of the roster, as they travel.
+    ///
+    /// # Errors
+    /// [`LayoutError`] if there is more than a roster may have.
+    pub fn encode(&self) -> Result<Vec<u8>, LayoutError> {
+        let mut writer = Writer::with_room(ROSTER_BYTES_MAX);
+        self.write(&mut writer);
+        Ok(writer.finish()?.to_vec())
+    }
+
+    /// Parses the bytes of a roster.
+    ///
+    /// # Errors
+    /// [`LayoutError`] for anything but the one encoding of a roster.
+    pub fn parse(bytes: &[u8]) -> Result<Self, LayoutError> {
+        let mut reader = Reader::new(bytes, "roster");
+        let roster = Self::read(&mut reader)?;
+        reader.finish().map(|()| roster)
+    }
+
     /// Appends the roster to `writer`.
     pub fn write(&self, writer: &mut Writer) {
         self.log_id.write(writer);
@@ -133,7 +162,18 @@ impl Roster {
     }
 }
 
+impl From<LogPlace> for RosterLogId {
+    fn from(place: LogPlace) -> Self {
+        Self { term: place.term, leader: place.node.0, index: place.index }
+    }
+}
+
 impl RosterLogId {
+    /// As the log names it.
+    pub fn place(self) -> LogPlace {
+        LogPlace { term: self.term, node: NodeId(self.leader), index: self.index }
+    }
+
     /// Appends its 24 bytes.
     pub fn write(&self, writer: &mut Writer) {
         writer.u64(self.term).u64(self.leader).u64(self.index);
@@ -198,15 +238,11 @@ pub(crate) mod tests {
     }
 
     fn bytes(roster: &Roster) -> Vec<u8> {
-        let mut writer = Writer::with_room(4096);
-        roster.write(&mut writer);
-        writer.finish().expect("a small roster").to_vec()
+        roster.encode().expect("a small roster")
     }
 
     fn parse(bytes: &[u8]) -> Result<Roster, LayoutError> {
-        let mut reader = Reader::new(bytes, "roster");
-        let roster = Roster::read(&mut reader)?;
-        reader.finish().map(|()| roster)
+        Roster::parse(bytes)
     }
 
     #[test]

@@ -1,0 +1,35 @@
+//! Section 7: whom this node refuses, and by which entry of the log.
+//!
+//! The roster says that a member is denied; whether that has an end depends on the entry that did it, which may not be
+//! committed. Without it a node that restarts could never tell.
+//!
+//! ```text
+//! n u8 (1..=64) | n x { node_id u64 | term u64 | leader u64 | index u64 }
+//! ```
+//! In order of the ids; the section is absent when nobody is denied.
+
+use quorate_raft::Denial;
+
+use super::roster::RosterLogId;
+use crate::layout::{LayoutError, Reader, Writer};
+
+/// Most denials. Whoever is gone is in the roster's second list, and not here any more.
+pub const DENIALS_MAX: usize = 64;
+
+pub(super) fn write(denials: &[Denial], writer: &mut Writer) {
+    writer.count(denials.len());
+    for denial in denials {
+        writer.u64(denial.node.0);
+        RosterLogId::from(denial.by).write(writer);
+    }
+}
+
+pub(super) fn read(reader: &mut Reader<'_>) -> Result<Vec<Denial>, LayoutError> {
+    let denials = (0..reader.count(DENIALS_MAX, "denials")?)
+        .map(|_| Ok(Denial { node: reader.node()?, by: RosterLogId::read(reader)?.place() }));
+    let denials = denials.collect::<Result<Vec<_>, LayoutError>>()?;
+    match !denials.is_empty() && denials.is_sorted_by(|a, b| a.node < b.node) {
+        true => Ok(denials),
+        false => Err(LayoutError::Invalid("denials")),
+    }
+}
