@@ -247,6 +247,38 @@ fn t16_a_revoked_node_is_refused_everything_and_believes_a_majority() {
     site.block(played.replica.shutdown());
 }
 
+/// By command, as an operator does it: the node that leaves hears from the others that it is gone, goes down, and stays so;
+/// the others go on, and their status does not name it any more. Mutated: with a roster that does not follow what is applied,
+/// it goes on asking for ever.
+#[test]
+fn a_node_that_leaves_by_command_goes_down_by_itself() {
+    for (command, nodes) in [("revoke", 3), ("remove", 4)] {
+        let mut site = Site::of_nodes(nodes);
+        site.create("key");
+        let ciphertext = site.encrypt(None, "key", b"secret").expect("encrypts");
+        site.cluster.run(["node", command, "n3", "--yes"], b"").expect("it leaves");
+        site.until("n3 to believe that it is gone", || (phase(&site, "n3") == Some(Phase::Revoked)).then_some(()));
+        site.cluster.kill("n3").expect("dies");
+        site.cluster.start("n3").expect("starts");
+        assert_eq!(phase(&site, "n3"), Some(Phase::Revoked), "over a restart");
+        let rest: Vec<String> = site.cluster.names().into_iter().filter(|name| name != "n3").collect();
+        for node in &rest {
+            site.until("the others to serve without it", || {
+                let status = site.block(site.client(Some(node)).status()).ok()?;
+                let named = status.nodes.iter().any(|node| node.name.as_str() == "n3");
+                (status.quorum && !named && status.waiting_for.is_empty()).then_some(())
+            });
+            assert_eq!(site.decrypt(Some(node), &ciphertext).expect("decrypts"), b"secret", "{node}");
+        }
+        // Everybody forgets and comes back: the rosters on the disks are the new ones.
+        for node in &rest {
+            site.cluster.kill(node).expect("dies");
+        }
+        site.start(&rest.iter().map(String::as_str).collect::<Vec<_>>());
+        site.cluster.wait_serving(&rest.iter().map(String::as_str).collect::<Vec<_>>()).expect("all serve");
+    }
+}
+
 /// T51, the first half: a copy of the disk of a living node, whose lock is still good, is put in the place of the disk. What
 /// the node had flushed is known to its peers, to the second, and they refuse the copy before Raft hears of it. Mutated:
 /// without what members tell each second, only hellos count, and the copy is newer than those.
