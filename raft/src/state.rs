@@ -512,8 +512,11 @@ impl State {
         self.undealt.iter().copied()
     }
 
-    /// The next epoch's number.
+    /// The next epoch's number. An operation that a revocation took the place of keeps its number, whether or not its epoch was
+    /// opened: the number names the operation to whoever waits for it.
     pub fn next_epoch(&self) -> Epoch {
-        Epoch(self.epochs.keys().next_back().map_or(1, |newest| newest.0 + 1))
+        let preempted = self.operations.ended.iter().filter(|ended| ended.preempted).map(|ended| ended.was.epoch);
+        let newest = self.epochs.keys().next_back().copied().into_iter().chain(preempted).max();
+        Epoch(newest.map_or(1, |newest| newest.0 + 1))
     }
 }

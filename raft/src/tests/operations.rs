@@ -428,6 +428,24 @@ fn a_revocation_comes_first() {
     assert!(cluster.state.locks.values().all(|lock| lock.share_keys.iter().eq(&[ShareKeyGeneration(second.0)])));
 }
 
+/// The number of an operation is its name: also of one that never came to open its epoch.
+#[test]
+fn a_revocation_has_a_number_of_its_own() {
+    let mut cluster = Cluster::new(7, 4);
+    cluster.create(1);
+    let first = cluster.begin(50, Operation::Remove { node: NodeId(5) });
+    // Some have drawn a share key for it already.
+    (1..=2).for_each(|node| cluster.draw_share_key(NodeId(node)));
+    let second = cluster.begin(51, Operation::Revoke { nodes: [NodeId(2)].into() });
+    let third = cluster.begin(52, Operation::Revoke { nodes: [NodeId(4)].into() });
+    assert!(first < second && second < third, "{first} {second} {third}");
+    assert!(cluster.state.epoch(first).is_none(), "the control: it was not opened");
+    cluster.settle();
+    assert_eq!(cluster.state.active().map(|active| active.epoch), Some(third));
+    assert!(cluster.state.locks.values().all(|lock| lock.share_keys.iter().eq(&[ShareKeyGeneration(third.0)])));
+    assert_eq!(cluster.state.next_epoch(), Epoch(third.0 + 1));
+}
+
 /// I3: a key that is made while an epoch is PENDING is in both, and needs no dealing.
 #[test]
 fn keys_are_made_while_an_epoch_is_dealt() {
