@@ -23,13 +23,13 @@ pub(crate) async fn remove(session: &mut Session<'_>, options: Remove) -> Result
     let name = &options.name;
     let what =
         format!("{name} will leave the cluster: every key is dealt anew among the others, and {name} gets none.");
-    confirm(session, options.yes, &what, &[name.clone()])?;
+    confirm(session, options.yes, &what, std::slice::from_ref(name))?;
     let cluster = Cluster::open(session).await?;
     let begun = cluster.client.remove_node(name, options.accept_no_redundancy).await;
     let operation = begun.map_err(|error| meant(error, &cluster))?;
     if options.no_wait {
         session.note("it goes on by itself; `quorate status` shows how far it is");
-        return done(session, cluster, &[name.clone()], operation, None).await;
+        return done(session, cluster, std::slice::from_ref(name), operation, None).await;
     }
     let end = |progress: &Progress| progress.stage != Stage::Runs;
     let Some(last) = follow(session, &cluster.client, operation, end).await? else { return interrupted(session) };
@@ -38,7 +38,7 @@ pub(crate) async fn remove(session: &mut Session<'_>, options: Remove) -> Result
         return Err(failure.hint("`quorate node list` shows who is a member now"));
     }
     session.note(&format!("{name} is out of the cluster; stop its daemon and erase its disk"));
-    done(session, cluster, &[name.clone()], operation, None).await
+    done(session, cluster, std::slice::from_ref(name), operation, None).await
 }
 
 pub(crate) async fn revoke(session: &mut Session<'_>, options: Revoke) -> Result<u8, Failure> {
