@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
@@ -70,10 +71,11 @@ pub(crate) enum Command {
   quorate cluster export -o cluster.toml"
     )]
     Cluster(ClusterCommand),
-    /// Join, remove, revoke, list, look at, seal and admit nodes
+    /// Invite, join, remove, revoke, list, look at, seal and admit nodes
     #[command(
         subcommand,
         after_help = "Examples:
+  quorate node invite
   quorate node join -
   quorate node list
   quorate node remove n4
@@ -195,6 +197,21 @@ Waits until the node serves. Ctrl-C stops only the waiting.")]
         /// Its name
         name: Option<NodeName>,
     },
+    /// One invitation for one node, to be used once
+    #[command(after_help = "Examples:
+  quorate node invite
+  quorate node invite --name n4 --ttl 10m | ssh n4 quorate node join -
+
+The line that it prints is a secret until it is used.")]
+    Invite(Invite),
+    /// Have whoever joins with an invitation take the place of a node that is lost
+    #[command(after_help = "Examples:
+  quorate node invite > invitation
+  quorate node replace n2 --with - --yes < invitation
+  ssh n4 quorate node join - < invitation
+
+The new node joins and the old one is revoked in one operation, so that there is never one node more or less between.")]
+    Replace(Replace),
     /// Take a node out in good order: its keys are dealt anew among the others first
     #[command(after_help = "Example:
   quorate node remove n4
@@ -278,12 +295,37 @@ pub(crate) struct Disarm {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct Invite {
+    /// Only for a node of this name
+    #[arg(long)]
+    pub(crate) name: Option<NodeName>,
+    /// How long it is good for, as in 10m, 1h or 2d
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = duration)]
+    pub(crate) ttl: Duration,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Replace {
+    /// The node that goes
+    pub(crate) name: NodeName,
+    /// As printed by `node invite`; `-` reads it from standard input, out of sight of other users
+    #[arg(long = "with", value_name = "INVITATION")]
+    pub(crate) invitation: String,
+    /// Do not ask for the name to be typed
+    #[arg(long)]
+    pub(crate) yes: bool,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Remove {
     /// The node to take out
     pub(crate) name: NodeName,
     /// Accept that two nodes remain: the loss of one disk then loses every key
     #[arg(long)]
     pub(crate) accept_no_redundancy: bool,
+    /// Count a node that is away as lost: without NAME it could not unlock itself again; may be repeated
+    #[arg(long, value_name = "NODE")]
+    pub(crate) abandon: Vec<NodeName>,
     /// Do not ask for the name to be typed
     #[arg(long)]
     pub(crate) yes: bool,
@@ -310,7 +352,7 @@ pub(crate) struct Revoke {
 
 #[derive(Debug, Args)]
 pub(crate) struct Join {
-    /// As printed by `cluster init`; `-` reads it from standard input, out of sight of other users
+    /// As printed by `cluster init` or `node invite`; `-` reads it from standard input, out of sight of other users
     pub(crate) invitation: String,
     /// Return as soon as the node has begun
     #[arg(long)]
@@ -398,6 +440,19 @@ pub(crate) struct Datakey {
     /// Print only the encrypted form, to be decrypted where it is used
     #[arg(long)]
     pub(crate) wrapped_only: bool,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let seconds = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3_600,
+        "d" => 86_400,
+        _ => return Err("expected a number and s, m, h or d".to_owned()),
+    };
+    let number: u64 = number.parse().map_err(|_| "expected a number and s, m, h or d".to_owned())?;
+    number.checked_mul(seconds).map(Duration::from_secs).ok_or_else(|| "too long".to_owned())
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {

@@ -188,7 +188,7 @@ fn refuse_inside(token: &Path, data: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-fn read_invitation(session: &mut Session<'_>) -> Result<Zeroizing<String>, Failure> {
+pub(crate) fn read_invitation(session: &mut Session<'_>) -> Result<Zeroizing<String>, Failure> {
     let mut bytes = Zeroizing::new(vec![0; INVITATION_BYTES_MAX + 1]);
     let read = crate::crypt::fill(session.input, &mut bytes)
         .map_err(|error| Failure::new(exit::FAILED, format!("standard input: {error}")))?;

@@ -135,6 +135,8 @@ fn execute(session: &mut Session<'_>, command: Command) -> Result<u8, Failure> {
             Command::Node(NodeCommand::Join(options)) => founding::join(session, options).await,
             Command::Node(NodeCommand::List) => nodes::list(session).await,
             Command::Node(NodeCommand::Status { name }) => nodes::status(session, name).await,
+            Command::Node(NodeCommand::Invite(options)) => operations::invite(session, options).await,
+            Command::Node(NodeCommand::Replace(options)) => operations::replace(session, options).await,
             Command::Node(NodeCommand::Remove(options)) => operations::remove(session, options).await,
             Command::Node(NodeCommand::Revoke(options)) => operations::revoke(session, options).await,
             Command::Node(NodeCommand::Seal { name }) => nodes::seal(session, name, true).await,

@@ -1,18 +1,19 @@
 //! `node remove` and `node revoke`: begun with one request, and followed until the person in front has seen enough. Whoever
-//! stops waiting stops nothing.
+//! stops waiting stops nothing. `node invite` and `node replace` only prepare what `node join` begins.
 
 use std::time::Duration;
 
 use quorate_client::wire::{Progress, Revocation, Stage};
-use quorate_client::{Client, Code, Error, NodeName};
+use quorate_client::{Client, Code, Error, NodeName, Removal};
 use quorate_shares::ids::Epoch;
 use serde_json::json;
+use zeroize::Zeroizing;
 
-use crate::args::{Format, Remove, Revoke};
+use crate::args::{Format, Invite, Remove, Replace, Revoke};
 use crate::failure::Failure;
 use crate::nearest::nearest;
 use crate::place::Cluster;
-use crate::{Session, exit};
+use crate::{Session, exit, founding};
 
 /// How often the cluster is asked how far it is.
 const LOOK: Duration = Duration::from_millis(100);
@@ -25,7 +26,8 @@ pub(crate) async fn remove(session: &mut Session<'_>, options: Remove) -> Result
         format!("{name} will leave the cluster: every key is dealt anew among the others, and {name} gets none.");
     confirm(session, options.yes, &what, std::slice::from_ref(name))?;
     let cluster = Cluster::open(session).await?;
-    let begun = cluster.client.remove_node(name, options.accept_no_redundancy).await;
+    let terms = Removal { accept_no_redundancy: options.accept_no_redundancy, abandon: options.abandon };
+    let begun = cluster.client.remove_node(name, &terms).await;
     let operation = begun.map_err(|error| meant(error, &cluster))?;
     if options.no_wait {
         session.note("it goes on by itself; `quorate status` shows how far it is");
@@ -61,6 +63,54 @@ pub(crate) async fn revoke(session: &mut Session<'_>, options: Revoke) -> Result
         rotate_all(session, &cluster.client).await?;
     }
     done(session, cluster, &options.names, operation, last.revocation).await
+}
+
+pub(crate) async fn invite(session: &mut Session<'_>, options: Invite) -> Result<u8, Failure> {
+    let cluster = Cluster::open(session).await?;
+    let answer = cluster.client.invite_node(options.name.as_ref(), options.ttl).await;
+    cluster.close(session).await;
+    let text = answer?;
+    let mut line = Zeroizing::new(Vec::with_capacity(text.expose().len() + 32));
+    match session.common.output {
+        Format::Json => {
+            line.extend_from_slice(b"{\"invitation\":\"");
+            line.extend_from_slice(text.expose());
+            line.extend_from_slice(b"\"}\n");
+        }
+        Format::Text => {
+            line.extend_from_slice(text.expose());
+            line.push(b'\n');
+        }
+    }
+    session.result(&line)?;
+    session.note("on the new node: quorate node join -   (the line is a secret until it is used)");
+    Ok(exit::DONE)
+}
+
+pub(crate) async fn replace(session: &mut Session<'_>, options: Replace) -> Result<u8, Failure> {
+    let name = &options.name;
+    let from_stdin = options.invitation == "-";
+    let invitation = if from_stdin { founding::read_invitation(session)? } else { options.invitation.into() };
+    if !options.yes && !from_stdin {
+        let what =
+            format!("Whoever joins with this invitation takes the place of {name}, which is revoked then, for ever.");
+        confirm(session, false, &what, std::slice::from_ref(name))?;
+    } else if !options.yes {
+        return Err(Failure::new(
+            exit::USAGE,
+            "the name cannot be confirmed while the invitation comes from standard input",
+        )
+        .hint("say --yes"));
+    }
+    let cluster = Cluster::open(session).await?;
+    let answer = cluster.client.replace_node(name, invitation.trim().as_bytes()).await;
+    answer.map_err(|error| meant(error, &cluster))?;
+    cluster.close(session).await;
+    session.note(&format!("whoever joins with this invitation takes the place of {name}"));
+    if session.common.output == Format::Json {
+        session.result(format!("{}\n", json!({ "replaces": name.as_str() })).as_bytes())?;
+    }
+    Ok(exit::DONE)
 }
 
 /// Asks how far an operation is, tells what is new, and returns when there is enough of it; `None` if it was interrupted.

@@ -37,5 +37,5 @@ pub use quorate_shares::ids::{ClusterId, KeyName, KeyVersion, NodeName};
 
 pub use cluster_file::ClusterFile;
 pub use error::{Blame, Code, Error};
-pub use route::{Client, DataKey, Options};
+pub use route::{Client, DataKey, Options, Removal};
 pub use wire::{Plaintext, Token};

@@ -84,6 +84,15 @@ pub struct DataKey {
     pub wrapped: String,
 }
 
+/// What is accepted when a node is removed; by default nothing that could cost a key.
+#[derive(Debug, Clone, Default)]
+pub struct Removal {
+    /// Two nodes may remain, of which the loss of one disk loses every key.
+    pub accept_no_redundancy: bool,
+    /// Nodes that are away and count as lost.
+    pub abandon: Vec<NodeName>,
+}
+
 /// A client of one cluster. Clones share its connections; the last one closes them.
 #[derive(Clone)]
 pub struct Client(Arc<Inner>);
@@ -285,10 +294,10 @@ impl Client {
     ///
     /// # Errors
     /// [`Error`]; [`Code::Conflict`] if the nodes that remain could not do without it.
-    pub async fn remove_node(&self, name: &NodeName, accept_no_redundancy: bool) -> Result<Epoch, Error> {
-        begun(
-            self.ask(Request::RemoveNode { request_id: random_id(), name: name.clone(), accept_no_redundancy }).await?,
-        )
+    pub async fn remove_node(&self, name: &NodeName, terms: &Removal) -> Result<Epoch, Error> {
+        let (request_id, name, abandon) = (random_id(), name.clone(), terms.abandon.clone());
+        let accept_no_redundancy = terms.accept_no_redundancy;
+        begun(self.ask(Request::RemoveNode { request_id, name, accept_no_redundancy, abandon }).await?)
     }
 
     /// Has nodes refused from now on. Returns the operation, which goes on by itself.
@@ -297,6 +306,30 @@ impl Client {
     /// [`Error`]; [`Code::Conflict`] if too few would remain.
     pub async fn revoke_nodes(&self, names: &[NodeName]) -> Result<Epoch, Error> {
         begun(self.ask(Request::RevokeNodes { request_id: random_id(), names: names.to_vec() }).await?)
+    }
+
+    /// An invitation for one node, good for `ttl`; with a name only for a node of that name.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn invite_node(&self, name: Option<&NodeName>, ttl: Duration) -> Result<Plaintext, Error> {
+        let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
+        match self.ask(Request::InviteNode { name: name.cloned(), ttl_ms }).await? {
+            Response::Invitation(text) => Ok(text),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// Has whoever joins with `invitation` take the place of a node, which is revoked then.
+    ///
+    /// # Errors
+    /// [`Error`]; [`Code::Conflict`] if the invitation was used.
+    pub async fn replace_node(&self, name: &NodeName, invitation: &[u8]) -> Result<(), Error> {
+        let invitation = Plaintext::new(invitation.to_vec())?;
+        match self.ask(Request::ReplaceNode { name: name.clone(), invitation }).await? {
+            Response::Designated => Ok(()),
+            _ => Err(unexpected()),
+        }
     }
 
     /// How far an operation is.
@@ -371,6 +404,8 @@ impl Client {
                 | Request::RemoveNode { .. }
                 | Request::RevokeNodes { .. }
                 | Request::DisarmAlarms { .. }
+                | Request::InviteNode { .. }
+                | Request::ReplaceNode { .. }
         );
         let body = Zeroizing::new(wire::encode(&self.envelope(request)));
 

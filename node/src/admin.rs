@@ -171,10 +171,10 @@ impl Terms {
     fn check(founders: u8, threshold: Option<u8>, solo: bool, no_redundancy: bool) -> Result<Self, WireError> {
         let bad = |message: String| WireError::new(Code::BadRequest, message);
         match founders {
-            1 if solo => return Err(bad("a cluster of one node cannot be founded by this version".to_owned())),
+            1 if solo => {}
             0 | 1 => {
                 return Err(bad("one node alone holds everything on one disk".to_owned())
-                    .hint("found with three nodes: --founders 3"));
+                    .hint("found with three nodes: --founders 3, or say --allow-solo"));
             }
             2 if !no_redundancy => {
                 return Err(bad("with two nodes the loss of one disk loses every key".to_owned())

@@ -60,7 +60,9 @@ async fn answer(
             Ok(PeerReply::Done)
         }
         PeerRequest::FoundingTerms => {
-            let threshold = node.with_vault(|vault| desk::view(vault).map(|(_, first)| first.threshold)).flatten();
+            let founding = node.with_vault(|vault| desk::view(vault).map(|(_, first)| first.threshold)).flatten();
+            let active = || node.replica()?.read(|state| state.active().map(|epoch| epoch.threshold));
+            let threshold = founding.or_else(active);
             threshold.map(|threshold| PeerReply::FoundingTerms { threshold }).ok_or(Refusal::NotFounding)
         }
         PeerRequest::FoundingLocked { attempt } => {

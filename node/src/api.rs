@@ -142,16 +142,24 @@ async fn work(node: &Arc<Node>, replica: &Replica, request: Request) -> Answer {
         Request::RotateKey { request_id, name, expect } => {
             Box::pin(change(node, replica, KeyChange::Rotate { request: request_id, name, expect })).await
         }
-        Request::RemoveNode { request_id: request, name, accept_no_redundancy } => {
-            Box::pin(operate(node, replica, Operate::Remove { request, name, accept_no_redundancy })).await
+        Request::RemoveNode { request_id: request, name, accept_no_redundancy, abandon } => {
+            check_nodes(&abandon)?;
+            Box::pin(operate(node, replica, Operate::Remove { request, name, accept_no_redundancy, abandon })).await
         }
         Request::RevokeNodes { request_id: request, names } => {
-            if names.is_empty() || names.len() > NODES_MAX {
-                return Err(WireError::new(Code::BadRequest, "no node is named, or too many are"));
+            if names.is_empty() {
+                return Err(WireError::new(Code::BadRequest, "no node is named"));
             }
+            check_nodes(&names)?;
             Box::pin(operate(node, replica, Operate::Revoke { request, names })).await
         }
         Request::Progress { operation } => Box::pin(progress(node, replica, operation)).await,
+        Request::InviteNode { name, ttl_ms } => {
+            Box::pin(operate::invite(node, replica, name, ttl_ms)).await.map(Response::Invitation)
+        }
+        Request::ReplaceNode { name, invitation } => {
+            Box::pin(operate::designate(node, replica, &name, &invitation)).await.map(|()| Response::Designated)
+        }
         Request::ListKeys { after, limit } => Ok(replica.read(|state| list_keys(state, after.as_ref(), limit))),
         Request::ShowKey { name } => {
             let key = find(node, replica, |state| state.key_by_name(&name).map(key_info), || deal::unknown_key(&name));
@@ -379,6 +387,13 @@ async fn forward_to(node: &Node, leader: Option<NodeId>, request: PeerRequest) -
 
 fn no_leader() -> WireError {
     WireError::new(Code::NoQuorum, "no leader is known").hint("try again in a moment")
+}
+
+fn check_nodes(names: &[NodeName]) -> Result<(), WireError> {
+    if names.len() > NODES_MAX {
+        return Err(WireError::new(Code::BadRequest, "more nodes are named than a cluster has"));
+    }
+    Ok(())
 }
 
 fn check_tags(tags: &BTreeMap<String, String>) -> Result<(), WireError> {

@@ -115,6 +115,10 @@ pub struct Timing {
     pub renew_lock_every_ms: u64,
     /// How long a peer may be away, counted while this node serves, and still be unlocked without an operator.
     pub absence_window_ms: u64,
+    /// An epoch that only lets members which were away erase old share keys comes so long after the last one.
+    pub rekey_pause_ms: u64,
+    /// A joiner that is silent for so long is given up.
+    pub joiner_patience_ms: u64,
 }
 
 impl Default for Timing {
@@ -130,6 +134,8 @@ impl Default for Timing {
             renew_lock_after_ms: 10_000,
             renew_lock_every_ms: 24 * 3_600_000,
             absence_window_ms: 72 * 3_600_000,
+            rekey_pause_ms: 10 * 60_000,
+            joiner_patience_ms: 10 * 60_000,
         }
     }
 }
@@ -153,7 +159,9 @@ impl Timing {
         floor("timing.key_age_ms", self.key_age_ms, self.key_idle_ms)?;
         floor("timing.renew_lock_after_ms", self.renew_lock_after_ms, 1)?;
         floor("timing.renew_lock_every_ms", self.renew_lock_every_ms, self.renew_lock_after_ms)?;
-        floor("timing.absence_window_ms", self.absence_window_ms, 1_000)
+        floor("timing.absence_window_ms", self.absence_window_ms, 1_000)?;
+        floor("timing.rekey_pause_ms", self.rekey_pause_ms, 100)?;
+        floor("timing.joiner_patience_ms", self.joiner_patience_ms, 1_000)
     }
 }
 

@@ -135,7 +135,8 @@ async fn deal(
 pub async fn redeal(node: &Arc<Node>, replica: &Replica, epoch: Epoch, slots: &[Slot]) -> Result<Redeal, String> {
     let keys = gather::masters(node, replica, slots).await.map_err(|error| error.to_string())?;
     let mut dealt = Vec::with_capacity(keys.len());
-    for Loaded { identity, kcv, key, .. } in keys {
+    for (number, Loaded { identity, kcv, key, .. }) in keys.into_iter().enumerate() {
+        gather::let_others_run(number).await;
         let record = in_open_batch(node, replica, |open| open.deal_to(epoch, &key, &identity, &kcv)).await;
         let record = record.map_err(|error| error.message)?.ok_or("the epoch is not open any more")?;
         dealt.push(Redealt { uid: identity.uid, version: identity.version, record: RecordBytes(record.encode()) });

@@ -22,14 +22,13 @@ use tracing::{debug, info, warn};
 
 use crate::clock::wall_ms;
 use crate::desk;
-use crate::invitation::{JoinCode, JoinReply, JoinRequest, Registration};
-use crate::invited;
+use crate::invitation::{JoinReply, JoinRequest, Registration};
 use crate::layout::Address;
-use crate::locking;
 use crate::node::{Founding, Node};
 use crate::peer::PeerRequest;
+use crate::phase::Phase;
 use crate::vault::{FirstFounder, FounderKeys, FoundingStep, Roster, RosterLogId, Vault};
-use crate::{proposal, random};
+use crate::{invited, joining, locking, proposal, random};
 
 /// The first founder's id.
 pub const FIRST: NodeId = NodeId(1);
@@ -57,6 +56,18 @@ pub(crate) struct Terms {
     pub(crate) me: NodeId,
     pub(crate) threshold: u8,
     pub(crate) roster: Roster,
+}
+
+impl Terms {
+    /// The threshold that this node's first lock is made for. Whoever joins a solo node never opens its lock alone.
+    fn lock_threshold(&self) -> u8 {
+        if self.joins() { self.threshold.max(2) } else { self.threshold }
+    }
+
+    /// Whether they are those of a cluster that runs already: attempts at founding count from 1.
+    pub(crate) fn joins(&self) -> bool {
+        self.attempt == 0
+    }
 }
 
 /// Draws a node's own keys: op key, storage key and first share key.
@@ -103,11 +114,14 @@ pub async fn register_self(node: &Arc<Node>) -> Result<(), FoundError> {
     register.await.map_err(|error| FoundError::Failed(error.to_string()))
 }
 
-/// The first founder's side of `quorate-join/1`. Malformed requests get an empty answer.
+/// The side of `quorate-join/1` that is asked: the first founder's, or that of any member which serves. Malformed requests get an empty answer.
 pub async fn answer_join(node: &Arc<Node>, conn: &Conn, body: &[u8]) -> Vec<u8> {
     let Ok(request) = JoinRequest::parse(body) else { return Vec::new() };
     let exporter = *conn.export(EXPORTER_JOIN, b"").expose();
     let tls_key = conn.peer().key.0;
+    if let Some(replica) = node.replica().filter(|_| node.phase() == Phase::Serving) {
+        return joining::answer(node, &replica, request, tls_key, &exporter, conn.peer().remote).await;
+    }
     // Strangers must not cost more than a look: a vault update is for those who know an invitation.
     let invited = node.with_vault(|vault| desk::knows(vault, &request, &exporter)).unwrap_or_default();
     let registered = match invited {
@@ -121,8 +135,7 @@ pub async fn answer_join(node: &Arc<Node>, conn: &Conn, body: &[u8]) -> Vec<u8> 
         }
         Ok(None) => {
             warn!(remote = %conn.peer().remote, "join request with an unknown invitation");
-            let reply = JoinReply { code: JoinCode::Unknown, node: None, attempt: 0, roster: Roster::default() };
-            reply.seal(&crate::invitation::InvitationKey::from(Secret::random(&mut random::system())), &exporter)
+            JoinReply::unknown(&exporter)
         }
         Err(_) => return Vec::new(),
     };
@@ -206,7 +219,12 @@ async fn make_lock(node: &Arc<Node>, terms: &Terms) -> bool {
     if !is_first && !keep_roster(node, terms).await {
         return false;
     }
-    let peers = match locking::prepare(node).await {
+    let prepared = match terms.joins() {
+        // A cluster that one member of is away can be joined all the same: that one holds no piece yet.
+        true => locking::prepare_with_present(node, terms.threshold.saturating_sub(1)).await,
+        false => locking::prepare(node).await,
+    };
+    let peers = match prepared {
         Ok(peers) => peers,
         Err(missing) => {
             let missing = missing.into_iter().map(|peer| node.name_of(peer)).collect();
@@ -216,7 +234,7 @@ async fn make_lock(node: &Arc<Node>, terms: &Terms) -> bool {
     };
     let (me, made_for, roster) = (terms.me, terms.attempt, terms.roster.clone());
     let Some(own) = node.own() else { return false };
-    let locked = locking::lock(node, terms.threshold, peers, own.bundle.duplicate(), move |vault| {
+    let locked = locking::lock(node, terms.lock_threshold(), peers, own.bundle.duplicate(), move |vault| {
         if is_first && attempt(vault) != Some(made_for) {
             // A founder came back with new keys while the lock was made: it would name the old ones.
             return false;
@@ -251,10 +269,13 @@ fn has_started(node: &Node) -> bool {
 
 /// Makes the roster durable before any lock rests on it: a founder that loses power must still know whose lock it opens.
 async fn keep_roster(node: &Arc<Node>, terms: &Terms) -> bool {
-    let (me, roster) = (terms.me, terms.roster.clone());
+    let (me, roster, joins) = (terms.me, terms.roster.clone(), terms.joins());
     let kept = node.update_vault(move |vault| {
         vault.identity.node = Some(me);
         vault.roster = roster;
+        if joins && let Some(founding) = vault.founding.as_mut() {
+            founding.role.join();
+        }
     });
     kept.await.is_ok()
 }
@@ -278,6 +299,9 @@ fn is_member(node: &Node, replica: &Replica) -> bool {
 
 /// Says that this node's lock is durable; the first founder starts Raft once everybody has said so.
 async fn announce(node: &Arc<Node>, terms: &Terms, replica: &Replica) {
+    if terms.joins() {
+        return joining::announce(node, terms).await;
+    }
     if terms.me != FIRST {
         let request = PeerRequest::FoundingLocked { attempt: terms.attempt };
         if let Err(error) = node.sessions.ask(FIRST, Lane::Ordinary, &request, PEER).await {
@@ -328,7 +352,7 @@ async fn start(node: &Arc<Node>, terms: &Terms, replica: &Replica) -> Result<(),
         .with_vault(|vault| desk::view(vault).map(|(_, first)| founding_entry(node, first)))
         .flatten()
         .ok_or("the book is closed")?;
-    proposal::propose(node, replica, Change::Found(found)).await
+    proposal::propose(node, replica, Change::Found(found)).await.map_err(|error| error.to_string())
 }
 
 fn founding_entry(node: &Node, first: &FirstFounder) -> Found {
@@ -345,7 +369,7 @@ fn founding_entry(node: &Node, first: &FirstFounder) -> Found {
         cluster: node.cluster(),
         token_hash: first.token_hash,
         threshold: first.threshold,
-        allow_solo: false,
+        allow_solo: first.founders == 1,
         accept_no_redundancy: first.founders == 2,
         members: members.collect(),
     }
@@ -363,8 +387,8 @@ async fn finish(node: &Arc<Node>, replica: &Replica) -> Result<(), FoundError> {
         .await
         .map_err(|error| FoundError::Failed(error.to_string()))?;
     node.set_roster(roster);
-    progress(node, "founded; waiting for the first epoch", Vec::new());
-    info!(cluster = %node.cluster(), node = %node.id(), "founded");
+    progress(node, "a member; waiting for its seat in an epoch", Vec::new());
+    info!(cluster = %node.cluster(), node = %node.id(), "a member of the cluster");
     Ok(())
 }
 

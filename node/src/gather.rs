@@ -21,6 +21,7 @@ use quorate_shares::quorum::Quorum;
 use quorate_shares::secret::Secret;
 use quorate_shares::transit::{self, Place};
 use serde_bytes::ByteBuf;
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::{debug, info, warn};
 
@@ -37,6 +38,9 @@ const SECOND_WAVE: Duration = Duration::from_millis(20);
 const LOAD: Duration = Duration::from_secs(5);
 /// Pause before peers that had no share to give are asked again.
 const AGAIN: Duration = Duration::from_millis(100);
+
+/// Key versions of a lot that are worked on before others may run.
+const AT_ONCE: usize = 16;
 
 /// Shares that did not match their commitments, since this process started: a metric, and a reason to look at a peer.
 pub static WRONG_SHARES: AtomicU64 = AtomicU64::new(0);
@@ -128,7 +132,8 @@ async fn gather(
     let facts = holder.all_facts(replica, epoch, slots)?;
     let mut known = Vec::with_capacity(slots.len());
     let mut quorums = Quorums(BTreeMap::new());
-    for (slot, facts) in slots.iter().zip(facts) {
+    for (number, (slot, facts)) in slots.iter().zip(facts).enumerate() {
+        let_others_run(number).await;
         let own = holder.open(replica, &facts);
         let (identity, kcv) = (facts.identity, facts.kcv);
         let mut quorum = Quorum::new(facts.record, identity, &facts.committee, kcv)?;
@@ -154,11 +159,19 @@ async fn gather(
         }
     }
     let mut loaded = Vec::with_capacity(slots.len());
-    for (slot, (identity, kcv)) in slots.iter().zip(known) {
+    for (number, (slot, (identity, kcv))) in slots.iter().zip(known).enumerate() {
+        let_others_run(number).await;
         let key = quorums.0.remove(slot).ok_or(LoadError::NoEpoch)?.close()?;
         loaded.push(Loaded { identity, kcv, key, epoch });
     }
     Ok(loaded)
+}
+
+/// Lots are worked through on a thread that also answers: now and then it is for others.
+pub async fn let_others_run(number: usize) {
+    if number % AT_ONCE == AT_ONCE - 1 {
+        yield_now().await;
+    }
 }
 
 /// The quorums of several key versions, whose holders are the same.

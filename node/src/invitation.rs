@@ -30,6 +30,7 @@ use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use crate::layout::{Address, LayoutError, Reader, Writer};
+use crate::random;
 use crate::vault::Roster;
 
 /// Most members that an invitation names; a joiner needs one that answers.
@@ -74,7 +75,7 @@ pub enum InvitationError {
 impl InvitationError {
     /// What to do about it.
     pub fn hint(&self) -> &'static str {
-        "copy the whole line that `quorate cluster init` printed"
+        "copy the whole line that `quorate cluster init` or `quorate node invite` printed"
     }
 }
 
@@ -267,7 +268,7 @@ pub struct JoinReply {
 pub enum JoinCode {
     /// Everybody who is needed is there: go on with the roster.
     Complete = 0,
-    /// Proved; ask again in a second.
+    /// Proved; ask again in a second. The other founders are not there yet, or another operation runs.
     Wait = 1,
     /// Somebody else has proved this invitation.
     Used = 2,
@@ -275,8 +276,10 @@ pub enum JoinCode {
     Expired = 3,
     /// No such invitation; the reply is then not authenticated.
     Unknown = 4,
-    /// Another member has the name.
+    /// Another member has the name, or the invitation is for another one.
     NameTaken = 5,
+    /// The cluster has as many members as it may.
+    Full = 6,
 }
 
 /// Why a reply is not taken.
@@ -307,6 +310,12 @@ impl JoinReply {
         Ok(writer.finish()?.to_vec())
     }
 
+    /// What whoever asks with an unknown invitation is told.
+    pub fn unknown(exporter: &[u8; 32]) -> Result<Vec<u8>, LayoutError> {
+        let reply = Self { code: JoinCode::Unknown, node: None, attempt: 0, roster: Roster::default() };
+        reply.seal(&InvitationKey::from(Secret::random(&mut random::system())), exporter)
+    }
+
     /// Parses a reply and checks who it is from. Only [`JoinCode::Unknown`] may come without a valid MAC; nothing but the
     /// code is taken from such a reply.
     ///
@@ -332,7 +341,7 @@ impl JoinReply {
 
 impl JoinCode {
     fn read(reader: &mut Reader<'_>) -> Result<Self, LayoutError> {
-        [Self::Complete, Self::Wait, Self::Used, Self::Expired, Self::Unknown, Self::NameTaken]
+        [Self::Complete, Self::Wait, Self::Used, Self::Expired, Self::Unknown, Self::NameTaken, Self::Full]
             .into_iter()
             .nth(usize::from(reader.u8()?))
             .ok_or(LayoutError::Invalid("join code"))
@@ -349,11 +358,12 @@ impl fmt::Display for JoinCode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Complete => "complete",
-            Self::Wait => "waiting for the other founders",
+            Self::Wait => "waiting for others",
             Self::Used => "this invitation was used by another node",
             Self::Expired => "this invitation has expired",
             Self::Unknown => "no such invitation",
             Self::NameTaken => "another member has this name",
+            Self::Full => "the cluster has as many members as it may",
         })
     }
 }

@@ -1,4 +1,5 @@
-//! The other founders: proving an invitation to the first one, and learning from it who the others are.
+//! Whoever is invited: proving the invitation to the first founder, or to any member of a cluster that runs, and learning
+//! from it who the others are. The invitation does not say which of the two it is; the answer does.
 //!
 //! Nothing here is final until this node's lock is durable: a request may be repeated as often as it takes, and a refusal
 //! before that leaves nothing behind.
@@ -16,7 +17,7 @@ use crate::invitation::{JoinCode, JoinReply};
 use crate::listen::Closing;
 use crate::node::Node;
 use crate::peer::{PeerReply, PeerRequest};
-use crate::vault::{Invited, Role};
+use crate::vault::{Invited, Role, Vault};
 
 /// How long the first founder may take to answer.
 const PEER: Duration = Duration::from_secs(3);
@@ -26,11 +27,17 @@ const PEER: Duration = Duration::from_secs(3);
 /// # Errors
 /// [`FoundError::Refused`] if it refuses while this node has no lock.
 pub(crate) async fn ask_first_founder(node: &Arc<Node>) -> Result<Option<Terms>, FoundError> {
-    let has_lock = node.with_vault(|vault| vault.lock.is_some()).unwrap_or_default();
+    let (has_lock, joins) = node.with_vault(|vault| (vault.lock.is_some(), is_joiner(vault))).unwrap_or_default();
+    if has_lock && joins {
+        // The members know all that there is to know of it.
+        let terms = known_terms(node);
+        terms.iter().for_each(|terms| settle_roster(node, terms.me, &terms.roster));
+        return Ok(terms);
+    }
     let reply = match join_once(node).await {
         Ok(reply) => reply,
         Err(reason) => {
-            progress(node, &format!("asking the first founder: {reason}"), vec!["the first founder".to_owned()]);
+            progress(node, &format!("asking who gave the invitation: {reason}"), vec!["the inviting node".to_owned()]);
             return Ok(known_terms(node));
         }
     };
@@ -38,21 +45,29 @@ pub(crate) async fn ask_first_founder(node: &Arc<Node>) -> Result<Option<Terms>,
         JoinCode::Complete => {
             let Some(me) = reply.node else { return Ok(None) };
             settle_roster(node, me, &reply.roster);
-            let Some(threshold) = ask_threshold(node).await else { return Ok(None) };
+            let Some(threshold) = ask_threshold(node, &reply).await else { return Ok(None) };
             return Ok(Some(Terms { attempt: reply.attempt, me, threshold, roster: reply.roster }));
         }
         JoinCode::Wait => {
-            progress(node, "waiting for the other founders to join", vec!["other founders".to_owned()]);
+            progress(
+                node,
+                "waiting for the other founders, or for another operation to end",
+                vec!["the cluster".to_owned()],
+            );
             return Ok(None);
         }
         JoinCode::Used => "the invitation was used by another node; each invitation is for one node",
         JoinCode::Expired => {
-            "the invitation has expired; repeat `quorate cluster init` on the first node for a new one"
+            "the invitation has expired; `quorate node invite` gives a new one, and before there is a cluster \
+             `quorate cluster init`, repeated on the first node"
         }
         JoinCode::Unknown => {
-            "the first node does not know this invitation: it was replaced, or belongs to another cluster"
+            "the inviting node does not know this invitation: it was replaced, or belongs to another cluster"
         }
-        JoinCode::NameTaken => "another founder has this node's name; start quorated with another --name",
+        JoinCode::NameTaken => {
+            "another member has this node's name, or the invitation is for another one; start quorated with another --name"
+        }
+        JoinCode::Full => "the cluster has as many members as it may; remove one first",
     };
     if has_lock {
         // The cluster may simply be founded by now, and its first founder keeps no book any more.
@@ -109,12 +124,21 @@ async fn join_once(node: &Arc<Node>) -> Result<JoinReply, String> {
     Err(failures.join("; "))
 }
 
-async fn ask_threshold(node: &Arc<Node>) -> Option<u8> {
-    match node.sessions.ask(FIRST, Lane::Ordinary, &PeerRequest::FoundingTerms, PEER).await {
-        Ok(PeerReply::FoundingTerms { threshold }) => Some(threshold),
-        _ => {
-            progress(node, "opening a session with the first founder", vec![node.name_of(FIRST)]);
-            None
+/// Shares that a key needs: as the first founder has it, or any member of a cluster that runs.
+async fn ask_threshold(node: &Arc<Node>, reply: &JoinReply) -> Option<u8> {
+    let members = reply.roster.members.iter().map(|member| member.node).filter(|&member| Some(member) != reply.node);
+    let asked: Vec<_> = members.filter(|&member| reply.attempt == 0 || member == FIRST).collect();
+    for &member in &asked {
+        let answer = node.sessions.ask(member, Lane::Ordinary, &PeerRequest::FoundingTerms, PEER).await;
+        if let Ok(PeerReply::FoundingTerms { threshold }) = answer {
+            return Some(threshold);
         }
     }
+    progress(node, "opening sessions", asked.into_iter().map(|member| node.name_of(member)).collect());
+    None
+}
+
+/// Whether this node was invited into a cluster that ran already.
+fn is_joiner(vault: &Vault) -> bool {
+    matches!(vault.founding.as_ref().map(|founding| &founding.role), Some(Role::Joiner(_)))
 }

@@ -18,6 +18,7 @@ pub mod boot;
 pub mod desk;
 pub mod found;
 pub mod invited;
+pub mod joining;
 pub mod lock_keys;
 pub mod locking;
 pub mod node;

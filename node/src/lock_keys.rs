@@ -74,13 +74,26 @@ pub fn commit(vault: &mut Vault, peer: NodeId, durable: LockState) {
 }
 
 /// The keys that the lock after `last` names: what each peer offered for it, and for one that was silent or busy the key
-/// that `last` names. `None` if a peer has neither: then `last` stays as it is.
-pub fn named(last: &Lock, offered: Vec<(NodeId, Option<LockPeer>)>) -> Option<Vec<LockPeer>> {
+/// that `last` names. One that has neither is left out while it is away, as whoever joined meanwhile; if it `is_there`, it
+/// must be waited for: `None`, and `last` stays as it is.
+pub fn named(
+    last: &Lock,
+    offered: Vec<(NodeId, Option<LockPeer>)>,
+    is_there: impl Fn(&NodeId) -> bool,
+) -> Option<Vec<LockPeer>> {
     let kept = |node: NodeId| {
         let piece = last.pieces().iter().find(|piece| piece.peer == node)?;
         Some(LockPeer { peer: node, key_number: piece.key_number, public_key: piece.public_key.clone() })
     };
-    offered.into_iter().map(|(node, offer)| offer.or_else(|| kept(node))).collect()
+    let mut named = Vec::with_capacity(offered.len());
+    for (node, offer) in offered {
+        match offer.or_else(|| kept(node)) {
+            Some(peer) => named.push(peer),
+            None if is_there(&node) => return None,
+            None => {}
+        }
+    }
+    Some(named)
 }
 
 /// A pin that lies in the vault itself, and is a new one in each lock.
@@ -147,15 +160,16 @@ pub fn is_known(known: Option<&LockReport>, report: &ReportLock) -> bool {
     })
 }
 
-/// Whether the lock in `vault`, which protects `bundle`, is what the state demands.
-pub fn is_as_due(vault: &Vault, bundle: &Bundle, terms: &LockTerms) -> bool {
+/// Whether the lock in `vault`, which protects `bundle`, is what the state demands, as far as it can be while only `present`
+/// are there.
+pub fn is_as_due(vault: &Vault, bundle: &Bundle, terms: &LockTerms, present: &BTreeSet<NodeId>) -> bool {
     let mut generations: BTreeSet<_> = bundle.share_keys.iter().map(|key| key.generation).collect();
     // Drawn and durable, and on its way into the state.
     let drawn = terms.next_share_key.is_none_or(|next| generations.remove(&next));
     let lock = vault.lock.as_ref();
     drawn
         && generations == terms.share_keys
-        && lock.is_some_and(|lock| lock.needed() == terms.needed && named_peers(lock) == terms.peers)
+        && lock.is_some_and(|lock| lock.needed() == terms.needed && terms.names(&named_peers(lock), present))
 }
 
 /// The bundle of a lock that is as the state demands: what is not needed any more is left out, and what is needed next is
@@ -326,11 +340,12 @@ mod tests {
         let fresh = lock(None, [7, 7, 7]).pieces()[0].public_key.clone();
         let offer = LockPeer { peer: NodeId(3), key_number: 7, public_key: fresh };
         let silent = |peer| (NodeId(peer), None);
-        let named = named(&last, vec![silent(2), (NodeId(3), Some(offer)), silent(4)]).expect("one peer offers a key");
+        let offered = vec![silent(2), (NodeId(3), Some(offer)), silent(4), silent(9)];
+        let named = named(&last, offered, |peer| *peer == NodeId(2)).expect("whoever is there has a key in it");
         assert_eq!(named.iter().map(|peer| peer.key_number).collect::<Vec<_>>(), [4, 7, 6]);
         let kept = |at: usize| named[at].public_key == last.pieces()[at].public_key;
         assert_eq!([kept(0), kept(1), kept(2)], [true, false, true]);
-        assert!(super::named(&last, vec![silent(9)]).is_none(), "a stranger has no key in it");
+        assert!(super::named(&last, vec![silent(9)], |_| true).is_none(), "it is there, and has no key in it yet");
     }
 
     /// Two pieces open the lock, so two of the three peers must be unable.

@@ -92,7 +92,9 @@ fn later(pause_ms: u64) -> Duration {
 }
 
 fn is_as_due(node: &Node, terms: &LockTerms) -> bool {
-    let as_due = |vault: &Vault| node.own().is_some_and(|own| lock_keys::is_as_due(vault, &own.bundle, terms));
+    let present = terms.peers.iter().copied().filter(|&peer| node.sessions.with(peer).is_some()).collect();
+    let as_due =
+        |vault: &Vault| node.own().is_some_and(|own| lock_keys::is_as_due(vault, &own.bundle, terms, &present));
     node.with_vault(as_due).unwrap_or(true)
 }
 
@@ -106,7 +108,9 @@ async fn renew(node: &Arc<Node>, terms: &LockTerms, demanded: bool) -> Result<bo
         return Err("no peer offers a key".to_owned());
     }
     let last = node.with_vault(|vault| vault.lock.clone()).flatten().ok_or("there is no lock yet")?;
-    let named = lock_keys::named(&last, offered).ok_or("a peer that must hold a piece offers no key for it")?;
+    let is_there = |peer: &NodeId| node.sessions.with(*peer).is_some();
+    let named =
+        lock_keys::named(&last, offered, is_there).ok_or("a peer that must hold a piece offers no key for it")?;
     let bundle = lock_keys::next_bundle(&own.bundle, terms, &mut random::system());
     lock(node, terms.needed.saturating_add(1), named, bundle, |_| true).await?;
     node.old_copies.lock().replaced(&last);
@@ -183,6 +187,19 @@ pub async fn prepare(node: &Arc<Node>) -> Result<Vec<LockPeer>, Vec<NodeId>> {
     let offered = offers(node, peers(node).into_iter()).await;
     let missing: Vec<NodeId> = offered.iter().filter(|(_, offer)| offer.is_none()).map(|(peer, _)| *peer).collect();
     if missing.is_empty() { Ok(offered.into_iter().filter_map(|(_, offer)| offer).collect()) } else { Err(missing) }
+}
+
+/// The same, of those peers only that a session is open with; at least `needed` of them must be.
+///
+/// # Errors
+/// The peers without an answer.
+pub async fn prepare_with_present(node: &Arc<Node>, needed: u8) -> Result<Vec<LockPeer>, Vec<NodeId>> {
+    let offered = offers(node, peers(node).into_iter()).await;
+    let is_there = |peer: &NodeId| node.sessions.with(*peer).is_some();
+    let silent: Vec<_> = offered.iter().filter(|(_, offer)| offer.is_none()).map(|(peer, _)| *peer).collect();
+    let prepared: Vec<_> = offered.into_iter().filter_map(|(_, offer)| offer).collect();
+    let enough = prepared.len() >= usize::from(needed).max(1);
+    if enough && !silent.iter().any(is_there) { Ok(prepared) } else { Err(silent) }
 }
 
 /// PREP, to each of `peers`.

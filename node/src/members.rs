@@ -12,7 +12,7 @@ use futures::future::join_all;
 use quorate_client::conn::Lane;
 use quorate_client::wire;
 use quorate_raft::command::{Begin, Change, Command, EpochAck, Operation, Ready, Verified};
-use quorate_raft::plan::{self, Step, Unverified, View};
+use quorate_raft::plan::{self, Patience, Step, Unverified, View};
 use quorate_raft::state::State;
 use quorate_raft::voters::Purpose;
 use quorate_raft::{Leadership, Replica};
@@ -22,7 +22,7 @@ use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
-use crate::clock::wall_ms;
+use crate::clock::{boot_ms, wall_ms};
 use crate::keyring::Slot;
 use crate::node::Node;
 use crate::peer::{PeerReply, PeerRequest, Refusal, VerifyRequest};
@@ -34,26 +34,26 @@ const HOLDER: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(100);
 /// How often the loop looks up when nothing changes: whether somebody is there is not in the state.
 const LOOK: Duration = Duration::from_millis(250);
+/// A learner that lacks fewer entries than this may vote.
+const NEAR: u64 = 1_000;
 /// Shares that are checked before others may run.
 const CHECKED_AT_ONCE: usize = 32;
 
 /// Runs while the node runs; acts while it leads. Never returns.
 pub async fn run(node: Arc<Node>, replica: Replica) {
     let (mut changes, mut leadership) = (replica.changes(), replica.leadership());
+    let mut joiner = Joiner::default();
     loop {
         changes.borrow_and_update();
         let leads = leadership.borrow_and_update().am_leader;
-        let step = match leads {
-            true => {
-                view(&node, &replica).await.map_or(Step::Nothing, |view| replica.read(|state| plan::next(state, &view)))
-            }
-            false => Step::Nothing,
-        };
+        let view = if leads { view(&node, &replica, &mut joiner).await } else { None };
+        let step = view.map_or(Step::Nothing, |view| replica.read(|state| plan::next(state, &view)));
         *node.operation.lock() = replica.read(|state| told(&node, state, &step)).filter(|_| leads);
         let done = match step {
             Step::AwaitFounding
             | Step::Nothing
             | Step::FinishVoters
+            | Step::AwaitJoiner { .. }
             | Step::AwaitShareKeys { .. }
             | Step::AwaitLocks { .. } => {
                 tokio::select! {
@@ -66,16 +66,37 @@ pub async fn run(node: Arc<Node>, replica: Replica) {
             Step::Propose(change) => propose(&replica, change).await,
             Step::Rekey => {
                 let (request, operation) = (random::bytes(), Operation::Rekey);
-                propose(&replica, Change::Begin(Begin { request, operation, accept_no_redundancy: false })).await
+                propose(
+                    &replica,
+                    Change::Begin(Begin { request, operation, accept_no_redundancy: false, abandon: BTreeSet::new() }),
+                )
+                .await
             }
             Step::TransferLeadership { to } => transfer(&replica, to, &mut leadership).await,
-            Step::ChangeVoters { voters, revoke } => {
-                let purpose = if revoke { Purpose::Revoke } else { Purpose::Remove };
-                let changed = replica.change_voters(voters, purpose, &present(&node, &replica)).await;
-                changed.inspect_err(|error| debug!(%error, "voters not changed yet")).is_ok()
+            Step::ChangeVoters { voters, revoke } => change_voters(&node, &replica, voters, revoke).await,
+            Step::AddLearner { node: joiner } => {
+                let added = replica.add_learner(joiner, node.name_of(joiner)).await;
+                added.inspect_err(|error| debug!(%error, "no learner yet")).is_ok()
+            }
+            Step::RemoveLearner { node: joiner } => {
+                let removed = replica.remove_learner(joiner).await;
+                removed.inspect_err(|error| debug!(%error, "still a learner")).is_ok()
+            }
+            Step::GiveUpJoiner { node: joiner } => {
+                warn!(%joiner, "a joiner does not come any more, and is given up");
+                let (request, operation) = (random::bytes(), Operation::Revoke { nodes: [joiner].into() });
+                propose(
+                    &replica,
+                    Change::Begin(Begin { request, operation, accept_no_redundancy: true, abandon: BTreeSet::new() }),
+                )
+                .await
             }
             Step::Redeal { epoch, versions, .. } => redeal(&node, &replica, epoch, &versions).await,
-            Step::CollectAcks { epoch, missing, .. } => collect_acks(&node, &replica, epoch, missing).await,
+            Step::CollectAcks { epoch, missing, needed, .. } => {
+                let any = collect_acks(&node, &replica, epoch, missing).await;
+                // There are enough, and the rest will not: a sealed node, say. It checks its shares when it needs them.
+                any || (needed == 0 && propose(&replica, Change::ActivateEpoch { epoch }).await)
+            }
             Step::Retire { epoch, active, members } => retire(&node, &replica, (epoch, active), members).await,
         };
         if !done {
@@ -84,12 +105,59 @@ pub async fn run(node: Arc<Node>, replica: Replica) {
     }
 }
 
+/// Since when a joiner has not been there, as this leader remembers it.
+#[derive(Default)]
+struct Joiner {
+    node: Option<NodeId>,
+    seen_ms: u64,
+}
+
+impl Joiner {
+    /// For how long `joiner` has not been among `present`; a leader that has just begun to look gives it all the time.
+    fn silent_ms(&mut self, joiner: Option<NodeId>, present: &BTreeSet<NodeId>) -> u64 {
+        if self.node != joiner || joiner.is_some_and(|node| present.contains(&node)) {
+            *self = Self { node: joiner, seen_ms: boot_ms() };
+        }
+        boot_ms().saturating_sub(self.seen_ms)
+    }
+}
+
 /// What this node sees as the leader; `None` if its replica has stopped.
-async fn view(node: &Node, replica: &Replica) -> Option<View> {
+async fn view(node: &Node, replica: &Replica, joiner: &mut Joiner) -> Option<View> {
     let membership = replica.membership().await.ok()?;
     let settled = membership.committed && !membership.is_joint();
     let (me, present, voters) = (node.id(), present(node, replica), membership.newest());
-    Some(View { me, present, voters, settled, now_ms: wall_ms() })
+    let matched = replica.matched();
+    let last = replica.flushed().last_log.map_or(0, |last| last.index);
+    let near = |node: &&NodeId| matched.get(node).copied().flatten().is_some_and(|at| at.index + NEAR >= last);
+    let caught_up = membership.learners.iter().filter(near).copied().collect();
+    let joining =
+        replica.read(|state| state.operations.running.as_ref().and_then(|running| running.operation.joining()));
+    let joiner_silent_ms = joiner.silent_ms(joining, &present);
+    let (learners, now_ms) = (membership.learners, wall_ms());
+    let timing = &node.config.timing;
+    let patience = Patience { rekey_ms: timing.rekey_pause_ms, joiner_ms: timing.joiner_patience_ms };
+    Some(View { me, present, voters, learners, settled, caught_up, joiner_silent_ms, now_ms, patience })
+}
+
+/// Adds, removes or replaces voters, whichever it is.
+async fn change_voters(node: &Node, replica: &Replica, voters: BTreeSet<NodeId>, revoke: bool) -> bool {
+    let Ok(now) = replica.membership().await else { return false };
+    let purpose = match (voters.is_subset(&now.newest()), now.newest().is_subset(&voters)) {
+        (true, _) if revoke => Purpose::Revoke,
+        (true, _) => Purpose::Remove,
+        (false, true) => Purpose::Add,
+        (false, false) => Purpose::Replace,
+    };
+    let changed = replica.change_voters(voters, purpose, &present(node, replica)).await;
+    if let Err(error) = &changed {
+        debug!(%error, "voters not changed yet");
+        // Whom it waits for is worth more than that it waits.
+        if let Some(operation) = node.operation.lock().as_mut() {
+            operation.step = format!("changes the voters: {error}");
+        }
+    }
+    changed.is_ok()
 }
 
 /// The members that can be asked now, this one among them.
@@ -108,6 +176,14 @@ fn told(node: &Node, state: &State, step: &Step) -> Option<wire::Operation> {
         Step::FinishVoters => ("finishes a change of voters".to_owned(), Vec::new()),
         Step::TransferLeadership { to } => ("lets another node lead".to_owned(), names(&mut to.iter().copied())),
         Step::ChangeVoters { .. } => ("changes the voters".to_owned(), Vec::new()),
+        Step::AddLearner { .. } | Step::RemoveLearner { .. } => ("changes who follows the log".to_owned(), Vec::new()),
+        Step::GiveUpJoiner { .. } => ("gives up the joiner".to_owned(), Vec::new()),
+        Step::AwaitJoiner { node, locked: false } => {
+            ("the joiner makes its first lock".to_owned(), names(&mut [*node].into_iter()))
+        }
+        Step::AwaitJoiner { node, locked: true } => {
+            ("the joiner catches up".to_owned(), names(&mut [*node].into_iter()))
+        }
         Step::AwaitShareKeys { missing, .. } => {
             (format!("new share keys for epoch {epoch}"), names(&mut missing.iter().copied()))
         }
@@ -125,8 +201,8 @@ fn told(node: &Node, state: &State, step: &Step) -> Option<wire::Operation> {
 
 /// What was ordered, as in `revoke n4`.
 pub fn operation_name(node: &Node, operation: &Operation) -> String {
-    let leaving = operation.leaving().into_iter().map(|id| node.name_of(id));
-    [operation.kind().to_owned()].into_iter().chain(leaving).collect::<Vec<_>>().join(" ")
+    let named = operation.leaving().into_iter().chain(operation.joining()).map(|id| node.name_of(id));
+    [operation.kind().to_owned()].into_iter().chain(named).collect::<Vec<_>>().join(" ")
 }
 
 async fn propose(replica: &Replica, change: Change) -> bool {

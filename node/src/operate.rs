@@ -8,18 +8,21 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use quorate_client::error::Code;
-use quorate_client::wire::{self, Progress, Revocation, Stage, WireError};
-use quorate_raft::command::{Begin, Change, Command, Operation, Outcome};
+use quorate_client::wire::{self, Plaintext, Progress, Revocation, Stage, WireError};
+use quorate_raft::command::{Begin, Change, Command, Invite, Operation, Outcome};
 use quorate_raft::refusal::Refusal;
 use quorate_raft::state::{Running, State, majority};
 use quorate_raft::{LogPlace, ProposeError, Replica};
 use quorate_shares::ids::{Epoch, NodeId, NodeName};
+use quorate_shares::secret::Secret;
 
 use crate::clock::wall_ms;
-use crate::members;
+use crate::invitation::{INVITERS_MAX, Invitation, InvitationError, InvitationKey, Inviter};
 use crate::node::Node;
 use crate::peer::Operate;
+use crate::proposal::{self, ProposalError};
 use crate::status::theft_threshold;
+use crate::{members, random};
 
 /// What a lease may outlive its length by, for clocks that run a little slower.
 const LEASE_SLACK_MS: u64 = 300;
@@ -35,23 +38,24 @@ pub async fn begin(node: &Arc<Node>, replica: &Replica, operate: Operate) -> Res
     if let Some(known) = replica.read(|state| state.operation_of(&request).map(|known| known.epoch)) {
         return Ok(known);
     }
-    let (operation, accept_no_redundancy) = match operate {
-        Operate::Remove { name, accept_no_redundancy, .. } => {
-            let node = replica.read(|state| named(state, &name))?;
-            (Operation::Remove { node }, accept_no_redundancy)
-        }
-        Operate::Revoke { names, .. } => {
-            let nodes = replica.read(|state| names.iter().map(|name| named(state, name)).collect::<Result<_, _>>())?;
-            (Operation::Revoke { nodes }, true)
-        }
+    let all_named = |names: &[NodeName]| -> Result<BTreeSet<NodeId>, WireError> {
+        replica.read(|state| names.iter().map(|name| named(state, name)).collect())
     };
-    if !operation.is_revocation() {
+    let (operation, accept_no_redundancy, abandon) = match operate {
+        Operate::Remove { name, accept_no_redundancy, abandon, .. } => {
+            let node = replica.read(|state| named(state, &name))?;
+            (Operation::Remove { node }, accept_no_redundancy, all_named(&abandon)?)
+        }
+        Operate::Revoke { names, .. } => (Operation::Revoke { nodes: all_named(&names)? }, true, BTreeSet::new()),
+    };
+    if !operation.revokes() {
         let present = members::present(node, replica);
         let leaving = operation.leaving();
-        let away = replica.read(|state| state.stranded(&leaving).filter(|node| !present.contains(node)).collect());
+        let away = |node: &NodeId| !present.contains(node) && !abandon.contains(node);
+        let away = replica.read(|state| state.stranded(&leaving).filter(away).collect());
         refuse_stranding(node, &away)?;
     }
-    let change = Change::Begin(Begin { request, operation: operation.clone(), accept_no_redundancy });
+    let change = Change::Begin(Begin { request, operation: operation.clone(), accept_no_redundancy, abandon });
     match replica.propose(Command::new(wall_ms(), change)).await {
         Ok(Outcome::Begun { operation }) => Ok(operation),
         Ok(_) => Err(WireError::new(Code::Internal, "the operation was answered as another change")),
@@ -60,6 +64,83 @@ pub async fn begin(node: &Arc<Node>, replica: &Replica, operate: Operate) -> Res
             Err(WireError::new(Code::NoQuorum, "the leader changed meanwhile").hint("try again"))
         }
         Err(error) => Err(WireError::new(Code::Internal, error.to_string())),
+    }
+}
+
+/// Gives an invitation. Its secret is drawn here and goes to whoever asked; the state learns its hash.
+///
+/// # Errors
+/// What a client should hear.
+pub async fn invite(
+    node: &Arc<Node>,
+    replica: &Replica,
+    name: Option<NodeName>,
+    ttl_ms: u64,
+) -> Result<Plaintext, WireError> {
+    let secret = Secret::random(&mut random::system());
+    let proof_key = *InvitationKey::of(&secret).expose();
+    let change = Change::Invite(Invite { proof_key, name, ttl_ms });
+    proposal::propose(node, replica, change).await.map_err(|error| not_invited(node, error))?;
+    // This node first; others that are there, so that the joiner needs not this one.
+    let roster = node.roster();
+    let (mut inviters, others): (Vec<_>, Vec<_>) = roster.members.iter().partition(|member| member.node == node.id());
+    inviters.extend(others.into_iter().filter(|member| node.sessions.with(member.node).is_some()));
+    let inviters = inviters.into_iter().filter_map(|member| {
+        let address = member.addresses.first()?.clone();
+        Some(Inviter { boot_pk: member.boot_pk, address })
+    });
+    let inviters = inviters.take(INVITERS_MAX).collect();
+    let text = Invitation { cluster: node.cluster(), secret, inviters }.text();
+    let text = text.map_err(|error| WireError::new(Code::Internal, error.to_string()))?;
+    Plaintext::new(text.as_bytes().to_vec())
+}
+
+/// Has whoever joins with an invitation take a member's place.
+///
+/// # Errors
+/// What a client should hear.
+pub async fn designate(
+    node: &Arc<Node>,
+    replica: &Replica,
+    name: &NodeName,
+    invitation: &Plaintext,
+) -> Result<(), WireError> {
+    let gone = replica.read(|state| named(state, name))?;
+    let text = std::str::from_utf8(invitation.expose()).unwrap_or_default();
+    let invitation: Invitation = text
+        .trim()
+        .parse()
+        .map_err(|error: InvitationError| WireError::new(Code::BadRequest, error.to_string()).hint(error.hint()))?;
+    let change = Change::Designate { invitation: invitation.key().id(), gone };
+    proposal::propose(node, replica, change).await.map_err(|error| not_invited(node, error))
+}
+
+fn not_invited(node: &Node, error: ProposalError) -> WireError {
+    let conflict = |message: &str| WireError::new(Code::Conflict, message.to_owned());
+    match error {
+        ProposalError::NoLeader(reason) => {
+            WireError::new(Code::NoQuorum, format!("the leader did not take it: {reason}"))
+                .hint("try again in a moment")
+        }
+        ProposalError::Refused(refusal) => match refusal {
+            Refusal::NodeNameTaken { node: taken } => {
+                conflict(&format!("{} is a member already", node.name_of(taken))).hint("choose another --name")
+            }
+            Refusal::BadInvitation => {
+                WireError::new(Code::BadRequest, refusal.to_string()).hint("--ttl 1h, for example")
+            }
+            Refusal::ListTooLong { max, .. } => conflict(&format!("{max} invitations are open, which is the limit"))
+                .hint("wait until some have expired"),
+            Refusal::UnknownInvitation => WireError::new(Code::NotFound, "no such invitation".to_owned())
+                .hint("`quorate node invite` gives one; the invitations of `cluster init` are for founders"),
+            Refusal::InvitationUsed => {
+                conflict("the invitation was used already").hint("`quorate node invite` gives another")
+            }
+            Refusal::UnknownMember { node: gone } => {
+                WireError::new(Code::NotFound, format!("{} is no member any more", node.name_of(gone)))
+            }
+            refusal => conflict(&refusal.to_string()),
+        },
     }
 }
 
@@ -85,7 +166,7 @@ fn refuse_stranding(node: &Node, away: &BTreeSet<NodeId>) -> Result<(), WireErro
     let away: Vec<_> = away.iter().map(|&id| node.name_of(id)).collect();
     let away = away.join(", ");
     Err(WireError::new(Code::Conflict, format!("{away} is away, and could not unlock itself again without this node"))
-        .hint(format!("start {away} and let it renew its lock, or revoke it if its disk is lost")))
+        .hint(format!("start {away} and let it renew its lock, or count it as lost with --abandon {away}")))
 }
 
 fn explain(node: &Node, operation: &Operation, refusal: Refusal) -> WireError {
@@ -137,7 +218,7 @@ pub async fn progress(node: &Arc<Node>, replica: &Replica, operation: Epoch) -> 
     let shown = node.operation.lock().clone().filter(|_| stage == Stage::Runs);
     let name = members::operation_name(node, &running.operation);
     let shown = shown.unwrap_or(wire::Operation { name, step: String::new(), waiting_for: Vec::new() });
-    let revocation = if running.operation.is_revocation() { revocation(node, replica, &running).await } else { None };
+    let revocation = if running.operation.revokes() { revocation(node, replica, &running).await } else { None };
     Ok(Progress { stage, operation: shown, revocation })
 }
 

@@ -46,14 +46,14 @@ pub enum PeerRequest {
     LockPrepare(LockState),
     /// COMMIT of a lock rotation: durable at the asker.
     LockCommit(LockState),
-    /// A founder asks the first one how many shares a key will need.
+    /// A founder or a joiner asks how many shares a key will need, or needs.
     FoundingTerms,
     /// A founder's first lock is durable; only the first founder hears this.
     FoundingLocked {
         /// The founding attempt that the lock belongs to.
         attempt: u32,
     },
-    /// A member asks the leader to propose what it stands for itself: its lock report, or the founding.
+    /// A member asks the leader to propose what it stands for itself, as its lock report or a joiner's proof.
     Propose(Box<Command>),
     /// A change that a client asked for at the sender, who checked the token.
     Change(KeyChange),
@@ -247,6 +247,8 @@ pub enum Operate {
         name: NodeName,
         /// Two nodes may remain.
         accept_no_redundancy: bool,
+        /// Nodes that are away and count as lost.
+        abandon: Vec<NodeName>,
     },
     /// Has nodes refused from now on.
     Revoke {
@@ -313,6 +315,8 @@ pub enum Refusal {
     Denied,
     /// This node is not a member any more, as of this entry of the log.
     Revoked(LogPlace),
+    /// The replicated state refuses the change.
+    State(quorate_raft::Refusal),
 }
 
 impl fmt::Display for Refusal {
@@ -336,6 +340,7 @@ impl fmt::Display for Refusal {
             Self::Malformed => f.write_str("malformed message"),
             Self::Denied => f.write_str("this node is being removed from the cluster"),
             Self::Revoked(_) => f.write_str("this node was revoked"),
+            Self::State(refusal) => refusal.fmt(f),
         }
     }
 }

@@ -18,29 +18,55 @@ use crate::peer::{PeerReply, PeerRequest, Refusal};
 /// How long the leader may take.
 const LEADER: Duration = Duration::from_secs(3);
 
+/// Why a change was not made.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ProposalError {
+    /// The replicated state refuses it, wherever it is proposed.
+    #[error(transparent)]
+    Refused(#[from] StateRefusal),
+    /// There is no leader, or it did not answer; in words.
+    #[error("{0}")]
+    NoLeader(String),
+}
+
 /// Proposes `change`, wherever the leader is. A cluster that is founded already counts as founded.
 ///
 /// # Errors
-/// In words.
-pub async fn propose(node: &Arc<Node>, replica: &Replica, change: Change) -> Result<(), String> {
-    let command = Command::new(wall_ms(), change);
+/// [`ProposalError`].
+pub async fn propose(node: &Arc<Node>, replica: &Replica, change: Change) -> Result<(), ProposalError> {
     let leadership = *replica.leadership().borrow();
     if leadership.am_leader {
-        return match replica.propose(command).await {
+        return match replica.propose(Command::new(wall_ms(), change)).await {
             Ok(_) | Err(ProposeError::Refused(StateRefusal::AlreadyFounded)) => Ok(()),
-            Err(error) => Err(error.to_string()),
+            Err(ProposeError::Refused(refusal)) => Err(refusal.into()),
+            Err(error) => Err(ProposalError::NoLeader(error.to_string())),
         };
     }
-    let leader = leadership.leader.ok_or("no leader is known")?;
-    match node.sessions.ask(leader, Lane::Ordinary, &PeerRequest::Propose(Box::new(command)), LEADER).await {
+    let no_leader = || ProposalError::NoLeader("no leader is known".to_owned());
+    propose_at(node, leadership.leader.ok_or_else(no_leader)?, change).await.map_err(|(error, _)| error)
+}
+
+/// Proposes `change` at the member `at`. If that does not lead, the error comes with the one that does.
+///
+/// # Errors
+/// [`ProposalError`].
+pub async fn propose_at(node: &Arc<Node>, at: NodeId, change: Change) -> Result<(), (ProposalError, Option<NodeId>)> {
+    let request = PeerRequest::Propose(Box::new(Command::new(wall_ms(), change)));
+    let failed = |reason: String| (ProposalError::NoLeader(reason), None);
+    match node.sessions.ask(at, Lane::Ordinary, &request, LEADER).await {
         Ok(PeerReply::Done) => Ok(()),
-        Ok(PeerReply::Refused(refusal)) => Err(refusal.to_string()),
-        Ok(_) => Err("malformed reply".to_owned()),
-        Err(error) => Err(error.to_string()),
+        Ok(PeerReply::Refused(Refusal::State(refusal))) => Err((refusal.into(), None)),
+        Ok(PeerReply::Refused(Refusal::NotLeader(leader))) => {
+            Err((ProposalError::NoLeader(Refusal::NotLeader(leader).to_string()), leader))
+        }
+        Ok(PeerReply::Refused(refusal)) => Err(failed(refusal.to_string())),
+        Ok(_) => Err(failed("malformed reply".to_owned())),
+        Err(error) => Err(failed(error.to_string())),
     }
 }
 
-/// The leader's side: the founding, by the first founder, and what each member says of itself.
+/// The leader's side: the founding, by the first founder; what each member says of itself; and what somebody proved to a
+/// member, or may do by the token that a member checked.
 ///
 /// # Errors
 /// Why not, by name.
@@ -49,6 +75,10 @@ pub async fn answer(replica: &Replica, from: NodeId, command: Command) -> Result
         Change::Found(_) => from == found::FIRST,
         Change::ReportLock(report) => report.node == from,
         Change::RegisterShareKey(register) => register.node == from,
+        Change::Admitted { node } => *node == from,
+        Change::Admit(_) | Change::Invite(_) | Change::Designate { .. } => {
+            replica.read(|state| state.active().is_some_and(|active| active.x_of(from).is_some()))
+        }
         _ => false,
     };
     if !allowed {
@@ -57,6 +87,7 @@ pub async fn answer(replica: &Replica, from: NodeId, command: Command) -> Result
     match replica.propose(command).await {
         Ok(_) | Err(ProposeError::Refused(StateRefusal::AlreadyFounded)) => Ok(PeerReply::Done),
         Err(ProposeError::NotLeader { leader }) => Err(Refusal::NotLeader(leader)),
+        Err(ProposeError::Refused(refusal)) => Err(Refusal::State(refusal)),
         Err(error) => {
             debug!(%from, %error, "proposal refused");
             Err(Refusal::Behind)

@@ -99,6 +99,22 @@ pub enum Change {
         /// The RETIRED or ABANDONED epoch.
         epoch: Epoch,
     },
+    /// Somebody may join, once.
+    Invite(Invite),
+    /// Whoever joins with the invitation takes the place of a member.
+    Designate {
+        /// SHA-256 of the invitation's V.
+        invitation: [u8; 32],
+        /// The member that goes.
+        gone: NodeId,
+    },
+    /// An invitation was proved: the operation that lets its bearer join begins, or goes on with new keys.
+    Admit(Admit),
+    /// The joiner's first lock is durable: it can be asked for pieces of others', and dealt to.
+    Admitted {
+        /// The joiner.
+        node: NodeId,
+    },
 }
 
 impl Change {
@@ -121,6 +137,10 @@ impl Change {
             Self::RetireEpoch { .. } => "retire_epoch",
             Self::Finish { .. } => "finish",
             Self::Sweep { .. } => "sweep",
+            Self::Invite(_) => "invite",
+            Self::Designate { .. } => "designate",
+            Self::Admit(_) => "admit",
+            Self::Admitted { .. } => "admitted",
         }
     }
 
@@ -136,6 +156,7 @@ impl Change {
             Self::RotateKey(rotate) => records(&rotate.records),
             Self::Redeal(redeal) => redeal.dealt.iter().map(|dealt| dealt.record.0.len()).sum(),
             Self::RegisterShareKey(register) => register.share_pk.len(),
+            Self::Admit(admit) => admit.share_pk.len(),
             _ => 0,
         }
     }
@@ -301,6 +322,8 @@ pub struct Begin {
     pub operation: Operation,
     /// Two members may remain, of which the loss of one disk loses every key.
     pub accept_no_redundancy: bool,
+    /// Members that are away and count as lost.
+    pub abandon: BTreeSet<NodeId>,
 }
 
 /// What an operator, or the leader by itself, wants of the cluster. Each brings one epoch.
@@ -318,15 +341,35 @@ pub enum Operation {
         /// Who.
         nodes: BTreeSet<NodeId>,
     },
+    /// A node comes in.
+    Join {
+        /// Who.
+        node: NodeId,
+    },
+    /// A node comes in and takes the place of a member, which is revoked.
+    Replace {
+        /// Who goes.
+        gone: NodeId,
+        /// Who comes.
+        node: NodeId,
+    },
 }
 
 impl Operation {
     /// The members that are none when it is done.
     pub fn leaving(&self) -> BTreeSet<NodeId> {
         match self {
-            Self::Rekey => BTreeSet::new(),
-            Self::Remove { node } => [*node].into(),
+            Self::Rekey | Self::Join { .. } => BTreeSet::new(),
+            Self::Remove { node } | Self::Replace { gone: node, .. } => [*node].into(),
             Self::Revoke { nodes } => nodes.clone(),
+        }
+    }
+
+    /// The member that is new when it is done.
+    pub fn joining(&self) -> Option<NodeId> {
+        match self {
+            Self::Join { node } | Self::Replace { node, .. } => Some(*node),
+            Self::Rekey | Self::Remove { .. } | Self::Revoke { .. } => None,
         }
     }
 
@@ -336,13 +379,51 @@ impl Operation {
             Self::Rekey => "rekey",
             Self::Remove { .. } => "remove",
             Self::Revoke { .. } => "revoke",
+            Self::Join { .. } => "join",
+            Self::Replace { .. } => "replace",
         }
     }
 
-    /// Whether it goes before everything else.
-    pub fn is_revocation(&self) -> bool {
-        matches!(self, Self::Revoke { .. })
+    /// Whether those who leave are refused before everybody can do without them.
+    pub fn revokes(&self) -> bool {
+        matches!(self, Self::Revoke { .. } | Self::Replace { .. })
     }
+}
+
+/// Invites.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Invite {
+    /// V, which proves it: the hash of a secret that is kept nowhere.
+    pub proof_key: [u8; 32],
+    /// The name that the joiner must have, if one was chosen.
+    pub name: Option<NodeName>,
+    /// How long it is good for.
+    pub ttl_ms: u64,
+}
+
+impl fmt::Debug for Invite {
+    /// Whoever knows V can join.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Invite").field("ttl_ms", &self.ttl_ms).finish_non_exhaustive()
+    }
+}
+
+/// What a joiner registers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Admit {
+    /// SHA-256 of the invitation's V.
+    pub invitation: [u8; 32],
+    /// The joiner's label.
+    pub name: NodeName,
+    /// Where it listens, as `host:port`, best first.
+    pub addresses: Vec<String>,
+    /// Its boot key.
+    pub boot_pk: [u8; 32],
+    /// Its op key.
+    pub op_pk: [u8; 32],
+    /// Its first share key, to which nothing is ever dealt.
+    #[serde(with = "serde_bytes")]
+    pub share_pk: Vec<u8>,
 }
 
 /// Registers a share key.
@@ -431,6 +512,13 @@ pub enum Outcome {
     /// The share key is registered.
     ShareKeyRegistered {
         /// Whose.
+        node: NodeId,
+    },
+    /// The invitation can be proved.
+    Invited,
+    /// The joiner has an id.
+    Admitted {
+        /// Its.
         node: NodeId,
     },
     /// The records are stored.

@@ -6,21 +6,36 @@
 //!
 //! An operation brings one epoch. A planned removal goes from the inside out, so that nobody misses who leaves before
 //! everybody can do without it: the epoch without its seat, the locks without its piece, the vote, the identity. A
-//! revocation goes from the outside in: the vote and the identity first, then everything else in the same way.
+//! revocation goes from the outside in: the vote and the identity first, then everything else in the same way. A joiner
+//! comes in from the outside: its lock, a copy of the state, its piece of the others' locks, its vote, its seat. A
+//! replacement is both at once, with one change of the voters and one epoch.
 
 use std::collections::BTreeSet;
 
 use quorate_shares::ids::{Epoch, KeyUid, KeyVersion, NodeId};
 
 use crate::command::{Change, OpenEpoch, Seat};
-use crate::state::{EpochInfo, EpochPhase, Running, State};
+use crate::state::{EpochInfo, EpochPhase, MemberState, Running, State};
 
 /// Most versions in one `Ready`; the rest come in the next step.
 pub const VERIFY_MAX: usize = 256;
 /// Most versions that are dealt anew in one command, and the most that a leader has in plain at a time.
 pub const REDEAL_MAX: usize = 256;
-/// An epoch that only lets returned members erase old share keys comes this long after the last one at the earliest.
-pub const REKEY_PAUSE_MS: u64 = 10 * 60_000;
+
+/// How long the leader waits before it does something by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Patience {
+    /// An epoch that only lets returned members erase old share keys comes this long after the last one at the earliest.
+    pub rekey_ms: u64,
+    /// A joiner that is silent for so long is given up.
+    pub joiner_ms: u64,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self { rekey_ms: 10 * 60_000, joiner_ms: 10 * 60_000 }
+    }
+}
 
 /// What the leader sees besides the state.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,10 +46,36 @@ pub struct View {
     pub present: BTreeSet<NodeId>,
     /// Who votes, by the newest membership of Raft.
     pub voters: BTreeSet<NodeId>,
+    /// Who follows without a vote, by the same.
+    pub learners: BTreeSet<NodeId>,
     /// Whether that membership is one set of voters, and committed.
     pub settled: bool,
+    /// The learners that have nearly all of the log.
+    pub caught_up: BTreeSet<NodeId>,
+    /// For how long the joiner has not been there, as far as this leader knows.
+    pub joiner_silent_ms: u64,
     /// The leader's clock, in milliseconds since 1970.
     pub now_ms: u64,
+    /// How long it waits.
+    pub patience: Patience,
+}
+
+impl View {
+    /// What `me` sees while every member is there and votes.
+    pub fn of_all(state: &State, me: NodeId, now_ms: u64) -> Self {
+        let members: BTreeSet<_> = state.members.keys().copied().collect();
+        Self {
+            me,
+            present: members.clone(),
+            voters: members,
+            learners: BTreeSet::new(),
+            settled: true,
+            caught_up: BTreeSet::new(),
+            joiner_silent_ms: 0,
+            now_ms,
+            patience: Patience::default(),
+        }
+    }
 }
 
 /// One step.
@@ -53,6 +94,28 @@ pub enum Step {
     Propose(Change),
     /// Begin an operation that only renews share keys.
     Rekey,
+    /// Wait until the joiner has made its first lock durable and said so, or has caught up with the log.
+    AwaitJoiner {
+        /// Who.
+        node: NodeId,
+        /// It has its lock, and needs the log.
+        locked: bool,
+    },
+    /// Revoke a joiner that does not come any more, so that nothing of it is left.
+    GiveUpJoiner {
+        /// Who.
+        node: NodeId,
+    },
+    /// Let the joiner follow the log.
+    AddLearner {
+        /// Who.
+        node: NodeId,
+    },
+    /// Let nobody follow the log who is about to be a member no more.
+    RemoveLearner {
+        /// Who.
+        node: NodeId,
+    },
     /// Make these the voters.
     ChangeVoters {
         /// All voters from then on.
@@ -138,25 +201,65 @@ pub fn next(state: &State, view: &View) -> Step {
 
 /// The next step of an operation.
 fn go_on(state: &State, view: &View, active: &EpochInfo, running: &Running) -> Step {
-    let (leaving, revoke) = (running.operation.leaving(), running.operation.is_revocation());
+    let (leaving, revoke) = (running.operation.leaving(), running.operation.revokes());
     // I9: whoever is about to go, or holds no shares, leads nobody through this.
     if leaving.contains(&view.me) || active.x_of(view.me).is_none() {
         let holds = |node: &NodeId| view.present.contains(node) && active.x_of(*node).is_some();
         return Step::TransferLeadership { to: state.staying().filter(holds).collect() };
     }
+    let epoch = state.epoch(running.epoch);
+    let phase = epoch.map(|epoch| epoch.phase);
+    if let Some(node) = running.operation.joining()
+        && phase != Some(EpochPhase::Active)
+        && let Some(step) = take_in(state, view, running, node)
+    {
+        return step;
+    }
     if revoke && let Some(step) = let_go(state, view, running) {
         return step;
     }
-    let epoch = state.epoch(running.epoch);
-    match epoch.map(|epoch| epoch.phase) {
-        None => {
-            let lacks = |node: &NodeId| state.members[node].skgen.0 < running.epoch.0 && view.present.contains(node);
-            let missing: Vec<_> = state.staying().filter(lacks).collect();
-            if missing.is_empty() { open_epoch(state) } else { Step::AwaitShareKeys { epoch: running.epoch, missing } }
-        }
+    match phase {
+        None => await_share_keys(state, view, running).unwrap_or_else(|| open_epoch(state)),
         Some(EpochPhase::Pending) => fill(state, view, epoch.expect("it has a phase")),
         _ => settle(state, view, running),
     }
+}
+
+/// Members that are there and have not registered a share key for the operation's epoch.
+fn await_share_keys(state: &State, view: &View, running: &Running) -> Option<Step> {
+    let lacks = |node: &NodeId| state.members[node].skgen.0 < running.epoch.0 && view.present.contains(node);
+    let missing: Vec<_> = state.staying().filter(lacks).collect();
+    (!missing.is_empty()).then_some(Step::AwaitShareKeys { epoch: running.epoch, missing })
+}
+
+/// Brings a joiner as far as a vote. Everybody's lock names it before it has one: whoever votes also unlocks.
+fn take_in(state: &State, view: &View, running: &Running, node: NodeId) -> Option<Step> {
+    if view.joiner_silent_ms >= view.patience.joiner_ms && !view.present.contains(&node) {
+        return Some(Step::GiveUpJoiner { node });
+    }
+    if state.members.get(&node).is_none_or(|member| member.state == MemberState::Joining) {
+        return Some(Step::AwaitJoiner { node, locked: false });
+    }
+    if view.voters.contains(&node) {
+        return None;
+    }
+    if !view.learners.contains(&node) {
+        return Some(Step::AddLearner { node });
+    }
+    if !view.caught_up.contains(&node) {
+        return Some(Step::AwaitJoiner { node, locked: true });
+    }
+    if let Some(step) = await_share_keys(state, view, running) {
+        return Some(step);
+    }
+    let awaited = |node: &NodeId| view.present.contains(node) && !state.is_locked_as_due(*node, &view.present);
+    let missing: Vec<_> = state.staying().filter(awaited).collect();
+    if !missing.is_empty() {
+        return Some(Step::AwaitLocks { missing });
+    }
+    let leaving = running.operation.leaving();
+    let voters = view.voters.iter().copied().filter(|voter| !leaving.contains(voter)).chain([node]).collect();
+    Some(Step::ChangeVoters { voters, revoke: running.operation.revokes() })
 }
 
 /// Takes vote and identity from those who leave.
@@ -164,7 +267,10 @@ fn let_go(state: &State, view: &View, running: &Running) -> Option<Step> {
     let leaving = running.operation.leaving();
     if leaving.iter().any(|node| view.voters.contains(node)) {
         let voters = view.voters.difference(&leaving).copied().collect();
-        return Some(Step::ChangeVoters { voters, revoke: running.operation.is_revocation() });
+        return Some(Step::ChangeVoters { voters, revoke: running.operation.revokes() });
+    }
+    if let Some(&node) = leaving.iter().find(|node| view.learners.contains(node)) {
+        return Some(Step::RemoveLearner { node });
     }
     let member = leaving.iter().any(|node| state.members.contains_key(node));
     member.then_some(Step::Propose(Change::Expel { operation: running.epoch }))
@@ -214,9 +320,9 @@ fn fill(state: &State, view: &View, pending: &EpochInfo) -> Step {
 /// What follows once the operation's epoch is ACTIVE.
 fn settle(state: &State, view: &View, running: &Running) -> Step {
     // Nobody's lock may need the piece of somebody who is about to go. Of those who are away the old lock is known.
-    let awaited = |node: &NodeId| !state.is_locked_as_due(*node) && view.present.contains(node);
+    let awaited = |node: &NodeId| !state.is_locked_as_due(*node, &view.present) && view.present.contains(node);
     let leaving = running.operation.leaving();
-    let strands = !running.operation.is_revocation();
+    let strands = !running.operation.revokes();
     let mut missing: BTreeSet<_> = state.staying().filter(awaited).collect();
     if strands {
         missing.extend(state.stranded(&leaving));
@@ -241,7 +347,7 @@ fn idle(state: &State, view: &View, active: &EpochInfo) -> Step {
     }
     let rests_on_old_key = |node: NodeId| active.seat_of(node).is_some_and(|seat| seat.skgen.0 < active.epoch.0);
     let returned = |node: &NodeId| view.present.contains(node) && rests_on_old_key(*node) && state.owes_erasure(*node);
-    let due = view.now_ms.saturating_sub(active.activated_ms) >= REKEY_PAUSE_MS;
+    let due = view.now_ms.saturating_sub(active.activated_ms) >= view.patience.rekey_ms;
     if due && state.members.keys().any(returned) { Step::Rekey } else { Step::Nothing }
 }
 

@@ -291,6 +291,23 @@ pub enum Refusal {
         version: KeyVersion,
     },
 
+    // -- joining
+    /// No lifetime, or a longer one than an invitation may have.
+    #[error("an invitation is good for a moment to {days} days", days = crate::state::INVITATION_TTL_MAX_MS / 86_400_000)]
+    BadInvitation,
+    /// No such invitation.
+    #[error("no such invitation")]
+    UnknownInvitation,
+    /// Another node has proved it, or it has served its purpose.
+    #[error("the invitation was used")]
+    InvitationUsed,
+    /// Nobody proved it in time.
+    #[error("the invitation has expired")]
+    InvitationExpired,
+    /// The invitation is for a node of another name.
+    #[error("the invitation is for a node of another name")]
+    NameNotInvited,
+
     // -- members
     /// No such member.
     #[error("node {node} is no member")]
@@ -358,6 +375,11 @@ impl Refusal {
             Self::Stranded { .. } => "stranded",
             Self::StaleShareKey { .. } => "stale_share_key",
             Self::AlreadyDealt { .. } => "already_dealt",
+            Self::BadInvitation => "bad_invitation",
+            Self::UnknownInvitation => "unknown_invitation",
+            Self::InvitationUsed => "invitation_used",
+            Self::InvitationExpired => "invitation_expired",
+            Self::NameNotInvited => "name_not_invited",
             Self::UnknownMember { .. } => "unknown_member",
             Self::BadLock { .. } => "bad_lock",
         }

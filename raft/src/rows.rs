@@ -12,6 +12,7 @@
 //! 08 node u64                          lock report
 //! 09                                   operations: the one that runs, and how the last one ended
 //! 0a node u64                          former member
+//! 0b invitation 32                     invitation, under SHA-256 of its V
 //! 40 batch 16                          batch header, bytes of FORMATS 3
 //! 41 uid 16, version u32, epoch u64    share record, bytes of FORMATS 3
 //! ```
@@ -26,7 +27,7 @@ use quorate_shares::codec;
 use quorate_shares::ids::{BatchId, Epoch, KeyName, KeyUid, KeyVersion, NodeId};
 use serde::{Deserialize, Serialize};
 
-use crate::state::{BatchInfo, Cluster, EpochInfo, Former, LockReport, Member, Operations, Version};
+use crate::state::{BatchInfo, Cluster, EpochInfo, Former, Invitation, LockReport, Member, Operations, Version};
 
 /// Most bytes of one row of the live state.
 pub const ROW_BYTES_MAX: usize = 64 * 1024;
@@ -54,6 +55,8 @@ pub enum RowKey {
     Operations,
     /// A former member.
     Former(NodeId),
+    /// An invitation, by SHA-256 of its V.
+    Invitation([u8; 32]),
     /// A batch header.
     Header(BatchId),
     /// A share record.
@@ -77,6 +80,7 @@ impl RowKey {
             Self::Lock(node) => join(0x08, &[&node.0.to_be_bytes()]),
             Self::Operations => vec![0x09],
             Self::Former(node) => join(0x0a, &[&node.0.to_be_bytes()]),
+            Self::Invitation(id) => join(0x0b, &[&id]),
             Self::Header(batch) => join(0x40, &[&batch.0]),
             Self::Record(uid, version, epoch) => {
                 join(0x41, &[&uid.0, &version.0.to_be_bytes(), &epoch.0.to_be_bytes()])
@@ -100,6 +104,7 @@ impl RowKey {
             (0x08, _) => Self::Lock(NodeId(number()?)),
             (0x09, 0) => Self::Operations,
             (0x0a, _) => Self::Former(NodeId(number()?)),
+            (0x0b, _) => Self::Invitation(rest.try_into().ok()?),
             (0x40, _) => Self::Header(BatchId(id()?)),
             (0x41, 28) => {
                 let epoch = rest[20..].try_into().ok().map(u64::from_be_bytes)?;
@@ -154,6 +159,8 @@ pub enum RowV1 {
     Operations(Operations),
     /// Under [`RowKey::Former`].
     Former(Former),
+    /// Under [`RowKey::Invitation`].
+    Invitation(Invitation),
 }
 
 /// A key without its versions, which are rows of their own.
@@ -228,6 +235,7 @@ mod tests {
             RowKey::Lock(NodeId(7)),
             RowKey::Operations,
             RowKey::Former(NodeId(7)),
+            RowKey::Invitation([4; 32]),
             RowKey::Header(BatchId([2; 16])),
             RowKey::Record(KeyUid([3; 16]), KeyVersion(9), Epoch(1)),
         ];

@@ -18,6 +18,7 @@
 
 mod epochs;
 mod founding;
+mod joining;
 mod keys;
 mod operations;
 mod restore;
@@ -37,6 +38,7 @@ use crate::refusal::Refusal;
 use crate::rows::{RowKey, RowV1, RowWrite, Rows};
 
 pub use epochs::SWEEP_MAX;
+pub use joining::{INVITATION_TTL_MAX_MS, INVITATIONS_MAX};
 pub use operations::LockTerms;
 pub use restore::RestoreError;
 
@@ -76,6 +78,8 @@ pub struct State {
     pub former: BTreeMap<NodeId, Former>,
     /// The operation that runs, and how the last one ended.
     pub operations: Operations,
+    /// Invitations, by SHA-256 of their V.
+    pub invitations: BTreeMap<[u8; 32], Invitation>,
     /// Key versions, all keys together.
     pub live_versions: u64,
     /// The versions without a record in the PENDING epoch. Found again at a restart, not stored.
@@ -130,6 +134,30 @@ pub struct Member {
 pub enum MemberState {
     /// In the cluster.
     Active,
+    /// Known by its keys, and not locked yet.
+    Joining,
+}
+
+/// An invitation that may be proved.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Invitation {
+    /// V, which proves it.
+    pub proof_key: [u8; 32],
+    /// The name that the joiner must have, if one was chosen.
+    pub name: Option<NodeName>,
+    /// When nobody new may prove it any more.
+    pub expires_ms: u64,
+    /// The boot key that proved it first; no other may.
+    pub bound: Option<[u8; 32]>,
+    /// The member whose place the joiner takes.
+    pub replaces: Option<NodeId>,
+}
+
+impl std::fmt::Debug for Invitation {
+    /// Whoever knows V can join.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Invitation").field("expires_ms", &self.expires_ms).finish_non_exhaustive()
+    }
 }
 
 /// Somebody who was a member once. Its id is never given again.
@@ -169,6 +197,8 @@ pub struct Running {
     pub request: RequestId,
     /// When.
     pub began_ms: u64,
+    /// Members that are away and count as lost: whether they could still open their locks does not hold it up.
+    pub abandoned: BTreeSet<NodeId>,
 }
 
 /// An operation that is over.
@@ -434,6 +464,10 @@ pub fn apply(state: &mut State, command: &Command) -> Applied {
         Change::Expel { operation } => operations::expel(state, *operation, &mut rows),
         Change::RetireEpoch { epoch } => epochs::retire(state, *epoch, &mut rows),
         Change::Finish { operation } => operations::finish(state, *operation, &mut rows),
+        Change::Invite(invite) => joining::invite(state, invite, &mut rows),
+        Change::Designate { invitation, gone } => joining::designate(state, invitation, *gone, &mut rows),
+        Change::Admit(admit) => joining::admit(state, admit, &mut rows),
+        Change::Admitted { node } => joining::admitted(state, *node, &mut rows),
         Change::Sweep { epoch } => epochs::sweep(state, *epoch, &mut rows),
     };
     Applied { outcome, rows: rows.0 }

@@ -17,6 +17,7 @@ use crate::binaries::Binaries;
 use crate::directory::{Directory, Manifest, NodeEntry};
 use crate::disk::Disk;
 use crate::error::Error;
+use crate::founding;
 use crate::procs::{Lifetime, Process};
 use crate::shim::Variables;
 use crate::status::local_status;
@@ -100,9 +101,22 @@ impl Cluster {
         &self.directory
     }
 
-    /// The names of the nodes.
+    /// The names of the nodes; of spare ones only once they have joined.
     pub fn names(&self) -> Vec<String> {
-        self.manifest.nodes.iter().map(|node| node.name.clone()).collect()
+        self.manifest.nodes.iter().filter(|node| !node.spare).map(|node| node.name.clone()).collect()
+    }
+
+    /// Starts a spare node and lets it join with an invitation, through the real command line; it serves when this returns.
+    ///
+    /// # Errors
+    /// If there is no such node, or what the command line says.
+    pub fn join(&mut self, name: &str) -> Result<(), Error> {
+        self.start(name)?;
+        let invitation = Tool::start(self.quorate(["node", "invite"]), b"")?.success(PATIENCE)?;
+        founding::join(self, name, String::from_utf8_lossy(&invitation).trim())?;
+        let place = self.manifest.place(name)?;
+        self.manifest.nodes[place].spare = false;
+        self.directory.write_manifest(&self.manifest)
     }
 
     /// Sets variables in the environment of one daemon alone, in place of those set so before, from its next start on.
@@ -229,7 +243,8 @@ impl Cluster {
     /// # Errors
     /// If something does not end.
     pub fn terminate_all(&mut self) -> Result<(), Error> {
-        self.names().iter().try_for_each(|name| self.terminate(name))?;
+        let all: Vec<_> = self.manifest.nodes.iter().map(|node| node.name.clone()).collect();
+        all.iter().try_for_each(|name| self.terminate(name))?;
         self.end_detached_relay()
     }
 

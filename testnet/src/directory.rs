@@ -43,6 +43,9 @@ pub struct NodeEntry {
     pub advertise: SocketAddr,
     /// Its last process.
     pub pid: Option<u32>,
+    /// It has a place here, and is no member yet.
+    #[serde(default)]
+    pub spare: bool,
 }
 
 impl Directory {
@@ -174,7 +177,7 @@ mod tests {
         let directory = Directory::at(parent.path()).expect("absolute");
         assert_eq!(directory.manifest().expect("nothing to read"), None);
         let port = |port| SocketAddr::from(([127, 0, 0, 1], port));
-        let node = NodeEntry { name: "n1".to_owned(), listen: port(1), advertise: port(2), pid: Some(7) };
+        let node = NodeEntry { name: "n1".to_owned(), listen: port(1), advertise: port(2), pid: Some(7), spare: false };
         let manifest = Manifest { relay_pid: None, nodes: vec![node] };
         directory.write_manifest(&manifest).expect("writes");
         assert_eq!(directory.manifest().expect("reads"), Some(manifest));

@@ -25,7 +25,7 @@ pub(crate) fn found(cluster: &mut Cluster, threshold: Option<u8>) -> Result<(), 
     };
     let mut joins = Vec::new();
     for (name, invitation) in others.iter().zip(invitations) {
-        joins.push(Tool::start(join(cluster, name), format!("{invitation}\n").as_bytes())?);
+        joins.push(Tool::start(join_command(cluster, name), format!("{invitation}\n").as_bytes())?);
     }
     for join in joins {
         join.success(PATIENCE)?;
@@ -50,7 +50,12 @@ fn init(cluster: &Cluster, name: &str, founders: usize, threshold: Option<u8>) -
     command
 }
 
-fn join(cluster: &Cluster, name: &str) -> Command {
+/// Runs `node join` on a node, and waits until it serves.
+pub(crate) fn join(cluster: &Cluster, name: &str, invitation: &str) -> Result<(), Error> {
+    Tool::start(join_command(cluster, name), format!("{invitation}\n").as_bytes())?.success(PATIENCE).map(drop)
+}
+
+fn join_command(cluster: &Cluster, name: &str) -> Command {
     let mut command = cluster.quorate(["node", "join", "-", "--socket"]);
     command.arg(cluster.directory().socket(name));
     command

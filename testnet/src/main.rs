@@ -40,6 +40,9 @@ enum Verb {
         /// How many nodes, if there is no cluster yet
         #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=9))]
         nodes: u8,
+        /// How many more may join later: start one, then `quorate node invite` and `quorate node join`
+        #[arg(long, default_value_t = 0)]
+        spares: u8,
     },
     /// End all processes in good order; the directory stays
     Down,
@@ -116,7 +119,7 @@ fn main() -> ExitCode {
 
 fn act(dir: &Path, verb: Verb, out: &mut dyn Write) -> Result<(), Error> {
     match verb {
-        Verb::Up { nodes } => up(dir, nodes, out),
+        Verb::Up { nodes, spares } => up(dir, nodes, spares, out),
         Verb::Down => Cluster::attach(dir)?.terminate_all(),
         Verb::Kill { name } => Cluster::attach(dir)?.kill(&name),
         Verb::Start { name } => Cluster::attach(dir)?.start(&name),
@@ -135,9 +138,9 @@ fn act(dir: &Path, verb: Verb, out: &mut dyn Write) -> Result<(), Error> {
     }
 }
 
-fn up(dir: &Path, nodes: u8, out: &mut dyn Write) -> Result<(), Error> {
+fn up(dir: &Path, nodes: u8, spares: u8, out: &mut dyn Write) -> Result<(), Error> {
     let cluster = match Directory::at(dir)?.manifest()? {
-        None => Cluster::builder().directory(dir).nodes(nodes).detached().found()?,
+        None => Cluster::builder().directory(dir).nodes(nodes).spares(spares).detached().found()?,
         Some(_) => {
             let mut cluster = Cluster::attach(dir)?;
             if !cluster.directory().client_file().exists() {

@@ -45,6 +45,8 @@ mod hot_path;
 #[cfg(test)]
 mod impostor;
 #[cfg(test)]
+mod joining;
+#[cfg(test)]
 mod lease;
 #[cfg(test)]
 mod liar;

@@ -71,6 +71,12 @@ impl Site {
         ClusterFile::read(&self.cluster.directory().client_file()).expect("founding wrote the client file")
     }
 
+    /// Writes the client file anew, as the cluster is now.
+    pub(crate) fn export(&self) {
+        let file = self.block(self.client(None).export()).expect("a client file");
+        file.write(&self.cluster.directory().client_file()).expect("written");
+    }
+
     /// The root token.
     pub(crate) fn token(&self) -> Token {
         let text = std::fs::read_to_string(self.cluster.directory().token()).expect("founding wrote the token");

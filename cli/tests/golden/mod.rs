@@ -61,6 +61,8 @@ fn nodes_and_status() -> String {
     record.note("quorate alarm list", b"");
     record.note("quorate alarm disarm stale_image", b"");
     record.note("quorate cluster export", b"");
+    record.note("quorate node invite", b"");
+    record.note("quorate node replace n2 --with UUpUMQ --yes", b"");
     record.note("quorate node remove n2 --yes", b"");
     record.note("quorate node revoke n2 --yes --wait", b"");
     record.note("quorate status", b"");

@@ -260,6 +260,9 @@ impl FakeNode {
             }
             Request::RemoveNode { name, .. } => return Err(no_node(name.as_str())),
             Request::RevokeNodes { names, .. } => return Err(no_node(names[0].as_str())),
+            Request::InviteNode { .. } => Response::Invitation(Plaintext::new(b"UUpUMQ".to_vec())?),
+            Request::ReplaceNode { name, .. } if name.as_str() == "n2" => Response::Designated,
+            Request::ReplaceNode { name, .. } => return Err(no_node(name.as_str())),
             Request::Progress { operation } => {
                 let looks = self.looks.fetch_add(1, Ordering::Relaxed);
                 Response::Progress(Box::new(progress(operation, looks)))

@@ -132,6 +132,8 @@ pub enum Request {
         name: NodeName,
         /// Two nodes may remain, of which the loss of one disk loses every key.
         accept_no_redundancy: bool,
+        /// Nodes that are away and count as lost: that they could not unlock themselves again does not hold it up.
+        abandon: Vec<NodeName>,
     },
     /// Has nodes refused from now on, and everything dealt anew without them.
     RevokeNodes {
@@ -166,6 +168,20 @@ pub enum Request {
     DisarmAlarms {
         /// Alarms of which codes; `None` means all.
         codes: Option<BTreeSet<String>>,
+    },
+    /// An invitation for one node.
+    InviteNode {
+        /// The name that the node must have, if one is chosen.
+        name: Option<NodeName>,
+        /// How long it is good for.
+        ttl_ms: u64,
+    },
+    /// Whoever joins with the invitation takes the place of a node, which is revoked.
+    ReplaceNode {
+        /// The node that goes.
+        name: NodeName,
+        /// The text of the invitation.
+        invitation: Plaintext,
     },
 }
 
@@ -227,6 +243,10 @@ pub enum Response {
         /// Members that could not be told, whose alarms stay.
         silent: Vec<NodeName>,
     },
+    /// To [`Request::InviteNode`]: the text of the invitation, a secret.
+    Invitation(Plaintext),
+    /// To [`Request::ReplaceNode`].
+    Designated,
 }
 
 /// The answer to a request.

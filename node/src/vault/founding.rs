@@ -132,6 +132,13 @@ impl Founding {
 }
 
 impl Role {
+    /// The cluster that this node was invited into turns out to run already.
+    pub fn join(&mut self) {
+        if let Self::Founder(Invited { key, inviters }) = self {
+            *self = Self::Joiner(Invited { key: key.duplicate(), inviters: std::mem::take(inviters) });
+        }
+    }
+
     fn tag(&self) -> u8 {
         match self {
             Role::FirstFounder(_) => 1,

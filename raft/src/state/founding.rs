@@ -77,13 +77,15 @@ fn check_members(members: &[NewMember]) -> Result<(), Refusal> {
         if !keys.insert(member.boot_pk) || !keys.insert(member.op_pk) {
             return Err(Refusal::IdentityTaken { node });
         }
-        let addresses = &member.addresses;
-        let sized = |address: &String| (1..=ADDRESS_BYTES_MAX).contains(&address.len());
-        if addresses.is_empty() || addresses.len() > ADDRESSES_MAX || !addresses.iter().all(sized) {
-            return Err(Refusal::BadAddresses { node });
-        }
+        check_addresses(node, &member.addresses)?;
     }
     Ok(())
+}
+
+pub(super) fn check_addresses(node: NodeId, addresses: &[String]) -> Result<(), Refusal> {
+    let sized = |address: &String| (1..=ADDRESS_BYTES_MAX).contains(&address.len());
+    let fits = (1..=ADDRESSES_MAX).contains(&addresses.len()) && addresses.iter().all(sized);
+    if fits { Ok(()) } else { Err(Refusal::BadAddresses { node }) }
 }
 
 /// A report that is older than the stored one is answered as done: it is a repetition that arrived late.

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use quorate_shares::ids::{Epoch, KeyUid, KeyVersion, NodeId, ShareKeyGeneration};
 use quorate_shares::kem::PublicKey;
 
-use super::{Ended, EpochPhase, Former, Operations, Running, State, epochs, majority};
+use super::{Ended, EpochPhase, Former, Member, MemberState, Operations, Running, State, epochs, majority};
 use crate::command::{Begin, Operation, Outcome, RegisterShareKey, RequestId};
 use crate::refusal::Refusal;
 use crate::rows::{RowKey, RowV1, Rows};
@@ -19,6 +19,10 @@ pub(super) fn begin(state: &mut State, begin: &Begin, rows: &mut Rows) -> Result
         return Ok(Outcome::Begun { operation: known.epoch });
     }
     let mut operation = begin.operation.clone();
+    if operation.joining().is_some() {
+        // Only an invitation that was proved begins these.
+        return Err(Refusal::UnknownInvitation);
+    }
     let leaving = operation.leaving();
     if let Some(&node) = leaving.iter().find(|node| !state.members.contains_key(node)) {
         return Err(Refusal::UnknownMember { node });
@@ -31,7 +35,8 @@ pub(super) fn begin(state: &mut State, begin: &Begin, rows: &mut Rows) -> Result
         let Operation::Revoke { nodes } = &mut operation else {
             return Err(Refusal::OperationRunning { operation: running.epoch });
         };
-        nodes.extend(running.operation.leaving().into_iter().filter(|node| state.members.contains_key(node)));
+        let (leaving, joining) = (running.operation.leaving(), running.operation.joining());
+        nodes.extend(leaving.into_iter().chain(joining).filter(|node| state.members.contains_key(node)));
     }
     check_remaining(state, begin, &operation)?;
     if let Some(was) = running {
@@ -39,7 +44,8 @@ pub(super) fn begin(state: &mut State, begin: &Begin, rows: &mut Rows) -> Result
         state.operations.ended = Some(Ended { was, ended_ms: state.time_ms, preempted: true });
     }
     let (epoch, request, began_ms) = (state.next_epoch(), begin.request, state.time_ms);
-    state.operations.running = Some(Running { epoch, operation, request, began_ms });
+    let abandoned = begin.abandon.clone();
+    state.operations.running = Some(Running { epoch, operation, request, began_ms, abandoned });
     store(state, rows);
     Ok(Outcome::Begun { operation: epoch })
 }
@@ -58,7 +64,7 @@ fn check_remaining(state: &State, begin: &Begin, operation: &Operation) -> Resul
     if holders < usize::from(active.threshold) {
         return Err(Refusal::TooFewRemain { remaining: holders, needed: active.threshold });
     }
-    if operation.is_revocation() {
+    if operation.revokes() {
         return Ok(());
     }
     match remaining.count() {
@@ -92,7 +98,7 @@ pub(super) fn register_share_key(
 /// Those who leave are members no more. For a planned removal this waits until everybody's lock does without them.
 pub(super) fn expel(state: &mut State, operation: Epoch, rows: &mut Rows) -> Result<Outcome, Refusal> {
     let running = state.running(operation)?.clone();
-    let revoked = running.operation.is_revocation();
+    let revoked = running.operation.revokes();
     if !revoked && state.active().is_none_or(|active| active.epoch != operation) {
         return Err(Refusal::NotYet { operation });
     }
@@ -129,7 +135,7 @@ pub(super) fn finish(state: &mut State, operation: Epoch, rows: &mut Rows) -> Re
     Ok(Outcome::Finished { operation })
 }
 
-fn store(state: &State, rows: &mut Rows) {
+pub(super) fn store(state: &State, rows: &mut Rows) {
     rows.put(RowKey::Operations, RowV1::Operations(state.operations.clone()));
 }
 
@@ -146,11 +152,21 @@ pub struct LockTerms {
     pub next_share_key: Option<ShareKeyGeneration>,
 }
 
+impl LockTerms {
+    /// Whether a lock with pieces for `named` is as good as it can be while only `present` are there: nobody else holds a
+    /// piece, and whoever lacks one is away.
+    pub fn names(&self, named: &BTreeSet<NodeId>, present: &BTreeSet<NodeId>) -> bool {
+        named.is_subset(&self.peers) && self.peers.iter().all(|peer| named.contains(peer) || !present.contains(peer))
+    }
+}
+
 impl State {
-    /// The members that stay when the running operation is done; all of them when none runs.
+    /// The members that stay when the running operation is done; all of them when none runs. A joiner is among them once
+    /// its first lock is durable.
     pub fn staying(&self) -> impl Iterator<Item = NodeId> + '_ {
         let leaving = self.leaving();
-        self.members.keys().copied().filter(move |node| !leaving.contains(node))
+        let locked = |member: &&Member| member.state == MemberState::Active;
+        self.members.values().filter(locked).map(|member| member.node).filter(move |node| !leaving.contains(node))
     }
 
     /// The members that the running operation removes.
@@ -179,10 +195,13 @@ impl State {
         running.ok_or(Refusal::NoOperation { operation })
     }
 
-    /// The members whose locks, as they reported them, could not be opened any more without `leaving`.
+    /// The members whose locks, as they reported them, could not be opened any more without `leaving`; but for those that
+    /// the operator has given up.
     pub fn stranded<'a>(&'a self, leaving: &'a BTreeSet<NodeId>) -> impl Iterator<Item = NodeId> + 'a {
         let stays = |node: &NodeId| self.members.contains_key(node) && !leaving.contains(node);
-        let locks = self.locks.values().filter(move |lock| stays(&lock.node));
+        let running = self.operations.running.as_ref();
+        let given_up = move |node: &NodeId| running.is_some_and(|running| running.abandoned.contains(node));
+        let locks = self.locks.values().filter(move |lock| stays(&lock.node) && !given_up(&lock.node));
         locks
             .filter(move |lock| lock.peers.iter().filter(|peer| stays(peer)).count() < lock.threshold.into())
             .map(|lock| lock.node)
@@ -200,9 +219,11 @@ impl State {
         if leaving.contains(&node) {
             return None;
         }
-        let gone = running.filter(|running| running.operation.is_revocation() || running.epoch <= active.epoch);
+        let gone = running.filter(|running| running.operation.revokes() || running.epoch <= active.epoch);
         let gone = gone.map(|_| leaving).unwrap_or_default();
-        let peers = self.members.keys().copied().filter(|peer| *peer != node && !gone.contains(peer));
+        let locked = |member: &&Member| member.state == MemberState::Active;
+        let peers = self.members.values().filter(locked).map(|member| member.node);
+        let peers = peers.filter(|peer| *peer != node && !gone.contains(peer));
         let open = self.epochs.values().filter(|epoch| !epoch.is_over());
         let mut share_keys: BTreeSet<_> = open.filter_map(|epoch| Some(epoch.seat_of(node)?.skgen)).collect();
         let next = self.next_epoch();
@@ -210,20 +231,23 @@ impl State {
             share_keys.insert(member.skgen);
         }
         let wanted = running.filter(|running| running.epoch == next && member.skgen.0 < next.0);
+        let peers: BTreeSet<_> = peers.collect();
+        // A solo node's lock needs nobody; but whoever has a peer never opens its lock alone.
+        let least = u8::from(!peers.is_empty());
         Some(LockTerms {
-            peers: peers.collect(),
-            needed: active.threshold.saturating_sub(1),
+            peers,
+            needed: active.threshold.saturating_sub(1).max(least),
             share_keys,
             next_share_key: wanted.map(|running| ShareKeyGeneration(running.epoch.0)),
         })
     }
 
-    /// Whether the lock of `node`, as it reported it, is what it must be.
-    pub fn is_locked_as_due(&self, node: NodeId) -> bool {
+    /// Whether the lock of `node`, as it reported it, is what it must be, as far as it can be while only `present` are there.
+    pub fn is_locked_as_due(&self, node: NodeId, present: &BTreeSet<NodeId>) -> bool {
         let (Some(terms), Some(lock)) = (self.lock_terms(node), self.locks.get(&node)) else { return false };
         terms.next_share_key.is_none()
-            && lock.threshold == terms.needed.min(u8::try_from(terms.peers.len()).unwrap_or(u8::MAX))
-            && lock.peers == terms.peers
+            && lock.threshold == terms.needed
+            && terms.names(&lock.peers, present)
             && lock.share_keys == terms.share_keys
     }
 

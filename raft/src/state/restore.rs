@@ -62,6 +62,9 @@ impl State {
             (RowKey::Former(node), RowV1::Former(former)) if former.node == node => {
                 self.former.insert(node, former);
             }
+            (RowKey::Invitation(id), RowV1::Invitation(invitation)) => {
+                self.invitations.insert(id, invitation);
+            }
             _ => return Err(RestoreError::Malformed),
         }
         Ok(())

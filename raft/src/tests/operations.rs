@@ -8,16 +8,17 @@ use quorate_shares::master::{KeyIdentity, MasterKey};
 use quorate_shares::quorum::Quorum;
 use quorate_shares::seal::{BatchHeader, BatchOpener, Dealer, ShareRecord};
 use quorate_shares::secret::Secret;
+use sha2::{Digest, Sha256};
 
-use super::fixture::{CLUSTER, found, next_changes, refused, rng, step, uid};
+use super::fixture::{CLUSTER, found, member, next_changes, refused, rng, step, uid};
 use crate::Refusal;
 use crate::command::{
-    Begin, Change, CreateKey, EpochAck, Operation, Outcome, Ready, RecordBytes, Redeal, Redealt, RegisterShareKey,
-    ReportLock, Verified,
+    Admit, Begin, Change, CreateKey, EpochAck, Invite, NewMember, Operation, Outcome, Ready, RecordBytes, Redeal,
+    Redealt, RegisterShareKey, ReportLock, Verified,
 };
-use crate::plan::{self, REKEY_PAUSE_MS, Step, View};
+use crate::plan::{self, Patience, Step, View};
 use crate::rows::{COLD_ROWS, RowKey, RowWrite};
-use crate::state::{EpochPhase, State};
+use crate::state::{EpochPhase, INVITATION_TTL_MAX_MS, State};
 
 /// A cluster whose members do at once what the state asks of them, and nothing else: no network, no disks.
 struct Cluster {
@@ -29,6 +30,8 @@ struct Cluster {
     keys: BTreeMap<(KeyUid, KeyVersion), [u8; 32]>,
     present: BTreeSet<NodeId>,
     voters: BTreeSet<NodeId>,
+    learners: BTreeSet<NodeId>,
+    joiner_silent_ms: u64,
     leader: NodeId,
     writes: u64,
     now_ms: u64,
@@ -65,6 +68,8 @@ impl Cluster {
             rows,
             present: all.clone(),
             voters: all,
+            learners: BTreeSet::new(),
+            joiner_silent_ms: 0,
             leader: NodeId(1),
             writes: 0,
             now_ms: state.time_ms,
@@ -95,7 +100,7 @@ impl Cluster {
     }
 
     fn begin(&mut self, request: u8, operation: Operation) -> Epoch {
-        let begin = Begin { request: [request; 16], operation, accept_no_redundancy: true };
+        let begin = Begin { request: [request; 16], operation, accept_no_redundancy: true, abandon: BTreeSet::new() };
         match self.apply(Change::Begin(begin)) {
             Outcome::Begun { operation } => operation,
             other => panic!("{other:?}"),
@@ -103,8 +108,17 @@ impl Cluster {
     }
 
     fn view(&self) -> View {
-        let (present, voters) = (self.present.clone(), self.voters.clone());
-        View { me: self.leader, present, voters, settled: true, now_ms: self.now_ms }
+        View {
+            me: self.leader,
+            present: self.present.clone(),
+            voters: self.voters.clone(),
+            learners: self.learners.clone(),
+            settled: true,
+            caught_up: self.learners.clone(),
+            joiner_silent_ms: self.joiner_silent_ms,
+            now_ms: self.now_ms,
+            patience: Patience::default(),
+        }
     }
 
     fn next(&self) -> Step {
@@ -144,7 +158,26 @@ impl Cluster {
             }
             Step::ChangeVoters { voters, revoke } => {
                 tell(&mut self.told, if revoke { "voters, denied at once" } else { "voters" });
+                self.learners.retain(|node| !voters.contains(node));
                 self.voters = voters;
+            }
+            Step::AddLearner { node } => {
+                tell(&mut self.told, "learner");
+                self.learners.insert(node);
+            }
+            Step::RemoveLearner { node } => {
+                tell(&mut self.told, "no learner");
+                self.learners.remove(&node);
+            }
+            Step::AwaitJoiner { node, locked } => {
+                assert!(!locked, "a learner has caught up at once here");
+                tell(&mut self.told, "joiner");
+                self.apply(Change::Admitted { node });
+                self.report_lock(node);
+            }
+            Step::GiveUpJoiner { node } => {
+                tell(&mut self.told, "give up");
+                self.begin(199, Operation::Revoke { nodes: [node].into() });
             }
             Step::Redeal { epoch, versions, .. } => {
                 tell(&mut self.told, "redeal");
@@ -281,6 +314,8 @@ impl Cluster {
     }
 
     fn back(&mut self, node: u64) {
+        let first = || [(ShareKeyGeneration(1), [node as u8; 32])].into();
+        self.share_keys.entry(NodeId(node)).or_insert_with(first);
         self.present.insert(NodeId(node));
     }
 }
@@ -389,9 +424,9 @@ fn whoever_was_away_erases_what_it_owes_in_an_epoch_of_its_own() {
     assert_eq!(cluster.state.active().and_then(|active| active.seat_of(NodeId(3))).map(|seat| seat.skgen.0), Some(1));
     assert!(cluster.state.owes_erasure(NodeId(3)) && !cluster.state.owes_erasure(NodeId(1)));
 
-    cluster.now_ms += REKEY_PAUSE_MS - 1;
+    cluster.now_ms += Patience::default().rekey_ms - 1;
     assert_eq!(cluster.next(), Step::Nothing, "not so soon after the last epoch");
-    cluster.now_ms = cluster.state.time_ms + REKEY_PAUSE_MS;
+    cluster.now_ms = cluster.state.time_ms + Patience::default().rekey_ms;
     assert_eq!(cluster.next(), Step::Rekey);
     cluster.settle();
     assert_eq!(cluster.state.active().map(|active| active.epoch), Some(Epoch(5)));
@@ -409,7 +444,8 @@ fn a_revocation_comes_first() {
         let step = cluster.next();
         cluster.follow(step);
     }
-    let other = Begin { request: [51; 16], operation: Operation::Rekey, accept_no_redundancy: false };
+    let other =
+        Begin { request: [51; 16], operation: Operation::Rekey, accept_no_redundancy: false, abandon: BTreeSet::new() };
     let running = Refusal::OperationRunning { operation: first };
     assert_eq!(refused(&mut cluster.state, Change::Begin(other)), running);
 
@@ -498,8 +534,9 @@ fn those_who_remain_can_go_on() {
         cluster.accept_no_redundancy = false;
     }
     cluster.create(1);
-    let begin =
-        |operation, accept_no_redundancy| Change::Begin(Begin { request: [60; 16], operation, accept_no_redundancy });
+    let begin = |operation, accept_no_redundancy| {
+        Change::Begin(Begin { request: [60; 16], operation, accept_no_redundancy, abandon: BTreeSet::new() })
+    };
     let remove = Operation::Remove { node: NodeId(3) };
     assert_eq!(refused(&mut cluster.state, begin(remove, false)), Refusal::NoRedundancyNotAccepted);
     let stranger = Operation::Remove { node: NodeId(7) };
@@ -554,4 +591,167 @@ fn a_restart_finds_the_operation_where_it_was() {
         assert!(restored.restored().expect("whole") == cluster.state);
     }
     assert!(steps > 8);
+}
+
+/// V of the invitation with this number.
+fn proof_key(number: u8) -> [u8; 32] {
+    [number; 32]
+}
+
+fn admit(number: u8, node: u64) -> Admit {
+    let NewMember { name, addresses, boot_pk, op_pk, share_pk, .. } = member(node);
+    Admit { invitation: Sha256::digest(proof_key(number)).into(), name, addresses, boot_pk, op_pk, share_pk }
+}
+
+fn invite(number: u8) -> Change {
+    Change::Invite(Invite { proof_key: proof_key(number), name: None, ttl_ms: 1_000 })
+}
+
+impl Cluster {
+    /// Lets node `node` prove an invitation; it is there from then on.
+    fn prove(&mut self, number: u8, node: u64) {
+        self.apply(invite(number));
+        assert_eq!(self.apply(Change::Admit(admit(number, node))), Outcome::Admitted { node: NodeId(node) });
+        self.back(node);
+    }
+}
+
+#[test]
+fn a_joiner_comes_in_from_the_outside() {
+    let mut cluster = Cluster::new(3, 2);
+    (1..=3).for_each(|number| cluster.create(number));
+    cluster.told.clear();
+    cluster.prove(1, 4);
+    assert!(
+        cluster.state.lock_terms(NodeId(1)).is_some_and(|terms| !terms.peers.contains(&NodeId(4))),
+        "not locked yet"
+    );
+    cluster.settle();
+    let told = [
+        "joiner",
+        "learner",
+        "share keys",
+        "voters",
+        "open_epoch",
+        "redeal",
+        "acks",
+        "activate_epoch",
+        "locks",
+        "retire_epoch",
+        "locks",
+        "finish",
+        "sweep",
+    ];
+    assert_eq!(cluster.told, told);
+    let active = cluster.state.active().expect("active");
+    assert_eq!((active.epoch, active.threshold, active.committee.len()), (Epoch(2), 3, 4));
+    assert!(
+        cluster.state.locks.values().all(|lock| lock.threshold == 2 && lock.peers.len() == 3),
+        "t - 1 of all others"
+    );
+    let slot = (uid(1), KeyVersion(1));
+    assert_eq!(cluster.rebuilt(slot, Epoch(2), Some(&[2, 3, 4])), Some(cluster.keys[&slot]));
+    assert_eq!(cluster.rebuilt(slot, Epoch(2), Some(&[3, 4])), None);
+}
+
+/// T55, and what is left of a joiner that does not come: nothing.
+#[test]
+fn a_joiner_that_is_silent_is_given_up() {
+    let mut cluster = Cluster::new(3, 2);
+    cluster.create(1);
+    cluster.prove(1, 4);
+    while cluster.learners.is_empty() {
+        let step = cluster.next();
+        cluster.follow(step);
+    }
+    cluster.away(4);
+    cluster.joiner_silent_ms = Patience::default().joiner_ms - 1;
+    assert_ne!(cluster.next(), Step::GiveUpJoiner { node: NodeId(4) });
+    cluster.joiner_silent_ms = Patience::default().joiner_ms;
+    assert_eq!(cluster.next(), Step::GiveUpJoiner { node: NodeId(4) });
+    cluster.settle();
+    assert!(cluster.state.former[&NodeId(4)].revoked && cluster.learners.is_empty());
+    assert!(cluster.state.locks.values().all(|lock| !lock.peers.contains(&NodeId(4))));
+    // Its invitation is spent, and its keys are never let in again.
+    assert_eq!(refused(&mut cluster.state, Change::Admit(admit(1, 4))), Refusal::InvitationUsed);
+    cluster.apply(invite(2));
+    assert_eq!(refused(&mut cluster.state, Change::Admit(admit(2, 4))), Refusal::IdentityTaken { node: NodeId(0) });
+    assert_eq!(
+        cluster.apply(Change::Admit(admit(2, 5))),
+        Outcome::Admitted { node: NodeId(5) },
+        "an id is not used again"
+    );
+}
+
+/// One change of the voters and one epoch: never one member more or one less between.
+#[test]
+fn a_replacement_is_one_change_of_voters_and_one_epoch() {
+    let mut cluster = Cluster::new(3, 2);
+    (1..=2).for_each(|number| cluster.create(number));
+    cluster.away(3);
+    cluster.apply(invite(1));
+    cluster.apply(Change::Designate { invitation: Sha256::digest(proof_key(1)).into(), gone: NodeId(3) });
+    cluster.told.clear();
+    cluster.apply(Change::Admit(admit(1, 4)));
+    cluster.back(4);
+    cluster.settle();
+    let told = [
+        "joiner",
+        "learner",
+        "share keys",
+        "voters, denied at once",
+        "expel",
+        "open_epoch",
+        "redeal",
+        "acks",
+        "activate_epoch",
+        "retire_epoch",
+        "locks",
+        "finish",
+        "sweep",
+    ];
+    assert_eq!(cluster.told, told);
+    assert_eq!(cluster.voters, [NodeId(1), NodeId(2), NodeId(4)].into());
+    assert!(cluster.state.former[&NodeId(3)].revoked);
+    assert_eq!(cluster.state.active().map(|active| (active.epoch, active.threshold)), Some((Epoch(2), 2)));
+}
+
+#[test]
+fn an_invitation_is_for_one_node_and_one_hour() {
+    let mut cluster = Cluster::new(3, 2);
+    assert_eq!(refused(&mut cluster.state, Change::Admit(admit(1, 4))), Refusal::UnknownInvitation);
+    cluster.apply(invite(1));
+    cluster.apply(Change::Admit(admit(1, 4)));
+    let other = Admit { boot_pk: [77; 32], ..admit(1, 4) };
+    assert_eq!(refused(&mut cluster.state, Change::Admit(other)), Refusal::InvitationUsed);
+    // The same node, before its first lock: with whatever keys it has now.
+    let again = Admit { op_pk: [78; 32], ..admit(1, 4) };
+    cluster.apply(Change::Admit(again.clone()));
+    assert_eq!(cluster.state.members[&NodeId(4)].op_pk, [78; 32]);
+    cluster.apply(Change::Admitted { node: NodeId(4) });
+    cluster.apply(Change::Admit(again));
+    assert_eq!(
+        refused(&mut cluster.state, Change::Admit(admit(1, 4))),
+        Refusal::InvitationUsed,
+        "it has lost its disk"
+    );
+
+    cluster.apply(invite(2));
+    let running = Refusal::OperationRunning { operation: Epoch(2) };
+    assert_eq!(refused(&mut cluster.state, Change::Admit(admit(2, 5))), running);
+    cluster.back(4);
+    cluster.settle();
+    let named = Admit { name: "n1".parse().expect("a name"), ..admit(2, 5) };
+    assert_eq!(refused(&mut cluster.state, Change::Admit(named)), Refusal::NodeNameTaken { node: NodeId(1) });
+    let twin = Admit { op_pk: member(1).op_pk, ..admit(2, 5) };
+    assert_eq!(refused(&mut cluster.state, Change::Admit(twin)), Refusal::IdentityTaken { node: NodeId(0) });
+    cluster.state.time_ms += 1_000;
+    assert_eq!(refused(&mut cluster.state, Change::Admit(admit(2, 5))), Refusal::InvitationExpired);
+    let named = Invite { proof_key: proof_key(3), name: Some("n9".parse().expect("a name")), ttl_ms: 1_000 };
+    cluster.apply(Change::Invite(named));
+    assert_eq!(refused(&mut cluster.state, Change::Admit(admit(3, 5))), Refusal::NameNotInvited);
+    for ttl_ms in [0, INVITATION_TTL_MAX_MS + 1] {
+        let bad = Invite { proof_key: proof_key(4), name: None, ttl_ms };
+        assert_eq!(refused(&mut cluster.state, Change::Invite(bad)), Refusal::BadInvitation);
+    }
 }

@@ -1,5 +1,7 @@
 //! The promises of `apply` and `plan`.
 
+use std::collections::BTreeSet;
+
 use quorate_shares::ids::{ClusterId, Epoch, KeyVersion, NodeId, ShareKeyGeneration};
 use quorate_shares::seal::ShareRecord;
 
@@ -258,7 +260,7 @@ fn records_are_fenced() {
 /// The next epoch with the same members, who are all away: each is dealt to with the share key that it has.
 fn open_next(state: &mut State) -> Epoch {
     let (epoch, request) = (state.next_epoch(), [epoch_request(state); 16]);
-    let begin = Begin { request, operation: Operation::Rekey, accept_no_redundancy: false };
+    let begin = Begin { request, operation: Operation::Rekey, accept_no_redundancy: false, abandon: BTreeSet::new() };
     step(state, Change::Begin(begin)).outcome.expect("nothing else runs");
     let away = View { present: [NodeId(9)].into(), ..view(state) };
     let Step::Propose(open @ Change::OpenEpoch(_)) = plan::next(state, &away) else { panic!("the epoch is next") };

@@ -23,6 +23,7 @@ use crate::procs::Lifetime;
 pub struct Builder {
     directory: Option<PathBuf>,
     nodes: u8,
+    spares: u8,
     threshold: Option<u8>,
     settings: Option<String>,
     surroundings: Surroundings,
@@ -35,6 +36,7 @@ impl Builder {
         Self {
             directory: None,
             nodes: 3,
+            spares: 0,
             threshold: None,
             settings: None,
             surroundings: Surroundings::default(),
@@ -52,6 +54,12 @@ impl Builder {
     /// How many founders; three unless said otherwise.
     pub fn nodes(mut self, nodes: u8) -> Self {
         self.nodes = nodes;
+        self
+    }
+
+    /// How many more nodes may join later ([`Cluster::join`]); they are numbered on.
+    pub fn spares(mut self, spares: u8) -> Self {
+        self.spares = spares;
         self
     }
 
@@ -121,7 +129,7 @@ impl Builder {
             let reason = "there is a cluster already".to_owned();
             return Err(Error::Directory { path, reason });
         }
-        let (entries, fronts) = new_nodes(self.nodes)?;
+        let (entries, fronts) = new_nodes(self.nodes, self.spares)?;
         for entry in &entries {
             let data = directory.node(&entry.name);
             let made = DirBuilder::new().recursive(true).mode(0o700).create(&data);
@@ -189,13 +197,14 @@ impl Builder {
 }
 
 /// Nodes with two free ports each. The relay's stay bound from here on; the nodes' own are free again until they start.
-fn new_nodes(count: u8) -> Result<(Vec<NodeEntry>, Vec<UdpSocket>), Error> {
+fn new_nodes(founders: u8, spares: u8) -> Result<(Vec<NodeEntry>, Vec<UdpSocket>), Error> {
     let bind = || UdpSocket::bind((Ipv4Addr::LOCALHOST, 0));
     let port = |socket: &UdpSocket| socket.local_addr();
-    let sockets = (0..count).map(|_| Ok((bind()?, bind()?))).collect::<io::Result<Vec<_>>>();
+    let sockets = (0..founders + spares).map(|_| Ok((bind()?, bind()?))).collect::<io::Result<Vec<_>>>();
     let sockets = sockets.map_err(Error::io("bind ports"))?;
-    let entries = (1..).zip(&sockets).map(|(number, (front, own))| {
-        Ok(NodeEntry { name: format!("n{number}"), listen: port(own)?, advertise: port(front)?, pid: None })
+    let entries = (1u8..).zip(&sockets).map(|(number, (front, own))| {
+        let (listen, advertise) = (port(own)?, port(front)?);
+        Ok(NodeEntry { name: format!("n{number}"), listen, advertise, pid: None, spare: number > founders })
     });
     let entries = entries.collect::<io::Result<_>>().map_err(Error::io("bind ports"))?;
     Ok((entries, sockets.into_iter().map(|(front, _)| front).collect()))

@@ -3,7 +3,7 @@
 
 mod link;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -13,7 +13,6 @@ use quorate_node::clock::wall_ms;
 use quorate_node::random;
 use quorate_raft::command::{Change, Command, CreateKey, EpochAck, Found, NewMember, RecordBytes};
 use quorate_raft::plan::{self, Step, View};
-use quorate_raft::state::State;
 use quorate_raft::{Options, Replica, StorageKeys, Timing};
 use quorate_shares::ids::{BatchId, ClusterId, Epoch, KeyUid, KeyVersion, NodeId, ShareKeyGeneration};
 use quorate_shares::kem::PublicKey;
@@ -95,7 +94,7 @@ async fn lead(replicas: &[Replica]) -> Result<Replica, Error> {
 /// A cluster with an active epoch, since no other has keys.
 async fn found(leader: &Replica) -> Result<(), Error> {
     loop {
-        let change = match leader.read(|state| plan::next(state, &view(state))) {
+        let change = match leader.read(|state| plan::next(state, &View::of_all(state, NodeId(1), wall_ms()))) {
             Step::AwaitFounding => Change::Found(Found {
                 cluster: CLUSTER,
                 token_hash: [0; 32],
@@ -113,12 +112,6 @@ async fn found(leader: &Replica) -> Result<(), Error> {
         };
         put(leader, change).await?;
     }
-}
-
-/// Node 1 leads, and nobody is away.
-fn view(state: &State) -> View {
-    let members: BTreeSet<_> = state.members.keys().copied().collect();
-    View { me: NodeId(1), present: members.clone(), voters: members, settled: true, now_ms: wall_ms() }
 }
 
 fn member(node: u8) -> NewMember {

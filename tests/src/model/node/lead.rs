@@ -178,9 +178,8 @@ impl Daemon {
         unlocked.tally = Step { again_ms: now_ms + STEP_MS, ..Step::default() };
         let index = context.db.now().applied;
         let records = plan::unverified(&unlocked.state);
-        let members: BTreeSet<NodeId> = unlocked.state.members.keys().copied().collect();
-        let (me, now_ms) = (self.me.node, context.watch.wall_ms);
-        let view = plan::View { me, present: members.clone(), voters: members, settled: true, now_ms };
+        let (me, state) = (self.me.node, &self.unlocked_mut().state);
+        let view = plan::View::of_all(state, me, context.watch.wall_ms);
         match plan::next(&self.unlocked_mut().state, &view) {
             plan::Step::AwaitFounding => {
                 let found = context.watch.found.clone();

@@ -187,7 +187,7 @@ impl Daemon {
         }
         let offered = peers.iter().map(|&peer| (peer, keys.remove(&peer))).collect();
         let Some(last) = self.vault().lock.clone() else { return Ok(()) };
-        let Some(keys) = lock_keys::named(&last, offered) else { return Ok(()) };
+        let Some(keys) = lock_keys::named(&last, offered, |_| false) else { return Ok(()) };
         let unlocked = self.unlocked_mut();
         let Some(threshold) = unlocked.state.cluster.as_ref().map(|cluster| cluster.threshold) else { return Ok(()) };
         let bundle = unlocked.bundle.duplicate();

@@ -1,0 +1,248 @@
+//! Nodes that join a cluster which runs, and that take the place of others.
+
+use std::time::Duration;
+
+use quorate_client::wire::{Phase, Role};
+use quorate_client::{Code, NodeName};
+use quorate_testnet::load::{Load, Options};
+use quorate_testnet::tool::Tool;
+use quorate_testnet::{Cluster, thief};
+
+use crate::site::{Dice, PATIENCE, Site, seed, subsets};
+
+/// Three founders and room for more.
+fn with_spares(spares: u8) -> Site {
+    Site::of(Cluster::builder().spares(spares))
+}
+
+fn node_name(name: &str) -> NodeName {
+    name.parse().expect("a name")
+}
+
+/// An invitation, as an operator gets one.
+fn invite(site: &Site) -> String {
+    let text = site.block(site.client(None).invite_node(None, Duration::from_secs(600))).expect("an invitation");
+    String::from_utf8(text.expose().to_vec()).expect("text")
+}
+
+/// Begins to join, and says what the command said in the end.
+fn join(site: &Site, node: &str, invitation: &str, more: &[&str]) -> Tool {
+    let mut command = site.cluster.quorate(["node", "join", "-"]);
+    command.args(more).arg("--socket").arg(site.cluster.directory().socket(node));
+    Tool::start(command, format!("{invitation}\n").as_bytes()).expect("starts")
+}
+
+/// The threshold in force, and how many disks a thief needs at one instant.
+fn thresholds(site: &Site) -> (u8, u8) {
+    let status = site.block(site.client(None).status()).expect("status");
+    (status.threshold, status.theft_threshold)
+}
+
+/// L1, D6, D7 while a fourth node joins: no client notices, and it opens everything that was ever encrypted.
+#[test]
+fn a_node_joins_while_clients_work() {
+    let mut site = with_spares(1);
+    let options = Options { clients: 4, rest: Duration::from_millis(20), ..Options::default() };
+    let load = site.block(Load::start(&site.file(), &site.token(), &options)).expect("clients start");
+    site.until("clients to work", || (load.tally().done > 200).then_some(()));
+    site.cluster.join("n4").expect("joins");
+    let before = load.tally().done;
+    site.until("clients to go on", || (load.tally().done >= before + 200).then_some(()));
+    let outcome = site.block(load.stop());
+    assert_eq!(outcome.unexpected, Vec::<String>::new());
+
+    site.export();
+    let nodes = site.block(site.client(None).nodes()).expect("nodes");
+    assert_eq!(nodes.len(), 4);
+    assert!(nodes.iter().all(|node| node.role != Role::Learner), "{nodes:?}");
+    site.until("the closing rotation", || (thresholds(&site) == (3, 3)).then_some(()));
+    for node in ["n1", "n2", "n3", "n4"] {
+        assert_eq!(site.block(outcome.open_all(&site.client(Some(node)))), Vec::<String>::new(), "{node}");
+    }
+    // It counts like any other: with one of the founders gone there is a quorum, with two there is none.
+    let sealed = site.encrypt(None, "after", b"x").map_err(|error| error.code());
+    assert_eq!(sealed, Err(Code::NotFound), "the control: no such key");
+    site.create("after");
+    site.cluster.kill("n1").expect("dies");
+    let sealed = site.until("the others to serve", || site.encrypt(Some("n4"), "after", b"x").ok());
+    site.cluster.kill("n2").expect("dies");
+    site.until("the lease to end", || site.decrypt(Some("n4"), &sealed).is_err().then_some(()));
+}
+
+/// T10: growing from three to five, two stolen disks are enough until everybody's lock is made for the new threshold, and
+/// `status` says so; after it they open nothing. Three open everything, as they must.
+#[test]
+fn t10_a_larger_cluster_needs_more_disks() {
+    let mut site = with_spares(2);
+    site.create("key");
+    assert_eq!(thresholds(&site), (2, 2));
+    let before = tempfile::tempdir().expect("a directory");
+    let disks = site.cluster.steal(&["n1", "n2"], before.path()).expect("steals");
+    assert!(!thief::rob(&disks).keys.is_empty(), "the control: two disks of three nodes open a key");
+    for node in ["n4", "n5"] {
+        site.cluster.join(node).expect("joins");
+        site.export();
+    }
+    let status = || site.block(site.client(None).status()).expect("status");
+    site.until("the operation to be over", || status().operation.is_none().then_some(()));
+    assert_eq!(thresholds(&site), (3, 3));
+    let after = tempfile::tempdir().expect("a directory");
+    let names = ["n1", "n2", "n3", "n4", "n5"];
+    let disks = site.cluster.steal(&names, after.path()).expect("steals");
+    for pair in subsets(&names, 2) {
+        let stolen = names.iter().zip(&disks).filter(|(name, _)| pair.contains(name)).map(|(_, disk)| disk.clone());
+        let loot = thief::rob(&stolen.collect::<Vec<_>>());
+        assert!(loot.is_nothing(), "{pair:?}: {loot}");
+    }
+    assert!(!thief::rob(&disks[2..]).keys.is_empty(), "the control: three disks of five nodes open a key");
+}
+
+/// A joiner that dies at any moment and starts again goes on where it was.
+#[test]
+fn a_joiner_that_dies_goes_on() {
+    let mut site = with_spares(1);
+    site.create("key");
+    let mut dice = Dice::new(seed());
+    site.start(&["n4"]);
+    let invitation = invite(&site);
+    let begun = join(&site, "n4", &invitation, &["--no-wait"]);
+    begun.success(PATIENCE).expect("begins");
+    let mut deaths = 0;
+    while site.cluster.status("n4").map_or(true, |status| status.public.phase != Phase::Serving) && deaths < 6 {
+        std::thread::sleep(Duration::from_millis(dice.below(700) as u64));
+        site.cluster.kill("n4").expect("dies");
+        site.start(&["n4"]);
+        deaths += 1;
+    }
+    println!("it died {deaths} times");
+    site.cluster.wait_serving(&["n4"]).expect("joins in the end");
+    let nodes = site.block(site.client(None).nodes()).expect("nodes");
+    assert_eq!(nodes.iter().filter(|node| node.name == node_name("n4")).count(), 1);
+    assert_eq!(nodes.len(), 4);
+}
+
+/// T24: of three nodes one is lost with its disk. A new one takes its place in one operation; the cluster is whole again, and
+/// whoever finds the old disk is refused.
+#[test]
+fn t24_a_lost_node_is_replaced() {
+    let mut site = with_spares(1);
+    site.create("key");
+    let sealed = site.encrypt(None, "key", b"kept").expect("sealed");
+    site.cluster.kill("n3").expect("dies");
+    let invitation = invite(&site);
+    let replace = site.block(site.client(None).replace_node(&node_name("n3"), invitation.as_bytes()));
+    replace.expect("the invitation is known");
+    site.start(&["n4"]);
+    join(&site, "n4", &invitation, &[]).success(PATIENCE).expect("joins");
+    site.export();
+    let names = || {
+        let nodes = site.block(site.client(None).nodes()).ok()?;
+        Some(nodes.into_iter().map(|node| node.name.to_string()).collect::<Vec<_>>())
+    };
+    site.until("three members", || (names()? == ["n1", "n2", "n4"]).then_some(()));
+    let over = || site.block(site.client(None).status()).expect("status").operation.is_none();
+    site.until("the operation to be over", || over().then_some(()));
+    assert_eq!(thresholds(&site), (2, 2));
+    // Any one of the three may be lost again.
+    site.cluster.kill("n1").expect("dies");
+    let opened = site.until("two of three to serve", || site.decrypt(Some("n4"), &sealed).ok());
+    assert_eq!(opened, b"kept");
+    site.start(&["n1", "n3"]);
+    site.cluster.wait_serving(&["n1"]).expect("serves");
+    let refused = || site.cluster.status("n3").map_or(true, |status| status.public.phase != Phase::Serving);
+    assert!(refused(), "its place is taken");
+}
+
+/// Each invitation is for one node, and says what is wrong with it otherwise.
+#[test]
+fn wrong_invitations_are_refused_with_advice() {
+    let mut site = with_spares(2);
+    site.start(&["n4", "n5"]);
+    let refused = |node: &str, invitation: &str| {
+        let outcome = join(&site, node, invitation, &[]).outcome(PATIENCE).expect("ends");
+        assert_ne!(outcome.code, Some(0), "it must be refused");
+        outcome.stderr
+    };
+    let short = site.block(site.client(None).invite_node(None, Duration::from_millis(1))).expect("an invitation");
+    let short = String::from_utf8(short.expose().to_vec()).expect("text");
+    let named = site.block(site.client(None).invite_node(Some(&node_name("n9")), PATIENCE)).expect("an invitation");
+    let named = String::from_utf8(named.expose().to_vec()).expect("text");
+    assert!(refused("n4", "QJT1").contains("not an invitation"));
+    assert!(refused("n4", &named).contains("for another one"));
+    assert!(refused("n4", &short).contains("has expired"));
+
+    let good = invite(&site);
+    join(&site, "n4", &good, &[]).success(PATIENCE).expect("joins");
+    assert!(refused("n5", &good).contains("used by another node"));
+    assert!(refused("n4", &good).contains("belongs to a cluster already"));
+    let taken = site.block(site.client(None).invite_node(Some(&node_name("n1")), PATIENCE));
+    assert_eq!(taken.map(drop).map_err(|error| error.code()), Err(Code::Conflict));
+}
+
+/// Two at once: one after the other comes in.
+#[test]
+fn two_nodes_that_join_at_once_come_in_one_after_the_other() {
+    let mut site = with_spares(2);
+    site.create("key");
+    site.start(&["n4", "n5"]);
+    let joins = ["n4", "n5"].map(|node| join(&site, node, &invite(&site), &[]));
+    joins.into_iter().for_each(|join| drop(join.success(PATIENCE).expect("joins")));
+    site.export();
+    let over = || site.block(site.client(None).status()).expect("status").operation.is_none();
+    site.until("the operations to be over", || over().then_some(()));
+    assert_eq!(thresholds(&site), (3, 3));
+    assert_eq!(site.block(site.client(None).nodes()).expect("nodes").len(), 5);
+}
+
+/// T55: a revocation does not wait for a joiner that is dead, and takes it along.
+#[test]
+fn t55_a_revocation_comes_before_a_join_that_hangs() {
+    let mut site = Site::of(Cluster::builder().nodes(4).spares(1));
+    site.create("key");
+    site.start(&["n5"]);
+    join(&site, "n5", &invite(&site), &["--no-wait"]).success(PATIENCE).expect("begins");
+    let operation = |site: &Site| site.block(site.client(None).status()).ok()?.operation;
+    site.until("the join to begin", || operation(&site).filter(|operation| operation.name.starts_with("join")));
+    site.cluster.kill("n5").expect("dies");
+    let begun = site.block(site.client(None).revoke_nodes(&[node_name("n4")]));
+    begun.expect("it goes before everything else");
+    let members = || {
+        let nodes = site.block(site.client(None).nodes()).ok()?;
+        Some(nodes.into_iter().map(|node| node.name.to_string()).collect::<Vec<_>>())
+    };
+    site.until("three members", || (members()? == ["n1", "n2", "n3"]).then_some(()));
+    site.until("the operation to be over", || operation(&site).is_none().then_some(()));
+    assert_eq!(thresholds(&site), (2, 2));
+}
+
+/// A solo node holds everything on one disk, and says so; when two have joined, one disk opens nothing.
+#[test]
+fn a_solo_node_grows_to_three() {
+    let mut site = Site::of(Cluster::builder().nodes(1).spares(2));
+    site.create("key");
+    let sealed = site.encrypt(None, "key", b"alone").expect("sealed");
+    assert_eq!(thresholds(&site), (1, 1));
+    let before = tempfile::tempdir().expect("a directory");
+    let disk = site.cluster.steal(&["n1"], before.path()).expect("steals");
+    assert!(!thief::rob(&disk).keys.is_empty(), "the control: one disk opens everything");
+    site.cluster.kill("n1").expect("dies");
+    site.start(&["n1"]);
+    site.cluster.wait_serving(&["n1"]).expect("it needs nobody");
+    for node in ["n2", "n3"] {
+        site.cluster.join(node).expect("joins");
+        site.export();
+    }
+    let over = || site.block(site.client(None).status()).expect("status").operation.is_none();
+    site.until("the operations to be over", || over().then_some(()));
+    assert_eq!(thresholds(&site), (2, 2));
+    let after = tempfile::tempdir().expect("a directory");
+    for node in ["n1", "n2", "n3"] {
+        let disk = site.cluster.steal(&[node], after.path()).expect("steals");
+        let loot = thief::rob(&disk);
+        assert!(loot.is_nothing(), "{node}: {loot}");
+    }
+    site.kill_all();
+    site.start(&["n2", "n3"]);
+    site.cluster.wait_serving(&["n2", "n3"]).expect("two of three");
+    assert_eq!(site.decrypt(Some("n3"), &sealed).expect("opens"), b"alone");
+}
