@@ -90,7 +90,8 @@ pub async fn watch(node: Arc<Node>, replica: Replica) {
         node.close_batch_if_over(&replica);
         match node.lease.lost_for_ms() {
             _ if node.is_sealed() => {
-                // Again and again: a request that was let in before the seal may have loaded a key after it.
+                // Again and again: a request that was let in before the seal may have loaded a key after it, and the leader
+                // has the node check its shares of what is dealt anew.
                 node.forget_keys();
                 wiped = true;
             }

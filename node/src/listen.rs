@@ -38,7 +38,8 @@ fn offered(phase: Phase) -> &'static [Protocol] {
         Phase::Uninitialised | Phase::Revoked => &[],
         Phase::Locked => &[Protocol::Boot],
         Phase::Joining => &[Protocol::Boot, Protocol::Join, Protocol::Peer],
-        Phase::Open | Phase::Serving | Phase::Sealed => &[Protocol::Boot, Protocol::Peer, Protocol::Client],
+        Phase::Open | Phase::Sealed => &[Protocol::Boot, Protocol::Peer, Protocol::Client],
+        Phase::Serving => &Protocol::ALL,
     }
 }
 

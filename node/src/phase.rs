@@ -16,8 +16,6 @@ pub enum Door {
     Join,
     /// A member with its op key: locks, Raft, leases, status.
     Peer,
-    /// The leader asks a member to open and check its own shares.
-    Check,
     /// A member asks for shares of a key.
     Shares,
     /// A client asks how the cluster is.
@@ -31,10 +29,9 @@ pub fn admits(phase: Phase, door: Door) -> bool {
     use Phase::{Joining, Locked, Open, Revoked, Sealed, Serving, Uninitialised};
     match phase {
         Uninitialised | Revoked => false,
-        Joining => matches!(door, Door::LockOpen | Door::PublicStatus | Door::Join | Door::Peer | Door::Check),
+        Joining => matches!(door, Door::LockOpen | Door::PublicStatus | Door::Join | Door::Peer),
         Locked => matches!(door, Door::LockOpen | Door::PublicStatus),
-        Sealed => matches!(door, Door::LockOpen | Door::PublicStatus | Door::Peer | Door::Status),
-        Open => admits(Sealed, door) || door == Door::Check,
+        Open | Sealed => matches!(door, Door::LockOpen | Door::PublicStatus | Door::Peer | Door::Status),
         Serving => true,
     }
 }
@@ -76,8 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sealed_node_opens_no_share_and_still_helps_others_to_unlock() {
-        assert!(!admits(Phase::Sealed, Door::Check) && admits(Phase::Open, Door::Check));
+    fn a_sealed_node_still_helps_others_to_unlock() {
         assert!(admits(Phase::Sealed, Door::LockOpen) && admits(Phase::Sealed, Door::Peer));
     }
 

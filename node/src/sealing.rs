@@ -2,7 +2,8 @@
 //!
 //! A sealed node is for whoever looks at a machine and does not like what he sees, and cannot decide yet. It holds no key,
 //! no opened batch and no dealing, gives no share, and answers no client. It stays a member all the same: it votes, renews
-//! its lock and opens the locks of others, so that sealing one node does not cost the cluster its way back. Its own op key,
+//! its lock and opens the locks of others, so that sealing one node does not cost the cluster its way back. And it checks its
+//! own shares of what is dealt anew: a revocation must not wait for it. What it opens for that is wiped a moment later. Its own op key,
 //! storage key and share keys stay in memory: without them it could do none of that. To be rid of these as well, stop it.
 //!
 //! The flag lies in the vault and is durable before anybody is answered. In memory it bars the lease, so that everything that

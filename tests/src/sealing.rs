@@ -100,3 +100,19 @@ fn a_sealed_node_votes_and_unlocks_others_and_gives_no_share() {
     site.cluster.wait_serving(&["n3"]).expect("serves");
     assert_eq!(site.decrypt(Some("n1"), &ciphertext).expect("with the share of n3"), b"secret");
 }
+
+/// A revocation does not wait for a sealed node, which checks its new shares as every other. Mutated: one that refuses that
+/// is waited for until it is unsealed.
+#[test]
+fn a_node_is_revoked_while_another_is_sealed() {
+    let site = Site::of_nodes(4);
+    site.create("key");
+    let ciphertext = site.encrypt(None, "key", b"secret").expect("encrypts");
+    done(&site, "n3", "node seal");
+    done(&site, "n1", "node revoke n4 --yes --wait");
+    assert_eq!(phase(&site, "n3"), Phase::Sealed);
+    assert_eq!(site.decrypt(Some("n1"), &ciphertext).expect("the others serve"), b"secret");
+    done(&site, "n1", "node unseal n3");
+    let opened = site.until("n3 to serve", || site.decrypt(Some("n3"), &ciphertext).ok());
+    assert_eq!(opened, b"secret");
+}
