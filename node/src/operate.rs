@@ -22,7 +22,7 @@ use crate::node::Node;
 use crate::peer::Operate;
 use crate::proposal::{self, ProposalError};
 use crate::status::theft_threshold;
-use crate::{members, random};
+use crate::{confirm, members, random};
 
 /// What a lease may outlive its length by, for clocks that run a little slower.
 const LEASE_SLACK_MS: u64 = 300;
@@ -32,6 +32,7 @@ const LEASE_SLACK_MS: u64 = 300;
 /// # Errors
 /// What a client should hear.
 pub async fn begin(node: &Arc<Node>, replica: &Replica, operate: Operate) -> Result<Epoch, WireError> {
+    caught_up(node, replica).await?;
     let request = match &operate {
         Operate::Remove { request, .. } | Operate::Revoke { request, .. } => *request,
     };
@@ -144,6 +145,14 @@ fn not_invited(node: &Node, error: ProposalError) -> WireError {
     }
 }
 
+/// A leader that was just elected may not have applied yet what the last one answered, and nothing is refused from a state that
+/// is older than the question.
+async fn caught_up(node: &Arc<Node>, replica: &Replica) -> Result<(), WireError> {
+    confirm::catch_up(node, replica).await.map_err(|reason| {
+        WireError::new(Code::NoQuorum, format!("the leader is not confirmed: {reason}")).hint("try again in a moment")
+    })
+}
+
 /// The member of this name. One that is gone is named as such, so that a repetition is not taken for a mistake.
 fn named(state: &State, name: &NodeName) -> Result<NodeId, WireError> {
     if let Some(member) = state.members.values().find(|member| member.name == *name) {
@@ -199,18 +208,25 @@ fn explain(node: &Node, operation: &Operation, refusal: Refusal) -> WireError {
 /// # Errors
 /// [`Code::NotFound`] if it neither runs nor was the last one.
 pub async fn progress(node: &Arc<Node>, replica: &Replica, operation: Epoch) -> Result<Progress, WireError> {
-    let known = replica.read(|state| {
-        let operations = &state.operations;
-        let running = operations.running.as_ref().filter(|running| running.epoch == operation);
-        let ended = operations.ended.as_ref().filter(|ended| ended.was.epoch == operation);
-        let stage = match (running, ended) {
-            (Some(_), _) => Stage::Runs,
-            (None, Some(ended)) if ended.preempted => Stage::Preempted,
-            (None, Some(_)) => Stage::Done,
-            (None, None) => return None,
-        };
-        Some((running.or(ended.map(|ended| &ended.was))?.clone(), stage))
-    });
+    let look = || {
+        replica.read(|state| {
+            let operations = &state.operations;
+            let running = operations.running.as_ref().filter(|running| running.epoch == operation);
+            let ended = operations.ended.as_ref().filter(|ended| ended.was.epoch == operation);
+            let stage = match (running, ended) {
+                (Some(_), _) => Stage::Runs,
+                (None, Some(ended)) if ended.preempted => Stage::Preempted,
+                (None, Some(_)) => Stage::Done,
+                (None, None) => return None,
+            };
+            Some((running.or(ended.map(|ended| &ended.was))?.clone(), stage))
+        })
+    };
+    let mut known = look();
+    if known.is_none() {
+        caught_up(node, replica).await?;
+        known = look();
+    }
     let (running, stage) = known.ok_or_else(|| {
         WireError::new(Code::NotFound, format!("no operation of epoch {operation} is known any more"))
             .hint("others followed since; `quorate node list` shows the members")
