@@ -378,10 +378,9 @@ async fn check(node: &Node, replica: &Replica, epoch: Epoch, slots: &[Slot]) -> 
     let mut verified = Vec::with_capacity(slots.len());
     for some in slots.chunks(CHECKED_AT_ONCE) {
         // Those that can be read; one that cannot must not hide the others.
-        let facts = holder.all_facts(replica, epoch, some).map_or_else(
-            |_| some.iter().filter_map(|&(uid, version)| holder.facts(replica, epoch, uid, version).ok()).collect(),
-            |facts| facts,
-        );
+        let facts = holder.all_facts(replica, epoch, some).unwrap_or_else(|_| {
+            some.iter().filter_map(|&(uid, version)| holder.facts(replica, epoch, uid, version).ok()).collect()
+        });
         for facts in facts {
             let (uid, version) = (facts.identity.uid, facts.identity.version);
             match holder.open(replica, &facts) {
