@@ -93,11 +93,28 @@ impl Shim {
         self.variables(&[("SHIM_DIE_AT", at), ("SHIM_DIE_IN", of), ("SHIM_DIED_AT", note)])
     }
 
+    /// The environment of daemons that may be ordered to die while they run ([`order_death`]).
+    pub fn with_orders(&self, orders: &Path, note: &Path) -> Variables {
+        let (orders, note) = (orders.display().to_string(), note.display().to_string());
+        self.variables(&[("SHIM_ORDERS", orders), ("SHIM_DIED_AT", note)])
+    }
+
     fn variables(&self, own: &[(&str, String)]) -> Variables {
         let library = self.directory.path().join("shim.so").display().to_string();
         let all = own.iter().map(|(name, value)| ((*name).to_owned(), value.clone()));
         all.chain([("LD_PRELOAD".to_owned(), library)]).collect()
     }
+}
+
+/// Orders the process `pid`, whose environment names the file `orders`, to die like this; syncs count from now on. The order
+/// takes the place of the one before.
+///
+/// # Errors
+/// What the file system says.
+pub fn order_death(orders: &Path, pid: u32, death: Death<'_>) -> Result<(), Error> {
+    let next = orders.with_extension("next");
+    let written = fs::write(&next, format!("{pid} {} {}\n", death.at_sync, death.of));
+    written.and_then(|()| fs::rename(&next, orders)).map_err(Error::io(orders.display().to_string()))
 }
 
 impl Clocks {
@@ -124,6 +141,9 @@ impl Clocks {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+    use std::process::Stdio;
+
     use super::*;
 
     /// What `date` says in a process with these variables.
@@ -161,5 +181,24 @@ mod tests {
         assert_eq!(run(1, "elsewhere"), ("alive\n".to_owned(), String::new()));
         assert_eq!(run(2, "/file"), ("alive\n".to_owned(), String::new()), "each process counts its own");
         assert_eq!(run(1, "/file"), (String::new(), format!("sync 1, of {}\n", file.display())));
+    }
+
+    #[test]
+    fn a_process_dies_when_it_is_ordered_to() {
+        let shim = Shim::build().expect("compiles");
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let [note, file, orders] = ["note", "file", "orders"].map(|name| dir.path().join(name));
+        fs::write(&file, "").expect("our own directory");
+        // A shell that becomes `sync`, under the number that it has already.
+        let run = |whom: fn(u32) -> u32| {
+            let mut sync = Command::new("sh");
+            sync.args(["-c", "read go && exec sync \"$0\""]).arg(&file).stdin(Stdio::piped());
+            let mut sync = sync.envs(shim.with_orders(&orders, &note)).spawn().expect("runs");
+            order_death(&orders, whom(sync.id()), Death { at_sync: 1, of: "/file" }).expect("written");
+            sync.stdin.take().expect("piped").write_all(b"go\n").expect("it reads");
+            (sync.wait().expect("ends").success(), note.exists())
+        };
+        assert_eq!(run(|pid| pid + 1), (true, false), "another one was meant");
+        assert_eq!(run(|pid| pid), (false, true));
     }
 }

@@ -64,6 +64,11 @@ impl Tool {
         sent.map_err(|errno| Error::io(format!("interrupt `{}`", self.line))(errno.into()))
     }
 
+    /// Whether it has ended.
+    pub fn has_ended(&mut self) -> bool {
+        !matches!(self.child.try_wait(), Ok(None))
+    }
+
     /// Waits for its end, whatever the end is.
     ///
     /// # Errors

@@ -95,7 +95,7 @@ fn refusals() -> Vec<(String, String)> {
     // Everything that is said of operations, with the hints: a line is a message or a hint if it has more than a word.
     let operate = read("node/src/operate.rs");
     let said = literals(operate.split("#[cfg(test)]").next().expect("always one"));
-    add("node/src/operate.rs", said.into_iter().filter(|text| text.contains(|letter| letter == ' ')).collect());
+    add("node/src/operate.rs", said.into_iter().filter(|text| text.contains(' ')).collect());
     let joining = read("node/src/invited.rs");
     let codes =
         joining.split("JoinCode::").skip(1).filter(|rest| rest.split('\n').next().is_some_and(|l| l.contains("=>")));

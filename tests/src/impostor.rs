@@ -8,10 +8,10 @@ use quorate_client::conn::{CallError, Conn, Lane};
 use quorate_client::error::Code;
 use quorate_client::identity::{DialError, Identity, Protocol, dial};
 use quorate_client::wire::{self, Answered, Envelope, PUBLIC_STATUS, Phase, PublicStatus, Request, Token};
-use quorate_node::peer::{self, Hello, KeyChange, LockState, PeerRequest, SharesRequest, VerifyRequest};
+use quorate_node::peer::{self, Hello, KeyChange, LockState, Operate, PeerRequest, SharesRequest, VerifyRequest};
 use quorate_node::vault::{self, Vault};
 use quorate_raft::command::{Change, Command as StateCommand};
-use quorate_shares::ids::{Epoch, KeyUid, KeyVersion, NodeId};
+use quorate_shares::ids::{Epoch, KeyUid, KeyVersion, NodeId, NodeName};
 use quorate_shares::labels::EXPORTER_LOCK;
 use quorate_shares::lock::{LockOpenCode, LockOpenReply, LockOpenRequest, LockParams};
 use quorate_shares::secret::Secret;
@@ -65,6 +65,10 @@ impl Thief {
     }
 }
 
+fn node(name: &str) -> NodeName {
+    name.parse().expect("a name")
+}
+
 /// One of everything that a member may ask of another.
 pub(crate) fn every_peer_request(me: NodeId) -> Vec<PeerRequest> {
     let (uid, version, epoch) = (KeyUid([1; 16]), KeyVersion(1), Epoch(1));
@@ -90,6 +94,8 @@ pub(crate) fn every_peer_request(me: NodeId) -> Vec<PeerRequest> {
         PeerRequest::Disarm { codes: None },
         PeerRequest::Flushed(quorate_raft::Flushed::default()),
         PeerRequest::Roster,
+        PeerRequest::Operate(Operate::Revoke { request: [0; 16], names: vec![node("n3")] }),
+        PeerRequest::Progress { operation: epoch },
     ]
 }
 
@@ -107,7 +113,7 @@ fn every_client_request() -> Vec<Request> {
         Request::ShowKey { name: name("key") },
         Request::RotateKey { request_id: [0; 16], name: name("key"), expect: None },
         Request::ListNodes,
-        Request::NodeStatus { name: "n1".parse().expect("a name") },
+        Request::NodeStatus { name: node("n1") },
         Request::Export,
         Request::Echo(vec![1]),
         Request::SealNode { name: "n1".parse().expect("a name") },
@@ -115,6 +121,9 @@ fn every_client_request() -> Vec<Request> {
         Request::AdmitNode { name: "n1".parse().expect("a name") },
         Request::ListAlarms,
         Request::DisarmAlarms { codes: None },
+        Request::RemoveNode { request_id: [0; 16], name: node("n3"), accept_no_redundancy: true, abandon: Vec::new() },
+        Request::RevokeNodes { request_id: [0; 16], names: vec![node("n3")] },
+        Request::Progress { operation: Epoch(2) },
     ]
 }
 

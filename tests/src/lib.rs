@@ -49,6 +49,8 @@ mod joining;
 #[cfg(test)]
 mod lease;
 #[cfg(test)]
+mod leaving;
+#[cfg(test)]
 mod liar;
 #[cfg(test)]
 mod load;

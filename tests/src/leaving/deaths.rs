@@ -1,0 +1,146 @@
+//! The leader dies at any step of an operation, and the next one finishes it.
+//!
+//! What is durable changes by a sync and by nothing else, so the leader is killed right after its first sync since the order,
+//! in another run after its second, and so on, until the operation ends before the death comes: see `quorate_testnet::shim`.
+//! Of a removal and of a revocation alike, in one cluster after the other. Clients go on meanwhile; no node keeps a key in
+//! memory, so each of their answers shows that the shares of the moment are good.
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::LazyLock;
+
+use quorate_testnet::Cluster;
+use quorate_testnet::load::{Load, Options};
+use quorate_testnet::shim::{Death, Shim, order_death};
+
+use super::{COLD, Sealed, all_open, goes_on, none_wrong, seal_many, settled, typed};
+use crate::site::{Dice, PATIENCE, Site, seed};
+
+const NODES: u8 = 5;
+/// Set to die at every step instead of at some that the seed chooses: `make soak` does.
+const EVERY: &str = "QUORATE_EVERY_LEADER";
+/// Of a leader's own lock: each change is two syncs.
+const VAULT: &str = "/vault";
+/// Of log and state.
+const STATE: &str = "/state/";
+/// No leader syncs anything so often during one operation.
+const SYNCS_MAX: u32 = 1_000;
+/// Deaths without [`EVERY`]: so far apart that each falls into another part of an operation.
+const STEPS: [(&str, u32); 4] = [(STATE, 1), (STATE, 7), (STATE, 13), (VAULT, 1)];
+/// How far beyond those the dice may go.
+const SPREAD: usize = 6;
+/// How often a command is typed again that found no quorum.
+const TYPED_MAX: usize = 20;
+
+static SHIM: LazyLock<Shim> = LazyLock::new(|| Shim::build().expect("a C compiler"));
+
+/// Five nodes, any of which may be ordered to die, under load.
+struct Scene {
+    site: Site,
+    load: Load,
+    sealed: Vec<Sealed>,
+    orders: PathBuf,
+    notes: PathBuf,
+    _directory: tempfile::TempDir,
+}
+
+impl Scene {
+    fn set() -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (orders, notes) = (directory.path().join("orders"), directory.path().join("deaths"));
+        let variables = SHIM.with_orders(&orders, &notes);
+        let builder = Cluster::builder().nodes(NODES).settings(COLD);
+        let builder = variables.into_iter().fold(builder, |builder, (name, value)| builder.environment(name, value));
+        let site = Site::of(builder);
+        let sealed = seal_many(&site, 300);
+        let options = Options { clients: 3, ..Options::default() };
+        let load = site.block(Load::start(&site.file(), &site.token(), &options)).expect("clients start");
+        Self { site, load, sealed, orders, notes, _directory: directory }
+    }
+
+    fn deaths(&self) -> usize {
+        fs::read_to_string(&self.notes).unwrap_or_default().lines().count()
+    }
+
+    /// Gives an order of which the leader dies, and sees it through. Returns whether the leader died.
+    fn order(&mut self, words: &[&str], death: Death<'_>, comes_back_late: bool) -> bool {
+        let leader = self.site.leader();
+        let pid = self.site.cluster.process(&leader).expect("exists").expect("runs").pid();
+        let before = self.deaths();
+        order_death(&self.orders, pid, death).expect("written");
+        for attempt in 1.. {
+            let mut command = typed(&self.site, words);
+            quorate_testnet::wait_until(format!("{words:?} to end"), PATIENCE, || {
+                self.revive(&leader, !comes_back_late);
+                command.has_ended().then_some(())
+            })
+            .unwrap_or_else(|error| panic!("{error}: {}", command.so_far()));
+            let ended = command.outcome(PATIENCE).expect("it has ended");
+            // Whether an order whose answer was lost was heard is told by its repetition.
+            match ended.code {
+                Some(0) => break,
+                Some(5) if attempt > 1 && ended.stderr.contains("already") => break,
+                Some(3) if attempt < TYPED_MAX => {}
+                code => panic!("{words:?} ended with {code:?} when {leader} was to die: {}", ended.stderr),
+            }
+        }
+        self.revive(&leader, true);
+        let died = self.deaths() > before;
+        // Whoever has not died by now shall live.
+        order_death(&self.orders, 0, Death { at_sync: 1, of: "nothing" }).expect("written");
+        println!(
+            "{words:?}: {leader} {} at sync {} of {}",
+            if died { "died" } else { "lived on" },
+            death.at_sync,
+            death.of
+        );
+        died
+    }
+
+    fn revive(&mut self, node: &str, now: bool) {
+        if now && !self.site.cluster.is_running(node).expect("a node") {
+            self.site.start(&[node]);
+        }
+    }
+
+    /// A removal and a revocation, in each of which the leader dies at that step. Returns how often one did.
+    fn play(mut self, death: Death<'_>) -> usize {
+        goes_on(&self.site, &self.load, "in peace");
+        let late = death.at_sync.is_multiple_of(2);
+        let removal = self.order(&["node", "remove", "n5", "--yes"], death, late);
+        settled(&self.site, &["n1", "n2", "n3", "n4"], 2);
+        goes_on(&self.site, &self.load, "without n5");
+        // Those that remain are a majority of the old and of the new voters only together with the one that dies.
+        let revocation = self.order(&["node", "revoke", "n4", "--yes", "--wait"], death, false);
+        let stay = ["n1", "n2", "n3"];
+        let status = settled(&self.site, &stay, 3);
+        assert_eq!((status.threshold, status.theft_threshold), (2, 2));
+        goes_on(&self.site, &self.load, "without n4");
+        none_wrong(&self.site, self.load, &stay);
+        all_open(&self.site, &stay, &self.sealed);
+        usize::from(removal) + usize::from(revocation)
+    }
+}
+
+/// T26. Mutated: a leader that goes on only with what was ordered of itself.
+#[test]
+fn t26_the_next_leader_finishes_what_the_last_one_began() {
+    if std::env::var_os(EVERY).is_some() {
+        for of in [STATE, VAULT] {
+            let mut steps = 1..SYNCS_MAX;
+            let reached = steps.by_ref().take_while(|&at_sync| Scene::set().play(Death { at_sync, of }) > 0).count();
+            assert!(reached > 1, "the control: leaders died {reached} times");
+            assert!(steps.next().is_some(), "no operation ever ended before the death came");
+        }
+        return;
+    }
+    let mut dice = Dice::new(seed());
+    let rounds = 2;
+    let mut died = 0;
+    for _ in 0..rounds {
+        let (of, first) = STEPS[dice.below(STEPS.len())];
+        let further = if of == STATE { dice.below(SPREAD) as u32 } else { dice.below(2) as u32 };
+        died += Scene::set().play(Death { at_sync: first + further, of });
+    }
+    assert!(died > 0, "the control: some leader died");
+}

@@ -1,0 +1,129 @@
+//! What an operator may order, and in which order: repeated, two at once, one instead of another, and what is refused.
+
+use std::collections::BTreeSet;
+
+use quorate_testnet::tool::Finished;
+
+use super::{all_open, cold, run, seal_many, settled, status, typed};
+use crate::site::{PATIENCE, Site};
+
+/// Types a command that is refused, and returns what it says.
+fn refused(site: &Site, words: &[&str], code: i32) -> String {
+    let Finished { code: ended, stderr, .. } = run(site, words);
+    assert_eq!(ended, Some(code), "{words:?}: {stderr}");
+    stderr
+}
+
+/// The epoch that a command began, or goes on to wait for.
+fn begun(site: &Site, words: &[&str]) -> u64 {
+    let words: Vec<_> = words.iter().copied().chain(["--yes", "--no-wait", "--output", "json"]).collect();
+    let Finished { code, stdout, stderr, .. } = run(site, &words);
+    assert_eq!(code, Some(0), "{stderr}");
+    let result: serde_json::Value = serde_json::from_slice(&stdout).expect("JSON");
+    result["epoch"].as_u64().expect("a number")
+}
+
+/// L2, M2: one operation runs at a time; the same command again waits for the same one; what is over is said to be over, and
+/// what the others could not do without is refused. n2 stands still meanwhile, so that the first operation waits for it.
+/// Mutated: a command that is known by its request alone.
+#[test]
+fn one_operation_runs_at_a_time_and_the_same_command_again_is_the_same_one() {
+    let site = cold(4);
+    let sealed = seal_many(&site, 20);
+    let said = refused(&site, &["node", "remove", "n44", "--yes"], 5);
+    assert!(said.contains("no node named n44") && said.contains("did you mean n4?"), "{said}");
+    let said = refused(&site, &["node", "revoke", "n3", "n5", "--yes"], 5);
+    assert!(said.contains("no node named n5"), "nothing is done by halves: {said}");
+    let said = refused(&site, &["node", "revoke", "n3", "n4", "--yes"], 6);
+    assert!(said.contains("2 of 3 shares would remain"), "{said}");
+
+    let still = site.cluster.process("n2").expect("exists").expect("runs");
+    still.pause().expect("stands still");
+    let operation = begun(&site, &["node", "remove", "n4"]);
+    assert_eq!(operation, 2);
+    let said = refused(&site, &["node", "remove", "n3", "--yes"], 6);
+    assert!(said.contains("another operation is not over yet"), "{said}");
+    assert_eq!(begun(&site, &["node", "remove", "n4"]), operation, "it is the one that runs");
+    let waiting = status(&site, &["n1", "n3"]).and_then(|status| status.operation).expect("it is shown");
+    assert_eq!((waiting.name.as_str(), waiting.waiting_for.contains(&"n2".to_owned())), ("remove n4", true));
+    still.resume().expect("goes on");
+    let again = run(&site, &["node", "remove", "n4", "--yes"]);
+    assert_eq!(again.code, Some(0), "{}", again.stderr);
+    settled(&site, &["n1", "n2", "n3"], operation);
+
+    for words in [["node", "remove", "n4", "--yes"], ["node", "revoke", "n4", "--yes"]] {
+        let said = refused(&site, &words, 5);
+        assert!(said.contains("n4 was removed already"), "{said}");
+    }
+    let said = refused(&site, &["node", "remove", "n3", "--yes"], 6);
+    assert!(said.contains("two nodes would remain") && said.contains("--accept-no-redundancy"), "{said}");
+    let two = run(&site, &["node", "remove", "n3", "--yes", "--accept-no-redundancy"]);
+    assert_eq!(two.code, Some(0), "{}", two.stderr);
+    settled(&site, &["n1", "n2"], operation + 1);
+    let said = refused(&site, &["node", "remove", "n2", "--yes"], 6);
+    assert!(said.contains("1 of 2 shares would remain"), "{said}");
+    all_open(&site, &["n1", "n2"], &sealed);
+}
+
+/// I6: a revocation takes the place of a removal that waits, and takes over whom that would have removed. Whoever waits for the
+/// removal is told. Mutated: a revocation that goes by the number of what it took the place of.
+#[test]
+fn a_revocation_takes_the_place_of_a_removal() {
+    let site = cold(5);
+    let sealed = seal_many(&site, 20);
+    let still = site.cluster.process("n2").expect("exists").expect("runs");
+    still.pause().expect("stands still");
+    let removal = typed(&site, &["node", "remove", "n5", "--yes"]);
+    // Nodes are named in the order in which they joined.
+    let running = |words: &[&str]| {
+        let operation = status(&site, &["n1", "n3"])?.operation?;
+        let shown: BTreeSet<_> = operation.name.split(' ').collect();
+        (shown == words.iter().copied().collect()).then_some(())
+    };
+    site.until("the removal to wait", || running(&["remove", "n5"]));
+    let revocation = typed(&site, &["node", "revoke", "n4", "--yes", "--wait"]);
+    site.until("the revocation of both", || running(&["revoke", "n4", "n5"]));
+    still.resume().expect("goes on");
+    let finished = revocation.outcome(PATIENCE).expect("ends");
+    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+    let finished = removal.outcome(PATIENCE).expect("ends");
+    assert_eq!(finished.code, Some(6), "{}", finished.stderr);
+    assert!(finished.stderr.contains("a revocation came before the removal of n5 was done"), "{}", finished.stderr);
+
+    let stay = ["n1", "n2", "n3"];
+    let epoch = status(&site, &stay).expect("serves").epoch.0;
+    let status = settled(&site, &stay, epoch);
+    assert_eq!((status.threshold, status.theft_threshold), (2, 2));
+    for node in ["n4", "n5"] {
+        let said = refused(&site, &["node", "revoke", node, "--yes"], 5);
+        assert!(said.contains(&format!("{node} was revoked already")), "{said}");
+    }
+    all_open(&site, &stay, &sealed);
+}
+
+/// T56: a member that is away could not unlock itself any more without the one that is to leave: refused, until it is back and
+/// its lock does without. Mutated: without the look at who is away, the command waits for ever.
+#[test]
+fn t56_a_removal_that_would_lock_out_a_member_that_is_away_is_refused() {
+    let mut site = cold(4);
+    let sealed = seal_many(&site, 20);
+    site.cluster.kill("n4").expect("dies");
+    let missed = || status(&site, &["n1"])?.waiting_for.iter().any(|name| name.as_str() == "n4").then_some(());
+    site.until("n4 to be missed", missed);
+    // The lock of n4 needs two of n1, n2 and n3.
+    let removed = run(&site, &["node", "remove", "n3", "--yes"]);
+    assert_eq!(removed.code, Some(0), "{}", removed.stderr);
+    let last = ["node", "remove", "n2", "--yes", "--accept-no-redundancy"];
+    let said = refused(&site, &last, 6);
+    assert!(said.contains("n4 is away, and could not unlock itself again without this node"), "{said}");
+
+    site.start(&["n4"]);
+    site.cluster.wait_serving(&["n4"]).expect("two are enough to open its lock");
+    let removed = run(&site, &last);
+    assert_eq!(removed.code, Some(0), "{}", removed.stderr);
+    settled(&site, &["n1", "n4"], 3);
+    site.kill_all();
+    site.start(&["n1", "n4"]);
+    site.cluster.wait_serving(&["n1", "n4"]).expect("each opens the lock of the other");
+    all_open(&site, &["n1", "n4"], &sealed);
+}
