@@ -170,9 +170,9 @@ impl Revocation {
         self.decisive && self.erased >= self.erased_needed
     }
 
-    /// Whether it opens nothing at all, names included.
+    /// Whether it opens nothing at all, names included: neither its own lock nor, with its help, that of another.
     pub fn names_are_safe(&self) -> bool {
-        self.decisive && self.renewed >= self.remaining
+        self.disk_is_dead() && self.renewed >= self.remaining
     }
 }
 
