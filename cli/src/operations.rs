@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use quorate_client::wire::{Progress, Revocation, Stage};
-use quorate_client::{Client, Code, Error, NodeName, Removal};
+use quorate_client::{Client, Code, Error, NodeName, Options, Removal};
 use quorate_shares::ids::Epoch;
 use serde_json::json;
 use zeroize::Zeroizing;
@@ -25,7 +25,7 @@ pub(crate) async fn remove(session: &mut Session<'_>, options: Remove) -> Result
     let what =
         format!("{name} will leave the cluster: every key is dealt anew among the others, and {name} gets none.");
     confirm(session, options.yes, &what, std::slice::from_ref(name))?;
-    let cluster = Cluster::open(session).await?;
+    let cluster = Cluster::open_without(session, std::slice::from_ref(name), Options::default()).await?;
     let terms = Removal { accept_no_redundancy: options.accept_no_redundancy, abandon: options.abandon };
     let begun = cluster.client.remove_node(name, &terms).await;
     let operation = begun.map_err(|error| meant(error, &cluster))?;
@@ -48,7 +48,7 @@ pub(crate) async fn revoke(session: &mut Session<'_>, options: Revoke) -> Result
     let what =
         format!("{names} will be refused by all other nodes from now on, for ever, and every key is dealt anew.");
     confirm(session, options.yes, &what, &options.names)?;
-    let cluster = Cluster::open(session).await?;
+    let cluster = Cluster::open_without(session, &options.names, Options::default()).await?;
     let operation = cluster.client.revoke_nodes(&options.names).await.map_err(|error| meant(error, &cluster))?;
     let end = |progress: &Progress| match (&progress.revocation, options.wait) {
         (Some(revocation), false) => revocation.leases_over,

@@ -7,7 +7,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use quorate_client::{Client, ClusterFile, Code, Options, Token};
+use quorate_client::{Client, ClusterFile, Code, NodeName, Options, Token};
 use zeroize::Zeroizing;
 
 use crate::failure::Failure;
@@ -125,7 +125,22 @@ impl Cluster {
 
     /// The same, for one that is asked otherwise than usual.
     pub(crate) async fn open_with(session: &mut Session<'_>, options: Options) -> Result<Self, Failure> {
+        Self::open_without(session, &[], options).await
+    }
+
+    /// The same, but nothing is asked of these nodes, as long as there are others: they are about to leave, may be down, and
+    /// may be in hands that must not get the token.
+    pub(crate) async fn open_without(
+        session: &mut Session<'_>,
+        leaving: &[NodeName],
+        options: Options,
+    ) -> Result<Self, Failure> {
         let file = cluster_file(session)?;
+        let mut asked = file.clone();
+        asked.nodes.retain(|node| !leaving.contains(&node.name));
+        if asked.nodes.is_empty() || session.common.node.is_some() {
+            asked.nodes.clone_from(&file.nodes);
+        }
         let token = token(session)?;
         let failures = Arc::new(Mutex::new(Vec::new()));
         let note = failures.clone();
@@ -139,7 +154,7 @@ impl Cluster {
         };
         let node = session.common.node.clone();
         let options = Options { node: node.clone(), on_failure: Some(Arc::new(on_failure)), ..options };
-        let client = Client::connect(file.clone(), token, options).await.map_err(|error| {
+        let client = Client::connect(asked, token, options).await.map_err(|error| {
             let meant =
                 node.as_deref().and_then(|node| nearest(node, file.nodes.iter().map(|node| node.name.as_str())));
             match meant {
