@@ -77,13 +77,13 @@ fn a_revoked_disk_is_worth_nothing(nodes: u8) {
 
     let command = typed(&site, &["node", "revoke", "n2", "--yes", "--wait"]);
     let at = |line: &str| {
-        site.until(line, || command.so_far().contains(line).then_some(()));
+        site.until(line, || command.so_far().lines().any(|said| said.starts_with(line)).then_some(()));
         let disks = Stolen::now(&site, &stay);
         // It only falls, so it was no less when the disks were stolen.
         let threshold = site.until("the threshold", || status(&site, &stay)).theft_threshold;
         (disks, usize::from(threshold))
     };
-    let ((dead, when_dead), (safe, when_safe)) = (at("\nold disk: dead"), at("\nnames safe"));
+    let ((dead, when_dead), (safe, when_safe)) = (at("old disk: dead"), at("names safe"));
     let finished = command.outcome(PATIENCE).expect("it ends");
     assert_eq!(finished.code, Some(0), "{}", finished.stderr);
     println!("{nodes} nodes: of the others {} disks were too few, then {}", when_dead - 1, when_safe - 1);
