@@ -64,7 +64,7 @@ fn text(what: &str, text: &str) -> Canary {
     Canary::text(what, text).expect("long enough to be found by no chance")
 }
 
-/// Daemons that log everything they can, through a life with a founding, keys, errors, a death and a boot. A daemon that
+/// Daemons that log everything they can, through a life with a founding, keys, errors, deaths, a boot and a revocation. A daemon that
 /// logged a whole request, a name or a key would be found out by it.
 #[test]
 fn s8_t48_no_secret_is_in_any_log_or_message() {
@@ -166,6 +166,12 @@ fn s8_t48_no_secret_is_in_any_log_or_message() {
         said.push(text("a data key in base64", &STANDARD.encode(data_key)));
     }
     let nameless = |canary: &Canary| !canary.what.starts_with("the name ");
+    // And what two of them give away once the third is out: other share keys, and other shares of the same keys.
+    heard.run(&site, &["-v", "node", "revoke", "n3", "--yes", "--wait"], b"", 0);
+    let later = made("later");
+    let later = thief::rob(&site.cluster.steal(&["n1", "n2"], &later).expect("steals"));
+    assert_eq!(later.keys.len(), loot.keys.len(), "the control: dealt anew");
+    said.extend(later.canaries.into_iter().filter(nameless));
     let (secrets, names): (Vec<_>, Vec<_>) = loot.canaries.into_iter().chain(said).partition(nameless);
     // 3 nodes with op seed, storage key and share key; 2 keys of 3 versions, each with 3 shares.
     assert!(secrets.len() >= 9 + 6 * 4 && names.len() == 2, "{} secrets, {} names", secrets.len(), names.len());
