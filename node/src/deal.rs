@@ -21,7 +21,7 @@ use quorate_shares::seal::{BATCH_RECORDS_MAX, Dealer, ShareRecord};
 use rand_core::CryptoRng;
 
 use crate::clock::{boot_ms, wall_ms};
-use crate::gather::{self, Loaded};
+use crate::gather::{self, LoadError, Loaded};
 use crate::keyring::Slot;
 use crate::node::Node;
 use crate::peer::KeyChange;
@@ -127,18 +127,30 @@ async fn deal(
     Ok(dealt(change, &identity, kcv, &records))
 }
 
+/// Why existing versions could not be dealt anew.
+#[derive(Debug, thiserror::Error)]
+pub enum RedealError {
+    /// They could not be put together.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// They could not be dealt; in words.
+    #[error("{0}")]
+    Deal(String),
+}
+
 /// Deals existing versions to the PENDING epoch: puts them together, splits them anew, and wipes them. What comes back is
 /// to be proposed.
 ///
 /// # Errors
-/// In words.
-pub async fn redeal(node: &Arc<Node>, replica: &Replica, epoch: Epoch, slots: &[Slot]) -> Result<Redeal, String> {
-    let keys = gather::masters(node, replica, slots).await.map_err(|error| error.to_string())?;
+/// [`RedealError`].
+pub async fn redeal(node: &Arc<Node>, replica: &Replica, epoch: Epoch, slots: &[Slot]) -> Result<Redeal, RedealError> {
+    let closed = || RedealError::Deal("the epoch is not open any more".to_owned());
+    let keys = gather::masters(node, replica, slots).await?;
     let mut dealt = Vec::with_capacity(keys.len());
     for (number, Loaded { identity, kcv, key, .. }) in keys.into_iter().enumerate() {
         gather::let_others_run(number).await;
         let record = in_open_batch(node, replica, |open| open.deal_to(epoch, &key, &identity, &kcv)).await;
-        let record = record.map_err(|error| error.message)?.ok_or("the epoch is not open any more")?;
+        let record = record.map_err(|error| RedealError::Deal(error.message))?.ok_or_else(closed)?;
         dealt.push(Redealt { uid: identity.uid, version: identity.version, record: RecordBytes(record.encode()) });
     }
     Ok(Redeal { epoch, dealt })

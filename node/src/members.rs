@@ -23,10 +23,12 @@ use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
 use crate::clock::{boot_ms, wall_ms};
+use crate::deal::{self, RedealError};
+use crate::gather::LoadError;
 use crate::keyring::Slot;
 use crate::node::Node;
 use crate::peer::{PeerReply, PeerRequest, Refusal, VerifyRequest};
-use crate::{deal, random};
+use crate::random;
 
 /// How long a holder may take to open and check a list of shares.
 const HOLDER: Duration = Duration::from_secs(5);
@@ -42,13 +44,13 @@ const CHECKED_AT_ONCE: usize = 32;
 /// Runs while the node runs; acts while it leads. Never returns.
 pub async fn run(node: Arc<Node>, replica: Replica) {
     let (mut changes, mut leadership) = (replica.changes(), replica.leadership());
-    let mut joiner = Joiner::default();
+    let (mut joiner, mut short_of) = (Joiner::default(), BTreeSet::new());
     loop {
         changes.borrow_and_update();
         let leads = leadership.borrow_and_update().am_leader;
         let view = if leads { view(&node, &replica, &mut joiner).await } else { None };
         let step = view.map_or(Step::Nothing, |view| replica.read(|state| plan::next(state, &view)));
-        *node.operation.lock() = replica.read(|state| told(&node, state, &step)).filter(|_| leads);
+        *node.operation.lock() = replica.read(|state| told(state, &step, &short_of)).filter(|_| leads);
         let done = match step {
             Step::AwaitFounding
             | Step::Nothing
@@ -91,7 +93,7 @@ pub async fn run(node: Arc<Node>, replica: Replica) {
                 )
                 .await
             }
-            Step::Redeal { epoch, versions, .. } => redeal(&node, &replica, epoch, &versions).await,
+            Step::Redeal { epoch, versions, .. } => redeal(&node, &replica, epoch, &versions, &mut short_of).await,
             Step::CollectAcks { epoch, missing, needed, .. } => {
                 let any = collect_acks(&node, &replica, epoch, missing).await;
                 // There are enough, and the rest will not: a sealed node, say. It checks its shares when it needs them.
@@ -167,10 +169,10 @@ pub fn present(node: &Node, replica: &Replica) -> BTreeSet<NodeId> {
 }
 
 /// The operation as an operator is told of it.
-fn told(node: &Node, state: &State, step: &Step) -> Option<wire::Operation> {
+fn told(state: &State, step: &Step, short_of: &BTreeSet<NodeId>) -> Option<wire::Operation> {
     let running = state.operations.running.as_ref()?;
-    let names = |nodes: &mut dyn Iterator<Item = NodeId>| nodes.map(|id| node.name_of(id)).collect::<Vec<_>>();
-    let name = operation_name(node, &running.operation);
+    let names = |nodes: &mut dyn Iterator<Item = NodeId>| nodes.map(|id| name_in(state, id)).collect::<Vec<_>>();
+    let name = operation_name(state, &running.operation);
     let epoch = running.epoch;
     let (step, waiting_for) = match step {
         Step::FinishVoters => ("finishes a change of voters".to_owned(), Vec::new()),
@@ -187,7 +189,10 @@ fn told(node: &Node, state: &State, step: &Step) -> Option<wire::Operation> {
         Step::AwaitShareKeys { missing, .. } => {
             (format!("new share keys for epoch {epoch}"), names(&mut missing.iter().copied()))
         }
-        Step::Redeal { left, .. } => (format!("deals to epoch {epoch}: {left} key versions left"), Vec::new()),
+        Step::Redeal { left, .. } => {
+            let step = format!("deals to epoch {epoch}: {left} key versions left");
+            (step, names(&mut state.staying().filter(|node| short_of.contains(node))))
+        }
         Step::CollectAcks { missing, .. } => {
             (format!("holders check their shares of epoch {epoch}"), names(&mut missing.iter().copied()))
         }
@@ -200,9 +205,16 @@ fn told(node: &Node, state: &State, step: &Step) -> Option<wire::Operation> {
 }
 
 /// What was ordered, as in `revoke n4`.
-pub fn operation_name(node: &Node, operation: &Operation) -> String {
-    let named = operation.leaving().into_iter().chain(operation.joining()).map(|id| node.name_of(id));
+pub fn operation_name(state: &State, operation: &Operation) -> String {
+    let named = operation.leaving().into_iter().chain(operation.joining()).map(|id| name_in(state, id));
     [operation.kind().to_owned()].into_iter().chain(named).collect::<Vec<_>>().join(" ")
+}
+
+/// The name of a member, or of one that was; the roster forgets those.
+fn name_in(state: &State, node: NodeId) -> String {
+    let member = state.members.get(&node).map(|member| &member.name);
+    let name = member.or_else(|| state.former.get(&node).map(|former| &former.name));
+    name.map_or_else(|| format!("node {node}"), ToString::to_string)
 }
 
 async fn propose(replica: &Replica, change: Change) -> bool {
@@ -229,12 +241,25 @@ async fn transfer(replica: &Replica, to: BTreeSet<NodeId>, leadership: &mut watc
     false
 }
 
-/// Deals some versions anew, at most one command's worth of keys in plain at a time.
-async fn redeal(node: &Arc<Node>, replica: &Replica, epoch: Epoch, versions: &[Slot]) -> bool {
+/// Deals some versions anew, at most one command's worth of keys in plain at a time. If shares are missing, the holders that
+/// gave none are noted for whoever waits.
+async fn redeal(
+    node: &Arc<Node>,
+    replica: &Replica,
+    epoch: Epoch,
+    versions: &[Slot],
+    short_of: &mut BTreeSet<NodeId>,
+) -> bool {
     match deal::redeal(node, replica, epoch, versions).await {
-        Ok(redeal) => propose(replica, Change::Redeal(redeal)).await,
+        Ok(redeal) => {
+            short_of.clear();
+            propose(replica, Change::Redeal(redeal)).await
+        }
         Err(reason) => {
             warn!(%epoch, %reason, "key versions not dealt anew yet");
+            if let RedealError::Load(LoadError::TooFew { missing, .. }) = reason {
+                short_of.extend(missing);
+            }
             false
         }
     }
