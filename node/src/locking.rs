@@ -133,9 +133,14 @@ pub async fn report(node: Arc<Node>, replica: Replica) {
                 done = false;
             }
         }
-        match done {
-            true => drop(timeout(LOOK, changes.changed()).await),
-            false => sleep(AGAIN).await,
+        if !done {
+            sleep(AGAIN).await;
+            continue;
+        }
+        tokio::select! {
+            _ = changes.changed() => {}
+            () = node.to_report.notified() => {}
+            () = sleep(LOOK) => {}
         }
     }
 }
@@ -171,7 +176,10 @@ pub async fn erase_former(node: Arc<Node>, replica: Replica) {
         if node.with_vault(holds).unwrap_or_default() {
             let erased = node.update_vault(move |vault| lock_keys::erase_former(vault, |peer| former.contains(&peer)));
             match erased.await {
-                Ok(_) => info!("lock keys of former members erased"),
+                Ok(_) => {
+                    node.to_report.notify_one();
+                    info!("lock keys of former members erased");
+                }
                 Err(error) => warn!(%error, "lock keys of former members are not erased yet"),
             }
         }
@@ -257,6 +265,7 @@ pub async fn lock(
     });
     let written = write.await.map_err(|error| error.to_string())?;
     if written {
+        node.to_report.notify_one();
         info!(generation, needed, of = peers.len(), "lock durable");
     }
     Ok(written)

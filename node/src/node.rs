@@ -100,6 +100,8 @@ pub struct Node {
     pub checked: tokio::sync::Mutex<Checked>,
     /// How long each peer has been away.
     pub absences: Mutex<Absences>,
+    /// Rung when the vault was written in a way that the replicated state should know.
+    pub to_report: tokio::sync::Notify,
     /// What has become of the locks before this one.
     pub old_copies: Mutex<OldCopies>,
     /// Held while a vault is made.
@@ -174,6 +176,7 @@ impl Node {
             operation: Mutex::default(),
             checked: tokio::sync::Mutex::default(),
             absences: Mutex::default(),
+            to_report: tokio::sync::Notify::new(),
             old_copies: Mutex::default(),
             adopting: Mutex::default(),
             sealing: tokio::sync::Mutex::default(),
