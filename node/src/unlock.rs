@@ -194,6 +194,8 @@ async fn decide(node: &Arc<Node>, conn: &Conn, request: &LockOpenRequest) -> Res
         return Err(LockOpenCode::Denied);
     }
     if roster.is_revoked(&conn.peer().key.0) {
+        let message = format!("node {} is no member any more, and its disk asks to be unlocked", request.from);
+        node.alarm("former_member", request.from, message);
         return Err(LockOpenCode::Revoked);
     }
     let member = roster.member(request.from).filter(|member| member.boot_pk == conn.peer().key.0);
