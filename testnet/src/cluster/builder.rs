@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder};
-use std::io;
-use std::net::{Ipv4Addr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::ops::Range;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use tempfile::TempDir;
 
@@ -196,16 +197,31 @@ impl Builder {
     }
 }
 
+/// Where nodes listen: below the ports that the kernel gives to whoever binds none (from 32768 on), since a node that is down
+/// must find its own free when it comes back.
+const OWN_PORTS: Range<u16> = 20_000..32_000;
+
 /// Nodes with two free ports each. The relay's stay bound from here on; the nodes' own are free again until they start.
 fn new_nodes(founders: u8, spares: u8) -> Result<(Vec<NodeEntry>, Vec<UdpSocket>), Error> {
-    let bind = || UdpSocket::bind((Ipv4Addr::LOCALHOST, 0));
-    let port = |socket: &UdpSocket| socket.local_addr();
-    let sockets = (0..founders + spares).map(|_| Ok((bind()?, bind()?))).collect::<io::Result<Vec<_>>>();
-    let sockets = sockets.map_err(Error::io("bind ports"))?;
-    let entries = (1u8..).zip(&sockets).map(|(number, (front, own))| {
-        let (listen, advertise) = (port(own)?, port(front)?);
-        Ok(NodeEntry { name: format!("n{number}"), listen, advertise, pid: None, spare: number > founders })
-    });
-    let entries = entries.collect::<io::Result<_>>().map_err(Error::io("bind ports"))?;
-    Ok((entries, sockets.into_iter().map(|(front, _)| front).collect()))
+    let (mut entries, mut fronts) = (Vec::new(), Vec::new());
+    for number in 1..=founders + spares {
+        let front = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).map_err(Error::io("bind a port"))?;
+        let advertise = front.local_addr().map_err(Error::io("bind a port"))?;
+        let listen = own_address().ok_or_else(|| Error::Story("no free port for a node".to_owned()))?;
+        entries.push(NodeEntry { name: format!("n{number}"), listen, advertise, pid: None, spare: number > founders });
+        fronts.push(front);
+    }
+    Ok((entries, fronts))
+}
+
+/// An address that no other node of this process was given, as long as there are any, and that is free.
+fn own_address() -> Option<SocketAddr> {
+    static GIVEN: AtomicU32 = AtomicU32::new(0);
+    let start = std::process::id().wrapping_mul(97);
+    let (mut tries, ports) = (OWN_PORTS, u32::from(OWN_PORTS.end - OWN_PORTS.start));
+    tries.find_map(|_| {
+        let next = start.wrapping_add(GIVEN.fetch_add(1, Ordering::Relaxed)) % ports;
+        let port = OWN_PORTS.start + u16::try_from(next).ok()?;
+        UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).and_then(|socket| socket.local_addr()).ok()
+    })
 }
