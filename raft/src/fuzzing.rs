@@ -59,6 +59,9 @@ pub fn rows(bytes: &[u8]) {
             }
             RowV1::Version(version) => RowKey::Version(uid, version.version),
             RowV1::Lock(report) => RowKey::Lock(report.node),
+            RowV1::Operations(_) => RowKey::Operations,
+            RowV1::Former(former) => RowKey::Former(former.node),
+            RowV1::Invitation(invitation) => RowKey::Invitation(invitation.id()),
         };
         let Ok(()) = state.restore_row(key, &written) else { return };
     }

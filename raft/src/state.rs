@@ -32,6 +32,7 @@ use quorate_shares::ids::{
 use quorate_shares::kem::PublicKey;
 use quorate_shares::seal::{self, Committee};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::command::{Change, Command, Operation, Outcome, RequestId, Seat};
 use crate::refusal::Refusal;
@@ -151,6 +152,13 @@ pub struct Invitation {
     pub bound: Option<[u8; 32]>,
     /// The member whose place the joiner takes.
     pub replaces: Option<NodeId>,
+}
+
+impl Invitation {
+    /// What names it without telling V: SHA-256 of V.
+    pub fn id(&self) -> [u8; 32] {
+        Sha256::digest(self.proof_key).into()
+    }
 }
 
 impl std::fmt::Debug for Invitation {

@@ -2,7 +2,7 @@
 //!
 //! A change of the voters is two entries, a joint configuration of old and new voters and then the new one alone. Each says
 //! why it was made. A voter that the newest configuration leaves out is *denied*: its peers refuse it, so that whoever has
-//! its disk gets nothing from them. When that begins depends on the [`Intent`]:
+//! its disk gets nothing from them. When that begins depends on the `Intent`:
 //!
 //! - at append, before the log acknowledges the entry: a node that is revoked, or that does not answer anyway. Once a
 //!   majority of the remaining members has appended the entry, no quorum of shares is left for the disk.

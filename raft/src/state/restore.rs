@@ -62,7 +62,7 @@ impl State {
             (RowKey::Former(node), RowV1::Former(former)) if former.node == node => {
                 self.former.insert(node, former);
             }
-            (RowKey::Invitation(id), RowV1::Invitation(invitation)) => {
+            (RowKey::Invitation(id), RowV1::Invitation(invitation)) if invitation.id() == id => {
                 self.invitations.insert(id, invitation);
             }
             _ => return Err(RestoreError::Malformed),
