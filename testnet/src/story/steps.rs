@@ -22,11 +22,13 @@ const SECRET_LINE: &str = "4711,Ada Lovelace,DE89 3704 0044 0532 0130 00";
 /// The locks of founding stay: what the thief says must not depend on how long this machine takes.
 const LASTING_LOCKS: &str = "[timing]\nrenew_lock_after_ms = 3600000\n";
 
+/// Exit code of `status` when an alarm is open.
+const EXIT_ALARM: i32 = 7;
 /// Exit code of the command line when no quorum is there.
 const EXIT_NO_QUORUM: i32 = 3;
 
 pub(super) fn all(directory: Option<PathBuf>, narrator: &mut Narrator<'_>) -> Result<(), Error> {
-    let mut builder = Cluster::builder().settings(LASTING_LOCKS);
+    let mut builder = Cluster::builder().spares(1).settings(LASTING_LOCKS);
     if let Some(directory) = directory {
         builder = builder.directory(directory);
     }
@@ -82,7 +84,74 @@ pub(super) fn all(directory: Option<PathBuf>, narrator: &mut Narrator<'_>) -> Re
     narrator.step("Look on the one stolen disk for everything that the two gave away", |seen| {
         search_in_vain(&one, loot, &in_plain, seen)
     })?;
+
+    narrator.step("Let a fourth node join", |seen| {
+        seen.push("$ quorate node invite        n4$ quorate node join -".to_owned());
+        cluster.join("n4")?;
+        export(&cluster)?;
+        decrypt(&cluster, &files, "n4", seen)
+    })?;
+    narrator.step("Revoke n2, whose disk was stolen", |seen| revoke(&cluster, "n2", seen))?;
+    narrator.step("The stolen disk once more, with the disk of any one of the others as it is now", |seen| {
+        for name in ["n1", "n3", "n4"] {
+            let survivor = cluster.steal(&[name], &files.loot.join("after"))?;
+            let loot = thief::rob(&[one.clone(), survivor].concat());
+            expect(loot.is_nothing(), "the disk of a revoked node is worth something")?;
+            seen.push(format!("with the disk of {name}: {}", loot.to_string().lines().last().unwrap_or_default()));
+        }
+        Ok(())
+    })?;
+    narrator.step("Start n2 from the stolen disk", |seen| {
+        cluster.kill("n2")?;
+        put_back(&cluster, "n2", &one[0])?;
+        cluster.start("n2")?;
+        cluster.wait_phase("n2", Phase::Revoked)?;
+        seen.push("n2 says: revoked".to_owned());
+        let status = Tool::start(cluster.quorate(["status"]), b"")?.outcome(PATIENCE)?;
+        expect(status.code == Some(EXIT_ALARM), "nobody raised an alarm")?;
+        let said = String::from_utf8_lossy(&status.stdout).into_owned();
+        let alarm = said.lines().find(|line| line.contains("no member any more"));
+        let message =
+            alarm.and_then(|line| line.find("node ").map(|at| line[at..].split(" (").next().unwrap_or_default()));
+        seen.push(format!("the others raise an alarm: {}", message.unwrap_or_default()));
+        expect(alarm.is_some(), "the alarm does not say what happened")
+    })?;
     cluster.terminate_all()
+}
+
+/// The client file as the cluster is now.
+fn export(cluster: &Cluster) -> Result<(), Error> {
+    let file = cluster.run(["cluster", "export"], b"")?;
+    let path = cluster.directory().client_file();
+    fs::write(&path, file).map_err(Error::io(path.display().to_string()))
+}
+
+/// Revokes a node, and shows what it says has become true.
+fn revoke(cluster: &Cluster, node: &str, seen: &mut Vec<String>) -> Result<(), Error> {
+    seen.push(format!("$ quorate node revoke {node}"));
+    let finished = Tool::start(cluster.quorate(["node", "revoke", node, "--yes", "--wait"]), b"")?.outcome(PATIENCE)?;
+    let lines: Vec<_> = finished.stderr.lines().filter(|line| !line.starts_with(' ')).collect();
+    seen.extend(lines.iter().take(3).map(|line| (*line).to_owned()));
+    let told = ["decisive", "old disk: dead", "names safe"];
+    let all = lines.len() >= told.len() && lines.iter().zip(told).all(|(line, told)| line.starts_with(told));
+    expect(finished.code == Some(0) && all, "the revocation did not come to its end")?;
+    export(cluster)
+}
+
+/// Puts a stolen disk in the place of a node's own.
+fn put_back(cluster: &Cluster, node: &str, disk: &Path) -> Result<(), Error> {
+    let data = cluster.directory().data(node);
+    for name in ["vault", "state"] {
+        let (from, to) = (disk.join(name), data.join(name));
+        let removed = if to.is_dir() { fs::remove_dir_all(&to) } else { fs::remove_file(&to) };
+        removed.map_err(Error::io(to.display().to_string()))?;
+        if from.is_dir() {
+            crate::steal::copy(&from, &to).map_err(Error::io(to.display().to_string()))?;
+        } else {
+            fs::copy(&from, &to).map(drop).map_err(Error::io(to.display().to_string()))?;
+        }
+    }
+    Ok(())
 }
 
 /// What the story works on.
