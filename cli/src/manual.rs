@@ -63,6 +63,8 @@ mod tests {
     /// The calls of `quorate` in a line of shell, as words.
     fn calls(line: &str) -> Vec<Vec<String>> {
         let parts = line.split(" | ").flat_map(|part| part.split(" > ")).flat_map(|part| part.split(" && "));
+        // What comes from a file is not a word of the call.
+        let parts = parts.map(|part| part.split(" < ").next().unwrap_or_default());
         let words = |part: &str| part.split_whitespace().map(|word| word.replace('\'', "")).collect::<Vec<_>>();
         parts.map(words).filter(|words| words.first().is_some_and(|first| first == "quorate")).collect()
     }

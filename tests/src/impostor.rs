@@ -161,9 +161,12 @@ fn t15_a_boot_key_opens_no_other_door() {
             let answered: Answered = wire::decode(&answer).expect("an answer");
             assert_eq!(answered.answer.expect_err("refused").code, Code::Denied);
         }
-        // A founded cluster takes no joiners through this door.
-        let refused = thief.dial(&site, "n1", Protocol::Join).await.map(drop).expect_err("not offered");
-        assert!(matches!(refused, DialError::NotOffered), "{refused}");
+        // Whoever joins must prove an invitation, and to be a member already is none.
+        let join = thief.dial(&site, "n1", Protocol::Join).await.expect("anybody may knock");
+        for request in every_peer_request(me) {
+            let answer = join.call(Lane::Ordinary, &peer::encode(&request), PATIENCE).await.expect("answers");
+            assert!(answer.is_empty(), "{} bytes", answer.len());
+        }
 
         // The controls: the two requests that a boot key is for.
         let answer = boot.call(Lane::Ordinary, PUBLIC_STATUS, PATIENCE).await.expect("answers");

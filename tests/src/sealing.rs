@@ -105,7 +105,7 @@ fn a_sealed_node_votes_and_unlocks_others_and_gives_no_share() {
 /// is waited for until it is unsealed.
 #[test]
 fn a_node_is_revoked_while_another_is_sealed() {
-    let site = Site::of_nodes(4);
+    let site = Site::of_nodes(5);
     site.create("key");
     let ciphertext = site.encrypt(None, "key", b"secret").expect("encrypts");
     done(&site, "n3", "node seal");
