@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use quorate_client::wire::{Phase, Role};
-use quorate_client::{Code, NodeName};
+use quorate_client::{Code, NodeName, Removal};
 use quorate_testnet::load::{Load, Options};
 use quorate_testnet::tool::Tool;
 use quorate_testnet::{Cluster, thief};
@@ -247,4 +247,35 @@ fn a_solo_node_grows_to_three() {
     site.start(&["n2", "n3"]);
     site.cluster.wait_serving(&["n2", "n3"]).expect("two of three");
     assert_eq!(site.decrypt(Some("n3"), &sealed).expect("opens"), b"alone");
+}
+
+/// T27: a node that was away while three epochs came and went opens its lock, serves, and erases its old share key in an
+/// epoch that the leader begins by itself. Mutated: without that epoch the old key stays in its lock.
+#[test]
+fn t27_a_node_that_was_away_for_three_epochs_erases_what_it_owes() {
+    let mut site = Site::of(Cluster::builder().nodes(6).spares(1).settings("[timing]\nrekey_pause_ms = 2000\n"));
+    site.create("key");
+    let sealed = site.encrypt(None, "key", b"kept").expect("sealed");
+    site.cluster.kill("n3").expect("dies");
+    let over = |site: &Site| {
+        let status = site.block(site.client(None).status()).ok()?;
+        status.operation.is_none().then_some(status.epoch.0)
+    };
+    site.block(site.client(None).remove_node(&node_name("n6"), &Removal::default())).expect("begins");
+    site.until("the removal", || over(&site).filter(|epoch| *epoch == 2));
+    site.block(site.client(None).revoke_nodes(&[node_name("n5")])).expect("begins");
+    site.until("the revocation", || over(&site).filter(|epoch| *epoch == 3));
+    site.cluster.join("n7").expect("joins");
+    site.until("the join", || over(&site).filter(|epoch| *epoch == 4));
+    site.export();
+
+    site.start(&["n3"]);
+    site.cluster.wait_serving(&["n3"]).expect("unlocks and serves by itself");
+    assert_eq!(site.decrypt(Some("n3"), &sealed).expect("opens"), b"kept");
+    site.until("an epoch of its own", || over(&site).filter(|epoch| *epoch == 5));
+    let stolen = tempfile::tempdir().expect("a directory");
+    let names = ["n1", "n2", "n3", "n4", "n7"];
+    let disks = site.cluster.steal(&names, stolen.path()).expect("steals");
+    let (_, bundle) = thief::unlock(&disks[2], &disks).expect("all disks together open each lock");
+    assert_eq!(bundle.share_keys.iter().map(|key| key.generation.0).collect::<Vec<_>>(), [5], "and nothing older");
 }
