@@ -13,7 +13,6 @@ use quorate_client::frame::{self, Frame, Kind, Reader};
 use quorate_client::wire::{self, AdminProgress, AdminRequest, AdminResponse, LocalStatus, SecretMemory, WireError};
 use quorate_shares::arena;
 use quorate_shares::ids::ClusterId;
-use quorate_shares::secret::Secret;
 use quorate_shares::split::Threshold;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
@@ -192,7 +191,7 @@ impl Terms {
 async fn init(node: &Arc<Node>, terms: Terms, token_hash: [u8; 32]) -> Result<Vec<String>, WireError> {
     let Terms { founders, threshold } = terms;
     if !node.has_vault() {
-        let mut vault = Vault::new(ClusterId(random::bytes()), Secret::random(&mut random::system()));
+        let mut vault = Vault::new(ClusterId(random::bytes()), node.boot_seed.duplicate());
         vault.identity.node = Some(crate::found::FIRST);
         let first = FirstFounder {
             founders,
@@ -243,7 +242,7 @@ async fn join(node: &Arc<Node>, invitation: &str) -> Result<(), WireError> {
     if node.has_vault() {
         return join_again(node, id, cluster, role).await;
     }
-    let mut vault = Vault::new(cluster, Secret::random(&mut random::system()));
+    let mut vault = Vault::new(cluster, node.boot_seed.duplicate());
     vault.founding = Some(founding(node, 0, role)?);
     node.founding.send_replace(crate::node::Founding::default());
     adopt(node, vault)

@@ -178,8 +178,9 @@ mod tests {
             rebuild_state: false,
         };
         let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().expect("an address")).expect("a socket");
+        let boot_seed = vault.identity.boot_seed.duplicate();
         let file = VaultFile::create(&data, vault).expect("a vault");
-        let node = Node::new(config, data, endpoint);
+        let node = Node::new(config, data, endpoint, boot_seed);
         node.adopt_vault(file);
         // Learned from the first founder, and in memory only so far.
         node.set_id(NodeId(2));

@@ -109,8 +109,12 @@ pub async fn run(config: Config) -> Result<(), BootError> {
     // 2: the vault, mended if a crash left one copy behind.
     let vault = VaultFile::open(&dir)?;
     // 3: the network and the local socket.
-    let endpoint = bind(config.listen, vault.as_ref().map(|vault| &vault.current().identity.boot_seed))?;
-    let node = Node::new(config, dir, endpoint);
+    let boot_seed = match &vault {
+        Some(vault) => vault.current().identity.boot_seed.duplicate(),
+        None => Secret::random(&mut random::system()),
+    };
+    let endpoint = bind(config.listen, &boot_seed)?;
+    let node = Node::new(config, dir, endpoint, boot_seed);
     if let Some(vault) = vault {
         let phase = resumed(vault.current());
         node.adopt_vault(vault);
@@ -322,16 +326,16 @@ async fn erase_old_lock_keys(node: Arc<Node>) {
     }
 }
 
-/// Opens the one socket. With a boot seed, connections of an earlier process of this node end at the first packet that
-/// arrives for them, instead of after ten seconds of silence.
-fn bind(address: SocketAddr, boot_seed: Option<&Secret<32>>) -> Result<quinn::Endpoint, BootError> {
+/// Opens the one socket. Connections of an earlier process of this node end at the first packet that arrives for them, instead
+/// of after ten seconds of silence.
+fn bind(address: SocketAddr, boot_seed: &Secret<32>) -> Result<quinn::Endpoint, BootError> {
     let listen = |source| BootError::Listen { address, source };
     let socket = std::net::UdpSocket::bind(address).map_err(listen)?;
-    let config = boot_seed.map_or_else(quinn::EndpointConfig::default, resetting);
-    quinn::Endpoint::new(config, None, socket, Arc::new(quinn::TokioRuntime)).map_err(listen)
+    quinn::Endpoint::new(resetting(boot_seed), None, socket, Arc::new(quinn::TokioRuntime)).map_err(listen)
 }
 
-/// QUIC's stateless reset (RFC 9000, section 10.3): its tokens are derived from a key that outlives the process. Whoever has the disk can end connections of this node, and no more.
+/// QUIC's stateless reset (RFC 9000, section 10.3): its tokens are derived from a key that outlives the process. Whoever has
+/// the disk can end connections of this node, and no more.
 fn resetting(boot_seed: &Secret<32>) -> quinn::EndpointConfig {
     let boot = hmac::Key::new(hmac::HMAC_SHA256, boot_seed.expose());
     let reset = hmac::Key::new(hmac::HMAC_SHA256, hmac::sign(&boot, QUIC_RESET).as_ref());

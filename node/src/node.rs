@@ -72,6 +72,9 @@ pub struct Node {
     pub dir: DataDir,
     /// The one QUIC endpoint, for dialling and for serving.
     pub endpoint: quinn::Endpoint,
+    /// That of the vault or, as long as there is none, of the one that will be made: drawn before the first connection, which
+    /// the next process must be able to end.
+    pub boot_seed: Secret<32>,
     /// Drawn at each start: two of them at once are two processes.
     pub boot_nonce: [u8; 32],
     /// Sessions with peers.
@@ -151,12 +154,13 @@ pub struct Founding {
 
 impl Node {
     /// A node that has a data directory and an endpoint, and nothing else yet.
-    pub fn new(config: Config, dir: DataDir, endpoint: quinn::Endpoint) -> Arc<Self> {
+    pub fn new(config: Config, dir: DataDir, endpoint: quinn::Endpoint, boot_seed: Secret<32>) -> Arc<Self> {
         let keyring = Keyring::new(config.timing.key_idle_ms, config.timing.key_age_ms);
         Arc::new(Self {
             config,
             dir,
             endpoint,
+            boot_seed,
             boot_nonce: random::bytes(),
             sessions: Sessions::default(),
             rates: Rates::default(),
