@@ -100,6 +100,7 @@ fn show(session: &mut Session<'_>, status: &Status) -> Result<u8, Failure> {
             "threshold": status.threshold,
             "voters": status.voters,
             "theft_threshold": status.theft_threshold,
+            "may_lose": status.may_lose(),
             "epoch": status.epoch.0,
             "leader": status.leader.as_ref().map(NodeName::as_str),
             "answered_by": status.node.as_str(),
@@ -140,6 +141,10 @@ fn text(status: &Status, serving: bool) -> String {
     let weaker = if theft < status.threshold { " until the change under way is over" } else { "" };
     let disks = if theft == 1 { "1 stolen disk" } else { &format!("{theft} stolen disks") };
     text += &format!("theft: {disks} of one moment would open them{weaker}\n");
+    if let Some(count) = status.may_lose() {
+        let nodes = if count == 1 { "1 more node" } else { &format!("{count} more nodes") };
+        text += &format!("outage: {nodes} may fail, and keys can still be used\n");
+    }
     text += &format!("epoch: {}\n", status.epoch);
     let leader = status.leader.as_ref().map_or("none known", NodeName::as_str);
     text += &format!("leader: {leader}\n");
@@ -212,5 +217,7 @@ fn operation_line(operation: &quorate_client::wire::Operation) -> String {
         [] => String::new(),
         names => format!(", waiting for {}", names.join(", ")),
     };
-    output::plain(&format!("under way: {}: {}{waiting}", operation.name, operation.step)) + "\n"
+    // The leader has not said yet how far it is.
+    let step = if operation.step.is_empty() { String::new() } else { format!(": {}", operation.step) };
+    output::plain(&format!("under way: {}{step}{waiting}", operation.name)) + "\n"
 }

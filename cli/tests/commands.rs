@@ -206,6 +206,7 @@ fn status_says_in_its_exit_code_whether_keys_can_be_used() {
     assert_eq!(healthy.code, 0, "{}", healthy.err);
     assert!(healthy.text().starts_with("quorate: keys can be used\n"), "{}", healthy.text());
     assert!(healthy.text().contains("threshold: 2 of 3 nodes open a key\ntheft: 2 stolen disks of one moment"));
+    assert!(healthy.text().contains("\noutage: 0 more nodes may fail"), "n2 and n3 are away: {}", healthy.text());
 
     world.node.status.lock().expect("sound").alarms.push(alarm());
     let alarmed = world.run(&["status"], b"");

@@ -1,5 +1,6 @@
 //! How this node is, and what it knows of the others: for anybody, for peers, for clients.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,14 +11,15 @@ use quorate_client::identity::{Protocol, PublicKey};
 use quorate_client::wire::{
     self, Alarm, NodeInfo, NodeState, Operation, PUBLIC_STATUS, Phase, PublicStatus, Role, Status,
 };
-use quorate_raft::Replica;
 use quorate_raft::state::State;
+use quorate_raft::{Membership, Replica};
 use quorate_shares::ids::{Epoch, NodeId, NodeName};
 use quorate_shares::lock::Lock;
 use tokio::time::timeout;
 
 use crate::clock::boot_ms;
 use crate::listen::Closing;
+use crate::members::operation_name;
 use crate::node::Node;
 use crate::peer::{PeerReply, PeerRequest, Report};
 
@@ -82,13 +84,16 @@ pub fn operation(node: &Node) -> Option<Operation> {
     Some(Operation { name: "founding".to_owned(), step: founding.step, waiting_for: founding.waiting_for })
 }
 
-/// The operation that the leader leads, as it last said.
-fn led(node: &Node, leader: Option<NodeId>) -> Option<Operation> {
-    let leader = leader?;
-    if leader == node.id() {
-        return node.operation.lock().clone();
-    }
-    node.last_reports.lock().get(&leader).and_then(|(report, _)| report.operation.clone())
+/// How far the operation of this name is, as the leader last said.
+fn led(node: &Node, leader: Option<NodeId>, name: String) -> Operation {
+    let said = match leader {
+        Some(leader) if leader == node.id() => node.operation.lock().clone(),
+        Some(leader) => node.last_reports.lock().get(&leader).and_then(|(report, _)| report.operation.clone()),
+        None => None,
+    };
+    // It may have spoken of another one, before this one began.
+    let said = said.filter(|said| said.name == name);
+    said.unwrap_or(Operation { name, step: String::new(), waiting_for: Vec::new() })
 }
 
 /// Why peers have not unlocked this node, in their own words, once they have said something.
@@ -115,15 +120,20 @@ pub fn cluster_file(node: &Node) -> ClusterFile {
 
 /// Everything on one screen.
 pub async fn full(node: &Arc<Node>, replica: &Replica) -> Status {
-    let nodes = nodes(node, replica).await;
-    let (threshold, theft_threshold, epoch, keys) = replica.read(|state| {
+    // What the peers report is gathered first, since it takes time; then everything is read at one moment.
+    let reports = reports(node, replica).await;
+    let leader = replica.leadership().borrow().leader;
+    let (nodes, running, (threshold, theft_threshold, epoch, keys)) = replica.read_members(|state, _, membership| {
+        let nodes = listed(state, membership, leader, &reports);
+        let running = state.operations.running.as_ref();
         let active = state.active();
         let threshold = active.map_or(0, |epoch| epoch.threshold);
-        (threshold, theft_threshold(state), active.map_or(Epoch(0), |epoch| epoch.epoch), state.keys.len() as u64)
+        let epoch = active.map_or(Epoch(0), |epoch| epoch.epoch);
+        let running = running.map(|running| operation_name(state, &running.operation));
+        (nodes, running, (threshold, theft_threshold(state), epoch, state.keys.len() as u64))
     });
     let quorum = node.lease.is_valid();
     let trouble = node.lease_trouble.lock().as_ref().map(ToString::to_string);
-    let leader = replica.leadership().borrow().leader;
     let lease_ms = u32::try_from(node.lease.left_ms()).ok().filter(|&left| left > 0);
     Status {
         cluster: node.cluster(),
@@ -133,13 +143,13 @@ pub async fn full(node: &Arc<Node>, replica: &Replica) -> Status {
         quorum,
         reason: if quorum { None } else { Some(trouble.unwrap_or_else(|| "no lease from a quorum yet".to_owned())) },
         threshold,
-        voters: u8::try_from(nodes.len()).unwrap_or(u8::MAX),
+        voters: u8::try_from(nodes.iter().filter(|node| node.role != Role::Learner).count()).unwrap_or(u8::MAX),
         theft_threshold,
         epoch,
         leader: leader.and_then(|leader| names(node, &[leader]).pop()),
         lease_ms,
         keys,
-        operation: operation(node).or_else(|| led(node, leader)),
+        operation: operation(node).or_else(|| running.map(|name| led(node, leader, name))),
         alarms: alarms(node),
         waiting_for: public(node).waiting_for,
         nodes,
@@ -148,37 +158,56 @@ pub async fn full(node: &Arc<Node>, replica: &Replica) -> Status {
 
 /// Every member, with what it reports now or reported last.
 pub async fn nodes(node: &Arc<Node>, replica: &Replica) -> Vec<NodeInfo> {
-    let roster = node.roster();
+    let reports = reports(node, replica).await;
     let leader = replica.leadership().borrow().leader;
+    replica.read_members(|state, _, membership| listed(state, membership, leader, &reports))
+}
+
+/// What each member reports, and how many milliseconds ago.
+type Reports = BTreeMap<NodeId, (Report, u64)>;
+
+async fn reports(node: &Arc<Node>, replica: &Replica) -> Reports {
+    let members: Vec<NodeId> = replica.read(|state| state.members.keys().copied().collect());
     let own = report(node);
-    let reports = join_all(roster.members.iter().map(|member| async {
-        let id = member.node;
-        if id == node.id() {
-            return Some((own.clone(), 0));
+    let asked = members.into_iter().map(|id| {
+        let own = own.clone();
+        async move {
+            if id == node.id() {
+                return Some((id, (own, 0)));
+            }
+            if let Some(report) = ask(node, id).await {
+                node.last_reports.lock().insert(id, (report.clone(), boot_ms()));
+                return Some((id, (report, 0)));
+            }
+            let last = node.last_reports.lock().get(&id).cloned();
+            last.map(|(report, seen_ms)| (id, (report, boot_ms().saturating_sub(seen_ms))))
         }
-        if let Some(report) = ask(node, id).await {
-            node.last_reports.lock().insert(id, (report.clone(), boot_ms()));
-            return Some((report, 0));
-        }
-        let last = node.last_reports.lock().get(&id).cloned();
-        last.map(|(report, seen_ms)| (report, boot_ms().saturating_sub(seen_ms)))
-    }))
-    .await;
-    let newest = reports.iter().flatten().map(|(report, _)| report.applied).max().unwrap_or(0);
-    let state = |(report, last_seen_ms): (Report, u64)| NodeState {
+    });
+    join_all(asked).await.into_iter().flatten().collect()
+}
+
+fn listed(state: &State, membership: &Membership, leader: Option<NodeId>, reports: &Reports) -> Vec<NodeInfo> {
+    let newest = reports.values().map(|(report, _)| report.applied).max().unwrap_or(0);
+    let reported = |(report, last_seen_ms): &(Report, u64)| NodeState {
         phase: report.phase,
         lag: newest.saturating_sub(report.applied),
         epoch: report.epoch,
         lock_generation: report.lock_generation,
         old_copies: report.old_copies,
-        last_seen_ms,
+        last_seen_ms: *last_seen_ms,
     };
-    let infos = roster.members.iter().zip(reports).map(|(member, report)| NodeInfo {
+    let voters = membership.voters();
+    let role = |id| match leader == Some(id) {
+        true => Role::Leader,
+        false if voters.contains(&id) => Role::Voter,
+        false => Role::Learner,
+    };
+    let infos = state.members.values().map(|member| NodeInfo {
         name: member.name.clone(),
         id: member.node,
         addresses: member.addresses.iter().map(ToString::to_string).collect(),
-        role: if leader == Some(member.node) { Role::Leader } else { Role::Voter },
-        state: report.map(state),
+        role: role(member.node),
+        state: reports.get(&member.node).map(reported),
     });
     infos.collect()
 }

@@ -129,7 +129,10 @@ fn t24_a_lost_node_is_replaced() {
     let mut site = with_spares(1);
     site.create("key");
     let sealed = site.encrypt(None, "key", b"kept").expect("sealed");
+    let may_lose = |site: &Site| site.block(site.client(None).status()).ok()?.may_lose();
+    site.until("one to be dispensable", || may_lose(&site).filter(|count| *count == 1));
     site.cluster.kill("n3").expect("dies");
+    site.until("nobody to be dispensable", || may_lose(&site).filter(|count| *count == 0));
     let invitation = invite(&site);
     let replace = site.block(site.client(None).replace_node(&node_name("n3"), invitation.as_bytes()));
     replace.expect("the invitation is known");
@@ -145,6 +148,7 @@ fn t24_a_lost_node_is_replaced() {
     site.until("the operation to be over", || over().then_some(()));
     assert_eq!(thresholds(&site), (2, 2));
     // Any one of the three may be lost again.
+    site.until("one to be dispensable again", || may_lose(&site).filter(|count| *count == 1));
     site.cluster.kill("n1").expect("dies");
     let opened = site.until("two of three to serve", || site.decrypt(Some("n4"), &sealed).ok());
     assert_eq!(opened, b"kept");

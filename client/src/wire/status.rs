@@ -114,6 +114,22 @@ pub struct Status {
     pub nodes: Vec<NodeInfo>,
 }
 
+impl Status {
+    /// How many more nodes may fail while every key can still be used: as many as neither the majority of the voters nor the
+    /// threshold needs. A sealed node votes, and gives no share. `None` without a quorum.
+    pub fn may_lose(&self) -> Option<u8> {
+        let is = |node: &&NodeInfo, phases: &[Phase]| {
+            let now = node.state.as_ref().filter(|state| state.last_seen_ms == 0);
+            node.role != Role::Learner && now.is_some_and(|state| phases.contains(&state.phase))
+        };
+        let count = |phases: &[Phase]| self.nodes.iter().filter(|node| is(node, phases)).count();
+        let votes =
+            count(&[Phase::Open, Phase::Serving, Phase::Sealed]).saturating_sub(usize::from(self.voters) / 2 + 1);
+        let shares = count(&[Phase::Open, Phase::Serving]).saturating_sub(self.threshold.into());
+        u8::try_from(votes.min(shares)).ok().filter(|_| self.quorum)
+    }
+}
+
 /// A long operation and where it stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Operation {
