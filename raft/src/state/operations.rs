@@ -1,15 +1,15 @@
 //! Operations: what an operator wants of the cluster, from the intent to its end.
 //!
 //! The intent lies in the state before anything is done about it, so that any leader goes on with it; which step comes
-//! next is said by [`plan`](crate::plan). One runs at a time. A revocation takes the place of whatever runs, and takes over
-//! whoever was about to leave, so that nothing is left half-way.
+//! next is said by [`plan`](crate::plan). One runs at a time. A revocation takes the place of whatever runs: it takes along
+//! whoever was about to join or to leave, so that nothing is left half-way.
 
 use std::collections::BTreeSet;
 
 use quorate_shares::ids::{Epoch, KeyUid, KeyVersion, NodeId, ShareKeyGeneration};
 use quorate_shares::kem::PublicKey;
 
-use super::{Ended, EpochPhase, Former, Member, MemberState, Operations, Running, State, epochs, majority};
+use super::{Ended, EpochInfo, EpochPhase, Former, Member, MemberState, Operations, Running, State, epochs, majority};
 use crate::command::{Begin, Operation, Outcome, RegisterShareKey, RequestId};
 use crate::refusal::Refusal;
 use crate::rows::{RowKey, RowV1, Rows};
@@ -35,8 +35,7 @@ pub(super) fn begin(state: &mut State, begin: &Begin, rows: &mut Rows) -> Result
         let Operation::Revoke { nodes } = &mut operation else {
             return Err(Refusal::OperationRunning { operation: running.epoch });
         };
-        let (leaving, joining) = (running.operation.leaving(), running.operation.joining());
-        nodes.extend(leaving.into_iter().chain(joining).filter(|node| state.members.contains_key(node)));
+        *nodes = taken_along(state, running, nodes);
     }
     check_remaining(state, begin, &operation)?;
     if let Some(was) = running {
@@ -50,6 +49,37 @@ pub(super) fn begin(state: &mut State, begin: &Begin, rows: &mut Rows) -> Result
     Ok(Outcome::Begun { operation: epoch })
 }
 
+/// Whom a revocation of `nodes` revokes when it takes the place of what runs. What can still be taken back is not finished if
+/// that would leave too few for the revocation itself, nor if nothing but its joiner is revoked: so a joiner that does not
+/// come costs nobody his place.
+fn taken_along(state: &State, running: &Running, nodes: &BTreeSet<NodeId>) -> BTreeSet<NodeId> {
+    let joining = running.operation.joining();
+    let is_member = |node: &NodeId| state.members.contains_key(node);
+    let least: BTreeSet<_> = nodes.iter().copied().chain(joining).filter(is_member).collect();
+    let all: BTreeSet<_> = least.iter().copied().chain(running.operation.leaving()).filter(is_member).collect();
+    let gives_up = nodes.iter().all(|node| Some(*node) == joining);
+    let too_few = state.active().is_some_and(|active| holders_without(state, active, &all) < active.threshold.into());
+    if can_be_taken_back(state, running) && (gives_up || too_few) { least } else { all }
+}
+
+/// Whether nobody was refused, and nobody is without a share, because of it: no member was removed from the voters, nor from
+/// the holders of the ACTIVE epoch. Of a replacement the former comes after the first lock of the joiner.
+fn can_be_taken_back(state: &State, running: &Running) -> bool {
+    match &running.operation {
+        Operation::Remove { .. } => state.active().is_some_and(|active| active.epoch != running.epoch),
+        Operation::Replace { node, .. } => {
+            state.members.get(node).is_none_or(|member| member.state == MemberState::Joining)
+        }
+        Operation::Revoke { .. } => false,
+        Operation::Join { .. } | Operation::Rekey => true,
+    }
+}
+
+/// The holders of an epoch that remain members without these.
+fn holders_without(state: &State, epoch: &EpochInfo, leaving: &BTreeSet<NodeId>) -> usize {
+    state.members.keys().filter(|node| !leaving.contains(node) && epoch.x_of(**node).is_some()).count()
+}
+
 /// Whether those who remain can do without those who leave.
 fn check_remaining(state: &State, begin: &Begin, operation: &Operation) -> Result<(), Refusal> {
     let cluster = state.cluster.as_ref().ok_or(Refusal::NotFounded)?;
@@ -58,8 +88,7 @@ fn check_remaining(state: &State, begin: &Begin, operation: &Operation) -> Resul
     if leaving.is_empty() {
         return if *operation == Operation::Rekey { Ok(()) } else { Err(Refusal::MemberCount { members: 0 }) };
     }
-    let remaining = state.members.keys().filter(|node| !leaving.contains(node));
-    let holders = remaining.clone().filter(|&&node| active.x_of(node).is_some()).count();
+    let holders = holders_without(state, active, &leaving);
     // Their shares are what the next epoch is dealt from.
     if holders < usize::from(active.threshold) {
         return Err(Refusal::TooFewRemain { remaining: holders, needed: active.threshold });
@@ -67,7 +96,7 @@ fn check_remaining(state: &State, begin: &Begin, operation: &Operation) -> Resul
     if operation.revokes() {
         return Ok(());
     }
-    match remaining.count() {
+    match state.members.keys().filter(|node| !leaving.contains(node)).count() {
         1 if !cluster.allow_solo => Err(Refusal::SoloNotAllowed),
         2 if !cluster.accept_no_redundancy && !begin.accept_no_redundancy => Err(Refusal::NoRedundancyNotAccepted),
         _ => Ok(()),

@@ -464,6 +464,29 @@ fn a_revocation_comes_first() {
     assert!(cluster.state.locks.values().all(|lock| lock.share_keys.iter().eq(&[ShareKeyGeneration(second.0)])));
 }
 
+/// An emergency is not refused because of what was planned: if too few would remain, a removal is taken back that nobody rests
+/// on yet. Mutated: taken along all the same, the revocation is refused.
+#[test]
+fn a_revocation_takes_a_removal_back_rather_than_be_refused() {
+    let mut cluster = Cluster::new(4, 3);
+    (1..=2).for_each(|number| cluster.create(number));
+    cluster.begin(50, Operation::Remove { node: NodeId(4) });
+    while cluster.state.pending().is_none_or(|pending| pending.redealt == 0) {
+        let step = cluster.next();
+        cluster.follow(step);
+    }
+    let revocation = cluster.begin(51, Operation::Revoke { nodes: [NodeId(2)].into() });
+    cluster.settle();
+    assert!(cluster.state.former.keys().eq(&[NodeId(2)]), "{:?}", cluster.state.former);
+    let active = cluster.state.active().expect("active");
+    assert_eq!((active.epoch, active.threshold, active.committee.len()), (revocation, 2, 3));
+    let slot = (uid(1), KeyVersion(1));
+    assert_eq!(cluster.rebuilt(slot, revocation, Some(&[1, 4])), Some(cluster.keys[&slot]));
+    cluster.begin(52, Operation::Remove { node: NodeId(4) });
+    cluster.settle();
+    assert_eq!(cluster.state.members.len(), 2);
+}
+
 /// The number of an operation is its name: also of one that never came to open its epoch.
 #[test]
 fn a_revocation_has_a_number_of_its_own() {
@@ -681,6 +704,29 @@ fn a_joiner_that_is_silent_is_given_up() {
         Outcome::Admitted { node: NodeId(5) },
         "an id is not used again"
     );
+}
+
+/// Whoever was to be replaced stays if the other one does not come; but not if it may have been refused already, which is
+/// after the first lock of the other one.
+#[test]
+fn a_replacement_is_taken_back_as_long_as_nobody_was_refused() {
+    for locked in [false, true] {
+        let mut cluster = Cluster::new(4, 3);
+        cluster.create(1);
+        cluster.apply(invite(1));
+        cluster.apply(Change::Designate { invitation: Sha256::digest(proof_key(1)).into(), gone: NodeId(3) });
+        cluster.apply(Change::Admit(admit(1, 5)));
+        if locked {
+            cluster.apply(Change::Admitted { node: NodeId(5) });
+        }
+        cluster.joiner_silent_ms = Patience::default().joiner_ms;
+        assert_eq!(cluster.next(), Step::GiveUpJoiner { node: NodeId(5) });
+        cluster.settle();
+        let gone: Vec<u64> = cluster.state.former.keys().map(|node| node.0).collect();
+        assert_eq!(gone, if locked { vec![3, 5] } else { vec![5] });
+        assert!(cluster.state.former.values().all(|former| former.revoked));
+        assert_eq!(cluster.voters.len(), cluster.state.members.len());
+    }
 }
 
 /// One change of the voters and one epoch: never one member more or one less between.
