@@ -26,7 +26,7 @@ test: setup      ## Run every test
 	@cargo build --workspace --bins --quiet
 	cargo test --workspace
 
-soak: setup      ## Run the long random tests: seeds and figures, about half an hour
+soak: setup      ## Run the long random tests: seeds and figures, about two hours
 	.ci/soak
 
 bench: setup     ## Measure what it costs, beside figures of the same run; one table, some minutes

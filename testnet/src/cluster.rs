@@ -248,6 +248,24 @@ impl Cluster {
         self.end_detached_relay()
     }
 
+    /// Kills a node and erases its data, as for a machine that is used anew; its log and its configuration stay.
+    ///
+    /// # Errors
+    /// If there is no such node, or what the file system says.
+    pub fn erase(&mut self, name: &str) -> Result<(), Error> {
+        self.kill(name)?;
+        steal::erase(&self.directory.data(name)).map_err(Error::io(format!("erase {name}")))
+    }
+
+    /// Puts a copy of a disk that was stolen before in place of what a node has now, and kills the node first.
+    ///
+    /// # Errors
+    /// As [`Cluster::erase`].
+    pub fn restore(&mut self, name: &str, image: &Path) -> Result<(), Error> {
+        self.erase(name)?;
+        steal::put_back(image, &self.directory.data(name)).map_err(Error::io(format!("restore {name}")))
+    }
+
     /// Whether a node's process runs.
     ///
     /// # Errors

@@ -33,6 +33,46 @@ fn copy_into(from: &Path, to: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// What lies in the data directory of a node of a testnet, and is none of its data: its socket, its log, its configuration.
+const APART: &str = "quorated.";
+
+/// Erases what a node keeps in its data directory `from`.
+///
+/// # Errors
+/// What the file system says.
+pub fn erase(from: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        match entry.file_type()?.is_dir() {
+            _ if is_apart(&entry) => {}
+            true => fs::remove_dir_all(entry.path())?,
+            false => fs::remove_file(entry.path())?,
+        }
+    }
+    Ok(())
+}
+
+/// Copies what a stolen disk holds into the data directory `to`, which was erased.
+///
+/// # Errors
+/// What the file system says.
+pub fn put_back(image: &Path, to: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(image)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        match entry.file_type()?.is_dir() {
+            _ if is_apart(&entry) => {}
+            true => copy(&entry.path(), &target)?,
+            false => drop(fs::copy(entry.path(), &target)?),
+        }
+    }
+    Ok(())
+}
+
+fn is_apart(entry: &fs::DirEntry) -> bool {
+    entry.file_name().to_string_lossy().starts_with(APART)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -48,5 +88,24 @@ mod tests {
         assert_eq!(fs::read(to.join("state/log")).expect("copied"), b"sealed");
         assert!(!to.join("s").exists());
         assert_eq!(copy(&from, &to).expect_err("never over another").kind(), io::ErrorKind::AlreadyExists);
+    }
+
+    #[test]
+    fn an_image_takes_the_place_of_what_was_there() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let (node, image) = (dir.path().join("n1"), dir.path().join("stolen"));
+        for (directory, text) in [(&node, "now"), (&image, "before")] {
+            fs::create_dir_all(directory.join("state")).expect("our own directory");
+            fs::write(directory.join("vault"), text).expect("our own directory");
+            fs::write(directory.join("state/000004.log"), text).expect("our own directory");
+        }
+        fs::write(node.join("quorated.log"), "said").expect("our own directory");
+        fs::write(node.join("alarms"), "raised").expect("our own directory");
+        erase(&node).expect("erases");
+        assert_eq!(fs::read_dir(&node).expect("our own directory").count(), 1, "the log is no part of the disk");
+        erase(&node).expect("nothing is there any more");
+        put_back(&image, &node).expect("copies");
+        assert_eq!(fs::read_to_string(node.join("vault")).expect("there"), "before");
+        assert_eq!(fs::read_to_string(node.join("state/000004.log")).expect("there"), "before");
     }
 }

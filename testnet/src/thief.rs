@@ -17,9 +17,10 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use quorate_node::vault::{self, Vault};
+use quorate_raft::offline::OfflineStore;
 use quorate_shares::context::Context;
 use quorate_shares::envelope::{self, Ciphertext};
-use quorate_shares::ids::{KeyName, NodeId};
+use quorate_shares::ids::{Epoch, KeyName, NodeId};
 use quorate_shares::lock::Bundle;
 use quorate_shares::master::{KeyIdentity, MasterKey, Purpose};
 use quorate_shares::secret::Secret;
@@ -51,6 +52,8 @@ pub struct Loot {
     pub key_names: BTreeSet<KeyName>,
     /// Shares that opened.
     pub shares: usize,
+    /// Epochs of which a share opened.
+    pub epochs: BTreeSet<Epoch>,
     /// Keys that could be put together.
     pub keys: Vec<RecoveredKey>,
     /// Every secret that was seen, to look for on other disks.
@@ -117,6 +120,12 @@ pub fn unlock(directory: &Path, all: &[PathBuf]) -> Option<(Vault, Bundle)> {
     let disk = disks.iter().find(|disk| disk.path == directory)?;
     let bundle = locks::pick(disk, &disks, &mut loot)?.bundle;
     Some((vault::inspect(directory).ok()?, bundle))
+}
+
+/// Opens the database of the disk at `directory` with the help of `all`, for a test that looks at the replicated state.
+pub fn database(directory: &Path, all: &[PathBuf]) -> Option<OfflineStore> {
+    let (_, bundle) = unlock(directory, all)?;
+    records::database(directory, &bundle).ok()
 }
 
 fn read(path: &Path, loot: &mut Loot) -> Option<Disk> {

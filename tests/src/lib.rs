@@ -17,6 +17,8 @@ mod bad_input;
 #[cfg(test)]
 mod boot;
 #[cfg(test)]
+mod churn;
+#[cfg(test)]
 mod ciphertexts;
 #[cfg(test)]
 mod clocks;

@@ -1,11 +1,13 @@
 //! From open bundles to keys: databases, shares, and enough of them.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use quorate_raft::StorageKeys;
 use quorate_raft::offline::{self, OfflineStore};
 use quorate_raft::state::{Key, RecordRef, Version};
 use quorate_shares::ids::{ClusterId, NodeId};
+use quorate_shares::lock::Bundle;
 use quorate_shares::master::{KeyIdentity, MasterKey};
 use quorate_shares::quorum::Quorum;
 use quorate_shares::seal::{BatchHeader, BatchOpener, Committee, ShareRecord};
@@ -18,7 +20,7 @@ use crate::canary::Canary;
 pub(super) fn read(open: &[OpenDisk<'_>], loot: &mut Loot) {
     for one in open {
         let label = &one.disk.label;
-        match database(one) {
+        match database(&one.disk.path, &one.bundle) {
             Ok(store) => {
                 let (keys, versions) = (store.state().keys.len(), store.state().live_versions);
                 loot.story.push(format!("{label}: database open: {keys} keys in {versions} versions"));
@@ -29,8 +31,8 @@ pub(super) fn read(open: &[OpenDisk<'_>], loot: &mut Loot) {
     }
 }
 
-fn database(one: &OpenDisk<'_>) -> Result<OfflineStore, String> {
-    let newest_first = one.bundle.storage_keys.iter().rev();
+pub(super) fn database(disk: &Path, bundle: &Bundle) -> Result<OfflineStore, String> {
+    let newest_first = bundle.storage_keys.iter().rev();
     let keys = newest_first.fold(None, |keys: Option<StorageKeys>, key| {
         Some(match keys {
             Some(keys) => keys.with_older(key.number, &key.key),
@@ -38,7 +40,7 @@ fn database(one: &OpenDisk<'_>) -> Result<OfflineStore, String> {
         })
     });
     let keys = keys.ok_or("the bundle has no storage key")?;
-    offline::open(&one.disk.path.join("state"), keys).map_err(|error| error.to_string())
+    offline::open(&disk.join("state"), keys).map_err(|error| error.to_string())
 }
 
 fn read_keys(store: &OfflineStore, cluster: ClusterId, open: &[OpenDisk<'_>], loot: &mut Loot) {
@@ -91,6 +93,7 @@ fn put_together(
         for (x, share) in own_shares(one, &header, &committee, &record, identity, version) {
             if shares.insert(x, share.duplicate()).is_none() {
                 loot.shares += 1;
+                loot.epochs.insert(committee.epoch());
                 let what = format!("share {x} of {} version {}", identity.uid, identity.version);
                 loot.canaries.push(Canary::secret(what, share.expose()));
                 quorum.add(one.disk.node, x, share).map_err(|error| error.to_string())?;
