@@ -283,3 +283,35 @@ fn t27_a_node_that_was_away_for_three_epochs_erases_what_it_owes() {
     let (_, bundle) = thief::unlock(&disks[2], &disks).expect("all disks together open each lock");
     assert_eq!(bundle.share_keys.iter().map(|key| key.generation.0).collect::<Vec<_>>(), [5], "and nothing older");
 }
+
+/// T23b: a node is away while another joins, and that one leads when it is back. The log comes from a node that it has never
+/// heard of; it asks those that it knows for a newer roster, and follows. Mutated: without asking it stays alone.
+#[test]
+fn t23b_a_node_that_was_away_follows_a_leader_that_it_does_not_know() {
+    let mut site = with_spares(1);
+    site.create("key");
+    site.cluster.kill("n3").expect("dies");
+    site.cluster.join("n4").expect("joins");
+    site.export();
+    let over = |site: &Site| site.block(site.client(None).status()).ok()?.operation.is_none().then_some(());
+    site.until("the join to be over", || over(&site));
+    let sealed = site.encrypt(Some("n4"), "key", b"since").expect("encrypts");
+    // Of four three must be up, so the one that leads stands still for a moment, until another is quicker.
+    site.until("n4 to lead", || {
+        let leader = site.leader();
+        if leader == "n4" {
+            return Some(());
+        }
+        let process = site.cluster.process(&leader).expect("exists").expect("runs");
+        process.pause().expect("stands still");
+        std::thread::sleep(Duration::from_millis(1_500));
+        process.resume().expect("goes on");
+        None
+    });
+    site.start(&["n3"]);
+    site.cluster.wait_serving(&["n3"]).expect("serves");
+    assert_eq!(site.decrypt(Some("n3"), &sealed).expect("opens"), b"since");
+    let status = site.block(site.client(Some("n3")).status()).expect("status");
+    assert_eq!(status.leader.as_ref().map(NodeName::as_str), Some("n4"));
+    assert!(status.alarms.is_empty(), "{:?}", status.alarms);
+}

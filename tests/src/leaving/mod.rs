@@ -7,6 +7,7 @@ mod deaths;
 mod orders;
 mod removal;
 mod revocation;
+mod stale;
 mod theft;
 
 use std::collections::BTreeMap;

@@ -29,6 +29,11 @@ impl Stolen {
         nodes.iter().map(|node| self.of(node)).collect()
     }
 
+    /// The databases of this moment with the vaults of `older`: what flash may still hold of them.
+    fn with_vaults_of(&self, older: &Self, nodes: &[&str]) -> Self {
+        older.with_databases_of(self, nodes)
+    }
+
     /// The vaults of this moment with the databases of `older`: what compaction and deletion have not reached.
     fn with_databases_of(&self, older: &Self, nodes: &[&str]) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
@@ -51,6 +56,14 @@ fn opens_all(loot: &Loot, sealed: &[Sealed]) -> bool {
         let ciphertext = Ciphertext::parse_text(&sealed.ciphertext).expect("our own ciphertext");
         let opened = loot.keys.iter().find_map(|key| key.open(&ciphertext, &Context::empty()));
         opened.is_some_and(|plaintext| plaintext == sealed.key.as_bytes())
+    })
+}
+
+/// The loot opens some ciphertext.
+fn opens_any(loot: &Loot, sealed: &[Sealed]) -> bool {
+    sealed.iter().any(|sealed| {
+        let ciphertext = Ciphertext::parse_text(&sealed.ciphertext).expect("our own ciphertext");
+        loot.keys.iter().any(|key| key.open(&ciphertext, &Context::empty()).is_some())
     })
 }
 
@@ -132,4 +145,38 @@ fn t04_t05_one_of_four() {
 #[test]
 fn t04_t05_one_of_five() {
     a_revoked_disk_is_worth_nothing(5);
+}
+
+/// T06: the limit of all this. If the disks of the others still have what they erased, as worn-out flash may, then the revoked
+/// disk opens with them what was encrypted before. What was encrypted under a version that was made afterwards stays safe: that
+/// is what `--rotate-keys` is for.
+#[test]
+fn t06_what_flash_remembers_opens_old_versions_only() {
+    let site = Site::of(quorate_testnet::Cluster::builder().settings("[timing]\nrenew_lock_after_ms = 3600000\n"));
+    let sealed = seal_many(&site, 10);
+    let (all, stay) = (["n1", "n2", "n3"], ["n1", "n3"]);
+    let before = Stolen::now(&site, &all);
+    let command = typed(&site, &["node", "revoke", "n2", "--yes", "--wait", "--rotate-keys"]);
+    let finished = command.outcome(PATIENCE).expect("it ends");
+    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+    settled(&site, &stay, 2);
+    let again: Vec<Sealed> = sealed
+        .iter()
+        .map(|Sealed { key, .. }| {
+            let ciphertext = site.encrypt(None, key, key.as_bytes()).expect("encrypts");
+            assert!(ciphertext.starts_with(&format!("qrt1:{key}:2:")), "{ciphertext}");
+            Sealed { key: key.clone(), ciphertext }
+        })
+        .collect();
+
+    let after = Stolen::now(&site, &stay);
+    for other in stay {
+        // The database of now, and the vault with all that was erased from it since.
+        let remembered = after.with_vaults_of(&before, &[other]);
+        let loot = thief::rob(&[before.these(&["n2", other]), remembered.these(&[other])].concat());
+        assert!(opens_all(&loot, &sealed), "the limit, and the control: {loot}");
+        assert!(!opens_any(&loot, &again), "{other}: {loot}");
+    }
+    let loot = thief::rob(&after.these(&stay));
+    assert!(opens_all(&loot, &again), "the control: {loot}");
 }
