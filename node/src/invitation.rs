@@ -280,6 +280,8 @@ pub enum JoinCode {
     NameTaken = 5,
     /// The cluster has as many members as it may.
     Full = 6,
+    /// Without the node that it replaces too few shares would remain.
+    TooFew = 7,
 }
 
 /// Why a reply is not taken.
@@ -341,10 +343,19 @@ impl JoinReply {
 
 impl JoinCode {
     fn read(reader: &mut Reader<'_>) -> Result<Self, LayoutError> {
-        [Self::Complete, Self::Wait, Self::Used, Self::Expired, Self::Unknown, Self::NameTaken, Self::Full]
-            .into_iter()
-            .nth(usize::from(reader.u8()?))
-            .ok_or(LayoutError::Invalid("join code"))
+        [
+            Self::Complete,
+            Self::Wait,
+            Self::Used,
+            Self::Expired,
+            Self::Unknown,
+            Self::NameTaken,
+            Self::Full,
+            Self::TooFew,
+        ]
+        .into_iter()
+        .nth(usize::from(reader.u8()?))
+        .ok_or(LayoutError::Invalid("join code"))
     }
 }
 
@@ -364,6 +375,7 @@ impl fmt::Display for JoinCode {
             Self::Unknown => "no such invitation",
             Self::NameTaken => "another member has this name",
             Self::Full => "the cluster has as many members as it may",
+            Self::TooFew => "without the node that this invitation replaces too few shares would remain",
         })
     }
 }

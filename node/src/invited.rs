@@ -68,6 +68,10 @@ pub(crate) async fn ask_first_founder(node: &Arc<Node>) -> Result<Option<Terms>,
             "another member has this node's name, or the invitation is for another one; start quorated with another --name"
         }
         JoinCode::Full => "the cluster has as many members as it may; remove one first",
+        JoinCode::TooFew => {
+            "without the node that this invitation replaces too few shares would remain, and every key would be lost; join \
+             with an invitation that replaces nobody first"
+        }
     };
     if has_lock {
         // The cluster may simply be founded by now, and its first founder keeps no book any more.

@@ -125,6 +125,7 @@ fn code_of(refusal: &Refusal) -> JoinCode {
         Refusal::UnknownInvitation => JoinCode::Unknown,
         Refusal::NodeNameTaken { .. } | Refusal::NameNotInvited => JoinCode::NameTaken,
         Refusal::MemberCount { .. } => JoinCode::Full,
+        Refusal::TooFewRemain { .. } => JoinCode::TooFew,
         // Another operation, or a state that has no epoch yet.
         _ => JoinCode::Wait,
     }

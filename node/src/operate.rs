@@ -140,6 +140,7 @@ fn not_invited(node: &Node, error: ProposalError) -> WireError {
             Refusal::UnknownMember { node: gone } => {
                 WireError::new(Code::NotFound, format!("{} is no member any more", node.name_of(gone)))
             }
+            Refusal::TooFewRemain { remaining, needed } => too_few(remaining, needed),
             refusal => conflict(&refusal.to_string()),
         },
     }
@@ -178,16 +179,18 @@ fn refuse_stranding(node: &Node, away: &BTreeSet<NodeId>) -> Result<(), WireErro
         .hint(format!("start {away} and let it renew its lock, or count it as lost with --abandon {away}")))
 }
 
+fn too_few(remaining: usize, needed: u8) -> WireError {
+    let message = format!("{remaining} of {needed} shares would remain, so every key would be lost");
+    WireError::new(Code::Conflict, message).hint("join another node first")
+}
+
 fn explain(node: &Node, operation: &Operation, refusal: Refusal) -> WireError {
     let conflict = |message: String| WireError::new(Code::Conflict, message);
     match refusal {
         Refusal::OperationRunning { .. } => {
             conflict("another operation is not over yet".to_owned()).hint("`quorate status` shows where it stands")
         }
-        Refusal::TooFewRemain { remaining, needed } => {
-            let lost = "every key would be lost";
-            conflict(format!("{remaining} of {needed} shares would remain, so {lost}")).hint("join another node first")
-        }
+        Refusal::TooFewRemain { remaining, needed } => too_few(remaining, needed),
         Refusal::NoRedundancyNotAccepted => {
             conflict("two nodes would remain, and the loss of one disk loses every key".to_owned())
                 .hint("join another node first, or accept it with --accept-no-redundancy")

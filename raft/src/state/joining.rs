@@ -53,6 +53,7 @@ pub(super) fn designate(state: &mut State, id: &[u8; 32], gone: NodeId, rows: &m
     if !state.members.contains_key(&gone) {
         return Err(Refusal::UnknownMember { node: gone });
     }
+    operations::check_holders(state, &[gone].into())?;
     let mut invitation = state.invitations.get(id).ok_or(Refusal::UnknownInvitation)?.clone();
     if invitation.replaces == Some(gone) {
         return Ok(Outcome::Invited);
@@ -100,6 +101,10 @@ pub(super) fn admit(state: &mut State, admit: &Admit, rows: &mut Rows) -> Result
         return Err(Refusal::NotFounded);
     }
     let gone = invitation.replaces.filter(|gone| state.members.contains_key(gone));
+    if let Some(gone) = gone {
+        // Others may have left since it was designated.
+        operations::check_holders(state, &[gone].into())?;
+    }
     if state.members.len() - usize::from(gone.is_some()) >= MEMBERS_MAX {
         return Err(Refusal::MemberCount { members: state.members.len() + 1 });
     }

@@ -75,6 +75,16 @@ fn can_be_taken_back(state: &State, running: &Running) -> bool {
     }
 }
 
+/// Whether enough holders remain without these: their shares are what the next epoch is dealt from.
+pub(super) fn check_holders(state: &State, leaving: &BTreeSet<NodeId>) -> Result<(), Refusal> {
+    let Some(active) = state.active() else { return Ok(()) };
+    let holders = holders_without(state, active, leaving);
+    if holders < usize::from(active.threshold) {
+        return Err(Refusal::TooFewRemain { remaining: holders, needed: active.threshold });
+    }
+    Ok(())
+}
+
 /// The holders of an epoch that remain members without these.
 fn holders_without(state: &State, epoch: &EpochInfo, leaving: &BTreeSet<NodeId>) -> usize {
     state.members.keys().filter(|node| !leaving.contains(node) && epoch.x_of(**node).is_some()).count()
@@ -83,16 +93,14 @@ fn holders_without(state: &State, epoch: &EpochInfo, leaving: &BTreeSet<NodeId>)
 /// Whether those who remain can do without those who leave.
 fn check_remaining(state: &State, begin: &Begin, operation: &Operation) -> Result<(), Refusal> {
     let cluster = state.cluster.as_ref().ok_or(Refusal::NotFounded)?;
-    let active = state.active().ok_or(Refusal::WrongEpoch { given: Epoch(0), active: None })?;
+    if state.active().is_none() {
+        return Err(Refusal::WrongEpoch { given: Epoch(0), active: None });
+    }
     let leaving = operation.leaving();
     if leaving.is_empty() {
         return if *operation == Operation::Rekey { Ok(()) } else { Err(Refusal::MemberCount { members: 0 }) };
     }
-    let holders = holders_without(state, active, &leaving);
-    // Their shares are what the next epoch is dealt from.
-    if holders < usize::from(active.threshold) {
-        return Err(Refusal::TooFewRemain { remaining: holders, needed: active.threshold });
-    }
+    check_holders(state, &leaving)?;
     if operation.revokes() {
         return Ok(());
     }

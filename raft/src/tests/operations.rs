@@ -729,6 +729,36 @@ fn a_replacement_is_taken_back_as_long_as_nobody_was_refused() {
     }
 }
 
+/// A replacement costs a share until all is dealt anew. If those that remain are too few without it, every key would be lost:
+/// so it is refused, when it is ordered and again when the joiner comes, since others may have left meanwhile. Mutated: without
+/// the second look keys can never be dealt again.
+#[test]
+fn a_replacement_never_leaves_too_few_shares() {
+    let designate = |gone| Change::Designate { invitation: Sha256::digest(proof_key(1)).into(), gone: NodeId(gone) };
+    let few = Refusal::TooFewRemain { remaining: 1, needed: 2 };
+    let mut cluster = Cluster::new(3, 2);
+    (1..=2).for_each(|number| cluster.create(number));
+    cluster.apply(invite(1));
+    cluster.apply(designate(3));
+    cluster.begin(50, Operation::Revoke { nodes: [NodeId(1)].into() });
+    cluster.settle();
+    assert_eq!(refused(&mut cluster.state, Change::Admit(admit(1, 4))), few);
+    cluster.apply(invite(2));
+    let other = Change::Designate { invitation: Sha256::digest(proof_key(2)).into(), gone: NodeId(2) };
+    assert_eq!(refused(&mut cluster.state, other), few);
+
+    // Another one joins first; then there are enough.
+    cluster.prove(2, 4);
+    cluster.settle();
+    assert_eq!(cluster.apply(Change::Admit(admit(1, 5))), Outcome::Admitted { node: NodeId(5) });
+    cluster.back(5);
+    cluster.settle();
+    assert!(cluster.state.members.keys().eq(&[NodeId(2), NodeId(4), NodeId(5)]), "{:?}", cluster.state.members.keys());
+    let slot = (uid(1), KeyVersion(1));
+    let epoch = cluster.state.active().expect("active").epoch;
+    assert_eq!(cluster.rebuilt(slot, epoch, Some(&[4, 5])), Some(cluster.keys[&slot]));
+}
+
 /// One change of the voters and one epoch: never one member more or one less between.
 #[test]
 fn a_replacement_is_one_change_of_voters_and_one_epoch() {
