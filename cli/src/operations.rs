@@ -34,7 +34,10 @@ pub(crate) async fn remove(session: &mut Session<'_>, options: Remove) -> Result
         return done(session, cluster, std::slice::from_ref(name), operation, None).await;
     }
     let end = |progress: &Progress| progress.stage != Stage::Runs;
-    let Some(last) = follow(session, &cluster.client, operation, end).await? else { return interrupted(session) };
+    let names = std::slice::from_ref(name);
+    let Some(last) = follow(session, &cluster.client, operation, names, end).await? else {
+        return interrupted(session);
+    };
     if last.stage == Stage::Preempted {
         let failure = Failure::new(exit::CONFLICT, format!("a revocation came before the removal of {name} was done"));
         return Err(failure.hint("`quorate node list` shows who is a member now"));
@@ -55,7 +58,10 @@ pub(crate) async fn revoke(session: &mut Session<'_>, options: Revoke) -> Result
         (Some(revocation), true) => revocation.leases_over && progress.stage != Stage::Runs,
         (None, _) => progress.stage != Stage::Runs,
     };
-    let Some(last) = follow(session, &cluster.client, operation, end).await? else { return interrupted(session) };
+    let names = &options.names;
+    let Some(last) = follow(session, &cluster.client, operation, names, end).await? else {
+        return interrupted(session);
+    };
     if last.stage == Stage::Runs {
         session.note("the rest goes on by itself; `quorate status` shows how far it is");
     }
@@ -113,14 +119,16 @@ pub(crate) async fn replace(session: &mut Session<'_>, options: Replace) -> Resu
     Ok(exit::DONE)
 }
 
-/// Asks how far an operation is, tells what is new, and returns when there is enough of it; `None` if it was interrupted.
+/// Asks how far an operation by which `names` leave is, tells what is new, and returns when there is enough of it; `None` if it
+/// was interrupted.
 async fn follow(
     session: &mut Session<'_>,
     client: &Client,
     operation: Epoch,
+    names: &[NodeName],
     enough: impl Fn(&Progress) -> bool,
 ) -> Result<Option<Progress>, Failure> {
-    let mut told = Told::default();
+    let (mut told, mut last) = (Told::default(), None);
     loop {
         let progress = tokio::select! {
             progress = client.progress(operation) => progress,
@@ -132,9 +140,17 @@ async fn follow(
                 if enough(&progress) {
                     return Ok(Some(progress));
                 }
+                last = Some(progress);
             }
             // A leader that has just been elected, or a node that has just learned that it is not wanted any more.
             Err(error) if error.code().retryable() => told.step(session, "waiting for a quorum"),
+            // It is over, and others followed since: who is a member says how it ended.
+            Err(error) if error.code() == Code::NotFound && last.is_some() => {
+                let nodes = client.nodes().await?;
+                let out = names.iter().all(|name| nodes.iter().all(|node| node.name != *name));
+                let stage = if out { Stage::Done } else { Stage::Preempted };
+                return Ok(last.map(|last| Progress { stage, ..last }));
+            }
             Err(error) => return Err(error.into()),
         }
         tokio::select! {
