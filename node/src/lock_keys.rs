@@ -271,6 +271,9 @@ pub fn tick(vault: &mut Vault, seconds: u16) {
 }
 
 #[cfg(test)]
+mod exchange_tests;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::random;
