@@ -104,13 +104,13 @@ impl Reply {
     }
 }
 
-/// The prefix of the entries that fits, at least one; and where it ends, if that is not the end.
-pub(crate) fn append(rpc: AppendEntriesRequest<Types>) -> (Ask, Option<LogPlace>) {
+/// The prefix of the entries that fits into so many bytes, at least one; and where it ends, if that is not the end.
+pub(crate) fn append(rpc: AppendEntriesRequest<Types>, bytes_max: usize) -> (Ask, Option<LogPlace>) {
     let (mut entries, mut bytes, mut cut) = (Vec::new(), 0, None);
     let mut sent: Option<LogPlace> = None;
     for entry in &rpc.entries {
         let encoded = format::encode_entry(entry);
-        if !entries.is_empty() && bytes + encoded.len() > APPEND_BYTES_MAX {
+        if !entries.is_empty() && bytes + encoded.len() > bytes_max {
             cut = sent;
             break;
         }

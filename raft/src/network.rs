@@ -92,6 +92,28 @@ pub(crate) struct Client {
     append_deadline: Duration,
     to: NodeId,
     lane: Lane,
+    pace: Pace,
+}
+
+/// How many bytes of entries go into one request. What a slow link does not carry in time would be sent again and again, and
+/// never arrive: so it begins with little, and comes to as much as arrives in time, as a sender's window does (RFC 5681).
+struct Pace(usize);
+
+impl Pace {
+    const FIRST: usize = 256 << 10;
+    const LEAST: usize = 16 << 10;
+
+    fn bytes(&self) -> usize {
+        self.0
+    }
+
+    fn in_time(&mut self) {
+        self.0 = (self.0 * 2).min(messages::APPEND_BYTES_MAX);
+    }
+
+    fn too_late(&mut self) {
+        self.0 = (self.0 / 4).max(Self::LEAST);
+    }
 }
 
 impl Network {
@@ -103,6 +125,7 @@ impl Network {
             append_deadline: self.append_deadline,
             to: NodeId(target),
             lane,
+            pace: Pace(Pace::FIRST),
         }
     }
 }
@@ -159,9 +182,14 @@ impl RaftNetworkV2<Types> for Client {
             Lane::Log => self.append_deadline.max(option.soft_ttl()),
             Lane::Heartbeat | Lane::Vote => option.soft_ttl(),
         };
-        let (ask, cut) = messages::append(rpc);
-        let tell = self.call(self.lane, RPCTypes::AppendEntries, ask, limit).await?;
-        tell.appended(cut).ok_or_else(|| self.nonsense().into())
+        let (ask, cut) = messages::append(rpc, self.pace.bytes());
+        let told = self.call(self.lane, RPCTypes::AppendEntries, ask, limit).await;
+        match &told {
+            Ok(_) => self.pace.in_time(),
+            Err(RPCError::Timeout(_)) => self.pace.too_late(),
+            Err(_) => {}
+        }
+        told?.appended(cut).ok_or_else(|| self.nonsense().into())
     }
 
     async fn vote(

@@ -104,6 +104,24 @@ fn a_node_that_lags_behind_100_mb_of_large_entries_catches_up_in_bounded_memory(
     });
 }
 
+/// A link that carries a megabyte in a second, and four of them to catch up with, in requests that must arrive within a third
+/// of a second: they become so small that they do. Mutated: with requests of four megabytes it never catches up.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_link_is_sent_as_much_as_arrives_in_time() {
+    let cluster = Cluster::start(3, Timing { append_ms: 330, ..Timing::default() }).await;
+    cluster.found().await;
+    let away = cluster.leader().await.leadership().borrow().leader.expect("known").0 % 3 + 1;
+    cluster.close(away).await;
+    for _ in 0..(4 << 20) / LARGE_BYTES {
+        let large = Change::OpenBatch { header: vec![0; LARGE_BYTES] };
+        assert_eq!(cluster.propose(large).await, Err(Refusal::MalformedBatch));
+    }
+    cluster.wire.0.lock().bytes_per_second = Some(1 << 20);
+    cluster.open(away).await;
+    cluster.agree(away).await;
+    cluster.stop().await;
+}
+
 /// A state of 100 MiB and more goes to a replica that lost its own: written to a file, sent, received, installed and
 /// read. Mutated: with a snapshot that is read whole before it is sent, more is in flight.
 #[test]

@@ -34,6 +34,8 @@ pub(super) struct Ends {
     /// Those that wait for the state of another one.
     rebuilds: BTreeMap<NodeId, Arc<Rebuild>>,
     cut: BTreeSet<NodeId>,
+    /// What the log's lane carries in a second; everything at once if not said.
+    pub(super) bytes_per_second: Option<usize>,
     pub(super) snapshots: u64,
     pub(super) largest_chunk: usize,
     /// Streams of snapshots end after so many chunks.
@@ -91,8 +93,12 @@ fn refused(error: ServeError) -> LinkError {
 
 #[async_trait]
 impl Link for End {
-    async fn call(&self, to: NodeId, _: Lane, request: Vec<u8>, _: Duration) -> Result<Vec<u8>, LinkError> {
+    async fn call(&self, to: NodeId, lane: Lane, request: Vec<u8>, _: Duration) -> Result<Vec<u8>, LinkError> {
         assert!(request.len() <= crate::MESSAGE_BYTES_MAX);
+        let rate = self.wire.0.lock().bytes_per_second.filter(|_| matches!(lane, Lane::Log));
+        if let Some(rate) = rate {
+            tokio::time::sleep(Duration::from_secs_f64(request.len() as f64 / rate as f64)).await;
+        }
         let reply = self.peer(to)?.serve(self.node, &request).await.map_err(refused)?;
         // A node that was cut off meanwhile does not hear the answer.
         self.peer(to)?;
