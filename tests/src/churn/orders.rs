@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
+use quorate_testnet::Error;
 use quorate_testnet::tool::Tool;
 
 use super::{Churn, HEALING, MEMBERS_MAX};
@@ -77,7 +78,12 @@ impl Churn {
 
     /// Types the command of an order; what goes before it succeeds.
     pub(super) fn give(&mut self, order: &Order) -> Tool {
-        match order {
+        self.try_to_give(order).expect("the invitation is good")
+    }
+
+    /// Types the command of an order, unless another one has made it pointless.
+    pub(super) fn try_to_give(&mut self, order: &Order) -> Result<Tool, Error> {
+        Ok(match order {
             Order::Join(new) => {
                 let invitation = self.invite();
                 self.join(new, &invitation)
@@ -85,8 +91,8 @@ impl Churn {
             Order::Replace { gone, new } => {
                 let invitation = self.invite();
                 let words = ["node", "replace", gone, "--with", "-", "--yes"];
-                let replace = Tool::start(self.site.cluster.quorate(words), invitation.as_bytes()).expect("runs");
-                replace.success(HEALING).expect("the invitation is good");
+                let replace = Tool::start(self.site.cluster.quorate(words), invitation.as_bytes())?;
+                replace.success(HEALING)?;
                 self.join(new, &invitation)
             }
             Order::Remove(node) => self.typed(&["node", "remove", node, "--yes", "--accept-no-redundancy"]),
@@ -94,7 +100,7 @@ impl Churn {
                 let words = ["node", "revoke"].into_iter().chain(nodes.iter().map(String::as_str));
                 self.typed(&words.chain(["--yes", "--wait"]).collect::<Vec<_>>())
             }
-        }
+        })
     }
 
     /// Types it once more. Whoever is joining goes on by itself.

@@ -163,11 +163,11 @@ impl Churn {
                 let process = self.site.cluster.process(node).expect("a node").filter(|_| stopped);
                 process.into_iter().for_each(|process| process.resume().expect("goes on"));
             }
-            Trouble::Second(order) if order.joiner().is_none() => return Some(self.give(order)),
             Trouble::Second(order) => {
-                let free =
-                    order.joiner().is_some_and(|joiner| self.site.cluster.is_running(joiner).is_ok_and(|runs| !runs));
-                return free.then(|| self.give(order));
+                let taken = |joiner| self.site.cluster.is_running(joiner).is_ok_and(|runs| runs);
+                let free = !order.joiner().is_some_and(taken);
+                let second = free.then(|| self.try_to_give(order))?;
+                return second.inspect_err(|error| println!("  {error}")).ok();
             }
             Trouble::Twice => return self.give_again(order),
             Trouble::Interrupt => {
