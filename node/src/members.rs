@@ -425,6 +425,23 @@ pub struct Checked {
     slots: HashSet<Slot>,
 }
 
+impl Checked {
+    /// How many records of `epoch` were dealt anew, and those of its records that were not checked here yet.
+    pub fn owed(&mut self, state: &State, epoch: Epoch) -> Option<(u64, Vec<Slot>)> {
+        if self.epoch != epoch {
+            *self = Self { epoch, slots: HashSet::new() };
+        }
+        let (redealt, mut slots) = records_of(state, epoch)?;
+        slots.retain(|slot| !self.slots.contains(slot));
+        Some((redealt, slots))
+    }
+
+    /// These were.
+    pub fn note(&mut self, slots: impl IntoIterator<Item = Slot>) {
+        self.slots.extend(slots);
+    }
+}
+
 /// The holder's side: how many records of an epoch were dealt anew and have been opened and checked here; an error unless
 /// these are all.
 ///
@@ -433,15 +450,11 @@ pub struct Checked {
 pub async fn check_epoch(node: &Arc<Node>, replica: &Replica, epoch: Epoch, index: u64) -> Result<u64, Refusal> {
     replica.wait_applied(index, HOLDER).await.map_err(|_| Refusal::Behind)?;
     let mut checked = node.checked.lock().await;
-    if checked.epoch != epoch {
-        *checked = Checked { epoch, slots: HashSet::new() };
-    }
-    let (redealt, mut slots) = replica.read(|state| records_of(state, epoch)).ok_or(Refusal::WrongEpoch)?;
-    slots.retain(|slot| !checked.slots.contains(slot));
+    let (redealt, slots) = replica.read(|state| checked.owed(state, epoch)).ok_or(Refusal::WrongEpoch)?;
     for some in slots.chunks(crate::peer::VERSIONS_MAX) {
         let verified = check(node, replica, epoch, some).await?;
         let all = verified.len() == some.len();
-        checked.slots.extend(verified);
+        checked.note(verified);
         if !all {
             return Err(Refusal::WrongEpoch);
         }
@@ -450,7 +463,7 @@ pub async fn check_epoch(node: &Arc<Node>, replica: &Replica, epoch: Epoch, inde
 }
 
 /// How many records of an epoch were dealt anew, and the versions that have one, dealt anew or made since.
-pub fn records_of(state: &State, epoch: Epoch) -> Option<(u64, Vec<Slot>)> {
+fn records_of(state: &State, epoch: Epoch) -> Option<(u64, Vec<Slot>)> {
     let redealt = state.epoch(epoch)?.redealt;
     let versions = state
         .keys
