@@ -11,6 +11,7 @@ use quorate_node::disk::{Disk, SLOT_BYTES, Slot};
 use quorate_node::vault::{Vault, VaultFile};
 use quorate_raft::command::Command;
 use quorate_raft::rows::{RowKey, RowWrite};
+use quorate_raft::{Ballot, Flushed, LogPlace};
 use quorate_shares::ids::NodeId;
 
 use super::dice::Dice;
@@ -161,6 +162,8 @@ pub(super) struct Image {
     pub(super) voted: Option<NodeId>,
     /// Entry i has index i + 1.
     pub(super) log: Vec<Entry>,
+    /// How often the log was truncated.
+    truncations: u64,
     pub(super) rows: BTreeMap<Vec<u8>, Vec<u8>>,
     /// The last entry that `rows` reflect.
     pub(super) applied: u64,
@@ -181,6 +184,15 @@ impl Image {
         (self.term_at(self.last_index()).unwrap_or(0), self.last_index())
     }
 
+    /// What a hello says of it.
+    pub(super) fn flushed(&self) -> Flushed {
+        let node = |voted: Option<NodeId>| voted.unwrap_or(NodeId(0));
+        let vote = (self.term > 0).then(|| Ballot { term: self.term, node: node(self.voted), committed: false });
+        let (term, index) = self.last();
+        let last_log = (index > 0).then_some(LogPlace { term, node: NodeId(0), index });
+        Flushed { vote, truncations: self.truncations, last_log }
+    }
+
     pub(super) fn row(&self, key: RowKey) -> Option<Vec<u8>> {
         self.rows.get(&key.to_bytes()).cloned()
     }
@@ -189,6 +201,7 @@ impl Image {
         match write {
             Write::Vote(term, voted) => (self.term, self.voted) = (*term, *voted),
             Write::Append(after, entries) => {
+                self.truncations += u64::from(self.last_index() > *after);
                 self.log.truncate(*after as usize);
                 self.log.extend(entries.iter().cloned());
             }

@@ -7,6 +7,7 @@
 //!
 //! Processes are killed and lose power, in the middle of a write too; they are stopped and go on with an answer in hand;
 //! machines sleep; holders send wrong shares; a leader proposes nonsense; a stranger asks for shares; a thief copies disks.
+//! An operator has share keys renewed at any moment, so that epochs come and go under all of this, and nodes miss some of them.
 //! Clients remember what they were told. After every step the invariants are checked ([`invariants`]); at the end the faults
 //! stop, and everything must heal.
 //!
@@ -17,7 +18,7 @@
 //! ```
 //!
 //! What it cannot see: threads and their races, openraft and RocksDB themselves, TLS and sessions (a copy of a living node),
-//! founding, snapshots, and clocks that run at different rates.
+//! founding, changes of the members, snapshots, and clocks that run at different rates.
 
 mod client;
 mod dice;
@@ -28,6 +29,8 @@ mod invariants;
 mod message;
 mod network;
 mod node;
+mod nonsense;
+mod operator;
 mod raft;
 mod thief;
 mod world;
@@ -41,7 +44,7 @@ use self::world::World;
 const STEPS_OF_A_RUN: u64 = 20_000;
 /// Steps of an ordinary `cargo test`.
 const STEPS: u64 = 40_000;
-const STEPS_OF_A_SHORT_RUN: u64 = 5_000;
+const STEPS_OF_A_SHORT_RUN: u64 = 10_000;
 
 /// One cluster: `steps` steps of faults, and then the end, when all must be well.
 fn run(seed: u64, steps: u64) -> (Seen, u64, [u8; 32]) {

@@ -59,17 +59,17 @@ impl Thief {
     /// S1: disks of fewer than t nodes, copied at any moments, open nothing: no bundle, and so no share and no key.
     pub(super) fn gets_nothing(&self, watch: &Watch) {
         let bundles = rob(&self.copies);
-        if let Some(node) = bundles.keys().next() {
+        if let Some((node, _)) = bundles.first() {
             watch.broken(&format!("S1: the disks of {:?} open the bundle of node {node}", self.victims));
         }
     }
 
     /// S1, by its letter: no bytes of a disk, and none that are replicated, are a secret. The boot seeds lie there in plain by
     /// design: a search that does not find them proves nothing.
-    pub(super) fn finds_no_secret(&self, secrets: &[Secret<32>], watch: &Watch) {
+    pub(super) fn finds_no_secret(&self, watch: &Watch) {
         let slots = self.copies.iter().flat_map(|(_, image)| image.0.iter().map(|slot| slot.as_slice()));
         let rows = watch.image.rows.values().map(Vec::as_slice);
-        if search(slots.clone().chain(rows), secrets.iter().chain(&watch.plain)) {
+        if search(slots.clone().chain(rows), watch.secrets.iter().chain(&watch.plain)) {
             watch.broken("S1: a secret lies on a disk in the clear");
         }
         let vaults: Vec<Vault> = self.copies.iter().flat_map(|(_, image)| image.slots()).collect();
@@ -83,7 +83,7 @@ impl Thief {
 /// The control: the disks of t nodes open every key, and with it what was encrypted under it.
 pub(super) fn control(disks: &[(NodeId, VaultImage)], kept: &[Kept], watch: &Watch) {
     let bundles = rob(disks);
-    if bundles.len() < disks.len() {
+    if bundles.iter().map(|(node, _)| node).collect::<BTreeSet<_>>().len() < disks.len() {
         watch.broken(&format!("the control: {} disks open {} bundles", disks.len(), bundles.len()));
     }
     let Some(epoch) = watch.state.active().map(|epoch| epoch.epoch) else { return };
@@ -110,15 +110,15 @@ fn search<'a>(bytes: impl Iterator<Item = &'a [u8]>, secrets: impl Iterator<Item
     bytes.any(|bytes| bytes.windows(8).any(|window| starts.contains(window)))
 }
 
-/// The newest bundle of each node that these copies open.
-fn rob(copies: &[(NodeId, VaultImage)]) -> BTreeMap<NodeId, Bundle> {
+/// Every bundle that these copies open, with its node.
+fn rob(copies: &[(NodeId, VaultImage)]) -> Vec<(NodeId, Bundle)> {
     let vaults: Vec<(NodeId, Vault)> =
         copies.iter().flat_map(|(node, image)| image.slots().map(|vault| (*node, vault))).collect();
     let mut locks: BTreeMap<(NodeId, u64), &Lock> = BTreeMap::new();
     for (node, vault) in &vaults {
         locks.extend(vault.lock.iter().map(|lock| ((*node, lock.generation()), lock)));
     }
-    let mut bundles = BTreeMap::new();
+    let mut bundles = Vec::new();
     for ((node, generation), lock) in locks {
         let params = LockParams { cluster: vaults[0].1.identity.cluster, node, generation };
         let pieces = pieces(&params, lock, &vaults);
@@ -126,7 +126,7 @@ fn rob(copies: &[(NodeId, VaultImage)]) -> BTreeMap<NodeId, Bundle> {
         // Too few are tried as well: the real code must refuse them.
         let pieces: Vec<_> = pieces.into_iter().take(lock.needed().into()).collect();
         if let Ok(bundle) = lock.open(&params, &pieces, pin) {
-            bundles.insert(node, bundle);
+            bundles.push((node, bundle));
         }
     }
     bundles

@@ -2,9 +2,10 @@
 
 use quorate_node::lock_keys::GRACE_S;
 use quorate_node::vault::Vault;
-use quorate_shares::ids::NodeId;
+use quorate_raft::state::State;
+use quorate_shares::ids::{Epoch, NodeId};
 use quorate_shares::kem::PublicKey;
-use quorate_shares::lock::{Lock, LockOpenRequest};
+use quorate_shares::lock::{Bundle, Lock, LockOpenRequest};
 
 use super::Watch;
 
@@ -18,8 +19,8 @@ impl Watch {
     }
 
     /// Nothing is sealed twice under one generation: every lock that a node makes is of a newer one than is durable, and as
-    /// many peers open it as a thief needs disks besides this one.
-    pub(in crate::model) fn lock_made(&mut self, node: NodeId, lock: &Lock) {
+    /// many peers open it as a thief needs disks besides this one, in the epoch that is active in its `own` state.
+    pub(in crate::model) fn lock_made(&mut self, node: NodeId, lock: &Lock, bundle: &Bundle, own: &State) {
         let durable = self.durable_vault(node).lock.map_or(0, |lock| lock.generation());
         let generation = lock.generation();
         self.holds(generation > durable, || format!("node {node} sealed again under generation {generation}"));
@@ -28,8 +29,13 @@ impl Watch {
             format!("the generation of node {node} fell from {newest} to {generation}")
         });
         self.locks.insert(node, generation);
-        let needed = self.found.threshold - 1;
-        self.holds(lock.needed() == needed, || format!("S1: {} disks open the lock of node {node}", lock.needed() + 1));
+        let active = own.active().map(|epoch| epoch.epoch).unwrap_or(Epoch(0));
+        let later = self.state.epochs.values().filter(|epoch| epoch.epoch >= active && epoch.activated_ms > 0);
+        let threshold = later.map(|epoch| epoch.threshold).min().unwrap_or(self.found.threshold);
+        self.holds(lock.needed() + 1 >= threshold, || {
+            format!("S1: {} disks open the lock of node {node}", lock.needed() + 1)
+        });
+        self.bundle_sealed(node, generation, bundle, own);
         self.seen.locks += 1;
     }
 
@@ -58,27 +64,28 @@ impl Watch {
     pub(in crate::model) fn check_vaults(&mut self) {
         let changed = |node: &NodeId| {
             let disk = &self.disks[node];
-            self.vaults.get(node).is_none_or(|image| !disk.is_durably(image))
+            self.vaults.get(node).is_none_or(|(image, _)| !disk.is_durably(image))
         };
         let changed: Vec<NodeId> = self.disks.keys().copied().filter(changed).collect();
-        if changed.is_empty() {
-            return;
-        }
-        let vaults: Vec<(NodeId, Vault)> = self.disks.keys().map(|&node| (node, self.durable_vault(node))).collect();
         for &node in &changed {
-            self.vaults.insert(node, self.disks[&node].durable());
-            self.old_keys_outlive_their_grace(node, &vaults);
+            self.vaults.insert(node, (self.disks[&node].durable(), self.durable_vault(node)));
         }
-        self.every_piece_can_be_opened(&vaults);
+        for &node in &changed {
+            self.old_keys_outlive_their_grace(node);
+            self.share_keys_are_as_due(node);
+        }
+        if !changed.is_empty() {
+            self.every_piece_can_be_opened();
+        }
     }
 
     /// D6, the part of the disks: every peer that a durable lock names durably holds the key of its piece, so that any t - 1
     /// of them open it.
-    fn every_piece_can_be_opened(&self, vaults: &[(NodeId, Vault)]) {
-        for (node, vault) in vaults {
+    fn every_piece_can_be_opened(&self) {
+        for (node, (_, vault)) in &self.vaults {
             let Some(lock) = &vault.lock else { return self.broken("a founded node has no lock") };
             for piece in lock.pieces() {
-                let holder = vaults.iter().find(|(holder, _)| *holder == piece.peer).map(|(_, vault)| vault);
+                let holder = self.vaults.get(&piece.peer).map(|(_, vault)| vault);
                 let key = holder.and_then(|vault| vault.held_for(*node)).and_then(|held| held.key(piece.key_number));
                 self.holds(key.is_some(), || {
                     format!(
@@ -91,8 +98,8 @@ impl Watch {
     }
 
     /// A lock key is erased no sooner than a minute of its holder's running time after a newer one was confirmed.
-    fn old_keys_outlive_their_grace(&mut self, holder: NodeId, vaults: &[(NodeId, Vault)]) {
-        let Some((_, vault)) = vaults.iter().find(|(node, _)| *node == holder) else { return };
+    fn old_keys_outlive_their_grace(&mut self, holder: NodeId) {
+        let Some((_, vault)) = self.vaults.get(&holder) else { return };
         let there = |peer: NodeId, keyno: u64| vault.held_for(peer).is_some_and(|held| held.key(keyno).is_some());
         let gone: Vec<_> = self
             .held_keys

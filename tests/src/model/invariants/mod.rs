@@ -5,8 +5,7 @@
 //! run; the run says which seed and which step it was.
 //!
 //! S8 (no secret in a log, an error or a core) is about bytes that this model does not write; `secrets` shows it on the real
-//! daemons. S2 and S4 are about retiring and revoking, which do not exist yet. S3 and D4 are checked as far as a fixed
-//! membership lets them be broken: a stranger asks for shares, and nothing that should only rise falls.
+//! daemons. S4 is about revoking, which this model does not do. S3 and D4 are checked as far as a fixed membership lets them be broken: a stranger asks for shares, and nothing that should only rise falls.
 //!
 //! Each rule was broken once by hand, and seen to be caught, with seed 1 and 100 000 steps at most:
 //!
@@ -32,6 +31,7 @@
 //! term, an index that `apply` lets be used twice (the dealer counts them), an open phase that admits work (the lease).
 
 mod answers;
+mod epochs;
 mod locks;
 mod shares;
 mod state;
@@ -41,17 +41,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use quorate_node::holder::Holder;
 use quorate_node::keyring::Slot;
 use quorate_node::phase::Phase;
+use quorate_node::vault::Vault;
 use quorate_raft::command::{Found, Outcome};
 use quorate_raft::refusal::Refusal;
 use quorate_raft::state::State;
-use quorate_shares::ids::{ClusterId, Epoch, KeyName, NodeId};
+use quorate_shares::ids::{ClusterId, Epoch, KeyName, NodeId, ShareKeyGeneration};
 use quorate_shares::lock::Bundle;
 use quorate_shares::secret::Secret;
 
 use super::disk::{Entry, Image, VaultDisk, VaultImage};
 use super::founding::Founded;
 use super::message::Process;
-use super::node::{LEASE, WIPE_AFTER_MS};
+use super::node::{LEASE, WIPE_AFTER_MS, share_keys};
 use super::raft::RaftMessage;
 use super::world::Machine;
 
@@ -72,16 +73,29 @@ pub(super) struct Watch {
     /// The state and the rows that follow from it.
     pub(super) state: State,
     pub(super) image: Image,
-    /// Where each version was made.
+    /// Where each version was made, and where its record in each epoch was dealt.
     made_at: BTreeMap<Slot, u64>,
+    dealt_at: BTreeMap<(Slot, Epoch), u64>,
+    ready: BTreeSet<Slot>,
+    /// Every record that there ever was.
+    dealt: BTreeMap<(Slot, Epoch), Vec<u8>>,
+    /// The versions that were dealt anew to each epoch.
+    redealt: BTreeMap<Epoch, Vec<Slot>>,
     holders: BTreeMap<NodeId, Holder>,
+    /// The share keys that each node registered, and all that it ever drew.
+    keys: BTreeMap<NodeId, Vec<(ShareKeyGeneration, Secret<32>)>>,
+    drawn: BTreeMap<NodeId, Vec<(ShareKeyGeneration, Secret<32>)>>,
+    /// Which share keys each lock protects, by its node and generation.
+    sealed: BTreeMap<(NodeId, u64), BTreeSet<ShareKeyGeneration>>,
+    /// Every secret of every bundle: what must lie nowhere in the clear.
+    pub(super) secrets: Vec<Secret<32>>,
     shares: BTreeMap<(Slot, Epoch, u8), [u8; 32]>,
     /// Some shares as they are: what a thief must not find in the clear.
     pub(super) plain: Vec<Secret<32>>,
     verified: BTreeMap<(Slot, Epoch), BTreeSet<NodeId>>,
     acked: BTreeMap<Epoch, BTreeSet<NodeId>>,
     disks: BTreeMap<NodeId, VaultDisk>,
-    vaults: BTreeMap<NodeId, VaultImage>,
+    vaults: BTreeMap<NodeId, (VaultImage, Vault)>,
     locks: BTreeMap<NodeId, u64>,
     /// Lock keys on disks: holder, peer, number; and for how long of its holder's running time a newer one has been
     /// confirmed, in seconds.
@@ -110,6 +124,8 @@ pub(super) struct Seen {
     pub(super) discarded: u64,
     pub(super) erased: u64,
     pub(super) refused: u64,
+    pub(super) epochs: u64,
+    pub(super) swept: u64,
 }
 
 impl Seen {
@@ -124,13 +140,17 @@ impl Seen {
             discarded: self.discarded + other.discarded,
             erased: self.erased + other.erased,
             refused: self.refused + other.refused,
+            epochs: self.epochs + other.epochs,
+            swept: self.swept + other.swept,
         }
     }
 
     /// A run in which one of these did not happen shows nothing about it.
     pub(super) fn is_eventful(self) -> bool {
-        let Self { shares, locks, changes, encrypted, decrypted, discarded, erased, refused } = self;
-        [shares, locks, changes, encrypted, decrypted, discarded, erased, refused].iter().all(|count| *count > 0)
+        let Self { shares, locks, changes, encrypted, decrypted, discarded, erased, refused, epochs, swept } = self;
+        let served = [shares, locks, changes, encrypted, decrypted, discarded, erased, refused];
+        let moved = [epochs, swept];
+        served.iter().chain(&moved).all(|count| *count > 0)
     }
 }
 
@@ -141,9 +161,15 @@ impl Watch {
         disks: BTreeMap<NodeId, VaultDisk>,
     ) -> Self {
         let cluster = founded.found.cluster;
-        let holder = |(&node, bundle): (&NodeId, &Bundle)| {
-            let keys = bundle.share_keys.iter().map(|key| (key.generation, key.seed.duplicate())).collect();
-            (node, Holder::new(cluster, node, keys))
+        let holder = |(&node, bundle): (&NodeId, &Bundle)| (node, Holder::new(cluster, node, share_keys(bundle)));
+        let keys = || bundles.iter().map(|(&node, bundle)| (node, share_keys(bundle))).collect();
+        let secrets = bundles.values().flat_map(|bundle| {
+            let seeds = bundle.share_keys.iter().map(|key| key.seed.duplicate());
+            let storage = bundle.storage_keys.iter().map(|key| key.key.duplicate());
+            seeds.chain(storage).chain([bundle.op_seed.duplicate()])
+        });
+        let sealed = |(&node, bundle): (&NodeId, &Bundle)| {
+            ((node, 1), bundle.share_keys.iter().map(|key| key.generation).collect())
         };
         Self {
             cluster,
@@ -153,6 +179,14 @@ impl Watch {
             state: State::default(),
             image: Image::default(),
             made_at: BTreeMap::new(),
+            dealt_at: BTreeMap::new(),
+            ready: BTreeSet::new(),
+            dealt: BTreeMap::new(),
+            redealt: BTreeMap::new(),
+            keys: keys(),
+            drawn: keys(),
+            sealed: bundles.iter().map(sealed).collect(),
+            secrets: secrets.collect(),
             holders: bundles.iter().map(holder).collect(),
             shares: BTreeMap::new(),
             plain: Vec::new(),

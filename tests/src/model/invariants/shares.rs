@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use quorate_node::holder::Facts;
 use quorate_node::keyring::Slot;
 use quorate_shares::ids::{Epoch, NodeId};
+use quorate_shares::lock::Bundle;
 use quorate_shares::master::{KeyIdentity, MasterKey};
 use quorate_shares::quorum::Quorum;
 use quorate_shares::seal::{BatchHeader, BatchOpener, ShareRecord, share_commitment};
@@ -33,8 +34,8 @@ impl Watch {
         share: &Secret<32>,
     ) {
         let slot = (identity.uid, identity.version);
-        let known = self.record(slot, record.epoch);
-        self.holds(known.as_ref() == Some(record), || {
+        let known = self.dealt.get(&(slot, record.epoch));
+        self.holds(known == Some(&record.encode()), || {
             "a share is held against another record than was committed".into()
         });
         let commitment = share_commitment(identity, record.batch, record.epoch, record.threshold, x, share);
@@ -141,22 +142,21 @@ impl Watch {
         self.holders.iter().filter_map(open).collect()
     }
 
-    /// The shares that a thief with these bundles opens, by the real code.
-    pub(in crate::model) fn stolen(
-        &self,
-        slot: Slot,
-        epoch: Epoch,
-        bundles: &BTreeMap<NodeId, quorate_shares::lock::Bundle>,
-    ) -> Option<MasterKey> {
+    /// What a thief with these bundles puts together, by the real code.
+    pub(in crate::model) fn stolen(&self, slot: Slot, epoch: Epoch, bundles: &[(NodeId, Bundle)]) -> Option<MasterKey> {
         let (identity, kcv) = self.identity(slot);
         let record = self.record(slot, epoch)?;
         let (header, committee) = (self.header(&record)?, self.state.committee(epoch)?);
         let mut quorum = Quorum::new(record.clone(), identity, &committee, kcv).ok()?;
-        for (&node, bundle) in bundles {
+        for (node, bundle) in bundles {
             for key in &bundle.share_keys {
-                let opener = BatchOpener::open(&header, &committee, node, key.generation, &key.seed).ok()?;
-                let share = opener.open_share(&record, &identity, &kcv).ok()?;
-                quorum.add(node, opener.x(), share).ok()?;
+                let opener = BatchOpener::open(&header, &committee, *node, key.generation, &key.seed);
+                let opened = opener.ok().and_then(|opener| {
+                    let share = opener.open_share(&record, &identity, &kcv).ok()?;
+                    Some((opener.x(), share))
+                });
+                // Another bundle of the node may have given it before.
+                let _ = opened.map(|(x, share)| quorum.add(*node, x, share));
             }
         }
         quorum.close().ok()

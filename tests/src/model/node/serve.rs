@@ -14,7 +14,8 @@ use quorate_shares::envelope::{self, Ciphertext, CiphertextHeader, Kind, Suite};
 use quorate_shares::ids::{KeyName, KeyUid, KeyVersion};
 use quorate_shares::master::EncryptionRoot;
 
-use super::lead::ReplyTo;
+use super::changes::ReplyTo;
+use super::gather::Want;
 use super::{Asked, Context, Daemon, Out};
 use crate::model::message::{Answer, Fact, Request, Said};
 
@@ -193,7 +194,7 @@ impl Daemon {
         if let Some(job) = self.unlocked_mut().jobs.get_mut(&id) {
             job.stage = Stage::Load(slot);
         }
-        if !self.load(context, slot) {
+        if !self.load(context, Want::Root(slot), &[slot]) {
             self.done(context, id, Said::TryAgain);
         }
         None
