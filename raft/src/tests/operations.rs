@@ -158,6 +158,9 @@ impl Cluster {
             }
             Step::ChangeVoters { voters, revoke } => {
                 tell(&mut self.told, if revoke { "voters, denied at once" } else { "voters" });
+                let leaving = self.voters.difference(&voters).copied().collect::<BTreeSet<_>>();
+                let deciding = self.voters.difference(&leaving).count();
+                assert!(!revoke || deciding > self.voters.len() / 2, "nobody could decide that {leaving:?} are denied");
                 self.learners.retain(|node| !voters.contains(node));
                 self.voters = voters;
             }
@@ -802,4 +805,28 @@ fn a_key_is_ready_when_the_only_epoch_that_it_waited_for_counts_no_more() {
     read.restore_row(RowKey::Key(uid(2)), &cluster.rows[&RowKey::Key(uid(2)).to_bytes()]).expect("a row");
     read.restore_row(RowKey::Version(uid(2), KeyVersion(1)), &stored).expect("a row");
     assert_eq!(read.unready().len(), 0);
+}
+
+/// Mutated: with all of them at once, no majority of the four voters is left to decide it, and nothing ever ends.
+#[test]
+fn more_nodes_than_a_majority_can_deny_at_once_go_one_after_the_other() {
+    let mut cluster = Cluster::new(4, 3);
+    let removal = cluster.begin(50, Operation::Remove { node: NodeId(4) });
+    while cluster.state.active().is_none_or(|active| active.epoch != removal) {
+        let step = cluster.next();
+        cluster.follow(step);
+    }
+    assert_eq!(cluster.voters.len(), 4, "its seat is gone, and its vote is not");
+    cluster.leader = NodeId(2);
+    cluster.begin(51, Operation::Revoke { nodes: [NodeId(1)].into() });
+    // The one that is away cannot help, so it goes first.
+    cluster.away(1);
+    let voters = |step: Step| match step {
+        Step::ChangeVoters { voters, revoke: true } => voters.into_iter().map(|node| node.0).collect::<Vec<_>>(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(voters(cluster.next()), [2, 3, 4]);
+    cluster.settle();
+    assert_eq!(cluster.voters, [NodeId(2), NodeId(3)].into());
+    assert!(cluster.state.members.keys().eq(&[NodeId(2), NodeId(3)]));
 }
