@@ -91,12 +91,13 @@ pub fn next(before: &Roster, denials: &[Denial], seen: &Seen) -> Next {
         let (voter, learner) = (voters.contains(&node), seen.membership.learners.contains(&node));
         let was = before.member(node).map(|member| member.standing).unwrap_or_default();
         let denied = standing.iter().any(|denial| denial.node == node);
-        // Left out of a configuration that is committed, perhaps by entries that were skipped here.
+        // Left out of a configuration that is committed, perhaps by entries that were skipped here. Also while the voters change
+        // again: whoever is in neither half was left out before.
         let left = !voter && !learner && (denied || was.voter || was.learner || before.is_revoked(&member.boot_pk));
-        if left && !seen.membership.is_joint() {
+        if left {
             gone.push(Gone { node, boot_pk: member.boot_pk, op_pk: member.op_pk });
         } else {
-            let standing = Standing { admitted: true, voter, learner, denied: denied || left };
+            let standing = Standing { admitted: true, voter, learner, denied };
             members.push(RosterMember { standing, ..member.clone() });
         }
     }
