@@ -1,18 +1,12 @@
-//! What befalls the cluster, and what must come back when it stops.
+//! What befalls the cluster.
 
 use quorate_node::peer::{self, PeerRequest, SharesRequest};
-use quorate_node::phase::Phase;
 use quorate_shares::ids::{Epoch, NodeId};
 use quorate_shares::lock::LockParams;
 
-use super::client::Kept;
 use super::message::{Body, Message, Process, To};
-use super::network::Network;
-use super::thief;
 use super::world::{Event, World};
 
-/// How long the cluster may take to heal, and to answer everything then.
-const HEAL_MS: u64 = 120_000;
 /// A node that is in no committee.
 pub(super) const STRANGER: NodeId = NodeId(99);
 
@@ -22,7 +16,8 @@ impl World {
         if self.calm {
             return;
         }
-        let node = self.dice.pick(&self.nodes).expect("there are nodes");
+        let former = self.dice.pick(&self.former).filter(|_| self.dice.chance(150));
+        let node = former.or_else(|| self.dice.pick(&self.nodes)).expect("there are nodes");
         match self.dice.below(100) {
             0..14 => self.kill(node, false),
             14..28 => self.kill(node, true),
@@ -37,7 +32,8 @@ impl World {
                 self.freeze(node, for_ms, false);
             }
             52..70 => {
-                self.network.part(&self.nodes, &mut self.dice);
+                let machines: Vec<NodeId> = self.machines.keys().copied().collect();
+                self.network.part(&machines, &mut self.dice);
                 let for_ms = self.dice.between(500, 12_000);
                 self.after(for_ms, Event::Join);
             }
@@ -99,92 +95,12 @@ impl World {
     }
 
     fn steal(&mut self) {
-        let victims: Vec<NodeId> = self.nodes.iter().copied().filter(|&node| self.thief.reaches(node)).collect();
-        if let Some(node) = self.dice.pick(&victims).filter(|_| self.dice.chance(250)) {
+        let node = self.thief.next(&self.nodes, &mut self.dice).filter(|_| self.dice.chance(300));
+        if let Some(node) = node {
             let image = self.machines[&node].vault.written();
-            self.thief.copy(node, image, &mut self.dice);
+            self.thief.copy(node, image, &self.watch, &mut self.dice);
             if self.dice.chance(200) {
                 self.thief.gets_nothing(&self.watch);
-            }
-        }
-    }
-
-    // -- the end
-
-    /// L1, D6, D7: when the faults stop, every node serves again without an operator, and every ciphertext that was ever
-    /// acknowledged opens at every node.
-    pub(super) fn heal(&mut self) {
-        self.calm = true;
-        self.network = Network::fair();
-        for node in self.nodes.clone() {
-            let machine = self.machines.get_mut(&node).expect("a machine");
-            machine.lies = false;
-            machine.down_until_ms = 0;
-            machine.vault.live_on();
-            if machine.daemon.is_none() {
-                self.start(node);
-            }
-        }
-        self.wait("serve", |world| {
-            world.machines.values().all(|machine| {
-                machine.frozen.is_none() && machine.daemon.as_ref().is_some_and(|daemon| daemon.phase == Phase::Serving)
-            })
-        });
-        self.wait("have nothing left to do", |world| {
-            let applied = world.machines.values().map(|machine| machine.db.now().applied);
-            world.watch.nothing_is_owed() && applied.min() == Some(world.watch.committed())
-        });
-        for machine in self.machines.values() {
-            let unlocked = machine.daemon.as_ref().and_then(|daemon| daemon.unlocked.as_ref());
-            if unlocked.is_none_or(|unlocked| unlocked.state != self.watch.state) {
-                self.watch.broken("two nodes applied the same entries and hold different states");
-            }
-        }
-        let kept: Vec<Kept> = self.clients.kept.clone();
-        for node in self.nodes.clone() {
-            for kept in &kept {
-                self.must_decrypt(node, kept);
-            }
-        }
-        self.rob(&kept);
-    }
-
-    fn must_decrypt(&mut self, node: NodeId, kept: &Kept) {
-        let before = self.watch.seen.decrypted;
-        let until_ms = self.now_ms + HEAL_MS;
-        while self.watch.seen.decrypted == before {
-            let (id, request) = self.clients.decrypt(self.now_ms, kept);
-            self.request(node, id, request);
-            while self.clients.waits_for(id, self.now_ms) {
-                self.step();
-                if self.now_ms >= until_ms {
-                    self.watch.broken(&format!("D7: an acknowledged ciphertext does not open at node {node}"));
-                }
-            }
-        }
-    }
-
-    /// S1 with its control.
-    fn rob(&mut self, kept: &[Kept]) {
-        self.thief.gets_nothing(&self.watch);
-        self.thief.finds_no_secret(&self.watch);
-        let mut nodes = self.nodes.clone();
-        let threshold = self.watch.state.active().map_or(0, |active| usize::from(active.threshold));
-        while nodes.len() > threshold {
-            let at = self.dice.below(nodes.len() as u64) as usize;
-            nodes.remove(at);
-        }
-        let disks: Vec<_> = nodes.iter().map(|&node| (node, self.machines[&node].vault.written())).collect();
-        thief::control(&disks, kept, &self.watch);
-    }
-
-    fn wait(&mut self, what: &str, done: impl Fn(&Self) -> bool) {
-        let until_ms = self.now_ms + HEAL_MS;
-        while !done(self) {
-            self.step();
-            if self.now_ms >= until_ms {
-                let told = self.watch.owed();
-                self.watch.broken(&format!("L1: the nodes do not {what} after {HEAL_MS} ms without faults: {told}"));
             }
         }
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use quorate_node::peer::Operate;
 use quorate_shares::ids::NodeId;
 use sha2::{Digest, Sha256};
 
@@ -67,10 +68,17 @@ pub(super) struct World {
     pub(super) now_ms: u64,
     queue: BTreeMap<(u64, u64), Event>,
     queued: u64,
+    /// The machines of the members.
     pub(super) nodes: Vec<NodeId>,
+    /// Those of former members.
+    pub(super) former: Vec<NodeId>,
     pub(super) machines: BTreeMap<NodeId, Machine>,
     pub(super) network: Network,
     pub(super) clients: Clients,
+    /// What an operator ordered lately.
+    pub(super) orders: Vec<Operate>,
+    /// How long an operator is content, on average.
+    pub(super) wish_ms: u64,
     pub(super) thief: Thief,
     pub(super) watch: Watch,
     trace: Sha256,
@@ -90,19 +98,26 @@ impl World {
         let founded = founding::found(count, threshold, &mut dice);
         let nodes: Vec<NodeId> = founded.disks.keys().copied().collect();
         let watch = Watch::new(&founded, &founded.bundles, founded.disks.clone());
-        let thief = Thief::new(&nodes, threshold, &mut dice);
-        let machines = founded.disks.into_iter().map(|(node, vault)| (node, Machine::new(vault, &mut dice))).collect();
+        let machine = |(node, vault)| {
+            let db = Database::holding(vec![founding::first_entry(&nodes)]);
+            (node, Machine::new(vault, db, &mut dice))
+        };
+        let machines = founded.disks.into_iter().map(machine).collect();
         let respite_ms = dice.pick(&[2_000, 5_000, 12_000, 30_000]).expect("a choice");
+        let wish_ms = dice.pick(&[4_000, 10_000, 20_000]).expect("a choice");
         let mut world = Self {
             dice,
             now_ms: 1_000,
             queue: BTreeMap::new(),
             queued: 0,
+            former: Vec::new(),
             nodes,
             machines,
             network: Network::fair(),
             clients: Clients::default(),
-            thief,
+            orders: Vec::new(),
+            wish_ms,
+            thief: Thief::default(),
             watch,
             trace: Sha256::new(),
             steps: 0,
@@ -151,8 +166,18 @@ impl World {
             Event::Join => self.network.join(),
         }
         self.tempt();
+        self.follow_members();
         self.watch.check_vaults();
         self.watch.check_memory(&self.machines, self.now_ms);
+    }
+
+    /// Clients and faults go by who is a member.
+    fn follow_members(&mut self) {
+        let members = &self.watch.state.members;
+        if !members.is_empty() && !members.keys().eq(self.nodes.iter()) {
+            self.nodes = members.keys().copied().collect();
+            self.former = self.machines.keys().copied().filter(|node| !members.contains_key(node)).collect();
+        }
     }
 
     /// The hash of everything that happened so far.
@@ -358,11 +383,11 @@ impl World {
 }
 
 impl Machine {
-    fn new(vault: VaultDisk, dice: &mut Dice) -> Self {
+    fn new(vault: VaultDisk, db: Database, dice: &mut Dice) -> Self {
         Self {
             ahead_ms: dice.between(0, 1_000_000),
             vault,
-            db: Database::default(),
+            db,
             daemon: None,
             frozen: None,
             lies: false,

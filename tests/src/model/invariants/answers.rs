@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 
 use quorate_node::keyring::Slot;
-use quorate_raft::state::majority;
 use quorate_shares::ids::{KeyName, KeyVersion, NodeId};
 
 use super::Watch;
 use crate::model::disk::Image;
 use crate::model::message::Fact;
 use crate::model::node::LEASE;
+use crate::model::raft::has_majority;
 
 impl Watch {
     /// No answer is believed that was given under a lease which has ended by then.
@@ -74,9 +74,11 @@ impl Watch {
             return self.broken("D6: a version is used that was not dealt to the active epoch");
         };
         let term = self.committed[index as usize - 1].0.term;
-        let durable = images.iter().filter(|(_, image)| image.term_at(index) == Some(term)).count();
-        let enough = durable >= majority(images.len());
-        self.holds(enough, || format!("D6: a version is used that is durable on {durable} of {} disks", images.len()));
+        let durable = images.iter().filter(|(_, image)| image.term_at(index) == Some(term));
+        let durable = durable.map(|(node, _)| *node).collect();
+        self.holds(has_majority(&self.membership, &durable), || {
+            format!("D6: a version is used that is durable at {durable:?} of {:?}", self.membership.configs)
+        });
         let opened = self.verified.get(&(slot, active.epoch)).map_or(0, |holders| holders.len());
         let t = usize::from(active.threshold);
         self.holds(opened >= t, || format!("D6: a version is used that {opened} of {t} holders can open"));

@@ -3,14 +3,15 @@
 use std::collections::BTreeSet;
 
 use quorate_node::keyring::Slot;
+use quorate_node::vault::Vault;
 use quorate_raft::command::RegisterShareKey;
 use quorate_raft::state::{EpochPhase, State, majority};
 use quorate_shares::ids::{Epoch, NodeId, ShareKeyGeneration};
 use quorate_shares::kem::PublicKey;
 use quorate_shares::lock::Bundle;
 
-use super::Watch;
-use crate::model::node::share_keys;
+use super::{TICK_AFTER_MS, Watch};
+use crate::model::node::{LEASE, share_keys};
 
 /// Versions whose quorums are all tried when an epoch becomes active.
 const TRIED: usize = 4;
@@ -41,8 +42,12 @@ impl Watch {
 
     /// The share keys that the durable lock of a node protects.
     pub(super) fn share_keys_on_disk(&self, node: NodeId) -> BTreeSet<ShareKeyGeneration> {
-        let generation =
-            self.vaults.get(&node).and_then(|(_, vault)| vault.lock.as_ref()).map(|lock| lock.generation());
+        self.vaults.get(&node).map(|(_, vault)| self.protected(node, vault)).unwrap_or_default()
+    }
+
+    /// The share keys that the lock in a vault protects.
+    pub(in crate::model) fn protected(&self, node: NodeId, vault: &Vault) -> BTreeSet<ShareKeyGeneration> {
+        let generation = vault.lock.as_ref().map(|lock| lock.generation());
         generation.and_then(|generation| self.sealed.get(&(node, generation))).cloned().unwrap_or_default()
     }
 
@@ -112,6 +117,10 @@ impl Watch {
         self.holds(acked >= need, || {
             format!("D1: epoch {epoch} is active after {acked} of {need} holders opened and verified it")
         });
+        let lost = before.and_then(State::active).into_iter().flat_map(|before| before.committee.iter());
+        let lost: Vec<NodeId> = lost.map(|seat| seat.node).filter(|node| info.x_of(*node).is_none()).collect();
+        let until_ms = self.wall_ms + LEASE.as_millis() as u64 + TICK_AFTER_MS;
+        self.unseated.extend(lost.into_iter().map(|node| (node, until_ms)));
         let active = self.state.active().map(|active| active.epoch);
         self.holds(active == Some(epoch), || format!("D4: epoch {active:?} is active instead of {epoch}"));
         self.covered();

@@ -8,6 +8,7 @@ use quorate_shares::kem::PublicKey;
 use quorate_shares::lock::{Bundle, Lock, LockOpenRequest};
 
 use super::Watch;
+use crate::model::disk::Image;
 
 impl Watch {
     /// D3: a lock key is durable before its public half leaves.
@@ -46,7 +47,8 @@ impl Watch {
     }
 
     /// D4: a lock that was replaced, as its holder was told, is not opened for anybody: only an old disk still asks for it.
-    pub(in crate::model) fn piece_leaves(&self, holder: NodeId, request: &LockOpenRequest) {
+    pub(in crate::model) fn piece_leaves(&self, holder: NodeId, request: &LockOpenRequest, image: &Image) {
+        self.is_heard(holder, request.from, image);
         let newest = self.told.get(&(holder, request.from)).copied().unwrap_or(0);
         self.holds(request.generation >= newest, || {
             let (from, asked) = (request.from, request.generation);
@@ -79,12 +81,18 @@ impl Watch {
         }
     }
 
-    /// D6, the part of the disks: every peer that a durable lock names durably holds the key of its piece, so that any t - 1
-    /// of them open it.
+    /// D6, the part of the disks: every member that a member's durable lock names durably holds the key of its piece, and as
+    /// many of them are members as open it; but for a lock that a revocation left without enough.
     fn every_piece_can_be_opened(&self) {
-        for (node, (_, vault)) in &self.vaults {
-            let Some(lock) = &vault.lock else { return self.broken("a founded node has no lock") };
+        for node in self.state.members.keys() {
+            let Some((_, vault)) = self.vaults.get(node) else { continue };
+            let Some(lock) = &vault.lock else { continue };
+            let mut members = 0;
             for piece in lock.pieces() {
+                if !self.state.members.contains_key(&piece.peer) {
+                    continue;
+                }
+                members += 1;
                 let holder = self.vaults.get(&piece.peer).map(|(_, vault)| vault);
                 let key = holder.and_then(|vault| vault.held_for(*node)).and_then(|held| held.key(piece.key_number));
                 self.holds(key.is_some(), || {
@@ -94,10 +102,13 @@ impl Watch {
                     )
                 });
             }
+            let enough = members >= usize::from(lock.needed()) || self.stranded.contains(node);
+            self.holds(enough, || format!("D6: {members} of {} pieces of node {node} can be opened", lock.needed()));
         }
     }
 
-    /// A lock key is erased no sooner than a minute of its holder's running time after a newer one was confirmed.
+    /// A lock key is erased no sooner than a minute of its holder's running time after a newer one was confirmed, unless its owner
+    /// is no member any more.
     fn old_keys_outlive_their_grace(&mut self, holder: NodeId) {
         let Some((_, vault)) = self.vaults.get(&holder) else { return };
         let there = |peer: NodeId, keyno: u64| vault.held_for(peer).is_some_and(|held| held.key(keyno).is_some());
@@ -108,7 +119,8 @@ impl Watch {
             .map(|(key, old_s)| (*key, *old_s))
             .collect();
         for (key, old_s) in gone {
-            self.holds(old_s.is_some_and(|old_s| old_s >= u64::from(GRACE_S)), || {
+            let former = self.state.former.contains_key(&key.1);
+            self.holds(former || old_s.is_some_and(|old_s| old_s >= u64::from(GRACE_S)), || {
                 format!("node {holder} erased a lock key that was old for {old_s:?} seconds")
             });
             self.held_keys.remove(&key);

@@ -8,7 +8,7 @@ use quorate_raft::state::{Applied, State, apply};
 use quorate_shares::ids::NodeId;
 
 use super::Watch;
-use crate::model::disk::{Entry, Image};
+use crate::model::disk::{Entry, Image, Payload};
 
 impl Watch {
     /// All nodes apply the same entries in the same order, and answer each alike; what is committed stays.
@@ -46,11 +46,17 @@ impl Watch {
 
     fn commit(&mut self, index: u64, entry: &Entry, applied: Option<&Applied>) {
         let (time_ms, active) = (self.state.time_ms, self.state.active().map(|epoch| epoch.epoch));
-        let Some(command) = &entry.command else {
+        if let Payload::Members(_, membership) = &entry.payload {
+            self.membership_commits(membership);
+            self.members_are_in_order();
+        }
+        let Some(command) = entry.command() else {
             self.committed.push((entry.clone(), None));
             return;
         };
         let before = matches!(&command.change, Change::ActivateEpoch { .. }).then(|| self.state.clone());
+        let newest = self.state.epochs.keys().next_back().copied();
+        let ran = self.state.operations.running.as_ref().map(|running| running.epoch);
         let own = apply(&mut self.state, command);
         let rows = applied.map(|applied| &applied.rows);
         self.holds(rows == Some(&own.rows), || format!("entry {index} makes different rows on different nodes"));
@@ -59,7 +65,13 @@ impl Watch {
         keep(&mut self.image, &own.rows);
         self.holds(self.state.time_ms >= time_ms, || "the state's time went back".to_owned());
         let now = self.state.active().map(|epoch| epoch.epoch);
-        self.holds(now >= active, || "the active epoch went back".to_owned());
+        self.holds(now >= active, || "D4: the active epoch went back".to_owned());
+        let opened = self.state.epochs.keys().next_back().copied();
+        self.holds(opened >= newest, || "D4: an epoch was opened under an older number".to_owned());
+        self.members_are_in_order();
+        if own.outcome.is_ok() {
+            self.members_change(&command.change, ran);
+        }
         match (&command.change, &own.outcome) {
             (Change::ActivateEpoch { epoch }, Ok(_)) => self.activated(*epoch, before.as_ref()),
             (Change::CreateKey(_) | Change::RotateKey(_), Ok(Outcome::VersionMade { uid, version, .. })) => {
@@ -80,6 +92,13 @@ impl Watch {
                 self.covered();
             }
             (Change::RegisterShareKey(register), Ok(_)) => self.registered(register),
+            (Change::OpenEpoch(open), Ok(_)) => {
+                let committee = self.state.committee(open.epoch);
+                self.committees.extend(committee.map(|committee| (open.epoch, committee)));
+            }
+            (Change::OpenBatch { header }, Ok(Outcome::BatchOpened { batch })) => {
+                self.headers.insert(*batch, header.clone());
+            }
             (Change::Sweep { .. }, Ok(_)) => {
                 self.covered();
                 self.seen.swept += 1;

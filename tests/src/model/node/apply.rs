@@ -5,35 +5,48 @@ use quorate_client::wire::WireError;
 use quorate_node::deal;
 use quorate_raft::command::{Change, Command, Outcome};
 use quorate_raft::refusal::Refusal as StateRefusal;
+use quorate_raft::rows::{RowKey, RowWrite};
 use quorate_raft::state::apply;
+use quorate_raft::voters::denied_at_commit;
 
-use super::{Context, Daemon};
-use crate::model::disk::Write;
+use super::{Context, Daemon, Killed};
+use crate::model::disk::{Payload, Write};
+use crate::model::raft::Gate;
 
 /// What a proposal of this node was for.
 pub(super) enum Purpose {
     Nothing,
     Batch(u64),
     Change(u64),
+    Order(u64),
 }
 
 impl Daemon {
-    /// `machine`: entries go to the state and to the disk in one write each, at this node's own pace.
-    pub(super) fn apply_committed(&mut self, context: &mut Context<'_>) {
+    /// `machine`: entries go to the state and to the disk in one write each, at this node's own pace. Whom a membership denies is
+    /// durable before it is applied.
+    pub(super) fn apply_committed(&mut self, context: &mut Context<'_>) -> Result<(), Killed> {
         if self.unlocked.is_none() || context.dice.chance(200) {
-            return;
+            return Ok(());
         }
         let me = self.me.node;
         loop {
-            let unlocked = self.unlocked_mut();
+            let Some(unlocked) = &mut self.unlocked else { return Ok(()) };
             let index = context.db.now().applied + 1;
             if index > unlocked.raft.commit {
-                break;
+                return Ok(());
             }
             let entry = context.db.now().log[index as usize - 1].clone();
-            let applied = entry.command.as_ref().map(|command| apply(&mut unlocked.state, command));
+            if let Payload::Members(_, membership) = &entry.payload {
+                let before = context.db.now().membership(index - 1);
+                let denials = denied_at_commit(&before, membership, context.db.now().place(index));
+                self.gate().deny(&denials)?;
+            }
+            let unlocked = self.unlocked_mut();
+            let applied = entry.command().map(|command| apply(&mut unlocked.state, command));
             context.watch.applied(me, index, &entry, applied.as_ref());
             let (outcome, rows) = applied.map_or((None, Vec::new()), |applied| (Some(applied.outcome), applied.rows));
+            let members = |row: &RowWrite| matches!(row.key, RowKey::Member(_) | RowKey::Former(_));
+            unlocked.members_changed |= matches!(entry.payload, Payload::Members(..)) || rows.iter().any(members);
             context.db.write(Write::Rows(rows, index));
             if let Some((term, purpose)) = unlocked.proposals.remove(&index) {
                 self.resolve(context, purpose, outcome.filter(|_| term == entry.term));
@@ -68,6 +81,7 @@ impl Daemon {
                 self.reply(context, id, Err(WireError::new(Code::Conflict, refusal.to_string())));
             }
             (Purpose::Change(id), _) => self.give_up(context, id),
+            (Purpose::Order(id), outcome) => self.begun(context, id, outcome),
             (Purpose::Nothing, _) => {}
         }
     }

@@ -91,6 +91,7 @@ impl Daemon {
                 making.stage = Stage::Deal;
             }
         }
+        unlocked.orders.values_mut().for_each(|order| order.caught_up(sent_ms));
         unlocked.jobs.values_mut().for_each(|job| job.caught_up(sent_ms));
     }
 

@@ -230,7 +230,7 @@ impl Daemon {
                 return PeerReply::Refused(Refusal::Storage);
             };
             context.watch.opened(me.node, &facts, x, &share);
-            context.watch.given(me, from.node, request.epoch);
+            context.watch.given(me, from.node, request.epoch, context.db.now());
             if context.lies {
                 share.expose_mut()[0] ^= 1;
             }

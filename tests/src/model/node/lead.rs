@@ -2,16 +2,23 @@
 
 use std::collections::BTreeSet;
 
+use quorate_node::follow::is_denied;
+use quorate_node::members::{self, Joiner};
 use quorate_node::peer::{PeerReply, PeerRequest, Refusal, Report};
+use quorate_node::proposal;
 use quorate_raft::command::{Begin, Change, Command, Operation};
 use quorate_raft::plan::{self, Patience, View};
 use quorate_shares::ids::{Epoch, NodeId};
 
 use super::apply::Purpose;
-use super::{Asked, Context, Daemon};
+use super::follow::VaultGate;
+use super::{Asked, Context, Daemon, Killed};
+use crate::model::raft::Wanted;
 
 /// Pause after a step of the plan.
 const STEP_MS: u64 = 400;
+/// A learner that lacks fewer entries than this may vote.
+const NEAR: u64 = 8;
 /// What a leader waits for is waited for a shorter time than in the program, so that it happens in a run.
 const PATIENCE: Patience = Patience { rekey_ms: 15_000, joiner_ms: 12_000 };
 
@@ -26,43 +33,69 @@ pub(super) struct Step {
 }
 
 impl Daemon {
-    pub(super) fn lead(&mut self, context: &mut Context<'_>) {
+    pub(super) fn lead(&mut self, context: &mut Context<'_>) -> Result<(), Killed> {
         let now_ms = context.now_ms;
         let unlocked = self.unlocked_mut();
         if !unlocked.raft.leadership(context.db).am_leader {
-            unlocked.step = Step::default();
-            return;
+            (unlocked.step, unlocked.joiner) = (Step::default(), Joiner::default());
+            return Ok(());
         }
         if now_ms < unlocked.step.again_ms {
-            return;
+            return Ok(());
         }
         unlocked.step.again_ms = now_ms + STEP_MS;
         let view = self.view(context);
         let step = plan::next(&self.unlocked_mut().state, &view);
-        self.follow_plan(context, step);
+        self.follow_plan(context, step, &view)?;
         self.verify_new(context);
+        Ok(())
     }
 
+    /// `members::view`.
     fn view(&mut self, context: &Context<'_>) -> View {
         let (me, present) = (self.me.node, self.present(context.now_ms));
-        let all = View::of_all(&self.unlocked_mut().state, me, context.watch.wall_ms);
-        View { present, patience: PATIENCE, ..all }
+        let last = context.db.now().last_index();
+        let unlocked = self.unlocked_mut();
+        let membership = unlocked.raft.membership(context.db);
+        let settled = membership.committed && !membership.is_joint();
+        let voters = membership.newest();
+        let near = |node: &&NodeId| unlocked.raft.matched(**node) + NEAR >= last;
+        let caught_up = membership.learners.iter().filter(near).copied().collect();
+        let joining = unlocked.state.operations.running.as_ref().and_then(|running| running.operation.joining());
+        let joiner_silent_ms = unlocked.joiner.silent_ms(joining, &present, context.now_ms);
+        let (learners, now_ms, patience) = (membership.learners, context.watch.wall_ms, PATIENCE);
+        View { me, present, voters, learners, settled, caught_up, joiner_silent_ms, now_ms, patience }
     }
 
-    fn follow_plan(&mut self, context: &mut Context<'_>, step: plan::Step) {
+    fn follow_plan(&mut self, context: &mut Context<'_>, step: plan::Step, view: &View) -> Result<(), Killed> {
         match step {
             plan::Step::AwaitFounding => {
                 let found = context.watch.found.clone();
                 self.propose(context, Change::Found(found), Purpose::Nothing);
             }
-            plan::Step::Nothing | plan::Step::AwaitShareKeys { .. } | plan::Step::AwaitLocks { .. } => {}
+            plan::Step::Nothing
+            | plan::Step::FinishVoters
+            | plan::Step::AwaitJoiner { .. }
+            | plan::Step::AwaitShareKeys { .. }
+            | plan::Step::AwaitLocks { .. } => {}
             plan::Step::Propose(change) => drop(self.propose(context, change, Purpose::Nothing)),
-            plan::Step::Rekey => {
-                let request = context.dice.bytes();
-                let (operation, abandon) = (Operation::Rekey, BTreeSet::new());
-                let begin = Begin { request, operation, accept_no_redundancy: false, abandon };
-                self.propose(context, Change::Begin(begin), Purpose::Nothing);
+            plan::Step::Rekey => self.begin(context, Operation::Rekey),
+            plan::Step::GiveUpJoiner { node } => self.begin(context, Operation::Revoke { nodes: [node].into() }),
+            plan::Step::TransferLeadership { to } => {
+                let to: Vec<NodeId> = to.into_iter().collect();
+                if let Some(to) = context.dice.pick(&to) {
+                    self.unlocked_mut().raft.transfer_leadership(context.db, to);
+                }
             }
+            plan::Step::ChangeVoters { voters, revoke } => {
+                let purpose = members::purpose(&view.voters, &voters, revoke);
+                let roster = &self.vault().roster;
+                let denied = view.voters.union(&voters).copied().filter(|node| is_denied(roster, *node)).collect();
+                let (reachable, denied) = (&view.present, &denied);
+                self.change_members(context, Wanted::Voters { voters, purpose, reachable, denied })?;
+            }
+            plan::Step::AddLearner { node } => self.change_members(context, Wanted::Learner(node))?,
+            plan::Step::RemoveLearner { node } => self.change_members(context, Wanted::NoLearner(node))?,
             plan::Step::Redeal { epoch, versions, .. } => self.redeal(context, epoch, versions),
             plan::Step::CollectAcks { epoch, needed, missing, .. } => {
                 let acknowledged = self.unlocked_mut().state.epoch(epoch).map_or(0, |epoch| epoch.acknowledged());
@@ -75,8 +108,20 @@ impl Daemon {
                 }
             }
             plan::Step::Retire { epoch, active, members } => self.retire(context, epoch, active, members),
-            step => panic!("the members never change: {step:?}"),
         }
+        Ok(())
+    }
+
+    fn begin(&mut self, context: &mut Context<'_>, operation: Operation) {
+        let (request, accept_no_redundancy, abandon) = (context.dice.bytes(), operation.revokes(), BTreeSet::new());
+        let begin = Begin { request, operation, accept_no_redundancy, abandon };
+        self.propose(context, Change::Begin(begin), Purpose::Nothing);
+    }
+
+    fn change_members(&mut self, context: &mut Context<'_>, wanted: Wanted<'_>) -> Result<(), Killed> {
+        let Some(unlocked) = &mut self.unlocked else { return Ok(()) };
+        let mut gate = VaultGate::new(&mut self.vault);
+        unlocked.raft.change_members(wanted, (context.db, &mut gate), context.now_ms)
     }
 
     /// `members::retire`: an epoch is over once every member that is there knows the next one.
@@ -112,7 +157,10 @@ impl Daemon {
     }
 
     /// `proposal::answer`.
-    pub(super) fn answer_propose(&mut self, context: &mut Context<'_>, command: Command) -> PeerReply {
+    pub(super) fn answer_propose(&mut self, context: &mut Context<'_>, from: NodeId, command: Command) -> PeerReply {
+        if !proposal::is_allowed(&self.unlocked_mut().state, from, &command.change) {
+            return PeerReply::Refused(Refusal::Malformed);
+        }
         match self.propose(context, command.change, Purpose::Nothing) {
             true => PeerReply::Done,
             false => PeerReply::Refused(Refusal::NotLeader(None)),

@@ -7,18 +7,20 @@ use quorate_node::holder::Holder;
 use quorate_node::keyring::Roots;
 use quorate_node::lease::Lease;
 use quorate_node::lock_keys;
-use quorate_node::members::Checked;
+use quorate_node::members::{Checked, Joiner};
 use quorate_node::peer::{LockState, PeerReply, Refusal};
 use quorate_node::phase::Phase;
+use quorate_node::unlock;
+use quorate_node::vault::RosterLogId;
 use quorate_raft::rows::RowKey;
 use quorate_raft::state::State;
-use quorate_shares::ids::NodeId;
 use quorate_shares::lock::{
     Lock, LockOpenCode, LockOpenReply, LockOpenRequest, LockParams, PinPlace, RosterPosition, open_piece,
 };
 
 use super::{Asked, Context, Daemon, KEY_AGE_MS, KEY_IDLE_MS, Killed, Unlocked, lead, share_keys, verify};
 use crate::model::disk::Image;
+use crate::model::founding::boot_pk;
 use crate::model::message::{Body, Process, To, exported};
 use crate::model::raft::Raft;
 
@@ -48,17 +50,18 @@ impl Daemon {
     /// `unlock::answer` and `decide`, without sessions: a copy of a living node is not in the model.
     pub(super) fn answer_lock_open(&mut self, context: &mut Context<'_>, from: Process, id: u64, bytes: &[u8]) {
         let request = LockOpenRequest::parse(bytes).expect("it was encoded by a node");
-        let stranger = self.vault().roster.member(request.from).is_none_or(|member| member.node != from.node);
+        let roster = &self.vault().roster;
         let misdirected = request.cluster != self.vault().identity.cluster || request.to != self.me.node;
-        let piece = match stranger || misdirected {
-            true => Err(LockOpenCode::Denied),
-            false => lock_keys::seed_for(self.vault(), &request)
+        let turned_away = unlock::turned_away(roster, request.from, &boot_pk(from.node));
+        let piece = match turned_away.or_else(|| misdirected.then_some(LockOpenCode::Denied)) {
+            Some(code) => Err(code),
+            None => lock_keys::seed_for(self.vault(), &request)
                 .map_err(|_| LockOpenCode::StaleGeneration)
                 .and_then(|seed| open_piece(&seed, &request).map_err(|_| LockOpenCode::StaleGeneration)),
         };
-        let position = RosterPosition::default();
+        let position = unlock::roster_position(roster);
         if piece.is_ok() {
-            context.watch.piece_leaves(self.me.node, &request);
+            context.watch.piece_leaves(self.me.node, &request, context.db.now());
         }
         let reply = match piece {
             Ok(piece) => LockOpenReply::grant(position, &piece, &exported(&request.hash(), from, self.me)),
@@ -70,8 +73,15 @@ impl Daemon {
     pub(super) fn take_piece(&mut self, context: &mut Context<'_>, from: Process, id: u64, bytes: &[u8]) {
         let Some((_, Asked::LockOpen(request))) = self.asked.remove(&id) else { return };
         let reply = LockOpenReply::parse(bytes).expect("it was encoded by a node");
-        if reply.code() == LockOpenCode::StaleGeneration {
-            context.watch.broken("a node whose disk never went back is told that it is stale");
+        match reply.code() {
+            LockOpenCode::StaleGeneration if !context.watch.is_former(self.me.node) => {
+                return context.watch.broken("a node whose disk never went back is told that it is stale");
+            }
+            LockOpenCode::Revoked => {
+                let RosterPosition { term, leader, index } = reply.roster();
+                self.hear_of_revocation(from.node, RosterLogId { term, leader: leader.0, index });
+            }
+            _ => {}
         }
         let Ok(piece) = reply.open(&exported(&request.hash(), from, self.me)) else { return };
         self.pieces.insert(request.x, piece);
@@ -89,9 +99,8 @@ impl Daemon {
     fn open(&mut self, context: &mut Context<'_>, bundle: quorate_shares::lock::Bundle) {
         let state = restore(context.db.now());
         context.watch.restored(self.me.node, context.db.now().applied, &state);
-        let members: Vec<NodeId> = self.vault().roster.members.iter().map(|member| member.node).collect();
         let applied = context.db.now().applied;
-        let raft = Raft::new(self.me.node, &members, applied, context.now_ms, context.dice);
+        let raft = Raft::new(self.me.node, applied, context.now_ms, context.dice);
         let holder = Holder::new(self.vault().identity.cluster, self.me.node, share_keys(&bundle));
         self.phase = Phase::Open;
         self.unlocked = Some(Unlocked {
@@ -108,11 +117,14 @@ impl Daemon {
             opening: None,
             proposals: BTreeMap::new(),
             changes: BTreeMap::new(),
+            orders: BTreeMap::new(),
             jobs: BTreeMap::new(),
             loads: BTreeMap::new(),
             redealing: None,
             checked: Checked::default(),
             step: lead::Step::default(),
+            joiner: Joiner::default(),
+            members_changed: true,
             tally: verify::Tally::default(),
             rotation: None,
             renewed_ms: 0,

@@ -7,16 +7,18 @@
 mod apply;
 mod changes;
 mod confirm;
+mod follow;
 mod gather;
 mod lead;
 mod locks;
+mod orders;
 mod redeal;
 mod renewal;
 mod serve;
 mod sessions;
 mod verify;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,7 +27,7 @@ use quorate_node::deal::OpenDealer;
 use quorate_node::holder::{Holder, Source};
 use quorate_node::keyring::Roots;
 use quorate_node::lease::{Lease, Renewal};
-use quorate_node::members::Checked;
+use quorate_node::members::{Checked, Joiner};
 use quorate_node::peer::{self, PeerReply, PeerRequest, Refusal};
 use quorate_node::phase::{self, Door, Phase};
 use quorate_node::vault::{Vault, VaultError, VaultFile};
@@ -87,6 +89,7 @@ enum Asked {
     Report(NodeId, Epoch),
     Prepare(NodeId),
     Change(u64),
+    Order(u64),
     LockOpen(Box<quorate_shares::lock::LockOpenRequest>),
     Nothing,
 }
@@ -100,6 +103,12 @@ pub(super) struct Daemon {
     pieces: BTreeMap<u8, Secret<32>>,
     sessions: BTreeMap<NodeId, sessions::Session>,
     greeted_ms: u64,
+    /// Former members whose op keys this process knows, to tell them so.
+    gone: BTreeSet<NodeId>,
+    /// Who said that this node was revoked.
+    voices: BTreeSet<NodeId>,
+    revoked: bool,
+    followed_ms: u64,
     pub(super) unlocked: Option<Unlocked>,
     asked: BTreeMap<u64, (u64, Asked)>,
     next: u64,
@@ -123,11 +132,15 @@ pub(super) struct Unlocked {
     opening: Option<changes::Opening>,
     proposals: BTreeMap<u64, (u64, apply::Purpose)>,
     changes: BTreeMap<u64, changes::Making>,
+    orders: BTreeMap<u64, orders::Order>,
     jobs: BTreeMap<u64, serve::Job>,
     loads: BTreeMap<u64, gather::Load>,
     redealing: Option<redeal::Redealing>,
     checked: Checked,
     step: lead::Step,
+    joiner: Joiner,
+    /// Something was applied that the roster follows.
+    members_changed: bool,
     tally: verify::Tally,
     rotation: Option<renewal::Rotation>,
     renewed_ms: u64,
@@ -160,14 +173,19 @@ impl Daemon {
             Killed
         })?;
         assert_eq!(vault.current().identity.node, Some(me.node), "the vault is that of another node");
+        let phase = if vault.current().flags.revoked { Phase::Revoked } else { Phase::Locked };
         Ok(Self {
             me,
-            phase: Phase::Locked,
+            phase,
             boot_nonce: dice.bytes(),
             vault,
             pieces: BTreeMap::new(),
             sessions: BTreeMap::new(),
             greeted_ms: 0,
+            gone: BTreeSet::new(),
+            voices: BTreeSet::new(),
+            revoked: false,
+            followed_ms: 0,
             unlocked: None,
             asked: BTreeMap::new(),
             next: 0,
@@ -192,9 +210,7 @@ impl Daemon {
             }
             (Body::LockOpened(id, reply), Some(from)) => self.take_piece(context, from, id, &reply),
             (Body::Raft(message), Some(from)) if self.is_heard(from, context.now_ms) => {
-                if let Some(unlocked) = &mut self.unlocked {
-                    unlocked.raft.receive(from.node, message, context.db, context.now_ms);
-                }
+                self.hear_raft(context, from.node, message)?;
             }
             (Body::Ask(id, request), Some(from)) if phase::admits(self.phase, Door::Peer) => {
                 let reply = self.answer(context, from, id, &request)?;
@@ -206,40 +222,46 @@ impl Daemon {
             (Body::Request(client, request), None) => self.take_request(context, client, &request),
             _ => {}
         }
-        self.settle(context);
-        Ok(())
+        self.settle(context)
     }
 
     /// What the daemon's tasks do in their own time.
     pub(super) fn tick(&mut self, context: &mut Context<'_>) -> Result<(), Killed> {
         self.asked.retain(|_, (until_ms, _)| context.awake_ms < *until_ms);
         self.grace(context)?;
+        if self.phase == Phase::Revoked {
+            return Ok(());
+        }
         if self.unlocked.is_none() {
             self.ask_for_pieces(context);
             return Ok(());
         }
         self.greet(context);
-        if let Some(unlocked) = &mut self.unlocked {
-            unlocked.raft.tick(context.db, context.now_ms, context.dice);
-        }
+        self.tick_raft(context)?;
         self.watch_lease(context);
-        self.lead(context);
+        self.lead(context)?;
         self.report_lock(context);
         self.keep_lock_fresh(context)?;
+        self.erase_former()?;
         self.look_after_work(context);
-        self.settle(context);
-        Ok(())
+        self.settle(context)
     }
 
     /// After every event: consensus speaks, entries are applied, and whatever waited for them goes on.
-    fn settle(&mut self, context: &mut Context<'_>) {
-        self.apply_committed(context);
+    fn settle(&mut self, context: &mut Context<'_>) -> Result<(), Killed> {
+        self.apply_committed(context)?;
+        self.follow(context)?;
+        if self.revoked {
+            return self.rest();
+        }
         self.take_confirmations(context);
         self.settle_phase(context.now_ms);
         self.advance_changes(context);
+        self.advance_orders(context);
         self.advance_redeal(context);
         self.advance_jobs(context);
         self.speak(context);
+        Ok(())
     }
 
     /// What consensus has to say goes to whoever there is a session with.
@@ -248,6 +270,7 @@ impl Daemon {
         for (to, body) in std::mem::take(&mut unlocked.raft.out) {
             context.watch.raft_leaves(self.me.node, to, &body, context.db.durable());
             if let Some(to) = self.session_with(to, context.now_ms) {
+                context.watch.is_heard(self.me.node, to.node, context.db.now());
                 self.send(context, To::Process(to), Body::Raft(body));
             }
         }
@@ -272,7 +295,8 @@ impl Daemon {
             return Ok(self.admit(context, from, &hello));
         }
         if !self.hears(from, context.now_ms) {
-            return Ok(refused(Refusal::NoHello));
+            let told = self.turned_away(from.node).unwrap_or(Refusal::NoHello);
+            return Ok(refused(told));
         }
         Ok(match request {
             PeerRequest::Lease => self.answer_lease(context, from, id),
@@ -282,8 +306,9 @@ impl Daemon {
             PeerRequest::LockPrepare(durable) => Some(self.answer_prepare(context, from, durable)?),
             PeerRequest::LockCommit(durable) => Some(self.answer_commit(context, from, durable)?),
             PeerRequest::Report => Some(self.report()),
-            PeerRequest::Propose(command) => Some(self.answer_propose(context, *command)),
+            PeerRequest::Propose(command) => Some(self.answer_propose(context, from.node, *command)),
             PeerRequest::Change(change) => self.take_change(context, changes::ReplyTo::Peer(from, id), change),
+            PeerRequest::Operate(operate) => self.take_order(context, changes::ReplyTo::Peer(from, id), operate),
             _ => refused(Refusal::Malformed),
         })
     }
@@ -293,6 +318,9 @@ impl Daemon {
         if let PeerReply::Hello(_) = reply {
             self.begin_session(context, from);
             return Ok(());
+        }
+        if let PeerReply::Refused(Refusal::Revoked(place)) = reply {
+            self.hear_of_revocation(from.node, place.into());
         }
         let Some((_, asked)) = self.asked.remove(&id) else { return Ok(()) };
         match (asked, reply) {
@@ -313,7 +341,8 @@ impl Daemon {
                 self.take_lock_key(context, peer, keyno, &public)?;
             }
             (Asked::Change(job), PeerReply::Changed(made)) => self.changed(context, job, made),
-            (Asked::Change(job), _) => self.refuse_job(context, job),
+            (Asked::Order(job), PeerReply::Operated(begun)) => self.operated(context, job, begun),
+            (Asked::Change(job) | Asked::Order(job), _) => self.refuse_job(context, job),
             _ => {}
         }
         Ok(())
@@ -334,7 +363,7 @@ impl Daemon {
 
     fn remember(&mut self, awake_ms: u64, asked: Asked) -> u64 {
         self.next += 1;
-        let patience_ms = if matches!(asked, Asked::Change(_)) { FORWARD_MS } else { PATIENCE_MS };
+        let patience_ms = if matches!(asked, Asked::Change(_) | Asked::Order(_)) { FORWARD_MS } else { PATIENCE_MS };
         self.asked.insert(self.next, (awake_ms + patience_ms, asked));
         self.next
     }

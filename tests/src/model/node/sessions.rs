@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use quorate_node::follow::is_denied;
 use quorate_node::peer::{self, Hello, PeerReply, PeerRequest, Refusal};
 use quorate_shares::ids::NodeId;
 
@@ -42,6 +43,9 @@ impl Daemon {
     /// `session::admit`, and the answer to it. Of two processes of one node the later one counts: there is never a second one
     /// that lives.
     pub(super) fn admit(&mut self, context: &Context<'_>, from: Process, hello: &Hello) -> Option<PeerReply> {
+        if let Some(refusal) = self.turned_away(from.node) {
+            return Some(PeerReply::Refused(refusal));
+        }
         if hello.node != from.node || self.vault().roster.member(from.node).is_none() {
             return Some(PeerReply::Refused(Refusal::NotAMember));
         }
@@ -50,6 +54,10 @@ impl Daemon {
 
     /// Whether it is another session than before.
     pub(super) fn begin_session(&mut self, context: &Context<'_>, from: Process) -> bool {
+        if !self.trusts(from.node) {
+            return false;
+        }
+        context.watch.is_heard(self.me.node, from.node, context.db.now());
         let known = self.sessions.get(&from.node).map(|session| session.process);
         if known.is_none_or(|known| known <= from) {
             self.sessions.insert(from.node, Session { process: from, heard_ms: context.now_ms });
@@ -57,15 +65,33 @@ impl Daemon {
         known.is_none_or(|known| known < from)
     }
 
+    /// A session with whoever is not trusted any more is closed (`Node::close_sessions_with_strangers`).
+    fn trusts(&self, node: NodeId) -> bool {
+        self.vault().roster.member(node).is_some_and(|member| !member.standing.denied)
+    }
+
+    /// `Node::turned_away`: what a former member is told, or one that is about to be.
+    pub(super) fn turned_away(&self, node: NodeId) -> Option<Refusal> {
+        let roster = &self.vault().roster;
+        if roster.member(node).is_some_and(|member| member.standing.denied) {
+            return Some(Refusal::Denied);
+        }
+        let told = self.gone.contains(&node) && is_denied(roster, node);
+        told.then(|| Refusal::Revoked(roster.log_id.place()))
+    }
+
     /// Whether there is a session with this very process; it is alive then.
     pub(super) fn hears(&mut self, from: Process, now_ms: u64) -> bool {
+        if !self.trusts(from.node) {
+            return false;
+        }
         let session = self.sessions.get_mut(&from.node).filter(|session| session.process == from);
         session.map(|session| session.heard_ms = now_ms).is_some()
     }
 
     /// The process that a session is open with.
     pub(super) fn session_with(&self, peer: NodeId, now_ms: u64) -> Option<Process> {
-        let session = self.sessions.get(&peer)?;
+        let session = self.sessions.get(&peer).filter(|_| self.trusts(peer))?;
         (now_ms < session.heard_ms + SILENT_MS).then_some(session.process)
     }
 
