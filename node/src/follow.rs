@@ -91,12 +91,13 @@ pub fn next(before: &Roster, denials: &[Denial], seen: &Seen) -> Next {
         let (voter, learner) = (voters.contains(&node), seen.membership.learners.contains(&node));
         let was = before.member(node).map(|member| member.standing).unwrap_or_default();
         let denied = standing.iter().any(|denial| denial.node == node);
-        // Left out of a configuration that is committed, perhaps by entries that were skipped here.
+        // Left out of a configuration that is committed, perhaps by entries that were skipped here. Also while the voters change
+        // again: whoever is in neither half was left out before.
         let left = !voter && !learner && (denied || was.voter || was.learner || before.is_revoked(&member.boot_pk));
-        if left && !seen.membership.is_joint() {
+        if left {
             gone.push(Gone { node, boot_pk: member.boot_pk, op_pk: member.op_pk });
         } else {
-            let standing = Standing { admitted: true, voter, learner, denied: denied || left };
+            let standing = Standing { admitted: true, voter, learner, denied };
             members.push(RosterMember { standing, ..member.clone() });
         }
     }
@@ -132,6 +133,12 @@ pub fn deny(vault: &mut Vault, denials: &[Denial]) {
     vault.denials.truncate(DENIALS_MAX);
 }
 
+/// Whether whoever goes by `roster` refuses `node`.
+pub fn is_denied(roster: &Roster, node: NodeId) -> bool {
+    roster.revoked.iter().any(|revoked| revoked.node == node)
+        || roster.member(node).is_some_and(|member| member.standing.denied)
+}
+
 /// Keeps denials in the vault, where a locked node reads them.
 pub struct VaultGate {
     node: Arc<Node>,
@@ -156,9 +163,7 @@ impl Gate for VaultGate {
     }
 
     fn is_denied(&self, node: NodeId) -> bool {
-        let roster = self.node.roster();
-        roster.revoked.iter().any(|revoked| revoked.node == node)
-            || roster.member(node).is_some_and(|member| member.standing.denied)
+        is_denied(&self.node.roster(), node)
     }
 }
 
@@ -270,6 +275,19 @@ mod tests {
             let given_up = next(roster, &[], &seen(place(1, 16), &[1, 2, 3], &[&[1, 2, 3]], &[])).roster;
             assert_eq!(revoked(&given_up), [4]);
         }
+    }
+
+    /// A second revocation may change the voters before the state has forgotten whom the first one left out. Mutated: if those who
+    /// are gone come back while a membership is joint, they are trusted once it is final.
+    #[test]
+    fn whoever_is_gone_stays_gone_while_the_voters_change_again() {
+        let roster = next(&Roster::default(), &[], &seen(place(1, 3), &[1, 2, 3, 4], &[&[1, 2, 3, 4]], &[])).roster;
+        let first = next(&roster, &[], &seen(place(2, 55), &[1, 2, 3, 4], &[&[1, 3, 4]], &[])).roster;
+        assert_eq!((standing(&first, 2), revoked(&first)), (None, vec![2]));
+        let joint = next(&first, &[], &seen(place(2, 57), &[1, 2, 3, 4], &[&[1, 3, 4], &[1, 3]], &[])).roster;
+        assert_eq!((standing(&joint, 2), revoked(&joint)), (None, vec![2]));
+        let last = next(&joint, &[], &seen(place(2, 58), &[1, 2, 3, 4], &[&[1, 3]], &[])).roster;
+        assert_eq!((standing(&last, 2), standing(&last, 4), revoked(&last)), (None, None, vec![2, 4]));
     }
 
     /// T52. Mutated: without the comparison, today's member is denied by how things once were.

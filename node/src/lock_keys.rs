@@ -9,8 +9,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use quorate_client::wire;
-use quorate_raft::command::ReportLock;
-use quorate_raft::state::{LockReport, LockTerms};
+use quorate_raft::command::{Change, RegisterShareKey, ReportLock};
+use quorate_raft::state::{LockReport, LockTerms, State};
 use quorate_shares::error::LockError;
 use quorate_shares::ids::{ClusterId, NodeId};
 use quorate_shares::kem::PublicKey;
@@ -143,6 +143,20 @@ pub fn report(vault: &Vault, node: NodeId, bundle: &Bundle, writes: u64) -> Opti
         holds_for: vault.held.iter().filter(|held| !held.keys.is_empty()).map(|held| held.peer).collect(),
         writes,
     })
+}
+
+/// What the replicated state should be told of a lock that is durable and of which this is the `report`: the report, unless
+/// it is known, and the share key that the state wants next, once it is in `bundle`, which the lock protects.
+pub fn owed(state: &State, report: ReportLock, bundle: &Bundle) -> Vec<Change> {
+    let node = report.node;
+    let next = state.lock_terms(node).and_then(|terms| terms.next_share_key);
+    let drawn = next.and_then(|next| bundle.share_keys.iter().find(|key| key.generation == next));
+    let register = drawn.map(|key| {
+        let share_pk = PublicKey::of_seed(&key.seed).as_bytes().to_vec();
+        Change::RegisterShareKey(RegisterShareKey { node, skgen: key.generation, share_pk })
+    });
+    let report = (!is_known(state.locks.get(&node), &report)).then_some(Change::ReportLock(report));
+    report.into_iter().chain(register).collect()
 }
 
 /// Who holds a piece of `lock`.

@@ -18,7 +18,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use quorate_client::conn::Lane;
 use quorate_raft::Replica;
-use quorate_raft::command::{Change, RegisterShareKey};
+use quorate_raft::command::Change;
 use quorate_raft::state::LockTerms;
 use quorate_shares::ids::NodeId;
 use quorate_shares::kem::PublicKey;
@@ -153,17 +153,7 @@ fn owed_reports(node: &Node, replica: &Replica) -> Vec<Change> {
         Some((own, report))
     });
     let Some((own, report)) = durable.flatten() else { return Vec::new() };
-    let (known, next) = replica.read(|state| {
-        let next = state.lock_terms(node.id()).and_then(|terms| terms.next_share_key);
-        (lock_keys::is_known(state.locks.get(&node.id()), &report), next)
-    });
-    let drawn = next.and_then(|next| own.bundle.share_keys.iter().find(|key| key.generation == next));
-    let register = drawn.map(|key| {
-        let share_pk = PublicKey::of_seed(&key.seed).as_bytes().to_vec();
-        Change::RegisterShareKey(RegisterShareKey { node: node.id(), skgen: key.generation, share_pk })
-    });
-    let report = (!known).then_some(Change::ReportLock(report));
-    report.into_iter().chain(register).collect()
+    replica.read(|state| lock_keys::owed(state, report, &own.bundle))
 }
 
 /// Erases the lock keys that are held for nodes which are members no more. Never returns.

@@ -108,19 +108,20 @@ pub async fn run(node: Arc<Node>, replica: Replica) {
 }
 
 /// Since when a joiner has not been there, as this leader remembers it.
-#[derive(Default)]
-struct Joiner {
+#[derive(Debug, Default)]
+pub struct Joiner {
     node: Option<NodeId>,
     seen_ms: u64,
 }
 
 impl Joiner {
-    /// For how long `joiner` has not been among `present`; a leader that has just begun to look gives it all the time.
-    fn silent_ms(&mut self, joiner: Option<NodeId>, present: &BTreeSet<NodeId>) -> u64 {
+    /// For how long `joiner` has not been among `present` at `now_ms` ([`boot_ms`]); a leader that has just begun to look gives
+    /// it all the time.
+    pub fn silent_ms(&mut self, joiner: Option<NodeId>, present: &BTreeSet<NodeId>, now_ms: u64) -> u64 {
         if self.node != joiner || joiner.is_some_and(|node| present.contains(&node)) {
-            *self = Self { node: joiner, seen_ms: boot_ms() };
+            *self = Self { node: joiner, seen_ms: now_ms };
         }
-        boot_ms().saturating_sub(self.seen_ms)
+        now_ms.saturating_sub(self.seen_ms)
     }
 }
 
@@ -135,7 +136,7 @@ async fn view(node: &Node, replica: &Replica, joiner: &mut Joiner) -> Option<Vie
     let caught_up = membership.learners.iter().filter(near).copied().collect();
     let joining =
         replica.read(|state| state.operations.running.as_ref().and_then(|running| running.operation.joining()));
-    let joiner_silent_ms = joiner.silent_ms(joining, &present);
+    let joiner_silent_ms = joiner.silent_ms(joining, &present, boot_ms());
     let (learners, now_ms) = (membership.learners, wall_ms());
     let timing = &node.config.timing;
     let patience = Patience { rekey_ms: timing.rekey_pause_ms, joiner_ms: timing.joiner_patience_ms };
@@ -145,12 +146,7 @@ async fn view(node: &Node, replica: &Replica, joiner: &mut Joiner) -> Option<Vie
 /// Adds, removes or replaces voters, whichever it is.
 async fn change_voters(node: &Node, replica: &Replica, voters: BTreeSet<NodeId>, revoke: bool) -> bool {
     let Ok(now) = replica.membership().await else { return false };
-    let purpose = match (voters.is_subset(&now.newest()), now.newest().is_subset(&voters)) {
-        (true, _) if revoke => Purpose::Revoke,
-        (true, _) => Purpose::Remove,
-        (false, true) => Purpose::Add,
-        (false, false) => Purpose::Replace,
-    };
+    let purpose = purpose(&now.newest(), &voters, revoke);
     let changed = replica.change_voters(voters, purpose, &present(node, replica)).await;
     if let Err(error) = &changed {
         debug!(%error, "voters not changed yet");
@@ -160,6 +156,16 @@ async fn change_voters(node: &Node, replica: &Replica, voters: BTreeSet<NodeId>,
         }
     }
     changed.is_ok()
+}
+
+/// What it is to make `voters` of the `old` ones.
+pub fn purpose(old: &BTreeSet<NodeId>, voters: &BTreeSet<NodeId>, revoke: bool) -> Purpose {
+    match (voters.is_subset(old), old.is_subset(voters)) {
+        (true, _) if revoke => Purpose::Revoke,
+        (true, _) => Purpose::Remove,
+        (false, true) => Purpose::Add,
+        (false, false) => Purpose::Replace,
+    }
 }
 
 /// The members that can be asked now, this one among them.
@@ -425,6 +431,23 @@ pub struct Checked {
     slots: HashSet<Slot>,
 }
 
+impl Checked {
+    /// How many records of `epoch` were dealt anew, and those of its records that were not checked here yet.
+    pub fn owed(&mut self, state: &State, epoch: Epoch) -> Option<(u64, Vec<Slot>)> {
+        if self.epoch != epoch {
+            *self = Self { epoch, slots: HashSet::new() };
+        }
+        let (redealt, mut slots) = records_of(state, epoch)?;
+        slots.retain(|slot| !self.slots.contains(slot));
+        Some((redealt, slots))
+    }
+
+    /// These were.
+    pub fn note(&mut self, slots: impl IntoIterator<Item = Slot>) {
+        self.slots.extend(slots);
+    }
+}
+
 /// The holder's side: how many records of an epoch were dealt anew and have been opened and checked here; an error unless
 /// these are all.
 ///
@@ -433,15 +456,11 @@ pub struct Checked {
 pub async fn check_epoch(node: &Arc<Node>, replica: &Replica, epoch: Epoch, index: u64) -> Result<u64, Refusal> {
     replica.wait_applied(index, HOLDER).await.map_err(|_| Refusal::Behind)?;
     let mut checked = node.checked.lock().await;
-    if checked.epoch != epoch {
-        *checked = Checked { epoch, slots: HashSet::new() };
-    }
-    let (redealt, mut slots) = replica.read(|state| records_of(state, epoch)).ok_or(Refusal::WrongEpoch)?;
-    slots.retain(|slot| !checked.slots.contains(slot));
+    let (redealt, slots) = replica.read(|state| checked.owed(state, epoch)).ok_or(Refusal::WrongEpoch)?;
     for some in slots.chunks(crate::peer::VERSIONS_MAX) {
         let verified = check(node, replica, epoch, some).await?;
         let all = verified.len() == some.len();
-        checked.slots.extend(verified);
+        checked.note(verified);
         if !all {
             return Err(Refusal::WrongEpoch);
         }
@@ -450,7 +469,7 @@ pub async fn check_epoch(node: &Arc<Node>, replica: &Replica, epoch: Epoch, inde
 }
 
 /// How many records of an epoch were dealt anew, and the versions that have one, dealt anew or made since.
-pub fn records_of(state: &State, epoch: Epoch) -> Option<(u64, Vec<Slot>)> {
+fn records_of(state: &State, epoch: Epoch) -> Option<(u64, Vec<Slot>)> {
     let redealt = state.epoch(epoch)?.redealt;
     let versions = state
         .keys

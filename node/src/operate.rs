@@ -33,31 +33,13 @@ const LEASE_SLACK_MS: u64 = 300;
 /// What a client should hear.
 pub async fn begin(node: &Arc<Node>, replica: &Replica, operate: Operate) -> Result<Epoch, WireError> {
     caught_up(node, replica).await?;
-    let request = match &operate {
-        Operate::Remove { request, .. } | Operate::Revoke { request, .. } => *request,
+    let present = members::present(node, replica);
+    let begin = match replica.read(|state| ordered(state, &operate, &present))? {
+        Ordered::Known(epoch) => return Ok(epoch),
+        Ordered::New(begin) => begin,
     };
-    if let Some(known) = replica.read(|state| state.operation_of(&request).map(|known| known.epoch)) {
-        return Ok(known);
-    }
-    let all_named = |names: &[NodeName]| -> Result<BTreeSet<NodeId>, WireError> {
-        replica.read(|state| names.iter().map(|name| named(state, name)).collect())
-    };
-    let (operation, accept_no_redundancy, abandon) = match operate {
-        Operate::Remove { name, accept_no_redundancy, abandon, .. } => {
-            let node = replica.read(|state| named(state, &name))?;
-            (Operation::Remove { node }, accept_no_redundancy, all_named(&abandon)?)
-        }
-        Operate::Revoke { names, .. } => (Operation::Revoke { nodes: all_named(&names)? }, true, BTreeSet::new()),
-    };
-    if !operation.revokes() {
-        let present = members::present(node, replica);
-        let leaving = operation.leaving();
-        let away = |node: &NodeId| !present.contains(node) && !abandon.contains(node);
-        let away = replica.read(|state| state.stranded(&leaving).filter(away).collect());
-        refuse_stranding(node, &away)?;
-    }
-    let change = Change::Begin(Begin { request, operation: operation.clone(), accept_no_redundancy, abandon });
-    match replica.propose(Command::new(wall_ms(), change)).await {
+    let operation = begin.operation.clone();
+    match replica.propose(Command::new(wall_ms(), Change::Begin(begin))).await {
         Ok(Outcome::Begun { operation }) => Ok(operation),
         Ok(_) => Err(WireError::new(Code::Internal, "the operation was answered as another change")),
         Err(ProposeError::Refused(refusal)) => Err(explain(node, &operation, refusal)),
@@ -66,6 +48,43 @@ pub async fn begin(node: &Arc<Node>, replica: &Replica, operate: Operate) -> Res
         }
         Err(error) => Err(WireError::new(Code::Internal, error.to_string())),
     }
+}
+
+/// What an operator's word comes to.
+pub enum Ordered {
+    /// The operation that it began before.
+    Known(Epoch),
+    /// To be proposed.
+    New(Begin),
+}
+
+/// What `operate` comes to in `state`, while these members are there.
+///
+/// # Errors
+/// What a client should hear.
+pub fn ordered(state: &State, operate: &Operate, present: &BTreeSet<NodeId>) -> Result<Ordered, WireError> {
+    let request = match operate {
+        Operate::Remove { request, .. } | Operate::Revoke { request, .. } => *request,
+    };
+    if let Some(known) = state.operation_of(&request) {
+        return Ok(Ordered::Known(known.epoch));
+    }
+    let all_named = |names: &[NodeName]| -> Result<BTreeSet<NodeId>, WireError> {
+        names.iter().map(|name| named(state, name)).collect()
+    };
+    let (operation, accept_no_redundancy, abandon) = match operate {
+        Operate::Remove { name, accept_no_redundancy, abandon, .. } => {
+            let node = named(state, name)?;
+            (Operation::Remove { node }, *accept_no_redundancy, all_named(abandon)?)
+        }
+        Operate::Revoke { names, .. } => (Operation::Revoke { nodes: all_named(names)? }, true, BTreeSet::new()),
+    };
+    if !operation.revokes() {
+        let leaving = operation.leaving();
+        let away = state.stranded(&leaving).filter(|node| !present.contains(node) && !abandon.contains(node));
+        refuse_stranding(state, &away.collect())?;
+    }
+    Ok(Ordered::New(Begin { request, operation, accept_no_redundancy, abandon }))
 }
 
 /// Gives an invitation. Its secret is drawn here and goes to whoever asked; the state learns its hash.
@@ -169,11 +188,11 @@ fn named(state: &State, name: &NodeName) -> Result<NodeId, WireError> {
     Err(WireError::new(Code::NotFound, message).hint(format!("the nodes are {}", members.join(", "))))
 }
 
-fn refuse_stranding(node: &Node, away: &BTreeSet<NodeId>) -> Result<(), WireError> {
+fn refuse_stranding(state: &State, away: &BTreeSet<NodeId>) -> Result<(), WireError> {
     if away.is_empty() {
         return Ok(());
     }
-    let away: Vec<_> = away.iter().map(|&id| node.name_of(id)).collect();
+    let away: Vec<_> = away.iter().map(|node| state.members[node].name.to_string()).collect();
     let away = away.join(", ");
     Err(WireError::new(Code::Conflict, format!("{away} is away, and could not unlock itself again without this node"))
         .hint(format!("start {away} and let it renew its lock, or count it as lost with --abandon {away}")))

@@ -6,6 +6,7 @@ use std::time::Duration;
 use quorate_client::conn::Lane;
 use quorate_raft::command::{Change, Command};
 use quorate_raft::refusal::Refusal as StateRefusal;
+use quorate_raft::state::State;
 use quorate_raft::{ProposeError, Replica};
 use quorate_shares::ids::NodeId;
 use tracing::debug;
@@ -65,23 +66,27 @@ pub async fn propose_at(node: &Arc<Node>, at: NodeId, change: Change) -> Result<
     }
 }
 
-/// The leader's side: the founding, by the first founder; what each member says of itself; and what somebody proved to a
-/// member, or may do by the token that a member checked.
-///
-/// # Errors
-/// Why not, by name.
-pub async fn answer(replica: &Replica, from: NodeId, command: Command) -> Result<PeerReply, Refusal> {
-    let allowed = match &command.change {
+/// Whether the leader proposes `change` for `from`: the founding, by the first founder; what each member says of itself; and what
+/// somebody proved to a member, or may do by the token that a member checked.
+pub fn is_allowed(state: &State, from: NodeId, change: &Change) -> bool {
+    match change {
         Change::Found(_) => from == found::FIRST,
         Change::ReportLock(report) => report.node == from,
         Change::RegisterShareKey(register) => register.node == from,
         Change::Admitted { node } => *node == from,
         Change::Admit(_) | Change::Invite(_) | Change::Designate { .. } => {
-            replica.read(|state| state.active().is_some_and(|active| active.x_of(from).is_some()))
+            state.active().is_some_and(|active| active.x_of(from).is_some())
         }
         _ => false,
-    };
-    if !allowed {
+    }
+}
+
+/// The leader's side: whatever [`is_allowed`].
+///
+/// # Errors
+/// Why not, by name.
+pub async fn answer(replica: &Replica, from: NodeId, command: Command) -> Result<PeerReply, Refusal> {
+    if !replica.read(|state| is_allowed(state, from, &command.change)) {
         return Err(Refusal::Malformed);
     }
     match replica.propose(command).await {

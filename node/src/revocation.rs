@@ -26,7 +26,7 @@ use tracing::{error, warn};
 
 use crate::node::Node;
 use crate::phase::Phase;
-use crate::vault::{Roster, RosterLogId};
+use crate::vault::{Roster, RosterLogId, Vault};
 
 /// Who told this node that it was revoked, and whether it believes it.
 #[derive(Default)]
@@ -42,20 +42,20 @@ pub fn is_believed(roster: &Roster, me: NodeId, voices: &BTreeSet<NodeId>, own_l
     !voters.is_empty() && heard + usize::from(own_log && voters.contains(&me)) > voters.len() / 2
 }
 
+/// Whether the node of `vault` believes that it was revoked, now that `peer` says so by a roster of `shown`. `voices` are those
+/// that it heard before; this one is added.
+pub fn is_convinced(vault: &Vault, voices: &mut BTreeSet<NodeId>, peer: NodeId, shown: RosterLogId) -> bool {
+    let Some(me) = vault.identity.node.filter(|_| shown > vault.roster.log_id) else { return false };
+    if voices.insert(peer) {
+        warn!(%peer, "says that this node was revoked");
+    }
+    let own_log = vault.denials.iter().any(|denial| denial.node == me);
+    is_believed(&vault.roster, me, voices, own_log)
+}
+
 /// Takes note that `peer`, by its pinned key, says that this node was revoked by the roster of `shown`.
 pub fn heard(node: &Node, peer: NodeId, shown: RosterLogId) {
-    let me = node.id();
-    let believed = node.with_vault(|vault| {
-        if shown <= vault.roster.log_id {
-            return false;
-        }
-        let mut voices = node.revocation.voices.lock();
-        if voices.insert(peer) {
-            warn!(%peer, "says that this node was revoked");
-        }
-        let own_log = vault.denials.iter().any(|denial| denial.node == me);
-        is_believed(&vault.roster, me, &voices, own_log)
-    });
+    let believed = node.with_vault(|vault| is_convinced(vault, &mut node.revocation.voices.lock(), peer, shown));
     if believed.unwrap_or_default() {
         accept(node);
     }

@@ -113,8 +113,40 @@ pub enum AskError {
 #[derive(Default)]
 pub struct Sessions {
     open: Mutex<BTreeMap<NodeId, Arc<Session>>>,
-    /// The highest flushed state that each peer reported, and which process did: storage never goes back.
-    flushed: Mutex<BTreeMap<NodeId, ([u8; 32], Flushed)>>,
+    reported: Mutex<Reported>,
+}
+
+/// The highest flushed state that each peer reported, and which process of it did: storage never goes back.
+#[derive(Debug, Default)]
+pub struct Reported(BTreeMap<NodeId, ([u8; 32], Flushed)>);
+
+impl Reported {
+    /// Notes what a process of a peer said in its hello.
+    ///
+    /// # Errors
+    /// [`Refusal::StorageWentBack`] if another process of it said more before. Hellos of one process may overtake each
+    /// other, and a disk does not go back under a running process.
+    pub fn greeted(&mut self, hello: &Hello) -> Result<(), Refusal> {
+        match (self.0.get(&hello.node), hello.flushed) {
+            (Some((process, before)), said) if *process != hello.boot_nonce => match said {
+                Some(said) if said < *before => return Err(Refusal::StorageWentBack),
+                None if before.last_log.is_some() => return Err(Refusal::StorageWentBack),
+                _ => {}
+            },
+            (Some((_, before)), Some(said)) if said < *before => return Ok(()),
+            _ => {}
+        }
+        if let Some(said) = hello.flushed {
+            self.0.insert(hello.node, (hello.boot_nonce, said));
+        }
+        Ok(())
+    }
+
+    /// Notes what the process of `peer` that there is a session with says by now. What was said before stays if it is more.
+    pub fn told(&mut self, peer: NodeId, boot_nonce: [u8; 32], said: Flushed) {
+        let highest = self.0.entry(peer).or_insert((boot_nonce, said));
+        *highest = (boot_nonce, highest.1.max(said));
+    }
 }
 
 impl Sessions {
@@ -148,23 +180,9 @@ impl Sessions {
     /// Notes what a process of a peer said is on its disk.
     ///
     /// # Errors
-    /// [`Refusal::StorageWentBack`] if another process of it said more before. Hellos of one process may overtake each
-    /// other, and a disk does not go back under a running process.
+    /// As [`Reported::greeted`].
     pub fn note_flushed(&self, hello: &Hello) -> Result<(), Refusal> {
-        let mut seen = self.flushed.lock();
-        match (seen.get(&hello.node), hello.flushed) {
-            (Some((process, before)), said) if *process != hello.boot_nonce => match said {
-                Some(said) if said < *before => return Err(Refusal::StorageWentBack),
-                None if before.last_log.is_some() => return Err(Refusal::StorageWentBack),
-                _ => {}
-            },
-            (Some((_, before)), Some(said)) if said < *before => return Ok(()),
-            _ => {}
-        }
-        if let Some(said) = hello.flushed {
-            seen.insert(hello.node, (hello.boot_nonce, said));
-        }
-        Ok(())
+        self.reported.lock().greeted(hello)
     }
 
     /// Closes every session that `why` has a code and a reason for.
@@ -186,9 +204,7 @@ impl Sessions {
     /// Notes what a peer says is on its disk by now. What it said before stays if it is more.
     pub fn note_reported(&self, peer: NodeId, said: Flushed) {
         let Some(session) = self.with(peer) else { return };
-        let mut seen = self.flushed.lock();
-        let highest = seen.entry(peer).or_insert((session.boot_nonce, said));
-        *highest = (session.boot_nonce, highest.1.max(said));
+        self.reported.lock().told(peer, session.boot_nonce, said);
     }
 
     /// Puts a session in place, unless another one of the same pair of processes has precedence. Returns whether it stays.

@@ -193,14 +193,12 @@ async fn decide(node: &Arc<Node>, conn: &Conn, request: &LockOpenRequest) -> Res
     if request.cluster != node.cluster() || request.to != node.id() {
         return Err(LockOpenCode::Denied);
     }
-    if roster.is_revoked(&conn.peer().key.0) {
-        let message = format!("node {} is no member any more, and its disk asks to be unlocked", request.from);
-        node.alarm("former_member", request.from, message);
-        return Err(LockOpenCode::Revoked);
-    }
-    let member = roster.member(request.from).filter(|member| member.boot_pk == conn.peer().key.0);
-    if member.is_none_or(|member| member.standing.denied) {
-        return Err(LockOpenCode::Denied);
+    if let Some(code) = turned_away(&roster, request.from, &conn.peer().key.0) {
+        if code == LockOpenCode::Revoked {
+            let message = format!("node {} is no member any more, and its disk asks to be unlocked", request.from);
+            node.alarm("former_member", request.from, message);
+        }
+        return Err(code);
     }
     let address = conn.peer().remote.ip();
     if !node.config.may_unlock_from(address) {
@@ -234,6 +232,17 @@ async fn decide(node: &Arc<Node>, conn: &Conn, request: &LockOpenRequest) -> Res
     lock::open_piece(&seed, request).map_err(|_| LockOpenCode::StaleGeneration)
 }
 
-fn roster_position(roster: &Roster) -> RosterPosition {
+/// Why whoever goes by `roster` opens nothing for the owner of this boot key, who says that it is `from`; `None` for a trusted
+/// member.
+pub fn turned_away(roster: &Roster, from: NodeId, boot_pk: &[u8; 32]) -> Option<LockOpenCode> {
+    if roster.is_revoked(boot_pk) {
+        return Some(LockOpenCode::Revoked);
+    }
+    let member = roster.member(from).filter(|member| member.boot_pk == *boot_pk);
+    member.is_none_or(|member| member.standing.denied).then_some(LockOpenCode::Denied)
+}
+
+/// How new `roster` is, as a reply says it.
+pub fn roster_position(roster: &Roster) -> RosterPosition {
     RosterPosition { term: roster.log_id.term, leader: NodeId(roster.log_id.leader), index: roster.log_id.index }
 }

@@ -26,7 +26,7 @@ use crate::error::{ChangeError, ReadError};
 use crate::format::LogPlace;
 use crate::replica::{Inner, Replica};
 use crate::types::{Payload, Types};
-use crate::voters::{Intent, Matched, Membership, Purpose, missing};
+use crate::voters::{self, Intent, Matched, Membership, Purpose};
 
 /// How long a leader leaves a joint membership to whoever may be about to finish it, and pauses between two attempts.
 const FINISH_PAUSE: Duration = Duration::from_millis(200);
@@ -112,7 +112,8 @@ impl Replica {
         if old == voters {
             return Ok(());
         }
-        let intent = self.check(&now, &voters, purpose, reachable)?;
+        let is_denied = |node| self.inner.gate.is_denied(node);
+        let intent = voters::intent(&now, (&voters, purpose), self.inner.node, reachable, is_denied)?;
         tracing::info!(from = ?old, to = ?voters, %purpose, "changing the voters");
         let ids = voters.iter().map(|node| node.0).collect();
         self.change(&now, ChangeMembers::ReplaceAllVoters(ids), Some(intent)).await
@@ -157,48 +158,6 @@ impl Replica {
         }
         let reach = self.inner.live.reach.lock();
         Ok(reach.intent.filter(|_| reach.membership.log_id().map(LogPlace::of) == Some(place)))
-    }
-
-    /// Whether a change may be proposed, and what its entries will say.
-    fn check(
-        &self,
-        now: &Membership,
-        voters: &BTreeSet<NodeId>,
-        purpose: Purpose,
-        reachable: &BTreeSet<NodeId>,
-    ) -> Result<Intent, ChangeError> {
-        let (me, old) = (self.inner.node, now.newest());
-        let leaving: BTreeSet<NodeId> = old.difference(voters).copied().collect();
-        let coming: BTreeSet<NodeId> = voters.difference(&old).copied().collect();
-        let fits = match purpose {
-            Purpose::Add => leaving.is_empty(),
-            Purpose::Remove | Purpose::Revoke => coming.is_empty(),
-            Purpose::Replace => !leaving.is_empty() && !coming.is_empty(),
-        };
-        if !fits || voters.is_empty() {
-            return Err(ChangeError::Unfit { purpose });
-        }
-        if let Some(&node) = coming.iter().find(|node| !now.learners.contains(node)) {
-            return Err(ChangeError::NotALearner { node });
-        }
-        if leaving.contains(&me) {
-            return Err(ChangeError::LeaderLeaves);
-        }
-        // One that does not answer cannot help, so nothing is lost by refusing it at once.
-        let silent = !leaving.is_empty() && leaving.is_disjoint(reachable);
-        let denies_at_append = !leaving.is_empty() && (purpose == Purpose::Revoke || silent);
-        let refused = |node: &NodeId| self.inner.gate.is_denied(*node) || (denies_at_append && leaving.contains(node));
-        let present = reachable.iter().chain([&me]).copied().filter(|node| !refused(node)).collect();
-        for side in [&old, voters] {
-            let able = side.iter().copied().filter(|node| !refused(node)).collect();
-            if missing(side, &able).is_some() {
-                return Err(ChangeError::NeedsTheDenied { denied: side.difference(&able).copied().collect() });
-            }
-            if let Some(missing) = missing(side, &present) {
-                return Err(ChangeError::Waiting { missing: missing.intersection(&able).copied().collect() });
-            }
-        }
-        Ok(Intent { purpose, denies_at_append })
     }
 
     async fn change(

@@ -62,7 +62,7 @@ pub use replica::{Leadership, Replica, Stored};
 pub use seal::StorageKeys;
 pub use serve::ServeError;
 pub use snapshot::CHUNK_BYTES_MAX;
-pub use voters::{Denial, Gate, Membership, Purpose};
+pub use voters::{Denial, Gate, Intent, Membership, Purpose};
 
 #[cfg(test)]
 mod tests;

@@ -16,7 +16,6 @@ use parking_lot::{Mutex, RwLock};
 use quorate_shares::ids::ClusterId;
 use tokio::sync::watch;
 
-use crate::command::Outcome;
 use crate::disk::Disk;
 use crate::error::StorageError;
 use crate::fatal::Fatal;
@@ -124,13 +123,14 @@ impl Machine {
             let answer = match entry.payload {
                 Payload::Blank => None,
                 Payload::Command(command) => {
+                    let unready = state.unready().len();
                     let applied = apply(&mut state, &command);
+                    readied |= state.unready().len() < unready;
                     for row in applied.rows {
                         members |= matches!(row.key, RowKey::Member(_) | RowKey::Former(_));
                         // The time of the group's last command is the one that stays.
                         if row.key == RowKey::Clock { clock = Some(row) } else { batch.row(&row) }
                     }
-                    readied |= matches!(applied.outcome, Ok(Outcome::MadeReady { .. }));
                     Some(applied.outcome)
                 }
                 Payload::Membership(intent, membership) => {

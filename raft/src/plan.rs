@@ -15,7 +15,7 @@ use std::collections::BTreeSet;
 use quorate_shares::ids::{Epoch, KeyUid, KeyVersion, NodeId};
 
 use crate::command::{Change, OpenEpoch, Seat};
-use crate::state::{EpochInfo, EpochPhase, MemberState, Running, State};
+use crate::state::{EpochInfo, EpochPhase, MemberState, Running, State, majority};
 
 /// Most versions in one `Ready`; the rest come in the next step.
 pub const VERIFY_MAX: usize = 256;
@@ -265,15 +265,28 @@ fn take_in(state: &State, view: &View, running: &Running, node: NodeId) -> Optio
 /// Takes vote and identity from those who leave.
 fn let_go(state: &State, view: &View, running: &Running) -> Option<Step> {
     let leaving = running.operation.leaving();
+    let revoke = running.operation.revokes();
     if leaving.iter().any(|node| view.voters.contains(node)) {
-        let voters = view.voters.difference(&leaving).copied().collect();
-        return Some(Step::ChangeVoters { voters, revoke: running.operation.revokes() });
+        let gone = if revoke { denied_at_once(view, &leaving) } else { leaving };
+        return Some(Step::ChangeVoters { voters: view.voters.difference(&gone).copied().collect(), revoke });
     }
     if let Some(&node) = leaving.iter().find(|node| view.learners.contains(node)) {
         return Some(Step::RemoveLearner { node });
     }
     let member = leaving.iter().any(|node| state.members.contains_key(node));
     member.then_some(Step::Propose(Change::Expel { operation: running.epoch }))
+}
+
+/// Those of `leaving` whose votes end with one change: whoever is denied helps to decide nothing any more, and the rest must be a
+/// majority of the present voters. A revocation may name more of them, if it took the place of something else: of four
+/// voters, one that was about to leave and one that is revoked. Those who are away go first; the others can still help.
+fn denied_at_once(view: &View, leaving: &BTreeSet<NodeId>) -> BTreeSet<NodeId> {
+    let most = view.voters.len() - majority(view.voters.len());
+    let (mut first, present): (Vec<_>, Vec<_>) =
+        view.voters.intersection(leaving).copied().partition(|node| !view.present.contains(node));
+    first.extend(present);
+    // Of two voters neither can be denied: whoever is asked to says so.
+    first.into_iter().take(most.max(1)).collect()
 }
 
 /// The next epoch: everybody who stays has a seat, with the share key that was drawn for it, or, for a member that is away,

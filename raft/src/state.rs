@@ -540,7 +540,7 @@ impl State {
     }
 
     /// The versions that may not encrypt yet.
-    pub fn unready(&self) -> impl Iterator<Item = (KeyUid, KeyVersion)> + '_ {
+    pub fn unready(&self) -> impl ExactSizeIterator<Item = (KeyUid, KeyVersion)> + '_ {
         self.unready.iter().copied()
     }
 

@@ -20,6 +20,7 @@ use openraft::{BasicNode, Membership as RaftMembership};
 use quorate_shares::ids::NodeId;
 use serde::{Deserialize, Serialize};
 
+use crate::error::ChangeError;
 use crate::format::LogPlace;
 use crate::types::{Payload, Types};
 
@@ -49,10 +50,11 @@ impl fmt::Display for Purpose {
 
 /// What an entry says beside its membership.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Intent {
-    pub(crate) purpose: Purpose,
+pub struct Intent {
+    /// Why the voters change.
+    pub purpose: Purpose,
     /// Those who leave are denied when the entry is appended, not only when the final configuration is committed.
-    pub(crate) denies_at_append: bool,
+    pub denies_at_append: bool,
 }
 
 /// The voters and learners as of one entry.
@@ -164,16 +166,62 @@ pub(crate) fn denied_at_append(entry: &EntryOf<Types>) -> Vec<Denial> {
 }
 
 /// The voters that a joint configuration leaves out, if that denies them already.
-pub(crate) fn denied_by_joint(intent: Intent, membership: &Membership, by: LogPlace) -> Vec<Denial> {
+pub fn denied_by_joint(intent: Intent, membership: &Membership, by: LogPlace) -> Vec<Denial> {
     let newest = membership.newest();
     let left_out = membership.voters().into_iter().filter(|node| intent.denies_at_append && !newest.contains(node));
     left_out.map(|node| Denial { node, by }).collect()
 }
 
 /// Whom a committed configuration denies that follows `previous`: every voter that it leaves out, once it is final.
-pub(crate) fn denied_at_commit(previous: &Membership, committed: &Membership, by: LogPlace) -> Vec<Denial> {
+pub fn denied_at_commit(previous: &Membership, committed: &Membership, by: LogPlace) -> Vec<Denial> {
     let left_out = previous.voters().into_iter().filter(|&node| !committed.is_joint() && !committed.names(node));
     left_out.map(|node| Denial { node, by }).collect()
+}
+
+/// Whether the leader `me` may propose to make `voters` the voters while it can reach `reachable`, and what the entries will
+/// say. `is_denied` says who is refused already.
+///
+/// # Errors
+/// [`ChangeError`], before anything is proposed.
+pub fn intent(
+    now: &Membership,
+    (voters, purpose): (&BTreeSet<NodeId>, Purpose),
+    me: NodeId,
+    reachable: &BTreeSet<NodeId>,
+    is_denied: impl Fn(NodeId) -> bool,
+) -> Result<Intent, ChangeError> {
+    let old = now.newest();
+    let leaving: BTreeSet<NodeId> = old.difference(voters).copied().collect();
+    let coming: BTreeSet<NodeId> = voters.difference(&old).copied().collect();
+    let fits = match purpose {
+        Purpose::Add => leaving.is_empty(),
+        Purpose::Remove | Purpose::Revoke => coming.is_empty(),
+        Purpose::Replace => !leaving.is_empty() && !coming.is_empty(),
+    };
+    if !fits || voters.is_empty() {
+        return Err(ChangeError::Unfit { purpose });
+    }
+    if let Some(&node) = coming.iter().find(|node| !now.learners.contains(node)) {
+        return Err(ChangeError::NotALearner { node });
+    }
+    if leaving.contains(&me) {
+        return Err(ChangeError::LeaderLeaves);
+    }
+    // One that does not answer cannot help, so nothing is lost by refusing it at once.
+    let silent = !leaving.is_empty() && leaving.is_disjoint(reachable);
+    let denies_at_append = !leaving.is_empty() && (purpose == Purpose::Revoke || silent);
+    let refused = |node: &NodeId| is_denied(*node) || (denies_at_append && leaving.contains(node));
+    let present = reachable.iter().chain([&me]).copied().filter(|node| !refused(node)).collect();
+    for side in [&old, voters] {
+        let able = side.iter().copied().filter(|node| !refused(node)).collect();
+        if missing(side, &able).is_some() {
+            return Err(ChangeError::NeedsTheDenied { denied: side.difference(&able).copied().collect() });
+        }
+        if let Some(missing) = missing(side, &present) {
+            return Err(ChangeError::Waiting { missing: missing.intersection(&able).copied().collect() });
+        }
+    }
+    Ok(Intent { purpose, denies_at_append })
 }
 
 /// Who is missing for a majority of `voters` among `present`; `None` if nobody is.

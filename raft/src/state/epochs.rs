@@ -6,7 +6,7 @@ use std::ops::Bound;
 use quorate_shares::ids::Epoch;
 use quorate_shares::kem::PublicKey;
 
-use super::{EpochInfo, EpochPhase, State, check_threshold};
+use super::{EpochInfo, EpochPhase, State, check_threshold, keys};
 use crate::command::{EpochAck, OpenEpoch, Outcome, Seat};
 use crate::refusal::Refusal;
 use crate::rows::{RowKey, RowV1, Rows};
@@ -87,6 +87,7 @@ pub(super) fn activate(state: &mut State, epoch: Epoch, rows: &mut Rows) -> Resu
     info.phase = EpochPhase::Active;
     info.activated_ms = state.time_ms;
     store(state, info, rows);
+    keys::settle_ready(state, rows);
     Ok(Outcome::EpochActivated { epoch })
 }
 
@@ -107,6 +108,7 @@ pub(super) fn abandon_pending(state: &mut State, rows: &mut Rows) {
     if let Some(pending) = state.pending().cloned() {
         close(state, pending, EpochPhase::Abandoned, rows);
         state.undealt.clear();
+        keys::settle_ready(state, rows);
     }
 }
 

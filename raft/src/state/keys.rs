@@ -171,6 +171,22 @@ pub(super) fn ready(state: &mut State, ready: &Ready, rows: &mut Rows) -> Result
     Ok(Outcome::MadeReady { versions })
 }
 
+/// The epochs that a version must be verified in have changed: one that waited only for an epoch which does not count any more
+/// is ready now, and nobody would ask its holders again.
+pub(super) fn settle_ready(state: &mut State, rows: &mut Rows) {
+    let open = state.record_epochs();
+    let State { keys, unready, .. } = state;
+    unready.retain(|&(uid, number)| {
+        let version = keys.get_mut(&uid).and_then(|key| key.versions.get_mut(&number));
+        let version = version.expect("a version that is not ready exists");
+        version.ready = version.is_verified(&open);
+        if version.ready {
+            rows.put(RowKey::Version(uid, number), RowV1::Version(version.as_ref().clone()));
+        }
+        !version.ready
+    });
+}
+
 fn check_verified(state: &State, ready: &Ready, item: &Verified) -> Result<(), Refusal> {
     let epoch = open_epoch(state, ready.epoch)?;
     let (uid, version) = (item.uid, item.version);

@@ -158,6 +158,9 @@ impl Cluster {
             }
             Step::ChangeVoters { voters, revoke } => {
                 tell(&mut self.told, if revoke { "voters, denied at once" } else { "voters" });
+                let leaving = self.voters.difference(&voters).copied().collect::<BTreeSet<_>>();
+                let deciding = self.voters.difference(&leaving).count();
+                assert!(!revoke || deciding > self.voters.len() / 2, "nobody could decide that {leaving:?} are denied");
                 self.learners.retain(|node| !voters.contains(node));
                 self.voters = voters;
             }
@@ -261,6 +264,14 @@ impl Cluster {
 
     /// A new key with a record in each open epoch, verified by all of their holders.
     fn create(&mut self, number: u8) {
+        for epoch in self.make(number) {
+            self.verify(number, epoch);
+        }
+        assert!(self.is_ready(number));
+    }
+
+    /// A new key with a record in each of these epochs, which are the open ones.
+    fn make(&mut self, number: u8) -> Vec<Epoch> {
         let (uid, version) = (uid(number), KeyVersion(1));
         let identity = KeyIdentity { cluster: CLUSTER, uid, version };
         let secret = *Secret::<32>::random(&mut rng()).expose();
@@ -275,12 +286,18 @@ impl Cluster {
         let (request, name) = ([number; 16], format!("key/{number}").parse().expect("a name"));
         self.apply(Change::CreateKey(CreateKey { request, uid, name, tags: BTreeMap::new(), kcv, records }));
         self.keys.insert((uid, version), secret);
-        for epoch in epochs {
-            let holders = self.state.epochs[&epoch].committee.iter().map(|seat| seat.node).collect();
-            let verified = vec![Verified { uid, version, holders }];
-            self.apply(Change::Ready(Ready { epoch, verified }));
-        }
-        assert!(self.state.version(uid, version).is_some_and(|version| version.ready));
+        epochs
+    }
+
+    /// All holders of an epoch open and check their shares of a key.
+    fn verify(&mut self, number: u8, epoch: Epoch) {
+        let holders = self.state.epochs[&epoch].committee.iter().map(|seat| seat.node).collect();
+        let verified = vec![Verified { uid: uid(number), version: KeyVersion(1), holders }];
+        self.apply(Change::Ready(Ready { epoch, verified }));
+    }
+
+    fn is_ready(&self, number: u8) -> bool {
+        self.state.version(uid(number), KeyVersion(1)).is_some_and(|version| version.ready)
     }
 
     /// The key from the records on the disk and the share keys of `holders`, all of them if none are named.
@@ -830,4 +847,62 @@ fn an_invitation_is_for_one_node_and_one_hour() {
         let bad = Invite { proof_key: proof_key(4), name: None, ttl_ms };
         assert_eq!(refused(&mut cluster.state, Change::Invite(bad)), Refusal::BadInvitation);
     }
+}
+
+/// A key that was checked in the PENDING epoch alone is ready when that one becomes ACTIVE, and one that was checked in the
+/// ACTIVE epoch alone when the PENDING one is given up: nothing is left to be checked, so nobody would ever say so.
+#[test]
+fn a_key_is_ready_when_the_only_epoch_that_it_waited_for_counts_no_more() {
+    let mut cluster = Cluster::new(4, 3);
+    let rekeyed = cluster.begin(50, Operation::Rekey);
+    while cluster.state.pending().is_none() {
+        let step = cluster.next();
+        cluster.follow(step);
+    }
+    assert_eq!(cluster.make(1), [Epoch(1), rekeyed]);
+    cluster.verify(1, rekeyed);
+    assert!(!cluster.is_ready(1), "nobody checked its shares in the epoch that serves");
+    cluster.settle();
+    assert!(cluster.is_ready(1) && plan::unverified(&cluster.state).is_empty());
+
+    cluster.begin(51, Operation::Rekey);
+    while cluster.state.pending().is_none() {
+        let step = cluster.next();
+        cluster.follow(step);
+    }
+    cluster.make(2);
+    cluster.verify(2, rekeyed);
+    assert!(!cluster.is_ready(2));
+    cluster.begin(52, Operation::Revoke { nodes: [NodeId(4)].into() });
+    assert!(cluster.state.pending().is_none() && cluster.is_ready(2));
+    // Both are written as they are.
+    let stored = cluster.rows[&RowKey::Version(uid(2), KeyVersion(1)).to_bytes()].clone();
+    let mut read = State::default();
+    read.restore_row(RowKey::Key(uid(2)), &cluster.rows[&RowKey::Key(uid(2)).to_bytes()]).expect("a row");
+    read.restore_row(RowKey::Version(uid(2), KeyVersion(1)), &stored).expect("a row");
+    assert_eq!(read.unready().len(), 0);
+}
+
+/// Mutated: with all of them at once, no majority of the four voters is left to decide it, and nothing ever ends.
+#[test]
+fn more_nodes_than_a_majority_can_deny_at_once_go_one_after_the_other() {
+    let mut cluster = Cluster::new(4, 3);
+    let removal = cluster.begin(50, Operation::Remove { node: NodeId(4) });
+    while cluster.state.active().is_none_or(|active| active.epoch != removal) {
+        let step = cluster.next();
+        cluster.follow(step);
+    }
+    assert_eq!(cluster.voters.len(), 4, "its seat is gone, and its vote is not");
+    cluster.leader = NodeId(2);
+    cluster.begin(51, Operation::Revoke { nodes: [NodeId(1)].into() });
+    // The one that is away cannot help, so it goes first.
+    cluster.away(1);
+    let voters = |step: Step| match step {
+        Step::ChangeVoters { voters, revoke: true } => voters.into_iter().map(|node| node.0).collect::<Vec<_>>(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(voters(cluster.next()), [2, 3, 4]);
+    cluster.settle();
+    assert_eq!(cluster.voters, [NodeId(2), NodeId(3)].into());
+    assert!(cluster.state.members.keys().eq(&[NodeId(2), NodeId(3)]));
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use quorate_client::wire::Answered;
 use quorate_node::keyring::Slot;
+use quorate_node::peer::Operate;
 use quorate_shares::envelope::Ciphertext;
 use quorate_shares::ids::{KeyName, NodeId};
 
@@ -92,6 +93,14 @@ impl Clients {
         })
     }
 
+    /// An operator's order, as one more request.
+    pub(super) fn order(&mut self, now_ms: u64, operate: Operate) -> (u64, Arc<Request>) {
+        self.next += 1;
+        let request = Arc::new(Request::Operate(operate));
+        self.sent.insert(self.next, Sent { at_ms: now_ms, first_ms: now_ms, request: Arc::clone(&request) });
+        (self.next, request)
+    }
+
     /// An answer arrives.
     pub(super) fn hear(&mut self, id: u64, answer: &Answer, watch: &mut Watch, disks: &BTreeMap<NodeId, &Image>) {
         let Some(Sent { at_ms, request, .. }) = self.sent.get(&id) else { return };
@@ -139,6 +148,11 @@ impl Clients {
                 watch.may_be_missing(name, at_ms);
             }
             (Request::Create { request, name }, Said::Conflict) => watch.conflicts(name, request),
+            (Request::Operate(operate), Said::Begun(operation)) => {
+                let (Operate::Remove { request, .. } | Operate::Revoke { request, .. }) = operate;
+                watch.begun(*request, *operation);
+            }
+            (Request::Operate(_), Said::NotFound | Said::Conflict) => {}
             (Request::Rotate { .. }, Said::Conflict) => {}
             (Request::Show { .. }, Said::Newest(None)) => {}
             (request, said) => watch.broken(&format!("{request:?} is answered {said:?}")),

@@ -11,6 +11,7 @@ use quorate_node::disk::{Disk, SLOT_BYTES, Slot};
 use quorate_node::vault::{Vault, VaultFile};
 use quorate_raft::command::Command;
 use quorate_raft::rows::{RowKey, RowWrite};
+use quorate_raft::{Ballot, Flushed, Intent, LogPlace, Membership};
 use quorate_shares::ids::NodeId;
 
 use super::dice::Dice;
@@ -147,11 +148,30 @@ fn index(slot: Slot) -> usize {
     }
 }
 
-/// One entry of the log; a new leader begins with a blank one.
+/// What an entry of the log carries.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) enum Payload {
+    /// A new leader begins with it.
+    Blank,
+    Command(Arc<Command>),
+    /// Who votes from here on, and why that changes.
+    Members(Option<Intent>, Membership),
+}
+
+/// One entry of the log.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Entry {
     pub(super) term: u64,
-    pub(super) command: Option<Arc<Command>>,
+    pub(super) payload: Payload,
+}
+
+impl Entry {
+    pub(super) fn command(&self) -> Option<&Command> {
+        match &self.payload {
+            Payload::Command(command) => Some(command),
+            Payload::Blank | Payload::Members(..) => None,
+        }
+    }
 }
 
 /// All that the database holds.
@@ -161,6 +181,10 @@ pub(super) struct Image {
     pub(super) voted: Option<NodeId>,
     /// Entry i has index i + 1.
     pub(super) log: Vec<Entry>,
+    /// The entries of it that are memberships.
+    memberships: Vec<u64>,
+    /// How often the log was truncated.
+    truncations: u64,
     pub(super) rows: BTreeMap<Vec<u8>, Vec<u8>>,
     /// The last entry that `rows` reflect.
     pub(super) applied: u64,
@@ -181,6 +205,36 @@ impl Image {
         (self.term_at(self.last_index()).unwrap_or(0), self.last_index())
     }
 
+    /// The place of an entry. A term has one leader, which needs no name here.
+    pub(super) fn place(&self, index: u64) -> LogPlace {
+        LogPlace { term: self.term_at(index).unwrap_or(0), node: NodeId(0), index }
+    }
+
+    /// The memberships up to an entry, newest first, each with its intent.
+    pub(super) fn memberships(&self, upto: u64) -> impl Iterator<Item = (Option<Intent>, Membership)> + '_ {
+        let indices = self.memberships.iter().rev().copied().filter(move |&index| index <= upto);
+        indices.filter_map(|index| match &self.log[index as usize - 1].payload {
+            Payload::Members(intent, membership) => {
+                Some((*intent, Membership { place: Some(self.place(index)), ..membership.clone() }))
+            }
+            Payload::Blank | Payload::Command(_) => None,
+        })
+    }
+
+    /// The newest membership up to an entry; none at all before there is one.
+    pub(super) fn membership(&self, upto: u64) -> Membership {
+        self.memberships(upto).next().map(|(_, membership)| membership).unwrap_or_default()
+    }
+
+    /// What a hello says of it.
+    pub(super) fn flushed(&self) -> Flushed {
+        let node = |voted: Option<NodeId>| voted.unwrap_or(NodeId(0));
+        let vote = (self.term > 0).then(|| Ballot { term: self.term, node: node(self.voted), committed: false });
+        let (term, index) = self.last();
+        let last_log = (index > 0).then_some(LogPlace { term, node: NodeId(0), index });
+        Flushed { vote, truncations: self.truncations, last_log }
+    }
+
     pub(super) fn row(&self, key: RowKey) -> Option<Vec<u8>> {
         self.rows.get(&key.to_bytes()).cloned()
     }
@@ -189,7 +243,12 @@ impl Image {
         match write {
             Write::Vote(term, voted) => (self.term, self.voted) = (*term, *voted),
             Write::Append(after, entries) => {
+                self.truncations += u64::from(self.last_index() > *after);
                 self.log.truncate(*after as usize);
+                self.memberships.retain(|index| index <= after);
+                let members = |entry: &Entry| matches!(entry.payload, Payload::Members(..));
+                let new = (after + 1..).zip(entries).filter(|(_, entry)| members(entry)).map(|(index, _)| index);
+                self.memberships.extend(new);
                 self.log.extend(entries.iter().cloned());
             }
             Write::Rows(rows, applied) => {
@@ -223,6 +282,13 @@ pub(super) struct Database {
 }
 
 impl Database {
+    /// One that holds this log, and has applied nothing of it.
+    pub(super) fn holding(entries: Vec<Entry>) -> Self {
+        let mut database = Self::default();
+        database.write_synced(Write::Append(0, entries));
+        database
+    }
+
     /// What a reader sees.
     pub(super) fn now(&self) -> &Image {
         &self.now

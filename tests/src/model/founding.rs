@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use quorate_node::disk::DataDir;
 use quorate_node::lock_keys;
 use quorate_node::vault::{Roster, RosterMember, Standing, Vault, VaultFile};
+use quorate_raft::Membership;
 use quorate_raft::command::{Found, NewMember};
 use quorate_shares::ids::{ClusterId, NodeId, ShareKeyGeneration};
 use quorate_shares::kem::PublicKey;
@@ -15,7 +16,7 @@ use quorate_shares::lock::{Bundle, LockPeer, ShareKey, StorageKey};
 use quorate_shares::secret::Secret;
 
 use super::dice::Dice;
-use super::disk::{VaultDisk, VaultImage};
+use super::disk::{Entry, Payload, VaultDisk, VaultImage};
 
 /// What a run begins with.
 pub(super) struct Founded {
@@ -56,8 +57,8 @@ pub(super) fn found(nodes: u64, threshold: u8, dice: &mut Dice) -> Founded {
         node: *node,
         name: format!("n{node}").parse().expect("a node name"),
         addresses: vec![format!("10.0.0.{node}:7250")],
-        boot_pk: [node.0 as u8; 32],
-        op_pk: [node.0 as u8 + 100; 32],
+        boot_pk: boot_pk(*node),
+        op_pk: op_pk(*node),
         share_pk: PublicKey::of_seed(&bundles[node].share_keys[0].seed).as_bytes().to_vec(),
         skgen: ShareKeyGeneration(1),
     };
@@ -84,12 +85,29 @@ fn bundle(dice: &mut Dice) -> Bundle {
 fn member(node: NodeId) -> RosterMember {
     RosterMember {
         node,
-        boot_pk: [node.0 as u8; 32],
-        op_pk: [node.0 as u8 + 100; 32],
+        boot_pk: boot_pk(node),
+        op_pk: op_pk(node),
         standing: Standing { admitted: true, voter: true, ..Standing::default() },
         name: format!("n{node}").parse().expect("a node name"),
         addresses: vec![format!("10.0.0.{node}:7250").parse().expect("an address")],
     }
+}
+
+/// Stands for a node's boot identity.
+pub(super) fn boot_pk(node: NodeId) -> [u8; 32] {
+    [node.0 as u8; 32]
+}
+
+/// Stands for its op identity.
+pub(super) fn op_pk(node: NodeId) -> [u8; 32] {
+    [node.0 as u8 + 100; 32]
+}
+
+/// The first entry of every founder's log: all of them vote.
+pub(super) fn first_entry(nodes: &[NodeId]) -> Entry {
+    let configs = vec![nodes.iter().copied().collect()];
+    let membership = Membership { configs, ..Membership::default() };
+    Entry { term: 0, payload: Payload::Members(None, membership) }
 }
 
 /// The file that the real program writes for this vault.

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use quorate_shares::ids::{KeyName, KeyUid, KeyVersion, NodeId};
+use quorate_node::peer::Operate;
+use quorate_shares::ids::{Epoch, KeyName, KeyUid, KeyVersion, NodeId};
 use quorate_shares::secret::Secret;
 use sha2::{Digest, Sha256};
 
@@ -77,6 +78,7 @@ pub(super) enum Request {
     Encrypt { name: KeyName, plaintext: Vec<u8> },
     Decrypt { ciphertext: String },
     Show { name: KeyName },
+    Operate(Operate),
 }
 
 /// What a node says.
@@ -90,6 +92,8 @@ pub(super) enum Said {
     Plaintext(Vec<u8>),
     /// The newest version that may encrypt.
     Newest(Option<KeyVersion>),
+    /// The operation runs, or ran.
+    Begun(Epoch),
     NotFound,
     BadCiphertext,
     Conflict,

@@ -7,6 +7,8 @@
 //!
 //! Processes are killed and lose power, in the middle of a write too; they are stopped and go on with an answer in hand;
 //! machines sleep; holders send wrong shares; a leader proposes nonsense; a stranger asks for shares; a thief copies disks.
+//! An operator has share keys renewed, and nodes removed and revoked, at any moment, also while something else is under way, and
+//! says it twice: epochs and voters change under all of this, nodes miss some of it, and revoked disks are started again.
 //! Clients remember what they were told. After every step the invariants are checked ([`invariants`]); at the end the faults
 //! stop, and everything must heal.
 //!
@@ -16,18 +18,22 @@
 //! QUORATE_MODEL_SEED=7 QUORATE_MODEL_STEPS=100000 cargo test -p quorate-tests model:: -- --nocapture
 //! ```
 //!
-//! What it cannot see: threads and their races, openraft and RocksDB themselves, TLS and sessions (a copy of a living node),
-//! founding, snapshots, and clocks that run at different rates.
+//! What it cannot see: threads and their races, openraft and RocksDB themselves, TLS and connections (a copy of a living node, an
+//! old image in place of its node), founding, nodes that join or take another's place, rosters that are asked for, snapshots, and
+//! clocks that run at different rates.
 
 mod client;
 mod dice;
 mod disk;
 mod faults;
 mod founding;
+mod heal;
 mod invariants;
 mod message;
 mod network;
 mod node;
+mod nonsense;
+mod operator;
 mod raft;
 mod thief;
 mod world;
@@ -41,7 +47,7 @@ use self::world::World;
 const STEPS_OF_A_RUN: u64 = 20_000;
 /// Steps of an ordinary `cargo test`.
 const STEPS: u64 = 40_000;
-const STEPS_OF_A_SHORT_RUN: u64 = 5_000;
+const STEPS_OF_A_SHORT_RUN: u64 = 10_000;
 
 /// One cluster: `steps` steps of faults, and then the end, when all must be well.
 fn run(seed: u64, steps: u64) -> (Seen, u64, [u8; 32]) {
@@ -70,7 +76,7 @@ fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok().map(|text| text.parse().expect("a number"))
 }
 
-/// S1, S3, S5 to S7, D1, D3 to D7, I8, the lease and life, for so many steps.
+/// S1 to S7, D1 to D7, M1, M2, L1, L2, I8, I9 and the lease, for so many steps.
 #[test]
 fn nothing_is_broken_whatever_happens() {
     let steps = number("QUORATE_MODEL_STEPS").unwrap_or(STEPS);

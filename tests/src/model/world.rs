@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use quorate_node::peer::Operate;
 use quorate_shares::ids::NodeId;
-use quorate_shares::secret::Secret;
 use sha2::{Digest, Sha256};
 
 use super::client::Clients;
@@ -42,6 +42,8 @@ pub(super) struct Machine {
     /// When it was last seen to stand still.
     stood_ms: u64,
     slept_ms: u64,
+    /// Nobody starts it before.
+    pub(super) down_until_ms: u64,
 }
 
 pub(super) enum Event {
@@ -54,6 +56,7 @@ pub(super) enum Event {
     Start(NodeId),
     Thaw(NodeId),
     Clients,
+    Operator,
     Fault,
     /// A partition ends.
     Join,
@@ -65,17 +68,23 @@ pub(super) struct World {
     pub(super) now_ms: u64,
     queue: BTreeMap<(u64, u64), Event>,
     queued: u64,
+    /// The machines of the members.
     pub(super) nodes: Vec<NodeId>,
+    /// Those of former members.
+    pub(super) former: Vec<NodeId>,
     pub(super) machines: BTreeMap<NodeId, Machine>,
     pub(super) network: Network,
     pub(super) clients: Clients,
+    /// What an operator ordered lately.
+    pub(super) orders: Vec<Operate>,
+    /// How long an operator is content, on average.
+    pub(super) wish_ms: u64,
     pub(super) thief: Thief,
     pub(super) watch: Watch,
-    /// Every secret of every bundle: what must lie nowhere in the clear.
-    pub(super) secrets: Vec<Secret<32>>,
     trace: Sha256,
     pub(super) steps: u64,
     pub(super) calm: bool,
+    pub(super) tempted_ms: u64,
     /// The longest pause between two faults: some clusters live in a storm, some on a quiet day.
     pub(super) respite_ms: u64,
 }
@@ -89,30 +98,31 @@ impl World {
         let founded = founding::found(count, threshold, &mut dice);
         let nodes: Vec<NodeId> = founded.disks.keys().copied().collect();
         let watch = Watch::new(&founded, &founded.bundles, founded.disks.clone());
-        let thief = Thief::new(&nodes, threshold, &mut dice);
-        let secrets = founded.bundles.values().flat_map(|bundle| {
-            let seeds = bundle.share_keys.iter().map(|key| key.seed.duplicate());
-            let storage = bundle.storage_keys.iter().map(|key| key.key.duplicate());
-            seeds.chain(storage).chain([bundle.op_seed.duplicate()])
-        });
-        let secrets = secrets.collect();
-        let machines = founded.disks.into_iter().map(|(node, vault)| (node, Machine::new(vault, &mut dice))).collect();
+        let machine = |(node, vault)| {
+            let db = Database::holding(vec![founding::first_entry(&nodes)]);
+            (node, Machine::new(vault, db, &mut dice))
+        };
+        let machines = founded.disks.into_iter().map(machine).collect();
         let respite_ms = dice.pick(&[2_000, 5_000, 12_000, 30_000]).expect("a choice");
+        let wish_ms = dice.pick(&[4_000, 10_000, 20_000]).expect("a choice");
         let mut world = Self {
             dice,
             now_ms: 1_000,
             queue: BTreeMap::new(),
             queued: 0,
+            former: Vec::new(),
             nodes,
             machines,
             network: Network::fair(),
             clients: Clients::default(),
-            thief,
+            orders: Vec::new(),
+            wish_ms,
+            thief: Thief::default(),
             watch,
-            secrets,
             trace: Sha256::new(),
             steps: 0,
             calm: false,
+            tempted_ms: 0,
             respite_ms,
         };
         for node in world.nodes.clone() {
@@ -121,6 +131,7 @@ impl World {
         }
         world.after(1_000, Event::Clients);
         world.after(1_500, Event::Fault);
+        world.after(5_000, Event::Operator);
         world
     }
 
@@ -150,12 +161,23 @@ impl World {
             Event::Start(node) => self.start(node),
             Event::Thaw(node) => self.thaw(node),
             Event::Clients => self.ask_something(),
+            Event::Operator => self.operate(),
             Event::Fault => self.fault(),
             Event::Join => self.network.join(),
         }
         self.tempt();
+        self.follow_members();
         self.watch.check_vaults();
         self.watch.check_memory(&self.machines, self.now_ms);
+    }
+
+    /// Clients and faults go by who is a member.
+    fn follow_members(&mut self) {
+        let members = &self.watch.state.members;
+        if !members.is_empty() && !members.keys().eq(self.nodes.iter()) {
+            self.nodes = members.keys().copied().collect();
+            self.former = self.machines.keys().copied().filter(|node| !members.contains_key(node)).collect();
+        }
     }
 
     /// The hash of everything that happened so far.
@@ -168,7 +190,7 @@ impl World {
     pub(super) fn start(&mut self, node: NodeId) {
         let (now_ms, dice) = (self.now_ms, &mut self.dice);
         let machine = self.machines.get_mut(&node).expect("a machine");
-        if machine.daemon.is_some() {
+        if machine.daemon.is_some() || now_ms < machine.down_until_ms {
             return;
         }
         machine.boots += 1;
@@ -185,12 +207,18 @@ impl World {
 
     /// The process dies, and perhaps the power fails.
     pub(super) fn kill(&mut self, node: NodeId, power_lost: bool) {
+        let down_ms = self.dice.between(50, 8_000);
+        self.kill_for(node, power_lost, down_ms);
+    }
+
+    /// The same, and when it starts again.
+    pub(super) fn kill_for(&mut self, node: NodeId, power_lost: bool, down_ms: u64) {
         let machine = self.machines.get_mut(&node).expect("a machine");
         (machine.daemon, machine.frozen) = (None, None);
         machine.inbox.clear();
         machine.vault.stop(power_lost, &mut self.dice);
         machine.db.stop(power_lost, &mut self.dice);
-        let down_ms = self.dice.between(50, 8_000);
+        machine.down_until_ms = machine.down_until_ms.max(self.now_ms + down_ms);
         self.after(down_ms, Event::Start(node));
     }
 
@@ -255,7 +283,11 @@ impl World {
     }
 
     /// Lets a process do something, if it is still the one that was meant, and does what comes of it.
-    fn run(&mut self, process: Process, act: impl FnOnce(&mut Daemon, &mut Context<'_>) -> Result<(), Killed>) {
+    pub(super) fn run(
+        &mut self,
+        process: Process,
+        act: impl FnOnce(&mut Daemon, &mut Context<'_>) -> Result<(), Killed>,
+    ) {
         let machine = self.machines.get_mut(&process.node).expect("a machine");
         let now_ms = machine.clock_ms(self.now_ms);
         let awake_ms = now_ms - machine.slept_ms;
@@ -351,11 +383,11 @@ impl World {
 }
 
 impl Machine {
-    fn new(vault: VaultDisk, dice: &mut Dice) -> Self {
+    fn new(vault: VaultDisk, db: Database, dice: &mut Dice) -> Self {
         Self {
             ahead_ms: dice.between(0, 1_000_000),
             vault,
-            db: Database::default(),
+            db,
             daemon: None,
             frozen: None,
             lies: false,
@@ -363,6 +395,7 @@ impl Machine {
             boots: 0,
             stood_ms: 0,
             slept_ms: 0,
+            down_until_ms: 0,
         }
     }
 

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 
 use quorate_node::keyring::Slot;
-use quorate_raft::state::majority;
 use quorate_shares::ids::{KeyName, KeyVersion, NodeId};
 
 use super::Watch;
 use crate::model::disk::Image;
 use crate::model::message::Fact;
 use crate::model::node::LEASE;
+use crate::model::raft::has_majority;
 
 impl Watch {
     /// No answer is believed that was given under a lease which has ended by then.
@@ -69,18 +69,19 @@ impl Watch {
     /// D6: what was encrypted can be decrypted from the disks: a majority holds the record durably, and max(t, majority) of
     /// the holders open their shares of it.
     pub(in crate::model) fn can_be_rebuilt(&self, slot: Slot, images: &BTreeMap<NodeId, &Image>) {
-        let Some(&index) = self.made_at.get(&slot) else {
-            return self.broken("D6: a version is used that nobody made");
+        let active = self.state.active().expect("a version needs an active epoch");
+        let Some(&index) = self.dealt_at.get(&(slot, active.epoch)) else {
+            return self.broken("D6: a version is used that was not dealt to the active epoch");
         };
         let term = self.committed[index as usize - 1].0.term;
-        let durable = images.iter().filter(|(_, image)| image.term_at(index) == Some(term)).count();
-        let need = majority(images.len()).max(usize::from(self.found.threshold));
-        let enough = durable >= majority(images.len());
-        self.holds(enough, || format!("D6: a version is used that is durable on {durable} of {} disks", images.len()));
-        let epoch = self.state.active().map(|epoch| epoch.epoch).expect("a version needs an active epoch");
-        let opened = self.verified.get(&(slot, epoch)).map_or(0, |holders| holders.len());
-        let t = usize::from(self.found.threshold);
-        self.holds(opened >= t, || format!("D6: a version is used that {opened} of {need} holders can open"));
+        let durable = images.iter().filter(|(_, image)| image.term_at(index) == Some(term));
+        let durable = durable.map(|(node, _)| *node).collect();
+        self.holds(has_majority(&self.membership, &durable), || {
+            format!("D6: a version is used that is durable at {durable:?} of {:?}", self.membership.configs)
+        });
+        let opened = self.verified.get(&(slot, active.epoch)).map_or(0, |holders| holders.len());
+        let t = usize::from(active.threshold);
+        self.holds(opened >= t, || format!("D6: a version is used that {opened} of {t} holders can open"));
     }
 
     /// The version of a ciphertext's key, by name.

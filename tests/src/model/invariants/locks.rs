@@ -2,11 +2,13 @@
 
 use quorate_node::lock_keys::GRACE_S;
 use quorate_node::vault::Vault;
-use quorate_shares::ids::NodeId;
+use quorate_raft::state::State;
+use quorate_shares::ids::{Epoch, NodeId};
 use quorate_shares::kem::PublicKey;
-use quorate_shares::lock::{Lock, LockOpenRequest};
+use quorate_shares::lock::{Bundle, Lock, LockOpenRequest};
 
 use super::Watch;
+use crate::model::disk::Image;
 
 impl Watch {
     /// D3: a lock key is durable before its public half leaves.
@@ -18,8 +20,8 @@ impl Watch {
     }
 
     /// Nothing is sealed twice under one generation: every lock that a node makes is of a newer one than is durable, and as
-    /// many peers open it as a thief needs disks besides this one.
-    pub(in crate::model) fn lock_made(&mut self, node: NodeId, lock: &Lock) {
+    /// many peers open it as a thief needs disks besides this one, in the epoch that is active in its `own` state.
+    pub(in crate::model) fn lock_made(&mut self, node: NodeId, lock: &Lock, bundle: &Bundle, own: &State) {
         let durable = self.durable_vault(node).lock.map_or(0, |lock| lock.generation());
         let generation = lock.generation();
         self.holds(generation > durable, || format!("node {node} sealed again under generation {generation}"));
@@ -28,8 +30,13 @@ impl Watch {
             format!("the generation of node {node} fell from {newest} to {generation}")
         });
         self.locks.insert(node, generation);
-        let needed = self.found.threshold - 1;
-        self.holds(lock.needed() == needed, || format!("S1: {} disks open the lock of node {node}", lock.needed() + 1));
+        let active = own.active().map(|epoch| epoch.epoch).unwrap_or(Epoch(0));
+        let later = self.state.epochs.values().filter(|epoch| epoch.epoch >= active && epoch.activated_ms > 0);
+        let threshold = later.map(|epoch| epoch.threshold).min().unwrap_or(self.found.threshold);
+        self.holds(lock.needed() + 1 >= threshold, || {
+            format!("S1: {} disks open the lock of node {node}", lock.needed() + 1)
+        });
+        self.bundle_sealed(node, generation, bundle, own);
         self.seen.locks += 1;
     }
 
@@ -40,7 +47,8 @@ impl Watch {
     }
 
     /// D4: a lock that was replaced, as its holder was told, is not opened for anybody: only an old disk still asks for it.
-    pub(in crate::model) fn piece_leaves(&self, holder: NodeId, request: &LockOpenRequest) {
+    pub(in crate::model) fn piece_leaves(&self, holder: NodeId, request: &LockOpenRequest, image: &Image) {
+        self.is_heard(holder, request.from, image);
         let newest = self.told.get(&(holder, request.from)).copied().unwrap_or(0);
         self.holds(request.generation >= newest, || {
             let (from, asked) = (request.from, request.generation);
@@ -58,27 +66,34 @@ impl Watch {
     pub(in crate::model) fn check_vaults(&mut self) {
         let changed = |node: &NodeId| {
             let disk = &self.disks[node];
-            self.vaults.get(node).is_none_or(|image| !disk.is_durably(image))
+            self.vaults.get(node).is_none_or(|(image, _)| !disk.is_durably(image))
         };
         let changed: Vec<NodeId> = self.disks.keys().copied().filter(changed).collect();
-        if changed.is_empty() {
-            return;
-        }
-        let vaults: Vec<(NodeId, Vault)> = self.disks.keys().map(|&node| (node, self.durable_vault(node))).collect();
         for &node in &changed {
-            self.vaults.insert(node, self.disks[&node].durable());
-            self.old_keys_outlive_their_grace(node, &vaults);
+            self.vaults.insert(node, (self.disks[&node].durable(), self.durable_vault(node)));
         }
-        self.every_piece_can_be_opened(&vaults);
+        for &node in &changed {
+            self.old_keys_outlive_their_grace(node);
+            self.share_keys_are_as_due(node);
+        }
+        if !changed.is_empty() {
+            self.every_piece_can_be_opened();
+        }
     }
 
-    /// D6, the part of the disks: every peer that a durable lock names durably holds the key of its piece, so that any t - 1
-    /// of them open it.
-    fn every_piece_can_be_opened(&self, vaults: &[(NodeId, Vault)]) {
-        for (node, vault) in vaults {
-            let Some(lock) = &vault.lock else { return self.broken("a founded node has no lock") };
+    /// D6, the part of the disks: every member that a member's durable lock names durably holds the key of its piece, and as
+    /// many of them are members as open it; but for a lock that a revocation left without enough.
+    fn every_piece_can_be_opened(&self) {
+        for node in self.state.members.keys() {
+            let Some((_, vault)) = self.vaults.get(node) else { continue };
+            let Some(lock) = &vault.lock else { continue };
+            let mut members = 0;
             for piece in lock.pieces() {
-                let holder = vaults.iter().find(|(holder, _)| *holder == piece.peer).map(|(_, vault)| vault);
+                if !self.state.members.contains_key(&piece.peer) {
+                    continue;
+                }
+                members += 1;
+                let holder = self.vaults.get(&piece.peer).map(|(_, vault)| vault);
                 let key = holder.and_then(|vault| vault.held_for(*node)).and_then(|held| held.key(piece.key_number));
                 self.holds(key.is_some(), || {
                     format!(
@@ -87,12 +102,15 @@ impl Watch {
                     )
                 });
             }
+            let enough = members >= usize::from(lock.needed()) || self.stranded.contains(node);
+            self.holds(enough, || format!("D6: {members} of {} pieces of node {node} can be opened", lock.needed()));
         }
     }
 
-    /// A lock key is erased no sooner than a minute of its holder's running time after a newer one was confirmed.
-    fn old_keys_outlive_their_grace(&mut self, holder: NodeId, vaults: &[(NodeId, Vault)]) {
-        let Some((_, vault)) = vaults.iter().find(|(node, _)| *node == holder) else { return };
+    /// A lock key is erased no sooner than a minute of its holder's running time after a newer one was confirmed, unless its owner
+    /// is no member any more.
+    fn old_keys_outlive_their_grace(&mut self, holder: NodeId) {
+        let Some((_, vault)) = self.vaults.get(&holder) else { return };
         let there = |peer: NodeId, keyno: u64| vault.held_for(peer).is_some_and(|held| held.key(keyno).is_some());
         let gone: Vec<_> = self
             .held_keys
@@ -101,7 +119,8 @@ impl Watch {
             .map(|(key, old_s)| (*key, *old_s))
             .collect();
         for (key, old_s) in gone {
-            self.holds(old_s.is_some_and(|old_s| old_s >= u64::from(GRACE_S)), || {
+            let former = self.state.former.contains_key(&key.1);
+            self.holds(former || old_s.is_some_and(|old_s| old_s >= u64::from(GRACE_S)), || {
                 format!("node {holder} erased a lock key that was old for {old_s:?} seconds")
             });
             self.held_keys.remove(&key);

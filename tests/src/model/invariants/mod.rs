@@ -5,8 +5,9 @@
 //! run; the run says which seed and which step it was.
 //!
 //! S8 (no secret in a log, an error or a core) is about bytes that this model does not write; `secrets` shows it on the real
-//! daemons. S2 and S4 are about retiring and revoking, which do not exist yet. S3 and D4 are checked as far as a fixed
-//! membership lets them be broken: a stranger asks for shares, and nothing that should only rise falls.
+//! daemons. D4 is checked as far as epochs, terms and locks go: an old image of a whole directory is not started. Two rules are
+//! rules about what operators ask: a revocation may leave a member without a way to open its lock, so none is ordered that does
+//! when it is ordered; and of a former member it is expected that it learns of it only if enough of those that it knows are left.
 //!
 //! Each rule was broken once by hand, and seen to be caught, with seed 1 and 100 000 steps at most:
 //!
@@ -27,12 +28,22 @@
 //! | a repeated request is dealt anew | `conflicts` |
 //! | a commitment is not checked; neither is the key-check value; a quorum closes below t | `accepted`, `rebuilt`, `every_quorum_agrees` |
 //!
+//! And these were found broken, in the program itself:
+//!
+//! | found | by |
+//! |---|---|
+//! | a key that was checked in the PENDING epoch alone is never ready | L1 |
+//! | a revocation that takes over a removal among four voters leaves nobody who could decide it | L1 |
+//! | a revoked node is trusted again when the voters change before the state has forgotten it | `is_heard` (S4) |
+//!
 //! Not seen, because a second guard stands behind the first: a key-check value that is not looked at (commitments), a rotation
 //! from another version and a record of another key (its identity is in the record, in its AAD, and behind its check value), a batch that is dealt from after its
 //! term, an index that `apply` lets be used twice (the dealer counts them), an open phase that admits work (the lease).
 
 mod answers;
+mod epochs;
 mod locks;
+mod members;
 mod shares;
 mod state;
 
@@ -41,17 +52,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use quorate_node::holder::Holder;
 use quorate_node::keyring::Slot;
 use quorate_node::phase::Phase;
+use quorate_node::vault::Vault;
+use quorate_raft::Membership;
 use quorate_raft::command::{Found, Outcome};
 use quorate_raft::refusal::Refusal;
 use quorate_raft::state::State;
-use quorate_shares::ids::{ClusterId, Epoch, KeyName, NodeId};
+use quorate_shares::ids::{BatchId, ClusterId, Epoch, KeyName, NodeId, ShareKeyGeneration};
 use quorate_shares::lock::Bundle;
+use quorate_shares::seal::Committee;
 use quorate_shares::secret::Secret;
 
 use super::disk::{Entry, Image, VaultDisk, VaultImage};
 use super::founding::Founded;
 use super::message::Process;
-use super::node::{LEASE, WIPE_AFTER_MS};
+use super::node::{LEASE, WIPE_AFTER_MS, share_keys};
 use super::raft::RaftMessage;
 use super::world::Machine;
 
@@ -72,16 +86,39 @@ pub(super) struct Watch {
     /// The state and the rows that follow from it.
     pub(super) state: State,
     pub(super) image: Image,
-    /// Where each version was made.
+    /// The newest membership that is committed.
+    pub(super) membership: Membership,
+    /// Members that a revocation has left without a way to open their locks.
+    pub(super) stranded: BTreeSet<NodeId>,
+    /// What each order began.
+    begun: BTreeMap<[u8; 16], Epoch>,
+    /// Until when a node may serve that has lost its seat.
+    unseated: BTreeMap<NodeId, u64>,
+    /// Where each version was made, and where its record in each epoch was dealt.
     made_at: BTreeMap<Slot, u64>,
+    dealt_at: BTreeMap<(Slot, Epoch), u64>,
+    ready: BTreeSet<Slot>,
+    /// Every record that there ever was, and what it was dealt with.
+    dealt: BTreeMap<(Slot, Epoch), Vec<u8>>,
+    headers: BTreeMap<BatchId, Vec<u8>>,
+    committees: BTreeMap<Epoch, Committee>,
+    /// The versions that were dealt anew to each epoch.
+    redealt: BTreeMap<Epoch, Vec<Slot>>,
     holders: BTreeMap<NodeId, Holder>,
+    /// The share keys that each node registered, and all that it ever drew.
+    keys: BTreeMap<NodeId, Vec<(ShareKeyGeneration, Secret<32>)>>,
+    drawn: BTreeMap<NodeId, Vec<(ShareKeyGeneration, Secret<32>)>>,
+    /// Which share keys each lock protects, by its node and generation.
+    sealed: BTreeMap<(NodeId, u64), BTreeSet<ShareKeyGeneration>>,
+    /// Every secret of every bundle: what must lie nowhere in the clear.
+    pub(super) secrets: Vec<Secret<32>>,
     shares: BTreeMap<(Slot, Epoch, u8), [u8; 32]>,
     /// Some shares as they are: what a thief must not find in the clear.
     pub(super) plain: Vec<Secret<32>>,
     verified: BTreeMap<(Slot, Epoch), BTreeSet<NodeId>>,
     acked: BTreeMap<Epoch, BTreeSet<NodeId>>,
     disks: BTreeMap<NodeId, VaultDisk>,
-    vaults: BTreeMap<NodeId, VaultImage>,
+    vaults: BTreeMap<NodeId, (VaultImage, Vault)>,
     locks: BTreeMap<NodeId, u64>,
     /// Lock keys on disks: holder, peer, number; and for how long of its holder's running time a newer one has been
     /// confirmed, in seconds.
@@ -90,13 +127,20 @@ pub(super) struct Watch {
     told: BTreeMap<(NodeId, NodeId), u64>,
     /// Until when each process has a lease, by the observer's own reckoning.
     leases: BTreeMap<Process, u64>,
-    /// Questions for a lease: when they were asked, and what was committed then.
-    questions: BTreeMap<(Process, u64), (u64, u64)>,
+    /// Questions for a lease.
+    questions: BTreeMap<(Process, u64), Question>,
     /// What clients were told: entries of the log, and when.
     acknowledged: Vec<(u64, u64)>,
     newest: BTreeMap<KeyName, Vec<(u64, quorate_shares::ids::KeyVersion)>>,
     /// Counted, so that a run in which nothing happened fails.
     pub(super) seen: Seen,
+}
+
+/// A question for a lease: when it was asked, and what was committed then.
+struct Question {
+    sent_ms: u64,
+    committed: u64,
+    seated: bool,
 }
 
 /// What a run went through.
@@ -110,6 +154,15 @@ pub(super) struct Seen {
     pub(super) discarded: u64,
     pub(super) erased: u64,
     pub(super) refused: u64,
+    pub(super) epochs: u64,
+    pub(super) swept: u64,
+    pub(super) rekeyed: u64,
+    pub(super) removed: u64,
+    pub(super) revoked: u64,
+    pub(super) joined: u64,
+    pub(super) replaced: u64,
+    /// Former members that learned of it, and rest.
+    pub(super) rested: u64,
 }
 
 impl Seen {
@@ -124,13 +177,23 @@ impl Seen {
             discarded: self.discarded + other.discarded,
             erased: self.erased + other.erased,
             refused: self.refused + other.refused,
+            epochs: self.epochs + other.epochs,
+            swept: self.swept + other.swept,
+            rekeyed: self.rekeyed + other.rekeyed,
+            removed: self.removed + other.removed,
+            revoked: self.revoked + other.revoked,
+            joined: self.joined + other.joined,
+            replaced: self.replaced + other.replaced,
+            rested: self.rested + other.rested,
         }
     }
 
     /// A run in which one of these did not happen shows nothing about it.
     pub(super) fn is_eventful(self) -> bool {
-        let Self { shares, locks, changes, encrypted, decrypted, discarded, erased, refused } = self;
-        [shares, locks, changes, encrypted, decrypted, discarded, erased, refused].iter().all(|count| *count > 0)
+        let served = [self.shares, self.locks, self.changes, self.encrypted, self.decrypted, self.discarded];
+        let refused = [self.erased, self.refused, self.rested];
+        let moved = [self.epochs, self.swept, self.rekeyed, self.removed, self.revoked];
+        served.iter().chain(&refused).chain(&moved).all(|count| *count > 0)
     }
 }
 
@@ -141,9 +204,15 @@ impl Watch {
         disks: BTreeMap<NodeId, VaultDisk>,
     ) -> Self {
         let cluster = founded.found.cluster;
-        let holder = |(&node, bundle): (&NodeId, &Bundle)| {
-            let keys = bundle.share_keys.iter().map(|key| (key.generation, key.seed.duplicate())).collect();
-            (node, Holder::new(cluster, node, keys))
+        let holder = |(&node, bundle): (&NodeId, &Bundle)| (node, Holder::new(cluster, node, share_keys(bundle)));
+        let keys = || bundles.iter().map(|(&node, bundle)| (node, share_keys(bundle))).collect();
+        let secrets = bundles.values().flat_map(|bundle| {
+            let seeds = bundle.share_keys.iter().map(|key| key.seed.duplicate());
+            let storage = bundle.storage_keys.iter().map(|key| key.key.duplicate());
+            seeds.chain(storage).chain([bundle.op_seed.duplicate()])
+        });
+        let sealed = |(&node, bundle): (&NodeId, &Bundle)| {
+            ((node, 1), bundle.share_keys.iter().map(|key| key.generation).collect())
         };
         Self {
             cluster,
@@ -152,7 +221,21 @@ impl Watch {
             committed: Vec::new(),
             state: State::default(),
             image: Image::default(),
+            membership: Membership::default(),
+            stranded: BTreeSet::new(),
+            begun: BTreeMap::new(),
+            unseated: BTreeMap::new(),
             made_at: BTreeMap::new(),
+            dealt_at: BTreeMap::new(),
+            ready: BTreeSet::new(),
+            dealt: BTreeMap::new(),
+            headers: BTreeMap::new(),
+            committees: BTreeMap::new(),
+            redealt: BTreeMap::new(),
+            keys: keys(),
+            drawn: keys(),
+            sealed: bundles.iter().map(sealed).collect(),
+            secrets: secrets.collect(),
             holders: bundles.iter().map(holder).collect(),
             shares: BTreeMap::new(),
             plain: Vec::new(),
@@ -185,12 +268,15 @@ impl Watch {
 
     /// A process asks for a lease, now.
     pub(super) fn asked(&mut self, process: Process, question: u64) {
-        self.questions.insert((process, question), (self.wall_ms, self.committed()));
+        let seated = self.state.active().is_none_or(|active| active.x_of(process.node).is_some());
+        let question_now = Question { sent_ms: self.wall_ms, committed: self.committed(), seated };
+        self.questions.insert((process, question), question_now);
     }
 
-    /// A lease is granted: it began when it was asked for, and everything that was committed then is applied by now.
+    /// A lease is granted: it began when it was asked for, and everything that was committed then is applied by now. I9: and
+    /// nobody gets one who had lost its seat by then.
     pub(super) fn confirmed(&mut self, process: Process, question: u64, applied: u64) {
-        let Some((sent_ms, committed)) = self.questions.remove(&(process, question)) else {
+        let Some(Question { sent_ms, committed, seated }) = self.questions.remove(&(process, question)) else {
             return self.broken("a lease is granted that nobody asked for");
         };
         self.holds(applied >= committed, || {
@@ -199,6 +285,8 @@ impl Watch {
                 process.node
             )
         });
+        let joined = self.state.active().is_some_and(|active| active.x_of(process.node).is_some());
+        self.holds(seated || joined, || format!("I9: node {} gets a lease without a seat", process.node));
         let until = self.leases.entry(process).or_default();
         *until = (*until).max(sent_ms + LEASE.as_millis() as u64);
     }
@@ -226,9 +314,13 @@ impl Watch {
         for (node, machine) in machines {
             let Some(daemon) = &machine.daemon else { continue };
             let Some(unlocked) = &daemon.unlocked else { continue };
-            let seated = self.state.active().is_some_and(|epoch| epoch.x_of(*node).is_some());
-            self.holds(daemon.phase != Phase::Serving || seated, || format!("I9: node {node} serves without a seat"));
             let runs = machine.has_run_since(machine.clock_ms(now_ms), TICK_AFTER_MS);
+            // Whoever has just lost its seat serves as long as its lease lasts.
+            let seated = self.state.active().is_some_and(|epoch| epoch.x_of(*node).is_some());
+            let lasts = self.unseated.get(node).is_some_and(|until_ms| now_ms <= *until_ms);
+            self.holds(daemon.phase != Phase::Serving || seated || lasts || !runs, || {
+                format!("I9: node {node} serves without a seat")
+            });
             let lost_ms = now_ms.checked_sub(self.leased_until(daemon.me)).filter(|_| runs);
             let late = lost_ms.is_some_and(|lost| lost >= WIPE_AFTER_MS + TICK_AFTER_MS);
             self.holds(!late || unlocked.roots.is_empty(), || {

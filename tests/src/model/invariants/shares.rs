@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use quorate_node::holder::Facts;
 use quorate_node::keyring::Slot;
 use quorate_shares::ids::{Epoch, NodeId};
+use quorate_shares::lock::Bundle;
 use quorate_shares::master::{KeyIdentity, MasterKey};
 use quorate_shares::quorum::Quorum;
 use quorate_shares::seal::{BatchHeader, BatchOpener, ShareRecord, share_commitment};
@@ -12,6 +13,7 @@ use quorate_shares::secret::Secret;
 use sha2::{Digest, Sha256};
 
 use super::{PLAIN_MAX, Watch};
+use crate::model::disk::Image;
 use crate::model::message::Process;
 use crate::model::node::Replica;
 
@@ -33,8 +35,8 @@ impl Watch {
         share: &Secret<32>,
     ) {
         let slot = (identity.uid, identity.version);
-        let known = self.record(slot, record.epoch);
-        self.holds(known.as_ref() == Some(record), || {
+        let known = self.dealt.get(&(slot, record.epoch));
+        self.holds(known == Some(&record.encode()), || {
             "a share is held against another record than was committed".into()
         });
         let commitment = share_commitment(identity, record.batch, record.epoch, record.threshold, x, share);
@@ -49,12 +51,14 @@ impl Watch {
         self.seen.shares += 1;
     }
 
-    /// S3: a node outside the committee of an epoch is given no share of it; and nobody gives shares without a lease.
-    pub(in crate::model) fn given(&self, by: Process, to: NodeId, epoch: Epoch) {
+    /// S3: a node outside the committee of an epoch is given no share of it; and nobody gives shares without a lease, or to
+    /// somebody that its own log denies.
+    pub(in crate::model) fn given(&self, by: Process, to: NodeId, epoch: Epoch, image: &Image) {
         let leased = self.wall_ms < self.leased_until(by);
         self.holds(leased, || format!("node {} gives a share without a lease", by.node));
-        let seated = self.found.members.iter().any(|member| member.node == to) && self.state.x_of(epoch, to).is_some();
+        let seated = self.state.x_of(epoch, to).is_some();
         self.holds(seated, || format!("S3: node {to}, which has no seat in epoch {epoch}, is given a share"));
+        self.is_heard(by.node, to, image);
     }
 
     pub(in crate::model) fn verified(&mut self, node: NodeId, slot: Slot, epoch: Epoch) {
@@ -125,12 +129,6 @@ impl Watch {
         ShareRecord::parse(&bytes).ok()
     }
 
-    pub(in crate::model) fn header(&self, record: &ShareRecord) -> Option<BatchHeader> {
-        use quorate_node::holder::Source;
-        let bytes = Replica(&self.state, &self.image).batch(record.batch).ok()??;
-        BatchHeader::parse(&bytes).ok()
-    }
-
     /// Every holder's share, opened as only it can.
     fn all_shares(&self, slot: Slot, epoch: Epoch) -> BTreeMap<NodeId, (u8, Secret<32>)> {
         let replica = Replica(&self.state, &self.image);
@@ -141,22 +139,30 @@ impl Watch {
         self.holders.iter().filter_map(open).collect()
     }
 
-    /// The shares that a thief with these bundles opens, by the real code.
-    pub(in crate::model) fn stolen(
-        &self,
-        slot: Slot,
-        epoch: Epoch,
-        bundles: &BTreeMap<NodeId, quorate_shares::lock::Bundle>,
-    ) -> Option<MasterKey> {
+    /// The first key version that a thief with these bundles puts together, of any epoch that there ever was.
+    pub(in crate::model) fn first_stolen(&self, bundles: &[(NodeId, Bundle)]) -> Option<(Slot, Epoch)> {
+        // Without a bundle there is nothing to try.
+        let dealt = self.dealt.keys().filter(|_| !bundles.is_empty());
+        let mut dealt = dealt.copied();
+        dealt.find(|(slot, epoch)| self.stolen(*slot, *epoch, bundles).is_some())
+    }
+
+    /// What a thief with these bundles puts together, by the real code.
+    pub(in crate::model) fn stolen(&self, slot: Slot, epoch: Epoch, bundles: &[(NodeId, Bundle)]) -> Option<MasterKey> {
         let (identity, kcv) = self.identity(slot);
-        let record = self.record(slot, epoch)?;
-        let (header, committee) = (self.header(&record)?, self.state.committee(epoch)?);
-        let mut quorum = Quorum::new(record.clone(), identity, &committee, kcv).ok()?;
-        for (&node, bundle) in bundles {
+        let record = ShareRecord::parse(self.dealt.get(&(slot, epoch))?).ok()?;
+        let header = BatchHeader::parse(self.headers.get(&record.batch)?).ok()?;
+        let committee = self.committees.get(&epoch)?;
+        let mut quorum = Quorum::new(record.clone(), identity, committee, kcv).ok()?;
+        for (node, bundle) in bundles {
             for key in &bundle.share_keys {
-                let opener = BatchOpener::open(&header, &committee, node, key.generation, &key.seed).ok()?;
-                let share = opener.open_share(&record, &identity, &kcv).ok()?;
-                quorum.add(node, opener.x(), share).ok()?;
+                let opener = BatchOpener::open(&header, committee, *node, key.generation, &key.seed);
+                let opened = opener.ok().and_then(|opener| {
+                    let share = opener.open_share(&record, &identity, &kcv).ok()?;
+                    Some((opener.x(), share))
+                });
+                // Another bundle of the node may have given it before.
+                let _ = opened.map(|(x, share)| quorum.add(*node, x, share));
             }
         }
         quorum.close().ok()

@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 
 use quorate_raft::command::{Change, Outcome};
 use quorate_raft::rows::{RowKey, RowWrite};
-use quorate_raft::state::{Applied, EpochPhase, State, apply, majority};
-use quorate_shares::ids::{Epoch, NodeId};
+use quorate_raft::state::{Applied, State, apply};
+use quorate_shares::ids::NodeId;
 
 use super::Watch;
-use crate::model::disk::{Entry, Image};
+use crate::model::disk::{Entry, Image, Payload};
 
 impl Watch {
     /// All nodes apply the same entries in the same order, and answer each alike; what is committed stays.
@@ -46,30 +46,62 @@ impl Watch {
 
     fn commit(&mut self, index: u64, entry: &Entry, applied: Option<&Applied>) {
         let (time_ms, active) = (self.state.time_ms, self.state.active().map(|epoch| epoch.epoch));
-        let Some(command) = &entry.command else {
+        if let Payload::Members(_, membership) = &entry.payload {
+            self.membership_commits(membership);
+            self.members_are_in_order();
+        }
+        let Some(command) = entry.command() else {
             self.committed.push((entry.clone(), None));
             return;
         };
         let before = matches!(&command.change, Change::ActivateEpoch { .. }).then(|| self.state.clone());
+        let newest = self.state.epochs.keys().next_back().copied();
+        let ran = self.state.operations.running.as_ref().map(|running| running.epoch);
         let own = apply(&mut self.state, command);
         let rows = applied.map(|applied| &applied.rows);
         self.holds(rows == Some(&own.rows), || format!("entry {index} makes different rows on different nodes"));
         self.no_record_changes(&own.rows);
+        self.become_ready(&own.rows);
         keep(&mut self.image, &own.rows);
         self.holds(self.state.time_ms >= time_ms, || "the state's time went back".to_owned());
         let now = self.state.active().map(|epoch| epoch.epoch);
-        self.holds(now >= active, || "the active epoch went back".to_owned());
+        self.holds(now >= active, || "D4: the active epoch went back".to_owned());
+        let opened = self.state.epochs.keys().next_back().copied();
+        self.holds(opened >= newest, || "D4: an epoch was opened under an older number".to_owned());
+        self.members_are_in_order();
+        if own.outcome.is_ok() {
+            self.members_change(&command.change, ran);
+        }
         match (&command.change, &own.outcome) {
             (Change::ActivateEpoch { epoch }, Ok(_)) => self.activated(*epoch, before.as_ref()),
             (Change::CreateKey(_) | Change::RotateKey(_), Ok(Outcome::VersionMade { uid, version, .. })) => {
-                self.made_at.entry((*uid, *version)).or_insert(index);
+                let slot = (*uid, *version);
+                self.made_at.entry(slot).or_insert(index);
+                for epoch in self.state.record_epochs() {
+                    self.dealt_at.entry((slot, epoch)).or_insert(index);
+                }
                 self.covered();
                 self.made_once();
             }
-            (Change::Ready(ready), Ok(_)) => {
-                for item in &ready.verified {
-                    self.ready((item.uid, item.version), ready.epoch);
+            (Change::Redeal(redeal), Ok(_)) => {
+                for dealt in &redeal.dealt {
+                    let slot = (dealt.uid, dealt.version);
+                    self.dealt_at.insert((slot, redeal.epoch), index);
+                    self.redealt.entry(redeal.epoch).or_default().push(slot);
                 }
+                self.covered();
+            }
+            (Change::RegisterShareKey(register), Ok(_)) => self.registered(register),
+            (Change::OpenEpoch(open), Ok(_)) => {
+                let committee = self.state.committee(open.epoch);
+                self.committees.extend(committee.map(|committee| (open.epoch, committee)));
+            }
+            (Change::OpenBatch { header }, Ok(Outcome::BatchOpened { batch })) => {
+                self.headers.insert(*batch, header.clone());
+            }
+            (Change::Sweep { .. }, Ok(_)) => {
+                self.covered();
+                self.seen.swept += 1;
             }
             (_, Err(_)) => self.seen.refused += 1,
             _ => {}
@@ -77,30 +109,25 @@ impl Watch {
         self.committed.push((entry.clone(), Some(own.outcome)));
     }
 
-    /// S5: what is dealt to the holders of a version in an epoch never changes.
-    fn no_record_changes(&self, rows: &[RowWrite]) {
-        for RowWrite { key, value } in rows.iter().filter(|row| matches!(row.key, RowKey::Record(..))) {
-            let other = self.image.row(*key).is_some_and(|before| value.as_ref() != Some(&before));
-            self.holds(!other, || format!("S5: a second dealing takes the place of {key:?}"));
+    /// S5: what is dealt to the holders of a version in an epoch never changes, and goes when the epoch is over.
+    fn no_record_changes(&mut self, rows: &[RowWrite]) {
+        for RowWrite { key, value } in rows {
+            let RowKey::Record(uid, version, epoch) = *key else { continue };
+            let over = self.state.epoch(epoch).is_some_and(|epoch| epoch.is_over());
+            let known = self.dealt.get(&((uid, version), epoch));
+            let right = match value {
+                Some(value) => !over && known.is_none_or(|known| known == value),
+                None => over,
+            };
+            self.holds(right, || format!("S5: a second dealing takes the place of {key:?}"));
+            if let Some(value) = value {
+                self.dealt.insert(((uid, version), epoch), value.clone());
+            }
         }
     }
 
-    /// D1: an epoch becomes active only when max(t, majority) of its holders have opened and verified all of it.
-    fn activated(&self, epoch: Epoch, before: Option<&State>) {
-        let Some(info) = self.state.epoch(epoch) else {
-            return self.broken("an epoch is active that was never opened");
-        };
-        let was_active =
-            before.and_then(|state| state.epoch(epoch)).is_some_and(|info| info.phase == EpochPhase::Active);
-        let acked = self.acked.get(&epoch).map_or(0, |holders| holders.len());
-        let need = usize::from(info.threshold).max(majority(info.committee.len()));
-        self.holds(was_active || acked >= need, || {
-            format!("D1: epoch {epoch} is active after {acked} of {need} holders opened and verified it")
-        });
-    }
-
     /// I1, I3: every version has a record in the active epoch, and no index of a batch is used twice.
-    fn covered(&self) {
+    pub(super) fn covered(&self) {
         let Some(active) = self.state.active() else { return self.broken("a key was made before an epoch was active") };
         let versions = self.state.keys.values().map(|key| key.versions.len() as u64).sum::<u64>();
         let places: BTreeSet<_> = self
@@ -124,20 +151,21 @@ impl Watch {
         self.holds(requests.len() == versions().count(), || "L2: one request made two versions".to_owned());
     }
 
-    /// I8: a version may encrypt only after t distinct holders have opened and verified their shares of it.
-    fn ready(&self, slot: quorate_node::keyring::Slot, epoch: Epoch) {
-        let need = self.state.epoch(epoch).map_or(usize::MAX, |epoch| epoch.threshold.into());
-        let have = self.verified.get(&(slot, epoch)).map_or(0, |holders| holders.len());
-        let ready = self.state.version(slot.0, slot.1).is_some_and(|version| version.ready);
-        self.holds(!ready || have >= need, || {
-            format!("I8: a version is ready after {have} of {need} holders checked it")
-        });
-    }
-
-    /// A holder says that it has opened and verified every record of an epoch.
-    pub(in crate::model) fn epoch_acked(&mut self, node: NodeId, epoch: Epoch, redealt: u64) {
-        if self.state.epoch(epoch).is_some_and(|epoch| redealt >= epoch.redealt) {
-            self.acked.entry(epoch).or_default().insert(node);
+    /// I8: a version may encrypt only after t distinct holders have opened and verified their shares of it in each open epoch.
+    fn become_ready(&mut self, rows: &[RowWrite]) {
+        for row in rows {
+            let RowKey::Version(uid, number) = row.key else { continue };
+            let ready = self.state.version(uid, number).is_some_and(|version| version.ready);
+            if !ready || !self.ready.insert((uid, number)) {
+                continue;
+            }
+            for epoch in self.state.record_epochs() {
+                let need = self.state.epoch(epoch).map_or(usize::MAX, |epoch| epoch.threshold.into());
+                let have = self.verified.get(&((uid, number), epoch)).map_or(0, |holders| holders.len());
+                self.holds(have >= need, || {
+                    format!("I8: a version is ready after {have} of {need} holders checked it")
+                });
+            }
         }
     }
 }

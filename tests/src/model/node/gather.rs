@@ -1,12 +1,13 @@
-//! Loading a cold key, on both sides: `gather::load` and `answer`.
+//! Loading cold keys, on both sides: `gather::load`, `gather::masters` and `answer`.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use quorate_node::gather::is_entitled;
+use quorate_node::gather::{Loaded, is_entitled};
 use quorate_node::keyring::{Slot, Wipes};
 use quorate_node::peer::{PeerReply, PeerRequest, Refusal, SealedShare, SharesRequest, VERSIONS_MAX};
 use quorate_node::phase::{Door, admits};
-use quorate_shares::ids::Epoch;
+use quorate_shares::ids::{Epoch, NodeId};
 use quorate_shares::master::KeyIdentity;
 use quorate_shares::quorum::Quorum;
 use quorate_shares::seal::ShareRecord;
@@ -19,96 +20,184 @@ use crate::model::message::{Process, exported};
 const LOAD_MS: u64 = 5_000;
 const SESSION: &[u8] = b"session";
 
-/// A load under way.
-pub(super) struct Load {
+/// What a load is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Want {
+    Root(Slot),
+    Redeal,
+}
+
+/// One key version that is being put together.
+struct Open {
     quorum: Quorum,
     identity: KeyIdentity,
+    kcv: [u8; 32],
     record: ShareRecord,
+}
+
+/// A load under way: one version for those who use it, or a lot that is to be dealt anew.
+pub(super) struct Load {
+    want: Want,
+    open: BTreeMap<Slot, Open>,
     epoch: Epoch,
     began: Wipes,
     since_ms: u64,
 }
 
+impl Load {
+    fn missing(&self) -> BTreeSet<NodeId> {
+        let open = self.open.values().filter(|open| !open.quorum.progress().reached());
+        open.flat_map(|open| open.quorum.missing()).collect()
+    }
+}
+
 impl Daemon {
-    /// Begins to load a key, unless that is under way. `false` if this replica cannot say what a right share is.
-    pub(super) fn load(&mut self, context: &mut Context<'_>, slot: Slot) -> bool {
-        let me = self.me.node;
-        let unlocked = self.unlocked_mut();
-        if unlocked.loads.contains_key(&slot) {
+    /// Begins to load `slots` for one purpose, unless that is under way. `false` if this replica cannot say what right shares
+    /// are.
+    pub(super) fn load(&mut self, context: &mut Context<'_>, want: Want, slots: &[Slot]) -> bool {
+        if self.unlocked_mut().loads.values().any(|load| load.want == want) {
             return true;
         }
-        let Some(epoch) = unlocked.active_epoch() else { return false };
-        let replica = Replica(&unlocked.state, context.db.now());
-        let Ok(facts) = unlocked.holder.facts(&replica, epoch, slot.0, slot.1) else { return false };
-        let quorum = Quorum::new(facts.record.clone(), facts.identity, &facts.committee, facts.kcv);
-        let mut quorum = quorum.expect("record and committee are of one epoch");
-        if let Ok((x, share)) = unlocked.holder.open(&replica, &facts) {
-            context.watch.opened(me, &facts, x, &share);
-            quorum.add(me, x, share).expect("the own share was checked when it was opened");
-        }
-        let (identity, record) = (facts.identity, facts.record);
-        let (began, since_ms) = (unlocked.roots.wipes(), context.awake_ms);
-        unlocked.loads.insert(slot, Load { quorum, identity, record, epoch, began, since_ms });
-        self.ask_for_shares(context, slot);
+        let since_ms = context.awake_ms;
+        let Some(load) = self.begin_load(context, want, slots, since_ms) else { return false };
+        self.next += 1;
+        let number = self.next;
+        self.unlocked_mut().loads.insert(number, load);
+        self.ask_for_shares(context, number);
+        self.close_load(context, number);
         true
     }
 
-    fn ask_for_shares(&mut self, context: &mut Context<'_>, slot: Slot) {
+    /// The own shares of `slots`, in the epoch that is ACTIVE here.
+    fn begin_load(&mut self, context: &mut Context<'_>, want: Want, slots: &[Slot], since_ms: u64) -> Option<Load> {
         let me = self.me.node;
-        let Some(load) = self.unlocked_mut().loads.get(&slot) else { return };
-        let (epoch, missing) = (load.epoch, load.quorum.missing().filter(|&peer| peer != me).collect::<Vec<_>>());
-        for peer in missing {
-            let request = SharesRequest { epoch, versions: vec![slot], request: context.dice.bytes() };
-            self.ask(context, peer, &PeerRequest::Shares(request), Asked::Shares(slot, Arc::default()));
+        let unlocked = self.unlocked_mut();
+        let epoch = unlocked.active_epoch()?;
+        let replica = Replica(&unlocked.state, context.db.now());
+        let mut open = BTreeMap::new();
+        for facts in unlocked.holder.all_facts(&replica, epoch, slots).ok()? {
+            let (identity, kcv, record) = (facts.identity, facts.kcv, facts.record.clone());
+            let quorum = Quorum::new(record.clone(), identity, &facts.committee, kcv);
+            let mut quorum = quorum.expect("record and committee are of one epoch");
+            if let Ok((x, share)) = unlocked.holder.open(&replica, &facts) {
+                context.watch.opened(me, &facts, x, &share);
+                quorum.add(me, x, share).expect("the own share was checked when it was opened");
+            }
+            open.insert((identity.uid, identity.version), Open { quorum, identity, kcv, record });
+        }
+        Some(Load { want, open, epoch, began: unlocked.roots.wipes(), since_ms })
+    }
+
+    fn ask_for_shares(&mut self, context: &mut Context<'_>, number: u64) {
+        let me = self.me.node;
+        let Some(load) = self.unlocked_mut().loads.get(&number) else { return };
+        let open = load.open.iter().filter(|(_, open)| !open.quorum.progress().reached());
+        let (epoch, missing, versions) = (load.epoch, load.missing(), open.map(|(slot, _)| *slot).collect::<Vec<_>>());
+        for peer in missing.into_iter().filter(|&peer| peer != me) {
+            let request = SharesRequest { epoch, versions: versions.clone(), request: context.dice.bytes() };
+            self.ask(context, peer, &PeerRequest::Shares(request), Asked::Shares(number, Arc::default()));
         }
     }
 
-    /// `gather::ask_one` and `Quorum::add`: counts a share, and closes the quorum when it is reached.
-    pub(super) fn take_share(
+    /// `gather::ask_one` and `Quorum::add`: counts shares, and closes the quorums when they are reached.
+    pub(super) fn take_shares(
         &mut self,
         context: &mut Context<'_>,
         from: Process,
-        slot: Slot,
+        number: u64,
         request: &[u8],
         shares: &[SealedShare],
     ) {
         let me = self.me;
+        let Some(load) = self.unlocked_mut().loads.get_mut(&number) else { return };
+        for sealed in shares {
+            let Some(open) = load.open.get_mut(&(sealed.uid, sealed.version)) else { continue };
+            let place = Place { direction: direction(from, me), counter: sealed.counter };
+            let share = transit::open(&exported(SESSION, from, me), place, request, &sealed.sealed);
+            let Some(share) = share else { continue };
+            let copy = share.duplicate();
+            if open.quorum.add(from.node, sealed.x, share).is_ok() {
+                context.watch.accepted(from.node, &open.identity, &open.record, sealed.x, &copy);
+            }
+        }
+        self.close_load(context, number);
+    }
+
+    /// Puts the keys together once every quorum is reached.
+    fn close_load(&mut self, context: &mut Context<'_>, number: u64) {
         let unlocked = self.unlocked_mut();
-        let (Some(load), Some(sealed)) = (unlocked.loads.get_mut(&slot), shares.first()) else { return };
-        let place = Place { direction: direction(from, me), counter: sealed.counter };
-        let Some(share) = transit::open(&exported(SESSION, from, me), place, request, &sealed.sealed) else { return };
-        let copy = share.duplicate();
-        if load.quorum.add(from.node, sealed.x, share).is_err() {
+        let reached = |load: &&Load| load.open.values().all(|open| open.quorum.progress().reached());
+        if unlocked.loads.get(&number).filter(reached).is_none() {
             return;
         }
-        context.watch.accepted(from.node, &load.identity, &load.record, sealed.x, &copy);
-        if load.quorum.progress().reached() {
-            let load = unlocked.loads.remove(&slot).expect("it was just there");
-            let Ok(key) = load.quorum.close() else {
+        let load = unlocked.loads.remove(&number).expect("it was just there");
+        let mut loaded = Vec::with_capacity(load.open.len());
+        for Open { quorum, identity, kcv, .. } in load.open.into_values() {
+            let Ok(key) = quorum.close() else {
                 return context.watch.broken("shares that match their commitments rebuild another key than was dealt");
             };
-            context.watch.rebuilt(&load.identity, &key);
-            let root = Arc::new(key.encryption_root(&load.identity));
-            unlocked.roots.keep(slot, &root, load.began, context.now_ms);
-            if load.began != unlocked.roots.wipes() && unlocked.roots.warm(slot, context.now_ms).is_some() {
-                context.watch.broken("a load that began before everything was wiped puts a key back");
-            }
-            self.loaded(slot, &root);
+            context.watch.rebuilt(&identity, &key);
+            loaded.push(Loaded { identity, kcv, key, epoch: load.epoch });
+        }
+        match load.want {
+            Want::Root(slot) => self.keep_root(context, slot, load.began, &loaded),
+            Want::Redeal => self.take_masters(Some(loaded)),
         }
     }
 
-    /// Asks again for what has not come, and gives up what took too long.
+    fn keep_root(&mut self, context: &mut Context<'_>, slot: Slot, began: Wipes, loaded: &[Loaded]) {
+        let Some(Loaded { identity, key, .. }) = loaded.first() else { return };
+        let root = Arc::new(key.encryption_root(identity));
+        let unlocked = self.unlocked_mut();
+        unlocked.roots.keep(slot, &root, began, context.now_ms);
+        if began != unlocked.roots.wipes() && unlocked.roots.warm(slot, context.now_ms).is_some() {
+            context.watch.broken("a load that began before everything was wiped puts a key back");
+        }
+        self.loaded(slot, &root);
+    }
+
+    /// Asks again for what has not come, begins anew in an epoch that became ACTIVE meanwhile, and gives up what took too
+    /// long.
     pub(super) fn look_after_loads(&mut self, context: &mut Context<'_>) {
         let awake_ms = context.awake_ms;
-        let waits = |asked: &Asked, slot: &Slot| matches!(asked, Asked::Shares(asked, _) if asked == slot);
-        let slots: Vec<Slot> = self.unlocked_mut().loads.keys().copied().collect();
-        for slot in slots {
-            if self.unlocked_mut().loads.get(&slot).is_some_and(|load| awake_ms >= load.since_ms + LOAD_MS) {
-                self.unlocked_mut().loads.remove(&slot);
-                self.load_failed(context, slot);
-            } else if !self.asked.values().any(|(_, asked)| waits(asked, &slot)) {
-                self.ask_for_shares(context, slot);
+        let waits = |asked: &Asked, number: &u64| matches!(asked, Asked::Shares(asked, _) if asked == number);
+        let numbers: Vec<u64> = self.unlocked_mut().loads.keys().copied().collect();
+        for number in numbers {
+            let active = self.unlocked_mut().active_epoch();
+            let Some(load) = self.unlocked_mut().loads.get(&number) else { continue };
+            if awake_ms >= load.since_ms + LOAD_MS {
+                self.give_up_load(context, number);
+            } else if active != Some(load.epoch) {
+                let (want, since_ms, slots) = (load.want, load.since_ms, load.open.keys().copied().collect::<Vec<_>>());
+                match self.begin_load(context, want, &slots, since_ms) {
+                    Some(load) => drop(self.unlocked_mut().loads.insert(number, load)),
+                    None => self.give_up_load(context, number),
+                }
+                self.ask_for_shares(context, number);
+            } else if !self.asked.values().any(|(_, asked)| waits(asked, &number)) {
+                self.ask_for_shares(context, number);
             }
+        }
+    }
+
+    fn give_up_load(&mut self, context: &mut Context<'_>, number: u64) {
+        match self.unlocked_mut().loads.remove(&number).map(|load| load.want) {
+            Some(Want::Root(slot)) => self.load_failed(context, slot),
+            Some(Want::Redeal) => self.take_masters(None),
+            None => {}
+        }
+    }
+
+    /// Somebody asks for shares who came past the door.
+    pub(in crate::model) fn is_asked_for_shares(
+        &mut self,
+        context: &mut Context<'_>,
+        from: Process,
+        request: &SharesRequest,
+        body: &[u8],
+    ) {
+        if self.unlocked.is_some() {
+            self.answer_shares(context, from, request, body);
         }
     }
 
@@ -132,13 +221,16 @@ impl Daemon {
             return PeerReply::Refused(Refusal::WrongEpoch);
         }
         let replica = Replica(&unlocked.state, context.db.now());
+        let Ok(all) = unlocked.holder.all_facts(&replica, request.epoch, &request.versions) else {
+            return PeerReply::Refused(Refusal::Behind);
+        };
         let mut shares = Vec::new();
-        for &(uid, version) in &request.versions {
-            let facts = unlocked.holder.facts(&replica, request.epoch, uid, version);
-            let opened = facts.and_then(|facts| unlocked.holder.open(&replica, &facts).map(|opened| (facts, opened)));
-            let Ok((facts, (x, mut share))) = opened else { return PeerReply::Refused(Refusal::Behind) };
+        for facts in all {
+            let Ok((x, mut share)) = unlocked.holder.open(&replica, &facts) else {
+                return PeerReply::Refused(Refusal::Storage);
+            };
             context.watch.opened(me.node, &facts, x, &share);
-            context.watch.given(me, from.node, request.epoch);
+            context.watch.given(me, from.node, request.epoch, context.db.now());
             if context.lies {
                 share.expose_mut()[0] ^= 1;
             }
@@ -146,6 +238,7 @@ impl Daemon {
             let place = Place { direction: direction(me, from), counter: *counter };
             *counter += 1;
             let sealed = transit::seal(&exported(SESSION, from, me), place, body, &share).to_vec().into();
+            let (uid, version) = (facts.identity.uid, facts.identity.version);
             shares.push(SealedShare { uid, version, x, counter: place.counter, sealed });
         }
         PeerReply::Shares(shares)

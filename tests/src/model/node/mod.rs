@@ -4,28 +4,37 @@
 //! `Quorum`, `deal`, `gather::is_entitled`, `members::reached`. What the shell does instead of the daemon's tasks is said at
 //! each place: it keeps their order of steps, not their code. An error of a vault write ends the process, as in the daemon.
 
+mod apply;
+mod changes;
 mod confirm;
+mod follow;
 mod gather;
 mod lead;
 mod locks;
+mod orders;
+mod redeal;
+mod renewal;
 mod serve;
+mod sessions;
+mod verify;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_node::confirm as node_confirm;
 use quorate_node::deal::OpenDealer;
 use quorate_node::holder::{Holder, Source};
-use quorate_node::keyring::{Roots, Slot as KeySlot};
+use quorate_node::keyring::Roots;
 use quorate_node::lease::{Lease, Renewal};
+use quorate_node::members::{Checked, Joiner};
 use quorate_node::peer::{self, PeerReply, PeerRequest, Refusal};
 use quorate_node::phase::{self, Door, Phase};
 use quorate_node::vault::{Vault, VaultError, VaultFile};
 use quorate_raft::ReadError;
 use quorate_raft::rows::RowKey;
 use quorate_raft::state::State;
-use quorate_shares::ids::{BatchId, Epoch, KeyUid, KeyVersion, NodeId};
+use quorate_shares::ids::{BatchId, Epoch, KeyUid, KeyVersion, NodeId, ShareKeyGeneration};
 use quorate_shares::lock::Bundle;
 use quorate_shares::secret::Secret;
 
@@ -74,11 +83,13 @@ pub(super) enum Out {
 /// A question to a peer that is not answered yet.
 enum Asked {
     Lease(Renewal),
-    Shares(KeySlot, Arc<Vec<u8>>),
-    Verify(NodeId),
+    Shares(u64, Arc<Vec<u8>>),
+    Verify(NodeId, Epoch),
     AckEpoch(NodeId, Epoch),
+    Report(NodeId, Epoch),
     Prepare(NodeId),
     Change(u64),
+    Order(u64),
     LockOpen(Box<quorate_shares::lock::LockOpenRequest>),
     Nothing,
 }
@@ -90,6 +101,14 @@ pub(super) struct Daemon {
     boot_nonce: [u8; 32],
     vault: VaultFile<VaultDisk>,
     pieces: BTreeMap<u8, Secret<32>>,
+    sessions: BTreeMap<NodeId, sessions::Session>,
+    greeted_ms: u64,
+    /// Former members whose op keys this process knows, to tell them so.
+    gone: BTreeSet<NodeId>,
+    /// Who said that this node was revoked.
+    voices: BTreeSet<NodeId>,
+    revoked: bool,
+    followed_ms: u64,
     pub(super) unlocked: Option<Unlocked>,
     asked: BTreeMap<u64, (u64, Asked)>,
     next: u64,
@@ -109,12 +128,22 @@ pub(super) struct Unlocked {
     asked_lease_ms: u64,
     own_reads: BTreeMap<u64, Renewal>,
     dealing: Option<OpenDealer>,
-    proposals: BTreeMap<u64, (u64, lead::Purpose)>,
-    changes: BTreeMap<u64, lead::Making>,
+    /// Batches whose headers are on their way into the log.
+    opening: Option<changes::Opening>,
+    proposals: BTreeMap<u64, (u64, apply::Purpose)>,
+    changes: BTreeMap<u64, changes::Making>,
+    orders: BTreeMap<u64, orders::Order>,
     jobs: BTreeMap<u64, serve::Job>,
-    loads: BTreeMap<KeySlot, gather::Load>,
-    tally: lead::Step,
-    rotation: Option<locks::Rotation>,
+    loads: BTreeMap<u64, gather::Load>,
+    redealing: Option<redeal::Redealing>,
+    checked: Checked,
+    step: lead::Step,
+    joiner: Joiner,
+    /// Something was applied that the roster follows.
+    members_changed: bool,
+    tally: verify::Tally,
+    rotation: Option<renewal::Rotation>,
+    renewed_ms: u64,
     reported_ms: u64,
     sent_shares: BTreeMap<Process, u64>,
 }
@@ -144,12 +173,19 @@ impl Daemon {
             Killed
         })?;
         assert_eq!(vault.current().identity.node, Some(me.node), "the vault is that of another node");
+        let phase = if vault.current().flags.revoked { Phase::Revoked } else { Phase::Locked };
         Ok(Self {
             me,
-            phase: Phase::Locked,
+            phase,
             boot_nonce: dice.bytes(),
             vault,
             pieces: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            greeted_ms: 0,
+            gone: BTreeSet::new(),
+            voices: BTreeSet::new(),
+            revoked: false,
+            followed_ms: 0,
             unlocked: None,
             asked: BTreeMap::new(),
             next: 0,
@@ -173,10 +209,8 @@ impl Daemon {
                 self.answer_lock_open(context, from, id, &request);
             }
             (Body::LockOpened(id, reply), Some(from)) => self.take_piece(context, from, id, &reply),
-            (Body::Raft(message), Some(from)) if phase::admits(self.phase, Door::Peer) => {
-                if let Some(unlocked) = &mut self.unlocked {
-                    unlocked.raft.receive(from.node, message, context.db, context.now_ms);
-                }
+            (Body::Raft(message), Some(from)) if self.is_heard(from, context.now_ms) => {
+                self.hear_raft(context, from.node, message)?;
             }
             (Body::Ask(id, request), Some(from)) if phase::admits(self.phase, Door::Peer) => {
                 let reply = self.answer(context, from, id, &request)?;
@@ -188,42 +222,57 @@ impl Daemon {
             (Body::Request(client, request), None) => self.take_request(context, client, &request),
             _ => {}
         }
-        self.settle(context);
-        Ok(())
+        self.settle(context)
     }
 
     /// What the daemon's tasks do in their own time.
     pub(super) fn tick(&mut self, context: &mut Context<'_>) -> Result<(), Killed> {
         self.asked.retain(|_, (until_ms, _)| context.awake_ms < *until_ms);
         self.grace(context)?;
+        if self.phase == Phase::Revoked {
+            return Ok(());
+        }
         if self.unlocked.is_none() {
             self.ask_for_pieces(context);
             return Ok(());
         }
-        if let Some(unlocked) = &mut self.unlocked {
-            unlocked.raft.tick(context.db, context.now_ms, context.dice);
-        }
+        self.greet(context);
+        self.tick_raft(context)?;
         self.watch_lease(context);
-        self.lead(context);
+        self.lead(context)?;
         self.report_lock(context);
-        self.rotate_lock(context)?;
+        self.keep_lock_fresh(context)?;
+        self.erase_former()?;
         self.look_after_work(context);
-        self.settle(context);
-        Ok(())
+        self.settle(context)
     }
 
     /// After every event: consensus speaks, entries are applied, and whatever waited for them goes on.
-    fn settle(&mut self, context: &mut Context<'_>) {
-        self.apply_committed(context);
+    fn settle(&mut self, context: &mut Context<'_>) -> Result<(), Killed> {
+        self.apply_committed(context)?;
+        self.follow(context)?;
+        if self.revoked {
+            return self.rest();
+        }
         self.take_confirmations(context);
         self.settle_phase(context.now_ms);
         self.advance_changes(context);
+        self.advance_orders(context);
+        self.advance_redeal(context);
         self.advance_jobs(context);
-        if let Some(unlocked) = &mut self.unlocked {
-            let (from, sent) = (Some(self.me), std::mem::take(&mut unlocked.raft.out));
-            sent.iter().for_each(|(to, body)| context.watch.raft_leaves(self.me.node, *to, body, context.db.durable()));
-            let messages = sent.into_iter().map(|(to, body)| (To::Node(to), Body::Raft(body)));
-            context.out.extend(messages.map(|(to, body)| Out::Send(Message { from, to, body })));
+        self.speak(context);
+        Ok(())
+    }
+
+    /// What consensus has to say goes to whoever there is a session with.
+    fn speak(&mut self, context: &mut Context<'_>) {
+        let Some(unlocked) = &mut self.unlocked else { return };
+        for (to, body) in std::mem::take(&mut unlocked.raft.out) {
+            context.watch.raft_leaves(self.me.node, to, &body, context.db.durable());
+            if let Some(to) = self.session_with(to, context.now_ms) {
+                context.watch.is_heard(self.me.node, to.node, context.db.now());
+                self.send(context, To::Process(to), Body::Raft(body));
+            }
         }
     }
 
@@ -242,6 +291,13 @@ impl Daemon {
     ) -> Result<Option<PeerReply>, Killed> {
         let request: PeerRequest = peer::decode(body).expect("it was encoded by a member");
         let refused = |refusal| Some(PeerReply::Refused(refusal));
+        if let PeerRequest::Hello(hello) = request {
+            return Ok(self.admit(context, from, &hello));
+        }
+        if !self.hears(from, context.now_ms) {
+            let told = self.turned_away(from.node).unwrap_or(Refusal::NoHello);
+            return Ok(refused(told));
+        }
         Ok(match request {
             PeerRequest::Lease => self.answer_lease(context, from, id),
             PeerRequest::Shares(request) => Some(self.answer_shares(context, from, &request, body)),
@@ -249,31 +305,44 @@ impl Daemon {
             PeerRequest::AckEpoch { epoch, index } => Some(self.answer_ack(context, epoch, index)),
             PeerRequest::LockPrepare(durable) => Some(self.answer_prepare(context, from, durable)?),
             PeerRequest::LockCommit(durable) => Some(self.answer_commit(context, from, durable)?),
-            PeerRequest::Propose(command) => Some(self.answer_propose(context, *command)),
-            PeerRequest::Change(change) => self.take_change(context, lead::ReplyTo::Peer(from, id), change),
+            PeerRequest::Report => Some(self.report()),
+            PeerRequest::Propose(command) => Some(self.answer_propose(context, from.node, *command)),
+            PeerRequest::Change(change) => self.take_change(context, changes::ReplyTo::Peer(from, id), change),
+            PeerRequest::Operate(operate) => self.take_order(context, changes::ReplyTo::Peer(from, id), operate),
             _ => refused(Refusal::Malformed),
         })
     }
 
     fn hear(&mut self, context: &mut Context<'_>, from: Process, id: u64, body: &[u8]) -> Result<(), Killed> {
-        let Some((_, asked)) = self.asked.remove(&id) else { return Ok(()) };
         let reply: PeerReply = peer::decode(body).expect("it was encoded by a member");
+        if let PeerReply::Hello(_) = reply {
+            self.begin_session(context, from);
+            return Ok(());
+        }
+        if let PeerReply::Refused(Refusal::Revoked(place)) = reply {
+            self.hear_of_revocation(from.node, place.into());
+        }
+        let Some((_, asked)) = self.asked.remove(&id) else { return Ok(()) };
         match (asked, reply) {
             (Asked::Lease(renewal), PeerReply::Lease { index }) => {
                 self.unlocked_mut().confirming.push((id, renewal, index));
             }
-            (Asked::Shares(slot, request), PeerReply::Shares(shares)) => {
-                self.take_share(context, from, slot, &request, &shares);
+            (Asked::Shares(load, request), PeerReply::Shares(shares)) => {
+                self.take_shares(context, from, load, &request, &shares);
             }
-            (Asked::Verify(holder), PeerReply::Verified(versions)) => self.count(holder, &versions),
+            (Asked::Verify(holder, epoch), PeerReply::Verified(versions)) => self.count(holder, epoch, &versions),
             (Asked::AckEpoch(holder, epoch), PeerReply::EpochAck { redealt }) => {
                 self.note_ack(context, holder, epoch, redealt);
+            }
+            (Asked::Report(member, active), PeerReply::Report(report)) if report.epoch >= active => {
+                self.knows(context, member, active);
             }
             (Asked::Prepare(peer), PeerReply::LockKey { keyno, public }) => {
                 self.take_lock_key(context, peer, keyno, &public)?;
             }
             (Asked::Change(job), PeerReply::Changed(made)) => self.changed(context, job, made),
-            (Asked::Change(job), _) => self.refuse_job(context, job),
+            (Asked::Order(job), PeerReply::Operated(begun)) => self.operated(context, job, begun),
+            (Asked::Change(job) | Asked::Order(job), _) => self.refuse_job(context, job),
             _ => {}
         }
         Ok(())
@@ -282,17 +351,19 @@ impl Daemon {
     fn ask(&mut self, context: &mut Context<'_>, to: NodeId, request: &PeerRequest, asked: Asked) -> u64 {
         let body = Arc::new(peer::encode(request));
         let asked = match asked {
-            Asked::Shares(slot, _) => Asked::Shares(slot, Arc::clone(&body)),
+            Asked::Shares(load, _) => Asked::Shares(load, Arc::clone(&body)),
             other => other,
         };
         let id = self.remember(context.awake_ms, asked);
-        self.send(context, To::Node(to), Body::Ask(id, body));
+        if let Some(to) = self.session_with(to, context.now_ms) {
+            self.send(context, To::Process(to), Body::Ask(id, body));
+        }
         id
     }
 
     fn remember(&mut self, awake_ms: u64, asked: Asked) -> u64 {
         self.next += 1;
-        let patience_ms = if matches!(asked, Asked::Change(_)) { FORWARD_MS } else { PATIENCE_MS };
+        let patience_ms = if matches!(asked, Asked::Change(_) | Asked::Order(_)) { FORWARD_MS } else { PATIENCE_MS };
         self.asked.insert(self.next, (awake_ms + patience_ms, asked));
         self.next
     }
@@ -305,6 +376,10 @@ impl Daemon {
         context.out.push(Out::Send(Message { from: Some(self.me), to, body }));
     }
 
+    fn is_heard(&mut self, from: Process, now_ms: u64) -> bool {
+        phase::admits(self.phase, Door::Peer) && self.hears(from, now_ms)
+    }
+
     fn unlocked_mut(&mut self) -> &mut Unlocked {
         self.unlocked.as_mut().expect("only an unlocked node asks its peers")
     }
@@ -312,6 +387,11 @@ impl Daemon {
     fn is_seated(&self) -> bool {
         self.unlocked.as_ref().is_some_and(|unlocked| node_confirm::is_seated(&unlocked.state, self.me.node))
     }
+}
+
+/// The share keys of a bundle, as a holder takes them.
+pub(super) fn share_keys(bundle: &Bundle) -> Vec<(ShareKeyGeneration, Secret<32>)> {
+    bundle.share_keys.iter().map(|key| (key.generation, key.seed.duplicate())).collect()
 }
 
 impl Unlocked {

@@ -6,15 +6,16 @@ use quorate_client::error::Code;
 use quorate_client::wire::{Answered, WireError};
 use quorate_node::keyring::Slot;
 use quorate_node::lease::good_for_ms;
-use quorate_node::peer::{KeyChange, PeerRequest};
+use quorate_node::peer::{KeyChange, Operate, PeerRequest};
 use quorate_node::phase::{Door, admits};
 use quorate_raft::state::State;
 use quorate_shares::context::Context as Bound;
 use quorate_shares::envelope::{self, Ciphertext, CiphertextHeader, Kind, Suite};
-use quorate_shares::ids::{KeyName, KeyUid, KeyVersion};
+use quorate_shares::ids::{Epoch, KeyName, KeyUid, KeyVersion};
 use quorate_shares::master::EncryptionRoot;
 
-use super::lead::ReplyTo;
+use super::changes::ReplyTo;
+use super::gather::Want;
 use super::{Asked, Context, Daemon, Out};
 use crate::model::message::{Answer, Fact, Request, Said};
 
@@ -152,6 +153,7 @@ impl Daemon {
             Request::Rotate { request, name } => {
                 self.change(context, id, KeyChange::Rotate { request, name, expect: None });
             }
+            Request::Operate(operate) => self.order(context, id, operate),
         }
     }
 
@@ -193,7 +195,7 @@ impl Daemon {
         if let Some(job) = self.unlocked_mut().jobs.get_mut(&id) {
             job.stage = Stage::Load(slot);
         }
-        if !self.load(context, slot) {
+        if !self.load(context, Want::Root(slot), &[slot]) {
             self.done(context, id, Said::TryAgain);
         }
         None
@@ -211,6 +213,29 @@ impl Daemon {
         let waits = |job: &Job| matches!(job.stage, Stage::Load(waits) if waits == slot);
         let waiting: Vec<u64> = jobs.iter().filter(|(_, job)| waits(job)).map(|(id, _)| *id).collect();
         waiting.into_iter().for_each(|id| self.done(context, id, Said::TryAgain));
+    }
+
+    /// `api::operate`: to the leader, wherever that is.
+    fn order(&mut self, context: &mut Context<'_>, id: u64, operate: Operate) {
+        if let Some(job) = self.unlocked_mut().jobs.get_mut(&id) {
+            job.stage = Stage::Change;
+        }
+        let leadership = self.unlocked_mut().raft.leadership(context.db);
+        match leadership.leader {
+            Some(_) if leadership.am_leader => drop(self.take_order(context, ReplyTo::Job(id), operate)),
+            Some(leader) => drop(self.ask(context, leader, &PeerRequest::Operate(operate), Asked::Order(id))),
+            None => self.done(context, id, Said::TryAgain),
+        }
+    }
+
+    pub(super) fn operated(&mut self, context: &mut Context<'_>, id: u64, begun: Result<Epoch, WireError>) {
+        let said = match begun {
+            Ok(operation) => Said::Begun(operation),
+            Err(error) if error.code == Code::NotFound => Said::NotFound,
+            Err(error) if error.code == Code::Conflict => Said::Conflict,
+            Err(_) => Said::TryAgain,
+        };
+        self.done(context, id, said);
     }
 
     /// `api::change`: to the leader, wherever that is.

@@ -2,19 +2,26 @@
 //!
 //! The program's own consensus is openraft, which cannot be run in virtual time. This is Raft as its paper has it (figure 2),
 //! with the read-index rule that leases rest on: a question is answered by a round of heartbeats that *began after* it
-//! arrived. There is no pre-vote, no snapshot and no change of membership. What it promises is checked like everything else.
+//! arrived. There is no pre-vote and no snapshot. What it promises is checked like everything else.
+//!
+//! Who votes is said by the newest membership in the log ([`members`]), committed or not. Whom an entry denies the gate hears
+//! of before the log has the entry.
+
+mod members;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use quorate_raft::Leadership;
 use quorate_raft::command::Command;
-use quorate_raft::state::majority;
+use quorate_raft::{Denial, Leadership, Membership};
 use quorate_shares::ids::NodeId;
 use sha2::{Digest, Sha256};
 
+pub(super) use self::members::{Wanted, has_majority};
+use self::members::{denied, reached_by_majority};
 use super::dice::Dice;
-use super::disk::{Database, Entry, Write};
+use super::disk::{Database, Entry, Payload, Write};
+use super::node::Killed;
 
 /// Pause between heartbeats.
 const BEAT_MS: u64 = 300;
@@ -25,10 +32,37 @@ const APPEND_MAX: usize = 8;
 
 #[derive(Clone)]
 pub(super) enum RaftMessage {
-    Vote { term: u64, last: (u64, u64) },
-    Voted { term: u64, granted: bool },
-    Append { term: u64, prev: (u64, u64), entries: Vec<Entry>, commit: u64, round: u64 },
-    Appended { term: u64, fits: bool, matched: u64, round: u64 },
+    Vote {
+        term: u64,
+        last: (u64, u64),
+    },
+    Voted {
+        term: u64,
+        granted: bool,
+    },
+    Append {
+        term: u64,
+        prev: (u64, u64),
+        entries: Vec<Entry>,
+        commit: u64,
+        round: u64,
+    },
+    Appended {
+        term: u64,
+        fits: bool,
+        matched: u64,
+        round: u64,
+    },
+    /// The leader of this term wants to be followed by whoever hears it.
+    TakeOver {
+        term: u64,
+    },
+}
+
+/// Who is denied is kept where a locked node can read it.
+pub(super) trait Gate {
+    /// Durable when it returns.
+    fn deny(&mut self, denials: &[Denial]) -> Result<(), Killed>;
 }
 
 impl RaftMessage {
@@ -38,6 +72,7 @@ impl RaftMessage {
             Self::Voted { term, granted } => [1, *term, u64::from(*granted), 0, 0],
             Self::Append { term, prev, entries, commit, .. } => [2, *term, prev.1, entries.len() as u64, *commit],
             Self::Appended { term, matched, round, .. } => [3, *term, *matched, *round, 0],
+            Self::TakeOver { term } => [4, *term, 0, 0, 0],
         };
         numbers.iter().for_each(|number| hash.update(number.to_be_bytes()));
     }
@@ -73,7 +108,6 @@ struct Lead {
 /// What is known of consensus in memory.
 pub(super) struct Raft {
     me: NodeId,
-    peers: Vec<NodeId>,
     role: Role,
     leader: Option<NodeId>,
     pub(super) commit: u64,
@@ -85,11 +119,9 @@ pub(super) struct Raft {
 }
 
 impl Raft {
-    pub(super) fn new(me: NodeId, members: &[NodeId], applied: u64, now_ms: u64, dice: &mut Dice) -> Self {
-        let peers = members.iter().copied().filter(|&peer| peer != me).collect();
+    pub(super) fn new(me: NodeId, applied: u64, now_ms: u64, dice: &mut Dice) -> Self {
         Self {
             me,
-            peers,
             role: Role::Follower,
             leader: None,
             commit: applied,
@@ -105,27 +137,62 @@ impl Raft {
         Leadership { leader: self.leader, term: db.now().term, am_leader }
     }
 
-    fn majority(&self) -> usize {
-        majority(self.peers.len() + 1)
+    /// The newest membership in the log, and whether this node knows that it is committed.
+    pub(super) fn membership(&self, db: &Database) -> Membership {
+        let membership = db.now().membership(u64::MAX);
+        let committed = membership.place.is_some_and(|place| place.index <= self.commit);
+        Membership { committed, ..membership }
     }
 
-    pub(super) fn tick(&mut self, db: &mut Database, now_ms: u64, dice: &mut Dice) {
+    /// Everybody else that the log goes to.
+    fn peers(&self, db: &Database) -> Vec<NodeId> {
+        let membership = db.now().membership(u64::MAX);
+        let all = membership.voters().into_iter().chain(membership.learners);
+        all.filter(|&peer| peer != self.me).collect()
+    }
+
+    pub(super) fn tick(
+        &mut self,
+        (db, gate): (&mut Database, &mut impl Gate),
+        now_ms: u64,
+        dice: &mut Dice,
+    ) -> Result<(), Killed> {
+        self.finish_joint((db, gate), now_ms)?;
+        let membership = self.membership(db);
+        if membership.committed && !membership.is_joint() && !membership.newest().contains(&self.me) {
+            // A leader that finished its own removal leads no more.
+            (self.role, self.leader) = (Role::Follower, self.leader.filter(|&leader| leader != self.me));
+        }
         match &mut self.role {
             Role::Leader(lead) if now_ms >= lead.beat_ms + BEAT_MS => self.begin_round(db, now_ms),
             Role::Leader(_) => {}
-            _ if now_ms >= self.heard_ms + self.patience_ms => self.campaign(db, now_ms, dice),
+            _ if now_ms >= self.heard_ms + self.patience_ms => {
+                self.patience_ms = dice.between(PATIENCE_MS.0, PATIENCE_MS.1);
+                self.campaign(db, now_ms);
+            }
             _ => {}
         }
+        Ok(())
     }
 
-    fn campaign(&mut self, db: &mut Database, now_ms: u64, dice: &mut Dice) {
+    /// Whoever has no vote asks for none.
+    fn campaign(&mut self, db: &mut Database, now_ms: u64) {
+        let membership = db.now().membership(u64::MAX);
+        self.heard_ms = now_ms;
+        if !membership.voters().contains(&self.me) {
+            return;
+        }
         let term = db.now().term + 1;
         db.write_synced(Write::Vote(term, Some(self.me)));
         self.role = Role::Candidate([self.me].into());
         self.leader = None;
-        (self.heard_ms, self.patience_ms) = (now_ms, dice.between(PATIENCE_MS.0, PATIENCE_MS.1));
         let last = db.now().last();
-        self.out.extend(self.peers.iter().map(|&peer| (peer, RaftMessage::Vote { term, last })));
+        self.out.extend(self.peers(db).into_iter().map(|peer| (peer, RaftMessage::Vote { term, last })));
+    }
+
+    /// Lets one of `to` lead, if it can.
+    pub(super) fn transfer_leadership(&mut self, db: &Database, to: NodeId) {
+        self.out.push((to, RaftMessage::TakeOver { term: db.now().term }));
     }
 
     fn step_down(&mut self, db: &mut Database, term: u64) {
@@ -140,7 +207,7 @@ impl Raft {
     pub(super) fn propose(&mut self, db: &mut Database, command: Command, now_ms: u64) -> Option<(u64, u64)> {
         let Role::Leader(_) = self.role else { return None };
         let (term, after) = (db.now().term, db.now().last_index());
-        db.write_synced(Write::Append(after, vec![Entry { term, command: Some(Arc::new(command)) }]));
+        db.write_synced(Write::Append(after, vec![Entry { term, payload: Payload::Command(Arc::new(command)) }]));
         self.broadcast(db, now_ms);
         self.advance(db);
         Some((after + 1, term))
@@ -148,11 +215,11 @@ impl Raft {
 
     /// Asks for a read index, which is confirmed by a round that begins now or later. `false` unless this node leads.
     pub(super) fn read_index(&mut self, db: &Database, asker: Asker, now_ms: u64) -> bool {
-        let majority = self.majority();
+        let (me, membership) = (self.me, db.now().membership(u64::MAX));
         let Role::Leader(lead) = &mut self.role else { return false };
         lead.reads.push((lead.round + 1, asker));
         // One round at a time: who comes while one is under way waits for the next.
-        if lead.reached(majority) >= lead.round {
+        if lead.reached(me, &membership) >= lead.round {
             self.begin_round(db, now_ms);
         }
         true
@@ -169,7 +236,7 @@ impl Raft {
         if let Role::Leader(lead) = &mut self.role {
             lead.beat_ms = now_ms;
         }
-        for peer in self.peers.clone() {
+        for peer in self.peers(db) {
             self.append_to(peer, db);
         }
     }
@@ -184,7 +251,13 @@ impl Raft {
         self.out.push((peer, message));
     }
 
-    pub(super) fn receive(&mut self, from: NodeId, message: RaftMessage, db: &mut Database, now_ms: u64) {
+    pub(super) fn receive(
+        &mut self,
+        from: NodeId,
+        message: RaftMessage,
+        (db, gate): (&mut Database, &mut impl Gate),
+        now_ms: u64,
+    ) -> Result<(), Killed> {
         match message {
             RaftMessage::Vote { term, last } => {
                 self.step_down(db, term);
@@ -198,21 +271,20 @@ impl Raft {
             }
             RaftMessage::Voted { term, granted } => {
                 self.step_down(db, term);
-                let majority = self.majority();
+                let membership = db.now().membership(u64::MAX);
                 if let Role::Candidate(votes) = &mut self.role
                     && granted
                     && term == db.now().term
                 {
                     votes.insert(from);
-                    if votes.len() >= majority {
+                    if has_majority(&membership, votes) {
                         self.lead(db, now_ms);
                     }
                 }
             }
             RaftMessage::Append { term, prev, entries, commit, round } => {
                 self.step_down(db, term);
-                let reply = self.append(from, (term, prev, entries, commit), db, now_ms);
-                let (fits, matched) = reply;
+                let (fits, matched) = self.append(from, (term, prev, entries, commit), (db, gate), now_ms)?;
                 // Its sender may lead again by now: a round of an earlier term must not count in this one.
                 let round = if term == db.now().term { round } else { 0 };
                 self.out.push((from, RaftMessage::Appended { term: db.now().term, fits, matched, round }));
@@ -221,14 +293,21 @@ impl Raft {
                 self.step_down(db, term);
                 self.appended(from, (term, fits, matched, round), db, now_ms);
             }
+            RaftMessage::TakeOver { term } => {
+                let follows = matches!(self.role, Role::Follower) && self.leader == Some(from);
+                if follows && term == db.now().term {
+                    self.campaign(db, now_ms);
+                }
+            }
         }
+        Ok(())
     }
 
     fn lead(&mut self, db: &mut Database, now_ms: u64) {
         let (term, last) = (db.now().term, db.now().last_index());
-        db.write_synced(Write::Append(last, vec![Entry { term, command: None }]));
+        db.write_synced(Write::Append(last, vec![Entry { term, payload: Payload::Blank }]));
         self.leader = Some(self.me);
-        let next = self.peers.iter().map(|&peer| (peer, last + 1)).collect();
+        let next = self.peers(db).into_iter().map(|peer| (peer, last + 1)).collect();
         let (matched, answered) = (BTreeMap::new(), BTreeMap::new());
         let reads = Vec::new();
         self.role = Role::Leader(Lead { next, matched, round: 0, answered, beat_ms: 0, first: last + 1, reads });
@@ -239,16 +318,16 @@ impl Raft {
         &mut self,
         from: NodeId,
         (term, prev, entries, commit): (u64, (u64, u64), Vec<Entry>, u64),
-        db: &mut Database,
+        (db, gate): (&mut Database, &mut impl Gate),
         now_ms: u64,
-    ) -> (bool, u64) {
+    ) -> Result<(bool, u64), Killed> {
         if term < db.now().term {
-            return (false, 0);
+            return Ok((false, 0));
         }
         assert!(!matches!(self.role, Role::Leader(_)), "two leaders in term {term}");
         (self.role, self.leader, self.heard_ms) = (Role::Follower, Some(from), now_ms);
         if db.now().term_at(prev.1) != Some(prev.0) {
-            return (false, db.now().last_index().min(prev.1.saturating_sub(1)));
+            return Ok((false, db.now().last_index().min(prev.1.saturating_sub(1))));
         }
         let mut at = prev.1;
         let known = |at: u64, entry: &Entry| db.now().term_at(at + 1) == Some(entry.term);
@@ -262,11 +341,12 @@ impl Raft {
             .count();
         if new < entries.len() {
             assert!(at >= self.commit, "a committed entry would be truncated");
+            gate.deny(&denied(at, &entries[new..]))?;
             db.write_synced(Write::Append(at, entries[new..].to_vec()));
         }
         let matched = prev.1 + entries.len() as u64;
         self.commit = self.commit.max(commit.min(matched));
-        (true, matched)
+        Ok((true, matched))
     }
 
     fn appended(
@@ -276,7 +356,7 @@ impl Raft {
         db: &Database,
         now_ms: u64,
     ) {
-        let majority = self.majority();
+        let (me, membership) = (self.me, db.now().membership(u64::MAX));
         let Role::Leader(lead) = &mut self.role else { return };
         if term != db.now().term {
             return;
@@ -298,7 +378,7 @@ impl Raft {
         }
         self.advance(db);
         let Role::Leader(lead) = &mut self.role else { return };
-        let reached = lead.reached(majority);
+        let reached = lead.reached(me, &membership);
         if self.commit >= lead.first {
             let index = self.commit;
             let (done, wait): (Vec<_>, Vec<_>) = lead.reads.drain(..).partition(|(round, _)| *round <= reached);
@@ -312,11 +392,13 @@ impl Raft {
 
     /// Commits what a majority has, if it is of this term.
     fn advance(&mut self, db: &Database) {
-        let majority = self.majority();
+        let membership = db.now().membership(u64::MAX);
         let Role::Leader(lead) = &self.role else { return };
-        let mut matched: Vec<u64> = lead.matched.values().copied().chain([db.now().last_index()]).collect();
-        matched.sort_unstable_by(|one, other| other.cmp(one));
-        let reached = matched.get(majority - 1).copied().unwrap_or(0);
+        let matched = |node: NodeId| match node == self.me {
+            true => db.now().last_index(),
+            false => lead.matched.get(&node).copied().unwrap_or(0),
+        };
+        let reached = reached_by_majority(&membership, matched);
         if reached > self.commit && db.now().term_at(reached) == Some(db.now().term) {
             self.commit = reached;
         }
@@ -325,9 +407,11 @@ impl Raft {
 
 impl Lead {
     /// The newest round that a majority, with the leader itself, has answered.
-    fn reached(&self, majority: usize) -> u64 {
-        let mut answered: Vec<u64> = self.answered.values().copied().chain([self.round]).collect();
-        answered.sort_unstable_by(|one, other| other.cmp(one));
-        answered.get(majority - 1).copied().unwrap_or(0)
+    fn reached(&self, me: NodeId, membership: &Membership) -> u64 {
+        let answered = |node: NodeId| match node == me {
+            true => self.round,
+            false => self.answered.get(&node).copied().unwrap_or(0),
+        };
+        reached_by_majority(membership, answered)
     }
 }
