@@ -6,7 +6,7 @@
 //! the dealing, the check by the holders, the second write, and that its nodes are processes of their own.
 
 mod bare;
-mod layout;
+pub(super) mod layout;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -11,6 +11,7 @@ mod cipher;
 mod figures;
 mod keys;
 mod machine;
+mod members;
 mod outage;
 mod requests;
 mod timing;
@@ -39,6 +40,8 @@ pub enum Section {
     Keys,
     /// Killing and starting, and the first use of a cold key
     Outage,
+    /// Members that join and leave, and keys that are dealt anew
+    Members,
 }
 
 /// Measures the named parts, or everything if none is named, and writes the table to `out`; says on stderr what it is doing.
@@ -73,6 +76,10 @@ pub fn run(sections: &[Section], out: &mut dyn Write) -> Result<(), Error> {
             outage::measure(&mut cluster, &mut table)?;
         }
         cluster.terminate_all()?;
+    }
+    if wanted(Section::Members) {
+        doing("joining and revoking with ten thousand keys, dealing a hundred thousand anew");
+        members::measure(&mut table)?;
     }
     writeln!(out, "{header}\n{table}").map_err(Error::io("write the table"))
 }

@@ -40,7 +40,7 @@ impl Churn {
         self.check_records(&stores);
         let loot = self.check_thefts(&disks);
         if self.tally.orders.is_multiple_of(SEARCH_EVERY) {
-            let found = canary::search(&self.site.cluster.directory().path().to_owned(), &loot.canaries);
+            let found = canary::search(self.site.cluster.directory().path(), &loot.canaries);
             assert_eq!(found.expect("searches"), [], "S1, S8: a secret lies in the clear");
         }
         for (number, ciphertext) in self.sealed.iter().enumerate() {

@@ -15,13 +15,13 @@ pub(super) const NAME_BYTES: usize = 16;
 /// Section 5: version, number of D, nonce, tag.
 const SEAL: usize = 1 + 1 + 24 + 16;
 /// Section 3: the share record of three holders.
-pub(super) const RECORD: usize = 55 + 64 * 3;
+const RECORD: usize = record(3);
 /// Section 8, family `log`: key; V1, place, payload, time, change; request, uid, name, tags, kcv, one record with its length.
 const ENTRY: usize = 8 + SEAL + 1 + (1 + 1 + 3) + 1 + 9 + 1 + 16 + 16 + (1 + NAME_BYTES) + 1 + 32 + (1 + 1 + RECORD);
 /// The place of a version among many in one `Ready`: uid, version, two holders.
 const READY: usize = 16 + 1 + (1 + 2);
 /// Row `41`: tag, uid, version, epoch; the record.
-const RECORD_ROW: usize = (1 + 16 + 4 + 8) + SEAL + RECORD;
+const RECORD_ROW: usize = record_row(3);
 /// Row `07`: tag, uid, version; V1, variant, version, time, kcv, ready, request; one place: epoch, batch, index, verified.
 const VERSION_ROW: usize = (1 + 16 + 4) + SEAL + 1 + 1 + 1 + 9 + 32 + 1 + 16 + 1 + (1 + 16 + 3 + 1);
 /// Row `06`: tag, uid; V1, variant, name, time, tags.
@@ -32,6 +32,16 @@ pub(super) const ROWS: usize = RECORD_ROW + VERSION_ROW + KEY_ROW;
 
 /// What is written on the way: the entry, the rows, and the version once more when it is ready.
 pub(super) const WRITTEN: usize = ENTRY + READY + ROWS + VERSION_ROW;
+
+/// Section 3: the share record of so many holders.
+pub(in crate::bench) const fn record(holders: usize) -> usize {
+    55 + 64 * holders
+}
+
+/// The row that it lies in.
+pub(in crate::bench) const fn record_row(holders: usize) -> usize {
+    (1 + 16 + 4 + 8) + SEAL + record(holders)
+}
 
 /// The sums, in words.
 pub(super) fn written() -> String {
