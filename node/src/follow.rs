@@ -277,8 +277,8 @@ mod tests {
         }
     }
 
-    /// A second revocation may change the voters before the state has forgotten whom the first one left out. Mutated: if those who
-    /// are gone come back while a membership is joint, they are trusted once it is final.
+    /// A second revocation may change the voters before the state has forgotten whom the first one left out. If those who are gone
+    /// came back while a membership is joint, they would be trusted once it is final.
     #[test]
     fn whoever_is_gone_stays_gone_while_the_voters_change_again() {
         let roster = next(&Roster::default(), &[], &seen(place(1, 3), &[1, 2, 3, 4], &[&[1, 2, 3, 4]], &[])).roster;

@@ -158,6 +158,26 @@ fn t24_a_lost_node_is_replaced() {
     assert!(refused(), "its place is taken");
 }
 
+/// Of two nodes none can be replaced: one share of two is too little to deal from. The cluster is as it was, and the same
+/// invitation lets the new node join. Mutated: carried out all the same, no key can ever be put together again.
+#[test]
+fn neither_of_two_nodes_can_be_replaced() {
+    let mut site = Site::of(Cluster::builder().nodes(2).spares(1));
+    site.create("key");
+    let sealed = site.encrypt(None, "key", b"kept").expect("sealed");
+    let invitation = invite(&site);
+    let replace = site.cluster.quorate(["node", "replace", "n2", "--with", "-", "--yes"]);
+    let said = Tool::start(replace, invitation.as_bytes()).expect("runs").outcome(PATIENCE).expect("ends");
+    assert_eq!(said.code, Some(6), "{}", said.stderr);
+    assert!(said.stderr.contains("1 of 2 shares would remain") && said.stderr.contains("join another node first"));
+    site.start(&["n3"]);
+    join(&site, "n3", &invitation, &[]).success(PATIENCE).expect("joins");
+    site.export();
+    for node in ["n1", "n2", "n3"] {
+        assert_eq!(site.decrypt(Some(node), &sealed).expect("opens"), b"kept", "{node}");
+    }
+}
+
 /// Each invitation is for one node, and says what is wrong with it otherwise.
 #[test]
 fn wrong_invitations_are_refused_with_advice() {

@@ -883,7 +883,7 @@ fn a_key_is_ready_when_the_only_epoch_that_it_waited_for_counts_no_more() {
     assert_eq!(read.unready().len(), 0);
 }
 
-/// Mutated: with all of them at once, no majority of the four voters is left to decide it, and nothing ever ends.
+/// With all of them at once no majority of the four voters would be left to decide it, and nothing would ever end.
 #[test]
 fn more_nodes_than_a_majority_can_deny_at_once_go_one_after_the_other() {
     let mut cluster = Cluster::new(4, 3);

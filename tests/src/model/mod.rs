@@ -93,7 +93,9 @@ fn nothing_is_broken_whatever_happens() {
         );
         (left, seed, all) = (left - steps, seed + 1, all.and(seen));
     }
-    assert!(steps < STEPS || all.is_eventful(), "too little happened to show anything: {all:?}");
+    // A run that is repeated shows what it shows.
+    let repeated = number("QUORATE_MODEL_SEED").is_some() && steps < 20 * STEPS;
+    assert!(repeated || steps < STEPS || all.is_eventful(), "too little happened to show anything: {all:?}");
 }
 
 /// The same seed is the same run, event by event; another seed is another.

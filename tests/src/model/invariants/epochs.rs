@@ -85,8 +85,11 @@ impl Watch {
             self.holds(there || epoch.is_over(), || {
                 format!("D6: node {node} has no share key {} any more, and a seat in epoch {}", seat.skgen, epoch.epoch)
             });
-            let reported = self.state.locks.get(&node).is_none_or(|lock| lock.share_keys.contains(&seat.skgen));
-            self.holds(!there || !epoch.is_over() || reported, || {
+            let report = self.state.locks.get(&node);
+            let reported = report.is_none_or(|lock| lock.share_keys.contains(&seat.skgen));
+            // What it says of a lock that it replaced since is late, and says nothing of this one.
+            let late = || report.is_some_and(|lock| lock.generation < self.lock_generation_on_disk(node));
+            self.holds(!there || !epoch.is_over() || reported || late(), || {
                 format!(
                     "S2: node {node} keeps the key of its seat in epoch {}, which is over, and says it does not",
                     epoch.epoch

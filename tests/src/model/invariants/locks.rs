@@ -136,6 +136,11 @@ impl Watch {
         }
     }
 
+    /// The generation of the lock that a loss of power would leave; 0 without one.
+    pub(super) fn lock_generation_on_disk(&self, node: NodeId) -> u64 {
+        self.durable_vault(node).lock.map_or(0, |lock| lock.generation())
+    }
+
     fn durable_vault(&self, node: NodeId) -> Vault {
         self.disks[&node].durable().open()
     }
