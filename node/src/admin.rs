@@ -191,7 +191,7 @@ impl Terms {
 async fn init(node: &Arc<Node>, terms: Terms, token_hash: [u8; 32]) -> Result<Vec<String>, WireError> {
     let Terms { founders, threshold } = terms;
     if !node.has_vault() {
-        let mut vault = Vault::new(ClusterId(random::bytes()), node.boot_seed.duplicate());
+        let mut vault = Vault::new(ClusterId(random::bytes()), node.boot_seed());
         vault.identity.node = Some(crate::found::FIRST);
         let first = FirstFounder {
             founders,
@@ -242,7 +242,7 @@ async fn join(node: &Arc<Node>, invitation: &str) -> Result<(), WireError> {
     if node.has_vault() {
         return join_again(node, id, cluster, role).await;
     }
-    let mut vault = Vault::new(cluster, node.boot_seed.duplicate());
+    let mut vault = Vault::new(cluster, node.boot_seed());
     vault.founding = Some(founding(node, 0, role)?);
     node.founding.send_replace(crate::node::Founding::default());
     adopt(node, vault)

@@ -133,8 +133,10 @@ async fn prepare_lock(node: &Arc<Node>, from: NodeId, durable: LockState) -> Res
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+    use std::path::Path;
+
     use crate::config::{Config, SecretMemory, Timing};
     use crate::disk::DataDir;
     use crate::vault::{self, Founding, Invited, Role, Roster, RosterLogId, RosterMember, Standing, Vault, VaultFile};
@@ -153,24 +155,15 @@ mod tests {
         }
     }
 
-    /// A founder that loses power right after it answered PREP must know, when it comes back, whose lock key it holds;
-    /// otherwise two founders wait for each other for ever. What the network sees of this depends on a race.
-    #[tokio::test]
-    async fn a_founder_makes_the_roster_durable_with_the_lock_key() {
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        let data = DataDir::open(dir.path()).expect("a data directory");
-        let mut vault = Vault::new(ClusterId([1; 16]), Secret::random(&mut random::system()));
-        let key = crate::invitation::InvitationKey::of(&Secret::random(&mut random::system()));
-        let inviter = crate::invitation::Inviter { boot_pk: [2; 32], address: "127.0.0.1:7250".parse().expect("one") };
-        let role = Role::Founder(Invited { key, inviters: vec![inviter] });
-        let name = "n2".parse().expect("a name");
-        vault.founding = Some(Founding { attempt: 0, name, addresses: member(2).addresses, role });
+    /// A node with this vault in `dir`, which nobody reaches.
+    pub(crate) fn node_of(dir: &Path, vault: Vault) -> Arc<Node> {
+        let data = DataDir::open(dir).expect("a data directory");
         let config = Config {
-            data: dir.path().into(),
+            data: dir.into(),
             listen: "127.0.0.1:0".parse().expect("an address"),
             advertise: "127.0.0.1:7250".into(),
             name: "n2".parse().expect("a name"),
-            socket: dir.path().join("socket"),
+            socket: dir.join("socket"),
             secret_memory: SecretMemory::Auto,
             pin: crate::config::PinAt::Vault,
             unlock_from: None,
@@ -182,6 +175,21 @@ mod tests {
         let file = VaultFile::create(&data, vault).expect("a vault");
         let node = Node::new(config, data, endpoint, boot_seed);
         node.adopt_vault(file);
+        node
+    }
+
+    /// A founder that loses power right after it answered PREP must know, when it comes back, whose lock key it holds;
+    /// otherwise two founders wait for each other for ever. What the network sees of this depends on a race.
+    #[tokio::test]
+    async fn a_founder_makes_the_roster_durable_with_the_lock_key() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let mut vault = Vault::new(ClusterId([1; 16]), Secret::random(&mut random::system()));
+        let key = crate::invitation::InvitationKey::of(&Secret::random(&mut random::system()));
+        let inviter = crate::invitation::Inviter { boot_pk: [2; 32], address: "127.0.0.1:7250".parse().expect("one") };
+        let role = Role::Founder(Invited { key, inviters: vec![inviter] });
+        let name = "n2".parse().expect("a name");
+        vault.founding = Some(Founding { attempt: 0, name, addresses: member(2).addresses, role });
+        let node = node_of(dir.path(), vault);
         // Learned from the first founder, and in memory only so far.
         node.set_id(NodeId(2));
         let members = vec![member(1), member(2)];

@@ -72,9 +72,8 @@ pub struct Node {
     pub dir: DataDir,
     /// The one QUIC endpoint, for dialling and for serving.
     pub endpoint: quinn::Endpoint,
-    /// That of the vault or, as long as there is none, of the one that will be made: drawn before the first connection, which
-    /// the next process must be able to end.
-    pub boot_seed: Secret<32>,
+    /// See [`Node::boot_seed`].
+    boot_seed: Mutex<Secret<32>>,
     /// Drawn at each start: two of them at once are two processes.
     pub boot_nonce: [u8; 32],
     /// Sessions with peers.
@@ -160,7 +159,7 @@ impl Node {
             config,
             dir,
             endpoint,
-            boot_seed,
+            boot_seed: Mutex::new(boot_seed),
             boot_nonce: random::bytes(),
             sessions: Sessions::default(),
             rates: Rates::default(),
@@ -216,12 +215,20 @@ impl Node {
         *self.vault.lock() = Some(vault);
     }
 
-    /// Takes the vault of a join that was refused away again: nothing was locked in it, and nobody knows this node.
+    /// That of the vault or, as long as there is none, of the one that will be made: drawn before the first connection, which
+    /// the next process must be able to end.
+    pub fn boot_seed(&self) -> Secret<32> {
+        self.boot_seed.lock().duplicate()
+    }
+
+    /// Takes the vault of a join that was refused away again: nothing was locked in it. The next one gets another identity, since
+    /// the cluster may have given this one up, and lets it in no more.
     ///
     /// # Errors
     /// If the file cannot be removed.
     pub fn discard_vault(&self) -> std::io::Result<()> {
         *self.vault.lock() = None;
+        *self.boot_seed.lock() = Secret::random(&mut random::system());
         *self.boot.write() = None;
         *self.cluster.write() = None;
         self.set_id(NodeId(0));
@@ -577,5 +584,23 @@ impl Node {
     /// Fires when the node must stop.
     pub fn fatal(&self) -> watch::Receiver<Option<Arc<str>>> {
         self.fatal.subscribe()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A joiner that was given up is refused by its boot key for ever. Mutated: with the same seed again, a fresh invitation is
+    /// refused as one that somebody else used.
+    #[tokio::test]
+    async fn a_vault_that_is_discarded_takes_its_identity_along() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let vault = Vault::new(ClusterId([1; 16]), Secret::random(&mut random::system()));
+        let before = vault.identity.boot_seed.duplicate();
+        let node = crate::answer::tests::node_of(dir.path(), vault);
+        assert!(node.boot_seed().same_as(&before), "the control: that of the vault");
+        node.discard_vault().expect("removes it");
+        assert!(!node.has_vault() && !node.boot_seed().same_as(&before));
     }
 }
