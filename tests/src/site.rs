@@ -93,6 +93,11 @@ impl Site {
         self.block(Client::connect(self.file(), self.token(), options)).expect("the client file names a node")
     }
 
+    /// A client of one node, which asks once.
+    pub(crate) fn hasty(&self, node: &str) -> Client {
+        self.client_with(Options { node: Some(node.to_owned()), patience: Duration::ZERO, ..Options::default() })
+    }
+
     /// Makes a key.
     pub(crate) fn create(&self, key: &str) {
         let client = self.client(None);

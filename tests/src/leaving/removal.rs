@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use quorate_client::wire::{KeyInfo, Phase};
-use quorate_client::{Code, Context, Error, Options};
+use quorate_client::{Code, Context, Error};
 use quorate_testnet::load::{Load, Options as LoadOptions};
 
 use super::{LANES, LEASE, all_open, client_of, cold, goes_on, none_wrong, run, seal_many, settled, status, typed};
@@ -115,11 +115,7 @@ fn a_removed_node_that_is_cut_off_with_a_warm_memory_decrypts_nothing() {
     let mut site = Site::found();
     site.create("key");
     let old = site.encrypt(None, "key", b"secret").expect("encrypts");
-    let warm = {
-        let options =
-            Options { node: Some("n3".to_owned()), patience: std::time::Duration::ZERO, ..Options::default() };
-        site.client_with(options)
-    };
+    let warm = site.hasty("n3");
     let decrypt = |site: &Site| site.block(warm.decrypt(&old, &Context::empty())).map(|_| ());
     let removal = typed(&site, &["node", "remove", "n3", "--yes", "--accept-no-redundancy"]);
     let mut warm_until = Instant::now();

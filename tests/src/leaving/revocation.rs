@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use quorate_client::{Context, Options};
+use quorate_client::Context;
 use quorate_testnet::{Cluster, wait_until};
 
 use super::{LEASE, all_open, seal_many, settled, typed};
@@ -30,8 +30,7 @@ fn revoke_one(nodes: u8, what: Victim) {
         if what == Victim::Leading { leader.clone() } else { names.iter().find(follows).cloned().expect("one") };
     let stay: Vec<&str> = names.iter().filter(|name| **name != victim).map(String::as_str).collect();
     // Its memory is warm, and its clients still reach it.
-    let options = Options { node: Some(victim.clone()), patience: Duration::ZERO, ..Options::default() };
-    let client = site.client_with(options);
+    let client = site.hasty(&victim);
     let asks = |site: &Site| site.block(client.decrypt(&sealed[0].ciphertext, &Context::empty()));
     assert!(asks(&site).is_ok(), "the control: {victim} serves");
     if what == Victim::Dead {

@@ -3,8 +3,8 @@
 use std::fs;
 use std::time::Instant;
 
+use quorate_client::Context;
 use quorate_client::wire::Phase;
-use quorate_client::{Client, Context, Options};
 
 use super::{LEASE, all_open, client_of, seal_many, settled, status, typed};
 use crate::site::{PATIENCE, Site};
@@ -18,12 +18,6 @@ fn cut_off(site: &Site, together: [&str; 2]) {
     }
 }
 
-/// A client of one node, which does not wait.
-fn hasty(site: &Site, node: &str) -> Client {
-    let options = Options { node: Some(node.to_owned()), patience: std::time::Duration::ZERO, ..Options::default() };
-    site.client_with(options)
-}
-
 /// T17 of five, whose threshold is three: n5 is revoked while n4 is cut off together with it. That one knows of nothing, and
 /// opens the lock of n5 like any; but both together are too few to open it, or to put a key together, and neither serves when
 /// its lease is over. Mutated: a lease that never ends; a lock that one peer opens.
@@ -33,7 +27,7 @@ fn t17_one_that_has_not_heard_of_it_helps_in_vain() {
     let sealed = seal_many(&site, 10);
     let stay = ["n1", "n2", "n3"];
     let serves = |site: &Site, node: &str| {
-        let client = hasty(site, node);
+        let client = site.hasty(node);
         site.block(client.decrypt(&sealed[0].ciphertext, &Context::empty())).is_ok()
     };
     assert!(serves(&site, "n4") && serves(&site, "n5"), "the control");
