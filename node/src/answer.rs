@@ -37,7 +37,7 @@ async fn answer(
             })
         }
         PeerRequest::Lease => Ok(confirm::answer(&replica(node)?).await),
-        PeerRequest::Shares(request) => Ok(gather::answer(node, &replica(node)?, (from, conn), &request, body)),
+        PeerRequest::Shares(request) => Ok(gather::answer(node, &replica(node)?, (from, conn), &request, body).await),
         PeerRequest::Verify(request) => {
             members::check_shares(node, &replica(node)?, &request).await.map(PeerReply::Verified)
         }

@@ -270,7 +270,7 @@ pub fn is_entitled(state: &State, epoch: Epoch, node: NodeId) -> bool {
 }
 
 /// The holder's side: gives its shares to a member of the active epoch, while it has a lease itself.
-pub fn answer(
+pub async fn answer(
     node: &Node,
     replica: &Replica,
     (from, conn): (NodeId, &Conn),
@@ -286,15 +286,11 @@ pub fn answer(
     if !node.rates.shares.admits(from, request.versions.len()) {
         return PeerReply::Refused(Refusal::Busy);
     }
-    let entitled = replica.read(|state| is_entitled(state, request.epoch, from));
     // The share is sealed for the very connection that asked: while two sessions of a pair settle, that may be the other.
     let session = node.sessions.with(from).filter(|session| session.conn.same_as(conn));
     let (Some(holder), Some(session)) = (node.holder(), session) else {
         return PeerReply::Refused(Refusal::NoHello);
     };
-    if !entitled {
-        return PeerReply::Refused(Refusal::WrongEpoch);
-    }
     let open = |facts: Facts| -> Result<SealedShare, HoldError> {
         let (uid, version) = (facts.identity.uid, facts.identity.version);
         let (x, share) = holder.open(replica, &facts)?;
@@ -302,20 +298,31 @@ pub fn answer(
         let sealed = ByteBuf::from(transit::seal(&session.share_key, place, body, &share).to_vec());
         Ok(SealedShare { uid, version, x, counter: place.counter, sealed })
     };
-    let facts = holder.all_facts(replica, request.epoch, &request.versions);
-    match facts.and_then(|facts| facts.into_iter().map(open).collect::<Result<Vec<_>, _>>()) {
-        // Every load is an audit event at the peers that served it.
-        Ok(shares) if node.lease.is_valid() => {
-            for share in &shares {
-                info!(uid = %share.uid, version = %share.version, to = %from, "gave a share");
-            }
-            PeerReply::Shares(shares)
+    let mut shares = Vec::with_capacity(request.versions.len());
+    for (number, some) in request.versions.chunks(AT_ONCE).enumerate() {
+        if number > 0 {
+            yield_now().await;
         }
-        Ok(_) => PeerReply::Refused(Refusal::NoLease),
-        Err(HoldError::NoRecord(_) | HoldError::Busy) => PeerReply::Refused(Refusal::Behind),
-        Err(error) => {
-            warn!(%error, "cannot give a share");
-            PeerReply::Refused(Refusal::Storage)
+        // Looked at each time: it may have changed while others ran.
+        if !replica.read(|state| is_entitled(state, request.epoch, from)) {
+            return PeerReply::Refused(Refusal::WrongEpoch);
+        }
+        let facts = holder.all_facts(replica, request.epoch, some);
+        match facts.and_then(|facts| facts.into_iter().map(open).collect::<Result<Vec<_>, _>>()) {
+            Ok(some) => shares.extend(some),
+            Err(HoldError::NoRecord(_) | HoldError::Busy) => return PeerReply::Refused(Refusal::Behind),
+            Err(error) => {
+                warn!(%error, "cannot give a share");
+                return PeerReply::Refused(Refusal::Storage);
+            }
         }
     }
+    if !node.lease.is_valid() {
+        return PeerReply::Refused(Refusal::NoLease);
+    }
+    // Every load is an audit event at the peers that served it.
+    for share in &shares {
+        info!(uid = %share.uid, version = %share.version, to = %from, "gave a share");
+    }
+    PeerReply::Shares(shares)
 }

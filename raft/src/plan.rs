@@ -19,8 +19,11 @@ use crate::state::{EpochInfo, EpochPhase, MemberState, Running, State, majority}
 
 /// Most versions in one `Ready`; the rest come in the next step.
 pub const VERIFY_MAX: usize = 256;
-/// Most versions that are dealt anew in one command, and the most that a leader has in plain at a time.
+/// Most versions that are dealt anew in one command.
 pub const REDEAL_MAX: usize = 256;
+/// How many a leader deals anew at a time, and has in plain: so few that whoever serves clients meanwhile is never busy for
+/// long with the command.
+const REDEAL_AT_ONCE: usize = 96;
 
 /// How long the leader waits before it does something by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -134,7 +137,7 @@ pub enum Step {
     Redeal {
         /// The PENDING epoch.
         epoch: Epoch,
-        /// At most [`REDEAL_MAX`].
+        /// At most [`REDEAL_MAX`], and fewer.
         versions: Vec<(KeyUid, KeyVersion)>,
         /// How many lack a record, these among them.
         left: usize,
@@ -317,7 +320,7 @@ fn fill(state: &State, view: &View, pending: &EpochInfo) -> Step {
     let epoch = pending.epoch;
     let left = state.undealt().len();
     if left > 0 {
-        return Step::Redeal { epoch, versions: state.undealt().take(REDEAL_MAX).collect(), left };
+        return Step::Redeal { epoch, versions: state.undealt().take(REDEAL_AT_ONCE).collect(), left };
     }
     let (have, need) = (pending.acknowledged(), pending.acks_needed());
     let missing = pending.committee.iter().map(|seat| seat.node).filter(|node| !pending.has_acknowledged(*node));

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use quorate_client::route::{Client, Options, Removal};
-use quorate_client::wire::Stage;
+use quorate_client::wire::{Stage, Status};
 use quorate_shares::context::Context;
 use quorate_shares::ids::{Epoch, KeyName, NodeName};
 use tokio::task::{JoinHandle, JoinSet};
@@ -141,7 +141,7 @@ fn deal_anew(cluster: &Cluster, table: &mut Table) -> Result<(), Error> {
     };
     let disk = || disk_bytes(&cluster.directory().node(&leads), "");
     let (memory_before, disk_before) = (memory()?, disk()?);
-    let (mut calm, mut busy, lost, took, peak) = runtime.block_on(async {
+    let (mut calm, mut busy, lost, took, peaks) = runtime.block_on(async {
         // Away from the leader, and from the one that goes.
         let away = ["n1", "n2"].into_iter().find(|name| *name != leads).expect("one of them follows");
         let load = client_of(cluster, away).await?;
@@ -151,16 +151,25 @@ fn deal_anew(cluster: &Cluster, table: &mut Table) -> Result<(), Error> {
         let steady = Steady::begin(load);
         let begun = Instant::now();
         let operation = client.remove_node(&name(gone), &Removal::default()).await.map_err(failed("remove"))?;
-        let mut peak = memory_before;
+        // Of the first half of the keys, and of all.
+        let mut peaks = [memory_before; 2];
         // Until it is the ACTIVE epoch.
-        while client.status().await.map_err(failed("ask for the epoch"))?.epoch < operation {
-            peak = peak.max(memory()?);
+        loop {
+            let status = client.status().await.map_err(failed("ask for the epoch"))?;
+            if status.epoch >= operation {
+                break;
+            }
+            let now = memory()?;
+            peaks[1] = peaks[1].max(now);
+            if keys_left(&status).is_none_or(|left| left > MANY / 2) {
+                peaks[0] = peaks[1];
+            }
             sleep(10 * LOOK).await;
         }
         let took = begun.elapsed();
         let (busy, lost) = steady.after(std::future::ready(())).await;
         over(&client, operation).await?;
-        Ok::<_, Error>((calm, busy, lost_before + lost, took, peak))
+        Ok::<_, Error>((calm, busy, lost_before + lost, took, peaks))
     })?;
 
     let seconds = took.as_secs_f64();
@@ -180,15 +189,24 @@ fn deal_anew(cluster: &Cluster, table: &mut Table) -> Result<(), Error> {
     }
     let row = Row::new(format!("encrypt meanwhile: requests lost, of {}", calm.len() + busy.len()), lost.to_string());
     table.push(row.target("0", lost == 0));
-    let grown = (peak - memory_before) as f64 / 1e6;
+    let [half, all] = peaks.map(|peak| (peak - memory_before) as f64 / 1e6);
     let records = (layout::record(HOLDERS) as u64 * MANY) as f64 / 1e6;
-    let row = Row::new(format!("memory of the leader: growth while it deals {MANY}"), format!("{grown:.0} MB"));
-    table.push(row.beside(format!("all new records {records:.0} MB"), format!("{:.1} times", grown / records)));
+    let row = Row::new(format!("memory of the leader: growth while it deals {MANY}"), format!("{all:.0} MB"));
+    table.push(row.beside(format!("all new records {records:.0} MB"), format!("{:.1} times", all / records)));
+    let row = Row::new("memory of the leader: growth with the second half", format!("{:.0} MB", all - half));
+    let bytes = (all - half) * 1e6 / (MANY / 2) as f64;
+    table.push(row.beside(format!("with the first {half:.0} MB"), format!("{bytes:.0} B per key version")));
     let written = disk()?.saturating_sub(disk_before) as f64 / MANY as f64;
     let row = Row::new("disk of the leader: growth, per key version", format!("{written:.0} B"));
     let rows = layout::record_row(HOLDERS);
     table.push(row.beside(format!("its new record {rows} B"), format!("{:.1} times", written / rows as f64)));
     Ok(())
+}
+
+/// How many versions are still to be dealt anew, as the step of the operation says.
+fn keys_left(status: &Status) -> Option<u64> {
+    let (_, left) = status.operation.as_ref()?.step.split_once(": ")?;
+    left.split(' ').next()?.parse().ok()
 }
 
 fn name(node: &str) -> NodeName {
