@@ -200,7 +200,7 @@ fn refuse_stranding(state: &State, away: &BTreeSet<NodeId>) -> Result<(), WireEr
 
 fn too_few(remaining: usize, needed: u8) -> WireError {
     let message = format!("{remaining} of {needed} shares would remain, so every key would be lost");
-    WireError::new(Code::Conflict, message).hint("join another node first")
+    WireError::new(Code::Conflict, message).hint("take several one after the other, or join another node first")
 }
 
 fn explain(node: &Node, operation: &Operation, refusal: Refusal) -> WireError {
