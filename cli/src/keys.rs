@@ -51,7 +51,8 @@ pub(crate) async fn show(session: &mut Session<'_>, name: KeyName) -> Result<u8,
         Format::Text => {
             let row = |version: &quorate_client::wire::VersionInfo| {
                 let ready = if version.ready { "ready" } else { "being checked" };
-                vec![version.version.to_string(), output::time(version.created_ms), ready.to_owned()]
+                let ready = output::marked(ready, version.one_disk);
+                vec![version.version.to_string(), output::time(version.created_ms), ready]
             };
             let versions: Vec<_> = info.versions.iter().map(row).collect();
             format!(
@@ -78,7 +79,8 @@ pub(crate) async fn list(session: &mut Session<'_>) -> Result<u8, Failure> {
         Format::Text => {
             let row = |key: &quorate_client::wire::KeySummary| {
                 let created = output::time(key.created_ms);
-                vec![key.name.to_string(), key.newest.to_string(), created, output::tags(&key.tags)]
+                let version = output::marked(&key.newest.to_string(), key.one_disk);
+                vec![key.name.to_string(), version, created, output::tags(&key.tags)]
             };
             output::table(&["NAME", "VERSION", "CREATED", "TAGS"], &keys.iter().map(row).collect::<Vec<_>>())
         }

@@ -3,7 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use quorate_client::NodeName;
-use quorate_client::wire::{Alarm, KeyInfo, KeySummary, NodeInfo, OldCopies};
+use quorate_client::wire::{Alarm, KeyInfo, KeySummary, NodeInfo, OldCopies, VersionInfo};
 use serde_json::{Value, json};
 
 /// Columns as wide as they need to be, two spaces between.
@@ -67,8 +67,20 @@ pub(crate) fn pretty(value: &Value) -> String {
     format!("{value:#}\n")
 }
 
+/// What is said of a key version, with a mark if one disk alone opened it once.
+pub(crate) fn marked(text: &str, one_disk: bool) -> String {
+    if one_disk { format!("{text}, was on one disk") } else { text.to_owned() }
+}
+
 pub(crate) fn key(info: &KeyInfo) -> Value {
-    let version = |version: &quorate_client::wire::VersionInfo| json!({ "version": version.version.0, "created": time(version.created_ms), "ready": version.ready });
+    let version = |version: &VersionInfo| {
+        json!({
+            "version": version.version.0,
+            "created": time(version.created_ms),
+            "ready": version.ready,
+            "one_disk": version.one_disk,
+        })
+    };
     json!({
         "name": info.name.as_str(),
         "uid": info.uid.to_string(),
@@ -85,6 +97,7 @@ pub(crate) fn key_summary(key: &KeySummary) -> Value {
         "created": time(key.created_ms),
         "tags": key.tags,
         "version": key.newest.0,
+        "one_disk": key.one_disk,
     })
 }
 

@@ -108,6 +108,7 @@ fn show(session: &mut Session<'_>, status: &Status) -> Result<u8, Failure> {
             "phase": status.phase.as_str(),
             "lease_ms": status.lease_ms,
             "keys": status.keys,
+            "one_disk_keys": status.one_disk_keys,
             "operation": status.operation.as_ref().map(operation),
             "waiting_for": names(&status.waiting_for),
             "alarms": status.alarms.iter().map(output::alarm).collect::<Vec<_>>(),
@@ -151,6 +152,11 @@ fn text(status: &Status, serving: bool) -> String {
     let lease = status.lease_ms.map_or_else(|| "none".to_owned(), |left| format!("{left} ms left"));
     text += &format!("answered by: {} ({}, lease {lease})\n", status.node, output::plain(&status.version));
     text += &format!("keys: {}\n", status.keys);
+    if status.one_disk_keys > 0 && status.theft_threshold > 1 {
+        let count = status.one_disk_keys;
+        text +=
+            &format!("rotate: {count} of them were once on one disk that opened all; `quorate key list` shows which\n");
+    }
     if let Some(operation) = &status.operation {
         text += &operation_line(operation);
     }

@@ -316,6 +316,7 @@ async fn lists_are_read_page_by_page() {
             uid: quorate_shares::ids::KeyUid([0; 16]),
             created_ms: 0,
             newest: quorate_client::KeyVersion(1),
+            one_disk: false,
             tags: BTreeMap::new(),
         };
         let keys: Vec<_> = (first..2500).take(1000).map(key).collect();

@@ -162,7 +162,12 @@ async fn work(node: &Arc<Node>, replica: &Replica, request: Request) -> Answer {
         }
         Request::ListKeys { after, limit } => Ok(replica.read(|state| list_keys(state, after.as_ref(), limit))),
         Request::ShowKey { name } => {
-            let key = find(node, replica, |state| state.key_by_name(&name).map(key_info), || deal::unknown_key(&name));
+            let key = find(
+                node,
+                replica,
+                |state| state.key_by_name(&name).map(|key| key_info(state, key)),
+                || deal::unknown_key(&name),
+            );
             key.await.map(Response::Key)
         }
         Request::Status
@@ -322,7 +327,7 @@ async fn ready(replica: &Replica, (uid, version): Slot, deadline: Instant) -> Re
     let mut readied = replica.readied();
     let usable = |state: &State| {
         let key = state.keys.get(&uid)?;
-        key.versions.get(&version).is_some_and(|made| made.ready).then(|| key_info(key))
+        key.versions.get(&version).is_some_and(|made| made.ready).then(|| key_info(state, key))
     };
     loop {
         readied.borrow_and_update();
@@ -409,11 +414,13 @@ fn check_tags(tags: &BTreeMap<String, String>) -> Result<(), WireError> {
     Ok(())
 }
 
-fn key_info(key: &Key) -> KeyInfo {
+fn key_info(state: &State, key: &Key) -> KeyInfo {
+    let one_disk_until_ms = state.one_disk_until_ms();
     let versions = key.versions.values().map(|version| VersionInfo {
         version: version.version,
         created_ms: version.created_ms,
         ready: version.ready,
+        one_disk: version.created_ms <= one_disk_until_ms,
     });
     KeyInfo {
         name: key.name.clone(),
@@ -426,6 +433,7 @@ fn key_info(key: &Key) -> KeyInfo {
 
 fn list_keys(state: &State, after: Option<&KeyName>, limit: u32) -> Response {
     let limit = limit.clamp(1, KEYS_PAGE_MAX) as usize;
+    let one_disk_until_ms = state.one_disk_until_ms();
     let mut keys: Vec<KeySummary> = state
         .keys_after(after)
         .take(limit + 1)
@@ -434,6 +442,7 @@ fn list_keys(state: &State, after: Option<&KeyName>, limit: u32) -> Response {
             uid: key.uid,
             created_ms: key.created_ms,
             newest: key.newest().version,
+            one_disk: key.newest().created_ms <= one_disk_until_ms,
             tags: key.tags.clone(),
         })
         .collect();

@@ -123,15 +123,16 @@ pub async fn full(node: &Arc<Node>, replica: &Replica) -> Status {
     // What the peers report is gathered first, since it takes time; then everything is read at one moment.
     let reports = reports(node, replica).await;
     let leader = replica.leadership().borrow().leader;
-    let (nodes, running, (threshold, theft_threshold, epoch, keys)) = replica.read_members(|state, _, membership| {
-        let nodes = listed(state, membership, leader, &reports);
-        let running = state.operations.running.as_ref();
-        let active = state.active();
-        let threshold = active.map_or(0, |epoch| epoch.threshold);
-        let epoch = active.map_or(Epoch(0), |epoch| epoch.epoch);
-        let running = running.map(|running| operation_name(state, &running.operation));
-        (nodes, running, (threshold, theft_threshold(state), epoch, state.keys.len() as u64))
-    });
+    let (nodes, running, (threshold, theft_threshold, epoch, keys, one_disk_keys)) =
+        replica.read_members(|state, _, membership| {
+            let nodes = listed(state, membership, leader, &reports);
+            let running = state.operations.running.as_ref();
+            let active = state.active();
+            let threshold = active.map_or(0, |epoch| epoch.threshold);
+            let epoch = active.map_or(Epoch(0), |epoch| epoch.epoch);
+            let running = running.map(|running| operation_name(state, &running.operation));
+            (nodes, running, (threshold, theft_threshold(state), epoch, state.keys.len() as u64, one_disk_keys(state)))
+        });
     let quorum = node.lease.is_valid();
     let trouble = node.lease_trouble.lock().as_ref().map(ToString::to_string);
     let lease_ms = u32::try_from(node.lease.left_ms()).ok().filter(|&left| left > 0);
@@ -149,10 +150,19 @@ pub async fn full(node: &Arc<Node>, replica: &Replica) -> Status {
         leader: leader.and_then(|leader| names(node, &[leader]).pop()),
         lease_ms,
         keys,
+        one_disk_keys,
         operation: operation(node).or_else(|| running.map(|name| led(node, leader, name))),
         alarms: alarms(node),
         waiting_for: public(node).waiting_for,
         nodes,
+    }
+}
+
+/// How many keys would be safer if they were rotated.
+fn one_disk_keys(state: &State) -> u64 {
+    match state.one_disk_until_ms() {
+        0 => 0,
+        until_ms => state.keys.values().filter(|key| key.newest().created_ms <= until_ms).count() as u64,
     }
 }
 

@@ -498,6 +498,14 @@ impl State {
         self.epochs.values().rev().find(|epoch| epoch.phase == EpochPhase::Active)
     }
 
+    /// Until when one disk alone held enough shares to open every key: whoever had it then has every version that was made
+    /// up to then. 0 if no epoch ever had a threshold of one; [`u64::MAX`] as long as that holds.
+    pub fn one_disk_until_ms(&self) -> u64 {
+        let Some(last) = self.epochs.values().rev().find(|epoch| epoch.threshold == 1) else { return 0 };
+        let mut later = self.epochs.values().filter(|epoch| epoch.epoch > last.epoch && epoch.activated_ms > 0);
+        later.next().map_or(u64::MAX, |epoch| epoch.activated_ms)
+    }
+
     /// The epoch that is being dealt to.
     pub fn pending(&self) -> Option<&EpochInfo> {
         self.epochs.values().next_back().filter(|epoch| epoch.phase == EpochPhase::Pending)

@@ -9,7 +9,7 @@ use quorate_testnet::load::{Load, Options};
 use quorate_testnet::tool::Tool;
 use quorate_testnet::{Cluster, thief};
 
-use crate::site::{Dice, PATIENCE, Site, seed, subsets};
+use crate::site::{Dice, PATIENCE, Site, name, seed, subsets};
 
 /// Three founders and room for more.
 fn with_spares(spares: u8) -> Site {
@@ -261,6 +261,22 @@ fn a_solo_node_grows_to_three() {
     let over = || site.block(site.client(None).status()).expect("status").operation.is_none();
     site.until("the operations to be over", || over().then_some(()));
     assert_eq!(thresholds(&site), (2, 2));
+    // What one disk has opened stays marked until the key is rotated.
+    let marks = |site: &Site| {
+        let status = site.block(site.client(None).status()).expect("status");
+        let key = site.block(site.client(None).show_key(&name("key"))).expect("the key");
+        (status.one_disk_keys, key.versions.iter().map(|version| version.one_disk).collect::<Vec<_>>())
+    };
+    assert_eq!(marks(&site), (1, vec![true]));
+    let told = |words: &[&str]| {
+        let tool = Tool::start(site.cluster.quorate(words.iter().copied()), b"").expect("starts");
+        String::from_utf8(tool.success(PATIENCE).expect("is told")).expect("text")
+    };
+    assert!(told(&["key", "list"]).contains("1, was on one disk"));
+    assert!(told(&["status"]).contains("rotate: 1 of them"));
+    site.block(site.client(None).rotate_key(&name("key"), None)).expect("rotates");
+    assert!(!told(&["status"]).contains("rotate:"));
+    assert_eq!(marks(&site), (0, vec![true, false]));
     let after = tempfile::tempdir().expect("a directory");
     for node in ["n1", "n2", "n3"] {
         let disk = site.cluster.steal(&[node], after.path()).expect("steals");

@@ -210,7 +210,12 @@ impl FakeNode {
                 if keys.contains_key(&name) {
                     return Err(WireError::new(Code::Conflict, format!("a key named {name} exists")));
                 }
-                let versions = vec![VersionInfo { version: KeyVersion(1), created_ms: 951_827_696_000, ready: true }];
+                let versions = vec![VersionInfo {
+                    version: KeyVersion(1),
+                    created_ms: 951_827_696_000,
+                    ready: true,
+                    one_disk: false,
+                }];
                 let info =
                     KeyInfo { name: name.clone(), uid: KeyUid([1; 16]), created_ms: 951_827_696_000, tags, versions };
                 keys.insert(name, info.clone());
@@ -223,7 +228,7 @@ impl FakeNode {
                     return Err(WireError::new(Code::Conflict, format!("the newest version is {newest}")));
                 }
                 let version = KeyVersion(newest.0 + 1);
-                info.versions.push(VersionInfo { version, created_ms: 951_827_697_000, ready: false });
+                info.versions.push(VersionInfo { version, created_ms: 951_827_697_000, ready: false, one_disk: false });
                 Response::Key(info.clone())
             }
             Request::ShowKey { name } => Response::Key(keys.get(&name).ok_or_else(|| unknown(&name))?.clone()),
@@ -233,6 +238,7 @@ impl FakeNode {
                     uid: info.uid,
                     created_ms: info.created_ms,
                     newest: info.versions.last().expect("never empty").version,
+                    one_disk: info.versions.last().expect("never empty").one_disk,
                     tags: info.tags.clone(),
                 };
                 Response::Keys { keys: keys.values().map(summary).collect(), more: false }
@@ -353,6 +359,7 @@ fn status() -> Status {
         leader: Some("n1".parse().expect("a name")),
         lease_ms: Some(2500),
         keys: 3,
+        one_disk_keys: 0,
         operation: None,
         alarms: Vec::new(),
         waiting_for: Vec::new(),

@@ -316,6 +316,8 @@ pub struct VersionInfo {
     pub created_ms: u64,
     /// Whether enough holders have checked their shares of it, so that it may be used.
     pub ready: bool,
+    /// Whether it existed while one disk alone opened every key: whoever had that disk has this version.
+    pub one_disk: bool,
 }
 
 /// One key in a list.
@@ -329,6 +331,8 @@ pub struct KeySummary {
     pub created_ms: u64,
     /// Its newest version.
     pub newest: KeyVersion,
+    /// Whether that existed while one disk alone opened every key.
+    pub one_disk: bool,
     /// Notes for people.
     pub tags: BTreeMap<String, String>,
 }

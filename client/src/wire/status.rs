@@ -104,6 +104,8 @@ pub struct Status {
     pub lease_ms: Option<u32>,
     /// Keys that exist.
     pub keys: u64,
+    /// Those whose newest version existed while one disk alone opened every key; after growth they should be rotated.
+    pub one_disk_keys: u64,
     /// A change of members that is under way.
     pub operation: Option<Operation>,
     /// Open alarms, oldest first.

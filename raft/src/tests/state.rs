@@ -12,7 +12,7 @@ use crate::command::{
 };
 use crate::plan::{self, Step, VERIFY_MAX, View};
 use crate::rows::{RowKey, RowWrite};
-use crate::state::{EpochPhase, KEY_VERSIONS_MAX, State, apply};
+use crate::state::{EpochInfo, EpochPhase, KEY_VERSIONS_MAX, State, apply};
 
 fn with_key() -> (State, Leader) {
     let mut state = founded(3, 2);
@@ -410,4 +410,29 @@ fn a_state_restored_from_its_rows_is_the_same() {
         restored.restore_row(RowKey::parse(key).expect("a row"), value).expect("a good row");
     }
     assert!(restored.restored().expect("whole") == state);
+}
+
+/// What was made while one disk opened everything is known for ever, also if the epoch with one holder was given up.
+#[test]
+fn what_one_disk_opened_ends_with_the_next_epoch() {
+    let founded = founded(3, 2);
+    let epoch = |number: u64, threshold, phase, activated_ms| {
+        let info = founded.epochs[&Epoch(1)].clone();
+        (Epoch(number), EpochInfo { epoch: Epoch(number), threshold, phase, activated_ms, ..info })
+    };
+    let until_ms = |epochs: &[&(Epoch, EpochInfo)]| {
+        let mut state = State::default();
+        state.epochs = epochs.iter().copied().cloned().collect();
+        state.one_disk_until_ms()
+    };
+    let first = epoch(1, 1, EpochPhase::Retired, 10);
+    let grown = epoch(2, 2, EpochPhase::Active, 20);
+    let given_up = epoch(3, 1, EpochPhase::Abandoned, 0);
+    let next = epoch(4, 2, EpochPhase::Active, 40);
+    assert_eq!(until_ms(&[&grown]), 0, "never");
+    assert_eq!(until_ms(&[&first]), u64::MAX, "still");
+    assert_eq!(until_ms(&[&first, &grown]), 20);
+    assert_eq!(until_ms(&[&first, &grown, &next]), 20, "later epochs change nothing");
+    assert_eq!(until_ms(&[&grown, &given_up]), u64::MAX, "its records lie on that disk");
+    assert_eq!(until_ms(&[&grown, &given_up, &next]), 40);
 }
