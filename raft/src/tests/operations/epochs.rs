@@ -1,0 +1,169 @@
+//! What an epoch is dealt, who can open it, and what is erased after it.
+
+use quorate_shares::ids::{Epoch, KeyVersion, NodeId, ShareKeyGeneration};
+use quorate_shares::kem::PublicKey;
+use quorate_shares::master::{KeyIdentity, MasterKey};
+use quorate_shares::secret::Secret;
+
+use super::cluster::Cluster;
+use crate::Refusal;
+use crate::command::{Change, Operation, RecordBytes, Redeal, Redealt, RegisterShareKey};
+use crate::plan::{self, Patience, Step};
+use crate::rows::{COLD_ROWS, RowKey};
+use crate::state::State;
+use crate::tests::fixture::{CLUSTER, refused, rng, uid};
+
+#[test]
+fn share_keys_are_drawn_for_the_epoch_that_comes_next() {
+    let mut cluster = Cluster::new(3, 2);
+    let key = |node, skgen| {
+        let share_pk = PublicKey::of_seed(&Secret::random(&mut rng())).as_bytes().to_vec();
+        Change::RegisterShareKey(RegisterShareKey { node: NodeId(node), skgen: ShareKeyGeneration(skgen), share_pk })
+    };
+    for skgen in [1, 3] {
+        let stale = Refusal::StaleShareKey { node: NodeId(2) };
+        assert_eq!(refused(&mut cluster.state, key(2, skgen)), stale);
+    }
+    let good = key(2, 2);
+    cluster.apply(good.clone());
+    cluster.apply(good);
+    assert_eq!(refused(&mut cluster.state, key(2, 2)), Refusal::StaleShareKey { node: NodeId(2) });
+    assert_eq!(refused(&mut cluster.state, key(9, 2)), Refusal::UnknownMember { node: NodeId(9) });
+}
+
+/// I3: a key that is made while an epoch is PENDING is in both, and needs no dealing.
+#[test]
+fn keys_are_made_while_an_epoch_is_dealt() {
+    let mut cluster = Cluster::new(4, 3);
+    (1..=2).for_each(|number| cluster.create(number));
+    let operation = cluster.begin(50, Operation::Remove { node: NodeId(4) });
+    while cluster.state.pending().is_none() {
+        let step = cluster.next();
+        cluster.follow(step);
+    }
+    cluster.create(3);
+    cluster.settle();
+    assert_eq!(
+        cluster.state.active().map(|active| (active.epoch, active.redealt, active.records)),
+        Some((operation, 2, 3))
+    );
+}
+
+/// S5: no version is dealt twice in one epoch. S3: nobody outside the committee can open a share.
+#[test]
+fn a_version_is_dealt_once_and_to_the_committee_alone() {
+    let mut cluster = Cluster::new(4, 3);
+    cluster.create(1);
+    let slot = (uid(1), KeyVersion(1));
+    let operation = cluster.begin(50, Operation::Remove { node: NodeId(4) });
+    while cluster.state.pending().is_none() {
+        let step = cluster.next();
+        cluster.follow(step);
+    }
+    cluster.redeal(operation, &[slot]);
+    let again = {
+        let mut dealer = cluster.dealer(operation);
+        let key = MasterKey::from_secret(Secret::take(&mut cluster.keys[&slot].clone()));
+        let identity = KeyIdentity { cluster: CLUSTER, uid: slot.0, version: slot.1 };
+        let record = dealer.deal(&key, &identity, &key.kcv(&identity)).expect("room");
+        let dealt = vec![Redealt { uid: slot.0, version: slot.1, record: RecordBytes(record.encode()) }];
+        Change::Redeal(Redeal { epoch: operation, dealt })
+    };
+    let dealt = Refusal::AlreadyDealt { uid: slot.0, version: slot.1 };
+    assert_eq!(refused(&mut cluster.state, again), dealt);
+    cluster.settle();
+    assert_eq!(cluster.rebuilt(slot, operation, Some(&[2, 3])), Some(cluster.keys[&slot]));
+    assert_eq!(cluster.rebuilt(slot, operation, Some(&[3, 4])), None);
+}
+
+/// A key that was checked in the PENDING epoch alone is ready when that one becomes ACTIVE, and one that was checked in the
+/// ACTIVE epoch alone when the PENDING one is given up: nothing is left to be checked, so nobody would ever say so.
+#[test]
+fn a_key_is_ready_when_the_only_epoch_that_it_waited_for_counts_no_more() {
+    let mut cluster = Cluster::new(4, 3);
+    let rekeyed = cluster.begin(50, Operation::Rekey);
+    while cluster.state.pending().is_none() {
+        let step = cluster.next();
+        cluster.follow(step);
+    }
+    assert_eq!(cluster.make(1), [Epoch(1), rekeyed]);
+    cluster.verify(1, rekeyed);
+    assert!(!cluster.is_ready(1), "nobody checked its shares in the epoch that serves");
+    cluster.settle();
+    assert!(cluster.is_ready(1) && plan::unverified(&cluster.state).is_empty());
+
+    cluster.begin(51, Operation::Rekey);
+    while cluster.state.pending().is_none() {
+        let step = cluster.next();
+        cluster.follow(step);
+    }
+    cluster.make(2);
+    cluster.verify(2, rekeyed);
+    assert!(!cluster.is_ready(2));
+    cluster.begin(52, Operation::Revoke { nodes: [NodeId(4)].into() });
+    assert!(cluster.state.pending().is_none() && cluster.is_ready(2));
+    // Both are written as they are.
+    let stored = cluster.rows[&RowKey::Version(uid(2), KeyVersion(1)).to_bytes()].clone();
+    let mut read = State::default();
+    read.restore_row(RowKey::Key(uid(2)), &cluster.rows[&RowKey::Key(uid(2)).to_bytes()]).expect("a row");
+    read.restore_row(RowKey::Version(uid(2), KeyVersion(1)), &stored).expect("a row");
+    assert_eq!(read.unready().len(), 0);
+}
+
+/// I2 and I5: a holder that is away is dealt to with the key that it has, serves when it is back, and erases what it owes
+/// in an epoch that the leader begins by itself.
+#[test]
+fn whoever_was_away_erases_what_it_owes_in_an_epoch_of_its_own() {
+    let mut cluster = Cluster::new(6, 4);
+    (1..=2).for_each(|number| cluster.create(number));
+    cluster.away(3);
+    for leaving in [6, 5] {
+        cluster.begin(leaving, Operation::Remove { node: NodeId(leaving.into()) });
+        cluster.settle();
+    }
+    let operation = cluster.begin(50, Operation::Remove { node: NodeId(4) });
+    // Three of the five that its lock names open it, and only two of them would be left.
+    for _ in 0..100 {
+        match cluster.next() {
+            Step::AwaitLocks { missing } if missing == [NodeId(3)] => break,
+            step => cluster.follow(step),
+        }
+    }
+    assert_eq!(refused(&mut cluster.state, Change::Expel { operation }), Refusal::Stranded { node: NodeId(3) });
+    cluster.back(3);
+    cluster.settle();
+    assert_eq!(cluster.state.active().and_then(|active| active.seat_of(NodeId(3))).map(|seat| seat.skgen.0), Some(1));
+    assert!(cluster.state.owes_erasure(NodeId(3)) && !cluster.state.owes_erasure(NodeId(1)));
+
+    cluster.now_ms += Patience::default().rekey_ms - 1;
+    assert_eq!(cluster.next(), Step::Nothing, "not so soon after the last epoch");
+    cluster.now_ms = cluster.state.time_ms + Patience::default().rekey_ms;
+    assert_eq!(cluster.next(), Step::Rekey);
+    cluster.settle();
+    assert_eq!(cluster.state.active().map(|active| active.epoch), Some(Epoch(5)));
+    assert!(!cluster.state.owes_erasure(NodeId(3)));
+    assert_eq!(cluster.share_keys[&NodeId(3)].keys().map(|skgen| skgen.0).collect::<Vec<_>>(), [5]);
+}
+
+/// The rows are the whole state at every step of an operation.
+#[test]
+fn a_restart_finds_the_operation_where_it_was() {
+    let mut cluster = Cluster::new(4, 3);
+    (1..=3).for_each(|number| cluster.create(number));
+    cluster.begin(50, Operation::Revoke { nodes: [NodeId(4)].into() });
+    let mut steps = 0;
+    loop {
+        let step = cluster.next();
+        if step == Step::Nothing {
+            break;
+        }
+        cluster.follow(step);
+        steps += 1;
+        let mut restored = State::default();
+        for (key, value) in cluster.rows.iter().filter(|(key, _)| key[0] < COLD_ROWS) {
+            restored.restore_row(RowKey::parse(key).expect("a row"), value).expect("a good row");
+        }
+        assert!(restored.restored().expect("whole") == cluster.state);
+    }
+    assert!(steps > 8);
+}

@@ -1,0 +1,212 @@
+//! Members leave: in good order, or because they are refused from now on.
+
+use std::collections::BTreeSet;
+
+use quorate_shares::ids::{Epoch, KeyVersion, NodeId, ShareKeyGeneration};
+
+use super::cluster::Cluster;
+use crate::Refusal;
+use crate::command::{Begin, Change, Operation};
+use crate::plan::Step;
+use crate::rows::RowKey;
+use crate::state::EpochPhase;
+use crate::tests::fixture::{refused, uid};
+
+#[test]
+fn a_planned_removal_goes_from_the_inside_out() {
+    let mut cluster = Cluster::new(4, 3);
+    (1..=3).for_each(|number| cluster.create(number));
+    cluster.told.clear();
+    let operation = cluster.begin(50, Operation::Remove { node: NodeId(4) });
+    cluster.settle();
+    let told = [
+        "share keys",
+        "open_epoch",
+        "redeal",
+        "acks",
+        "activate_epoch",
+        "locks",
+        "voters",
+        "expel",
+        "retire_epoch",
+        "locks",
+        "finish",
+        "sweep",
+    ];
+    assert_eq!(cluster.told, told);
+    let state = &cluster.state;
+    assert_eq!(
+        state.active().map(|active| (active.epoch, active.threshold, active.committee.len())),
+        Some((operation, 2, 3))
+    );
+    assert!(state.operations.running.is_none() && !state.members.contains_key(&NodeId(4)));
+    assert!(!state.former[&NodeId(4)].revoked);
+    assert!(state.locks.values().all(|lock| !lock.peers.contains(&NodeId(4)) && lock.threshold == 1));
+    // Nothing of the epoch before is left, neither keys nor records.
+    let old = ShareKeyGeneration(1);
+    assert!(cluster.share_keys.iter().filter(|(node, _)| node.0 != 4).all(|(_, keys)| !keys.contains_key(&old)));
+    let records = cluster.rows.keys().filter_map(|key| RowKey::parse(key));
+    assert_eq!(records.filter(|key| matches!(key, RowKey::Record(_, _, Epoch(1)))).count(), 0);
+    assert_eq!(
+        (state.batches.values().all(|batch| batch.epoch == operation), state.is_unswept(Epoch(1))),
+        (true, false)
+    );
+}
+
+#[test]
+fn a_revocation_goes_from_the_outside_in() {
+    let mut cluster = Cluster::new(5, 3);
+    (1..=3).for_each(|number| cluster.create(number));
+    cluster.told.clear();
+    cluster.away(4);
+    cluster.begin(50, Operation::Revoke { nodes: [NodeId(4)].into() });
+    cluster.settle();
+    let told = [
+        "voters, denied at once",
+        "expel",
+        "share keys",
+        "open_epoch",
+        "redeal",
+        "acks",
+        "activate_epoch",
+        "retire_epoch",
+        "locks",
+        "finish",
+        "sweep",
+    ];
+    assert_eq!(cluster.told, told);
+    assert!(cluster.state.former[&NodeId(4)].revoked);
+}
+
+/// A leader that is to leave lets another one lead first (I9).
+#[test]
+fn a_leader_does_not_remove_itself() {
+    let mut cluster = Cluster::new(4, 3);
+    cluster.create(1);
+    cluster.begin(50, Operation::Remove { node: NodeId(1) });
+    let Step::TransferLeadership { to } = cluster.next() else { panic!("it must not go on") };
+    assert_eq!(to, [NodeId(2), NodeId(3), NodeId(4)].into());
+    cluster.settle();
+    assert_eq!(cluster.leader, NodeId(2));
+    assert!(!cluster.state.members.contains_key(&NodeId(1)));
+}
+
+/// Whatever runs makes room for a revocation, which takes over who was about to leave.
+#[test]
+fn a_revocation_comes_first() {
+    let mut cluster = Cluster::new(5, 3);
+    (1..=2).for_each(|number| cluster.create(number));
+    let first = cluster.begin(50, Operation::Remove { node: NodeId(5) });
+    while cluster.state.pending().is_none_or(|pending| pending.redealt == 0) {
+        let step = cluster.next();
+        cluster.follow(step);
+    }
+    let other =
+        Begin { request: [51; 16], operation: Operation::Rekey, accept_no_redundancy: false, abandon: BTreeSet::new() };
+    let running = Refusal::OperationRunning { operation: first };
+    assert_eq!(refused(&mut cluster.state, Change::Begin(other)), running);
+
+    let revoke = Operation::Revoke { nodes: [NodeId(2)].into() };
+    let second = cluster.begin(52, revoke.clone());
+    assert_eq!(cluster.begin(52, revoke), second, "the same request again");
+    assert!(second > first, "the number of an epoch that was given up is not used again");
+    assert_eq!(cluster.state.epochs[&first].phase, EpochPhase::Abandoned);
+    let ended = cluster.state.operations.ended.as_ref().map(|ended| (ended.was.epoch, ended.preempted));
+    assert_eq!(ended, Some((first, true)));
+    cluster.settle();
+    assert_eq!(cluster.state.members.len(), 3);
+    assert!(cluster.state.former.keys().eq(&[NodeId(2), NodeId(5)]));
+    assert_eq!(cluster.state.active().map(|active| active.epoch), Some(second));
+    // The share keys that were drawn for the epoch that was given up are gone, too.
+    assert!(cluster.state.locks.values().all(|lock| lock.share_keys.iter().eq(&[ShareKeyGeneration(second.0)])));
+}
+
+/// An emergency is not refused because of what was planned: if too few would remain, a removal is taken back that nobody rests
+/// on yet. Mutated: taken along all the same, the revocation is refused.
+#[test]
+fn a_revocation_takes_a_removal_back_rather_than_be_refused() {
+    let mut cluster = Cluster::new(4, 3);
+    (1..=2).for_each(|number| cluster.create(number));
+    cluster.begin(50, Operation::Remove { node: NodeId(4) });
+    while cluster.state.pending().is_none_or(|pending| pending.redealt == 0) {
+        let step = cluster.next();
+        cluster.follow(step);
+    }
+    let revocation = cluster.begin(51, Operation::Revoke { nodes: [NodeId(2)].into() });
+    cluster.settle();
+    assert!(cluster.state.former.keys().eq(&[NodeId(2)]), "{:?}", cluster.state.former);
+    let active = cluster.state.active().expect("active");
+    assert_eq!((active.epoch, active.threshold, active.committee.len()), (revocation, 2, 3));
+    let slot = (uid(1), KeyVersion(1));
+    assert_eq!(cluster.rebuilt(slot, revocation, Some(&[1, 4])), Some(cluster.keys[&slot]));
+    cluster.begin(52, Operation::Remove { node: NodeId(4) });
+    cluster.settle();
+    assert_eq!(cluster.state.members.len(), 2);
+}
+
+/// The number of an operation is its name: also of one that never came to open its epoch.
+#[test]
+fn a_revocation_has_a_number_of_its_own() {
+    let mut cluster = Cluster::new(7, 4);
+    cluster.create(1);
+    let first = cluster.begin(50, Operation::Remove { node: NodeId(5) });
+    // Some have drawn a share key for it already.
+    (1..=2).for_each(|node| cluster.draw_share_key(NodeId(node)));
+    let second = cluster.begin(51, Operation::Revoke { nodes: [NodeId(2)].into() });
+    let third = cluster.begin(52, Operation::Revoke { nodes: [NodeId(4)].into() });
+    assert!(first < second && second < third, "{first} {second} {third}");
+    assert!(cluster.state.epoch(first).is_none(), "the control: it was not opened");
+    cluster.settle();
+    assert_eq!(cluster.state.active().map(|active| active.epoch), Some(third));
+    assert!(cluster.state.locks.values().all(|lock| lock.share_keys.iter().eq(&[ShareKeyGeneration(third.0)])));
+    assert_eq!(cluster.state.next_epoch(), Epoch(third.0 + 1));
+}
+
+#[test]
+fn those_who_remain_can_go_on() {
+    let mut cluster = Cluster::new(3, 2);
+    if let Some(cluster) = &mut cluster.state.cluster {
+        cluster.accept_no_redundancy = false;
+    }
+    cluster.create(1);
+    let begin = |operation, accept_no_redundancy| {
+        Change::Begin(Begin { request: [60; 16], operation, accept_no_redundancy, abandon: BTreeSet::new() })
+    };
+    let remove = Operation::Remove { node: NodeId(3) };
+    assert_eq!(refused(&mut cluster.state, begin(remove, false)), Refusal::NoRedundancyNotAccepted);
+    let stranger = Operation::Remove { node: NodeId(7) };
+    assert_eq!(refused(&mut cluster.state, begin(stranger, true)), Refusal::UnknownMember { node: NodeId(7) });
+    let two = Operation::Revoke { nodes: [NodeId(2), NodeId(3)].into() };
+    let few = Refusal::TooFewRemain { remaining: 1, needed: 2 };
+    assert_eq!(refused(&mut cluster.state, begin(two, true)), few);
+    let nobody = Operation::Revoke { nodes: BTreeSet::new() };
+    assert!(matches!(refused(&mut cluster.state, begin(nobody, true)), Refusal::MemberCount { .. }));
+    // In an emergency nobody asks for redundancy.
+    cluster.begin(61, Operation::Revoke { nodes: [NodeId(3)].into() });
+    cluster.settle();
+    assert_eq!(cluster.state.active().map(|active| active.threshold), Some(2));
+}
+
+/// With all of them at once no majority of the four voters would be left to decide it, and nothing would ever end.
+#[test]
+fn more_nodes_than_a_majority_can_deny_at_once_go_one_after_the_other() {
+    let mut cluster = Cluster::new(4, 3);
+    let removal = cluster.begin(50, Operation::Remove { node: NodeId(4) });
+    while cluster.state.active().is_none_or(|active| active.epoch != removal) {
+        let step = cluster.next();
+        cluster.follow(step);
+    }
+    assert_eq!(cluster.voters.len(), 4, "its seat is gone, and its vote is not");
+    cluster.leader = NodeId(2);
+    cluster.begin(51, Operation::Revoke { nodes: [NodeId(1)].into() });
+    // The one that is away cannot help, so it goes first.
+    cluster.away(1);
+    let voters = |step: Step| match step {
+        Step::ChangeVoters { voters, revoke: true } => voters.into_iter().map(|node| node.0).collect::<Vec<_>>(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(voters(cluster.next()), [2, 3, 4]);
+    cluster.settle();
+    assert_eq!(cluster.voters, [NodeId(2), NodeId(3)].into());
+    assert!(cluster.state.members.keys().eq(&[NodeId(2), NodeId(3)]));
+}
