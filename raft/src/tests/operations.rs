@@ -4,3 +4,6 @@ mod cluster;
 mod epochs;
 mod joining;
 mod leaving;
+mod members;
+mod scripts;
+mod told;

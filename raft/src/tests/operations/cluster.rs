@@ -3,23 +3,22 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use quorate_shares::ids::{Epoch, KeyUid, KeyVersion, NodeId, ShareKeyGeneration};
-use quorate_shares::kem::PublicKey;
-use quorate_shares::master::{KeyIdentity, MasterKey};
-use quorate_shares::quorum::Quorum;
-use quorate_shares::seal::{BatchHeader, BatchOpener, Dealer, ShareRecord};
-use quorate_shares::secret::Secret;
+use rand_chacha::ChaCha20Rng;
+use rand_core::SeedableRng;
 use sha2::{Digest, Sha256};
 
-use crate::command::{
-    Admit, Begin, Change, CreateKey, EpochAck, Invite, NewMember, Operation, Outcome, Ready, RecordBytes, Redeal,
-    Redealt, RegisterShareKey, ReportLock, Verified,
-};
-use crate::plan::{self, Patience, Step, View};
-use crate::rows::{RowKey, RowWrite};
-use crate::state::{EpochPhase, State};
-use crate::tests::fixture::{CLUSTER, found, member, next_changes, rng, step, uid};
+use crate::Refusal;
+use crate::command::{Admit, Begin, Change, Command, EpochAck, Found, Invite, NewMember, Operation, Outcome};
+use crate::plan::{self, Patience, REDEAL_MAX, Step, View};
+use crate::rows::{COLD_ROWS, RowKey, RowWrite};
+use crate::state::{EpochPhase, State, apply};
+use crate::tests::fixture::{found, member, next_changes, step};
 
-/// A cluster whose members do at once what the state asks of them, and nothing else: no network, no disks.
+/// Most steps of one operation, and of what follows it.
+pub(super) const STEPS_MAX: usize = 200;
+
+/// A cluster whose members do at once what the state asks of them, and nothing else: no network, no disks. The same calls give
+/// the same cluster, to the last byte.
 pub(super) struct Cluster {
     pub(super) state: State,
     /// Rows as a disk would hold them.
@@ -30,28 +29,26 @@ pub(super) struct Cluster {
     pub(super) present: BTreeSet<NodeId>,
     pub(super) voters: BTreeSet<NodeId>,
     pub(super) learners: BTreeSet<NodeId>,
+    /// Whom the others refuse, since they vote no more.
+    pub(super) denied: BTreeSet<NodeId>,
     pub(super) joiner_silent_ms: u64,
     pub(super) leader: NodeId,
+    /// How many versions a leader deals at a time.
+    pub(super) batch: usize,
     pub(super) writes: u64,
     pub(super) now_ms: u64,
-    /// Steps as a reader would tell them.
-    pub(super) told: Vec<String>,
-}
-
-fn keep(rows: &mut BTreeMap<Vec<u8>, Vec<u8>>, written: Vec<RowWrite>) {
-    for row in written {
-        match row.value {
-            Some(value) => drop(rows.insert(row.key.to_bytes(), value)),
-            None => drop(rows.remove(&row.key.to_bytes())),
-        }
-    }
+    pub(super) rng: ChaCha20Rng,
 }
 
 impl Cluster {
+    /// Two members may remain of it.
     pub(super) fn new(members: u64, threshold: u8) -> Self {
-        let (mut state, mut rows) = (State::default(), BTreeMap::new());
-        let mut found = found(members, threshold);
-        found.accept_no_redundancy = true;
+        Self::founded(Found { accept_no_redundancy: true, ..found(members, threshold) })
+    }
+
+    pub(super) fn founded(found: Found) -> Self {
+        let mut state = State::default();
+        let mut rows = BTreeMap::new();
         let mut changes = vec![Change::Found(found)];
         while !changes.is_empty() {
             for change in changes {
@@ -60,34 +57,54 @@ impl Cluster {
             changes = next_changes(&state);
         }
         let all: BTreeSet<_> = state.members.keys().copied().collect();
-        let first = |node: &NodeId| (*node, [(ShareKeyGeneration(1), [node.0 as u8; 32])].into());
         let mut cluster = Self {
-            share_keys: all.iter().map(first).collect(),
+            share_keys: all.iter().map(|node| (*node, first_share_key(*node))).collect(),
             keys: BTreeMap::new(),
             rows,
             present: all.clone(),
             voters: all,
             learners: BTreeSet::new(),
+            denied: BTreeSet::new(),
             joiner_silent_ms: 0,
             leader: NodeId(1),
+            batch: REDEAL_MAX,
             writes: 0,
             now_ms: state.time_ms,
-            told: Vec::new(),
+            rng: ChaCha20Rng::from_seed([7; 32]),
             state,
         };
         cluster.report_locks();
         cluster
     }
 
-    pub(super) fn apply(&mut self, change: Change) -> Outcome {
-        let applied = step(&mut self.state, change.clone());
+    /// Applies a change. A refused one leaves nothing behind but the time.
+    pub(super) fn propose(&mut self, change: Change) -> Result<Outcome, Refusal> {
+        let mut before = self.state.clone();
+        let time_ms = self.now_ms.max(self.state.time_ms + 1);
+        let applied = apply(&mut self.state, &Command::new(time_ms, change));
+        if applied.outcome.is_err() {
+            before.time_ms = time_ms;
+            assert!(before == self.state, "a refused command changed the state");
+            assert!(applied.rows.iter().all(|row| row.key == RowKey::Clock), "a refused command wrote rows");
+        }
         keep(&mut self.rows, applied.rows);
         self.check();
-        applied.outcome.unwrap_or_else(|refusal| panic!("{}: {refusal}", change.kind()))
+        applied.outcome
+    }
+
+    /// Applies a change that must not be refused.
+    pub(super) fn apply(&mut self, change: Change) -> Outcome {
+        let kind = change.kind();
+        self.propose(change).unwrap_or_else(|refusal| panic!("{kind}: {refusal}"))
+    }
+
+    /// Applies a change that must be refused.
+    pub(super) fn refused(&mut self, change: Change) -> Refusal {
+        self.propose(change).expect_err("this must be refused")
     }
 
     /// What holds after every command.
-    pub(super) fn check(&self) {
+    fn check(&self) {
         let active = self.state.active().expect("one epoch always serves");
         assert_eq!(active.records, self.state.live_versions, "I1");
         let open = self.state.epochs.values().filter(|epoch| !epoch.is_over());
@@ -106,16 +123,16 @@ impl Cluster {
         }
     }
 
-    pub(super) fn view(&self) -> View {
+    fn view(&self) -> View {
         View {
             me: self.leader,
             present: self.present.clone(),
             voters: self.voters.clone(),
             learners: self.learners.clone(),
             settled: true,
-            caught_up: self.learners.clone(),
+            caught_up: self.learners.intersection(&self.present).copied().collect(),
             joiner_silent_ms: self.joiner_silent_ms,
-            now_ms: self.now_ms,
+            now_ms: self.now_ms.max(self.state.time_ms),
             patience: Patience::default(),
         }
     }
@@ -126,7 +143,7 @@ impl Cluster {
 
     /// Does what the plan says until nothing is left.
     pub(super) fn settle(&mut self) {
-        for _ in 0..200 {
+        for _ in 0..STEPS_MAX {
             let step = self.next();
             if step == Step::Nothing {
                 return;
@@ -136,198 +153,126 @@ impl Cluster {
         panic!("it never ends: {:?}", self.next());
     }
 
-    pub(super) fn follow(&mut self, step: Step) {
-        let tell = |told: &mut Vec<String>, what: &str| {
-            if told.last().is_none_or(|last| last != what) {
-                told.push(what.to_owned());
+    /// Does what the plan says until the state is as wanted.
+    pub(super) fn follow_until(&mut self, reached: impl Fn(&State) -> bool) {
+        for _ in 0..STEPS_MAX {
+            if reached(&self.state) {
+                return;
             }
-        };
+            self.follow(self.next());
+        }
+        panic!("it is never reached: {:?}", self.next());
+    }
+
+    pub(super) fn follow(&mut self, step: Step) {
+        self.take(step).expect("a planned step applies");
+    }
+
+    /// Takes a step, as far as those who are there can help.
+    pub(super) fn take(&mut self, step: Step) -> Result<(), Refusal> {
         match step {
             Step::Propose(change) => {
-                tell(&mut self.told, change.kind());
-                self.apply(change);
+                self.propose(change)?;
+                // Whoever is no member any more is heard no more.
+                let gone = self.present.iter().filter(|node| !self.state.members.contains_key(node));
+                self.deny(gone.copied().collect());
             }
             Step::AwaitShareKeys { missing, .. } => {
-                tell(&mut self.told, "share keys");
-                missing.into_iter().for_each(|node| self.draw_share_key(node));
+                self.of_present(missing).into_iter().for_each(|node| self.draw_share_key(node));
             }
-            Step::AwaitLocks { .. } => {
-                tell(&mut self.told, "locks");
-                self.report_locks();
+            Step::AwaitLocks { missing } => {
+                self.of_present(missing).into_iter().for_each(|node| self.report_lock(node));
             }
             Step::ChangeVoters { voters, revoke } => {
-                tell(&mut self.told, if revoke { "voters, denied at once" } else { "voters" });
-                let leaving = self.voters.difference(&voters).copied().collect::<BTreeSet<_>>();
+                let leaving: BTreeSet<_> = self.voters.difference(&voters).copied().collect();
                 let deciding = self.voters.difference(&leaving).count();
                 assert!(!revoke || deciding > self.voters.len() / 2, "nobody could decide that {leaving:?} are denied");
                 self.learners.retain(|node| !voters.contains(node));
                 self.voters = voters;
+                self.deny(leaving);
             }
             Step::AddLearner { node } => {
-                tell(&mut self.told, "learner");
                 self.learners.insert(node);
             }
             Step::RemoveLearner { node } => {
-                tell(&mut self.told, "no learner");
                 self.learners.remove(&node);
             }
             Step::AwaitJoiner { node, locked } => {
-                assert!(!locked, "a learner has caught up at once here");
-                tell(&mut self.told, "joiner");
-                self.apply(Change::Admitted { node });
-                self.report_lock(node);
+                assert!(!locked || !self.present.contains(&node), "a learner that is there has caught up at once");
+                if self.present.contains(&node) {
+                    self.propose(Change::Admitted { node })?;
+                    self.report_lock(node);
+                }
             }
             Step::GiveUpJoiner { node } => {
-                tell(&mut self.told, "give up");
-                self.begin(199, Operation::Revoke { nodes: [node].into() });
+                self.begin(self.own_request(), Operation::Revoke { nodes: [node].into() });
             }
             Step::Redeal { epoch, versions, .. } => {
-                tell(&mut self.told, "redeal");
-                self.redeal(epoch, &versions);
+                let dealable = self.dealable(&versions);
+                if !dealable.is_empty() {
+                    let redealt = self.redealt(epoch, &dealable);
+                    self.propose(redealt)?;
+                }
             }
             Step::CollectAcks { epoch, redealt, missing, .. } => {
-                tell(&mut self.told, "acks");
-                for node in missing.into_iter().filter(|node| self.present.contains(node)).collect::<Vec<_>>() {
-                    self.apply(Change::EpochAck(EpochAck { epoch, node, redealt }));
+                for node in self.of_present(missing) {
+                    self.propose(Change::EpochAck(EpochAck { epoch, node, redealt }))?;
                 }
             }
             Step::Retire { epoch, .. } => {
-                tell(&mut self.told, "retire_epoch");
-                self.apply(Change::RetireEpoch { epoch });
+                self.propose(Change::RetireEpoch { epoch })?;
             }
             Step::TransferLeadership { to } => {
-                tell(&mut self.told, "leader");
-                self.leader = *to.first().expect("somebody can lead");
+                if let Some(&node) = to.first() {
+                    self.lead(node);
+                }
             }
             Step::Rekey => {
-                tell(&mut self.told, "rekey");
-                let request = 200 + self.state.next_epoch().0 as u8;
-                self.begin(request, Operation::Rekey);
+                self.begin(self.own_request(), Operation::Rekey);
             }
             Step::AwaitFounding | Step::FinishVoters | Step::Nothing => panic!("not here"),
         }
+        Ok(())
     }
 
-    /// The lock rotation that adds a share key, then its registration.
-    pub(super) fn draw_share_key(&mut self, node: NodeId) {
-        let skgen = self.state.lock_terms(node).and_then(|terms| terms.next_share_key).expect("one is wanted");
-        let seed = Secret::random(&mut rng());
-        self.share_keys.get_mut(&node).expect("a member").insert(skgen, *seed.expose());
-        self.report_lock(node);
-        let share_pk = PublicKey::of_seed(&seed).as_bytes().to_vec();
-        self.apply(Change::RegisterShareKey(RegisterShareKey { node, skgen, share_pk }));
+    /// The request of what a leader begins by itself.
+    fn own_request(&self) -> u8 {
+        200 + self.state.next_epoch().0 as u8
     }
 
-    /// Every member that is there makes its lock what it must be.
-    pub(super) fn report_locks(&mut self) {
-        for node in self.present.clone() {
-            self.report_lock(node);
+    fn of_present(&self, mut nodes: Vec<NodeId>) -> Vec<NodeId> {
+        nodes.retain(|node| self.present.contains(node));
+        nodes
+    }
+
+    fn deny(&mut self, nodes: BTreeSet<NodeId>) {
+        self.present.retain(|node| !nodes.contains(node));
+        self.denied.extend(nodes);
+    }
+
+    /// Another one leads, and knows what is in the rows. How long a joiner has been silent nobody wrote down.
+    pub(super) fn lead(&mut self, node: NodeId) {
+        let restored = self.restored();
+        assert!(restored == self.state, "the rows are the whole state");
+        (self.state, self.leader, self.joiner_silent_ms) = (restored, node, 0);
+    }
+
+    /// The state as a restart finds it.
+    pub(super) fn restored(&self) -> State {
+        let mut restored = State::default();
+        for (key, value) in self.rows.iter().filter(|(key, _)| key[0] < COLD_ROWS) {
+            restored.restore_row(RowKey::parse(key).expect("a row"), value).expect("a good row");
         }
+        restored.restored().expect("whole")
     }
 
-    pub(super) fn report_lock(&mut self, node: NodeId) {
-        let Some(terms) = self.state.lock_terms(node) else { return };
-        let keys = self.share_keys.get_mut(&node).expect("a member");
-        keys.retain(|skgen, _| terms.share_keys.contains(skgen) || terms.next_share_key == Some(*skgen));
-        self.writes += 1;
-        let report = ReportLock {
-            node,
-            generation: self.writes,
-            threshold: terms.needed,
-            holds_for: terms.peers.clone(),
-            peers: terms.peers,
-            share_keys: keys.keys().copied().collect(),
-            writes: self.writes,
-        };
-        self.apply(Change::ReportLock(report));
-    }
-
-    pub(super) fn dealer(&mut self, epoch: Epoch) -> Dealer {
-        let committee = self.state.committee(epoch).expect("an open epoch");
-        let dealer = Dealer::open(CLUSTER, self.leader, &committee, &mut rng());
-        self.apply(Change::OpenBatch { header: dealer.header().encode() });
-        dealer
-    }
-
-    pub(super) fn redeal(&mut self, epoch: Epoch, versions: &[(KeyUid, KeyVersion)]) {
-        let mut dealer = self.dealer(epoch);
-        let dealt = versions.iter().map(|&(uid, version)| {
-            let key = MasterKey::from_secret(Secret::take(&mut self.keys[&(uid, version)].clone()));
-            let identity = KeyIdentity { cluster: CLUSTER, uid, version };
-            let record = dealer.deal(&key, &identity, &key.kcv(&identity)).expect("room");
-            Redealt { uid, version, record: RecordBytes(record.encode()) }
-        });
-        let dealt = dealt.collect();
-        self.apply(Change::Redeal(Redeal { epoch, dealt }));
-    }
-
-    /// A new key with a record in each open epoch, verified by all of their holders.
-    pub(super) fn create(&mut self, number: u8) {
-        for epoch in self.make(number) {
-            self.verify(number, epoch);
+    /// Time passes for everybody; a joiner that is away is silent meanwhile.
+    pub(super) fn wait(&mut self, ms: u64) {
+        self.now_ms = self.now_ms.max(self.state.time_ms) + ms;
+        let joiner = self.state.operations.running.as_ref().and_then(|running| running.operation.joining());
+        if joiner.is_some_and(|node| !self.present.contains(&node)) {
+            self.joiner_silent_ms += ms;
         }
-        assert!(self.is_ready(number));
-    }
-
-    /// A new key with a record in each of these epochs, which are the open ones.
-    pub(super) fn make(&mut self, number: u8) -> Vec<Epoch> {
-        let (uid, version) = (uid(number), KeyVersion(1));
-        let identity = KeyIdentity { cluster: CLUSTER, uid, version };
-        let secret = *Secret::<32>::random(&mut rng()).expose();
-        let key = MasterKey::from_secret(Secret::take(&mut secret.clone()));
-        let kcv = key.kcv(&identity);
-        let epochs = self.state.record_epochs();
-        let records = epochs.iter().map(|&epoch| {
-            let record = self.dealer(epoch).deal(&key, &identity, &kcv).expect("room");
-            RecordBytes(record.encode())
-        });
-        let records = records.collect();
-        let (request, name) = ([number; 16], format!("key/{number}").parse().expect("a name"));
-        self.apply(Change::CreateKey(CreateKey { request, uid, name, tags: BTreeMap::new(), kcv, records }));
-        self.keys.insert((uid, version), secret);
-        epochs
-    }
-
-    /// All holders of an epoch open and check their shares of a key.
-    pub(super) fn verify(&mut self, number: u8, epoch: Epoch) {
-        let holders = self.state.epochs[&epoch].committee.iter().map(|seat| seat.node).collect();
-        let verified = vec![Verified { uid: uid(number), version: KeyVersion(1), holders }];
-        self.apply(Change::Ready(Ready { epoch, verified }));
-    }
-
-    pub(super) fn is_ready(&self, number: u8) -> bool {
-        self.state.version(uid(number), KeyVersion(1)).is_some_and(|version| version.ready)
-    }
-
-    /// The key from the records on the disk and the share keys of `holders`, all of them if none are named.
-    pub(super) fn rebuilt(
-        &self,
-        slot: (KeyUid, KeyVersion),
-        epoch: Epoch,
-        holders: Option<&[u64]>,
-    ) -> Option<[u8; 32]> {
-        let (uid, version) = slot;
-        let record = ShareRecord::parse(self.rows.get(&RowKey::Record(uid, version, epoch).to_bytes())?).ok()?;
-        let header = BatchHeader::parse(self.rows.get(&RowKey::Header(record.batch).to_bytes())?).ok()?;
-        let identity = KeyIdentity { cluster: CLUSTER, uid, version };
-        let kcv = self.state.version(uid, version)?.kcv;
-        let committee = self.state.committee(epoch)?;
-        let mut quorum = Quorum::new(record.clone(), identity, &committee, kcv).ok()?;
-        for holder in committee.holders() {
-            let member = &holder.member;
-            if quorum.progress().reached() || holders.is_some_and(|holders| !holders.contains(&member.node.0)) {
-                continue;
-            }
-            let Some(seed) = self.share_keys.get(&member.node).and_then(|keys| keys.get(&member.generation)) else {
-                continue;
-            };
-            let seed = Secret::take(&mut seed.clone());
-            let opener = BatchOpener::open(&header, &committee, member.node, member.generation, &seed).ok()?;
-            let share = opener.open_share(&record, &identity, &kcv).ok()?;
-            quorum.add(member.node, holder.x, share).ok()?;
-        }
-        let key = quorum.close().ok()?;
-        (key.matches(&identity, &kcv)).then(|| self.keys[&slot])
     }
 
     pub(super) fn away(&mut self, node: u64) {
@@ -335,10 +280,33 @@ impl Cluster {
     }
 
     pub(super) fn back(&mut self, node: u64) {
-        let first = || [(ShareKeyGeneration(1), [node as u8; 32])].into();
-        self.share_keys.entry(NodeId(node)).or_insert_with(first);
+        self.share_keys.entry(NodeId(node)).or_insert_with(|| first_share_key(NodeId(node)));
         self.present.insert(NodeId(node));
     }
+
+    /// Lets node `node` prove an invitation; it is there from then on.
+    pub(super) fn prove(&mut self, number: u8, node: u64) {
+        self.apply(invite(number));
+        assert_eq!(self.apply(Change::Admit(admit(number, node))), Outcome::Admitted { node: NodeId(node) });
+        self.back(node);
+    }
+}
+
+/// Of one version in one epoch there is one record for ever (S5).
+fn keep(rows: &mut BTreeMap<Vec<u8>, Vec<u8>>, written: Vec<RowWrite>) {
+    for RowWrite { key, value } in written {
+        let Some(value) = value else {
+            rows.remove(&key.to_bytes());
+            continue;
+        };
+        let old = rows.insert(key.to_bytes(), value);
+        assert!(!matches!(key, RowKey::Record(..)) || old.is_none(), "a version was dealt twice");
+    }
+}
+
+/// The share key that a node has when it is founded or joins.
+fn first_share_key(node: NodeId) -> BTreeMap<ShareKeyGeneration, [u8; 32]> {
+    [(ShareKeyGeneration(1), [node.0 as u8; 32])].into()
 }
 
 /// V of the invitation with this number.
@@ -348,18 +316,14 @@ pub(super) fn proof_key(number: u8) -> [u8; 32] {
 
 pub(super) fn admit(number: u8, node: u64) -> Admit {
     let NewMember { name, addresses, boot_pk, op_pk, share_pk, .. } = member(node);
-    Admit { invitation: Sha256::digest(proof_key(number)).into(), name, addresses, boot_pk, op_pk, share_pk }
+    Admit { invitation: invitation(number), name, addresses, boot_pk, op_pk, share_pk }
+}
+
+/// What names the invitation with this number.
+pub(super) fn invitation(number: u8) -> [u8; 32] {
+    Sha256::digest(proof_key(number)).into()
 }
 
 pub(super) fn invite(number: u8) -> Change {
     Change::Invite(Invite { proof_key: proof_key(number), name: None, ttl_ms: 1_000 })
-}
-
-impl Cluster {
-    /// Lets node `node` prove an invitation; it is there from then on.
-    pub(super) fn prove(&mut self, number: u8, node: u64) {
-        self.apply(invite(number));
-        assert_eq!(self.apply(Change::Admit(admit(number, node))), Outcome::Admitted { node: NodeId(node) });
-        self.back(node);
-    }
 }

@@ -2,16 +2,15 @@
 
 use quorate_shares::ids::{Epoch, KeyVersion, NodeId, ShareKeyGeneration};
 use quorate_shares::kem::PublicKey;
-use quorate_shares::master::{KeyIdentity, MasterKey};
 use quorate_shares::secret::Secret;
 
 use super::cluster::Cluster;
 use crate::Refusal;
-use crate::command::{Change, Operation, RecordBytes, Redeal, Redealt, RegisterShareKey};
+use crate::command::{Change, Operation, RegisterShareKey};
 use crate::plan::{self, Patience, Step};
-use crate::rows::{COLD_ROWS, RowKey};
+use crate::rows::RowKey;
 use crate::state::State;
-use crate::tests::fixture::{CLUSTER, refused, rng, uid};
+use crate::tests::fixture::{rng, uid};
 
 #[test]
 fn share_keys_are_drawn_for_the_epoch_that_comes_next() {
@@ -22,13 +21,13 @@ fn share_keys_are_drawn_for_the_epoch_that_comes_next() {
     };
     for skgen in [1, 3] {
         let stale = Refusal::StaleShareKey { node: NodeId(2) };
-        assert_eq!(refused(&mut cluster.state, key(2, skgen)), stale);
+        assert_eq!(cluster.refused(key(2, skgen)), stale);
     }
     let good = key(2, 2);
     cluster.apply(good.clone());
     cluster.apply(good);
-    assert_eq!(refused(&mut cluster.state, key(2, 2)), Refusal::StaleShareKey { node: NodeId(2) });
-    assert_eq!(refused(&mut cluster.state, key(9, 2)), Refusal::UnknownMember { node: NodeId(9) });
+    assert_eq!(cluster.refused(key(2, 2)), Refusal::StaleShareKey { node: NodeId(2) });
+    assert_eq!(cluster.refused(key(9, 2)), Refusal::UnknownMember { node: NodeId(9) });
 }
 
 /// I3: a key that is made while an epoch is PENDING is in both, and needs no dealing.
@@ -37,10 +36,7 @@ fn keys_are_made_while_an_epoch_is_dealt() {
     let mut cluster = Cluster::new(4, 3);
     (1..=2).for_each(|number| cluster.create(number));
     let operation = cluster.begin(50, Operation::Remove { node: NodeId(4) });
-    while cluster.state.pending().is_none() {
-        let step = cluster.next();
-        cluster.follow(step);
-    }
+    cluster.follow_until(|state| state.pending().is_some());
     cluster.create(3);
     cluster.settle();
     assert_eq!(
@@ -56,21 +52,11 @@ fn a_version_is_dealt_once_and_to_the_committee_alone() {
     cluster.create(1);
     let slot = (uid(1), KeyVersion(1));
     let operation = cluster.begin(50, Operation::Remove { node: NodeId(4) });
-    while cluster.state.pending().is_none() {
-        let step = cluster.next();
-        cluster.follow(step);
-    }
-    cluster.redeal(operation, &[slot]);
-    let again = {
-        let mut dealer = cluster.dealer(operation);
-        let key = MasterKey::from_secret(Secret::take(&mut cluster.keys[&slot].clone()));
-        let identity = KeyIdentity { cluster: CLUSTER, uid: slot.0, version: slot.1 };
-        let record = dealer.deal(&key, &identity, &key.kcv(&identity)).expect("room");
-        let dealt = vec![Redealt { uid: slot.0, version: slot.1, record: RecordBytes(record.encode()) }];
-        Change::Redeal(Redeal { epoch: operation, dealt })
-    };
+    cluster.follow_until(|state| state.pending().is_some());
+    let [first, again] = [(); 2].map(|()| cluster.redealt(operation, &[slot]));
+    cluster.apply(first);
     let dealt = Refusal::AlreadyDealt { uid: slot.0, version: slot.1 };
-    assert_eq!(refused(&mut cluster.state, again), dealt);
+    assert_eq!(cluster.refused(again), dealt);
     cluster.settle();
     assert_eq!(cluster.rebuilt(slot, operation, Some(&[2, 3])), Some(cluster.keys[&slot]));
     assert_eq!(cluster.rebuilt(slot, operation, Some(&[3, 4])), None);
@@ -82,22 +68,16 @@ fn a_version_is_dealt_once_and_to_the_committee_alone() {
 fn a_key_is_ready_when_the_only_epoch_that_it_waited_for_counts_no_more() {
     let mut cluster = Cluster::new(4, 3);
     let rekeyed = cluster.begin(50, Operation::Rekey);
-    while cluster.state.pending().is_none() {
-        let step = cluster.next();
-        cluster.follow(step);
-    }
-    assert_eq!(cluster.make(1), [Epoch(1), rekeyed]);
+    cluster.follow_until(|state| state.pending().is_some());
+    assert_eq!(cluster.make(1, "key/1"), Ok(vec![Epoch(1), rekeyed]));
     cluster.verify(1, rekeyed);
     assert!(!cluster.is_ready(1), "nobody checked its shares in the epoch that serves");
     cluster.settle();
     assert!(cluster.is_ready(1) && plan::unverified(&cluster.state).is_empty());
 
     cluster.begin(51, Operation::Rekey);
-    while cluster.state.pending().is_none() {
-        let step = cluster.next();
-        cluster.follow(step);
-    }
-    cluster.make(2);
+    cluster.follow_until(|state| state.pending().is_some());
+    cluster.make(2, "key/2").expect("a new key");
     cluster.verify(2, rekeyed);
     assert!(!cluster.is_ready(2));
     cluster.begin(52, Operation::Revoke { nodes: [NodeId(4)].into() });
@@ -129,7 +109,7 @@ fn whoever_was_away_erases_what_it_owes_in_an_epoch_of_its_own() {
             step => cluster.follow(step),
         }
     }
-    assert_eq!(refused(&mut cluster.state, Change::Expel { operation }), Refusal::Stranded { node: NodeId(3) });
+    assert_eq!(cluster.refused(Change::Expel { operation }), Refusal::Stranded { node: NodeId(3) });
     cluster.back(3);
     cluster.settle();
     assert_eq!(cluster.state.active().and_then(|active| active.seat_of(NodeId(3))).map(|seat| seat.skgen.0), Some(1));
@@ -159,11 +139,7 @@ fn a_restart_finds_the_operation_where_it_was() {
         }
         cluster.follow(step);
         steps += 1;
-        let mut restored = State::default();
-        for (key, value) in cluster.rows.iter().filter(|(key, _)| key[0] < COLD_ROWS) {
-            restored.restore_row(RowKey::parse(key).expect("a row"), value).expect("a good row");
-        }
-        assert!(restored.restored().expect("whole") == cluster.state);
+        assert!(cluster.restored() == cluster.state);
     }
     assert!(steps > 8);
 }
