@@ -52,7 +52,9 @@ impl Cluster {
         let mut changes = vec![Change::Found(found)];
         while !changes.is_empty() {
             for change in changes {
-                keep(&mut rows, step(&mut state, change).rows);
+                let applied = step(&mut state, change);
+                applied.outcome.expect("a planned step applies");
+                keep(&mut rows, applied.rows);
             }
             changes = next_changes(&state);
         }

@@ -6,7 +6,7 @@ use quorate_shares::secret::Secret;
 
 use super::cluster::Cluster;
 use crate::Refusal;
-use crate::command::{Change, Operation, RegisterShareKey};
+use crate::command::{Change, EpochAck, Operation, RegisterShareKey};
 use crate::plan::{self, Patience, Step};
 use crate::rows::RowKey;
 use crate::state::State;
@@ -142,4 +142,21 @@ fn a_restart_finds_the_operation_where_it_was() {
         assert!(cluster.restored() == cluster.state);
     }
     assert!(steps > 8);
+}
+
+/// Enough holders have checked their shares, and one more is there: it is asked too, for the more of them hold the key, the more
+/// may be lost. Nothing waits for one that is away. Mutated: enough is enough.
+#[test]
+fn every_holder_that_is_there_checks_its_shares_before_they_serve() {
+    let mut cluster = Cluster::new(4, 3);
+    cluster.create(1);
+    let epoch = cluster.begin(50, Operation::Rekey);
+    cluster.follow_until(|state| state.pending().is_some_and(|pending| pending.redealt > 0));
+    for node in 1..=3 {
+        cluster.apply(Change::EpochAck(EpochAck { epoch, node: NodeId(node), redealt: 1 }));
+    }
+    let missing = vec![NodeId(4)];
+    assert_eq!(cluster.next(), Step::CollectAcks { epoch, redealt: 1, needed: 0, missing });
+    cluster.away(4);
+    assert_eq!(cluster.next(), Step::Propose(Change::ActivateEpoch { epoch }));
 }
