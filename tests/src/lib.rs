@@ -61,6 +61,8 @@ mod memory;
 #[cfg(test)]
 mod model;
 #[cfg(test)]
+mod operating;
+#[cfg(test)]
 mod pin;
 #[cfg(test)]
 mod power_cuts;
