@@ -10,7 +10,7 @@ use quorate_node::lock_keys;
 use quorate_node::vault::{Roster, RosterMember, Standing, Vault, VaultFile};
 use quorate_raft::Membership;
 use quorate_raft::command::{Found, NewMember};
-use quorate_shares::ids::{ClusterId, NodeId, ShareKeyGeneration};
+use quorate_shares::ids::{ClusterId, NodeId, NodeName, ShareKeyGeneration};
 use quorate_shares::kem::PublicKey;
 use quorate_shares::lock::{Bundle, LockPeer, ShareKey, StorageKey};
 use quorate_shares::secret::Secret;
@@ -55,7 +55,7 @@ pub(super) fn found(nodes: u64, threshold: u8, dice: &mut Dice) -> Founded {
     }
     let new = |node: &NodeId| NewMember {
         node: *node,
-        name: format!("n{node}").parse().expect("a node name"),
+        name: name(*node),
         addresses: vec![format!("10.0.0.{node}:7250")],
         boot_pk: boot_pk(*node),
         op_pk: op_pk(*node),
@@ -70,11 +70,11 @@ pub(super) fn found(nodes: u64, threshold: u8, dice: &mut Dice) -> Founded {
         accept_no_redundancy: nodes == 2,
         members: ids.iter().map(new).collect(),
     };
-    let disks = vaults.into_iter().map(|(node, vault)| (node, VaultDisk::holding(written(vault)))).collect();
+    let disks = vaults.into_iter().map(|(node, vault)| (node, disk_of(vault))).collect();
     Founded { found, bundles, disks }
 }
 
-fn bundle(dice: &mut Dice) -> Bundle {
+pub(super) fn bundle(dice: &mut Dice) -> Bundle {
     Bundle {
         op_seed: Secret::random(dice.rng()),
         storage_keys: vec![StorageKey { number: 1, key: Secret::random(dice.rng()) }],
@@ -88,9 +88,17 @@ fn member(node: NodeId) -> RosterMember {
         boot_pk: boot_pk(node),
         op_pk: op_pk(node),
         standing: Standing { admitted: true, voter: true, ..Standing::default() },
-        name: format!("n{node}").parse().expect("a node name"),
-        addresses: vec![format!("10.0.0.{node}:7250").parse().expect("an address")],
+        name: name(node),
+        addresses: vec![address(node)],
     }
+}
+
+pub(super) fn name(node: NodeId) -> NodeName {
+    format!("n{node}").parse().expect("a node name")
+}
+
+pub(super) fn address(node: NodeId) -> quorate_node::layout::Address {
+    format!("10.0.0.{node}:7250").parse().expect("an address")
 }
 
 /// Stands for a node's boot identity.
@@ -110,7 +118,11 @@ pub(super) fn first_entry(nodes: &[NodeId]) -> Entry {
     Entry { term: 0, payload: Payload::Members(None, membership) }
 }
 
-/// The file that the real program writes for this vault.
+/// A disk with the file that the real program writes for this vault.
+pub(super) fn disk_of(vault: Vault) -> VaultDisk {
+    VaultDisk::holding(written(vault))
+}
+
 fn written(vault: Vault) -> VaultImage {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let data = DataDir::open(dir.path()).expect("a data directory");

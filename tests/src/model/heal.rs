@@ -28,6 +28,7 @@ impl World {
                 self.start(node);
             }
         }
+        self.wait("let in who was admitted", |world| world.newcomers.is_empty());
         self.wait("have nothing left to do", |world| world.watch.nothing_is_owed());
         self.wait("serve", |world| {
             world.members().all(|machine| {
@@ -46,7 +47,8 @@ impl World {
         }
         self.wait("put former members to rest", |world| {
             let rests = |node: &NodeId| world.rests(*node);
-            world.former.iter().all(|node| !world.can_know(*node) || rests(node))
+            let tells = |node: &NodeId| !world.machines[node].discarded && world.can_know(*node);
+            world.former.iter().all(|node| !tells(node) || rests(node))
         });
         self.watch.seen.rested += self.former.iter().filter(|node| self.rests(**node)).count() as u64;
         let kept: Vec<Kept> = self.clients.kept.clone();
@@ -67,11 +69,14 @@ impl World {
         daemon.is_some_and(|daemon| daemon.phase == Phase::Revoked && daemon.unlocked.is_none())
     }
 
-    /// Whether a majority of the voters that a former member knows are members, who can tell it.
+    /// Whether a majority of the voters that a former member knows are members, who can tell it: it asks those that its lock names,
+    /// and the first lock of a joiner names whoever was there.
     fn can_know(&self, node: NodeId) -> bool {
         let vault = self.machines[&node].vault.durable().open();
         let own_log = vault.denials.iter().any(|denial| denial.node == node);
-        revocation::is_believed(&vault.roster, node, &self.nodes.iter().copied().collect(), own_log)
+        let asked = vault.lock.iter().flat_map(|lock| lock.pieces().iter().map(|piece| piece.peer));
+        let told = asked.filter(|peer| self.nodes.contains(peer)).collect();
+        revocation::is_believed(&vault.roster, node, &told, own_log)
     }
 
     fn must_decrypt(&mut self, node: NodeId, kept: &Kept) {

@@ -31,6 +31,7 @@ mod heal;
 mod invariants;
 mod message;
 mod network;
+mod newcomers;
 mod node;
 mod nonsense;
 mod operator;

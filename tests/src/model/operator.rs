@@ -6,6 +6,7 @@ use quorate_node::peer::Operate;
 use quorate_raft::command::{Begin, Change, Command, Operation};
 use quorate_shares::ids::{NodeId, NodeName};
 
+use super::founding;
 use super::world::{Event, Machine, World};
 
 /// Orders that an operator remembers.
@@ -18,9 +19,11 @@ impl World {
             return;
         }
         match self.dice.below(100) {
-            0..30 => self.begin_rekey(),
-            30..55 => self.remove(),
-            55..80 => self.revoke(),
+            0..20 => self.begin_rekey(),
+            20..40 => self.remove(),
+            40..55 => self.revoke(),
+            55..75 => self.invite(None),
+            75..85 => self.replace(),
             _ => self.say_it_again(),
         }
         // Often the next wish comes before the last one is fulfilled.
@@ -38,7 +41,7 @@ impl World {
 
     fn remove(&mut self) {
         let Some(node) = self.dice.pick(&self.nodes) else { return };
-        let (request, name) = (self.dice.bytes(), name(node));
+        let (request, name) = (self.dice.bytes(), self.name(node));
         let accept_no_redundancy = self.dice.chance(500);
         self.order(Operate::Remove { request, name, accept_no_redundancy, abandon: Vec::new() });
     }
@@ -51,9 +54,23 @@ impl World {
             nodes.extend(self.dice.pick(&self.nodes));
         }
         if self.watch.state.stranded(&nodes).next().is_none() {
-            let (request, names) = (self.dice.bytes(), nodes.into_iter().map(name).collect());
+            let (request, names) = (self.dice.bytes(), nodes.into_iter().map(|node| self.name(node)).collect());
             self.order(Operate::Revoke { request, names });
         }
+    }
+
+    /// A node takes the place of one that may well be alive.
+    fn replace(&mut self) {
+        let Some(gone) = self.dice.pick(&self.nodes) else { return };
+        if self.watch.state.stranded(&[gone].into()).next().is_none() {
+            self.invite(Some(gone));
+        }
+    }
+
+    fn name(&self, node: NodeId) -> NodeName {
+        let member = self.watch.state.members.get(&node).map(|member| member.name.clone());
+        // Until it is founded there are founders.
+        member.unwrap_or_else(|| founding::name(node))
     }
 
     /// An order that was given before, answered or not, refused or not.
@@ -101,8 +118,4 @@ impl World {
             unlocked.raft.propose(&mut machine.db, command, now_ms);
         }
     }
-}
-
-fn name(node: NodeId) -> NodeName {
-    format!("n{node}").parse().expect("a node name")
 }

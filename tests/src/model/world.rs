@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use quorate_node::peer::Operate;
 use quorate_shares::ids::NodeId;
+use quorate_shares::lock::Bundle;
 use sha2::{Digest, Sha256};
 
 use super::client::Clients;
@@ -14,6 +15,7 @@ use super::founding;
 use super::invariants::Watch;
 use super::message::{Body, Message, Process, Request, To};
 use super::network::Network;
+use super::newcomers::Newcomer;
 use super::node::{Context, Daemon, Killed, Out};
 use super::thief::Thief;
 
@@ -44,6 +46,10 @@ pub(super) struct Machine {
     slept_ms: u64,
     /// Nobody starts it before.
     pub(super) down_until_ms: u64,
+    /// What a process without a lock has drawn, until it begins.
+    pub(super) joining: Option<Bundle>,
+    /// Nobody starts it any more.
+    pub(super) discarded: bool,
 }
 
 pub(super) enum Event {
@@ -58,6 +64,8 @@ pub(super) enum Event {
     Clients,
     Operator,
     Fault,
+    /// Something becomes of a machine that joins.
+    Newcomer(u64),
     /// A partition ends.
     Join,
 }
@@ -75,6 +83,9 @@ pub(super) struct World {
     pub(super) machines: BTreeMap<NodeId, Machine>,
     pub(super) network: Network,
     pub(super) clients: Clients,
+    /// Machines on their way into the cluster, by the number of their invitation.
+    pub(super) newcomers: BTreeMap<u64, Newcomer>,
+    pub(super) invited: u64,
     /// What an operator ordered lately.
     pub(super) orders: Vec<Operate>,
     /// How long an operator is content, on average.
@@ -115,6 +126,8 @@ impl World {
             machines,
             network: Network::fair(),
             clients: Clients::default(),
+            newcomers: BTreeMap::new(),
+            invited: 0,
             orders: Vec::new(),
             wish_ms,
             thief: Thief::default(),
@@ -163,6 +176,7 @@ impl World {
             Event::Clients => self.ask_something(),
             Event::Operator => self.operate(),
             Event::Fault => self.fault(),
+            Event::Newcomer(number) => self.come(number),
             Event::Join => self.network.join(),
         }
         self.tempt();
@@ -174,8 +188,10 @@ impl World {
     /// Clients and faults go by who is a member.
     fn follow_members(&mut self) {
         let members = &self.watch.state.members;
-        if !members.is_empty() && !members.keys().eq(self.nodes.iter()) {
-            self.nodes = members.keys().copied().collect();
+        // Of a joiner there may be nothing yet but its name.
+        let there = || members.keys().filter(|node| self.machines.contains_key(node));
+        if !members.is_empty() && !there().eq(self.nodes.iter()) {
+            self.nodes = there().copied().collect();
             self.former = self.machines.keys().copied().filter(|node| !members.contains_key(node)).collect();
         }
     }
@@ -188,14 +204,17 @@ impl World {
     // -- machines
 
     pub(super) fn start(&mut self, node: NodeId) {
-        let (now_ms, dice) = (self.now_ms, &mut self.dice);
-        let machine = self.machines.get_mut(&node).expect("a machine");
-        if machine.daemon.is_some() || now_ms < machine.down_until_ms {
+        let machine = &self.machines[&node];
+        let rests = machine.discarded || machine.daemon.is_some() || self.now_ms < machine.down_until_ms;
+        if rests || self.draws_anew(node) {
             return;
         }
+        let (now_ms, dice) = (self.now_ms, &mut self.dice);
+        let machine = self.machines.get_mut(&node).expect("a machine");
+        let drawn = machine.joining.take();
         machine.boots += 1;
         let process = Process { node, boot: machine.boots };
-        let started = Daemon::start(process, machine.vault.clone(), now_ms + machine.ahead_ms, dice);
+        let started = Daemon::start(process, machine.vault.clone(), drawn, now_ms + machine.ahead_ms, dice);
         let Ok(daemon) = started else {
             let power_lost = dice.chance(500);
             return self.kill(node, power_lost);
@@ -214,7 +233,7 @@ impl World {
     /// The same, and when it starts again.
     pub(super) fn kill_for(&mut self, node: NodeId, power_lost: bool, down_ms: u64) {
         let machine = self.machines.get_mut(&node).expect("a machine");
-        (machine.daemon, machine.frozen) = (None, None);
+        (machine.daemon, machine.frozen, machine.joining) = (None, None, None);
         machine.inbox.clear();
         machine.vault.stop(power_lost, &mut self.dice);
         machine.db.stop(power_lost, &mut self.dice);
@@ -383,7 +402,7 @@ impl World {
 }
 
 impl Machine {
-    fn new(vault: VaultDisk, db: Database, dice: &mut Dice) -> Self {
+    pub(super) fn new(vault: VaultDisk, db: Database, dice: &mut Dice) -> Self {
         Self {
             ahead_ms: dice.between(0, 1_000_000),
             vault,
@@ -396,6 +415,8 @@ impl Machine {
             stood_ms: 0,
             slept_ms: 0,
             down_until_ms: 0,
+            joining: None,
+            discarded: false,
         }
     }
 

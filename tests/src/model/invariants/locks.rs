@@ -30,8 +30,10 @@ impl Watch {
             format!("the generation of node {node} fell from {newest} to {generation}")
         });
         self.locks.insert(node, generation);
-        let active = own.active().map(|epoch| epoch.epoch).unwrap_or(Epoch(0));
-        let later = self.state.epochs.values().filter(|epoch| epoch.epoch >= active && epoch.activated_ms > 0);
+        // What the lock had to be was decided when its node asked for keys; before the epoch of then is retired, it is made anew.
+        let open = own.epochs.values().filter(|epoch| !epoch.is_over()).map(|epoch| epoch.epoch);
+        let oldest = open.min().unwrap_or(Epoch(0));
+        let later = self.state.epochs.values().filter(|epoch| epoch.epoch >= oldest && epoch.activated_ms > 0);
         let threshold = later.map(|epoch| epoch.threshold).min().unwrap_or(self.found.threshold);
         self.holds(lock.needed() + 1 >= threshold, || {
             format!("S1: {} disks open the lock of node {node}", lock.needed() + 1)

@@ -64,7 +64,7 @@ use quorate_shares::seal::Committee;
 use quorate_shares::secret::Secret;
 
 use super::disk::{Entry, Image, VaultDisk, VaultImage};
-use super::founding::Founded;
+use super::founding::{Founded, boot_pk};
 use super::message::Process;
 use super::node::{LEASE, WIPE_AFTER_MS, share_keys};
 use super::raft::RaftMessage;
@@ -119,6 +119,8 @@ pub(super) struct Watch {
     verified: BTreeMap<(Slot, Epoch), BTreeSet<NodeId>>,
     acked: BTreeMap<Epoch, BTreeSet<NodeId>>,
     disks: BTreeMap<NodeId, VaultDisk>,
+    /// The boot identities of those that joined.
+    boot_pks: BTreeMap<NodeId, [u8; 32]>,
     vaults: BTreeMap<NodeId, (VaultImage, Vault)>,
     locks: BTreeMap<NodeId, u64>,
     /// Lock keys on disks: holder, peer, number; and for how long of its holder's running time a newer one has been
@@ -193,7 +195,7 @@ impl Seen {
     pub(super) fn is_eventful(self) -> bool {
         let served = [self.shares, self.locks, self.changes, self.encrypted, self.decrypted, self.discarded];
         let refused = [self.erased, self.refused, self.rested];
-        let moved = [self.epochs, self.swept, self.rekeyed, self.removed, self.revoked];
+        let moved = [self.epochs, self.swept, self.rekeyed, self.removed, self.revoked, self.joined, self.replaced];
         served.iter().chain(&refused).chain(&moved).all(|count| *count > 0)
     }
 }
@@ -207,11 +209,6 @@ impl Watch {
         let cluster = founded.found.cluster;
         let holder = |(&node, bundle): (&NodeId, &Bundle)| (node, Holder::new(cluster, node, share_keys(bundle)));
         let keys = || bundles.iter().map(|(&node, bundle)| (node, share_keys(bundle))).collect();
-        let secrets = bundles.values().flat_map(|bundle| {
-            let seeds = bundle.share_keys.iter().map(|key| key.seed.duplicate());
-            let storage = bundle.storage_keys.iter().map(|key| key.key.duplicate());
-            seeds.chain(storage).chain([bundle.op_seed.duplicate()])
-        });
         let sealed = |(&node, bundle): (&NodeId, &Bundle)| {
             ((node, 1), bundle.share_keys.iter().map(|key| key.generation).collect())
         };
@@ -236,13 +233,14 @@ impl Watch {
             keys: keys(),
             drawn: keys(),
             sealed: bundles.iter().map(sealed).collect(),
-            secrets: secrets.collect(),
+            secrets: bundles.values().flat_map(secrets).collect(),
             holders: bundles.iter().map(holder).collect(),
             shares: BTreeMap::new(),
             plain: Vec::new(),
             verified: BTreeMap::new(),
             acked: BTreeMap::new(),
             disks,
+            boot_pks: BTreeMap::new(),
             vaults: BTreeMap::new(),
             locks: BTreeMap::new(),
             held_keys: BTreeMap::new(),
@@ -254,6 +252,25 @@ impl Watch {
             newest: BTreeMap::new(),
             seen: Seen::default(),
         }
+    }
+
+    /// A machine that joins, with an empty disk.
+    pub(super) fn comes(&mut self, node: NodeId, boot_pk: [u8; 32], disk: VaultDisk) {
+        self.boot_pks.insert(node, boot_pk);
+        self.disks.insert(node, disk);
+    }
+
+    /// What it has drawn, before its first lock.
+    pub(super) fn draws(&mut self, node: NodeId, bundle: &Bundle) {
+        self.secrets.extend(secrets(bundle));
+        self.keys.insert(node, share_keys(bundle));
+        self.drawn.entry(node).or_default().extend(share_keys(bundle));
+        self.holders.insert(node, Holder::new(self.cluster, node, share_keys(bundle)));
+    }
+
+    /// What the owner of a disk shows of itself.
+    pub(super) fn boot_pk(&self, node: NodeId) -> [u8; 32] {
+        self.boot_pks.get(&node).copied().unwrap_or_else(|| boot_pk(node))
     }
 
     /// A sentence that must not become true.
@@ -334,4 +351,11 @@ impl Watch {
     pub(super) fn committed(&self) -> u64 {
         self.committed.len() as u64
     }
+}
+
+/// Every secret of a bundle.
+fn secrets(bundle: &Bundle) -> Vec<Secret<32>> {
+    let seeds = bundle.share_keys.iter().map(|key| key.seed.duplicate());
+    let storage = bundle.storage_keys.iter().map(|key| key.key.duplicate());
+    seeds.chain(storage).chain([bundle.op_seed.duplicate()]).collect()
 }

@@ -58,8 +58,9 @@ impl Daemon {
         let Some(unlocked) = &mut self.unlocked else { return Ok(()) };
         let open = !self.vault.current().denials.is_empty() && context.now_ms >= self.followed_ms + LOOK_MS;
         let changed = unlocked.members_changed && !context.dice.chance(300);
-        // Until it is founded nobody is a member by the state.
-        if unlocked.state.cluster.is_none() || (!changed && !open) {
+        // Until it is founded nobody is a member by the state, and a joiner is none by what it has applied so far.
+        let joins = self.vault.current().founding.is_some();
+        if joins || unlocked.state.cluster.is_none() || (!changed && !open) {
             return Ok(());
         }
         unlocked.members_changed = false;

@@ -20,7 +20,6 @@ use quorate_shares::lock::{
 
 use super::{Asked, Context, Daemon, KEY_AGE_MS, KEY_IDLE_MS, Killed, Unlocked, lead, share_keys, verify};
 use crate::model::disk::Image;
-use crate::model::founding::boot_pk;
 use crate::model::message::{Body, Process, To, exported};
 use crate::model::raft::Raft;
 
@@ -52,7 +51,7 @@ impl Daemon {
         let request = LockOpenRequest::parse(bytes).expect("it was encoded by a node");
         let roster = &self.vault().roster;
         let misdirected = request.cluster != self.vault().identity.cluster || request.to != self.me.node;
-        let turned_away = unlock::turned_away(roster, request.from, &boot_pk(from.node));
+        let turned_away = unlock::turned_away(roster, request.from, &context.watch.boot_pk(from.node));
         let piece = match turned_away.or_else(|| misdirected.then_some(LockOpenCode::Denied)) {
             Some(code) => Err(code),
             None => lock_keys::seed_for(self.vault(), &request)
@@ -96,7 +95,7 @@ impl Daemon {
     }
 
     /// `boot::open_replica`: the state from its rows, and Raft.
-    fn open(&mut self, context: &mut Context<'_>, bundle: quorate_shares::lock::Bundle) {
+    pub(super) fn open(&mut self, context: &mut Context<'_>, bundle: quorate_shares::lock::Bundle) {
         let state = restore(context.db.now());
         context.watch.restored(self.me.node, context.db.now().applied, &state);
         let applied = context.db.now().applied;

@@ -9,6 +9,7 @@ mod changes;
 mod confirm;
 mod follow;
 mod gather;
+mod joining;
 mod lead;
 mod locks;
 mod orders;
@@ -91,6 +92,8 @@ enum Asked {
     Change(u64),
     Order(u64),
     LockOpen(Box<quorate_shares::lock::LockOpenRequest>),
+    Terms,
+    FirstKey(NodeId),
     Nothing,
 }
 
@@ -109,6 +112,8 @@ pub(super) struct Daemon {
     voices: BTreeSet<NodeId>,
     revoked: bool,
     followed_ms: u64,
+    announced_ms: u64,
+    joining: Option<joining::Joining>,
     pub(super) unlocked: Option<Unlocked>,
     asked: BTreeMap<u64, (u64, Asked)>,
     next: u64,
@@ -167,13 +172,24 @@ impl Source for Replica<'_> {
 
 impl Daemon {
     /// The process starts: `boot::run` up to the phase Locked. It may be killed while it mends its vault.
-    pub(super) fn start(me: Process, disk: VaultDisk, now_ms: u64, dice: &mut Dice) -> Result<Self, Killed> {
+    /// Without a lock it has nothing but the keys that it drew.
+    pub(super) fn start(
+        me: Process,
+        disk: VaultDisk,
+        drawn: Option<Bundle>,
+        now_ms: u64,
+        dice: &mut Dice,
+    ) -> Result<Self, Killed> {
         let vault = VaultFile::open_on(disk).map_err(|error| {
             assert!(matches!(error, VaultError::Io { .. }), "no crash costs the vault: {error}");
             Killed
         })?;
         assert_eq!(vault.current().identity.node, Some(me.node), "the vault is that of another node");
-        let phase = if vault.current().flags.revoked { Phase::Revoked } else { Phase::Locked };
+        let phase = match &drawn {
+            _ if vault.current().flags.revoked => Phase::Revoked,
+            Some(_) => Phase::Joining,
+            None => Phase::Locked,
+        };
         Ok(Self {
             me,
             phase,
@@ -186,6 +202,8 @@ impl Daemon {
             voices: BTreeSet::new(),
             revoked: false,
             followed_ms: 0,
+            announced_ms: 0,
+            joining: drawn.map(joining::Joining::with),
             unlocked: None,
             asked: BTreeMap::new(),
             next: 0,
@@ -232,9 +250,15 @@ impl Daemon {
         if self.phase == Phase::Revoked {
             return Ok(());
         }
+        if self.joining.is_some() {
+            return self.tick_joining(context);
+        }
         if self.unlocked.is_none() {
             self.ask_for_pieces(context);
             return Ok(());
+        }
+        if self.vault().founding.is_some() {
+            return self.tick_announcing(context);
         }
         self.greet(context);
         self.tick_raft(context)?;
@@ -298,7 +322,12 @@ impl Daemon {
             let told = self.turned_away(from.node).unwrap_or(Refusal::NoHello);
             return Ok(refused(told));
         }
+        let of_locks = matches!(request, PeerRequest::LockPrepare(_) | PeerRequest::LockCommit(_));
+        if self.unlocked.is_none() && !of_locks {
+            return Ok(refused(Refusal::Phase(self.phase.to_string())));
+        }
         Ok(match request {
+            PeerRequest::FoundingTerms => Some(self.terms()),
             PeerRequest::Lease => self.answer_lease(context, from, id),
             PeerRequest::Shares(request) => Some(self.answer_shares(context, from, &request, body)),
             PeerRequest::Verify(request) => Some(self.answer_verify(context, &request)),
@@ -339,6 +368,10 @@ impl Daemon {
             }
             (Asked::Prepare(peer), PeerReply::LockKey { keyno, public }) => {
                 self.take_lock_key(context, peer, keyno, &public)?;
+            }
+            (Asked::Terms, PeerReply::FoundingTerms { threshold }) => self.take_terms(context, threshold)?,
+            (Asked::FirstKey(peer), PeerReply::LockKey { keyno, public }) => {
+                self.take_first_key(context, peer, keyno, &public)?;
             }
             (Asked::Change(job), PeerReply::Changed(made)) => self.changed(context, job, made),
             (Asked::Order(job), PeerReply::Operated(begun)) => self.operated(context, job, begun),
