@@ -35,7 +35,7 @@ pub enum Refusal {
         node: NodeId,
     },
     /// Two members with one identity.
-    #[error("an identity key of node {node} belongs to another member")]
+    #[error("one of its identity keys belongs to another member, or did")]
     IdentityTaken {
         /// The second of the two.
         node: NodeId,
@@ -83,7 +83,7 @@ pub enum Refusal {
         pending: Epoch,
     },
     /// The epoch is not in the phase that the change needs: a delayed command never reaches a closed epoch.
-    #[error("epoch {given} is not open for this; the active one is {active:?}")]
+    #[error("epoch {given} is not open for this{}", .active.map(|epoch| format!("; epoch {epoch} is active")).unwrap_or_default())]
     WrongEpoch {
         /// The proposer's.
         given: Epoch,

@@ -30,6 +30,9 @@ impl World {
         }
         self.wait("let in who was admitted", |world| world.newcomers.is_empty());
         self.wait("have nothing left to do", |world| world.watch.nothing_is_owed());
+        self.wait("erase what they owe", |world| {
+            world.watch.old_share_keys_are_gone() && world.watch.lock_keys_of_former_members_are_gone()
+        });
         self.wait("serve", |world| {
             world.members().all(|machine| {
                 machine.frozen.is_none() && machine.daemon.as_ref().is_some_and(|daemon| daemon.phase == Phase::Serving)

@@ -7,8 +7,9 @@
 //!
 //! Processes are killed and lose power, in the middle of a write too; they are stopped and go on with an answer in hand;
 //! machines sleep; holders send wrong shares; a leader proposes nonsense; a stranger asks for shares; a thief copies disks.
-//! An operator has share keys renewed, and nodes removed and revoked, at any moment, also while something else is under way, and
-//! says it twice: epochs and voters change under all of this, nodes miss some of it, and revoked disks are started again.
+//! An operator has share keys renewed, and nodes removed, revoked, replaced and invited, at any moment, also while something else is
+//! under way, and says it twice: epochs and voters change under all of this, nodes miss some of it, joiners die on the way or are
+//! never heard of again, and revoked disks are started again.
 //! Clients remember what they were told. After every step the invariants are checked ([`invariants`]); at the end the faults
 //! stop, and everything must heal.
 //!
@@ -19,8 +20,8 @@
 //! ```
 //!
 //! What it cannot see: threads and their races, openraft and RocksDB themselves, TLS and connections (a copy of a living node, an
-//! old image in place of its node), founding, nodes that join or take another's place, rosters that are asked for, snapshots, and
-//! clocks that run at different rates.
+//! old image in place of its node), founding, how an invitation is proved, rosters that are asked for, snapshots, and clocks that run at
+//! different rates.
 
 mod client;
 mod dice;

@@ -133,6 +133,15 @@ impl Watch {
         self.seen.epochs += u64::from(epoch.0 > 1);
     }
 
+    /// L1, S2: by their disks, and not by what they say, no member has a share key that an epoch that is over was dealt to.
+    pub(in crate::model) fn old_share_keys_are_gone(&self) -> bool {
+        self.state.members.keys().all(|node| {
+            let over = self.state.epochs.values().filter(|epoch| epoch.is_over());
+            let old: BTreeSet<_> = over.filter_map(|epoch| Some(epoch.seat_of(*node)?.skgen)).collect();
+            self.share_keys_on_disk(*node).is_disjoint(&old)
+        })
+    }
+
     /// L1: no operation runs, no version waits to be checked, nothing is left of an epoch that is over, and nobody owes an
     /// erasure.
     pub(in crate::model) fn nothing_is_owed(&self) -> bool {

@@ -138,6 +138,13 @@ impl Watch {
         }
     }
 
+    /// D4: nobody can open an old disk of a former member any more.
+    pub(in crate::model) fn lock_keys_of_former_members_are_gone(&self) -> bool {
+        let held =
+            self.state.members.keys().filter_map(|node| self.vaults.get(node)).flat_map(|(_, vault)| &vault.held);
+        !held.map(|held| held.peer).any(|peer| self.state.former.contains_key(&peer))
+    }
+
     /// The generation of the lock that a loss of power would leave; 0 without one.
     pub(super) fn lock_generation_on_disk(&self, node: NodeId) -> u64 {
         self.durable_vault(node).lock.map_or(0, |lock| lock.generation())
