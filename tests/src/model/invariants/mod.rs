@@ -28,8 +28,22 @@
 //! | a repeated request is dealt anew | `conflicts` |
 //! | a commitment is not checked; neither is the key-check value; a quorum closes below t | `accepted`, `rebuilt`, `every_quorum_agrees` |
 //!
-//! Those about members that change (S2 to S4, D1, D2, M1, M2) were not broken by hand yet. These were found broken in the program
-//! itself:
+//! And each rule about members that change, with seeds from 1 on and 300 000 steps at most:
+//!
+//! | broken | caught by |
+//! |---|---|
+//! | a lock keeps the share keys of epochs that are over, and says so, or says that it does not | L1, `share_keys_are_as_due` (S2) |
+//! | nobody is ever said to owe an erasure; lock keys for former members are kept | `old_share_keys_are_gone`, `lock_keys_of_former_members_are_gone` |
+//! | the share keys of a RETIRING epoch are given up, or of all but the ACTIVE one, or the one that was just drawn | `bundle_sealed` (D2), `share_keys_are_as_due` (D6) |
+//! | an epoch is retired before the locks are made for the next one | `lock_made` (S1) |
+//! | an epoch is ACTIVE without acknowledgements, with one fewer, or with one for records that are not there yet | `activated` (D1) |
+//! | whoever has a session is given shares, without a seat | `given` (S3) |
+//! | a denial is not kept, not looked at, comes with the commit instead of the entry or the other way round, or ends too early | `is_heard` (S4) |
+//! | a member that was left out, or revoked, is taken into the roster again; its lock is opened | `is_heard` (S4) |
+//! | a vote stays when its node goes; an operation ends before its node is out, or is taken for done and never goes on | `members_are_in_order` (M1), L1 |
+//! | an operation begins while another one runs; a PENDING epoch stays when its operation gives way; two epochs are ACTIVE; an operation ends before its epoch | `members_are_in_order` (M2) |
+//!
+//! These were found broken in the program itself:
 //!
 //! | found | by |
 //! |---|---|
@@ -38,8 +52,11 @@
 //! | a revoked node is trusted again when the voters change before the state has forgotten it | `is_heard` (S4) |
 //!
 //! Not seen, because a second guard stands behind the first: a key-check value that is not looked at (commitments), a rotation
-//! from another version and a record of another key (its identity is in the record, in its AAD, and behind its check value), a batch that is dealt from after its
-//! term, an index that `apply` lets be used twice (the dealer counts them), an open phase that admits work (the lease).
+//! from another version and a record of another key (its identity is in the record, in its AAD, and behind its check value), a batch
+//! that is dealt from after its term, an index that `apply` lets be used twice (the dealer counts them), an open phase that admits work
+//! (the lease), a state that is content with a lock which keeps too much (the node is not), `apply` that lets a removal strand a member
+//! (the plan waits), an acknowledgement that is taken for one of later records too (there are none), an epoch that is retired
+//! before all know the next one (they ask again), shares of an epoch that is not ACTIVE for one of its holders (nobody needs them).
 
 mod answers;
 mod epochs;
