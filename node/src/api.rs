@@ -97,11 +97,22 @@ async fn dispatch(node: &Arc<Node>, replica: &Replica, request: Request, receive
         Request::AdmitNode { name } => Box::pin(absence::admit_everywhere(node, &name)).await,
         Request::UnsealNode { name } => Box::pin(sealing::at(node, &name, false)).await,
         request => match guard(node) {
-            Ok(_) => return leased(node, work(node, replica, request).await, received_ms),
+            Ok(_) => tokio::select! {
+                biased;
+                answer = work(node, replica, request) => return leased(node, answer, received_ms),
+                () = stops_serving(node) => Err(not_serving(node)),
+            },
             Err(refusal) => Err(refusal),
         },
     };
     Answered::always(answer)
+}
+
+/// Returns when this node does not serve any more. Whatever is done by then could not be answered, and another node can: whoever
+/// asks should go there in time, and not wait for a leader that is cut off.
+async fn stops_serving(node: &Node) {
+    // The sender lives as long as the node.
+    let _ = node.phases().wait_for(|phase| !admits(*phase, Door::Work)).await;
 }
 
 /// What was done under the lease, good until it ends. Not even a refusal may come from a state that is older.
