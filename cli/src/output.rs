@@ -69,7 +69,7 @@ pub(crate) fn pretty(value: &Value) -> String {
 
 /// What is said of a key version, with a mark if one disk alone opened it once.
 pub(crate) fn marked(text: &str, one_disk: bool) -> String {
-    if one_disk { format!("{text}, was on one disk") } else { text.to_owned() }
+    if one_disk { format!("{text}, once on one disk") } else { text.to_owned() }
 }
 
 pub(crate) fn key(info: &KeyInfo) -> Value {

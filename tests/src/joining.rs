@@ -272,7 +272,7 @@ fn a_solo_node_grows_to_three() {
         let tool = Tool::start(site.cluster.quorate(words.iter().copied()), b"").expect("starts");
         String::from_utf8(tool.success(PATIENCE).expect("is told")).expect("text")
     };
-    assert!(told(&["key", "list"]).contains("1, was on one disk"));
+    assert!(told(&["key", "list"]).contains("1, once on one disk"));
     assert!(told(&["status"]).contains("rotate: 1 of them"));
     site.block(site.client(None).rotate_key(&name("key"), None)).expect("rotates");
     assert!(!told(&["status"]).contains("rotate:"));

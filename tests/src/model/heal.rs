@@ -1,5 +1,7 @@
 //! The end of a run: the faults stop, and everything must come back.
 
+use std::collections::BTreeSet;
+
 use quorate_node::phase::Phase;
 use quorate_node::revocation;
 use quorate_shares::ids::NodeId;
@@ -72,13 +74,18 @@ impl World {
         daemon.is_some_and(|daemon| daemon.phase == Phase::Revoked && daemon.unlocked.is_none())
     }
 
-    /// Whether a majority of the voters that a former member knows are members, who can tell it: it asks those that its lock names,
-    /// and the first lock of a joiner names whoever was there.
+    /// Whether a majority of the voters that a former member knows are members, who can tell it. One that is unlocked says
+    /// hello to all of them; one that is locked asks those that its lock names, and the first lock of a joiner names those that were
+    /// there when it was made.
     fn can_know(&self, node: NodeId) -> bool {
         let vault = self.machines[&node].vault.durable().open();
         let own_log = vault.denials.iter().any(|denial| denial.node == node);
-        let asked = vault.lock.iter().flat_map(|lock| lock.pieces().iter().map(|piece| piece.peer));
-        let told = asked.filter(|peer| self.nodes.contains(peer)).collect();
+        let named: BTreeSet<NodeId> =
+            vault.lock.iter().flat_map(|lock| lock.pieces().iter().map(|piece| piece.peer)).collect();
+        let daemon = self.machines[&node].daemon.as_ref();
+        let unlocked = daemon.is_some_and(|daemon| daemon.unlocked.is_some());
+        let asks = |peer: &NodeId| unlocked || named.contains(peer);
+        let told = self.nodes.iter().copied().filter(asks).collect();
         revocation::is_believed(&vault.roster, node, &told, own_log)
     }
 

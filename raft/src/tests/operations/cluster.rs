@@ -284,6 +284,7 @@ impl Cluster {
     pub(super) fn back(&mut self, node: u64) {
         self.share_keys.entry(NodeId(node)).or_insert_with(|| first_share_key(NodeId(node)));
         self.present.insert(NodeId(node));
+        self.joiner_silent_ms = 0;
     }
 
     /// Lets node `node` prove an invitation; it is there from then on.

@@ -15,7 +15,7 @@ use quorate_shares::ids::{Epoch, KeyVersion, NodeId};
 
 use super::cluster::{Cluster, STEPS_MAX, admit, invitation, proof_key};
 use super::told::label;
-use crate::command::{Begin, Change, Found, Invite, Operation, Outcome};
+use crate::command::{Begin, Change, Invite, Operation, Outcome};
 use crate::plan::Step;
 use crate::tests::fixture::{found, uid};
 
@@ -225,9 +225,9 @@ impl Runner for Story {
     fn run(&mut self, order: &Order, _: &Context) -> Told {
         match order {
             Order::Found { members, threshold } => {
-                let cluster = Cluster::founded(Found { ..found(*members, *threshold) });
+                let cluster = Cluster::founded(found(*members, *threshold));
                 let status = cluster.status();
-                self.cluster = Some(cluster);
+                *self = Self { cluster: Some(cluster), ..Self::default() };
                 Ok(status)
             }
             Order::Key(name) => self.create(name),
@@ -281,7 +281,7 @@ impl Runner for Story {
             }
             Order::Wait(minutes) => {
                 self.cluster()?.wait(minutes * 60_000);
-                Ok(format!("{minutes} minutes later"))
+                Ok(format!("{minutes} min later"))
             }
             Order::Step(most) => self.steps(most.unwrap_or(1)),
             Order::Run => self.steps(STEPS_MAX),

@@ -46,15 +46,15 @@ impl Cluster {
 
     /// Whom a step waits for, if those who are there did what they could.
     pub(super) fn awaited(&self, step: &Step) -> Vec<NodeId> {
-        let holders = |state: &State| {
-            let active = state.active().map(|active| active.committee.iter().map(|seat| seat.node).collect());
-            active.unwrap_or_default()
-        };
-        let nodes: Vec<_> = match step {
+        let active = self.state.active().expect("one epoch always serves");
+        let holders = || active.committee.iter().map(|seat| seat.node).collect();
+        let present = |nodes: &[NodeId]| nodes.iter().filter(|node| self.present.contains(node)).count();
+        let nodes = match step {
             Step::AwaitJoiner { node, .. } => vec![*node],
             Step::AwaitShareKeys { missing, .. } | Step::AwaitLocks { missing } => missing.clone(),
-            Step::CollectAcks { missing, .. } => missing.clone(),
-            Step::Redeal { .. } | Step::TransferLeadership { .. } => holders(&self.state),
+            Step::CollectAcks { missing, needed, .. } if present(missing) < *needed => missing.clone(),
+            Step::Redeal { versions, .. } if self.dealable(versions).is_empty() => holders(),
+            Step::TransferLeadership { to } if to.is_empty() => holders(),
             _ => Vec::new(),
         };
         nodes.into_iter().filter(|node| !self.present.contains(node)).collect()
@@ -94,7 +94,7 @@ impl Cluster {
         lines.extend(locks.iter().map(|(terms, nodes)| format!("locks of {}: {terms}", names(nodes))));
         let next = self.next();
         let waits = Some(names(&self.awaited(&next))).filter(|nodes| !nodes.is_empty());
-        let waits = waits.map(|nodes| format!(" with {nodes}")).unwrap_or_default();
+        let waits = waits.map(|nodes| format!(", which waits for {nodes}")).unwrap_or_default();
         lines.push(match &state.operations.running {
             Some(running) => {
                 let (number, what) = (running.epoch, ordered(&running.operation));
