@@ -37,7 +37,7 @@ async fn answer(
             })
         }
         PeerRequest::Lease => Ok(confirm::answer(&replica(node)?).await),
-        PeerRequest::Shares(request) => Ok(gather::answer(node, &replica(node)?, (from, conn), &request, body).await),
+        PeerRequest::Shares(request) => Ok(gather::answer(node, &replica(node)?, (from, conn), &request, body)),
         PeerRequest::Verify(request) => {
             members::check_shares(node, &replica(node)?, &request).await.map(PeerReply::Verified)
         }
@@ -137,6 +137,7 @@ pub(crate) mod tests {
     use super::*;
     use std::path::Path;
 
+    use crate::background::Background;
     use crate::config::{Config, SecretMemory, Timing};
     use crate::disk::DataDir;
     use crate::vault::{self, Founding, Invited, Role, Roster, RosterLogId, RosterMember, Standing, Vault, VaultFile};
@@ -173,7 +174,7 @@ pub(crate) mod tests {
         let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().expect("an address")).expect("a socket");
         let boot_seed = vault.identity.boot_seed.duplicate();
         let file = VaultFile::create(&data, vault).expect("a vault");
-        let node = Node::new(config, data, endpoint, boot_seed);
+        let node = Node::new(config, data, endpoint, boot_seed, Background::start().expect("a thread"));
         node.adopt_vault(file);
         node
     }

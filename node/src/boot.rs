@@ -17,6 +17,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::sleep;
 use tracing::{info, warn};
 
+use crate::background::Background;
 use crate::config::{Config, SecretMemory};
 use crate::disk::{DataDir, DataDirError};
 use crate::follow::{self, VaultGate};
@@ -72,6 +73,9 @@ pub enum BootError {
     /// The vault is that of a member, and the database is gone.
     #[error("the database {0} is missing, and this node is a member of a cluster")]
     NoState(std::path::PathBuf),
+    /// The system gives no more threads.
+    #[error("cannot start a thread: {0}")]
+    Threads(#[source] std::io::Error),
     /// Something failed while running.
     #[error("{0}")]
     Failed(String),
@@ -92,6 +96,7 @@ impl BootError {
                 "check the disk and its mounts; never put an old copy of the database in its place: \
                  the other nodes go on without this one"
             }
+            Self::Threads(_) => "check the limits on threads and file descriptors",
             Self::Failed(_) => "the reason is in the log above; start quorated again once it is mended",
         }
     }
@@ -114,7 +119,8 @@ pub async fn run(config: Config) -> Result<(), BootError> {
         None => Secret::random(&mut random::system()),
     };
     let endpoint = bind(config.listen, &boot_seed)?;
-    let node = Node::new(config, dir, endpoint, boot_seed);
+    let background = Background::start().map_err(BootError::Threads)?;
+    let node = Node::new(config, dir, endpoint, boot_seed, background);
     if let Some(vault) = vault {
         let phase = resumed(vault.current());
         node.adopt_vault(vault);

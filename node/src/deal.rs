@@ -147,8 +147,7 @@ pub async fn redeal(node: &Arc<Node>, replica: &Replica, epoch: Epoch, slots: &[
     let closed = || RedealError::Deal("the epoch is not open any more".to_owned());
     let keys = gather::masters(node, replica, slots).await?;
     let mut dealt = Vec::with_capacity(keys.len());
-    for (number, Loaded { identity, kcv, key, .. }) in keys.into_iter().enumerate() {
-        gather::let_others_run(number).await;
+    for Loaded { identity, kcv, key, .. } in keys {
         let record = in_open_batch(node, replica, |open| open.deal_to(epoch, &key, &identity, &kcv)).await;
         let record = record.map_err(|error| RedealError::Deal(error.message))?.ok_or_else(closed)?;
         dealt.push(Redealt { uid: identity.uid, version: identity.version, record: RecordBytes(record.encode()) });

@@ -21,7 +21,6 @@ use quorate_shares::quorum::Quorum;
 use quorate_shares::secret::Secret;
 use quorate_shares::transit::{self, Place};
 use serde_bytes::ByteBuf;
-use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::{debug, info, warn};
 
@@ -38,9 +37,6 @@ const SECOND_WAVE: Duration = Duration::from_millis(20);
 const LOAD: Duration = Duration::from_secs(5);
 /// Pause before peers that had no share to give are asked again.
 const AGAIN: Duration = Duration::from_millis(100);
-
-/// Key versions of a lot that are worked on before others may run.
-const AT_ONCE: usize = 16;
 
 /// Shares that did not match their commitments, since this process started: a metric, and a reason to look at a peer.
 pub static WRONG_SHARES: AtomicU64 = AtomicU64::new(0);
@@ -132,8 +128,7 @@ async fn gather(
     let facts = holder.all_facts(replica, epoch, slots)?;
     let mut known = Vec::with_capacity(slots.len());
     let mut quorums = Quorums(BTreeMap::new());
-    for (number, (slot, facts)) in slots.iter().zip(facts).enumerate() {
-        let_others_run(number).await;
+    for (slot, facts) in slots.iter().zip(facts) {
         let own = holder.open(replica, &facts);
         let (identity, kcv) = (facts.identity, facts.kcv);
         let mut quorum = Quorum::new(facts.record, identity, &facts.committee, kcv)?;
@@ -159,19 +154,11 @@ async fn gather(
         }
     }
     let mut loaded = Vec::with_capacity(slots.len());
-    for (number, (slot, (identity, kcv))) in slots.iter().zip(known).enumerate() {
-        let_others_run(number).await;
+    for (slot, (identity, kcv)) in slots.iter().zip(known) {
         let key = quorums.0.remove(slot).ok_or(LoadError::NoEpoch)?.close()?;
         loaded.push(Loaded { identity, kcv, key, epoch });
     }
     Ok(loaded)
-}
-
-/// Lots are worked through on a thread that also answers: now and then it is for others.
-pub async fn let_others_run(number: usize) {
-    if number % AT_ONCE == AT_ONCE - 1 {
-        yield_now().await;
-    }
 }
 
 /// The quorums of several key versions, whose holders are the same.
@@ -270,7 +257,7 @@ pub fn is_entitled(state: &State, epoch: Epoch, node: NodeId) -> bool {
 }
 
 /// The holder's side: gives its shares to a member of the active epoch, while it has a lease itself.
-pub async fn answer(
+pub fn answer(
     node: &Node,
     replica: &Replica,
     (from, conn): (NodeId, &Conn),
@@ -298,31 +285,23 @@ pub async fn answer(
         let sealed = ByteBuf::from(transit::seal(&session.share_key, place, body, &share).to_vec());
         Ok(SealedShare { uid, version, x, counter: place.counter, sealed })
     };
-    let mut shares = Vec::with_capacity(request.versions.len());
-    for (number, some) in request.versions.chunks(AT_ONCE).enumerate() {
-        if number > 0 {
-            yield_now().await;
-        }
-        // Looked at each time: it may have changed while others ran.
-        if !replica.read(|state| is_entitled(state, request.epoch, from)) {
-            return PeerReply::Refused(Refusal::WrongEpoch);
-        }
-        let facts = holder.all_facts(replica, request.epoch, some);
-        match facts.and_then(|facts| facts.into_iter().map(open).collect::<Result<Vec<_>, _>>()) {
-            Ok(some) => shares.extend(some),
-            Err(HoldError::NoRecord(_) | HoldError::Busy) => return PeerReply::Refused(Refusal::Behind),
-            Err(error) => {
-                warn!(%error, "cannot give a share");
-                return PeerReply::Refused(Refusal::Storage);
+    if !replica.read(|state| is_entitled(state, request.epoch, from)) {
+        return PeerReply::Refused(Refusal::WrongEpoch);
+    }
+    let facts = holder.all_facts(replica, request.epoch, &request.versions);
+    match facts.and_then(|facts| facts.into_iter().map(open).collect::<Result<Vec<_>, _>>()) {
+        // Every load is an audit event at the peers that served it.
+        Ok(shares) if node.lease.is_valid() => {
+            for share in &shares {
+                info!(uid = %share.uid, version = %share.version, to = %from, "gave a share");
             }
+            PeerReply::Shares(shares)
+        }
+        Ok(_) => PeerReply::Refused(Refusal::NoLease),
+        Err(HoldError::NoRecord(_) | HoldError::Busy) => PeerReply::Refused(Refusal::Behind),
+        Err(error) => {
+            warn!(%error, "cannot give a share");
+            PeerReply::Refused(Refusal::Storage)
         }
     }
-    if !node.lease.is_valid() {
-        return PeerReply::Refused(Refusal::NoLease);
-    }
-    // Every load is an audit event at the peers that served it.
-    for share in &shares {
-        info!(uid = %share.uid, version = %share.version, to = %from, "gave a share");
-    }
-    PeerReply::Shares(shares)
 }

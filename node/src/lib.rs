@@ -32,6 +32,7 @@ pub mod absence;
 pub mod alarms;
 
 pub mod answer;
+pub mod background;
 pub mod directory;
 pub mod follow;
 pub mod link;

@@ -238,6 +238,11 @@ impl Handler for PeerDoor {
             }
             PeerRequest::Hello(_) => refuse(Refusal::NotAMember),
             _ if !self.admitted.load(Ordering::Acquire) => refuse(Refusal::NoHello),
+            request if request.may_wait() => {
+                let here = Arc::clone(&node);
+                let answer = async move { peer::encode(&answer::peer(&node, from, &conn, request, &body).await) };
+                Reply::later(async move { here.background.run(answer).await })
+            }
             request => {
                 Reply::later(async move { peer::encode(&answer::peer(&node, from, &conn, request, &body).await) })
             }

@@ -256,7 +256,11 @@ async fn redeal(
     versions: &[Slot],
     short_of: &mut BTreeSet<NodeId>,
 ) -> bool {
-    match deal::redeal(node, replica, epoch, versions).await {
+    let work = {
+        let (node, replica, versions) = (Arc::clone(node), replica.clone(), versions.to_vec());
+        async move { deal::redeal(&node, &replica, epoch, &versions).await }
+    };
+    match node.background.run(work).await {
         Ok(redeal) => {
             short_of.clear();
             propose(replica, Change::Redeal(redeal)).await
@@ -303,7 +307,9 @@ async fn collect_acks(node: &Arc<Node>, replica: &Replica, epoch: Epoch, missing
     let index = replica.applied_index();
     let answers = missing.into_iter().map(|holder| async move {
         if holder == node.id() {
-            return (holder, check_epoch(node, replica, epoch, index).await.ok());
+            let (here, replica) = (Arc::clone(node), replica.clone());
+            let check = async move { check_epoch(&here, &replica, epoch, index).await };
+            return (holder, node.background.run(check).await.ok());
         }
         let request = PeerRequest::AckEpoch { epoch, index };
         match node.sessions.ask(holder, Lane::Ordinary, &request, HOLDER).await {

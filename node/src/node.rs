@@ -22,6 +22,7 @@ use zeroize::Zeroizing;
 
 use crate::absence::Absences;
 use crate::alarms::Alarms;
+use crate::background::Background;
 use crate::clock::wall_ms;
 use crate::config::Config;
 use crate::confirm::{self, NoLease};
@@ -86,6 +87,8 @@ pub struct Node {
     pub lease_trouble: Mutex<Option<NoLease>>,
     /// When the last shared catch-up was sent ([`crate::clock::boot_ms`]), and how it ended.
     pub catch_up: tokio::sync::Mutex<(u64, Result<(), NoLease>)>,
+    /// Where work is done that may wait.
+    pub background: Background,
     /// Keys in memory.
     pub keyring: Arc<Keyring>,
     /// The batches that keys are dealt in, while this node leads.
@@ -153,7 +156,13 @@ pub struct Founding {
 
 impl Node {
     /// A node that has a data directory and an endpoint, and nothing else yet.
-    pub fn new(config: Config, dir: DataDir, endpoint: quinn::Endpoint, boot_seed: Secret<32>) -> Arc<Self> {
+    pub fn new(
+        config: Config,
+        dir: DataDir,
+        endpoint: quinn::Endpoint,
+        boot_seed: Secret<32>,
+        background: Background,
+    ) -> Arc<Self> {
         let keyring = Keyring::new(config.timing.key_idle_ms, config.timing.key_age_ms);
         Arc::new(Self {
             config,
@@ -166,6 +175,7 @@ impl Node {
             lease: Lease::default(),
             lease_trouble: Mutex::default(),
             catch_up: tokio::sync::Mutex::new((0, Ok(()))),
+            background,
             keyring,
             dealing: Mutex::default(),
             opening: tokio::sync::Mutex::default(),

@@ -89,6 +89,17 @@ pub enum PeerRequest {
     Roster,
 }
 
+impl PeerRequest {
+    /// Whether the answer takes long, and nobody but the leader that deals keys anew waits for it.
+    pub fn may_wait(&self) -> bool {
+        match self {
+            Self::Shares(request) => request.versions.len() > 1,
+            Self::AckEpoch { .. } => true,
+            _ => false,
+        }
+    }
+}
+
 /// What a node answers.
 #[derive(Serialize, Deserialize)]
 pub enum PeerReply {
