@@ -56,3 +56,57 @@ impl Drop for Background {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    use rustix::process::getpriority_process;
+    use tokio::sync::oneshot;
+
+    fn nice() -> i32 {
+        getpriority_process(None).expect("the priority of this thread")
+    }
+
+    #[tokio::test]
+    async fn work_there_gives_way_and_nothing_else_does() {
+        let background = Background::start().expect("a thread");
+        let here = nice();
+        assert_eq!(background.run(async { nice() }).await, NICE);
+        assert_eq!(nice(), here);
+        assert!(here < NICE, "whoever runs the tests gives way, too");
+    }
+
+    /// An asker that goes away must not leave work behind.
+    #[tokio::test]
+    async fn work_that_nobody_waits_for_ends() {
+        struct Told(Option<oneshot::Sender<()>>);
+        impl Drop for Told {
+            fn drop(&mut self) {
+                let _ = self.0.take().map(|ended| ended.send(()));
+            }
+        }
+        let background = Arc::new(Background::start().expect("a thread"));
+        let ((begins, begun), (ends, ended)) = (oneshot::channel(), oneshot::channel());
+        let asker = tokio::spawn(async move {
+            let told = Told(Some(ends));
+            let work = async move {
+                let _told = told;
+                let _ = begins.send(());
+                pending::<()>().await;
+            };
+            background.run(work).await;
+        });
+        begun.await.expect("the work begins");
+        asker.abort();
+        ended.await.expect("it ends");
+    }
+
+    #[tokio::test]
+    #[should_panic(expected = "a share that is none")]
+    async fn a_panic_there_is_one_here() {
+        let background = Background::start().expect("a thread");
+        background.run(async { panic!("a share that is none") }).await
+    }
+}

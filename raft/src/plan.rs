@@ -21,9 +21,9 @@ use crate::state::{EpochInfo, EpochPhase, MemberState, Running, State, majority}
 pub const VERIFY_MAX: usize = 256;
 /// Most versions that are dealt anew in one command.
 pub const REDEAL_MAX: usize = 256;
-/// How many a leader deals anew at a time, and has in plain: so few that whoever serves clients meanwhile is never busy for
-/// long with the command.
-const REDEAL_AT_ONCE: usize = 96;
+/// How many a leader deals anew at a time, and has in plain: so few that no node is busy for long with the command, and clients
+/// are answered; so many that the rounds between nodes cost little.
+const REDEAL_AT_ONCE: usize = 192;
 
 /// How long the leader waits before it does something by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

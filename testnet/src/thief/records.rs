@@ -7,7 +7,7 @@ use quorate_raft::StorageKeys;
 use quorate_raft::offline::{self, OfflineStore};
 use quorate_raft::state::{Key, RecordRef, Version};
 use quorate_shares::ids::{ClusterId, NodeId};
-use quorate_shares::lock::Bundle;
+use quorate_shares::lock::{Bundle, ShareKey};
 use quorate_shares::master::{KeyIdentity, MasterKey};
 use quorate_shares::quorum::Quorum;
 use quorate_shares::seal::{BatchHeader, BatchOpener, Committee, ShareRecord};
@@ -16,15 +16,20 @@ use quorate_shares::secret::Secret;
 use super::{Loot, OpenDisk, RecoveredKey, field};
 use crate::canary::Canary;
 
+/// What the share keys of all open bundles make of the batches, by the bytes of their headers: each costs a decapsulation, and
+/// has many records.
+type Openers = BTreeMap<Vec<u8>, Vec<(NodeId, BatchOpener)>>;
+
 /// Reads every database that opens, and puts together what can be put together from any of them.
 pub(super) fn read(open: &[OpenDisk<'_>], loot: &mut Loot) {
+    let mut openers = Openers::new();
     for one in open {
         let label = &one.disk.label;
         match database(&one.disk.path, &one.bundle) {
             Ok(store) => {
                 let (keys, versions) = (store.state().keys.len(), store.state().live_versions);
                 loot.story.push(format!("{label}: database open: {keys} keys in {versions} versions"));
-                read_keys(&store, one.disk.vault.identity.cluster, open, loot);
+                read_keys(&store, one.disk.vault.identity.cluster, open, &mut openers, loot);
             }
             Err(reason) => loot.story.push(format!("{label}: the database stays shut: {reason}")),
         }
@@ -43,7 +48,7 @@ pub(super) fn database(disk: &Path, bundle: &Bundle) -> Result<OfflineStore, Str
     offline::open(&disk.join("state"), keys).map_err(|error| error.to_string())
 }
 
-fn read_keys(store: &OfflineStore, cluster: ClusterId, open: &[OpenDisk<'_>], loot: &mut Loot) {
+fn read_keys(store: &OfflineStore, cluster: ClusterId, open: &[OpenDisk<'_>], openers: &mut Openers, loot: &mut Loot) {
     for key in store.state().keys.values() {
         if loot.key_names.insert(key.name.clone()) {
             loot.canaries.extend(Canary::text(format!("the name {}", key.name), key.name.as_str()));
@@ -54,7 +59,7 @@ fn read_keys(store: &OfflineStore, cluster: ClusterId, open: &[OpenDisk<'_>], lo
                 continue;
             }
             for place in &version.records {
-                match put_together(store, &identity, version, place, open, loot) {
+                match put_together(store, &identity, version, place, (open, openers), loot) {
                     Ok(master) => keep(key, identity, master, loot),
                     Err(reason) => {
                         let (name, number, epoch) = (&key.name, version.version, place.epoch);
@@ -77,27 +82,31 @@ fn put_together(
     identity: &KeyIdentity,
     version: &Version,
     place: &RecordRef,
-    open: &[OpenDisk<'_>],
+    (open, openers): (&[OpenDisk<'_>], &mut Openers),
     loot: &mut Loot,
 ) -> Result<MasterKey, String> {
     let record = store.record(identity.uid, identity.version, place.epoch).map_err(|error| error.to_string())?;
     let record = ShareRecord::parse(&record.ok_or("its record is not there")?).map_err(|error| error.to_string())?;
     let header = store.batch(record.batch).map_err(|error| error.to_string())?;
-    let header = BatchHeader::parse(&header.ok_or("its batch is not there")?).map_err(|error| error.to_string())?;
+    let header = header.ok_or("its batch is not there")?;
     let committee = store.state().committee(place.epoch).ok_or("its committee is not there")?;
+    if !openers.contains_key(&header) {
+        let parsed = BatchHeader::parse(&header).map_err(|error| error.to_string())?;
+        openers.insert(header.clone(), open.iter().flat_map(|one| openers_of(one, &parsed, &committee)).collect());
+    }
 
     let mut quorum =
         Quorum::new(record.clone(), *identity, &committee, version.kcv).map_err(|error| error.to_string())?;
     let mut shares = BTreeMap::new();
-    for one in open {
-        for (x, share) in own_shares(one, &header, &committee, &record, identity, version) {
-            if shares.insert(x, share.duplicate()).is_none() {
-                loot.shares += 1;
-                loot.epochs.insert(committee.epoch());
-                let what = format!("share {x} of {} version {}", identity.uid, identity.version);
-                loot.canaries.push(Canary::secret(what, share.expose()));
-                quorum.add(one.disk.node, x, share).map_err(|error| error.to_string())?;
-            }
+    for (node, opener) in &openers[&header] {
+        let Ok(share) = opener.open_share(&record, identity, &version.kcv) else { continue };
+        let x = opener.x();
+        if shares.insert(x, share.duplicate()).is_none() {
+            loot.shares += 1;
+            loot.epochs.insert(committee.epoch());
+            let what = format!("share {x} of {} version {}", identity.uid, identity.version);
+            loot.canaries.push(Canary::secret(what, share.expose()));
+            quorum.add(*node, x, share).map_err(|error| error.to_string())?;
         }
     }
     let progress = quorum.progress();
@@ -108,18 +117,12 @@ fn put_together(
     quorum.close().map_err(|error| error.to_string())
 }
 
-fn own_shares(
-    one: &OpenDisk<'_>,
-    header: &BatchHeader,
-    committee: &Committee,
-    record: &ShareRecord,
-    identity: &KeyIdentity,
-    version: &Version,
-) -> Vec<(u8, Secret<32>)> {
-    let node: NodeId = one.disk.node;
+/// What every share key of a bundle, of whichever generation, makes of a batch.
+fn openers_of(one: &OpenDisk<'_>, header: &BatchHeader, committee: &Committee) -> Vec<(NodeId, BatchOpener)> {
+    let node = one.disk.node;
     let keys = one.bundle.share_keys.iter();
-    let openers = keys.filter_map(|key| BatchOpener::open(header, committee, node, key.generation, &key.seed).ok());
-    openers.filter_map(|opener| Some((opener.x(), opener.open_share(record, identity, &version.kcv).ok()?))).collect()
+    let open = |key: &ShareKey| BatchOpener::open(header, committee, node, key.generation, &key.seed).ok();
+    keys.filter_map(open).map(|opener| (node, opener)).collect()
 }
 
 /// The real code gives out no key bytes, so the thief combines a second time to know what to look for on other disks.
