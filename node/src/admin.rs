@@ -236,6 +236,9 @@ async fn join(node: &Arc<Node>, invitation: &str) -> Result<(), WireError> {
     let invitation: Invitation = invitation.trim().parse().map_err(|error: crate::invitation::InvitationError| {
         WireError::new(Code::BadRequest, error.to_string()).hint(error.hint())
     })?;
+    if node.phase() == Phase::Revoked {
+        return Err(revoked());
+    }
     let (key, cluster) = (invitation.key(), invitation.cluster);
     let id = key.id();
     let role = Role::Founder(Invited { key, inviters: invitation.inviters });
@@ -271,6 +274,12 @@ async fn join_again(node: &Arc<Node>, id: [u8; 32], cluster: ClusterId, role: Ro
     }
     Err(WireError::new(Code::Conflict, "this node belongs to a cluster already")
         .hint("each node joins once; another cluster needs an empty data directory"))
+}
+
+/// The cluster waited for the joiner in vain, or an operator gave it up.
+fn revoked() -> WireError {
+    WireError::new(Code::Denied, "this node was revoked, and the cluster does not take it in any more")
+        .hint("empty its data directory, start it again, and join with another invitation")
 }
 
 fn founding(node: &Node, attempt: u32, role: Role) -> Result<Founding, WireError> {
@@ -309,6 +318,9 @@ async fn follow(node: &Arc<Node>, mut invitations: Vec<String>, caller: &mut Cal
         if let Some(reason) = founding.refused {
             return Err(WireError::new(Code::Denied, reason));
         }
+        if node.phase() == Phase::Revoked {
+            return Err(revoked());
+        }
         let now = (founding.step, founding.waiting_for);
         if shown.as_ref() != Some(&now) || !invitations.is_empty() {
             let (step, waiting_for) = now.clone();
@@ -343,5 +355,36 @@ async fn local_status(node: &Arc<Node>) -> LocalStatus {
             arena::Backing::Mlock => SecretMemory::Locked,
             arena::Backing::Heap => SecretMemory::Ordinary,
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::answer::tests::node_of;
+    use quorate_shares::secret::Secret;
+
+    const SOON: Duration = Duration::from_secs(30);
+
+    /// Mutated: without the look at the phase, the command waits for ever for a node that will never serve.
+    #[tokio::test]
+    async fn a_command_ends_when_the_node_is_revoked_while_it_joins() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let node = node_of(dir.path(), Vault::new(ClusterId([1; 16]), Secret::random(&mut random::system())));
+        node.enter(Phase::Joining);
+        let (ours, theirs) = UnixStream::pair().expect("sockets");
+        let (read, write) = ours.into_split();
+        let mut caller = Caller { reader: Reader::new(read), write };
+        let (theirs, _open) = theirs.into_split();
+        let mut shown = Reader::new(theirs);
+
+        let follow = follow(&node, Vec::new(), &mut caller);
+        let revoke = async {
+            let progress = shown.next().await.expect("readable").expect("it is followed");
+            assert_eq!(progress.kind, Kind::Progress);
+            node.enter(Phase::Revoked);
+        };
+        let (ended, ()) = timeout(SOON, async { tokio::join!(follow, revoke) }).await.expect("it ends");
+        assert_eq!(ended.expect_err("it will never serve").code, Code::Denied);
     }
 }
