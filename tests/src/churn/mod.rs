@@ -153,7 +153,7 @@ impl Churn {
             let left = self.left_of(&order);
             self.give(&left).success(HEALING).unwrap_or_else(|error| panic!("{line}: L2: once more: {error}"));
             self.settle();
-            assert!(self.is_done(&order), "{line}: L2: ordered once more, and not done");
+            assert!(self.is_done(&left), "{line}: L2: {left} was ordered, and is not done");
         }
 
         let outcome = self.site.block(load.stop());
