@@ -53,13 +53,15 @@ fn filter() -> Result<EnvFilter, ConfigError> {
 
 /// Says what went wrong, then what to do about it.
 fn complain(error: &dyn std::error::Error, hint: Option<&str>) {
-    eprint!("quorated: {error}");
-    let mut source = error.source();
-    while let Some(cause) = source {
-        eprint!(": {cause}");
-        source = cause.source();
+    let mut said = error.to_string();
+    for cause in std::iter::successors(error.source(), |cause| cause.source()) {
+        let cause = cause.to_string();
+        // Most errors name their cause themselves.
+        if !said.contains(&cause) {
+            said = format!("{said}: {cause}");
+        }
     }
-    eprintln!();
+    eprintln!("quorated: {said}");
     if let Some(hint) = hint {
         eprintln!("hint: {hint}");
     }

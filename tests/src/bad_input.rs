@@ -161,6 +161,7 @@ fn a_port_or_directory_in_use_is_named() {
     let finished = start_daemon(&["--data", &data, "--listen", &address, "--name", "n9"]);
     assert_eq!(finished.code, Some(1));
     assert!(finished.stderr.contains(&address) && finished.stderr.contains("hint: "), "{}", finished.stderr);
+    assert_eq!(finished.stderr.matches("os error").count(), 1, "the reason is said once: {}", finished.stderr);
     let data = site.cluster.directory().node("n1").display().to_string();
     let finished =
         start_daemon(&["--data", &data, "--listen", "127.0.0.1:0", "--advertise", "127.0.0.1:1", "--name", "n1"]);
