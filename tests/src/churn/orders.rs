@@ -53,12 +53,14 @@ impl Churn {
     pub(super) fn draw_order(&mut self) -> Order {
         let count = self.members.len();
         loop {
-            let (member, machine) = (self.pick(&self.members.clone()), self.pick(&self.free.clone()));
-            match self.dice.below(10) {
-                0..=3 if count < MEMBERS_MAX => return Order::Join(machine),
-                4 | 5 if count > 2 => return Order::Remove(member),
-                6 | 7 if count > 2 => return Order::Revoke(self.draw_revoked(member)),
-                8 | 9 if count > 2 => return Order::Replace { gone: member, new: machine },
+            let member = self.pick(&self.members.clone());
+            // Two that joined at the same time may have taken the last machines.
+            let machine = (!self.free.is_empty()).then(|| self.pick(&self.free.clone()));
+            match (self.dice.below(10), machine) {
+                (0..=3, Some(new)) if count < MEMBERS_MAX => return Order::Join(new),
+                (4 | 5, _) if count > 2 => return Order::Remove(member),
+                (6 | 7, _) if count > 2 => return Order::Revoke(self.draw_revoked(member)),
+                (8 | 9, Some(new)) if count > 2 => return Order::Replace { gone: member, new },
                 _ => {}
             }
         }
