@@ -196,7 +196,8 @@ async fn a_revocation_needs_nothing_of_the_revoked() {
 
 /// Two of five append a revocation that is never committed. They refuse the revoked one from then on, also after a restart,
 /// until entries of a later term have taken the place of the entry. Mutated: with a gate that is asked only at commit, or
-/// after the log, or whose denials end with the truncation alone, this fails.
+/// whose denials end with the truncation alone, this fails. That the gate is asked before the log, and not after, takes a death
+/// between the two to be seen.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_denial_at_append_outlives_a_restart_and_ends_only_as_it_must() {
     let cluster = Cluster::start(5, Timing::default()).await;
