@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 
 use crate::args::{Format, Init, Join};
 use crate::failure::Failure;
+use crate::interrupt::Interrupt;
 use crate::local::{self, Conversation, News};
 use crate::place::{create_token, read_token, token_path};
 use crate::{Session, exit};
@@ -213,11 +214,12 @@ impl Wait {
         request: &AdminRequest,
         only_begin: bool,
     ) -> Result<Option<AdminResponse>, Failure> {
+        let mut interrupt = Interrupt::listen()?;
         let mut conversation = Conversation::begin(session, request).await?;
         loop {
             let news = tokio::select! {
                 news = conversation.next() => news?,
-                _ = tokio::signal::ctrl_c() => return Ok(None),
+                () = interrupt.pressed() => return Ok(None),
             };
             match news {
                 News::Answer(answer) => {

@@ -10,6 +10,7 @@ mod crypt;
 pub mod doctor;
 mod failure;
 mod founding;
+mod interrupt;
 mod keys;
 mod local;
 mod manual;

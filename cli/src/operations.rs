@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 
 use crate::args::{Format, Invite, Remove, Replace, Revoke};
 use crate::failure::Failure;
+use crate::interrupt::Interrupt;
 use crate::nearest::nearest;
 use crate::place::Cluster;
 use crate::{Session, exit, founding};
@@ -27,7 +28,11 @@ pub(crate) async fn remove(session: &mut Session<'_>, options: Remove) -> Result
     confirm(session, options.yes, &what, std::slice::from_ref(name))?;
     let cluster = Cluster::open_without(session, std::slice::from_ref(name), Options::default()).await?;
     let terms = Removal { accept_no_redundancy: options.accept_no_redundancy, abandon: options.abandon };
-    let begun = cluster.client.remove_node(name, &terms).await;
+    let mut interrupt = Interrupt::listen()?;
+    let begun = tokio::select! {
+        begun = cluster.client.remove_node(name, &terms) => begun,
+        () = interrupt.pressed() => return unanswered(session),
+    };
     let operation = begun.map_err(|error| meant(error, &cluster))?;
     if options.no_wait {
         session.note("it goes on by itself; `quorate status` shows how far it is");
@@ -35,7 +40,7 @@ pub(crate) async fn remove(session: &mut Session<'_>, options: Remove) -> Result
     }
     let end = |progress: &Progress| progress.stage != Stage::Runs;
     let names = std::slice::from_ref(name);
-    let Some(last) = follow(session, &cluster.client, operation, names, end).await? else {
+    let Some(last) = follow(session, &cluster.client, &mut interrupt, (operation, names), end).await? else {
         return interrupted(session);
     };
     if last.stage == Stage::Preempted {
@@ -52,14 +57,19 @@ pub(crate) async fn revoke(session: &mut Session<'_>, options: Revoke) -> Result
         format!("{names} will be refused by all other nodes from now on, for ever, and every key is dealt anew.");
     confirm(session, options.yes, &what, &options.names)?;
     let cluster = Cluster::open_without(session, &options.names, Options::default()).await?;
-    let operation = cluster.client.revoke_nodes(&options.names).await.map_err(|error| meant(error, &cluster))?;
+    let mut interrupt = Interrupt::listen()?;
+    let begun = tokio::select! {
+        begun = cluster.client.revoke_nodes(&options.names) => begun,
+        () = interrupt.pressed() => return unanswered(session),
+    };
+    let operation = begun.map_err(|error| meant(error, &cluster))?;
     let end = |progress: &Progress| match (&progress.revocation, options.wait) {
         (Some(revocation), false) => revocation.leases_over,
         (Some(revocation), true) => revocation.leases_over && progress.stage != Stage::Runs,
         (None, _) => progress.stage != Stage::Runs,
     };
     let names = &options.names;
-    let Some(last) = follow(session, &cluster.client, operation, names, end).await? else {
+    let Some(last) = follow(session, &cluster.client, &mut interrupt, (operation, names), end).await? else {
         return interrupted(session);
     };
     if last.stage == Stage::Runs {
@@ -124,15 +134,15 @@ pub(crate) async fn replace(session: &mut Session<'_>, options: Replace) -> Resu
 async fn follow(
     session: &mut Session<'_>,
     client: &Client,
-    operation: Epoch,
-    names: &[NodeName],
+    interrupt: &mut Interrupt,
+    (operation, names): (Epoch, &[NodeName]),
     enough: impl Fn(&Progress) -> bool,
 ) -> Result<Option<Progress>, Failure> {
     let (mut told, mut last) = (Told::default(), None);
     loop {
         let progress = tokio::select! {
             progress = client.progress(operation) => progress,
-            _ = tokio::signal::ctrl_c() => return Ok(None),
+            () = interrupt.pressed() => return Ok(None),
         };
         match progress {
             Ok(progress) => {
@@ -155,7 +165,7 @@ async fn follow(
         }
         tokio::select! {
             () = tokio::time::sleep(LOOK) => {}
-            _ = tokio::signal::ctrl_c() => return Ok(None),
+            () = interrupt.pressed() => return Ok(None),
         }
     }
 }
@@ -259,6 +269,12 @@ async fn done(
         session.result(format!("{result}\n").as_bytes())?;
     }
     Ok(exit::DONE)
+}
+
+/// Before it was answered.
+fn unanswered(session: &mut Session<'_>) -> Result<u8, Failure> {
+    session.note("it may have begun, or not: `quorate status` shows which; typing it again does no harm");
+    Ok(exit::INTERRUPTED)
 }
 
 fn interrupted(session: &mut Session<'_>) -> Result<u8, Failure> {

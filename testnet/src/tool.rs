@@ -1,6 +1,7 @@
 //! One run of a command: what it is given to read, what it says, how it ends.
 
 use std::io::{Read, Write};
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -26,10 +27,18 @@ pub struct Finished {
     pub line: String,
     /// Exit code; `None` if a signal ended it.
     pub code: Option<i32>,
+    signal: Option<i32>,
     /// What it wrote to stdout.
     pub stdout: Vec<u8>,
     /// What it wrote to stderr.
     pub stderr: String,
+}
+
+impl Finished {
+    /// Whether Ctrl-C ended it without a word.
+    pub fn was_cut_short(&self) -> bool {
+        self.signal == Some(Signal::INT.as_raw())
+    }
 }
 
 impl Tool {
@@ -64,6 +73,13 @@ impl Tool {
         sent.map_err(|errno| Error::io(format!("interrupt `{}`", self.line))(errno.into()))
     }
 
+    /// Whether Ctrl-C would be heard, instead of ending it: signals that are caught are bits in `/proc/PID/status`.
+    pub fn listens_for_interrupt(&self) -> bool {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
+        let caught = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("SigCgt:")?.trim(), 16).ok());
+        caught.is_some_and(|caught| caught >> (Signal::INT.as_raw() - 1) & 1 == 1)
+    }
+
     /// Whether it has ended.
     pub fn has_ended(&mut self) -> bool {
         !matches!(self.child.try_wait(), Ok(None))
@@ -77,7 +93,8 @@ impl Tool {
         let what = format!("`{}` to end (so far: {})", self.line, self.so_far().trim_end());
         let status: ExitStatus = wait_until(what, patience, || self.child.try_wait().ok().flatten())?;
         let stderr = String::from_utf8_lossy(&self.stderr.all()).into_owned();
-        Ok(Finished { line: std::mem::take(&mut self.line), code: status.code(), stdout: self.stdout.all(), stderr })
+        let (line, stdout) = (std::mem::take(&mut self.line), self.stdout.all());
+        Ok(Finished { line, code: status.code(), signal: status.signal(), stdout, stderr })
     }
 
     /// Waits for its success and returns what it wrote to stdout.

@@ -135,6 +135,23 @@ fn an_open_alarm_is_exit_code_7() {
     assert!(said.starts_with("quorate: keys can be used\n") && said.contains("ALARM n2:"), "{said}");
 }
 
+/// Nobody is left without a word by Ctrl-C when the order may have been heard: here nobody answers, since there is no quorum.
+#[test]
+fn an_order_that_is_interrupted_unanswered_may_have_begun() {
+    let mut site = Site::found();
+    for node in ["n2", "n3"] {
+        site.cluster.kill(node).expect("dies");
+    }
+    for typed in ["node remove n3 --yes --accept-no-redundancy", "node revoke n3 --yes"] {
+        let order = Tool::start(site.cluster.quorate(typed.split(' ')), b"").expect("runs");
+        site.until("it to listen for Ctrl-C", || order.listens_for_interrupt().then_some(()));
+        order.interrupt().expect("is there");
+        let finished = order.outcome(PATIENCE).expect("ends");
+        assert_eq!(finished.code, Some(130), "{typed}: {}", finished.stderr);
+        assert!(finished.stderr.contains("it may have begun, or not"), "{typed}: {}", finished.stderr);
+    }
+}
+
 /// Exit code 130: Ctrl-C ends the waiting and nothing else.
 #[test]
 fn an_interrupted_wait_is_exit_code_130_and_founding_goes_on() {

@@ -110,18 +110,19 @@ impl Churn {
         order.joiner().is_none().then(|| self.give(order))
     }
 
-    /// What is still to be done of it. A replacement may have cost the one its place before the other one was given up; and of the
-    /// two nodes that a revocation left meanwhile, neither can be replaced.
-    pub(super) fn left_of(&self, order: &Order) -> Order {
-        match order {
-            Order::Replace { gone, new } if !self.members.contains(gone) || self.members.len() == 2 => {
-                Order::Join(new.clone())
-            }
+    /// What is still to be done of it. A replacement may have cost the one its place before the other one was given up. Of the two
+    /// nodes that another order left meanwhile neither can go: only who comes is left then.
+    pub(super) fn left_of(&self, order: &Order) -> Option<Order> {
+        if self.members.len() == 2 {
+            return order.joiner().map(|new| Order::Join(new.to_owned()));
+        }
+        Some(match order {
+            Order::Replace { gone, new } if !self.members.contains(gone) => Order::Join(new.clone()),
             Order::Revoke(nodes) => {
                 Order::Revoke(nodes.iter().filter(|node| self.members.contains(*node)).cloned().collect())
             }
             other => other.clone(),
-        }
+        })
     }
 
     /// Whether the members are as the order would have them.

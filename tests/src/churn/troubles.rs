@@ -244,9 +244,9 @@ impl Churn {
                 code => {
                     println!("  {order} ended with {code:?}: {}", said());
                     let late = finished.stderr.contains("no answer in time");
-                    // Ctrl-C may come before a command has begun to listen for it: then it has not begun anything else.
-                    let stopped =
-                        matches!(code, Some(INTERRUPTED)) || (code.is_none() && *trouble == Trouble::Interrupt);
+                    // Ctrl-C may come before a command listens for it, which it does before it begins anything.
+                    let at_once = *trouble == Trouble::Interrupt && finished.was_cut_short();
+                    let stopped = code == Some(INTERRUPTED) || at_once;
                     let expected = late || stopped || code == Some(NO_QUORUM) || order.joiner().is_some();
                     assert!(expected && *trouble != Trouble::None, "{order}: {code:?}: {}", finished.stderr);
                 }
