@@ -61,9 +61,11 @@ impl Drop for Background {
 mod tests {
     use super::*;
     use std::sync::Arc;
+    use std::time::Duration;
 
     use rustix::process::getpriority_process;
     use tokio::sync::oneshot;
+    use tokio::time::timeout;
 
     fn nice() -> i32 {
         getpriority_process(None).expect("the priority of this thread")
@@ -78,7 +80,7 @@ mod tests {
         assert!(here < NICE, "whoever runs the tests gives way, too");
     }
 
-    /// An asker that goes away must not leave work behind.
+    /// An asker that goes away must not leave work behind. Mutated: a task of its own goes on.
     #[tokio::test]
     async fn work_that_nobody_waits_for_ends() {
         struct Told(Option<oneshot::Sender<()>>);
@@ -88,6 +90,7 @@ mod tests {
             }
         }
         let background = Arc::new(Background::start().expect("a thread"));
+        let asked = Arc::clone(&background);
         let ((begins, begun), (ends, ended)) = (oneshot::channel(), oneshot::channel());
         let asker = tokio::spawn(async move {
             let told = Told(Some(ends));
@@ -96,11 +99,12 @@ mod tests {
                 let _ = begins.send(());
                 pending::<()>().await;
             };
-            background.run(work).await;
+            asked.run(work).await;
         });
         begun.await.expect("the work begins");
         asker.abort();
-        ended.await.expect("it ends");
+        timeout(Duration::from_secs(30), ended).await.expect("in time").expect("it ends");
+        drop(background);
     }
 
     #[tokio::test]
