@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::PathBuf;
 
+use quorate_raft::state::State;
 use quorate_shares::ids::Epoch;
 
 use super::Churn;
@@ -52,9 +53,12 @@ impl Burglar {
     }
 
     /// Keeps what was stolen since all was well in the epoch before, as long as that makes fewer holders of each epoch than
-    /// are needed. Returns all that is kept.
-    pub(super) fn settle(&mut self, epoch: Epoch, threshold: u8) -> Vec<PathBuf> {
-        let (first, least) = (self.before.0, self.before.1.min(threshold));
+    /// are needed. Epochs may have come and gone meanwhile, of fewer members and with a lower threshold than before and after:
+    /// a node is revoked and another one joins. Returns all that is kept.
+    pub(super) fn settle(&mut self, state: &State, threshold: u8) -> Vec<PathBuf> {
+        let (first, epoch) = (self.before.0, state.active().expect("an active epoch").epoch);
+        let meanwhile = state.epochs.range(first..=epoch).map(|(_, epoch)| epoch.threshold);
+        let least = meanwhile.chain([self.before.1, threshold]).min().expect("these two");
         self.before = (epoch, threshold);
         for mut image in std::mem::take(&mut self.fresh) {
             image.epochs = (first.0..=epoch.0).map(Epoch).collect();

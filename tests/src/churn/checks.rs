@@ -38,7 +38,7 @@ impl Churn {
             self.check_members(store.state());
         }
         self.check_records(&stores);
-        let loot = self.check_thefts(&disks);
+        let loot = self.check_thefts(&disks, stores[0].state());
         if self.tally.orders.is_multiple_of(SEARCH_EVERY) {
             let found = canary::search(self.site.cluster.directory().path(), &loot.canaries);
             assert_eq!(found.expect("searches"), [], "S1, S8: a secret lies in the clear");
@@ -115,7 +115,7 @@ impl Churn {
     }
 
     /// S1, S2, S6, S7: what disks of one moment are worth, and those that a thief collected. Returns all that there is.
-    fn check_thefts(&mut self, disks: &Disks) -> Loot {
+    fn check_thefts(&mut self, disks: &Disks, state: &State) -> Loot {
         let threshold = usize::from(self.status.threshold);
         let all = thief::rob(&disks.all);
         let active = all.epochs.iter().copied().collect::<Vec<_>>();
@@ -136,8 +136,7 @@ impl Churn {
         }
         let loot = thief::rob(&few);
         assert!(loot.is_nothing(), "S1: {} disks of one moment: {loot}", few.len());
-        let (epoch, threshold) = (self.status.epoch, self.status.theft_threshold);
-        let collected = self.burglar.settle(epoch, threshold);
+        let collected = self.burglar.settle(state, self.status.theft_threshold);
         let loot = thief::rob(&collected);
         assert!(loot.keys.is_empty(), "S1: disks of many moments, too few of each epoch: {loot}");
         all
