@@ -243,7 +243,7 @@ fn lock_open_with_anything_changed_is_refused() {
     });
 }
 
-/// T61, the other half: a copy of a disk that is started while its node lives stays locked, raises an alarm, and does not
+/// T14, and T61, the other half: a copy of a disk that is started while its node lives stays locked, raises an alarm, and does not
 /// disturb the node.
 #[test]
 fn t61_a_copy_of_a_living_node_stays_locked() {

@@ -1,5 +1,7 @@
 //! Nodes come in, by themselves or in the place of another one.
 
+use std::collections::BTreeSet;
+
 use quorate_shares::ids::{Epoch, KeyVersion, NodeId};
 
 use super::cluster::{Cluster, admit, invitation, invite, proof_key};
@@ -29,6 +31,38 @@ fn whoever_has_joined_holds_a_share_and_a_piece() {
     let slot = (uid(1), KeyVersion(1));
     assert_eq!(cluster.rebuilt(slot, Epoch(2), Some(&[2, 3, 4])), Some(cluster.keys[&slot]));
     assert_eq!(cluster.rebuilt(slot, Epoch(2), Some(&[3, 4])), None);
+}
+
+/// T54: a joiner may be elected as soon as it votes, long before it holds a share of anything. At each such step it hands over to
+/// somebody who does, and the operation ends. Mutated: without that it goes on by itself.
+#[test]
+fn t54_a_joiner_that_leads_before_it_holds_shares_hands_over() {
+    let mut cluster = Cluster::new(3, 2);
+    cluster.create(1);
+    cluster.prove(1, 4);
+    let votes = |cluster: &Cluster| cluster.voters.contains(&NodeId(4));
+    while !votes(&cluster) {
+        cluster.follow(cluster.next());
+    }
+    let holders = BTreeSet::from([NodeId(1), NodeId(2), NodeId(3)]);
+    let holds = |cluster: &Cluster| cluster.state.active().is_some_and(|active| active.x_of(NodeId(4)).is_some());
+    let mut steps = 0;
+    while !holds(&cluster) {
+        cluster.lead(NodeId(4));
+        assert_eq!(cluster.next(), Step::TransferLeadership { to: holders.clone() });
+        cluster.follow(cluster.next());
+        assert_eq!(cluster.leader, NodeId(1));
+        cluster.follow(cluster.next());
+        steps += 1;
+    }
+    assert!(steps >= 4, "to open the epoch, deal, acknowledge and activate: {steps}");
+    cluster.lead(NodeId(4));
+    cluster.settle();
+    assert_eq!(
+        (cluster.leader, cluster.state.operations.running.is_none()),
+        (NodeId(4), true),
+        "whoever holds shares stays"
+    );
 }
 
 /// T55, and what is left of a joiner that does not come: nothing.
