@@ -155,10 +155,10 @@ impl Cluster {
         panic!("it never ends: {:?}", self.next());
     }
 
-    /// Does what the plan says until the state is as wanted.
-    pub(super) fn follow_until(&mut self, reached: impl Fn(&State) -> bool) {
+    /// Does what the plan says until the cluster is as wanted.
+    pub(super) fn follow_until(&mut self, reached: impl Fn(&Self) -> bool) {
         for _ in 0..STEPS_MAX {
-            if reached(&self.state) {
+            if reached(self) {
                 return;
             }
             self.follow(self.next());

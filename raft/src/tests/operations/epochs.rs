@@ -36,7 +36,7 @@ fn keys_are_made_while_an_epoch_is_dealt() {
     let mut cluster = Cluster::new(4, 3);
     (1..=2).for_each(|number| cluster.create(number));
     let operation = cluster.begin(50, Operation::Remove { node: NodeId(4) });
-    cluster.follow_until(|state| state.pending().is_some());
+    cluster.follow_until(|cluster| cluster.state.pending().is_some());
     cluster.create(3);
     cluster.settle();
     assert_eq!(
@@ -52,7 +52,7 @@ fn a_version_is_dealt_once_and_to_the_committee_alone() {
     cluster.create(1);
     let slot = (uid(1), KeyVersion(1));
     let operation = cluster.begin(50, Operation::Remove { node: NodeId(4) });
-    cluster.follow_until(|state| state.pending().is_some());
+    cluster.follow_until(|cluster| cluster.state.pending().is_some());
     let [first, again] = [(); 2].map(|()| cluster.redealt(operation, &[slot]));
     cluster.apply(first);
     let dealt = Refusal::AlreadyDealt { uid: slot.0, version: slot.1 };
@@ -68,7 +68,7 @@ fn a_version_is_dealt_once_and_to_the_committee_alone() {
 fn a_key_is_ready_when_the_only_epoch_that_it_waited_for_counts_no_more() {
     let mut cluster = Cluster::new(4, 3);
     let rekeyed = cluster.begin(50, Operation::Rekey);
-    cluster.follow_until(|state| state.pending().is_some());
+    cluster.follow_until(|cluster| cluster.state.pending().is_some());
     assert_eq!(cluster.make(1, "key/1"), Ok(vec![Epoch(1), rekeyed]));
     cluster.verify(1, rekeyed);
     assert!(!cluster.is_ready(1), "nobody checked its shares in the epoch that serves");
@@ -76,7 +76,7 @@ fn a_key_is_ready_when_the_only_epoch_that_it_waited_for_counts_no_more() {
     assert!(cluster.is_ready(1) && plan::unverified(&cluster.state).is_empty());
 
     cluster.begin(51, Operation::Rekey);
-    cluster.follow_until(|state| state.pending().is_some());
+    cluster.follow_until(|cluster| cluster.state.pending().is_some());
     cluster.make(2, "key/2").expect("a new key");
     cluster.verify(2, rekeyed);
     assert!(!cluster.is_ready(2));
@@ -151,7 +151,7 @@ fn every_holder_that_is_there_checks_its_shares_before_they_serve() {
     let mut cluster = Cluster::new(4, 3);
     cluster.create(1);
     let epoch = cluster.begin(50, Operation::Rekey);
-    cluster.follow_until(|state| state.pending().is_some_and(|pending| pending.redealt > 0));
+    cluster.follow_until(|cluster| cluster.state.pending().is_some_and(|pending| pending.redealt > 0));
     for node in 1..=3 {
         cluster.apply(Change::EpochAck(EpochAck { epoch, node: NodeId(node), redealt: 1 }));
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use quorate_shares::ids::{Epoch, KeyVersion, NodeId};
 
-use super::cluster::{Cluster, admit, invitation, invite, proof_key};
+use super::cluster::{Cluster, STEPS_MAX, admit, invitation, invite, proof_key};
 use crate::Refusal;
 use crate::command::{Admit, Change, Invite, Operation, Outcome};
 use crate::plan::{Patience, Step};
@@ -40,14 +40,12 @@ fn t54_a_joiner_that_leads_before_it_holds_shares_hands_over() {
     let mut cluster = Cluster::new(3, 2);
     cluster.create(1);
     cluster.prove(1, 4);
-    let votes = |cluster: &Cluster| cluster.voters.contains(&NodeId(4));
-    while !votes(&cluster) {
-        cluster.follow(cluster.next());
-    }
+    cluster.follow_until(|cluster| cluster.voters.contains(&NodeId(4)));
     let holders = BTreeSet::from([NodeId(1), NodeId(2), NodeId(3)]);
     let holds = |cluster: &Cluster| cluster.state.active().is_some_and(|active| active.x_of(NodeId(4)).is_some());
     let mut steps = 0;
     while !holds(&cluster) {
+        assert!(steps < STEPS_MAX, "it is never reached: {:?}", cluster.next());
         cluster.lead(NodeId(4));
         assert_eq!(cluster.next(), Step::TransferLeadership { to: holders.clone() });
         cluster.follow(cluster.next());
@@ -71,9 +69,7 @@ fn a_joiner_that_is_silent_is_given_up() {
     let mut cluster = Cluster::new(3, 2);
     cluster.create(1);
     cluster.prove(1, 4);
-    while cluster.learners.is_empty() {
-        cluster.follow(cluster.next());
-    }
+    cluster.follow_until(|cluster| !cluster.learners.is_empty());
     cluster.away(4);
     cluster.joiner_silent_ms = Patience::default().joiner_ms - 1;
     assert_ne!(cluster.next(), Step::GiveUpJoiner { node: NodeId(4) });

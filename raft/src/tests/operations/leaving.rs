@@ -56,7 +56,7 @@ fn a_revocation_comes_first() {
     let mut cluster = Cluster::new(5, 3);
     (1..=2).for_each(|number| cluster.create(number));
     let first = cluster.begin(50, Operation::Remove { node: NodeId(5) });
-    cluster.follow_until(|state| state.pending().is_some_and(|pending| pending.redealt > 0));
+    cluster.follow_until(|cluster| cluster.state.pending().is_some_and(|pending| pending.redealt > 0));
     let other =
         Begin { request: [51; 16], operation: Operation::Rekey, accept_no_redundancy: false, abandon: BTreeSet::new() };
     let running = Refusal::OperationRunning { operation: first };
@@ -84,7 +84,7 @@ fn a_revocation_takes_a_removal_back_rather_than_be_refused() {
     let mut cluster = Cluster::new(4, 3);
     (1..=2).for_each(|number| cluster.create(number));
     cluster.begin(50, Operation::Remove { node: NodeId(4) });
-    cluster.follow_until(|state| state.pending().is_some_and(|pending| pending.redealt > 0));
+    cluster.follow_until(|cluster| cluster.state.pending().is_some_and(|pending| pending.redealt > 0));
     let revocation = cluster.begin(51, Operation::Revoke { nodes: [NodeId(2)].into() });
     cluster.settle();
     assert!(cluster.state.former.keys().eq(&[NodeId(2)]), "{:?}", cluster.state.former);
@@ -145,7 +145,7 @@ fn those_who_remain_can_go_on() {
 fn more_nodes_than_a_majority_can_deny_at_once_go_one_after_the_other() {
     let mut cluster = Cluster::new(4, 3);
     let removal = cluster.begin(50, Operation::Remove { node: NodeId(4) });
-    cluster.follow_until(|state| state.active().is_some_and(|active| active.epoch == removal));
+    cluster.follow_until(|cluster| cluster.state.active().is_some_and(|active| active.epoch == removal));
     assert_eq!(cluster.voters.len(), 4, "its seat is gone, and its vote is not");
     cluster.leader = NodeId(2);
     cluster.begin(51, Operation::Revoke { nodes: [NodeId(1)].into() });
