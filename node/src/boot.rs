@@ -291,6 +291,8 @@ pub fn replica_options(node: &Arc<Node>) -> Result<Options, String> {
             heartbeat_ms: timing.heartbeat_ms,
             election_min_ms: timing.election_ms,
             election_max_ms: 2 * timing.election_ms,
+            snapshot_every: timing.snapshot_every,
+            entries_kept: timing.entries_kept,
             ..RaftTiming::default()
         },
         link: PeerLink::new(node),

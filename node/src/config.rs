@@ -119,6 +119,10 @@ pub struct Timing {
     pub rekey_pause_ms: u64,
     /// A joiner that is silent for so long is given up.
     pub joiner_patience_ms: u64,
+    /// After so many entries of the log a snapshot takes their place.
+    pub snapshot_every: u64,
+    /// So many entries stay when it does: a node that misses more than these is sent the snapshot.
+    pub entries_kept: u64,
 }
 
 impl Default for Timing {
@@ -136,6 +140,8 @@ impl Default for Timing {
             absence_window_ms: 72 * 3_600_000,
             rekey_pause_ms: 10 * 60_000,
             joiner_patience_ms: 10 * 60_000,
+            snapshot_every: 10_000,
+            entries_kept: 2_000,
         }
     }
 }
@@ -161,7 +167,8 @@ impl Timing {
         floor("timing.renew_lock_every_ms", self.renew_lock_every_ms, self.renew_lock_after_ms)?;
         floor("timing.absence_window_ms", self.absence_window_ms, 1_000)?;
         floor("timing.rekey_pause_ms", self.rekey_pause_ms, 100)?;
-        floor("timing.joiner_patience_ms", self.joiner_patience_ms, 1_000)
+        floor("timing.joiner_patience_ms", self.joiner_patience_ms, 1_000)?;
+        floor("timing.snapshot_every", self.snapshot_every, 10)
     }
 }
 
