@@ -144,7 +144,8 @@ pub(crate) mod tests {
     use quorate_shares::ids::ClusterId;
     use quorate_shares::secret::Secret;
 
-    fn member(node: u64) -> RosterMember {
+    /// A voter with made-up keys.
+    pub(crate) fn member(node: u64) -> RosterMember {
         let key = |salt: u8| std::array::from_fn(|_| node as u8 ^ salt);
         RosterMember {
             node: NodeId(node),

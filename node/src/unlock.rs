@@ -209,8 +209,8 @@ async fn decide(node: &Arc<Node>, conn: &Conn, request: &LockOpenRequest) -> Res
     if !node.rates.lock_open.admits(request.from, 1) {
         return Err(LockOpenCode::Busy);
     }
-    let seed = node.with_vault(|vault| lock_keys::seed_for(vault, request)).unwrap_or(Err(Stale::NoKey));
-    if seed.as_ref().is_err_and(|stale| *stale == Stale::OldImage) {
+    let stale = node.with_vault(|vault| lock_keys::seed_for(vault, request).err()).flatten();
+    if stale == Some(Stale::OldImage) {
         let message = format!("an old copy of the disk of {} asks to be unlocked", node.name_of(request.from));
         node.alarm("stale_image", request.from, message);
         return Err(LockOpenCode::StaleGeneration);
@@ -228,7 +228,13 @@ async fn decide(node: &Arc<Node>, conn: &Conn, request: &LockOpenRequest) -> Res
     if absence::is_over(node, request.from) {
         return Err(LockOpenCode::AwayTooLong);
     }
-    let seed = seed.map_err(|_| LockOpenCode::StaleGeneration)?;
+    // Its session may have been silent because it was denied meanwhile. While the vault is held no denial becomes durable:
+    // either it is seen here, or the piece was given before this node acknowledged it.
+    let seed = node.with_vault(|vault| match turned_away(&node.roster(), request.from, &conn.peer().key.0) {
+        Some(code) => Err(code),
+        None => lock_keys::seed_for(vault, request).map_err(|_| LockOpenCode::StaleGeneration),
+    });
+    let seed = seed.unwrap_or(Err(LockOpenCode::StaleGeneration))?;
     lock::open_piece(&seed, request).map_err(|_| LockOpenCode::StaleGeneration)
 }
 
@@ -245,4 +251,81 @@ pub fn turned_away(roster: &Roster, from: NodeId, boot_pk: &[u8; 32]) -> Option<
 /// How new `roster` is, as a reply says it.
 pub fn roster_position(roster: &Roster) -> RosterPosition {
     RosterPosition { term: roster.log_id.term, leader: NodeId(roster.log_id.leader), index: roster.log_id.index }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::answer::tests::{member, node_of};
+    use crate::peer::Hello;
+    use crate::vault::Vault;
+    use crate::{found, random, session};
+    use bytes::Bytes;
+    use quorate_client::conn::{Handler, Reply};
+    use quorate_client::identity::{Identity, dial, server_config};
+    use quorate_shares::ids::ClusterId;
+    use quorate_shares::lock::LockPeer;
+
+    const CLUSTER: ClusterId = ClusterId([1; 16]);
+
+    /// A connection that `peer` dials: the end of whoever is dialled, and that of `peer`, who answers with `handler`.
+    async fn dialled_by(peer: &Identity, protocol: Protocol, handler: Option<Arc<dyn Handler>>) -> (Conn, Conn) {
+        let any = "127.0.0.1:0".parse().expect("an address");
+        let me = Identity::random();
+        let config = server_config(&me, Some(&me), &Protocol::ALL);
+        let server = quinn::Endpoint::server(config, any).expect("a socket");
+        let client = quinn::Endpoint::client(any).expect("a socket");
+        let address = server.local_addr().expect("bound");
+        let accept = async { server.accept().await.expect("a connection").await.expect("a handshake") };
+        let dial = dial(&client, address, peer, me.public(), protocol, ASK);
+        let (accepted, dialled) = tokio::join!(accept, dial);
+        (Conn::start(accepted, None), Conn::start(dialled.expect("connects"), handler))
+    }
+
+    /// The living n2, pinged right when the entry that denies it is appended here.
+    struct Denied(Arc<Node>);
+
+    impl Handler for Denied {
+        fn handle(&self, _conn: &Conn, _ping: Bytes) -> Reply {
+            let denied = self.0.update_roster(|vault| {
+                vault.roster.members.iter_mut().filter(|member| member.node == NodeId(2)).for_each(|member| {
+                    member.standing.denied = true;
+                });
+            });
+            denied.expect("durable");
+            self.0.close_sessions_with_strangers();
+            Reply::Inline(Vec::new())
+        }
+    }
+
+    /// A copy of a living node asks without stop while the node is revoked: the denial ends the session that is asked whether
+    /// the node lives, and that silence is no reason to open anything. Mutated: without the second look at the roster the
+    /// piece is given.
+    #[tokio::test]
+    async fn a_denial_that_comes_while_the_session_is_asked_is_obeyed() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let (boot, op) = (Identity::random(), Identity::random());
+        let mut vault = Vault::new(CLUSTER, Secret::random(&mut random::system()));
+        vault.identity.node = Some(NodeId(1));
+        let mut second = member(2);
+        (second.boot_pk, second.op_pk) = (boot.public().0, op.public().0);
+        vault.roster.members = vec![member(1), second, member(3)];
+        let nothing = crate::peer::LockState { generation: 0, keyno: 0 };
+        let offer = lock_keys::prepare(&mut vault, NodeId(2), nothing, &mut random::system());
+        let (key_number, public_key) = offer.expect("the first key");
+        let peers = [LockPeer { peer: NodeId(1), key_number, public_key }];
+        let (place, pin) = lock_keys::inline_pin(&mut random::system());
+        let bundle = found::draw_keys();
+        let params = LockParams { cluster: CLUSTER, node: NodeId(2), generation: 1 };
+        let lock = Lock::seal(&params, 1, place, &pin, &peers, &bundle, &mut random::system()).expect("a lock");
+        let request = lock.request(&params, NodeId(1), [7; 32]).expect("it names this node");
+        let node = node_of(dir.path(), vault);
+
+        let (thief, _theirs) = dialled_by(&boot, Protocol::Boot, None).await;
+        assert!(decide(&node, &thief, &request).await.is_ok(), "the control: while the node is away, its disk is opened");
+        let (living, _open) = dialled_by(&op, Protocol::Peer, Some(Arc::new(Denied(Arc::clone(&node))))).await;
+        let hello = Hello { node: NodeId(2), boot_nonce: [8; 32], flushed: None };
+        session::admit(&node, &living, &hello).await.expect("a member");
+        assert_eq!(decide(&node, &thief, &request).await.err(), Some(LockOpenCode::Denied));
+    }
 }
