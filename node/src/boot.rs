@@ -14,6 +14,7 @@ use quorate_shares::arena;
 use quorate_shares::labels::QUIC_RESET;
 use quorate_shares::secret::Secret;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
@@ -194,19 +195,21 @@ async fn work(node: &Arc<Node>) -> Result<(), BootError> {
     // 8: talk to the peers, and serve whenever the lease says so.
     node.enter(Phase::Open);
     node.keep_sessions();
-    tokio::spawn(follow::run(Arc::clone(node), replica.clone()));
-    tokio::spawn(rosters::keep_asking(Arc::clone(node)));
-    tokio::spawn(session::tell_flushed(Arc::clone(node)));
-    tokio::spawn(members::run(Arc::clone(node), replica.clone()));
-    tokio::spawn(sealing::step_aside(Arc::clone(node), replica.clone()));
-    tokio::spawn(confirm::watch(Arc::clone(node), replica.clone()));
-    tokio::spawn(locking::report(Arc::clone(node), replica.clone()));
-    tokio::spawn(locking::erase_former(Arc::clone(node), replica.clone()));
-    tokio::spawn(members::verify_new(Arc::clone(node), replica.clone()));
-    tokio::spawn(alarms::keep(Arc::clone(node)));
-    tokio::spawn(absence::watch(Arc::clone(node)));
-    tokio::spawn(locking::keep_fresh(Arc::clone(node), replica.clone()));
-    tokio::spawn(follow_storage(Arc::clone(node), replica.clone()));
+    // They end with this one: a node that hears that it was revoked has no use for any of them.
+    let mut tasks = JoinSet::new();
+    tasks.spawn(follow::run(Arc::clone(node), replica.clone()));
+    tasks.spawn(rosters::keep_asking(Arc::clone(node)));
+    tasks.spawn(session::tell_flushed(Arc::clone(node)));
+    tasks.spawn(members::run(Arc::clone(node), replica.clone()));
+    tasks.spawn(sealing::step_aside(Arc::clone(node), replica.clone()));
+    tasks.spawn(confirm::watch(Arc::clone(node), replica.clone()));
+    tasks.spawn(locking::report(Arc::clone(node), replica.clone()));
+    tasks.spawn(locking::erase_former(Arc::clone(node), replica.clone()));
+    tasks.spawn(members::verify_new(Arc::clone(node), replica.clone()));
+    tasks.spawn(alarms::keep(Arc::clone(node)));
+    tasks.spawn(absence::watch(Arc::clone(node)));
+    tasks.spawn(locking::keep_fresh(Arc::clone(node), replica.clone()));
+    tasks.spawn(follow_storage(Arc::clone(node), replica.clone()));
     confirm::run(Arc::clone(node), replica).await;
     Ok(())
 }

@@ -245,7 +245,8 @@ pub async fn lock(
     let (generation, needed) = (lock.generation(), lock.needed());
     let this = Arc::clone(node);
     let write = node.update_vault(move |vault| {
-        let wanted = also(vault);
+        // A node that was revoked has forgotten what it would lock.
+        let wanted = !vault.flags.revoked && also(vault);
         if wanted {
             vault.lock = Some(lock);
             // Whoever reads bundle and vault together waits until this one is durable; if it never is, the node stops.

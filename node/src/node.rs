@@ -296,6 +296,17 @@ impl Node {
         }
     }
 
+    /// Wipes what the bundle opened to, for good: a node that was revoked has no use for its op key, its storage keys and its share
+    /// keys. Whoever is at work with them drops them when it is done.
+    pub fn forget_own(&self) {
+        *self.own.write() = None;
+        if let Some(holder) = self.holder.get() {
+            holder.set_keys(Vec::new());
+        }
+        // The endpoint has the op key, too.
+        crate::listen::offer(self);
+    }
+
     /// This node's share keys at work, once it has an id and an open bundle.
     pub fn holder(&self) -> Option<Arc<Holder>> {
         if self.holder.get().is_none() && self.id() != NodeId(0) {

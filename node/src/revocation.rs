@@ -12,8 +12,8 @@
 //! A majority of the voters could revoke the node in earnest, so nobody gains by making it believe so. A node that hears less
 //! is not let in by those that know better, holds no lease, and goes on asking.
 //!
-//! Then it notes that in the vault, forgets its keys, stops Raft and every session, and stays so over restarts. It erases
-//! nothing on the disk: what lies there is worth nothing once the others have renewed their locks, and erasing could not
+//! Then it notes that in the vault, forgets its keys and everything that its lock opened to, stops Raft and every session, and
+//! stays so over restarts. It erases nothing on the disk: what lies there is worth nothing once the others have renewed their locks, and erasing could not
 //! be taken back. A new place in the cluster begins with an empty data directory and a new id.
 
 use std::collections::BTreeSet;
@@ -86,9 +86,13 @@ pub async fn rest(node: &Arc<Node>) {
         "this node was revoked: it is no member of the cluster any more, and stays down; to use the machine again, \
             empty its data directory and join it anew"
     );
+    node.forget_own();
     if let Some(replica) = node.replica() {
+        // With it goes what the storage keys were made into.
         replica.shutdown().await;
     }
+    // Once more: a request that was let in before may have put a key together meanwhile.
+    node.forget_keys();
     std::future::pending().await
 }
 

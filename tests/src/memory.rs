@@ -3,12 +3,13 @@
 
 use std::io;
 
-use quorate_testnet::Cluster;
+use quorate_client::wire::Phase;
 use quorate_testnet::canary::Canary;
 use quorate_testnet::memory::{self, Scan};
-use quorate_testnet::thief;
+use quorate_testnet::tool::Tool;
+use quorate_testnet::{Cluster, thief, wait_until};
 
-use crate::site::Site;
+use crate::site::{PATIENCE, Site};
 
 const NODES: [&str; 3] = ["n1", "n2", "n3"];
 /// What operators are told.
@@ -48,6 +49,8 @@ struct Warm {
     roots: Vec<Canary>,
     /// Keys and shares, which exist for moments only.
     moments: Vec<Canary>,
+    /// What the locks of the nodes open to: there for as long as a node is unlocked, sealed or not.
+    bundles: Vec<Canary>,
     /// Names of keys: nothing hides these, so whoever does not find them has not looked.
     names: Vec<Canary>,
 }
@@ -69,9 +72,9 @@ impl Warm {
         };
         let (names, secrets): (Vec<_>, Vec<_>) =
             loot.canaries.into_iter().partition(|canary| canary.what.starts_with("the name "));
-        let moments: Vec<_> = secrets.into_iter().filter(|canary| of_a_key(canary)).collect();
+        let (moments, bundles): (Vec<_>, Vec<_>) = secrets.into_iter().partition(of_a_key);
         assert_eq!((names.len(), moments.len()), (KEYS.len(), KEYS.len() * (1 + NODES.len())), "keys and shares");
-        Self { site, ciphertexts, roots, moments, names }
+        Self { site, ciphertexts, roots, moments, bundles, names }
     }
 
     /// Uses every key at `node`, which loads those that are not in memory.
@@ -163,6 +166,41 @@ fn t46_roots_are_gone_when_a_node_is_sealed() {
         warm.site.cluster.wait_serving(&[node]).expect("serves again");
         warm.finds_roots_in_locked_memory_alone(node);
     }
+}
+
+/// A node that learns that it was revoked wipes its keys and all that its lock opened to: op seed, storage key, share keys. It goes
+/// on saying that it is revoked, also when it is started again. Mutated: without the wipe of what the lock opened to, all three
+/// are found.
+#[test]
+fn a_node_that_learns_that_it_was_revoked_holds_no_key_of_its_own() {
+    let mut warm = Warm::up("secret_memory = \"mlock\"\n");
+    if !warm.may_look() {
+        return;
+    }
+    warm.finds_roots_in_locked_memory_alone("n3");
+    let (own, others): (Vec<_>, Vec<_>) =
+        std::mem::take(&mut warm.bundles).into_iter().partition(|canary| canary.what.ends_with(" of n3"));
+    assert!(own.len() >= 3 && !others.is_empty(), "{:?}", own.iter().map(|canary| &canary.what).collect::<Vec<_>>());
+    let before = warm.scan("n3", &own);
+    assert!(own.iter().all(|secret| before.count(secret) > 0), "the control: {:?}", before.sightings);
+
+    let revoked = Tool::start(warm.site.cluster.quorate(["node", "revoke", "n3", "--yes"]), b"").expect("runs");
+    let revoked = revoked.outcome(PATIENCE).expect("it ends");
+    assert_eq!(revoked.code, Some(0), "{}", revoked.stderr);
+    warm.site.cluster.wait_phase("n3", Phase::Revoked).expect("it is told");
+    let all: Vec<_> = own.into_iter().chain(std::mem::take(&mut warm.roots)).collect();
+    let mut seen = Vec::new();
+    let wiped = wait_until("n3 to hold nothing", PATIENCE, || {
+        seen = warm.scan("n3", &all).sightings;
+        seen.is_empty().then_some(())
+    });
+    wiped.unwrap_or_else(|_| panic!("{seen:?}"));
+    assert_eq!(warm.scan("n3", &warm.moments).sightings, []);
+
+    warm.site.cluster.wait_phase("n3", Phase::Revoked).expect("and says so");
+    warm.site.cluster.kill("n3").expect("dies");
+    warm.site.start(&["n3"]);
+    warm.site.cluster.wait_phase("n3", Phase::Revoked).expect("over a restart");
 }
 
 /// T46: what nobody uses is forgotten, without any trouble with the lease.
