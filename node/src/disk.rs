@@ -12,6 +12,11 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
+
+use crate::random;
+
 /// Size of one slot. Every write covers all of it, so nothing older survives behind a shorter content.
 pub const SLOT_BYTES: usize = 128 * 1024;
 
@@ -228,6 +233,32 @@ pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     sync_parent(path)
 }
 
+/// Makes a file of these bytes, mode 0600, at `path`, where there is none: a crash leaves nothing there or the whole of it.
+/// Durable when this returns.
+///
+/// # Errors
+/// [`io::ErrorKind::AlreadyExists`] if there is one, else what the file system says.
+pub fn create(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut unfinished = path.as_os_str().to_owned();
+    // The directory is not ours, and nor is a file in it that has the name that we would choose.
+    unfinished.push(format!(".new-{:016x}", u64::from_be_bytes(random::bytes())));
+    let unfinished = PathBuf::from(unfinished);
+    let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&unfinished)?;
+    let written = file.write_all(bytes).and_then(|()| file.sync_all()).and_then(|()| settle(&unfinished, path));
+    let _ = fs::remove_file(&unfinished);
+    // Whoever finds it takes it for durable.
+    written.and_then(|()| sync_parent(path).inspect_err(|_| drop(fs::remove_file(path))))
+}
+
+/// Gives a file its name, unless that is taken.
+fn settle(unfinished: &Path, path: &Path) -> io::Result<()> {
+    match renameat_with(CWD, unfinished, CWD, path, RenameFlags::NOREPLACE) {
+        // A file system that cannot do this can make links. That of a memory stick is the other way round.
+        Err(Errno::INVAL | Errno::NOSYS) => fs::hard_link(unfinished, path),
+        renamed => Ok(renamed?),
+    }
+}
+
 /// Whether `path` lies in `directory`, also when a link leads there. Neither needs to exist.
 pub fn lies_in(path: &Path, directory: &Path) -> bool {
     real(path).starts_with(real(directory))
@@ -318,6 +349,29 @@ mod tests {
             assert_eq!(fs::metadata(&path).expect("it exists").mode() & 0o777, 0o600);
         }
         assert!(!parent.path().join("alarms.new").exists());
+    }
+
+    /// Mutated: a file that has its name before its bytes is seen empty, as it stays when power is lost.
+    #[test]
+    fn a_new_file_is_whole_from_the_moment_that_it_is_there() {
+        let parent = tempfile::tempdir().expect("a temporary directory");
+        let places: Vec<_> = (0..100).map(|number| parent.path().join(format!("pin-{number}"))).collect();
+        std::thread::scope(|threads| {
+            let look = || {
+                places.iter().for_each(|path| {
+                    let seen = std::iter::repeat_with(|| fs::read(path)).find_map(Result::ok);
+                    assert_eq!(seen.expect("without end"), [7; 32], "{}", path.display());
+                });
+            };
+            let looks = threads.spawn(look);
+            places.iter().for_each(|path| create(path, &[7; 32]).expect("nothing is there yet"));
+            looks.join().expect("nothing but whole files");
+        });
+        let again = create(&places[0], &[8; 32]).expect_err("it exists");
+        assert_eq!(again.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(fs::read(&places[0]).expect("it exists"), [7; 32]);
+        assert_eq!(fs::metadata(&places[0]).expect("it exists").mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(parent.path()).expect("ours").count(), places.len(), "nothing else is left");
     }
 
     #[test]

@@ -6,9 +6,7 @@
 //!
 //! A pin that the last lock named is never made anew: whoever took it away meant it.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use quorate_shares::lock::{PIN_BYTES_MAX, PinPlace};
@@ -78,7 +76,8 @@ pub fn next(node: &Node, last: Option<&PinPlace>) -> Result<(PinPlace, Zeroizing
     Ok((place, pin))
 }
 
-/// Makes a pin file, durable and readable by its owner alone. One that is there is never replaced.
+/// Makes a pin file, durable and readable by its owner alone. One that is there is never replaced, so half a pin must never be
+/// there: it would be taken for one, or stand in the way of every later lock.
 fn make(node: &Node, path: &Path) -> Result<Zeroizing<Vec<u8>>, PinError> {
     if disk::lies_in(path, node.dir.path()) {
         return Err(PinError::Inside(path.to_owned()));
@@ -89,13 +88,6 @@ fn make(node: &Node, path: &Path) -> Result<Zeroizing<Vec<u8>>, PinError> {
         warn!(path = %path.display(), "the pin lies on the device of the data directory: is its own device mounted?");
     }
     let pin = Zeroizing::new(random::bytes::<PIN_BYTES>().to_vec());
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
-    let written = file.write_all(&pin).and_then(|()| file.sync_all());
-    let written = written.and_then(|()| File::open(parent)?.sync_all());
-    written.map_err(|source| {
-        // Half a pin would be taken for one.
-        let _ = std::fs::remove_file(path);
-        failed(source)
-    })?;
+    disk::create(path, &pin).map_err(failed)?;
     Ok(pin)
 }
