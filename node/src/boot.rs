@@ -323,7 +323,8 @@ async fn follow_storage(node: Arc<Node>, replica: Replica) {
     }
 }
 
-/// Counts this node's running time for lock keys in their grace, erases them at its end, and says so to those they were for.
+/// Counts this node's running time for lock keys in their grace, erases them at its end, and says so to those they were for. And
+/// it says once more which lock is durable here to whoever has not heard it.
 async fn erase_old_lock_keys(node: Arc<Node>) {
     let mut told = BTreeMap::new();
     loop {
@@ -333,7 +334,13 @@ async fn erase_old_lock_keys(node: Arc<Node>) {
         {
             warn!(%error, "old lock keys are not erased yet");
         }
-        locking::tell_erased(&node, &mut told).await;
+        let commit = async {
+            // Whose lock it is, is settled only when founding is over.
+            if !node.with_vault(|vault| vault.founding.is_some()).unwrap_or(true) {
+                locking::commit(&node).await;
+            }
+        };
+        tokio::join!(locking::tell_erased(&node, &mut told), commit);
     }
 }
 

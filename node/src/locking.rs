@@ -262,15 +262,22 @@ pub async fn lock(
     Ok(written)
 }
 
-/// Tells every peer which lock is durable. A peer that misses it learns it from the next PREP.
+/// Tells every peer which lock is durable, unless it has acknowledged that one already. A peer that misses it is told again
+/// soon ([`crate::boot`]): until it knows, it keeps what opens an older copy of this disk, and lets that copy in.
 pub async fn commit(node: &Arc<Node>) {
-    join_all(peers(node).into_iter().map(|peer| async move {
-        let request = PeerRequest::LockCommit(durable(node, peer));
-        if let Err(error) = node.sessions.ask(peer, Lane::Ordinary, &request, PEER).await {
-            debug!(%peer, %error, "did not hear of the new lock");
+    let known = node.commits.lock().clone();
+    let untold = peers(node).into_iter().map(|peer| (peer, durable(node, peer)));
+    let untold = untold.filter(|(peer, lock)| lock.generation > 0 && known.get(peer) != Some(lock));
+    let heard = join_all(untold.map(|(peer, lock)| async move {
+        match node.sessions.ask(peer, Lane::Ordinary, &PeerRequest::LockCommit(lock), PEER).await {
+            Ok(PeerReply::Done) => return Some((peer, lock)),
+            Ok(_) => debug!(%peer, "refused to hear of the new lock"),
+            Err(error) => debug!(%peer, %error, "did not hear of the new lock"),
         }
-    }))
-    .await;
+        None
+    }));
+    let heard = heard.await;
+    node.commits.lock().extend(heard.into_iter().flatten());
 }
 
 /// ERASED, to every peer for which no older key is held than the committed one, unless it has `told` that one already.

@@ -34,7 +34,7 @@ use crate::keyring::Keyring;
 use crate::lease::Lease;
 use crate::lock_keys::OldCopies;
 use crate::members::Checked;
-use crate::peer::{Hello, Refusal, Report};
+use crate::peer::{Hello, LockState, Refusal, Report};
 use crate::phase::{self, Phase};
 use crate::random;
 use crate::rate::Rates;
@@ -107,6 +107,8 @@ pub struct Node {
     pub absences: Mutex<Absences>,
     /// Rung when the vault was written in a way that the replicated state should know.
     pub to_report: tokio::sync::Notify,
+    /// The lock that each peer has last acknowledged to know of.
+    pub commits: Mutex<BTreeMap<NodeId, LockState>>,
     /// What has become of the locks before this one.
     pub old_copies: Mutex<OldCopies>,
     /// Held while a vault is made.
@@ -190,6 +192,7 @@ impl Node {
             checked: tokio::sync::Mutex::default(),
             absences: Mutex::default(),
             to_report: tokio::sync::Notify::new(),
+            commits: Mutex::default(),
             old_copies: Mutex::default(),
             adopting: Mutex::default(),
             sealing: tokio::sync::Mutex::default(),

@@ -112,6 +112,23 @@ fn a_peer_that_is_away_keeps_its_piece_of_the_renewed_lock() {
     }
 }
 
+/// A peer that was away at a renewal, or that the confirmation was lost on the way to, hears of the lock as soon as it is back:
+/// until then it lets an older copy of the disk in. Mutated: told once, it learns of it with the next renewal, a minute later.
+#[test]
+fn a_peer_that_comes_back_hears_of_the_lock_that_it_missed() {
+    const SOON: Duration = Duration::from_secs(40);
+    let mut site = with("[timing]\nrenew_lock_after_ms = 5000\n");
+    site.cluster.kill("n3").expect("dies");
+    let first = site.file().node("n1").expect("a node").id;
+    let known = |site: &Site| vault_of(site, "n3").held_for(first).map(|held| held.last_gen);
+    site.until("a renewal without n3", || (generation(&site, "n1") > 1).then_some(()));
+    let renewed = generation(&site, "n1");
+    assert!(known(&site) < Some(renewed), "the control: n3 is away");
+    site.start(&["n3"]);
+    wait_until("n3 to hear of it", SOON, || (known(&site) == Some(renewed)).then_some(())).expect("in time");
+    assert_eq!(generation(&site, "n1"), renewed, "and not by the next renewal");
+}
+
 /// A peer that was away at a renewal is asked again when it is back, and not only a day later.
 #[test]
 fn a_peer_that_comes_back_soon_has_a_new_piece() {

@@ -142,6 +142,9 @@ impl Daemon {
             context.watch.graced(self.me.node, GRACE_TICK_S);
             self.vault.update(|vault| lock_keys::tick(vault, GRACE_TICK_S)).map_err(|_| Killed)?;
         }
+        if self.vault().founding.is_none() && self.phase != Phase::Revoked {
+            self.tell_commit(context);
+        }
         Ok(())
     }
 

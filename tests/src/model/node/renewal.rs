@@ -106,11 +106,16 @@ impl Daemon {
         let unlocked = self.unlocked_mut();
         unlocked.holder.set_keys(share_keys(&bundle));
         unlocked.bundle = bundle;
+        self.tell_commit(context);
+        Ok(())
+    }
+
+    /// `locking::commit`, without a memory of who has acknowledged it: it may be told again and again.
+    pub(super) fn tell_commit(&mut self, context: &mut Context<'_>) {
         for peer in self.peers() {
             let request = PeerRequest::LockCommit(lock_keys::durable(self.vault(), peer));
             self.ask(context, peer, &request, Asked::Nothing);
         }
-        Ok(())
     }
 
     /// `locking::report`.
