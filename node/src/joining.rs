@@ -19,7 +19,7 @@ use quorate_shares::secret::Secret;
 use tokio::time::{Instant, sleep};
 use tracing::{debug, info, warn};
 
-use crate::confirm;
+use crate::confirm::{self, NoLease};
 use crate::found::{Terms, progress};
 use crate::invitation::{InvitationKey, JoinCode, JoinReply, JoinRequest};
 use crate::layout::Address;
@@ -41,9 +41,17 @@ pub async fn answer(
     exporter: &[u8; 32],
     remote: SocketAddr,
 ) -> Vec<u8> {
-    let Some(key) = invitation_key(node, replica, &request.invitation).await else {
-        warn!(%remote, "join request with an unknown invitation");
-        return JoinReply::unknown(exporter).unwrap_or_default();
+    let key = match invitation_key(node, replica, &request.invitation).await {
+        Ok(Some(key)) => key,
+        Ok(None) => {
+            warn!(%remote, "join request with an unknown invitation");
+            return JoinReply::unknown(exporter).unwrap_or_default();
+        }
+        Err(reason) => {
+            // To say that it is unknown would be final. Without an answer the joiner asks again, another member perhaps.
+            info!(%remote, %reason, "join request with an invitation that may only be new");
+            return Vec::new();
+        }
     };
     // Strangers must not cost more than a look.
     if !request.is_proved(&key, exporter) || request.registration.boot_pk != tls_key {
@@ -94,13 +102,14 @@ fn standing(state: &State, admit: &Admit) -> Option<JoinCode> {
 }
 
 /// V of an invitation. One that this member does not know may have been given at another a moment ago.
-async fn invitation_key(node: &Node, replica: &Replica, id: &[u8; 32]) -> Option<InvitationKey> {
+async fn invitation_key(node: &Node, replica: &Replica, id: &[u8; 32]) -> Result<Option<InvitationKey>, NoLease> {
     let look = || replica.read(|state| state.invitations.get(id).map(|invitation| invitation.proof_key));
     let mut found = look();
-    if found.is_none() && confirm::catch_up(node, replica).await.is_ok() {
+    if found.is_none() {
+        confirm::catch_up(node, replica).await?;
         found = look();
     }
-    found.map(|mut proof_key| InvitationKey::from(Secret::take(&mut proof_key)))
+    Ok(found.map(|mut proof_key| InvitationKey::from(Secret::take(&mut proof_key))))
 }
 
 /// The joiner's id, and the roster that names it with these keys, as soon as this member goes by it.

@@ -122,6 +122,32 @@ fn a_joiner_that_dies_goes_on() {
     assert_eq!(nodes.len(), 4);
 }
 
+/// A member that has not heard of an invitation yet and cannot ask the leader gives no answer: the joiner asks again, and joins
+/// once it can. Mutated: told that the invitation is unknown, it gives up.
+#[test]
+fn an_invitation_that_a_member_cannot_ask_about_is_not_refused() {
+    // Whoever is cut off goes on serving meanwhile.
+    let mut site = Site::of(Cluster::builder().spares(1).settings("[timing]\nlease_ms = 30000\n"));
+    let leader = site.leader();
+    let others: Vec<_> = ["n1", "n2", "n3"].into_iter().filter(|node| *node != leader).collect();
+    let [asked, other] = others[..] else { panic!("{others:?}") };
+    for (one, another) in [(asked, leader.as_str()), (asked, other), ("n4", leader.as_str()), ("n4", other)] {
+        site.cluster.cut_pair(one, another).expect("cut");
+    }
+    let text = site.block(site.client(Some(&leader)).invite_node(None, Duration::from_secs(600)));
+    let invitation = String::from_utf8(text.expect("an invitation").expose().to_vec()).expect("text");
+    site.start(&["n4"]);
+    let mut joining = join(&site, "n4", &invitation, &[]);
+    let log = site.cluster.directory().log(asked);
+    let said = || std::fs::read_to_string(&log).expect("a node writes its log").contains("that may only be new");
+    site.until("n4 to ask a member that does not know", || {
+        assert!(!joining.has_ended(), "it gave up");
+        said().then_some(())
+    });
+    site.cluster.heal().expect("heals");
+    joining.success(PATIENCE).expect("joins");
+}
+
 /// T24: of three nodes one is lost with its disk. A new one takes its place in one operation; the cluster is whole again, and
 /// whoever finds the old disk is refused.
 #[test]
