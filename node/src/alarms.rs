@@ -103,8 +103,9 @@ impl Alarms {
     }
 }
 
+/// Where the node has no name that is its own, as a former member whose name another bears, the message says which it is.
 fn is_same(one: &Alarm, other: &Alarm) -> bool {
-    one.code == other.code && one.node == other.node
+    one.code == other.code && one.node == other.node && (one.node.is_some() || one.message == other.message)
 }
 
 fn put(open: &mut Vec<Alarm>, alarm: Alarm) {
@@ -252,6 +253,14 @@ mod tests {
         assert!(alarms.raise(alarm("stale_image", "n2", 5)), "it happened again since");
         alarms.close(|alarm| is_meant(&None, alarm));
         assert_eq!(alarms.open(), []);
+    }
+
+    /// Mutated: held apart by the name alone, the second is not raised.
+    #[test]
+    fn nodes_without_a_name_of_their_own_are_told_apart_by_what_is_said_of_them() {
+        let alarms = Alarms::default();
+        let former = |id| Alarm { node: None, message: format!("node {id} asks"), ..alarm("former_member", "n2", 1) };
+        assert!(alarms.raise(former(2)) && alarms.raise(former(5)) && !alarms.raise(former(2)));
     }
 
     #[test]

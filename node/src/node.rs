@@ -578,11 +578,17 @@ impl Node {
 
     /// Raises an alarm about a node: shown in the status until an operator disarms it.
     pub fn alarm(&self, code: &'static str, about: NodeId, message: String) {
-        let node = self.roster().member(about).map(|member| member.name.clone());
+        let node = self.roster().member(about).map(|member| member.name.clone()).or_else(|| self.former_name(about));
         let alarm = Alarm { code: code.to_owned(), message: message.clone(), node, since_ms: wall_ms() };
         if self.alarms.raise(alarm) {
             warn!(code, %about, %message, "alarm");
         }
+    }
+
+    /// What a former member was called, unless a member is called so now.
+    fn former_name(&self, node: NodeId) -> Option<NodeName> {
+        let former = self.replica()?.read(|state| state.former.get(&node).map(|former| former.name.clone()));
+        former.filter(|name| !self.roster().members.iter().any(|member| member.name == *name))
     }
 
     /// Closes an alarm about a node, if it is open.

@@ -194,9 +194,10 @@ async fn decide(node: &Arc<Node>, conn: &Conn, request: &LockOpenRequest) -> Res
         return Err(LockOpenCode::Denied);
     }
     if let Some(code) = turned_away(&roster, request.from, &conn.peer().key.0) {
-        if code == LockOpenCode::Revoked {
-            let message = format!("node {} is no member any more, and its disk asks to be unlocked", request.from);
-            node.alarm("former_member", request.from, message);
+        // Who it is, its boot key says, and not the question.
+        if let Some(former) = roster.revoked_with(&conn.peer().key.0) {
+            let message = format!("node {former} is no member any more, and its disk asks to be unlocked");
+            node.alarm("former_member", former, message);
         }
         return Err(code);
     }

@@ -6,7 +6,7 @@ use quorate_client::conn::Lane;
 use quorate_client::identity::Protocol;
 use quorate_client::wire::{Alarm, Phase};
 use quorate_node::vault;
-use quorate_shares::lock::{Lock, LockOpenCode, LockOpenReply};
+use quorate_shares::lock::{Lock, LockOpenCode, LockOpenReply, LockOpenRequest};
 use quorate_testnet::Cluster;
 use quorate_testnet::tool::{Finished, Tool};
 
@@ -20,7 +20,10 @@ fn quorate(site: &Site, typed: &str) -> Finished {
 }
 
 fn ask(site: &Site, thief: &Thief, to: &str) -> LockOpenCode {
-    let request = thief.lock_open(site.file().node(to).expect("a node").id);
+    put(site, thief, to, &thief.lock_open(site.file().node(to).expect("a node").id))
+}
+
+fn put(site: &Site, thief: &Thief, to: &str, request: &LockOpenRequest) -> LockOpenCode {
     site.block(async {
         let boot = thief.dial(site, to, Protocol::Boot).await.expect("the boot door");
         let answer = boot.call(Lane::Ordinary, &request.encode(), PATIENCE).await.expect("answers");
@@ -105,4 +108,35 @@ fn an_alarm_of_a_locked_node_waits_for_the_storage_key() {
     site.until("the alarm to be durable", || file.exists().then_some(()));
     restart(&mut site);
     assert_eq!(open(&site, "stale_image").len(), 1);
+}
+
+/// Each former member whose disk asks is an alarm of its own, with its name; and which it is says its key, not its question.
+/// Mutated: held apart by the names of members alone, n5 raises none after n4; with the id of the question, a healthy node is
+/// said to be no member any more.
+#[test]
+fn each_former_member_raises_an_alarm_of_its_own() {
+    let mut site = Site::of(Cluster::builder().nodes(5).settings("[timing]\nrenew_lock_after_ms = 3600000\n"));
+    let thieves = ["n4", "n5"].map(|node| Thief::steal(&site, node));
+    for node in ["n4", "n5"] {
+        site.cluster.kill(node).expect("dies");
+    }
+    site.cluster.run(["node", "revoke", "n4", "n5", "--yes"], b"").expect("revoked");
+    let over = || site.block(site.client(Some("n1")).status()).ok()?.operation.is_none().then_some(());
+    site.until("the operation to be over", over);
+    let file = site.file();
+    let [first, healthy] = ["n1", "n2"].map(|node| file.node(node).expect("a node").id);
+    assert_eq!(open(&site, "former_member"), [], "the control: nobody has asked");
+    for thief in &thieves {
+        let lie = LockOpenRequest { from: healthy, ..thief.lock_open(first) };
+        for request in [lie, thief.lock_open(first)] {
+            assert_eq!(put(&site, thief, "n1", &request), LockOpenCode::Revoked);
+        }
+    }
+    let alarms = open(&site, "former_member");
+    let about: Vec<_> = alarms.iter().map(|alarm| alarm.node.as_ref().map(ToString::to_string)).collect();
+    assert_eq!(about, [Some("n4".to_owned()), Some("n5".to_owned())]);
+    for (thief, alarm) in thieves.iter().zip(&alarms) {
+        let id = thief.vault.identity.node.expect("an id");
+        assert!(alarm.message.starts_with(&format!("node {id} is no member")), "{alarm:?}");
+    }
 }

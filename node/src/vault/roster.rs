@@ -97,7 +97,12 @@ impl Roster {
 
     /// Whether this boot identity was revoked.
     pub fn is_revoked(&self, boot_pk: &[u8; 32]) -> bool {
-        self.revoked.iter().any(|revoked| revoked.boot_pk == *boot_pk)
+        self.revoked_with(boot_pk).is_some()
+    }
+
+    /// The node that had this boot identity until it was revoked.
+    pub fn revoked_with(&self, boot_pk: &[u8; 32]) -> Option<NodeId> {
+        self.revoked.iter().find(|revoked| revoked.boot_pk == *boot_pk).map(|revoked| revoked.node)
     }
 
     /// The voters, this node among them.
