@@ -253,6 +253,7 @@ async fn unlocked(node: &Arc<Node>) -> Result<Option<Replica>, BootError> {
         warn!("there is no state to rebuild yet");
     }
     // 7: founding goes on where it stopped.
+    found::resume(node).await.map_err(|error| BootError::Failed(error.to_string()))?;
     node.enter(Phase::Joining);
     listen::offer(node);
     if !locked {
@@ -416,5 +417,56 @@ impl Stop {
             }
             _ => std::future::pending().await,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::answer::tests::{member, node_of};
+    use crate::invitation::{InvitationKey, Inviter};
+    use crate::vault::{self, Invited, Role};
+    use quorate_shares::ids::{ClusterId, NodeId};
+    use quorate_shares::lock::{Lock, LockParams, LockPeer};
+
+    const CLUSTER: ClusterId = ClusterId([1; 16]);
+
+    /// A joiner that died when it had a lock and a log, and is unlocked again: from the moment that peers may reach it, it says
+    /// what its log holds. Mutated: with the log opened afterwards it says nothing, as one that lost its disk.
+    #[tokio::test]
+    async fn a_joiner_that_restarts_says_what_its_log_holds_to_the_first_who_asks() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let mut vault = Vault::new(CLUSTER, Secret::random(&mut random::system()));
+        (vault.identity.node, vault.roster.members) = (Some(NodeId(2)), vec![member(1), member(2)]);
+        let nothing = crate::peer::LockState { generation: 0, keyno: 0 };
+        let mut peer = Vault::new(CLUSTER, Secret::random(&mut random::system()));
+        let offer = lock_keys::prepare(&mut peer, NodeId(2), nothing, &mut random::system());
+        let (key_number, public_key) = offer.expect("the first key");
+        let peers = [LockPeer { peer: NodeId(1), key_number, public_key }];
+        let (place, pin) = lock_keys::inline_pin(&mut random::system());
+        let params = LockParams { cluster: CLUSTER, node: NodeId(2), generation: 1 };
+        let bundle = found::draw_keys();
+        let lock = Lock::seal(&params, 1, place, &pin, &peers, &bundle, &mut random::system());
+        vault.lock = Some(lock.expect("a lock"));
+        let key = InvitationKey::of(&Secret::random(&mut random::system()));
+        let inviter = Inviter { boot_pk: member(1).boot_pk, address: member(1).addresses[0].clone() };
+        let role = Role::Joiner(Invited { key, inviters: vec![inviter] });
+        let (name, addresses) = ("n2".parse().expect("a name"), member(2).addresses);
+        vault.founding = Some(vault::Founding { attempt: 0, name, addresses, role });
+        let node = node_of(dir.path(), vault);
+        node.unlock(bundle);
+        open_replica(&node).await.expect("an empty log").shutdown().await;
+        assert!(node.replica().is_none() && node.hello().flushed.is_none(), "the control: it is not open now");
+
+        let mut phases = node.phases();
+        let reached = async {
+            phases.wait_for(|phase| *phase == Phase::Joining).await.expect("the node is there");
+            node.hello().flushed
+        };
+        tokio::select! {
+            flushed = reached => assert!(flushed.is_some()),
+            ended = unlocked(&node) => panic!("nobody takes it in: {:?}", ended.map(drop)),
+        }
+        node.replica().expect("open").shutdown().await;
     }
 }

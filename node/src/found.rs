@@ -142,16 +142,24 @@ pub async fn answer_join(node: &Arc<Node>, conn: &Conn, body: &[u8]) -> Vec<u8> 
     reply.unwrap_or_default()
 }
 
+/// Opens the replica of a founder or a joiner that restarts, if it got as far before: it must be open before any peer is heard,
+/// since a member that says nothing of its log is taken for one that lost it.
+///
+/// # Errors
+/// [`FoundError::Failed`].
+pub async fn resume(node: &Arc<Node>) -> Result<(), FoundError> {
+    let locked = node.with_vault(|vault| vault.lock.is_some()).unwrap_or_default();
+    if locked && Replica::exists(&node.state_directory()) {
+        open_replica(node).await?;
+    }
+    Ok(())
+}
+
 /// Goes through founding until the replicated state names this node, and returns the open replica.
 ///
 /// # Errors
 /// [`FoundError::Refused`] if this node was refused before it had a lock; otherwise it goes on for ever.
 pub async fn run(node: &Arc<Node>) -> Result<Replica, FoundError> {
-    // A founder that restarts says at once what its log holds, as every member does.
-    let locked = node.with_vault(|vault| vault.lock.is_some()).unwrap_or_default();
-    if locked && Replica::exists(&node.state_directory()) {
-        open_replica(node).await?;
-    }
     loop {
         if let Some(terms) = learn(node).await? {
             settle(node, &terms);

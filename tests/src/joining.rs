@@ -98,7 +98,7 @@ fn t10_a_larger_cluster_needs_more_disks() {
     assert!(!thief::rob(&disks[2..]).keys.is_empty(), "the control: three disks of five nodes open a key");
 }
 
-/// A joiner that dies at any moment and starts again goes on where it was.
+/// A joiner that dies at any moment and starts again goes on where it was, and nobody takes its disk for an older one.
 #[test]
 fn a_joiner_that_dies_goes_on() {
     let mut site = with_spares(1);
@@ -120,6 +120,8 @@ fn a_joiner_that_dies_goes_on() {
     let nodes = site.block(site.client(None).nodes()).expect("nodes");
     assert_eq!(nodes.iter().filter(|node| node.name == node_name("n4")).count(), 1);
     assert_eq!(nodes.len(), 4);
+    let alarms = site.block(site.client(None).alarms()).expect("alarms");
+    assert!(alarms.is_empty(), "{alarms:?}");
 }
 
 /// A member that has not heard of an invitation yet and cannot ask the leader gives no answer: the joiner asks again, and joins
