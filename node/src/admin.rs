@@ -282,6 +282,12 @@ fn revoked() -> WireError {
         .hint("empty its data directory, start it again, and join with another invitation")
 }
 
+/// Somebody sealed it meanwhile. Whoever waits for it to serve would wait for him.
+fn sealed() -> WireError {
+    WireError::new(Code::NotServing, "this node is sealed; what was begun goes on, and it serves once it is unsealed")
+        .hint("`quorate node unseal`; `quorate status` shows how far it is")
+}
+
 fn founding(node: &Node, attempt: u32, role: Role) -> Result<Founding, WireError> {
     Ok(Founding { attempt, name: node.config.name.clone(), addresses: vec![address(node)?], role })
 }
@@ -320,6 +326,9 @@ async fn follow(node: &Arc<Node>, mut invitations: Vec<String>, caller: &mut Cal
         }
         if node.phase() == Phase::Revoked {
             return Err(revoked());
+        }
+        if node.phase() == Phase::Sealed {
+            return Err(sealed());
         }
         let now = (founding.step, founding.waiting_for);
         if shown.as_ref() != Some(&now) || !invitations.is_empty() {
@@ -369,6 +378,19 @@ mod tests {
     /// Mutated: without the look at the phase, the command waits for ever for a node that will never serve.
     #[tokio::test]
     async fn a_command_ends_when_the_node_is_revoked_while_it_joins() {
+        assert_eq!(follow_into(Phase::Revoked).await.code, Code::Denied, "it will never serve");
+    }
+
+    /// Mutated in the same way: it waits for somebody to unseal the node, and does not say so.
+    #[tokio::test]
+    async fn a_command_ends_when_the_node_is_sealed_while_it_joins() {
+        let ended = follow_into(Phase::Sealed).await;
+        assert_eq!(ended.code, Code::NotServing);
+        assert!(ended.hint.is_some_and(|hint| hint.contains("quorate node unseal")));
+    }
+
+    /// What a command says in the end that follows a node which enters `phase`.
+    async fn follow_into(phase: Phase) -> WireError {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let node = node_of(dir.path(), Vault::new(ClusterId([1; 16]), Secret::random(&mut random::system())));
         node.enter(Phase::Joining);
@@ -379,12 +401,13 @@ mod tests {
         let mut shown = Reader::new(theirs);
 
         let follow = follow(&node, Vec::new(), &mut caller);
-        let revoke = async {
+        let turn = async {
             let progress = shown.next().await.expect("readable").expect("it is followed");
             assert_eq!(progress.kind, Kind::Progress);
-            node.enter(Phase::Revoked);
+            node.lease.bar(phase == Phase::Sealed);
+            node.enter(phase);
         };
-        let (ended, ()) = timeout(SOON, async { tokio::join!(follow, revoke) }).await.expect("it ends");
-        assert_eq!(ended.expect_err("it will never serve").code, Code::Denied);
+        let (ended, ()) = timeout(SOON, async { tokio::join!(follow, turn) }).await.expect("it ends");
+        ended.expect_err("it does not serve")
     }
 }
