@@ -61,6 +61,11 @@ pub fn heard(node: &Node, peer: NodeId, shown: RosterLogId) {
     }
 }
 
+/// Whether anybody has said that this node was revoked.
+pub fn is_said(node: &Node) -> bool {
+    !node.revocation.voices.lock().is_empty()
+}
+
 /// Believes it.
 pub fn accept(node: &Node) {
     node.revocation.believed.send_if_modified(|believed| !std::mem::replace(believed, true));

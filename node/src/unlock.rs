@@ -87,12 +87,14 @@ async fn gather_pieces(node: &Arc<Node>, lock: &Lock, params: &LockParams) -> Ve
     };
     info!(need = lock.needed(), of = peers.len(), "locked: asking the peers");
     let (give, mut given) = mpsc::channel(peers.len().max(1));
-    let asking: Vec<_> = peers
+    let mut asking: Vec<_> = peers
         .iter()
         .filter_map(|&peer| lock.request(params, peer, node.boot_nonce))
         .map(|request| tokio::spawn(ask(Arc::clone(node), request, give.clone())))
         .collect();
     drop(give);
+    let questions = questions_to_others(node, lock, params);
+    asking.extend(questions.into_iter().map(|request| tokio::spawn(hear(Arc::clone(node), request))));
     let mut pieces = Vec::with_capacity(lock.needed().into());
     while pieces.len() < usize::from(lock.needed()) {
         let Some(piece) = given.recv().await else { break };
@@ -123,6 +125,31 @@ async fn ask(node: Arc<Node>, request: LockOpenRequest, give: mpsc::Sender<(u8, 
         }
         sleep(pause).await;
         pause = (pause * 2).min(AGAIN.1);
+    }
+}
+
+/// A question to each voter that holds no piece, and so one that carries none.
+fn questions_to_others(node: &Node, lock: &Lock, params: &LockParams) -> Vec<LockOpenRequest> {
+    let named = lock_keys::named_peers(lock);
+    let roster = node.roster();
+    let others = roster.voters().filter(|voter| *voter != node.id() && !named.contains(voter));
+    let any = named.first();
+    let question = |to| {
+        let request = any.and_then(|&peer| lock.request(params, peer, node.boot_nonce))?;
+        Some(LockOpenRequest { to, sealed: std::array::from_fn(|_| 0), ..request })
+    };
+    others.filter_map(question).collect()
+}
+
+/// Asks one of those, once a peer has said that this node was revoked: it takes a majority of the voters to believe that, and
+/// those that the lock names may be too few. Nothing else that it says counts. Never returns.
+async fn hear(node: Arc<Node>, question: LockOpenRequest) {
+    while !revocation::is_said(&node) {
+        sleep(AGAIN.1).await;
+    }
+    loop {
+        drop(timeout(ASK, ask_once(&node, &question)).await);
+        sleep(AGAIN.1).await;
     }
 }
 
@@ -259,7 +286,7 @@ mod tests {
     use super::*;
     use crate::answer::tests::{member, node_of};
     use crate::peer::Hello;
-    use crate::vault::Vault;
+    use crate::vault::{RosterMember, Vault};
     use crate::{found, random, session};
     use bytes::Bytes;
     use quorate_client::conn::{Handler, Reply};
@@ -323,10 +350,59 @@ mod tests {
         let node = node_of(dir.path(), vault);
 
         let (thief, _theirs) = dialled_by(&boot, Protocol::Boot, None).await;
-        assert!(decide(&node, &thief, &request).await.is_ok(), "the control: while the node is away, its disk is opened");
+        assert!(
+            decide(&node, &thief, &request).await.is_ok(),
+            "the control: while the node is away, its disk is opened"
+        );
         let (living, _open) = dialled_by(&op, Protocol::Peer, Some(Arc::new(Denied(Arc::clone(&node))))).await;
         let hello = Hello { node: NodeId(2), boot_nonce: [8; 32], flushed: None };
         session::admit(&node, &living, &hello).await.expect("a member");
         assert_eq!(decide(&node, &thief, &request).await.err(), Some(LockOpenCode::Denied));
+    }
+    /// A member that goes by a newer roster than anybody here, in which whoever asks is no member any more.
+    struct Knowing;
+
+    impl Handler for Knowing {
+        fn handle(&self, _conn: &Conn, _question: Bytes) -> Reply {
+            let position = RosterPosition { term: 9, leader: NodeId(2), index: 9 };
+            let reply = LockOpenReply::refuse(LockOpenCode::Revoked, position).expect("a refusal");
+            Reply::Inline(reply.encode())
+        }
+    }
+
+    fn knowing(node: u64) -> RosterMember {
+        let boot = Identity::random();
+        let config = server_config(&boot, None, &[Protocol::Boot]);
+        let server = quinn::Endpoint::server(config, "127.0.0.1:0".parse().expect("an address")).expect("a socket");
+        let address = server.local_addr().expect("bound").to_string().parse().expect("an address");
+        tokio::spawn(async move {
+            while let Some(incoming) = server.accept().await {
+                Conn::start(incoming.await.expect("a handshake"), Some(Arc::new(Knowing)));
+            }
+        });
+        RosterMember { boot_pk: boot.public().0, addresses: vec![address], ..member(node) }
+    }
+
+    /// Of three voters the lock names one other, which is not enough to believe. Mutated: with nobody else asked, this node asks
+    /// for ever.
+    #[tokio::test]
+    async fn a_node_whose_lock_names_too_few_voters_hears_that_it_was_revoked() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let mut vault = Vault::new(CLUSTER, Secret::random(&mut random::system()));
+        (vault.identity.node, vault.roster.members) = (Some(NodeId(1)), vec![member(1), knowing(2), knowing(3)]);
+        let params = LockParams { cluster: CLUSTER, node: NodeId(1), generation: 1 };
+        let public_key = quorate_shares::kem::PublicKey::of_seed(&Secret::random(&mut random::system()));
+        let peers = [LockPeer { peer: NodeId(2), key_number: 1, public_key }];
+        let (place, pin) = lock_keys::inline_pin(&mut random::system());
+        let bundle = found::draw_keys();
+        let lock = Lock::seal(&params, 1, place, &pin, &peers, &bundle, &mut random::system()).expect("a lock");
+        let node = node_of(dir.path(), vault);
+        let believed = timeout(Duration::from_secs(30), async {
+            tokio::select! {
+                () = revocation::awaited(&node) => {}
+                _ = gather_pieces(&node, &lock, &params) => panic!("nobody gives a piece"),
+            }
+        });
+        believed.await.expect("in time");
     }
 }
