@@ -93,7 +93,7 @@ async fn gather_pieces(node: &Arc<Node>, lock: &Lock, params: &LockParams) -> Ve
         .map(|request| tokio::spawn(ask(Arc::clone(node), request, give.clone())))
         .collect();
     drop(give);
-    let questions = questions_to_others(node, lock, params);
+    let questions = questions_to_voters(node, lock, params);
     asking.extend(questions.into_iter().map(|request| tokio::spawn(hear(Arc::clone(node), request))));
     let mut pieces = Vec::with_capacity(lock.needed().into());
     while pieces.len() < usize::from(lock.needed()) {
@@ -128,21 +128,20 @@ async fn ask(node: Arc<Node>, request: LockOpenRequest, give: mpsc::Sender<(u8, 
     }
 }
 
-/// A question to each voter that holds no piece, and so one that carries none.
-fn questions_to_others(node: &Node, lock: &Lock, params: &LockParams) -> Vec<LockOpenRequest> {
-    let named = lock_keys::named_peers(lock);
+/// A question to each voter that carries no piece.
+fn questions_to_voters(node: &Node, lock: &Lock, params: &LockParams) -> Vec<LockOpenRequest> {
     let roster = node.roster();
-    let others = roster.voters().filter(|voter| *voter != node.id() && !named.contains(voter));
-    let any = named.first();
+    let any = lock_keys::named_peers(lock).first().copied();
     let question = |to| {
-        let request = any.and_then(|&peer| lock.request(params, peer, node.boot_nonce))?;
+        let request = any.and_then(|peer| lock.request(params, peer, node.boot_nonce))?;
         Some(LockOpenRequest { to, sealed: std::array::from_fn(|_| 0), ..request })
     };
-    others.filter_map(question).collect()
+    roster.voters().filter(|voter| *voter != node.id()).filter_map(question).collect()
 }
 
 /// Asks one of those, once a peer has said that this node was revoked: it takes a majority of the voters to believe that, and
-/// those that the lock names may be too few. Nothing else that it says counts. Never returns.
+/// those that the lock names may be too few, or have given their pieces before and are not asked for them again. Nothing else
+/// that it says counts. Never returns.
 async fn hear(node: Arc<Node>, question: LockOpenRequest) {
     while !revocation::is_said(&node) {
         sleep(AGAIN.1).await;
@@ -359,6 +358,7 @@ mod tests {
         session::admit(&node, &living, &hello).await.expect("a member");
         assert_eq!(decide(&node, &thief, &request).await.err(), Some(LockOpenCode::Denied));
     }
+
     /// A member that goes by a newer roster than anybody here, in which whoever asks is no member any more.
     struct Knowing;
 

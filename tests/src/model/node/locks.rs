@@ -26,13 +26,15 @@ use crate::model::raft::Raft;
 /// How often lock keys in their grace are looked after, in seconds, as in `boot`.
 const GRACE_TICK_S: u16 = 10;
 impl Daemon {
-    /// `unlock::gather_pieces`: asks every peer that has not given its piece yet.
+    /// `unlock::gather_pieces`: asks every peer that has not given its piece yet; once somebody says that this node was revoked,
+    /// those that have as well.
     pub(super) fn ask_for_pieces(&mut self, context: &mut Context<'_>) {
         let Some(lock) = self.vault().lock.clone() else { return };
         let params = self.params(&lock);
         for piece in lock.pieces() {
             let waits = |asked: &Asked| matches!(asked, Asked::LockOpen(request) if request.to == piece.peer);
-            if self.pieces.contains_key(&piece.x) || self.asked.values().any(|(_, asked)| waits(asked)) {
+            let given = self.voices.is_empty() && self.pieces.contains_key(&piece.x);
+            if given || self.asked.values().any(|(_, asked)| waits(asked)) {
                 continue;
             }
             let request = lock.request(&params, piece.peer, self.boot_nonce).expect("the lock names this peer");
