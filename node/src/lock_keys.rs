@@ -12,7 +12,7 @@ use quorate_client::wire;
 use quorate_raft::command::{Change, RegisterShareKey, ReportLock};
 use quorate_raft::state::{LockReport, LockTerms, State};
 use quorate_shares::error::LockError;
-use quorate_shares::ids::{ClusterId, NodeId};
+use quorate_shares::ids::{ClusterId, NodeId, ShareKeyGeneration};
 use quorate_shares::kem::PublicKey;
 use quorate_shares::lock::{Bundle, Lock, LockOpenRequest, LockParams, LockPeer, LockPiece, PinPlace, ShareKey};
 use quorate_shares::secret::Secret;
@@ -184,6 +184,15 @@ pub fn is_as_due(vault: &Vault, bundle: &Bundle, terms: &LockTerms, present: &BT
     drawn
         && generations == terms.share_keys
         && lock.is_some_and(|lock| lock.needed() == terms.needed && terms.names(&named_peers(lock), present))
+}
+
+/// Whether `bundle` has a share key of an epoch that `state` knows nothing of. Keys are drawn because the state wants them, so
+/// this one is older than the disk: what was applied and not synced is lost with power, and is applied again. Until then it
+/// says nothing about the lock: others may have dealt to that key already, and nothing else opens it.
+pub fn is_behind(state: &State, terms: &LockTerms, bundle: &Bundle) -> bool {
+    let next = state.next_epoch();
+    let wanted = |key: &ShareKeyGeneration| terms.share_keys.contains(key) || terms.next_share_key == Some(*key);
+    bundle.share_keys.iter().map(|key| key.generation).any(|key| key.0 >= next.0 && !wanted(&key))
 }
 
 /// The bundle of a lock that is as the state demands: what is not needed any more is left out, and what is needed next is

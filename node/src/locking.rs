@@ -59,7 +59,10 @@ pub async fn keep_fresh(node: Arc<Node>, replica: Replica) {
                 Instant::now() + later(random::between(timing.renew_lock_after_ms, 4 * timing.renew_lock_after_ms)),
             );
         }
-        let terms = replica.read(|state| state.lock_terms(node.id()));
+        let terms = replica.read(|state| {
+            let (terms, own) = state.lock_terms(node.id()).zip(node.own())?;
+            (!lock_keys::is_behind(state, &terms, &own.bundle)).then_some(terms)
+        });
         let demanded = terms.as_ref().is_some_and(|terms| !is_as_due(&node, terms));
         let is_due = due.is_some_and(|due| due <= Instant::now());
         if let Some(terms) = terms.filter(|_| demanded || is_due) {

@@ -39,7 +39,11 @@ impl Daemon {
         if rotation.is_some() || now_ms < self.unlocked_mut().renewed_ms + AGAIN_MS {
             return Ok(());
         }
-        let Some(terms) = self.unlocked_mut().state.lock_terms(me) else { return Ok(()) };
+        let unlocked = self.unlocked_mut();
+        let Some(terms) = unlocked.state.lock_terms(me) else { return Ok(()) };
+        if lock_keys::is_behind(&unlocked.state, &terms, &unlocked.bundle) {
+            return Ok(());
+        }
         let demanded = !self.is_locked_as_due(&terms, now_ms);
         if !demanded && context.dice.below(RENEWAL_IN) != 0 {
             return Ok(());
