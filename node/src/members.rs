@@ -57,7 +57,8 @@ pub async fn run(node: Arc<Node>, replica: Replica) {
             | Step::FinishVoters
             | Step::AwaitJoiner { .. }
             | Step::AwaitShareKeys { .. }
-            | Step::AwaitLocks { .. } => {
+            | Step::AwaitLocks { .. }
+            | Step::AwaitHolders { .. } => {
                 tokio::select! {
                     _ = changes.changed() => {}
                     _ = leadership.changed() => {}
@@ -203,6 +204,9 @@ fn told(state: &State, step: &Step, short_of: &BTreeSet<NodeId>) -> Option<wire:
             (format!("holders check their shares of epoch {epoch}"), names(&mut missing.iter().copied()))
         }
         Step::AwaitLocks { missing } => ("locks are renewed".to_owned(), names(&mut missing.iter().copied())),
+        Step::AwaitHolders { needed, missing } => {
+            (format!("{needed} more holders of shares must be there"), names(&mut missing.iter().copied()))
+        }
         Step::Retire { epoch, members, .. } => (format!("retires epoch {epoch}"), names(&mut members.iter().copied())),
         Step::Propose(change) => (change.kind().replace('_', " "), Vec::new()),
         Step::AwaitFounding | Step::Rekey | Step::Nothing => (String::new(), Vec::new()),

@@ -82,7 +82,9 @@ pub fn ordered(state: &State, operate: &Operate, present: &BTreeSet<NodeId>) -> 
     if !operation.revokes() {
         let leaving = operation.leaving();
         let away = state.stranded(&leaving).filter(|node| !present.contains(node) && !abandon.contains(node));
-        refuse_stranding(state, &away.collect())?;
+        let hint =
+            |away: &str| format!("start {away} and let it renew its lock, or count it as lost with --abandon {away}");
+        refuse_stranding(state, &away.collect(), hint)?;
     }
     Ok(Ordered::New(Begin { request, operation, accept_no_redundancy, abandon }))
 }
@@ -125,7 +127,14 @@ pub async fn designate(
     name: &NodeName,
     invitation: &Plaintext,
 ) -> Result<(), WireError> {
-    let gone = replica.read(|state| named(state, name))?;
+    let present = members::present(node, replica);
+    let gone = replica.read(|state| {
+        let gone = named(state, name)?;
+        let away = state.stranded(&[gone].into()).filter(|node| !present.contains(node)).collect();
+        let hint =
+            |away: &str| format!("start {away} and let it renew its lock, or revoke it first if it is lost, too");
+        refuse_stranding(state, &away, hint).map(|()| gone)
+    })?;
     let text = std::str::from_utf8(invitation.expose()).unwrap_or_default();
     let invitation: Invitation = text
         .trim()
@@ -188,14 +197,14 @@ fn named(state: &State, name: &NodeName) -> Result<NodeId, WireError> {
     Err(WireError::new(Code::NotFound, message).hint(format!("the nodes are {}", members.join(", "))))
 }
 
-fn refuse_stranding(state: &State, away: &BTreeSet<NodeId>) -> Result<(), WireError> {
+fn refuse_stranding(state: &State, away: &BTreeSet<NodeId>, hint: impl Fn(&str) -> String) -> Result<(), WireError> {
     if away.is_empty() {
         return Ok(());
     }
     let away: Vec<_> = away.iter().map(|node| state.members[node].name.to_string()).collect();
     let away = away.join(", ");
-    Err(WireError::new(Code::Conflict, format!("{away} is away, and could not unlock itself again without this node"))
-        .hint(format!("start {away} and let it renew its lock, or count it as lost with --abandon {away}")))
+    let message = format!("{away} is away, and could not unlock itself again without this node");
+    Err(WireError::new(Code::Conflict, message).hint(hint(&away)))
 }
 
 fn too_few(remaining: usize, needed: u8) -> WireError {
@@ -268,17 +277,22 @@ async fn revocation(node: &Node, replica: &Replica, running: &Running) -> Option
     let lease_ms = node.config.timing.lease_ms;
     replica.read(|state| {
         let remaining: BTreeSet<_> = state.members.keys().copied().filter(|node| !revoked.contains(node)).collect();
-        let needed = needed(remaining.len(), revoked.len(), theft_threshold(state));
-        // The final configuration comes behind the entry that denies them: whoever has it denies them.
-        let gone = membership.committed && !membership.is_joint() && membership.newest().is_disjoint(&revoked);
+        // One revocation may come upon another: the disks count together.
+        let out: BTreeSet<_> = state.former_holders().chain(revoked.iter().copied()).collect();
+        let needed = needed(remaining.len(), out.len(), theft_threshold(state));
+        // The final configuration comes behind the entry that denies them: whoever has it denies them. A joiner that had no
+        // vote yet is denied when it is a member no more.
+        let follows = |node| membership.learners.contains(node) || state.members.contains_key(node);
+        let votes = !membership.committed || membership.is_joint() || !membership.newest().is_disjoint(&revoked);
         let has_it = |node: &&NodeId| reaches(matched.get(node).copied().flatten(), membership.place);
-        let decisive = gone && remaining.iter().filter(has_it).count() >= needed;
+        let denied = !votes && !revoked.iter().any(follows);
+        let decisive = denied && remaining.iter().filter(has_it).count() >= needed;
         let former: Vec<_> = revoked.iter().filter_map(|node| state.former.get(node)).collect();
         let since = former.iter().map(|former| former.ended_ms).max().filter(|_| former.len() == revoked.len());
         let over = |since| wall_ms().saturating_sub(since) > lease_ms + LEASE_SLACK_MS;
         let locks = || remaining.iter().filter_map(|node| state.locks.get(node));
-        let erased = locks().filter(|lock| since.is_some() && lock.holds_for.is_disjoint(&revoked)).count();
-        let renewed = locks().filter(|lock| lock.peers.is_disjoint(&revoked)).count();
+        let erased = locks().filter(|lock| since.is_some() && lock.holds_for.is_disjoint(&out)).count();
+        let renewed = locks().filter(|lock| lock.peers.is_disjoint(&out)).count();
         Some(Revocation {
             decisive,
             leases_over: decisive && since.is_some_and(over),

@@ -158,6 +158,13 @@ pub enum Step {
         /// Whom to wait for.
         missing: Vec<NodeId>,
     },
+    /// Wait until enough holders are there to deal from without whoever is about to be refused.
+    AwaitHolders {
+        /// How many more it takes.
+        needed: usize,
+        /// The holders that are away.
+        missing: Vec<NodeId>,
+    },
     /// See that these members know which epoch is ACTIVE, then propose that the one before is RETIRED.
     Retire {
         /// The RETIRING epoch.
@@ -255,14 +262,29 @@ fn take_in(state: &State, view: &View, running: &Running, node: NodeId) -> Optio
     if let Some(step) = await_share_keys(state, view, running) {
         return Some(step);
     }
-    let awaited = |node: &NodeId| view.present.contains(node) && !state.is_locked_as_due(*node, &view.present);
-    let missing: Vec<_> = state.staying().filter(awaited).collect();
-    if !missing.is_empty() {
-        return Some(Step::AwaitLocks { missing });
-    }
     let leaving = running.operation.leaving();
+    let awaited = |node: &NodeId| view.present.contains(node) && !state.is_locked_as_due(*node, &view.present);
+    let missing: BTreeSet<_> = state.staying().filter(awaited).chain(state.stranded(&leaving)).collect();
+    if !missing.is_empty() {
+        return Some(Step::AwaitLocks { missing: missing.into_iter().collect() });
+    }
+    if !leaving.is_empty()
+        && let Some(step) = await_holders(state, view, &leaving)
+    {
+        return Some(step);
+    }
     let voters = view.voters.iter().copied().filter(|voter| !leaving.contains(voter)).chain([node]).collect();
     Some(Step::ChangeVoters { voters, revoke: running.operation.revokes() })
+}
+
+/// Whoever is replaced is refused from the change of voters on, and its share with it, although it may be well: until all is
+/// dealt anew, keys rest on the others alone.
+fn await_holders(state: &State, view: &View, leaving: &BTreeSet<NodeId>) -> Option<Step> {
+    let active = state.active()?;
+    let remain = state.members.keys().copied().filter(|node| active.x_of(*node).is_some() && !leaving.contains(node));
+    let (there, missing): (Vec<_>, Vec<_>) = remain.partition(|node| view.present.contains(node));
+    let needed = usize::from(active.threshold).saturating_sub(there.len());
+    (needed > 0).then_some(Step::AwaitHolders { needed, missing })
 }
 
 /// Takes vote and identity from those who leave.

@@ -6,7 +6,8 @@ use quorate_shares::ids::NodeId;
 use quorate_shares::kem::PublicKey;
 
 use super::{
-    ADDRESS_BYTES_MAX, ADDRESSES_MAX, Cluster, LockReport, MEMBERS_MAX, Member, MemberState, State, check_threshold,
+    ADDRESS_BYTES_MAX, ADDRESSES_MAX, Cluster, EpochInfo, LockReport, MEMBERS_MAX, Member, MemberState, State,
+    check_threshold,
 };
 use crate::command::{Found, NewMember, Outcome, ReportLock};
 use crate::refusal::Refusal;
@@ -91,7 +92,9 @@ pub(super) fn check_addresses(node: NodeId, addresses: &[String]) -> Result<(), 
 /// A report that is older than the stored one is answered as done: it is a repetition that arrived late.
 pub(super) fn report_lock(state: &mut State, report: &ReportLock, rows: &mut Rows) -> Result<Outcome, Refusal> {
     let node = report.node;
-    let solo = state.members.len() == 1 && report.peers.is_empty() && report.threshold == 0;
+    let holds_all = |epoch: &EpochInfo| !epoch.is_over() && epoch.threshold == 1 && epoch.x_of(node).is_some();
+    let alone = state.members.len() == 1 || state.epochs.values().any(holds_all);
+    let solo = alone && report.peers.is_empty() && report.threshold == 0;
     // A lock may name those who were members when it was made.
     let known = |node: &NodeId| state.members.contains_key(node) || state.former.contains_key(node);
     if let Some(&stranger) = report.peers.iter().find(|node| !known(node)) {

@@ -30,7 +30,9 @@ pub(super) fn begin(state: &mut State, begin: &Begin, rows: &mut Rows) -> Result
     let running = state.operations.running.clone();
     if let Some(running) = &running {
         if running.operation == operation {
-            return Ok(Outcome::Begun { operation: running.epoch });
+            let operation = running.epoch;
+            give_up(state, &begin.abandon, rows);
+            return Ok(Outcome::Begun { operation });
         }
         let Operation::Revoke { nodes } = &mut operation else {
             return Err(Refusal::OperationRunning { operation: running.epoch });
@@ -47,6 +49,15 @@ pub(super) fn begin(state: &mut State, begin: &Begin, rows: &mut Rows) -> Result
     state.operations.running = Some(Running { epoch, operation, request, began_ms, abandoned });
     store(state, rows);
     Ok(Outcome::Begun { operation: epoch })
+}
+
+/// What runs already waits no more for these.
+fn give_up(state: &mut State, abandon: &BTreeSet<NodeId>, rows: &mut Rows) {
+    let Some(running) = &mut state.operations.running else { return };
+    if !abandon.is_subset(&running.abandoned) {
+        running.abandoned.extend(abandon);
+        store(state, rows);
+    }
 }
 
 /// Whom a revocation of `nodes` revokes when it takes the place of what runs. What can still be taken back is not finished if
@@ -132,7 +143,8 @@ pub(super) fn register_share_key(
     Ok(Outcome::ShareKeyRegistered { node })
 }
 
-/// Those who leave are members no more. For a planned removal this waits until everybody's lock does without them.
+/// Those who leave are members no more. For a planned removal this waits until everybody's lock does without them. What their
+/// own locks named stays known until the operation is over: so many disks open theirs.
 pub(super) fn expel(state: &mut State, operation: Epoch, rows: &mut Rows) -> Result<Outcome, Refusal> {
     let running = state.running(operation)?.clone();
     let revoked = running.operation.revokes();
@@ -144,9 +156,7 @@ pub(super) fn expel(state: &mut State, operation: Epoch, rows: &mut Rows) -> Res
     }
     for node in running.operation.leaving() {
         let Some(member) = state.members.remove(&node) else { continue };
-        state.locks.remove(&node);
         rows.delete(RowKey::Member(node));
-        rows.delete(RowKey::Lock(node));
         let (name, boot_pk, op_pk, ended_ms) = (member.name, member.boot_pk, member.op_pk, state.time_ms);
         let former = Former { node, name, boot_pk, op_pk, revoked, ended_ms };
         rows.put(RowKey::Former(node), RowV1::Former(former.clone()));
@@ -165,6 +175,11 @@ pub(super) fn finish(state: &mut State, operation: Epoch, rows: &mut Rows) -> Re
         && state.epochs.values().all(|epoch| epoch.phase != EpochPhase::Retiring);
     if !gone || !settled {
         return Err(Refusal::NotYet { operation });
+    }
+    let gone: Vec<_> = state.locks.keys().copied().filter(|node| !state.members.contains_key(node)).collect();
+    for node in gone {
+        state.locks.remove(&node);
+        rows.delete(RowKey::Lock(node));
     }
     let was = state.operations.running.take().expect("it runs");
     state.operations.ended = Some(Ended { was, ended_ms: state.time_ms, preempted: false });
@@ -211,6 +226,13 @@ impl State {
         self.operations.running.as_ref().map(|running| running.operation.leaving()).unwrap_or_default()
     }
 
+    /// Whoever is no member any more, and still has shares of an epoch that is not over.
+    pub fn former_holders(&self) -> impl Iterator<Item = NodeId> + '_ {
+        let open = self.epochs.values().filter(|epoch| !epoch.is_over());
+        let seats = open.flat_map(|epoch| epoch.committee.iter().map(|seat| seat.node));
+        seats.filter(|node| !self.members.contains_key(node))
+    }
+
     /// The threshold of an epoch with so many holders: a majority, unless the operator asked for more when the cluster was
     /// founded; then that, as far as there are so many.
     pub fn threshold_for(&self, holders: usize) -> u8 {
@@ -247,7 +269,8 @@ impl State {
     /// What the lock of `node` must be like now; `None` for those who leave, and before anything is settled.
     ///
     /// A share key is kept as long as an epoch that is not over was dealt to it, or may be. Those who leave hold pieces
-    /// until nobody needs theirs: after a planned removal's epoch is ACTIVE, and not a moment longer when they are revoked.
+    /// until nobody needs theirs: after a planned removal's epoch is ACTIVE, and not a moment longer when they are revoked. Whoever
+    /// is replaced holds them until the joiner has its first lock, and with it can hold pieces itself.
     pub fn lock_terms(&self, node: NodeId) -> Option<LockTerms> {
         let member = self.members.get(&node)?;
         let active = self.active()?;
@@ -256,7 +279,12 @@ impl State {
         if leaving.contains(&node) {
             return None;
         }
-        let gone = running.filter(|running| running.operation.revokes() || running.epoch <= active.epoch);
+        let joins = |running: &Running| running.operation.joining() == Some(node);
+        let without = |running: &&Running| {
+            let refused = running.operation.revokes() && (joins(running) || !can_be_taken_back(self, running));
+            refused || running.epoch <= active.epoch
+        };
+        let gone = running.filter(without);
         let gone = gone.map(|_| leaving).unwrap_or_default();
         let locked = |member: &&Member| member.state == MemberState::Active;
         let peers = self.members.values().filter(locked).map(|member| member.node);
@@ -268,8 +296,9 @@ impl State {
             share_keys.insert(member.skgen);
         }
         let wanted = running.filter(|running| running.epoch == next && member.skgen.0 < next.0);
-        let peers: BTreeSet<_> = peers.collect();
-        // A solo node's lock needs nobody; but whoever has a peer never opens its lock alone.
+        // Whoever holds all needs nobody, until others hold shares too: it must not depend on a joiner that may never come.
+        let alone = active.threshold == 1 && active.x_of(node).is_some();
+        let peers: BTreeSet<_> = peers.filter(|_| !alone).collect();
         let least = u8::from(!peers.is_empty());
         Some(LockTerms {
             peers,

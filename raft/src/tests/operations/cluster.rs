@@ -224,6 +224,7 @@ impl Cluster {
             Step::Retire { epoch, .. } => {
                 self.propose(Change::RetireEpoch { epoch })?;
             }
+            Step::AwaitHolders { .. } => {}
             Step::TransferLeadership { to } => {
                 if let Some(&node) = to.first() {
                     self.lead(node);
@@ -285,6 +286,14 @@ impl Cluster {
         self.share_keys.entry(NodeId(node)).or_insert_with(|| first_share_key(NodeId(node)));
         self.present.insert(NodeId(node));
         self.joiner_silent_ms = 0;
+    }
+
+    /// Lets node `node` prove an invitation to the place of `gone`; it is there from then on.
+    pub(super) fn replace(&mut self, number: u8, gone: u64, node: u64) {
+        self.apply(invite(number));
+        self.apply(Change::Designate { invitation: invitation(number), gone: NodeId(gone) });
+        assert_eq!(self.apply(Change::Admit(admit(number, node))), Outcome::Admitted { node: NodeId(node) });
+        self.back(node);
     }
 
     /// Lets node `node` prove an invitation; it is there from then on.

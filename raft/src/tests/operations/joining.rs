@@ -6,10 +6,10 @@ use quorate_shares::ids::{Epoch, KeyVersion, NodeId};
 
 use super::cluster::{Cluster, STEPS_MAX, admit, invitation, invite, proof_key};
 use crate::Refusal;
-use crate::command::{Admit, Change, Invite, Operation, Outcome};
+use crate::command::{Admit, Change, Found, Invite, Operation, Outcome};
 use crate::plan::{Patience, Step};
 use crate::state::INVITATION_TTL_MAX_MS;
-use crate::tests::fixture::{member, uid};
+use crate::tests::fixture::{found, member, uid};
 
 /// A share of every key, and a piece of everybody's lock, which it has no sooner than it has a lock itself.
 #[test]
@@ -112,6 +112,24 @@ fn a_replacement_is_taken_back_as_long_as_nobody_was_refused() {
     }
 }
 
+/// Whoever is replaced holds pieces of the others' locks until the joiner does. Mutated: with its pieces gone at once, the
+/// revocation of another one, which takes the replacement back, leaves a lock that nobody can open.
+#[test]
+fn a_replacement_that_is_taken_back_leaves_every_lock_its_pieces() {
+    let mut cluster = Cluster::new(4, 3);
+    cluster.create(1);
+    cluster.replace(1, 4, 5);
+    let pieces = |cluster: &Cluster| cluster.state.lock_terms(NodeId(3)).expect("a member").peers;
+    assert_eq!(pieces(&cluster), [NodeId(1), NodeId(2), NodeId(4)].into());
+    let joiners = cluster.state.lock_terms(NodeId(5)).expect("a member").peers;
+    assert_eq!(joiners, [NodeId(1), NodeId(2), NodeId(3)].into(), "and it never counts on whose place it takes");
+    cluster.report_lock(NodeId(3));
+    cluster.begin(50, Operation::Revoke { nodes: [NodeId(2)].into() });
+    assert_eq!(cluster.state.stranded(&cluster.state.leaving()).next(), None);
+    cluster.settle();
+    assert!(cluster.state.former.keys().eq(&[NodeId(2), NodeId(5)]), "{:?}", cluster.state.former);
+}
+
 /// A replacement costs a share until all is dealt anew. If those that remain are too few without it, every key would be lost:
 /// so it is refused, when it is ordered and again when the joiner comes, since others may have left meanwhile. Mutated: without
 /// the second look keys can never be dealt again.
@@ -140,6 +158,65 @@ fn a_replacement_never_leaves_too_few_shares() {
     let slot = (uid(1), KeyVersion(1));
     let epoch = cluster.state.active().expect("active").epoch;
     assert_eq!(cluster.rebuilt(slot, epoch, Some(&[4, 5])), Some(cluster.keys[&slot]));
+}
+
+/// Whoever is replaced may be well, and is refused from the change of voters on: as long as too few other holders are there, it
+/// stays. Mutated: without the wait the keys rest on one node, and are lost if the one that is away does not come back.
+#[test]
+fn a_replacement_waits_until_enough_others_hold_shares() {
+    let mut cluster = Cluster::new(3, 2);
+    (1..=2).for_each(|number| cluster.create(number));
+    cluster.away(3);
+    cluster.lead(NodeId(2));
+    cluster.replace(1, 1, 4);
+    cluster.follow_until(|cluster| matches!(cluster.next(), Step::AwaitHolders { .. }));
+    assert_eq!(cluster.next(), Step::AwaitHolders { needed: 1, missing: vec![NodeId(3)] });
+    assert!(cluster.voters.contains(&NodeId(1)) && cluster.state.members.contains_key(&NodeId(1)), "it still helps");
+    cluster.back(3);
+    cluster.settle();
+    assert!(cluster.state.members.keys().eq(&[NodeId(2), NodeId(3), NodeId(4)]), "{:?}", cluster.state.members.keys());
+}
+
+/// T56: the lock of a member that is away still needs the pieces of those whose places others take, one after the other. The
+/// last one waits until that member is back. Mutated: without the wait it could never unlock itself again.
+#[test]
+fn t56_replacements_leave_an_absent_member_a_way_to_open_its_lock() {
+    let mut cluster = Cluster::new(5, 3);
+    cluster.create(1);
+    cluster.away(5);
+    for (number, gone, new) in [(1, 1, 6), (2, 2, 7)] {
+        cluster.lead(NodeId(3));
+        cluster.replace(number, gone, new);
+        cluster.settle();
+        assert!(!cluster.state.members.contains_key(&NodeId(gone)));
+    }
+    cluster.lead(NodeId(4));
+    cluster.replace(3, 3, 8);
+    cluster.follow_until(|cluster| cluster.next() == Step::AwaitLocks { missing: vec![NodeId(5)] });
+    assert!(cluster.voters.contains(&NodeId(3)), "{:?}", cluster.voters);
+    cluster.back(5);
+    cluster.settle();
+    assert!(!cluster.state.members.contains_key(&NodeId(3)) && cluster.state.operations.running.is_none());
+}
+
+/// Whoever holds every key alone goes on opening its lock alone until the joiner holds shares, too: it may never come. Mutated: with
+/// a piece at the joiner, a restart of the only node that has the keys waits for one that has none.
+#[test]
+fn a_solo_node_depends_on_no_joiner_before_it_holds_shares() {
+    let mut cluster = Cluster::founded(Found { allow_solo: true, threshold: 1, ..found(1, 1) });
+    cluster.create(1);
+    let lock = |cluster: &Cluster, node| {
+        let lock = &cluster.state.locks[&NodeId(node)];
+        (lock.threshold, lock.peers.len())
+    };
+    cluster.prove(1, 2);
+    cluster.follow_until(|cluster| {
+        assert_eq!(lock(cluster, 1), (0, 0));
+        cluster.state.active().is_some_and(|active| active.epoch == Epoch(2))
+    });
+    assert_eq!(lock(&cluster, 2), (1, 1), "and the joiner never opens its own alone");
+    cluster.settle();
+    assert_eq!((lock(&cluster, 1), lock(&cluster, 2)), ((1, 1), (1, 1)), "now both need the other");
 }
 
 #[test]

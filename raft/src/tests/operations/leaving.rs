@@ -140,6 +140,60 @@ fn those_who_remain_can_go_on() {
     assert_eq!(cluster.state.active().map(|active| active.threshold), Some(2));
 }
 
+/// What the lock of a revoked member named counts until all is over: whoever has its disk needs so many others. Mutated: without
+/// it, its old disk is called dead although the lock of a smaller cluster still opens it.
+#[test]
+fn the_lock_of_a_revoked_member_is_known_until_all_is_dealt_anew() {
+    let mut cluster = Cluster::new(3, 2);
+    cluster.create(1);
+    cluster.away(2);
+    for (number, node) in [(1, 4), (2, 5)] {
+        cluster.prove(number, node);
+        cluster.settle();
+    }
+    let revocation = cluster.begin(50, Operation::Revoke { nodes: [NodeId(2)].into() });
+    cluster.follow_until(|cluster| cluster.state.former.contains_key(&NodeId(2)));
+    let known = |cluster: &Cluster| cluster.state.locks.get(&NodeId(2)).map(|lock| lock.threshold);
+    assert_eq!((cluster.state.active().map(|active| active.threshold), known(&cluster)), (Some(3), Some(1)));
+    assert_eq!(cluster.state.former_holders().collect::<Vec<_>>(), [NodeId(2)]);
+    // Another revocation comes upon it, and this one ends with that.
+    cluster.begin(51, Operation::Revoke { nodes: [NodeId(3)].into() });
+    cluster.follow_until(|cluster| cluster.state.former.contains_key(&NodeId(3)));
+    assert_eq!(cluster.state.former_holders().collect::<Vec<_>>(), [NodeId(2), NodeId(3)]);
+    cluster.settle();
+    assert!(cluster.state.active().is_some_and(|active| active.epoch > revocation));
+    assert_eq!((known(&cluster), cluster.state.former_holders().count()), (None, 0));
+    assert!(cluster.state.locks.keys().eq(cluster.state.members.keys()));
+    assert!(cluster.restored() == cluster.state, "and its row with it");
+}
+
+/// Whoever is given up later, by the same order given once more, is not waited for either.
+#[test]
+fn a_removal_that_waits_is_told_whom_to_give_up() {
+    let mut cluster = Cluster::new(6, 4);
+    cluster.create(1);
+    cluster.away(6);
+    cluster.lead(NodeId(5));
+    for node in [1, 2] {
+        cluster.apply(remove(50 + node as u8, node, &[]));
+        cluster.settle();
+    }
+    cluster.apply(remove(60, 3, &[]));
+    cluster.follow_until(|cluster| cluster.next() == Step::AwaitLocks { missing: vec![NodeId(6)] });
+    cluster.apply(remove(61, 3, &[6]));
+    cluster.settle();
+    assert!(cluster.state.former.contains_key(&NodeId(3)), "{:?}", cluster.state.operations);
+}
+
+fn remove(request: u8, node: u64, abandon: &[u64]) -> Change {
+    Change::Begin(Begin {
+        request: [request; 16],
+        operation: Operation::Remove { node: NodeId(node) },
+        accept_no_redundancy: true,
+        abandon: abandon.iter().copied().map(NodeId).collect(),
+    })
+}
+
 /// With all of them at once no majority of the four voters would be left to decide it, and nothing would ever end.
 #[test]
 fn more_nodes_than_a_majority_can_deny_at_once_go_one_after_the_other() {

@@ -51,7 +51,9 @@ impl Cluster {
         let present = |nodes: &[NodeId]| nodes.iter().filter(|node| self.present.contains(node)).count();
         let nodes = match step {
             Step::AwaitJoiner { node, .. } => vec![*node],
-            Step::AwaitShareKeys { missing, .. } | Step::AwaitLocks { missing } => missing.clone(),
+            Step::AwaitShareKeys { missing, .. }
+            | Step::AwaitLocks { missing }
+            | Step::AwaitHolders { missing, .. } => missing.clone(),
             Step::CollectAcks { missing, needed, .. } if present(missing) < *needed => missing.clone(),
             Step::Redeal { versions, .. } if self.dealable(versions).is_empty() => holders(),
             Step::TransferLeadership { to } if to.is_empty() => holders(),
@@ -256,6 +258,7 @@ pub(super) fn label(step: &Step) -> String {
         Step::ChangeVoters { .. } => "change_voters",
         Step::AwaitShareKeys { .. } => "await_share_keys",
         Step::AwaitLocks { .. } => "await_locks",
+        Step::AwaitHolders { .. } => "await_holders",
         Step::Redeal { .. } => "redeal",
         Step::CollectAcks { .. } => "collect_acks",
         Step::TransferLeadership { .. } => "transfer_leadership",

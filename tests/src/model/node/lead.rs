@@ -77,7 +77,8 @@ impl Daemon {
             | plan::Step::FinishVoters
             | plan::Step::AwaitJoiner { .. }
             | plan::Step::AwaitShareKeys { .. }
-            | plan::Step::AwaitLocks { .. } => {}
+            | plan::Step::AwaitLocks { .. }
+            | plan::Step::AwaitHolders { .. } => {}
             plan::Step::Propose(change) => drop(self.propose(context, change, Purpose::Nothing)),
             plan::Step::Rekey => self.begin(context, Operation::Rekey),
             plan::Step::GiveUpJoiner { node } => self.begin(context, Operation::Revoke { nodes: [node].into() }),
