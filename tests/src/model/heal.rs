@@ -7,7 +7,7 @@ use quorate_node::revocation;
 use quorate_shares::ids::NodeId;
 
 use super::client::Kept;
-use super::network::Network;
+use super::network::{ARRIVAL_MS, Network};
 use super::thief;
 use super::world::World;
 
@@ -30,6 +30,9 @@ impl World {
                 self.start(node);
             }
         }
+        // An order may be on its way, and another one after it would begin when all seems well.
+        let arrived_ms = self.now_ms + ARRIVAL_MS;
+        self.wait("hear what was sent before", |world| world.now_ms > arrived_ms);
         self.wait("let in who was admitted", |world| world.newcomers.is_empty());
         self.wait("have nothing left to do", |world| world.watch.nothing_is_owed());
         self.wait("erase what they owe", |world| {

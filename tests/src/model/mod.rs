@@ -94,7 +94,7 @@ fn nothing_is_broken_whatever_happens() {
         (left, seed, all) = (left - steps, seed + 1, all.and(seen));
     }
     // A run that is repeated shows what it shows.
-    let repeated = number("QUORATE_MODEL_SEED").is_some() && steps < 20 * STEPS;
+    let repeated = number("QUORATE_MODEL_SEED").is_some() && steps <= STEPS;
     assert!(repeated || steps < STEPS || all.is_eventful(), "too little happened to show anything: {all:?}");
 }
 

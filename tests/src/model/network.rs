@@ -18,6 +18,8 @@ pub(super) struct Network {
 /// How long a message takes at most; a slow one takes up to so much more.
 const DELAY_MS: u64 = 25;
 const SLOW_MS: u64 = 4_000;
+/// Longer than any message is on its way.
+pub(super) const ARRIVAL_MS: u64 = DELAY_MS + SLOW_MS;
 
 impl Network {
     pub(super) fn fair() -> Self {

@@ -19,11 +19,11 @@ impl World {
             return;
         }
         match self.dice.below(100) {
-            0..20 => self.begin_rekey(),
-            20..40 => self.remove(),
-            40..55 => self.revoke(),
-            55..75 => self.invite(None),
-            75..85 => self.replace(),
+            0..10 => self.begin_rekey(),
+            10..35 => self.remove(),
+            35..50 => self.revoke(),
+            50..70 => self.invite(None),
+            70..85 => self.replace(),
             _ => self.say_it_again(),
         }
         // Often the next wish comes before the last one is fulfilled.
@@ -61,8 +61,7 @@ impl World {
 
     /// A node takes the place of one that may well be alive.
     fn replace(&mut self) {
-        let Some(gone) = self.dice.pick(&self.nodes) else { return };
-        if self.watch.state.stranded(&[gone].into()).next().is_none() {
+        if let Some(gone) = self.dice.pick(&self.nodes) {
             self.invite(Some(gone));
         }
     }
