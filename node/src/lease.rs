@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use quorate_client::wire::Answered;
+use quorate_shares::ids::Epoch;
 
 use crate::clock::boot_ms;
 
@@ -108,6 +109,29 @@ impl Lease {
     }
 }
 
+/// Since when nodes that are revoked get no lease any more, as one leader has seen it: the last that they were given runs out
+/// from then on.
+///
+/// In memory only. The state says when they ceased to be members, but by clocks that people set. So a leader counts by its
+/// own, from when it first saw them gone for good, and whoever leads next begins anew.
+#[derive(Debug, Default)]
+pub struct Withdrawal {
+    /// Of which revocation, and in which term.
+    of: Option<(Epoch, u64)>,
+    since_ms: u64,
+}
+
+impl Withdrawal {
+    /// Notes that the leader of `term` sees the nodes of `operation` gone for good, and returns for how long it has at `now_ms`
+    /// ([`boot_ms`]).
+    pub fn lasts_ms_at(&mut self, operation: Epoch, term: u64, now_ms: u64) -> u64 {
+        if self.of != Some((operation, term)) {
+            *self = Self { of: Some((operation, term)), since_ms: now_ms };
+        }
+        now_ms.saturating_sub(self.since_ms)
+    }
+}
+
 /// How long after a request came in, at `received_ms`, an answer holds that rests on a lease until `until_ms`
 /// ([`Answered::good_for_ms`]).
 pub fn good_for_ms(until_ms: u64, received_ms: u64) -> u32 {
@@ -146,5 +170,16 @@ mod tests {
         assert_eq!(lease.until_ms_at(now + 1_000), None, "an answer that was under way changes nothing");
         lease.bar(false);
         assert!(lease.is_valid_at(now + 1_000));
+    }
+
+    /// Mutated: a leader that counts on from another term calls the leases over that an earlier one may have seen given.
+    #[test]
+    fn leases_run_out_from_when_this_leader_saw_who_is_gone() {
+        let mut withdrawal = Withdrawal::default();
+        assert_eq!(withdrawal.lasts_ms_at(Epoch(4), 7, 100_000), 0);
+        assert_eq!(withdrawal.lasts_ms_at(Epoch(4), 7, 103_300), 3_300);
+        assert_eq!(withdrawal.lasts_ms_at(Epoch(4), 8, 103_400), 0, "elected anew, it begins anew");
+        assert_eq!(withdrawal.lasts_ms_at(Epoch(4), 8, 103_500), 100);
+        assert_eq!(withdrawal.lasts_ms_at(Epoch(5), 8, 103_600), 0, "others are revoked since");
     }
 }

@@ -31,7 +31,7 @@ use crate::disk::DataDir;
 use crate::follow::Gone;
 use crate::holder::Holder;
 use crate::keyring::Keyring;
-use crate::lease::Lease;
+use crate::lease::{Lease, Withdrawal};
 use crate::lock_keys::OldCopies;
 use crate::members::Checked;
 use crate::peer::{Hello, LockState, Refusal, Report};
@@ -101,6 +101,8 @@ pub struct Node {
     pub founding: watch::Sender<Founding>,
     /// The operation that this node leads, where it stands, and whom it waits for.
     pub operation: Mutex<Option<Operation>>,
+    /// Since when those that are revoked get no lease, as this node sees it while it leads.
+    pub withdrawal: Mutex<Withdrawal>,
     /// The records of the PENDING epoch that this node has checked.
     pub checked: tokio::sync::Mutex<Checked>,
     /// How long each peer has been away.
@@ -189,6 +191,7 @@ impl Node {
             boot: RwLock::default(),
             cluster: RwLock::default(),
             operation: Mutex::default(),
+            withdrawal: Mutex::default(),
             checked: tokio::sync::Mutex::default(),
             absences: Mutex::default(),
             to_report: tokio::sync::Notify::new(),

@@ -16,7 +16,7 @@ use quorate_raft::{LogPlace, ProposeError, Replica};
 use quorate_shares::ids::{Epoch, NodeId, NodeName};
 use quorate_shares::secret::Secret;
 
-use crate::clock::wall_ms;
+use crate::clock::{boot_ms, wall_ms};
 use crate::invitation::{INVITERS_MAX, Invitation, InvitationError, InvitationKey, Inviter};
 use crate::node::Node;
 use crate::peer::Operate;
@@ -274,7 +274,8 @@ async fn revocation(node: &Node, replica: &Replica, running: &Running) -> Option
     let membership = replica.membership().await.ok()?;
     let matched = replica.matched();
     let revoked = running.operation.leaving();
-    let lease_ms = node.config.timing.lease_ms;
+    let leadership = *replica.leadership().borrow();
+    let over_ms = node.config.timing.lease_ms + LEASE_SLACK_MS;
     replica.read(|state| {
         let remaining: BTreeSet<_> = state.members.keys().copied().filter(|node| !revoked.contains(node)).collect();
         // One revocation may come upon another: the disks count together.
@@ -287,15 +288,17 @@ async fn revocation(node: &Node, replica: &Replica, running: &Running) -> Option
         let has_it = |node: &&NodeId| reaches(matched.get(node).copied().flatten(), membership.place);
         let denied = !votes && !revoked.iter().any(follows);
         let decisive = denied && remaining.iter().filter(has_it).count() >= needed;
-        let former: Vec<_> = revoked.iter().filter_map(|node| state.former.get(node)).collect();
-        let since = former.iter().map(|former| former.ended_ms).max().filter(|_| former.len() == revoked.len());
-        let over = |since| wall_ms().saturating_sub(since) > lease_ms + LEASE_SLACK_MS;
+        let expelled = revoked.iter().all(|node| state.former.contains_key(node));
+        // A lease that they may have was asked for before.
+        let withdrawn = denied && expelled && leadership.am_leader;
+        let lasts_ms = || node.withdrawal.lock().lasts_ms_at(running.epoch, leadership.term, boot_ms());
+        let over = withdrawn && lasts_ms() > over_ms;
         let locks = || remaining.iter().filter_map(|node| state.locks.get(node));
-        let erased = locks().filter(|lock| since.is_some() && lock.holds_for.is_disjoint(&out)).count();
+        let erased = locks().filter(|lock| expelled && lock.holds_for.is_disjoint(&out)).count();
         let renewed = locks().filter(|lock| lock.peers.is_disjoint(&out)).count();
         Some(Revocation {
             decisive,
-            leases_over: decisive && since.is_some_and(over),
+            leases_over: decisive && over,
             erased: count(erased),
             erased_needed: count(needed),
             renewed: count(renewed),

@@ -6,16 +6,18 @@ use std::fs;
 use std::time::Duration;
 
 use quorate_client::Code;
-use quorate_client::wire::Phase;
-use quorate_testnet::Cluster;
+use quorate_client::wire::{Phase, Revocation};
+use quorate_shares::ids::Epoch;
 use quorate_testnet::load::{Load, Options};
 use quorate_testnet::shim::{Clock, Clocks, Shim};
+use quorate_testnet::{Builder, Cluster};
 
 use crate::founding::{init, invitations, join};
 use crate::site::{PATIENCE, Site, name};
 
 const NODES: [&str; 3] = ["n1", "n2", "n3"];
 const YEAR: Duration = Duration::from_secs(365 * 86_400);
+const DAY: Duration = Duration::from_secs(86_400);
 /// Leases that outlive everything here, unless a clock jumps.
 const LONG_LEASES: &str = "[timing]\nlease_ms = 60000\n";
 /// Longer than any lease.
@@ -33,15 +35,19 @@ struct Adrift {
 
 impl Adrift {
     fn found(settings: &str) -> Self {
-        let mut site = Site::of(Cluster::builder().settings(settings));
+        Self::of(Cluster::builder().settings(settings))
+    }
+
+    fn of(builder: Builder) -> Self {
+        let mut site = Site::of(builder);
         let shim = Shim::build().expect("a C compiler");
         let mut clocks = BTreeMap::new();
         for node in NODES {
             let own = shim.clocks(node).expect("a file");
             site.cluster.set_environment(node, shim.with_clocks(&own)).expect("a node");
+            site.cluster.kill(node).expect("dies");
             clocks.insert(node, own);
         }
-        site.kill_all();
         site.start(&NODES);
         site.cluster.wait_serving(&NODES).expect("boots");
         Self { site, clocks, _shim: shim }
@@ -60,6 +66,23 @@ impl Adrift {
             let opened = self.site.until("decrypts", || self.site.decrypt(Some(node), ciphertext).ok());
             assert_eq!(opened, b"secret", "{node}");
         }
+    }
+
+    /// A member that follows.
+    fn follower(&self) -> &'static str {
+        let leader = self.site.leader();
+        NODES.into_iter().find(|node| *node != leader).expect("three nodes")
+    }
+
+    /// Begins to revoke a node.
+    fn revoke(&self, node: &str) -> Epoch {
+        let names = [node.parse().expect("a name")];
+        self.site.block(self.site.client(None).revoke_nodes(&names)).expect("begins")
+    }
+
+    /// What has become of whom `operation` revokes, as a client is told.
+    fn revocation(&self, operation: Epoch) -> Option<Revocation> {
+        self.site.block(self.site.client(None).progress(operation)).ok()?.revocation
     }
 
     /// Makes a key, and says when that was, as the cluster sees it.
@@ -164,6 +187,52 @@ fn clients_notice_no_clock_that_jumps() {
         let unopened = adrift.site.block(outcome.open_all(&adrift.site.client(Some(node))));
         assert_eq!(unopened, Vec::<String>::new(), "{node}");
     }
+}
+
+/// A revocation returns although the clock of a leader was a day ahead once, and the state has stood at that time since.
+/// Mutated: by the time in the state the leases are over a day later.
+#[test]
+fn a_revocation_is_over_although_a_clock_was_ahead() {
+    let adrift = Adrift::found("");
+    NODES.iter().for_each(|node| adrift.forward(node, Clock::Wall, DAY));
+    let ahead = adrift.make_key("made-ahead");
+    NODES.iter().for_each(|node| adrift.forward(node, Clock::Wall, Duration::ZERO));
+    assert!(adrift.make_key("made-since") >= ahead, "the control: time never goes back");
+    let operation = adrift.revoke(adrift.follower());
+    adrift
+        .site
+        .until("its leases to be over", || adrift.revocation(operation).filter(|revocation| revocation.leases_over));
+}
+
+/// Wall clocks that step forward end nobody's lease: as long as a node that is revoked may answer, no client is told that
+/// it does not. The clock that counts while a machine sleeps does end it. Mutated: by the wall clock the leases are over while the node answers.
+#[test]
+fn no_wall_clock_that_steps_forward_ends_the_leases_of_a_revoked_node() {
+    let adrift = Adrift::found(LONG_LEASES);
+    adrift.site.create("key");
+    let ciphertext = adrift.site.encrypt(None, "key", b"secret").expect("encrypts");
+    adrift.decrypts_everywhere(&ciphertext);
+    let revoked = adrift.follower();
+    adrift.site.cluster.cut(revoked).expect("cut");
+    let operation = adrift.revoke(revoked);
+    adrift.site.until("the revocation to be done", || {
+        let revocation = adrift.revocation(operation)?;
+        (revocation.decisive && revocation.names_are_safe()).then_some(())
+    });
+    NODES.iter().filter(|node| **node != revoked).for_each(|node| adrift.forward(node, Clock::Wall, YEAR));
+    adrift.make_key("made-ahead");
+    let told = adrift.site.until("the leader", || adrift.revocation(operation));
+    let opened = adrift.site.decrypt(Some(revoked), &ciphertext).expect("the control: its lease outlives all this");
+    assert_eq!(opened, b"secret");
+    assert!(told.decisive && !told.leases_over, "{told:?}");
+
+    let mut slept = Duration::ZERO;
+    adrift.site.until("its leases to be over", || {
+        // Whoever leads since begins anew.
+        slept += NAP;
+        NODES.iter().for_each(|node| adrift.forward(node, Clock::Boot, slept));
+        adrift.revocation(operation).filter(|revocation| revocation.leases_over)
+    });
 }
 
 /// An invitation lasts for an hour by the clock of the first founder. Whoever comes too late is told so, and what helps.
