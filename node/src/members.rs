@@ -44,11 +44,13 @@ const CHECKED_AT_ONCE: usize = 32;
 /// Runs while the node runs; acts while it leads. Never returns.
 pub async fn run(node: Arc<Node>, replica: Replica) {
     let (mut changes, mut leadership) = (replica.changes(), replica.leadership());
-    let (mut joiner, mut short_of) = (Joiner::default(), BTreeSet::new());
+    let (mut joiner, mut serving, mut short_of) = (Joiner::default(), Serving::default(), BTreeSet::new());
     loop {
         changes.borrow_and_update();
         let leads = leadership.borrow_and_update().am_leader;
-        let view = if leads { view(&node, &replica, &mut joiner).await } else { None };
+        // Whoever leads next need not begin to wait.
+        let active_ms = serving.for_ms(replica.read(|state| state.active().map(|active| active.epoch)), boot_ms());
+        let view = if leads { view(&node, &replica, &mut joiner, active_ms).await } else { None };
         let step = view.map_or(Step::Nothing, |view| replica.read(|state| plan::next(state, &view)));
         *node.operation.lock() = replica.read(|state| told(state, &step, &short_of)).filter(|_| leads);
         let done = match step {
@@ -126,8 +128,26 @@ impl Joiner {
     }
 }
 
+/// Since when the ACTIVE epoch has been so, as far as this process knows.
+#[derive(Debug, Default)]
+pub struct Serving {
+    epoch: Option<Epoch>,
+    since_ms: u64,
+}
+
+impl Serving {
+    /// For how long `active` has been the ACTIVE epoch at `now_ms` ([`boot_ms`]). The state says when it became so, but by a
+    /// clock that people set; a node that has just started gives it all the time.
+    pub fn for_ms(&mut self, active: Option<Epoch>, now_ms: u64) -> u64 {
+        if self.epoch != active {
+            *self = Self { epoch: active, since_ms: now_ms };
+        }
+        now_ms.saturating_sub(self.since_ms)
+    }
+}
+
 /// What this node sees as the leader; `None` if its replica has stopped.
-async fn view(node: &Node, replica: &Replica, joiner: &mut Joiner) -> Option<View> {
+async fn view(node: &Node, replica: &Replica, joiner: &mut Joiner, active_ms: u64) -> Option<View> {
     let membership = replica.membership().await.ok()?;
     let settled = membership.committed && !membership.is_joint();
     let (me, present, voters) = (node.id(), present(node, replica), membership.newest());
@@ -138,10 +158,10 @@ async fn view(node: &Node, replica: &Replica, joiner: &mut Joiner) -> Option<Vie
     let joining =
         replica.read(|state| state.operations.running.as_ref().and_then(|running| running.operation.joining()));
     let joiner_silent_ms = joiner.silent_ms(joining, &present, boot_ms());
-    let (learners, now_ms) = (membership.learners, wall_ms());
+    let learners = membership.learners;
     let timing = &node.config.timing;
     let patience = Patience { rekey_ms: timing.rekey_pause_ms, joiner_ms: timing.joiner_patience_ms };
-    Some(View { me, present, voters, learners, settled, caught_up, joiner_silent_ms, now_ms, patience })
+    Some(View { me, present, voters, learners, settled, caught_up, joiner_silent_ms, active_ms, patience })
 }
 
 /// Adds, removes or replaces voters, whichever it is.

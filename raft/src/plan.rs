@@ -28,7 +28,8 @@ const REDEAL_AT_ONCE: usize = 192;
 /// How long the leader waits before it does something by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Patience {
-    /// An epoch that only lets returned members erase old share keys comes this long after the last one at the earliest.
+    /// An epoch that only lets returned members erase old share keys comes this long after the last one at the earliest, by
+    /// clocks that nobody sets.
     pub rekey_ms: u64,
     /// A joiner that is silent for so long is given up.
     pub joiner_ms: u64,
@@ -57,15 +58,15 @@ pub struct View {
     pub caught_up: BTreeSet<NodeId>,
     /// For how long the joiner has not been there, as far as this leader knows.
     pub joiner_silent_ms: u64,
-    /// The leader's clock, in milliseconds since 1970.
-    pub now_ms: u64,
+    /// For how long the ACTIVE epoch has been so, as far as this leader knows.
+    pub active_ms: u64,
     /// How long it waits.
     pub patience: Patience,
 }
 
 impl View {
     /// What `me` sees while every member is there and votes.
-    pub fn of_all(state: &State, me: NodeId, now_ms: u64) -> Self {
+    pub fn of_all(state: &State, me: NodeId) -> Self {
         let members: BTreeSet<_> = state.members.keys().copied().collect();
         Self {
             me,
@@ -75,7 +76,7 @@ impl View {
             settled: true,
             caught_up: BTreeSet::new(),
             joiner_silent_ms: 0,
-            now_ms,
+            active_ms: 0,
             patience: Patience::default(),
         }
     }
@@ -385,7 +386,7 @@ fn idle(state: &State, view: &View, active: &EpochInfo) -> Step {
     }
     let rests_on_old_key = |node: NodeId| active.seat_of(node).is_some_and(|seat| seat.skgen.0 < active.epoch.0);
     let returned = |node: &NodeId| view.present.contains(node) && rests_on_old_key(*node) && state.owes_erasure(*node);
-    let due = view.now_ms.saturating_sub(active.activated_ms) >= view.patience.rekey_ms;
+    let due = view.active_ms >= view.patience.rekey_ms;
     if due && state.members.keys().any(returned) { Step::Rekey } else { Step::Nothing }
 }
 

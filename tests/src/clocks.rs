@@ -235,6 +235,25 @@ fn no_wall_clock_that_steps_forward_ends_the_leases_of_a_revoked_node() {
     });
 }
 
+/// A member that was away erases its old share key in an epoch of its own, although a clock was a day ahead when the last one
+/// became ACTIVE. Mutated: by the time in the state that epoch comes a day later.
+#[test]
+fn whoever_was_away_is_rekeyed_although_a_clock_was_ahead() {
+    let mut adrift = Adrift::of(Cluster::builder().spares(1).settings("[timing]\nrekey_pause_ms = 2000\n"));
+    let over = |site: &Site| {
+        let status = site.block(site.client(None).status()).ok()?;
+        status.operation.is_none().then_some(status.epoch.0)
+    };
+    NODES.iter().for_each(|node| adrift.forward(node, Clock::Wall, DAY));
+    let away = adrift.follower();
+    adrift.site.cluster.kill(away).expect("dies");
+    adrift.site.cluster.join("n4").expect("joins");
+    adrift.site.until("the join", || over(&adrift.site).filter(|epoch| *epoch == 2));
+    NODES.iter().for_each(|node| adrift.forward(node, Clock::Wall, Duration::ZERO));
+    adrift.site.start(&[away]);
+    adrift.site.until("an epoch of its own", || over(&adrift.site).filter(|epoch| *epoch == 3));
+}
+
 /// An invitation lasts for an hour by the clock of the first founder. Whoever comes too late is told so, and what helps.
 #[test]
 fn an_invitation_expires_by_the_clock_of_the_first_founder() {

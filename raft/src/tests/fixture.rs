@@ -97,7 +97,7 @@ pub(super) fn next_changes(state: &State) -> Vec<Change> {
 
 /// What node 1 sees as the leader while everybody is there.
 pub(super) fn view(state: &State) -> View {
-    View::of_all(state, NodeId(1), state.time_ms)
+    View::of_all(state, NodeId(1))
 }
 
 /// A lock report, whose generation also counts the writes of the vault.

@@ -32,6 +32,7 @@ pub(super) struct Cluster {
     /// Whom the others refuse, since they vote no more.
     pub(super) denied: BTreeSet<NodeId>,
     pub(super) joiner_silent_ms: u64,
+    pub(super) active_ms: u64,
     pub(super) leader: NodeId,
     /// How many versions a leader deals at a time.
     pub(super) batch: usize,
@@ -68,6 +69,7 @@ impl Cluster {
             learners: BTreeSet::new(),
             denied: BTreeSet::new(),
             joiner_silent_ms: 0,
+            active_ms: 0,
             leader: NodeId(1),
             batch: REDEAL_MAX,
             writes: 0,
@@ -83,6 +85,9 @@ impl Cluster {
     pub(super) fn propose(&mut self, change: Change) -> Result<Outcome, Refusal> {
         let mut before = self.state.clone();
         let time_ms = self.now_ms.max(self.state.time_ms + 1);
+        if matches!(change, Change::ActivateEpoch { .. }) {
+            self.active_ms = 0;
+        }
         let applied = apply(&mut self.state, &Command::new(time_ms, change));
         if applied.outcome.is_err() {
             before.time_ms = time_ms;
@@ -134,7 +139,7 @@ impl Cluster {
             settled: true,
             caught_up: self.learners.intersection(&self.present).copied().collect(),
             joiner_silent_ms: self.joiner_silent_ms,
-            now_ms: self.now_ms.max(self.state.time_ms),
+            active_ms: self.active_ms,
             patience: Patience::default(),
         }
     }
@@ -253,11 +258,13 @@ impl Cluster {
         self.denied.extend(nodes);
     }
 
-    /// Another one leads, and knows what is in the rows. How long a joiner has been silent nobody wrote down.
+    /// Another one leads, and knows what is in the rows. For how long a joiner has been silent, or an epoch ACTIVE, nobody wrote
+    /// down.
     pub(super) fn lead(&mut self, node: NodeId) {
         let restored = self.restored();
         assert!(restored == self.state, "the rows are the whole state");
-        (self.state, self.leader, self.joiner_silent_ms) = (restored, node, 0);
+        (self.state, self.leader) = (restored, node);
+        (self.joiner_silent_ms, self.active_ms) = (0, 0);
     }
 
     /// The state as a restart finds it.
@@ -272,6 +279,7 @@ impl Cluster {
     /// Time passes for everybody; a joiner that is away is silent meanwhile.
     pub(super) fn wait(&mut self, ms: u64) {
         self.now_ms = self.now_ms.max(self.state.time_ms) + ms;
+        self.active_ms += ms;
         let joiner = self.state.operations.running.as_ref().and_then(|running| running.operation.joining());
         if joiner.is_some_and(|node| !self.present.contains(&node)) {
             self.joiner_silent_ms += ms;

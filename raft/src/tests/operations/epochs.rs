@@ -115,9 +115,9 @@ fn whoever_was_away_erases_what_it_owes_in_an_epoch_of_its_own() {
     assert_eq!(cluster.state.active().and_then(|active| active.seat_of(NodeId(3))).map(|seat| seat.skgen.0), Some(1));
     assert!(cluster.state.owes_erasure(NodeId(3)) && !cluster.state.owes_erasure(NodeId(1)));
 
-    cluster.now_ms += Patience::default().rekey_ms - 1;
+    cluster.wait(Patience::default().rekey_ms - 1);
     assert_eq!(cluster.next(), Step::Nothing, "not so soon after the last epoch");
-    cluster.now_ms = cluster.state.time_ms + Patience::default().rekey_ms;
+    cluster.wait(1);
     assert_eq!(cluster.next(), Step::Rekey);
     cluster.settle();
     assert_eq!(cluster.state.active().map(|active| active.epoch), Some(Epoch(5)));

@@ -94,7 +94,7 @@ async fn lead(replicas: &[Replica]) -> Result<Replica, Error> {
 /// A cluster with an active epoch, since no other has keys.
 async fn found(leader: &Replica) -> Result<(), Error> {
     loop {
-        let change = match leader.read(|state| plan::next(state, &View::of_all(state, NodeId(1), wall_ms()))) {
+        let change = match leader.read(|state| plan::next(state, &View::of_all(state, NodeId(1)))) {
             Step::AwaitFounding => Change::Found(Found {
                 cluster: CLUSTER,
                 token_hash: [0; 32],

@@ -36,6 +36,7 @@ impl Daemon {
     pub(super) fn lead(&mut self, context: &mut Context<'_>) -> Result<(), Killed> {
         let now_ms = context.now_ms;
         let unlocked = self.unlocked_mut();
+        let active_ms = unlocked.serving.for_ms(unlocked.active_epoch(), now_ms);
         if !unlocked.raft.leadership(context.db).am_leader {
             (unlocked.step, unlocked.joiner) = (Step::default(), Joiner::default());
             return Ok(());
@@ -44,7 +45,7 @@ impl Daemon {
             return Ok(());
         }
         unlocked.step.again_ms = now_ms + STEP_MS;
-        let view = self.view(context);
+        let view = self.view(context, active_ms);
         let step = plan::next(&self.unlocked_mut().state, &view);
         self.follow_plan(context, step, &view)?;
         self.verify_new(context);
@@ -52,7 +53,7 @@ impl Daemon {
     }
 
     /// `members::view`.
-    fn view(&mut self, context: &Context<'_>) -> View {
+    fn view(&mut self, context: &Context<'_>, active_ms: u64) -> View {
         let (me, present) = (self.me.node, self.present(context.now_ms));
         let last = context.db.now().last_index();
         let unlocked = self.unlocked_mut();
@@ -63,8 +64,8 @@ impl Daemon {
         let caught_up = membership.learners.iter().filter(near).copied().collect();
         let joining = unlocked.state.operations.running.as_ref().and_then(|running| running.operation.joining());
         let joiner_silent_ms = unlocked.joiner.silent_ms(joining, &present, context.now_ms);
-        let (learners, now_ms, patience) = (membership.learners, context.watch.wall_ms, PATIENCE);
-        View { me, present, voters, learners, settled, caught_up, joiner_silent_ms, now_ms, patience }
+        let (learners, patience) = (membership.learners, PATIENCE);
+        View { me, present, voters, learners, settled, caught_up, joiner_silent_ms, active_ms, patience }
     }
 
     fn follow_plan(&mut self, context: &mut Context<'_>, step: plan::Step, view: &View) -> Result<(), Killed> {

@@ -7,7 +7,7 @@ use quorate_node::holder::Holder;
 use quorate_node::keyring::Roots;
 use quorate_node::lease::Lease;
 use quorate_node::lock_keys;
-use quorate_node::members::{Checked, Joiner};
+use quorate_node::members::{Checked, Joiner, Serving};
 use quorate_node::peer::{LockState, PeerReply, Refusal};
 use quorate_node::phase::Phase;
 use quorate_node::unlock;
@@ -125,6 +125,7 @@ impl Daemon {
             checked: Checked::default(),
             step: lead::Step::default(),
             joiner: Joiner::default(),
+            serving: Serving::default(),
             members_changed: true,
             tally: verify::Tally::default(),
             rotation: None,

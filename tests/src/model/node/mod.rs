@@ -28,7 +28,7 @@ use quorate_node::deal::OpenDealer;
 use quorate_node::holder::{Holder, Source};
 use quorate_node::keyring::Roots;
 use quorate_node::lease::{Lease, Renewal};
-use quorate_node::members::{Checked, Joiner};
+use quorate_node::members::{Checked, Joiner, Serving};
 use quorate_node::peer::{self, PeerReply, PeerRequest, Refusal};
 use quorate_node::phase::{self, Door, Phase};
 use quorate_node::vault::{Vault, VaultError, VaultFile};
@@ -144,6 +144,7 @@ pub(super) struct Unlocked {
     checked: Checked,
     step: lead::Step,
     joiner: Joiner,
+    serving: Serving,
     /// Something was applied that the roster follows.
     members_changed: bool,
     tally: verify::Tally,
