@@ -68,7 +68,7 @@ async fn answer(
             found::note_locked(node, from, attempt);
             Ok(PeerReply::Done)
         }
-        PeerRequest::Propose(command) => proposal::answer(&replica(node)?, from, *command).await,
+        PeerRequest::Propose(command) => proposal::answer(node, &replica(node)?, from, *command).await,
         PeerRequest::Change(change) => {
             let replica = led(node)?;
             // On a task of its own: a key that is half made must be finished even when the asker goes away.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use quorate_client::error::Code;
 use quorate_client::wire::WireError;
-use quorate_raft::command::{Change, Command, CreateKey, Outcome, RecordBytes, Redeal, Redealt, RotateKey};
+use quorate_raft::command::{Change, CreateKey, Outcome, RecordBytes, Redeal, Redealt, RotateKey};
 use quorate_raft::refusal::Refusal;
 use quorate_raft::state::State;
 use quorate_raft::{Leadership, ProposeError, Replica};
@@ -20,7 +20,7 @@ use quorate_shares::master::{KeyIdentity, MasterKey};
 use quorate_shares::seal::{BATCH_RECORDS_MAX, Dealer, ShareRecord};
 use rand_core::CryptoRng;
 
-use crate::clock::{boot_ms, wall_ms};
+use crate::clock::boot_ms;
 use crate::gather::{self, LoadError, Loaded};
 use crate::keyring::Slot;
 use crate::node::Node;
@@ -102,7 +102,7 @@ pub fn target(state: &State, change: &KeyChange, rng: &mut impl CryptoRng) -> Re
 
 async fn propose(node: &Arc<Node>, replica: &Replica, change: &KeyChange, slot: Slot) -> Result<Slot, WireError> {
     for _ in 0..TRIES {
-        let command = Command::new(wall_ms(), deal(node, replica, change, slot).await?);
+        let command = node.command(replica, deal(node, replica, change, slot).await?);
         match replica.propose(command).await {
             Ok(Outcome::VersionMade { uid, version, .. }) => return Ok((uid, version)),
             Ok(_) => return Err(WireError::new(Code::Internal, "the change was answered as another")),
@@ -219,7 +219,7 @@ async fn open_batches(node: &Arc<Node>, replica: &Replica) -> Result<OpenDealer,
     for committee in committees {
         let dealer = Dealer::open(node.cluster(), node.id(), &committee, &mut random::system());
         let header = dealer.header().encode();
-        let command = Command::new(wall_ms(), Change::OpenBatch { header });
+        let command = node.command(replica, Change::OpenBatch { header });
         replica.propose(command).await.map_err(no_leader)?;
         dealers.push(dealer);
     }

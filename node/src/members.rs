@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use quorate_client::conn::Lane;
 use quorate_client::wire;
-use quorate_raft::command::{Begin, Change, Command, EpochAck, Operation, Ready, Verified};
+use quorate_raft::command::{Begin, Change, EpochAck, Operation, Ready, Verified};
 use quorate_raft::plan::{self, Patience, Step, Unverified, View};
 use quorate_raft::state::State;
 use quorate_raft::voters::Purpose;
@@ -22,7 +22,7 @@ use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
-use crate::clock::{boot_ms, wall_ms};
+use crate::clock::boot_ms;
 use crate::deal::{self, RedealError};
 use crate::gather::LoadError;
 use crate::keyring::Slot;
@@ -48,7 +48,8 @@ pub async fn run(node: Arc<Node>, replica: Replica) {
     loop {
         changes.borrow_and_update();
         let leads = leadership.borrow_and_update().am_leader;
-        // Whoever leads next need not begin to wait.
+        // Whoever leads next goes on with both.
+        node.follow_time(&replica);
         let active_ms = serving.for_ms(replica.read(|state| state.active().map(|active| active.epoch)), boot_ms());
         let view = if leads { view(&node, &replica, &mut joiner, active_ms).await } else { None };
         let step = view.map_or(Step::Nothing, |view| replica.read(|state| plan::next(state, &view)));
@@ -68,10 +69,11 @@ pub async fn run(node: Arc<Node>, replica: Replica) {
                 }
                 continue;
             }
-            Step::Propose(change) => propose(&replica, change).await,
+            Step::Propose(change) => propose(&node, &replica, change).await,
             Step::Rekey => {
                 let (request, operation) = (random::bytes(), Operation::Rekey);
                 propose(
+                    &node,
                     &replica,
                     Change::Begin(Begin { request, operation, accept_no_redundancy: false, abandon: BTreeSet::new() }),
                 )
@@ -91,6 +93,7 @@ pub async fn run(node: Arc<Node>, replica: Replica) {
                 warn!(%joiner, "a joiner does not come any more, and is given up");
                 let (request, operation) = (random::bytes(), Operation::Revoke { nodes: [joiner].into() });
                 propose(
+                    &node,
                     &replica,
                     Change::Begin(Begin { request, operation, accept_no_redundancy: true, abandon: BTreeSet::new() }),
                 )
@@ -100,7 +103,7 @@ pub async fn run(node: Arc<Node>, replica: Replica) {
             Step::CollectAcks { epoch, missing, needed, .. } => {
                 let any = collect_acks(&node, &replica, epoch, missing).await;
                 // There are enough, and the rest will not: a sealed node, say. It checks its shares when it needs them.
-                any || (needed == 0 && propose(&replica, Change::ActivateEpoch { epoch }).await)
+                any || (needed == 0 && propose(&node, &replica, Change::ActivateEpoch { epoch }).await)
             }
             Step::Retire { epoch, active, members } => retire(&node, &replica, (epoch, active), members).await,
         };
@@ -247,9 +250,9 @@ fn name_in(state: &State, node: NodeId) -> String {
     name.map_or_else(|| format!("node {node}"), ToString::to_string)
 }
 
-async fn propose(replica: &Replica, change: Change) -> bool {
+async fn propose(node: &Node, replica: &Replica, change: Change) -> bool {
     let kind = change.kind();
-    match replica.propose(Command::new(wall_ms(), change)).await {
+    match replica.propose(node.command(replica, change)).await {
         Ok(_) => true,
         Err(error) => {
             debug!(kind, %error, "step not done");
@@ -287,7 +290,7 @@ async fn redeal(
     match node.background.run(work).await {
         Ok(redeal) => {
             short_of.clear();
-            propose(replica, Change::Redeal(redeal)).await
+            propose(node, replica, Change::Redeal(redeal)).await
         }
         Err(reason) => {
             warn!(%epoch, %reason, "key versions not dealt anew yet");
@@ -305,7 +308,7 @@ async fn retire(node: &Arc<Node>, replica: &Replica, (epoch, active): (Epoch, Ep
         let report = node.sessions.ask(member, Lane::Ordinary, &PeerRequest::Report, HOLDER).await;
         matches!(report, Ok(PeerReply::Report(report)) if report.epoch >= active)
     });
-    join_all(known).await.into_iter().all(|knows| knows) && propose(replica, Change::RetireEpoch { epoch }).await
+    join_all(known).await.into_iter().all(|knows| knows) && propose(node, replica, Change::RetireEpoch { epoch }).await
 }
 
 /// Has new versions verified while the node leads. Never returns.
@@ -345,7 +348,7 @@ async fn collect_acks(node: &Arc<Node>, replica: &Replica, epoch: Epoch, missing
     for (holder, redealt) in join_all(answers).await {
         if let Some(redealt) = redealt {
             info!(%epoch, %holder, redealt, "holder acknowledged the epoch");
-            any |= propose(replica, Change::EpochAck(EpochAck { epoch, node: holder, redealt })).await;
+            any |= propose(node, replica, Change::EpochAck(EpochAck { epoch, node: holder, redealt })).await;
         }
     }
     any
@@ -365,7 +368,7 @@ async fn verify(node: &Arc<Node>, replica: &Replica, records: Vec<Unverified>) -
         let request = VerifyRequest { epoch, index: replica.applied_index(), versions };
         let verified = ask_holders(node, replica, &holders, &request, &records).await;
         if !verified.is_empty() {
-            any |= propose(replica, Change::Ready(Ready { epoch, verified })).await;
+            any |= propose(node, replica, Change::Ready(Ready { epoch, verified })).await;
         }
     }
     any

@@ -12,6 +12,7 @@ use parking_lot::{Mutex, RwLock};
 use quorate_client::conn::close;
 use quorate_client::identity::{Identity, PublicKey};
 use quorate_client::wire::{Alarm, Operation};
+use quorate_raft::command::{Change, Command};
 use quorate_raft::{Flushed, Rebuild, Replica};
 use quorate_shares::ids::{ClusterId, NodeId, NodeName, ShareKeyGeneration};
 use quorate_shares::lock::{Bundle, PinPlace};
@@ -23,7 +24,7 @@ use zeroize::Zeroizing;
 use crate::absence::Absences;
 use crate::alarms::Alarms;
 use crate::background::Background;
-use crate::clock::wall_ms;
+use crate::clock::{Stamps, boot_ms, wall_ms};
 use crate::config::Config;
 use crate::confirm::{self, NoLease};
 use crate::deal::OpenDealer;
@@ -101,6 +102,8 @@ pub struct Node {
     pub founding: watch::Sender<Founding>,
     /// The operation that this node leads, where it stands, and whom it waits for.
     pub operation: Mutex<Option<Operation>>,
+    /// The time of what this node proposes while it leads.
+    pub stamps: Mutex<Stamps>,
     /// Since when those that are revoked get no lease, as this node sees it while it leads.
     pub withdrawal: Mutex<Withdrawal>,
     /// The records of the PENDING epoch that this node has checked.
@@ -191,6 +194,7 @@ impl Node {
             boot: RwLock::default(),
             cluster: RwLock::default(),
             operation: Mutex::default(),
+            stamps: Mutex::default(),
             withdrawal: Mutex::default(),
             checked: tokio::sync::Mutex::default(),
             absences: Mutex::default(),
@@ -575,6 +579,18 @@ impl Node {
         if dealing.as_ref().is_some_and(|open| !open.is_usable(replica) || !self.lease.is_valid()) {
             *dealing = None;
         }
+    }
+
+    /// What this node proposes as the leader, at the time that it is.
+    pub fn command(&self, replica: &Replica, change: Change) -> Command {
+        self.follow_time(replica);
+        Command::new(self.stamps.lock().stamp_at(wall_ms(), boot_ms()), change)
+    }
+
+    /// Notes how far time in the state is.
+    pub fn follow_time(&self, replica: &Replica) {
+        let time_ms = replica.read(|state| state.time_ms);
+        self.stamps.lock().follow_at(time_ms, boot_ms());
     }
 
     // -- trouble

@@ -9,14 +9,14 @@ use std::sync::Arc;
 
 use quorate_client::error::Code;
 use quorate_client::wire::{self, Plaintext, Progress, Revocation, Stage, WireError};
-use quorate_raft::command::{Begin, Change, Command, Invite, Operation, Outcome};
+use quorate_raft::command::{Begin, Change, Invite, Operation, Outcome};
 use quorate_raft::refusal::Refusal;
 use quorate_raft::state::{Running, State, majority};
 use quorate_raft::{LogPlace, ProposeError, Replica};
 use quorate_shares::ids::{Epoch, NodeId, NodeName};
 use quorate_shares::secret::Secret;
 
-use crate::clock::{boot_ms, wall_ms};
+use crate::clock::boot_ms;
 use crate::invitation::{INVITERS_MAX, Invitation, InvitationError, InvitationKey, Inviter};
 use crate::node::Node;
 use crate::peer::Operate;
@@ -39,7 +39,7 @@ pub async fn begin(node: &Arc<Node>, replica: &Replica, operate: Operate) -> Res
         Ordered::New(begin) => begin,
     };
     let operation = begin.operation.clone();
-    match replica.propose(Command::new(wall_ms(), Change::Begin(begin))).await {
+    match replica.propose(node.command(replica, Change::Begin(begin))).await {
         Ok(Outcome::Begun { operation }) => Ok(operation),
         Ok(_) => Err(WireError::new(Code::Internal, "the operation was answered as another change")),
         Err(ProposeError::Refused(refusal)) => Err(explain(node, &operation, refusal)),

@@ -37,7 +37,7 @@ pub enum ProposalError {
 pub async fn propose(node: &Arc<Node>, replica: &Replica, change: Change) -> Result<(), ProposalError> {
     let leadership = *replica.leadership().borrow();
     if leadership.am_leader {
-        return match replica.propose(Command::new(wall_ms(), change)).await {
+        return match replica.propose(node.command(replica, change)).await {
             Ok(_) | Err(ProposeError::Refused(StateRefusal::AlreadyFounded)) => Ok(()),
             Err(ProposeError::Refused(refusal)) => Err(refusal.into()),
             Err(error) => Err(ProposalError::NoLeader(error.to_string())),
@@ -81,15 +81,16 @@ pub fn is_allowed(state: &State, from: NodeId, change: &Change) -> bool {
     }
 }
 
-/// The leader's side: whatever [`is_allowed`].
+/// The leader's side: whatever [`is_allowed`], at the time of its own clock. The one that the member says counts for nothing:
+/// the state's time goes back no more, and one clock that was wrong for a moment would stop it for all.
 ///
 /// # Errors
 /// Why not, by name.
-pub async fn answer(replica: &Replica, from: NodeId, command: Command) -> Result<PeerReply, Refusal> {
+pub async fn answer(node: &Node, replica: &Replica, from: NodeId, command: Command) -> Result<PeerReply, Refusal> {
     if !replica.read(|state| is_allowed(state, from, &command.change)) {
         return Err(Refusal::Malformed);
     }
-    match replica.propose(command).await {
+    match replica.propose(node.command(replica, command.change)).await {
         Ok(_) | Err(ProposeError::Refused(StateRefusal::AlreadyFounded)) => Ok(PeerReply::Done),
         Err(ProposeError::NotLeader { leader }) => Err(Refusal::NotLeader(leader)),
         Err(ProposeError::Refused(refusal)) => Err(Refusal::State(refusal)),

@@ -254,6 +254,41 @@ fn whoever_was_away_is_rekeyed_although_a_clock_was_ahead() {
     adrift.site.until("an epoch of its own", || over(&adrift.site).filter(|epoch| *epoch == 3));
 }
 
+/// What a member has the leader propose is dated by the leader. Mutated: with the time that the member says, the state is a
+/// year ahead for ever.
+#[test]
+fn the_clock_of_a_member_that_follows_moves_no_time() {
+    let adrift = Adrift::found("");
+    let before = adrift.make_key("made-before");
+    let follower = adrift.follower();
+    adrift.forward(follower, Clock::Wall, YEAR);
+    let client = adrift.site.client(Some(follower));
+    adrift.site.until("an invitation", || adrift.site.block(client.invite_node(None, NAP)).ok());
+    assert_ne!(adrift.site.leader(), follower, "the control: it asked another one");
+    let after = adrift.make_key("made-after");
+    assert!((before..before + DAY.as_millis() as u64).contains(&after), "{before} {after}");
+}
+
+/// An invitation expires although time in the state is a day ahead of every clock. Mutated: with the wall clocks alone it is good
+/// for that day.
+#[test]
+fn an_invitation_expires_although_a_clock_was_ahead() {
+    let mut adrift = Adrift::of(Cluster::builder().spares(1));
+    NODES.iter().for_each(|node| adrift.forward(node, Clock::Wall, DAY));
+    adrift.make_key("made-ahead");
+    let ciphertext = adrift.site.encrypt(None, "made-ahead", b"secret").expect("encrypts");
+    adrift.decrypts_everywhere(&ciphertext);
+    NODES.iter().for_each(|node| adrift.forward(node, Clock::Wall, Duration::ZERO));
+    let client = adrift.site.client(None);
+    let invitation = adrift.site.block(client.invite_node(None, NAP)).expect("an invitation");
+    let invitation = String::from_utf8(invitation.expose().to_vec()).expect("text");
+    NODES.iter().for_each(|node| adrift.forward(node, Clock::Boot, Duration::from_secs(3_600)));
+    adrift.site.start(&["n4"]);
+    let late = join(&adrift.site.cluster, "n4", &invitation).outcome(PATIENCE).expect("ends");
+    assert_eq!(late.code, Some(4), "{}", late.stderr);
+    assert!(late.stderr.contains("has expired") && late.stderr.contains("node invite"), "{}", late.stderr);
+}
+
 /// An invitation lasts for an hour by the clock of the first founder. Whoever comes too late is told so, and what helps.
 #[test]
 fn an_invitation_expires_by_the_clock_of_the_first_founder() {
