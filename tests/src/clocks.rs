@@ -74,15 +74,15 @@ impl Adrift {
         NODES.into_iter().find(|node| *node != leader).expect("three nodes")
     }
 
-    /// Begins to revoke a node.
-    fn revoke(&self, node: &str) -> Epoch {
+    /// Begins to revoke a node, by the word of a client of node `at`.
+    fn revoke(&self, at: &str, node: &str) -> Epoch {
         let names = [node.parse().expect("a name")];
-        self.site.block(self.site.client(None).revoke_nodes(&names)).expect("begins")
+        self.site.block(self.site.client(Some(at)).revoke_nodes(&names)).expect("begins")
     }
 
-    /// What has become of whom `operation` revokes, as a client is told.
-    fn revocation(&self, operation: Epoch) -> Option<Revocation> {
-        self.site.block(self.site.client(None).progress(operation)).ok()?.revocation
+    /// What has become of whom `operation` revokes, as a client of node `at` is told.
+    fn revocation(&self, at: &str, operation: Epoch) -> Option<Revocation> {
+        self.site.block(self.site.client(Some(at)).progress(operation)).ok()?.revocation
     }
 
     /// Makes a key, and says when that was, as the cluster sees it.
@@ -198,10 +198,11 @@ fn a_revocation_is_over_although_a_clock_was_ahead() {
     let ahead = adrift.make_key("made-ahead");
     NODES.iter().for_each(|node| adrift.forward(node, Clock::Wall, Duration::ZERO));
     assert!(adrift.make_key("made-since") >= ahead, "the control: time never goes back");
-    let operation = adrift.revoke(adrift.follower());
-    adrift
-        .site
-        .until("its leases to be over", || adrift.revocation(operation).filter(|revocation| revocation.leases_over));
+    let (leader, follower) = (adrift.site.leader(), adrift.follower());
+    let operation = adrift.revoke(&leader, follower);
+    adrift.site.until("its leases to be over", || {
+        adrift.revocation(&leader, operation).filter(|revocation| revocation.leases_over)
+    });
 }
 
 /// Wall clocks that step forward end nobody's lease: as long as a node that is revoked may answer, no client is told that
@@ -212,16 +213,16 @@ fn no_wall_clock_that_steps_forward_ends_the_leases_of_a_revoked_node() {
     adrift.site.create("key");
     let ciphertext = adrift.site.encrypt(None, "key", b"secret").expect("encrypts");
     adrift.decrypts_everywhere(&ciphertext);
-    let revoked = adrift.follower();
+    // The one that is cut off would wait for the leader as long as it has a lease.
+    let (leader, revoked) = (adrift.site.leader(), adrift.follower());
     adrift.site.cluster.cut(revoked).expect("cut");
-    let operation = adrift.revoke(revoked);
+    let operation = adrift.revoke(&leader, revoked);
     adrift.site.until("the revocation to be done", || {
-        let revocation = adrift.revocation(operation)?;
+        let revocation = adrift.revocation(&leader, operation)?;
         (revocation.decisive && revocation.names_are_safe()).then_some(())
     });
     NODES.iter().filter(|node| **node != revoked).for_each(|node| adrift.forward(node, Clock::Wall, YEAR));
-    adrift.make_key("made-ahead");
-    let told = adrift.site.until("the leader", || adrift.revocation(operation));
+    let told = adrift.site.until("the leader", || adrift.revocation(&leader, operation));
     let opened = adrift.site.decrypt(Some(revoked), &ciphertext).expect("the control: its lease outlives all this");
     assert_eq!(opened, b"secret");
     assert!(told.decisive && !told.leases_over, "{told:?}");
@@ -231,7 +232,7 @@ fn no_wall_clock_that_steps_forward_ends_the_leases_of_a_revoked_node() {
         // Whoever leads since begins anew.
         slept += NAP;
         NODES.iter().for_each(|node| adrift.forward(node, Clock::Boot, slept));
-        adrift.revocation(operation).filter(|revocation| revocation.leases_over)
+        adrift.revocation(&leader, operation).filter(|revocation| revocation.leases_over)
     });
 }
 
