@@ -169,8 +169,10 @@ impl Daemon {
                 self.give_up_load(context, number);
             } else if active != Some(load.epoch) {
                 let (want, since_ms, slots) = (load.want, load.since_ms, load.open.keys().copied().collect::<Vec<_>>());
+                // The same flight: what was wiped since it left is wiped for it, too.
+                let began = load.began;
                 match self.begin_load(context, want, &slots, since_ms) {
-                    Some(load) => drop(self.unlocked_mut().loads.insert(number, load)),
+                    Some(load) => drop(self.unlocked_mut().loads.insert(number, Load { began, ..load })),
                     None => self.give_up_load(context, number),
                 }
                 self.ask_for_shares(context, number);
