@@ -298,6 +298,8 @@ async fn root(node: &Arc<Node>, replica: &Replica, slot: Slot) -> Result<Arc<Enc
     if let Some(root) = node.keyring.warm(slot) {
         return Ok(root);
     }
+    // A request that waited for something else may have outlived the lease; nobody puts a key together for it.
+    guard(node)?;
     let load = || -> futures::future::BoxFuture<'static, _> {
         Box::pin(gather::load(Arc::clone(node), replica.clone(), slot))
     };

@@ -192,10 +192,11 @@ impl Daemon {
         if let Some(root) = unlocked.roots.warm(slot, now_ms) {
             return Some(root);
         }
-        if let Some(job) = self.unlocked_mut().jobs.get_mut(&id) {
+        let leased = unlocked.lease.is_valid_at(now_ms);
+        if let Some(job) = unlocked.jobs.get_mut(&id) {
             job.stage = Stage::Load(slot);
         }
-        if !self.load(context, Want::Root(slot), &[slot]) {
+        if !leased || !self.load(context, Want::Root(slot), &[slot]) {
             self.done(context, id, Said::TryAgain);
         }
         None
