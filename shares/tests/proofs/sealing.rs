@@ -206,7 +206,8 @@ fn a_dealer_never_repeats_an_index_and_never_deals_a_wrong_key() {
     assert_eq!(dealer.dealt(), BATCH_RECORDS_MAX);
 }
 
-/// Two dealings of one key have nothing in common, so that old and new shares do not mix (T08).
+/// T08: two dealings of one key have nothing in common, so that old and new shares do not mix. What comes of them if they are put
+/// together all the same is asked where that can be done: beside `split`.
 #[test]
 fn shares_of_two_dealings_do_not_mix() {
     let (old, new) = (dealt(2, 3, 1), dealt(2, 3, 2));
