@@ -263,7 +263,8 @@ fn t61_a_copy_of_a_living_node_stays_locked() {
         status.alarms.into_iter().find(|alarm| alarm.code == "duplicate_session")
     });
     assert_eq!(alarm.node.map(|node| node.to_string()).as_deref(), Some("n2"));
+    site.until_turned_away(&socket, &["n1", "n3"]);
     let status = local_status(&socket).expect("the impostor's own socket answers");
-    assert_eq!(status.public.phase, Phase::Locked);
+    assert_eq!(status.public.phase, Phase::Locked, "nobody revoked it");
     assert_eq!(site.decrypt(Some("n2"), &ciphertext).expect("the real node goes on"), b"secret");
 }

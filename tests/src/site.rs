@@ -1,17 +1,29 @@
 //! A cluster, a client for each of its nodes, and what every test does with them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
+use std::path::Path;
 use std::time::Duration;
 
+use quorate_client::wire::Phase;
 use quorate_client::{Client, ClusterFile, Context, Error, KeyName, Options, Token};
 use quorate_testnet::relay::faults::Faults;
+use quorate_testnet::status::local_status;
 use quorate_testnet::{Builder, Cluster, wait_until};
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 
 /// Longer than anything here takes on a busy machine; a test that reaches it has failed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+/// What a node says of a peer that heard it ask for its lock to be opened, and refused. Of one that did not answer, or was busy,
+/// it says something else.
+const REFUSALS: [&str; 5] = [
+    "this node is being removed from the cluster",
+    "this node was revoked",
+    "this is an old copy of the disk",
+    "this node is alive in another process",
+    "this node was away for too long",
+];
 
 /// A founded cluster.
 pub(crate) struct Site {
@@ -133,6 +145,27 @@ impl Site {
     /// Waits until `probe` finds something.
     pub(crate) fn until<T>(&self, what: &str, probe: impl FnMut() -> Option<T>) -> T {
         wait_until(what, PATIENCE, probe).expect("in time")
+    }
+
+    /// Waits until whoever was started from a disk that is worth nothing, with its socket here, knows that it was revoked, or
+    /// each of `peers` has refused to open its lock since: one that did not answer yet might still. Never does it come further.
+    pub(crate) fn until_turned_away(&self, socket: &Path, peers: &[&str]) {
+        let ask = || {
+            let status = local_status(socket).ok()?;
+            let phase = status.public.phase;
+            assert!(matches!(phase, Phase::Locked | Phase::Revoked), "it is {phase}");
+            Some(status)
+        };
+        let mut left: BTreeSet<&str> = peers.iter().copied().collect();
+        let mut last = String::new();
+        let turned_away = wait_until("everybody to refuse", PATIENCE, || {
+            let status = ask()?;
+            last = status.operation.map(|unlocking| unlocking.step).unwrap_or_default();
+            left.retain(|peer| !REFUSALS.iter().any(|refusal| last.contains(&format!("{peer}: {refusal}"))));
+            (left.is_empty() || status.public.phase == Phase::Revoked).then_some(())
+        });
+        turned_away.unwrap_or_else(|error| panic!("{error}: not heard of {left:?}: {last:?}"));
+        self.until("it to stay as it is", ask);
     }
 }
 
