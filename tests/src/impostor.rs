@@ -63,6 +63,18 @@ impl Thief {
         let params = LockParams { cluster: self.vault.identity.cluster, node, generation: lock.generation() };
         lock.request(&params, to, [7; 32]).expect("the lock names this peer")
     }
+
+    /// Asks `to` for its piece of the stolen lock: what it answers, and the piece with its number, if it gives it.
+    pub(crate) fn ask(&self, site: &Site, to: &str) -> (LockOpenCode, Option<(u8, Secret<32>)>) {
+        let request = self.lock_open(site.file().node(to).expect("a node").id);
+        site.block(async {
+            let boot = self.dial(site, to, Protocol::Boot).await.expect("the boot door");
+            let answer = boot.call(Lane::Ordinary, &request.encode(), PATIENCE).await.expect("answers");
+            let reply = LockOpenReply::parse(&answer).expect("a reply");
+            let piece = reply.open(&boot.export(EXPORTER_LOCK, &request.hash())).ok();
+            (reply.code(), piece.map(|piece| (request.x, piece)))
+        })
+    }
 }
 
 fn node(name: &str) -> NodeName {

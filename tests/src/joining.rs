@@ -25,13 +25,13 @@ fn node_name(name: &str) -> NodeName {
 }
 
 /// An invitation, as an operator gets one.
-fn invite(site: &Site) -> String {
+pub(crate) fn invite(site: &Site) -> String {
     let text = site.block(site.client(None).invite_node(None, Duration::from_secs(600))).expect("an invitation");
     String::from_utf8(text.expose().to_vec()).expect("text")
 }
 
 /// Begins to join, and says what the command said in the end.
-fn join(site: &Site, node: &str, invitation: &str, more: &[&str]) -> Tool {
+pub(crate) fn join(site: &Site, node: &str, invitation: &str, more: &[&str]) -> Tool {
     let mut command = site.cluster.quorate(["node", "join", "-"]);
     command.args(more).arg("--socket").arg(site.cluster.directory().socket(node));
     Tool::start(command, format!("{invitation}\n").as_bytes()).expect("starts")

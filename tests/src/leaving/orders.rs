@@ -1,10 +1,16 @@
 //! What an operator may order, and in which order: repeated, two at once, one instead of another, and what is refused.
 
 use std::collections::BTreeSet;
+use std::time::Instant;
 
-use quorate_testnet::tool::Finished;
+use quorate_client::wire::Phase;
+use quorate_shares::lock::LockOpenCode;
+use quorate_testnet::Cluster;
+use quorate_testnet::tool::{Finished, Tool};
 
-use super::{all_open, cold, run, seal_many, settled, status, typed};
+use super::{COLD, LEASE, all_open, cold, run, seal_many, settled, status, typed};
+use crate::impostor::Thief;
+use crate::joining::{invite, join};
 use crate::site::{PATIENCE, Site};
 
 /// Types a command that is refused, and returns what it says.
@@ -126,4 +132,121 @@ fn t56_a_removal_that_would_lock_out_a_member_that_is_away_is_refused() {
     site.start(&["n1", "n4"]);
     site.cluster.wait_serving(&["n1", "n4"]).expect("each opens the lock of the other");
     all_open(&site, &["n1", "n4"], &sealed);
+}
+
+/// Kills a node and waits until another one misses it.
+fn lose(site: &mut Site, node: &str, witness: &str) {
+    site.cluster.kill(node).expect("dies");
+    let missed = || status(site, &[witness])?.waiting_for.iter().any(|name| name.as_str() == node).then_some(());
+    site.until(&format!("{node} to be missed"), missed);
+}
+
+/// T56 of three: n3 is away, and n1 and n2 are to be replaced one after the other. Each of them stays, and serves, until n3 is
+/// back, which could not open its lock without; then the replacement goes on by itself.
+#[test]
+fn t56_a_replacement_of_one_that_opens_for_a_member_that_is_away_waits() {
+    let mut site = Site::of(Cluster::builder().spares(2).settings(COLD));
+    let sealed = seal_many(&site, 20);
+    let mut members: BTreeSet<&str> = ["n1", "n2", "n3"].into();
+    for (epoch, [gone, new]) in (2..).zip([["n1", "n4"], ["n2", "n5"]]) {
+        let stays = *members.iter().find(|name| ![gone, "n3"].contains(name)).expect("one of three");
+        lose(&mut site, "n3", stays);
+        let invitation = invite(&site);
+        let replace = site.cluster.quorate(["node", "replace", gone, "--with", "-", "--yes"]);
+        Tool::start(replace, invitation.as_bytes()).expect("runs").success(PATIENCE).expect("the invitation is known");
+        site.start(&[new]);
+        let mut joining = join(&site, new, &invitation, &[]);
+        site.until("the change of voters to wait", || {
+            assert!(!joining.has_ended(), "{}", joining.so_far());
+            let running = status(&site, &[gone, stays])?.operation?;
+            let waits = running.name.starts_with("replace") && running.step.contains("changes the voters: ");
+            waits.then(|| println!("{}: {}", running.name, running.step))
+        });
+        let begin = Instant::now();
+        site.until("a lease to pass", || {
+            assert!(!joining.has_ended(), "{new} joined without n3: {}", joining.so_far());
+            all_open(&site, &[gone, stays], &sealed[..1]);
+            (begin.elapsed() > LEASE).then_some(())
+        });
+        assert_ne!(site.cluster.status(gone).expect("runs").public.phase, Phase::Revoked, "{gone}");
+
+        site.start(&["n3"]);
+        site.cluster.wait_serving(&["n3"]).expect("its lock opens");
+        joining.success(PATIENCE).expect("joins");
+        site.export();
+        members.remove(gone);
+        members.insert(new);
+        settled(&site, &members.iter().copied().collect::<Vec<_>>(), epoch);
+        site.until(&format!("{gone} to be told"), || {
+            (site.cluster.status(gone).ok()?.public.phase == Phase::Revoked).then_some(())
+        });
+        site.cluster.kill(gone).expect("dies");
+    }
+    let left: Vec<&str> = members.into_iter().collect();
+    assert_eq!(left, ["n3", "n4", "n5"]);
+    for node in &left {
+        site.cluster.kill(node).expect("dies");
+    }
+    site.start(&["n3", "n4"]);
+    site.cluster.wait_serving(&["n3", "n4"]).expect("each opens the lock of the other");
+    all_open(&site, &["n3", "n4"], &sealed);
+}
+
+/// T56, the way out: n3 of three is away for good, and n1 and n2 leave one after the other, whose places n4 and n5 have taken.
+/// The second is refused, since only n2 still opens for n3, until `--abandon n3` counts it as lost. Then n3 is a member that
+/// can never unlock itself again, and is removed like any.
+#[test]
+fn t56_a_member_that_is_counted_as_lost_keeps_nobody_from_leaving() {
+    let mut site = Site::of(Cluster::builder().spares(2).settings(COLD));
+    let sealed = seal_many(&site, 20);
+    lose(&mut site, "n3", "n1");
+    let taken_in = |site: &mut Site, new: &str, members: &[&str], epoch: u64| {
+        site.cluster.join(new).expect("joins");
+        site.export();
+        settled(site, members, epoch);
+    };
+    taken_in(&mut site, "n4", &["n1", "n2", "n4"], 2);
+    let removed = run(&site, &["node", "remove", "n1", "--yes"]);
+    assert_eq!(removed.code, Some(0), "n2 still opens for n3: {}", removed.stderr);
+    site.cluster.kill("n1").expect("dies");
+    site.export();
+    taken_in(&mut site, "n5", &["n2", "n4", "n5"], 4);
+
+    let said = refused(&site, &["node", "remove", "n2", "--yes"], 6);
+    assert!(said.contains("n3 is away, and could not unlock itself again without this node"), "{said}");
+    assert!(said.contains("--abandon n3"), "{said}");
+    // Of somebody else it says nothing.
+    refused(&site, &["node", "remove", "n2", "--yes", "--abandon", "n4"], 6);
+    let lost = Thief::steal(&site, "n3");
+    assert_eq!(lost.ask(&site, "n2").0, LockOpenCode::Ok, "the control: as it is, n3 could come back");
+    let removed = run(&site, &["node", "remove", "n2", "--yes", "--abandon", "n3"]);
+    assert_eq!(removed.code, Some(0), "{}", removed.stderr);
+    site.cluster.kill("n2").expect("dies");
+    site.export();
+    let stay = ["n4", "n5"];
+    settled(&site, &stay, 5);
+    all_open(&site, &stay, &sealed);
+
+    site.start(&["n3"]);
+    let begin = Instant::now();
+    site.until("n3 to ask for a while", || {
+        let seen = site.cluster.status("n3").ok()?;
+        assert_eq!(seen.public.phase, Phase::Locked, "nobody is left who opens for it");
+        (begin.elapsed() > LEASE).then(|| println!("{:?}", seen.operation))
+    });
+    let named = |site: &Site| {
+        let nodes = site.block(super::client_of(site, &stay).nodes()).expect("nodes");
+        nodes.iter().any(|node| node.name.as_str() == "n3")
+    };
+    assert!(named(&site), "it is a member all the same");
+    let removed = run(&site, &["node", "remove", "n3", "--yes", "--accept-no-redundancy"]);
+    assert_eq!(removed.code, Some(0), "{}", removed.stderr);
+    settled(&site, &stay, 6);
+    assert!(!named(&site));
+    for node in stay {
+        site.cluster.kill(node).expect("dies");
+    }
+    site.start(&stay);
+    site.cluster.wait_serving(&stay).expect("each opens the lock of the other");
+    all_open(&site, &stay, &sealed);
 }

@@ -3,9 +3,15 @@
 use std::time::{Duration, Instant};
 
 use quorate_client::Context;
-use quorate_testnet::{Cluster, wait_until};
+use quorate_client::conn::{BulkError, Conn, Lane};
+use quorate_client::identity::{Identity, Protocol, dial};
+use quorate_node::peer::{self, Hello, PeerReply, Refusal};
+use quorate_raft::{Ballot, Flushed};
+use quorate_shares::lock::LockOpenCode;
+use quorate_testnet::{Cluster, thief, wait_until};
 
-use super::{LEASE, all_open, seal_many, settled, typed};
+use super::{LEASE, all_open, run, seal_many, settled, typed};
+use crate::impostor::{Thief, every_peer_request};
 use crate::site::{PATIENCE, Site};
 
 /// How long a command may return after the last lease from before can have run out.
@@ -83,4 +89,78 @@ fn one_of_four_is_revoked() {
 #[test]
 fn one_of_five_is_revoked() {
     revoke_of(5);
+}
+
+const CALL: Duration = Duration::from_secs(5);
+
+/// What comes of something that is no snapshot, on the stream that a snapshot comes by.
+async fn offer_snapshot(conn: &Conn) -> Option<BulkError> {
+    let offer = async {
+        let mut bulk = conn.open_bulk(b"snapshot").await?;
+        bulk.send(b"no snapshot").await?;
+        bulk.finish(CALL).await
+    };
+    offer.await.err()
+}
+
+/// T16, by command: whoever has the disk of a revoked node, with all its keys, is refused everything by every node that stays:
+/// its lock, each request of a session, and the stream of a snapshot, which is no request. As long as it is a member the
+/// stream is heard by the replica, whose log says that there is no snapshot in it; afterwards it is not.
+#[test]
+fn t16_whoever_stays_hears_nothing_of_a_revoked_node() {
+    let mut site = Site::of(Cluster::builder().nodes(4).settings("[timing]\nrenew_lock_after_ms = 3600000\n"));
+    let copies = tempfile::tempdir().expect("a directory");
+    let stay = ["n1", "n2", "n3"];
+    let disks = site.cluster.steal(&["n1", "n2", "n3", "n4"], copies.path()).expect("steals");
+    let (vault, bundle) = thief::unlock(&disks[3], &disks).expect("all disks open its bundle");
+    let (me, op) = (vault.identity.node.expect("an id"), Identity::from_seed(&bundle.op_seed));
+    let thief = Thief::of(&site, vault);
+    site.cluster.kill("n4").expect("dies");
+    let endpoint = site.block(async { quinn::Endpoint::client("127.0.0.1:0".parse().expect("an address")) });
+    let endpoint = endpoint.expect("a socket");
+    let file = site.file();
+    let connect = async |node: &str| {
+        let target = file.node(node).expect("a node");
+        let address = target.addresses[0].parse().expect("an address");
+        let connection = dial(&endpoint, address, &op, target.key, Protocol::Peer, CALL).await.expect("TLS is for all");
+        Conn::start(connection, None)
+    };
+    let heard = |site: &Site, node: &str| {
+        let log = std::fs::read_to_string(site.cluster.directory().log(node)).expect("a log");
+        log.lines().filter(|line| line.contains("snapshot refused")).count()
+    };
+
+    // More than n4 ever said of its disk, or this would be taken for an old copy.
+    let vote = Some(Ballot { term: 1_000_000, node: me, committed: false });
+    let hello = Hello { node: me, boot_nonce: [7; 32], flushed: Some(Flushed { vote, ..Flushed::default() }) };
+    let hello = peer::encode(&peer::PeerRequest::Hello(hello));
+    let sessions = stay.map(|node| {
+        let session = site.block(async {
+            let session = connect(node).await;
+            let answer = session.call(Lane::Ordinary, &hello, CALL).await.expect("an answer");
+            assert!(matches!(peer::decode(&answer), Ok(PeerReply::Hello(_))), "{node}");
+            assert_eq!(offer_snapshot(&session).await, Some(BulkError::Refused), "{node}");
+            session
+        });
+        assert_eq!(heard(&site, node), 1, "the control: {node} heard it");
+        session
+    });
+    let revoked = run(&site, &["node", "revoke", "n4", "--yes", "--wait"]);
+    assert_eq!(revoked.code, Some(0), "{}", revoked.stderr);
+    settled(&site, &stay, 2);
+    for (node, session) in stay.into_iter().zip(sessions) {
+        assert_eq!(thief.ask(&site, node).0, LockOpenCode::Revoked, "{node}");
+        site.block(async {
+            let old = offer_snapshot(&session).await;
+            assert!(matches!(old, Some(BulkError::Closed(_))), "{node} goes on with the old session: {old:?}");
+            let conn = connect(node).await;
+            for request in every_peer_request(me) {
+                let answer = conn.call(Lane::Ordinary, &peer::encode(&request), CALL).await.expect("an answer");
+                let reply = peer::decode(&answer);
+                assert!(matches!(reply, Ok(PeerReply::Refused(Refusal::Revoked(_)))), "{node}: {request:?}");
+            }
+            assert_eq!(offer_snapshot(&conn).await, Some(BulkError::Refused), "{node}");
+        });
+        assert_eq!(heard(&site, node), 1, "{node} heard it again");
+    }
 }
