@@ -279,7 +279,7 @@ fn take_in(state: &State, view: &View, running: &Running, node: NodeId) -> Optio
 }
 
 /// Whoever is replaced is refused from the change of voters on, and its share with it, although it may be well: until all is
-/// dealt anew, keys rest on the others alone.
+/// dealt anew, keys rest on the others alone. A majority of the voters is not enough of them if the threshold is above it.
 fn await_holders(state: &State, view: &View, leaving: &BTreeSet<NodeId>) -> Option<Step> {
     let active = state.active()?;
     let remain = state.members.keys().copied().filter(|node| active.x_of(*node).is_some() && !leaving.contains(node));

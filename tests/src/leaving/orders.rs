@@ -142,7 +142,7 @@ fn lose(site: &mut Site, node: &str, witness: &str) {
 }
 
 /// T56 of three: n3 is away, and n1 and n2 are to be replaced one after the other. Each of them stays, and serves, until n3 is
-/// back, which could not open its lock without; then the replacement goes on by itself.
+/// back, without which the keys would rest on one disk; then the replacement goes on by itself.
 #[test]
 fn t56_a_replacement_of_one_that_opens_for_a_member_that_is_away_waits() {
     let mut site = Site::of(Cluster::builder().spares(2).settings(COLD));
@@ -156,10 +156,10 @@ fn t56_a_replacement_of_one_that_opens_for_a_member_that_is_away_waits() {
         Tool::start(replace, invitation.as_bytes()).expect("runs").success(PATIENCE).expect("the invitation is known");
         site.start(&[new]);
         let mut joining = join(&site, new, &invitation, &[]);
-        site.until("the change of voters to wait", || {
+        site.until("it to wait for n3", || {
             assert!(!joining.has_ended(), "{}", joining.so_far());
             let running = status(&site, &[gone, stays])?.operation?;
-            let waits = running.name.starts_with("replace") && running.step.contains("changes the voters: ");
+            let waits = running.step == "1 more holders of shares must be there" && running.waiting_for == ["n3"];
             waits.then(|| println!("{}: {}", running.name, running.step))
         });
         let begin = Instant::now();

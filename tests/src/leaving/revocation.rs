@@ -154,10 +154,10 @@ fn t16_whoever_stays_hears_nothing_of_a_revoked_node() {
             let old = offer_snapshot(&session).await;
             assert!(matches!(old, Some(BulkError::Closed(_))), "{node} goes on with the old session: {old:?}");
             let conn = connect(node).await;
-            for request in every_peer_request(me) {
+            for (number, request) in every_peer_request(me).into_iter().enumerate() {
                 let answer = conn.call(Lane::Ordinary, &peer::encode(&request), CALL).await.expect("an answer");
                 let reply = peer::decode(&answer);
-                assert!(matches!(reply, Ok(PeerReply::Refused(Refusal::Revoked(_)))), "{node}: {request:?}");
+                assert!(matches!(reply, Ok(PeerReply::Refused(Refusal::Revoked(_)))), "{node}: request {number}");
             }
             assert_eq!(offer_snapshot(&conn).await, Some(BulkError::Refused), "{node}");
         });
