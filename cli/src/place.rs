@@ -138,7 +138,17 @@ impl Cluster {
         let file = cluster_file(session)?;
         let mut asked = file.clone();
         asked.nodes.retain(|node| !leaving.contains(&node.name));
-        if asked.nodes.is_empty() || session.common.node.is_some() {
+        let named = session.common.node.as_deref();
+        if let Some(name) = named.filter(|name| leaving.iter().any(|leaves| leaves.as_str() == *name))
+            && !asked.nodes.is_empty()
+        {
+            return Err(Failure::new(
+                exit::USAGE,
+                format!("{name} is about to leave, and cannot say what comes of it"),
+            )
+            .hint("leave out --node, or name a node that stays"));
+        }
+        if asked.nodes.is_empty() || named.is_some() {
             asked.nodes.clone_from(&file.nodes);
         }
         let token = token(session)?;

@@ -117,7 +117,7 @@ fn show(session: &mut Session<'_>, status: &Status) -> Result<u8, Failure> {
         Format::Text => text(status, serving),
     };
     session.result(result.as_bytes())?;
-    Ok(match (serving, status.alarms.is_empty()) {
+    Ok(match (serving && status.may_lose().is_some(), status.alarms.is_empty()) {
         (false, _) => exit::NO_QUORUM,
         (true, false) => exit::ALARM,
         (true, true) => exit::DONE,
@@ -127,7 +127,8 @@ fn show(session: &mut Session<'_>, status: &Status) -> Result<u8, Failure> {
 fn text(status: &Status, serving: bool) -> String {
     let mut text = String::new();
     let verdict = match (serving, &status.reason) {
-        (true, _) => "quorate: keys can be used".to_owned(),
+        (true, _) if status.may_lose().is_some() => "quorate: keys can be used".to_owned(),
+        (true, _) => "quorate, but too few nodes give shares: only keys that are in memory can be used".to_owned(),
         (false, Some(reason)) => format!("not quorate: {}", output::plain(reason)),
         (false, None) => format!("not quorate: {} is {}", status.node, status.phase),
     };

@@ -322,7 +322,8 @@ async fn follow(node: &Arc<Node>, mut invitations: Vec<String>, caller: &mut Cal
     while node.phase() != Phase::Serving {
         let founding = node.founding.borrow().clone();
         if let Some(reason) = founding.refused {
-            return Err(WireError::new(Code::Denied, reason));
+            return Err(WireError::new(Code::Denied, reason)
+                .hint("`quorate node invite` on a member gives another invitation; `cluster init` those of founders"));
         }
         if node.phase() == Phase::Revoked {
             return Err(revoked());

@@ -36,8 +36,8 @@ pub enum NoLease {
     #[error("no leader is known")]
     NoLeader,
     /// The leader cannot be reached, or did not answer in time.
-    #[error("the leader, node {0}, does not answer")]
-    Unreachable(NodeId),
+    #[error("the leader, {0}, does not answer")]
+    Unreachable(String),
     /// The leader has no quorum.
     #[error("the leader has no quorum")]
     NoQuorum,
@@ -166,7 +166,7 @@ async fn ask(node: &Node, leader: NodeId, deadline: Duration) -> Result<u64, NoL
         Ok(PeerReply::Lease { index }) => Ok(index),
         Ok(PeerReply::Refused(refusal)) => Err(NoLease::Refused(refusal)),
         Ok(_) => Err(NoLease::Refused(Refusal::Malformed)),
-        Err(_) => Err(NoLease::Unreachable(leader)),
+        Err(_) => Err(NoLease::Unreachable(node.name_of(leader))),
     }
 }
 

@@ -162,6 +162,9 @@ fn not_invited(node: &Node, error: ProposalError) -> WireError {
                 .hint("wait until some have expired"),
             Refusal::UnknownInvitation => WireError::new(Code::NotFound, "no such invitation".to_owned())
                 .hint("`quorate node invite` gives one; the invitations of `cluster init` are for founders"),
+            Refusal::InvitationExpired => {
+                conflict("the invitation has expired").hint("`quorate node invite` gives another")
+            }
             Refusal::InvitationUsed => {
                 conflict("the invitation was used already").hint("`quorate node invite` gives another")
             }

@@ -256,8 +256,10 @@ async fn ask_public(node: &Arc<Node>, peer: NodeId) -> Option<PublicStatus> {
 
 /// This node's alarms, and those that its peers reported.
 pub fn alarms(node: &Node) -> Vec<Alarm> {
-    let mut alarms = node.alarms.open();
-    for (report, _) in node.last_reports.lock().values() {
+    let (mut alarms, roster) = (node.alarms.open(), node.roster());
+    let reports = node.last_reports.lock();
+    // What a former member said last is nobody's to close.
+    for (_, (report, _)) in reports.iter().filter(|(peer, _)| roster.member(**peer).is_some()) {
         for alarm in &report.alarms {
             if !alarms.iter().any(|known| known.code == alarm.code && known.node == alarm.node) {
                 alarms.push(alarm.clone());

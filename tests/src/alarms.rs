@@ -38,6 +38,24 @@ fn open(site: &Site, code: &str) -> Vec<Alarm> {
     alarms.into_iter().filter(|alarm| alarm.code == code).collect()
 }
 
+/// n4 raises an alarm, and leaves. Mutated: with everything that was ever reported it is shown for ever, and nobody can disarm it.
+#[test]
+fn what_a_node_said_that_left_is_not_shown() {
+    let site = Site::of(Cluster::builder().nodes(4).settings("[timing]\nrenew_lock_after_ms = 3600000\n"));
+    let thief = Thief::steal(&site, "n2");
+    assert_eq!(ask(&site, &thief, "n4"), LockOpenCode::DuplicateSession);
+    for node in NODES {
+        let shown = || site.block(site.client(Some(node)).status()).ok().filter(|status| !status.alarms.is_empty());
+        site.until(&format!("{node} to show it"), shown);
+    }
+    let removed = quorate(&site, "node remove n4 --yes");
+    assert_eq!(removed.code, Some(0), "{}", removed.stderr);
+    for node in NODES {
+        let status = quorate(&site, &format!("status --node {node}"));
+        assert_eq!(status.code, Some(0), "{}", String::from_utf8_lossy(&status.stdout));
+    }
+}
+
 fn restart(site: &mut Site) {
     site.kill_all();
     site.start(&NODES);

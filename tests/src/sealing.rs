@@ -98,6 +98,10 @@ fn a_sealed_node_votes_and_unlocks_others_and_gives_no_share() {
     let context = quorate_client::Context::empty();
     let refused = site.block(client.decrypt(&ciphertext, &context)).expect_err("its one share is not enough");
     assert_eq!(refused.code(), Code::KeyUnavailable, "{refused}");
+    let short = quorate(&site, "n1", "status --node n1");
+    let said = String::from_utf8_lossy(&short.stdout).into_owned();
+    assert!(said.starts_with("quorate, but too few nodes give shares: ") && !said.contains("outage: "), "{said}");
+    assert_eq!(short.code, Some(3));
     done(&site, "n1", "node unseal n3");
     site.cluster.wait_serving(&["n3"]).expect("serves");
     assert_eq!(site.decrypt(Some("n1"), &ciphertext).expect("with the share of n3"), b"secret");

@@ -118,7 +118,7 @@ pub struct Status {
 
 impl Status {
     /// How many more nodes may fail while every key can still be used: as many as neither the majority of the voters nor the
-    /// threshold needs. A sealed node votes, and gives no share. `None` without a quorum.
+    /// threshold needs. A sealed node votes, and gives no share. `None` without a quorum, and if too few give shares already.
     pub fn may_lose(&self) -> Option<u8> {
         let is = |node: &&NodeInfo, phases: &[Phase]| {
             let now = node.state.as_ref().filter(|state| state.last_seen_ms == 0);
@@ -126,8 +126,8 @@ impl Status {
         };
         let count = |phases: &[Phase]| self.nodes.iter().filter(|node| is(node, phases)).count();
         let votes =
-            count(&[Phase::Open, Phase::Serving, Phase::Sealed]).saturating_sub(usize::from(self.voters) / 2 + 1);
-        let shares = count(&[Phase::Open, Phase::Serving]).saturating_sub(self.threshold.into());
+            count(&[Phase::Open, Phase::Serving, Phase::Sealed]).checked_sub(usize::from(self.voters) / 2 + 1)?;
+        let shares = count(&[Phase::Open, Phase::Serving]).checked_sub(self.threshold.into())?;
         u8::try_from(votes.min(shares)).ok().filter(|_| self.quorum)
     }
 }

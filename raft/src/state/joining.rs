@@ -62,6 +62,9 @@ pub(super) fn designate(state: &mut State, id: &[u8; 32], gone: NodeId, rows: &m
     if invitation.bound.is_some() {
         return Err(Refusal::InvitationUsed);
     }
+    if state.time_ms >= invitation.expires_ms {
+        return Err(Refusal::InvitationExpired);
+    }
     invitation.replaces = Some(gone);
     put(state, *id, invitation, rows);
     Ok(Outcome::Invited)

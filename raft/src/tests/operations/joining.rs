@@ -252,6 +252,8 @@ fn an_invitation_is_for_one_node_and_one_hour() {
     assert_eq!(cluster.refused(Change::Admit(twin)), Refusal::IdentityTaken { node: NodeId(0) });
     cluster.state.time_ms += 1_000;
     assert_eq!(cluster.refused(Change::Admit(admit(2, 5))), Refusal::InvitationExpired);
+    let late = Change::Designate { invitation: invitation(2), gone: NodeId(3) };
+    assert_eq!(cluster.refused(late), Refusal::InvitationExpired);
     let named = Invite { proof_key: proof_key(3), name: Some("n9".parse().expect("a name")), ttl_ms: 1_000 };
     cluster.apply(Change::Invite(named));
     assert_eq!(cluster.refused(Change::Admit(admit(3, 5))), Refusal::NameNotInvited);
