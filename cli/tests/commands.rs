@@ -206,12 +206,18 @@ fn status_says_in_its_exit_code_whether_keys_can_be_used() {
     assert_eq!(healthy.code, 0, "{}", healthy.err);
     assert!(healthy.text().starts_with("quorate: keys can be used\n"), "{}", healthy.text());
     assert!(healthy.text().contains("threshold: 2 of 3 nodes open a key\ntheft: 2 stolen disks of one moment"));
-    assert!(healthy.text().contains("\noutage: 0 more nodes may fail"), "n2 and n3 are away: {}", healthy.text());
+    assert!(healthy.text().contains("\noutage: 0 more nodes may fail"), "n2 is away: {}", healthy.text());
 
     world.node.status.lock().expect("sound").alarms.push(alarm());
     let alarmed = world.run(&["status"], b"");
     assert_eq!(alarmed.code, 7);
     assert!(alarmed.text().contains("ALARM n2: an old copy of the disk asked to be unlocked ("), "{}", alarmed.text());
+
+    world.node.status.lock().expect("sound").nodes[2].state.as_mut().expect("n3 is there").phase = Phase::Locked;
+    let short = world.run(&["status"], b"");
+    assert_eq!(short.code, 3, "an alarm says less than keys that cannot be put together: {}", short.text());
+    let verdict = "quorate, but too few nodes give shares: only keys that are in memory can be used\n";
+    assert!(short.text().starts_with(verdict), "{}", short.text());
 
     {
         let mut status = world.node.status.lock().expect("sound");

@@ -326,21 +326,31 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn node(name: &str, id: u64) -> NodeInfo {
-    let state = NodeState {
+/// A node that serves and was seen so long ago.
+fn seen(last_seen_ms: u64) -> NodeState {
+    NodeState {
         phase: Phase::Serving,
         lag: 0,
         epoch: Epoch(1),
         lock_generation: 4,
         old_copies: Some(OldCopies { erased: 1, needed: 2 }),
-        last_seen_ms: 300,
-    };
+        last_seen_ms,
+    }
+}
+
+/// A node that is there now.
+fn now(name: &str, id: u64) -> NodeInfo {
+    NodeInfo { state: Some(seen(0)), ..node(name, id) }
+}
+
+/// The first was seen a moment ago; the others never.
+fn node(name: &str, id: u64) -> NodeInfo {
     NodeInfo {
         name: name.parse().expect("a name"),
         id: NodeId(id),
         addresses: vec![format!("10.0.0.{id}:7250")],
         role: if id == 1 { Role::Leader } else { Role::Voter },
-        state: (id == 1).then_some(state),
+        state: (id == 1).then(|| seen(300)),
     }
 }
 
@@ -363,7 +373,7 @@ fn status() -> Status {
         operation: None,
         alarms: Vec::new(),
         waiting_for: Vec::new(),
-        nodes: vec![node("n1", 1), node("n2", 2)],
+        nodes: vec![now("n1", 1), node("n2", 2), now("n3", 3)],
     }
 }
 
