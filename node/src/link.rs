@@ -9,7 +9,7 @@ use quorate_raft::{Lane, Link, LinkError};
 use quorate_shares::ids::NodeId;
 use serde_bytes::ByteBuf;
 use tokio::sync::mpsc;
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::node::Node;
 use crate::peer::{PeerReply, PeerRequest};
@@ -94,6 +94,7 @@ pub async fn receive_snapshot(node: &Arc<Node>, from: NodeId, mut bulk: BulkRece
     drop(feed);
     match install.await {
         Ok(Ok(reply)) => {
+            info!(%from, "snapshot received");
             if let Err(error) = bulk.reply(&reply).await {
                 warn!(%from, %error, "snapshot installed, but the sender is gone");
             }

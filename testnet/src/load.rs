@@ -1,9 +1,9 @@
 //! Load: clients that never stop while nodes die and return.
 //!
-//! Each client makes a key now and then, encrypts, decrypts what it just got and something older, and compares. As long
-//! as a quorum is up, it sees no error that does not pass within its [`Options::patience`]; everything else is collected,
-//! and in the end the list must be empty. So is the promise that clients notice nothing when a node dies tested by
-//! clients, and not by looking at nodes.
+//! Each client makes a key or rotates one now and then, encrypts, decrypts what it just got and something older, and
+//! compares. As long as a quorum is up, it sees no error that does not pass within its [`Options::patience`]; everything
+//! else is collected, and in the end the list must be empty. So is the promise that clients notice nothing when a node
+//! dies tested by clients, and not by looking at nodes.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -22,7 +22,7 @@ use crate::error::Error;
 pub const KEPT_MAX: usize = 20_000;
 /// Unexpected errors that are written down; more are only counted.
 const UNEXPECTED_MAX: usize = 1_000;
-/// How often a client makes a key.
+/// How often a client makes a key, or a new version of one: by turns.
 const KEY_EVERY: Duration = Duration::from_secs(2);
 /// How many of its keys a client goes on encrypting under.
 const KEYS_IN_USE: usize = 4;
@@ -225,12 +225,17 @@ impl Worker {
     async fn work(self) {
         let mut keys: Vec<KeyName> = Vec::new();
         let mut newest = None::<Instant>;
+        let mut rotates = false;
         for round in 0u64.. {
             if self.shared.stop.load(Ordering::SeqCst) {
                 return;
             }
             if newest.is_none_or(|newest| newest.elapsed() >= KEY_EVERY) {
-                keys.extend(self.make_key(keys.len()).await);
+                match keys.last().filter(|_| rotates) {
+                    Some(key) => self.rotate(key).await,
+                    None => keys.extend(self.make_key(keys.len()).await),
+                }
+                rotates = !rotates;
                 newest = Some(Instant::now());
             }
             // The newest, which hardly any node has in memory yet, and then some older ones.
@@ -261,6 +266,13 @@ impl Worker {
                 None
             }
             _ => Some(name),
+        }
+    }
+
+    /// A new version of a key. If the answer is lost it may become two.
+    async fn rotate(&self, key: &KeyName) {
+        if let Err(error) = self.persist(|| self.of_all.rotate_key(key, None)).await {
+            self.shared.wrong(format!("rotate {key}: {} ({error})", error.code()));
         }
     }
 

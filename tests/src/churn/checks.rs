@@ -94,6 +94,8 @@ impl Churn {
         let holders: BTreeSet<_> = active.committee.iter().map(|seat| seat.node).collect();
         assert_eq!(holders, state.members.keys().copied().collect(), "M1: every voter holds shares");
         assert_eq!(usize::from(active.threshold), names.len() / 2 + 1, "M1: the threshold");
+        let (have, need) = (active.acknowledged(), active.acks_needed());
+        assert!(active.epoch.0 == 1 || have >= need, "D1: {have} of {need} acknowledged epoch {}", active.epoch);
         assert!(state.epochs.values().all(|epoch| epoch.epoch == active.epoch || epoch.is_over()), "M2, S2");
         assert!(self.status.nodes.iter().all(|node| node.role != Role::Learner), "M1: {:?}", self.status.nodes);
     }

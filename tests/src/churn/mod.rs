@@ -1,9 +1,9 @@
 //! Churn: the members of a cluster of real processes change all the time, while everything goes wrong that can.
 //!
-//! Dice draw what an operator orders ([`orders`]) and what happens meanwhile ([`troubles`]); clients make keys, encrypt and
-//! decrypt throughout, at nodes that keep no key in memory. When the trouble is over everything must heal by itself, what did
-//! not come off is ordered once more, and then every invariant is checked on the disks and by asking ([`checks`]), also
-//! against a thief who has been collecting disks all the time ([`burglar`]).
+//! Dice draw what an operator orders ([`orders`]) and what happens meanwhile ([`troubles`]); clients make and rotate keys,
+//! encrypt and decrypt throughout, at nodes that keep no key in memory. When the trouble is over everything must heal by
+//! itself, what did not come off is ordered once more, and then every invariant is checked on the disks and by asking
+//! ([`checks`]), also against a thief who has been collecting disks all the time ([`burglar`]).
 //!
 //! The seed fixes orders and troubles, but not the moment at which a process does what it does. A run that fails keeps the
 //! directory of its cluster with all logs, and says where it is:
@@ -52,6 +52,8 @@ const HEALING: Duration = Duration::from_secs(150);
 /// No key stays in memory, leases are short, and what is owed is paid soon.
 const SETTINGS: &str = "[timing]\nkey_idle_ms = 1\nkey_age_ms = 1\nlease_ms = 1500\nlease_tick_ms = 500\n\
     renew_lock_after_ms = 3000\nrenew_lock_every_ms = 20000\nrekey_pause_ms = 500\njoiner_patience_ms = 8000\n";
+/// Half of the clusters keep so little of the log that whoever was away is sent a snapshot.
+const SHORT_LOG: &str = "snapshot_every = 40\nentries_kept = 5\n";
 
 /// A version of a key in an epoch.
 type Record = (KeyUid, KeyVersion, Epoch);
@@ -89,7 +91,10 @@ struct Tally {
     /// Epochs that nobody ordered: a member had been away.
     rekeys: u64,
     ghosts: usize,
+    /// Old images that were started in place of a node.
     restored: usize,
+    /// Snapshots that a node which was away was sent.
+    snapshots: usize,
     stolen: usize,
     requests: u64,
 }
@@ -122,7 +127,8 @@ impl Churn {
         let mut dice = Dice::new(seed);
         let founders = 2 + dice.below(4) as u8;
         let directory = Directory::new();
-        let builder = Cluster::builder().directory(directory.path("cluster")).settings(SETTINGS);
+        let log = ["", SHORT_LOG][dice.below(2)];
+        let builder = Cluster::builder().directory(directory.path("cluster")).settings(format!("{SETTINGS}{log}"));
         let site = Site::of(builder.nodes(founders).spares(MACHINES - founders));
         let machine = |number| format!("n{number}");
         let (members, free) = ((1..=founders).map(machine).collect(), (founders + 1..=MACHINES).map(machine).collect());
@@ -255,6 +261,13 @@ impl Churn {
         tool.expect("runs").outcome(HEALING).expect("it ends")
     }
 
+    fn count_snapshots(&self) -> usize {
+        let logs = self.machines().into_iter().map(|node| self.site.cluster.directory().log(&node));
+        // A machine that was never used has none.
+        let logs = logs.filter_map(|log| std::fs::read_to_string(log).ok());
+        logs.map(|log| log.lines().filter(|line| line.contains("snapshot received")).count()).sum()
+    }
+
     fn count(&mut self, order: &Order, requests: u64) {
         let tally = &mut self.tally;
         tally.orders += 1;
@@ -274,8 +287,28 @@ fn run(seed: u64, orders: usize) -> Tally {
     println!("churn: seed {seed}: founded with {:?}", churn.members);
     (0..orders).for_each(|_| churn.turn());
     churn.tally.stolen = churn.burglar.taken();
+    churn.tally.snapshots = churn.count_snapshots();
     println!("churn: seed {seed}: {:?}", churn.tally);
     churn.tally
+}
+
+/// What a long run must have seen, and did not: dice that never fall on something test nothing.
+fn never_happened(tallies: &[Tally]) -> Vec<&'static str> {
+    let any = |of: fn(&Tally) -> bool| tallies.iter().any(of);
+    let all = [
+        ("a join", any(|tally| tally.joins > 0)),
+        ("a removal", any(|tally| tally.removals > 0)),
+        ("a revocation", any(|tally| tally.revocations > 0)),
+        ("a replacement", any(|tally| tally.replacements > 0)),
+        ("an order that trouble stopped", any(|tally| tally.again > 0)),
+        ("an epoch for a member that was away", any(|tally| tally.rekeys > 0)),
+        ("a former member that is refused", any(|tally| tally.ghosts > 0)),
+        ("an old image", any(|tally| tally.restored > 0)),
+        ("a snapshot", any(|tally| tally.snapshots > 0)),
+        ("a theft", any(|tally| tally.stolen > 0)),
+        ("a request", any(|tally| tally.requests > 0)),
+    ];
+    all.into_iter().filter(|(_, happened)| !happened).map(|(what, _)| what).collect()
 }
 
 /// S1 to S8, D1 to D7, M1, M2, L1, L2, of real processes.
@@ -291,12 +324,14 @@ fn nothing_breaks_while_members_come_and_go() {
     let runs = orders.div_ceil(ORDERS_OF_A_RUN);
     let lane = |lane: usize| {
         let seeds = (lane..runs).step_by(SIDE_BY_SIDE).map(|run| seed.wrapping_add(run as u64));
-        seeds.map(|seed| run(seed, ORDERS_OF_A_RUN).orders).sum::<usize>()
+        seeds.map(|seed| run(seed, ORDERS_OF_A_RUN)).collect::<Vec<_>>()
     };
-    let done: usize = std::thread::scope(|scope| {
+    let tallies: Vec<Tally> = std::thread::scope(|scope| {
         let lanes: Vec<_> = (0..SIDE_BY_SIDE).map(|number| scope.spawn(move || lane(number))).collect();
-        lanes.into_iter().map(|lane| lane.join().expect("nothing was broken")).sum()
+        lanes.into_iter().flat_map(|lane| lane.join().expect("nothing was broken")).collect()
     });
+    let done: usize = tallies.iter().map(|tally| tally.orders).sum();
     println!("churn: {done} orders were carried out");
     assert!(done >= orders, "{done} orders");
+    assert_eq!(never_happened(&tallies), Vec::<&str>::new(), "in {done} orders");
 }
