@@ -2,21 +2,26 @@
 //!
 //! What is durable changes by a sync and by nothing else, so the leader is killed right after its first sync since the order,
 //! in another run after its second, and so on, until the operation ends before the death comes: see `quorate_testnet::shim`.
-//! Of a removal and of a revocation alike, in one cluster after the other. Clients go on meanwhile; no node keeps a key in
+//! Of a removal, a revocation, a join and a replacement alike, in one cluster after the other. Clients go on meanwhile; no node keeps a key in
 //! memory, so each of their answers shows that the shares of the moment are good.
 
 use std::fs;
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
+use quorate_client::wire::Status;
 use quorate_testnet::Cluster;
 use quorate_testnet::load::{Load, Options};
 use quorate_testnet::shim::{Death, Shim, order_death};
+use quorate_testnet::tool::Tool;
 
 use super::{COLD, Sealed, all_open, goes_on, none_wrong, seal_many, settled, status, typed};
+use crate::joining::{invite, join};
 use crate::site::{Dice, PATIENCE, Site, seed};
 
 const NODES: u8 = 5;
+/// Members from the first to the last.
+const STAY: [&str; 2] = ["n1", "n2"];
 /// Set to die at every step from this one on, instead of at some that the seed chooses: `make soak` does, from 1 on.
 const EVERY: &str = "QUORATE_EVERY_LEADER";
 /// Of a leader's own lock: each change is two syncs.
@@ -34,7 +39,7 @@ const TYPED_MAX: usize = 20;
 
 static SHIM: LazyLock<Shim> = LazyLock::new(|| Shim::build().expect("a C compiler"));
 
-/// Five nodes, any of which may be ordered to die, under load.
+/// Five nodes and two spare machines, any of which may be ordered to die, under load.
 struct Scene {
     site: Site,
     load: Load,
@@ -49,7 +54,7 @@ impl Scene {
         let directory = tempfile::tempdir().expect("a directory");
         let (orders, notes) = (directory.path().join("orders"), directory.path().join("deaths"));
         let variables = SHIM.with_orders(&orders, &notes);
-        let builder = Cluster::builder().nodes(NODES).settings(COLD);
+        let builder = Cluster::builder().nodes(NODES).spares(2).settings(COLD);
         let builder = variables.into_iter().fold(builder, |builder, (name, value)| builder.environment(name, value));
         let site = Site::of(builder);
         let sealed = seal_many(&site, 300);
@@ -64,14 +69,48 @@ impl Scene {
 
     /// Gives an order of which the leader dies, and sees it through. Returns whether the leader died.
     fn order(&mut self, words: &[&str], death: Death<'_>, comes_back_late: bool) -> bool {
+        self.see_through(&format!("{words:?}"), |site| typed(site, words), death, comes_back_late)
+    }
+
+    /// Lets a machine join, in place of a member perhaps, and waits until so many members are there that know of it.
+    fn join(&mut self, node: &str, gone: Option<&str>, death: Death<'_>) -> bool {
+        let epoch = self.site.until("an epoch", || status(&self.site, &STAY)).epoch;
+        let invitation = invite(&self.site);
+        if let Some(gone) = gone {
+            let replace = self.site.cluster.quorate(["node", "replace", gone, "--with", "-", "--yes"]);
+            let replace = Tool::start(replace, invitation.as_bytes()).expect("runs");
+            replace.success(PATIENCE).expect("the invitation is known");
+        }
+        self.site.cluster.start(node).expect("starts on an empty disk");
+        let begin = |site: &Site| join(site, node, &invitation, &[]);
+        let died = self.see_through(&format!("{node} joins in place of {gone:?}"), begin, death, false);
+        self.site.until(&format!("everybody to be done with {node}"), || {
+            let all: Option<Vec<_>> = STAY.iter().map(|stays| status(&self.site, &[stays])).collect();
+            let done = |status: &Status| {
+                let is = |name: &str| status.nodes.iter().any(|node| node.name.as_str() == name);
+                status.operation.is_none() && status.epoch > epoch && is(node) && !gone.is_some_and(is)
+            };
+            all?.iter().all(done).then_some(())
+        });
+        self.site.export();
+        died
+    }
+
+    fn see_through(
+        &mut self,
+        what: &str,
+        begin: impl Fn(&Site) -> Tool,
+        death: Death<'_>,
+        comes_back_late: bool,
+    ) -> bool {
         // Not as the one that is out sees it: it may know of none, or of one from before.
         let leader = self.site.until("a leader", || status(&self.site, &["n1", "n2", "n3", "n4"])?.leader).to_string();
         let pid = self.site.cluster.process(&leader).expect("exists").expect("runs").pid();
         let before = self.deaths();
         order_death(&self.orders, pid, death).expect("written");
         for attempt in 1.. {
-            let mut command = typed(&self.site, words);
-            quorate_testnet::wait_until(format!("{words:?} to end"), PATIENCE, || {
+            let mut command = begin(&self.site);
+            quorate_testnet::wait_until(format!("{what} to end"), PATIENCE, || {
                 self.revive(&leader, !comes_back_late);
                 command.has_ended().then_some(())
             })
@@ -82,7 +121,7 @@ impl Scene {
                 Some(0) => break,
                 Some(5) if attempt > 1 && ended.stderr.contains("already") => break,
                 Some(3) if attempt < TYPED_MAX => {}
-                code => panic!("{words:?} ended with {code:?} when {leader} was to die: {}", ended.stderr),
+                code => panic!("{what} ended with {code:?} when {leader} was to die: {}", ended.stderr),
             }
         }
         self.revive(&leader, true);
@@ -90,7 +129,7 @@ impl Scene {
         // Whoever has not died by now shall live.
         order_death(&self.orders, 0, Death { at_sync: 1, of: "nothing" }).expect("written");
         println!(
-            "{words:?}: {leader} {} at sync {} of {}",
+            "{what}: {leader} {} at sync {} of {}",
             if died { "died" } else { "lived on" },
             death.at_sync,
             death.of
@@ -104,7 +143,7 @@ impl Scene {
         }
     }
 
-    /// A removal and a revocation, in each of which the leader dies at that step. Returns how often one did.
+    /// Whoever can comes and goes, and each time the leader dies at that step. Returns how often one did.
     fn play(mut self, death: Death<'_>) -> usize {
         goes_on(&self.site, &self.load, "in peace");
         let late = death.at_sync.is_multiple_of(2);
@@ -113,13 +152,17 @@ impl Scene {
         goes_on(&self.site, &self.load, "without n5");
         // Those that remain are a majority of the old and of the new voters only together with the one that dies.
         let revocation = self.order(&["node", "revoke", "n4", "--yes", "--wait"], death, false);
-        let stay = ["n1", "n2", "n3"];
-        let status = settled(&self.site, &stay, 3);
+        let status = settled(&self.site, &["n1", "n2", "n3"], 3);
         assert_eq!((status.threshold, status.theft_threshold), (2, 2));
         goes_on(&self.site, &self.load, "without n4");
-        none_wrong(&self.site, self.load, &stay);
-        all_open(&self.site, &stay, &self.sealed);
-        usize::from(removal) + usize::from(revocation)
+        let joining = self.join("n6", None, death);
+        goes_on(&self.site, &self.load, "with n6");
+        let replacement = self.join("n7", Some("n3"), death);
+        goes_on(&self.site, &self.load, "with n7 in place of n3");
+        let members = ["n1", "n2", "n6", "n7"];
+        none_wrong(&self.site, self.load, &members);
+        all_open(&self.site, &members, &self.sealed);
+        [removal, revocation, joining, replacement].into_iter().filter(|died| *died).count()
     }
 }
 
