@@ -1,7 +1,7 @@
 //! `node remove` and `node revoke`: begun with one request, and followed until the person in front has seen enough. Whoever
 //! stops waiting stops nothing. `node invite` and `node replace` only prepare what `node join` begins.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use quorate_client::wire::{Progress, Revocation, Stage};
 use quorate_client::{Client, Code, Error, NodeName, Options, Removal};
@@ -18,6 +18,8 @@ use crate::{Session, exit, founding};
 
 /// How often the cluster is asked how far it is.
 const LOOK: Duration = Duration::from_millis(100);
+/// How often the number of keys that are left is told, while nothing else is new.
+const COUNT_EVERY: Duration = Duration::from_secs(5);
 /// Longest line that is read as a confirmation.
 const CONFIRMATION_BYTES_MAX: usize = 1024;
 
@@ -146,7 +148,7 @@ async fn follow(
         };
         match progress {
             Ok(progress) => {
-                told.tell(session, &progress);
+                told.tell(session, &progress, Instant::now());
                 if enough(&progress) {
                     return Ok(Some(progress));
                 }
@@ -174,13 +176,15 @@ async fn follow(
 #[derive(Default)]
 struct Told {
     step: String,
+    /// When that was, or its number was told again.
+    since: Option<Instant>,
     decisive: bool,
     dead: Option<(u8, u8)>,
     names: Option<(u8, u8)>,
 }
 
 impl Told {
-    fn tell(&mut self, session: &mut Session<'_>, progress: &Progress) {
+    fn tell(&mut self, session: &mut Session<'_>, progress: &Progress, now: Instant) {
         if let Some(revocation) = &progress.revocation {
             self.revocation(session, revocation);
         }
@@ -189,12 +193,20 @@ impl Told {
             return;
         }
         // The number of keys that are left changes with every look; the step does not.
-        let kind = operation.step.split(':').next().unwrap_or_default();
+        let (kind, count) = operation.step.split_once(':').unwrap_or((&operation.step, ""));
         let waiting = match operation.waiting_for.is_empty() {
             true => String::new(),
             false => format!(" (waiting for {})", operation.waiting_for.join(", ")),
         };
-        self.step(session, &format!("{kind}{waiting}"));
+        let step = format!("{kind}{waiting}");
+        let counts = !count.is_empty() && self.since.is_some_and(|since| now.duration_since(since) >= COUNT_EVERY);
+        if self.step != step {
+            self.since = Some(now);
+        } else if counts {
+            session.note(&format!("  {step}:{count}"));
+            self.since = Some(now);
+        }
+        self.step(session, &step);
     }
 
     fn step(&mut self, session: &mut Session<'_>, step: &str) {
@@ -298,4 +310,31 @@ fn meant(error: Error, cluster: &Cluster) -> Failure {
 
 fn join(names: &[NodeName]) -> String {
     names.iter().map(NodeName::as_str).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use quorate_client::wire::Operation;
+
+    use super::*;
+    use crate::args::Cli;
+
+    #[test]
+    fn a_long_step_says_now_and_then_how_much_is_left() {
+        let progress = |left: u64| {
+            let step = format!("deals to epoch 7: {left} key versions left");
+            let operation = Operation { name: "remove n2".to_owned(), step, waiting_for: Vec::new() };
+            Progress { stage: Stage::Runs, operation, revocation: None }
+        };
+        let (mut input, mut out, mut err) = (std::io::empty(), Vec::new(), Vec::new());
+        let common = Cli::try_parse_from(["quorate", "status"]).expect("a command line").common;
+        let mut session = Session { common, input: &mut input, out: &mut out, err: &mut err };
+        let (mut told, begin) = (Told::default(), Instant::now());
+        for second in 0..=11 {
+            told.tell(&mut session, &progress(1000 - second), begin + Duration::from_secs(second));
+        }
+        let lines = "  deals to epoch 7\n  deals to epoch 7: 995 key versions left\n  deals to epoch 7: 990 key versions left\n";
+        assert_eq!(String::from_utf8(err).expect("text"), lines);
+    }
 }

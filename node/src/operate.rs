@@ -42,7 +42,7 @@ pub async fn begin(node: &Arc<Node>, replica: &Replica, operate: Operate) -> Res
     match replica.propose(node.command(replica, Change::Begin(begin))).await {
         Ok(Outcome::Begun { operation }) => Ok(operation),
         Ok(_) => Err(WireError::new(Code::Internal, "the operation was answered as another change")),
-        Err(ProposeError::Refused(refusal)) => Err(explain(node, &operation, refusal)),
+        Err(ProposeError::Refused(refusal)) => Err(explain(node, replica, &operation, refusal)),
         Err(ProposeError::NotLeader { .. } | ProposeError::Unknown { .. }) => {
             Err(WireError::new(Code::NoQuorum, "the leader changed meanwhile").hint("try again"))
         }
@@ -215,11 +215,15 @@ fn too_few(remaining: usize, needed: u8) -> WireError {
     WireError::new(Code::Conflict, message).hint("take several one after the other, or join another node first")
 }
 
-fn explain(node: &Node, operation: &Operation, refusal: Refusal) -> WireError {
+fn explain(node: &Node, replica: &Replica, operation: &Operation, refusal: Refusal) -> WireError {
     let conflict = |message: String| WireError::new(Code::Conflict, message);
     match refusal {
         Refusal::OperationRunning { .. } => {
-            conflict("another operation is not over yet".to_owned()).hint("`quorate status` shows where it stands")
+            let name =
+                |state: &State| Some(members::operation_name(state, &state.operations.running.as_ref()?.operation));
+            // It may have ended meanwhile.
+            let named = replica.read(name).map_or_else(String::new, |name| format!(": {name}"));
+            conflict(format!("another operation is not over yet{named}")).hint("`quorate status` shows where it stands")
         }
         Refusal::TooFewRemain { remaining, needed } => too_few(remaining, needed),
         Refusal::NoRedundancyNotAccepted => {

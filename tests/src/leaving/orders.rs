@@ -50,7 +50,7 @@ fn one_operation_runs_at_a_time_and_the_same_command_again_is_the_same_one() {
     let operation = begun(&site, &["node", "remove", "n4"]);
     assert_eq!(operation, 2);
     let said = refused(&site, &["node", "remove", "n3", "--yes"], 6);
-    assert!(said.contains("another operation is not over yet"), "{said}");
+    assert!(said.contains("another operation is not over yet: remove n4"), "{said}");
     assert_eq!(begun(&site, &["node", "remove", "n4"]), operation, "it is the one that runs");
     let waiting = status(&site, &["n1", "n3"]).and_then(|status| status.operation).expect("it is shown");
     assert_eq!((waiting.name.as_str(), waiting.waiting_for.contains(&"n2".to_owned())), ("remove n4", true));
