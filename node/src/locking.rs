@@ -66,7 +66,7 @@ pub async fn keep_fresh(node: Arc<Node>, replica: Replica) {
         let demanded = terms.as_ref().is_some_and(|terms| !is_as_due(&node, terms));
         let is_due = due.is_some_and(|due| due <= Instant::now());
         if let Some(terms) = terms.filter(|_| demanded || is_due) {
-            match renew(&node, &terms, demanded).await {
+            match renew(&node, &replica, &terms, demanded).await {
                 Ok(complete) => {
                     failed = 0;
                     // A peer that was silent may be back soon, or not for long.
@@ -103,12 +103,16 @@ fn is_as_due(node: &Node, terms: &LockTerms) -> bool {
 
 /// Makes the next lock as the state demands it, with what the peers offer now, and says whether all of them offered
 /// something. If nobody did, the lock is made only if it is `demanded`: nothing would become newer by it.
-async fn renew(node: &Arc<Node>, terms: &LockTerms, demanded: bool) -> Result<bool, String> {
+async fn renew(node: &Arc<Node>, replica: &Replica, terms: &LockTerms, demanded: bool) -> Result<bool, String> {
     let own = node.own().ok_or("the bundle is not open")?;
     let offered = offers(node, terms.peers.iter().copied()).await;
     let complete = offered.iter().all(|(_, offer)| offer.is_some());
     if !demanded && offered.iter().all(|(_, offer)| offer.is_none()) {
         return Err("no peer offers a key".to_owned());
+    }
+    // A node that was away may have learned meanwhile that its lock must need more peers.
+    if replica.read(|state| state.lock_terms(node.id())).as_ref() != Some(terms) {
+        return Err("the state demands another lock by now".to_owned());
     }
     let last = node.with_vault(|vault| vault.lock.clone()).flatten().ok_or("there is no lock yet")?;
     let is_there = |peer: &NodeId| node.sessions.with(*peer).is_some();

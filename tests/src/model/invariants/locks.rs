@@ -3,7 +3,7 @@
 use quorate_node::lock_keys::GRACE_S;
 use quorate_node::vault::Vault;
 use quorate_raft::state::State;
-use quorate_shares::ids::{Epoch, NodeId};
+use quorate_shares::ids::NodeId;
 use quorate_shares::kem::PublicKey;
 use quorate_shares::lock::{Bundle, Lock, LockOpenRequest};
 
@@ -30,11 +30,10 @@ impl Watch {
             format!("the generation of node {node} fell from {newest} to {generation}")
         });
         self.locks.insert(node, generation);
-        // What the lock had to be was decided when its node asked for keys; before the epoch of then is retired, it is made anew.
-        let open = own.epochs.values().filter(|epoch| !epoch.is_over()).map(|epoch| epoch.epoch);
-        let oldest = open.min().unwrap_or(Epoch(0));
-        let later = self.state.epochs.values().filter(|epoch| epoch.epoch >= oldest && epoch.activated_ms > 0);
-        let threshold = later.map(|epoch| epoch.threshold).min().unwrap_or(self.found.threshold);
+        // A joiner has no state yet: it was told what its lock had to be, by an epoch that was active before.
+        let any =
+            || self.state.epochs.values().filter(|epoch| epoch.activated_ms > 0).map(|epoch| epoch.threshold).min();
+        let threshold = own.active().map(|active| active.threshold).or_else(any).unwrap_or(self.found.threshold);
         self.holds(lock.needed() + 1 >= threshold, || {
             format!("S1: {} disks open the lock of node {node}", lock.needed() + 1)
         });

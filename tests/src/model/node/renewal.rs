@@ -90,7 +90,9 @@ impl Daemon {
         let Rotation { terms, demanded, mut keys, .. } = rotation;
         let now_ms = context.now_ms;
         self.unlocked_mut().renewed_ms = now_ms;
-        if !demanded && keys.is_empty() {
+        let me = self.me.node;
+        let same = self.unlocked_mut().state.lock_terms(me).as_ref() == Some(&terms);
+        if !same || !demanded && keys.is_empty() {
             return Ok(());
         }
         let offered = terms.peers.iter().map(|&peer| (peer, keys.remove(&peer))).collect();
