@@ -11,6 +11,7 @@ use quorate_shares::lock::{Lock, LockOpenCode, LockOpenReply};
 use quorate_testnet::{Cluster, thief, wait_until};
 
 use crate::impostor::Thief;
+use crate::restarts::rounds;
 use crate::site::{Dice, PATIENCE, Site, seed, subsets};
 
 const NODES: [&str; 3] = ["n1", "n2", "n3"];
@@ -159,7 +160,7 @@ fn t57_a_node_that_dies_again_and_again_never_uses_up_its_lock_keys() {
     let mut site = with(ALWAYS);
     site.create("key");
     let ciphertext = site.encrypt(None, "key", b"secret").expect("encrypts");
-    for round in 0..ROUNDS {
+    for round in 0..rounds(ROUNDS) {
         let victim = if dice.below(3) > 0 { "n1" } else { NODES[dice.below(NODES.len())] };
         site.cluster.kill(victim).expect("dies");
         site.start(&[victim]);

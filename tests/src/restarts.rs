@@ -22,9 +22,16 @@ const RENEWALS: &str = "[timing]\nrenew_lock_after_ms = 50\nrenew_lock_every_ms 
 /// What clients do between two rounds in which a quorum is up.
 const MORE: u64 = 20;
 
-fn rounds() -> usize {
+/// How many rounds, unless that is given.
+pub(crate) fn rounds(usual: usize) -> usize {
     let given = std::env::var(ROUNDS_VARIABLE).ok();
-    given.map_or(ROUNDS, |text| text.parse().unwrap_or_else(|_| panic!("{ROUNDS_VARIABLE} is a number")))
+    given.map_or(usual, |text| text.parse().unwrap_or_else(|_| panic!("{ROUNDS_VARIABLE} is a number")))
+}
+
+/// The generation of each node's lock.
+fn newest_locks(site: &Site) -> Vec<u64> {
+    let nodes = site.block(site.client(None).nodes()).expect("nodes");
+    nodes.iter().filter_map(|node| node.state.as_ref()).map(|state| state.lock_generation).collect()
 }
 
 fn nap(dice: &mut Dice) {
@@ -55,6 +62,9 @@ fn none_wrong(site: &Site, load: Load) {
     }
     let status = site.block(site.client(None).status()).expect("status");
     assert!(status.alarms.is_empty(), "{:?}", status.alarms);
+    // Each was founded with its first lock, a moment ago.
+    let made = newest_locks(site);
+    assert!(made.iter().any(|generation| *generation > 1), "the control: locks were renewed: {made:?}");
 }
 
 /// T22: two nodes go down and up, each in a loop of its own, so that both are away now and then. The third stays. Clients work
@@ -64,7 +74,7 @@ fn t22_two_nodes_restart_in_loops() {
     let mut dice = Dice::new(seed());
     let mut site = Site::of(Cluster::builder().settings(RENEWALS));
     let load = load(&site);
-    for _ in 0..rounds() {
+    for _ in 0..rounds(ROUNDS) {
         for _ in 0..4 {
             let node = ["n1", "n2"][dice.below(2)];
             if site.cluster.is_running(node).expect("a node") {
@@ -90,7 +100,7 @@ fn t22_all_nodes_restart_again_and_again() {
     let mut dice = Dice::new(seed());
     let mut site = Site::of(Cluster::builder().settings(RENEWALS));
     let load = load(&site);
-    for round in 0..rounds() {
+    for round in 0..rounds(ROUNDS) {
         // Now all at once, now one after the other, in an order that the dice make.
         let mut order = NODES;
         order.swap(0, dice.below(NODES.len()));
