@@ -605,7 +605,7 @@ impl Node {
     }
 
     /// What a former member was called, unless a member is called so now.
-    fn former_name(&self, node: NodeId) -> Option<NodeName> {
+    pub fn former_name(&self, node: NodeId) -> Option<NodeName> {
         let former = self.replica()?.read(|state| state.former.get(&node).map(|former| former.name.clone()));
         former.filter(|name| !self.roster().members.iter().any(|member| member.name == *name))
     }

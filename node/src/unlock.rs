@@ -222,7 +222,8 @@ async fn decide(node: &Arc<Node>, conn: &Conn, request: &LockOpenRequest) -> Res
     if let Some(code) = turned_away(&roster, request.from, &conn.peer().key.0) {
         // Who it is, its boot key says, and not the question.
         if let Some(former) = roster.revoked_with(&conn.peer().key.0) {
-            let message = format!("node {former} is no member any more, and its disk asks to be unlocked");
+            let name = node.former_name(former).map_or_else(|| format!("node {former}"), |name| name.to_string());
+            let message = format!("{name} is no member any more, and its disk asks to be unlocked");
             node.alarm("former_member", former, message);
         }
         return Err(code);

@@ -86,7 +86,8 @@ pub(super) fn all(directory: Option<PathBuf>, narrator: &mut Narrator<'_>) -> Re
     })?;
 
     narrator.step("Let a fourth node join", |seen| {
-        seen.push("$ quorate node invite        n4$ quorate node join -".to_owned());
+        seen.push("$ quorate node invite".to_owned());
+        seen.push("n4$ quorate node join -".to_owned());
         cluster.join("n4")?;
         export(&cluster)?;
         decrypt(&cluster, &files, "n4", seen)
@@ -111,8 +112,8 @@ pub(super) fn all(directory: Option<PathBuf>, narrator: &mut Narrator<'_>) -> Re
         expect(status.code == Some(EXIT_ALARM), "nobody raised an alarm")?;
         let said = String::from_utf8_lossy(&status.stdout).into_owned();
         let alarm = said.lines().find(|line| line.contains("no member any more"));
-        let message =
-            alarm.and_then(|line| line.find("node ").map(|at| line[at..].split(" (").next().unwrap_or_default()));
+        // `ALARM n2: what happened (since when)`
+        let message = alarm.and_then(|line| line.split_once(": ")?.1.split(" (").next());
         seen.push(format!("the others raise an alarm: {}", message.unwrap_or_default()));
         expect(alarm.is_some(), "the alarm does not say what happened")
     })?;
