@@ -8,6 +8,7 @@
 use std::fs;
 use std::path::PathBuf;
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use quorate_client::wire::Status;
 use quorate_testnet::Cluster;
@@ -20,6 +21,14 @@ use crate::joining::{invite, join};
 use crate::site::{Dice, PATIENCE, Site, seed};
 
 const NODES: u8 = 5;
+/// Two batches, when they are dealt anew.
+const KEYS: usize = 300;
+/// More than fifty.
+const MANY_KEYS: usize = 10_000;
+/// What clients of so large a cluster rest: every ciphertext must still be remembered in the end.
+const REST: Duration = Duration::from_millis(200);
+/// How many steps lie between two at which the leader of a cluster with so many keys dies.
+const STRIDE: usize = 21;
 /// Members from the first to the last.
 const STAY: [&str; 2] = ["n1", "n2"];
 /// Set to die at every step from this one on, instead of at some that the seed chooses: `make soak` does, from 1 on.
@@ -50,15 +59,15 @@ struct Scene {
 }
 
 impl Scene {
-    fn set() -> Self {
+    fn set(keys: usize, rest: Duration) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let (orders, notes) = (directory.path().join("orders"), directory.path().join("deaths"));
         let variables = SHIM.with_orders(&orders, &notes);
         let builder = Cluster::builder().nodes(NODES).spares(2).settings(COLD);
         let builder = variables.into_iter().fold(builder, |builder, (name, value)| builder.environment(name, value));
         let site = Site::of(builder);
-        let sealed = seal_many(&site, 300);
-        let options = Options { clients: 3, ..Options::default() };
+        let sealed = seal_many(&site, keys);
+        let options = Options { clients: 3, rest, ..Options::default() };
         let load = site.block(Load::start(&site.file(), &site.token(), &options)).expect("clients start");
         Self { site, load, sealed, orders, notes, _directory: directory }
     }
@@ -166,14 +175,43 @@ impl Scene {
     }
 }
 
+/// One goes and another one comes, again and again in one cluster with many keys, and each time the leader dies a little later:
+/// before the first batch, at any of them, and after the last.
+fn die_at_each_batch() {
+    let mut scene = Scene::set(MANY_KEYS, REST);
+    let (mut leaves, mut comes, mut died) = ("n5", "n6", 0);
+    for at_sync in (1..SYNCS_MAX).step_by(STRIDE) {
+        let death = Death { at_sync, of: STATE };
+        let removal = scene.order(&["node", "remove", leaves, "--yes"], death, at_sync.is_multiple_of(2));
+        scene.site.cluster.erase(comes).expect("a machine");
+        let joining = scene.join(comes, None, death);
+        goes_on(&scene.site, &scene.load, &format!("with {comes} in place of {leaves}"));
+        (leaves, comes) = (comes, if comes == "n6" { "n7" } else { "n6" });
+        died += usize::from(removal) + usize::from(joining);
+        // A joiner goes on writing after it was let in: somebody dies of that, however late it is.
+        if !removal {
+            break;
+        }
+    }
+    println!("{died} leaders died");
+    assert!(died > 2 * MANY_KEYS / 192 / STRIDE, "the control: {died} leaders died");
+    let members = ["n1", "n2", "n3", "n4", leaves];
+    none_wrong(&scene.site, scene.load, &members);
+    all_open(&scene.site, &members, &scene.sealed);
+}
+
 /// T26. Mutated: a leader that goes on only with what was ordered of itself.
 #[test]
 fn t26_the_next_leader_finishes_what_the_last_one_began() {
     if let Ok(first) = std::env::var(EVERY) {
+        die_at_each_batch();
         let first: u32 = first.parse().unwrap_or_else(|_| panic!("{EVERY} is a number"));
         for of in [VAULT, STATE] {
             let mut steps = if of == STATE { first..SYNCS_MAX } else { 1..SYNCS_MAX };
-            let reached = steps.by_ref().take_while(|&at_sync| Scene::set().play(Death { at_sync, of }) > 0).count();
+            let reached = steps
+                .by_ref()
+                .take_while(|&at_sync| Scene::set(KEYS, Duration::ZERO).play(Death { at_sync, of }) > 0)
+                .count();
             assert!(reached > 1, "the control: leaders died {reached} times");
             assert!(steps.next().is_some(), "no operation ever ended before the death came");
         }
@@ -185,7 +223,7 @@ fn t26_the_next_leader_finishes_what_the_last_one_began() {
     for _ in 0..rounds {
         let (of, first) = STEPS[dice.below(STEPS.len())];
         let further = if of == STATE { dice.below(SPREAD) as u32 } else { dice.below(2) as u32 };
-        died += Scene::set().play(Death { at_sync: first + further, of });
+        died += Scene::set(KEYS, Duration::ZERO).play(Death { at_sync: first + further, of });
     }
     assert!(died > 0, "the control: some leader died");
 }
