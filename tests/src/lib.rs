@@ -79,6 +79,8 @@ mod sealing;
 #[cfg(test)]
 mod secrets;
 #[cfg(test)]
+mod setup;
+#[cfg(test)]
 mod voters;
 #[cfg(test)]
 mod weather;

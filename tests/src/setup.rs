@@ -1,0 +1,218 @@
+//! What `make setup` does on a machine that has no RocksDB yet: `.ci/rocksdb` with a compiler that only copies.
+//!
+//! The real compiler takes minutes and is shown by every build on a new machine. Here it is about the order of things: each
+//! source is compiled once, an interrupted build goes on, and a unit that does not compile ends in the crate's own way.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use tempfile::TempDir;
+
+use crate::readme::{read, root};
+
+/// Called as `clang++ @FLAGS -c UNIT -o OBJECT`: the object is a copy of the unit. `$BROKEN` does not compile; at
+/// `$INTERRUPTED` somebody types Ctrl-C.
+const COMPILER: &str = r#"#!/usr/bin/env bash
+[ "$1" != -dumpversion ] || { echo 99.0; exit; }
+unit=$(basename "$3")
+echo "$unit" >> "$COMPILED"
+[ "$unit" != "$BROKEN" ] || { echo "error: redefinition of 'kMagic'" >&2; exit 1; }
+[ "$unit" != "$INTERRUPTED" ] || kill -INT 0
+cp "$3" "$5"
+"#;
+
+/// `cargo build` makes the archive of the crate at once; everything else is what cargo says.
+const CARGO: &str = r#"#!/usr/bin/env bash
+[ "$1" = build ] || exec "$REAL_CARGO" "$@"
+while [ "$1" != --target-dir ]; do shift; done
+mkdir -p "$2/release/build/librocksdb-sys-0/out"
+echo "made by the crate with $RUSTFLAGS" > "$2/release/build/librocksdb-sys-0/out/librocksdb.a"
+"#;
+
+/// A clone in which nothing was built, on a machine with the compiler above.
+struct Clone {
+    directory: TempDir,
+}
+
+impl Clone {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let at = |name: &str| directory.path().join(name);
+        for entry in fs::read_dir(root()).expect("the repository").map(|entry| entry.expect("an entry").file_name()) {
+            let name = entry.to_str().expect("text");
+            if !name.starts_with('.') && !["target", "fuzz", "Cargo.lock"].contains(&name) {
+                symlink(root().join(name), at(name)).expect("our own directory");
+            }
+        }
+        fs::copy(root().join("Cargo.lock"), at("Cargo.lock")).expect("our own directory");
+        for name in [".ci", "tools", "cache"] {
+            fs::create_dir(at(name)).expect("our own directory");
+        }
+        fs::copy(root().join(".ci/rocksdb"), at(".ci/rocksdb")).expect("our own directory");
+        for (name, text) in [("clang", COMPILER), ("clang++", COMPILER), ("cargo", CARGO)] {
+            let tool = at("tools").join(name);
+            fs::write(&tool, text).expect("our own directory");
+            fs::set_permissions(&tool, fs::Permissions::from_mode(0o755)).expect("our own file");
+        }
+        Self { directory }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// Runs the set-up; the units that were compiled, and how it ended.
+    fn set_up(&self, broken: &str, interrupted: &str) -> (Vec<String>, Output) {
+        let compiled = self.path("compiled");
+        fs::write(&compiled, "").expect("our own directory");
+        let path = format!("{}:{}", self.path("tools").display(), std::env::var("PATH").expect("a path"));
+        let output = Command::new("bash")
+            .arg(self.path(".ci/rocksdb"))
+            .envs([("PATH", path.as_str()), ("CARGO_NET_OFFLINE", "true")])
+            .envs([("BROKEN", broken), ("INTERRUPTED", interrupted), ("REAL_CARGO", env!("CARGO"))])
+            .env("COMPILED", &compiled)
+            .env("QUORATE_CACHE", self.path("cache"))
+            .env_remove("RUSTFLAGS")
+            .stdin(Stdio::null())
+            .process_group(0)
+            .output()
+            .expect("bash runs");
+        let compiled = fs::read_to_string(compiled).expect("our own file");
+        (compiled.lines().map(str::to_owned).collect(), output)
+    }
+
+    /// The one folder of the cache.
+    fn cached(&self) -> PathBuf {
+        let folders: Vec<_> = fs::read_dir(self.path("cache"))
+            .expect("the cache")
+            .map(|entry| entry.expect("an entry").path())
+            .filter(|path| path.is_dir())
+            .collect();
+        let [folder] = &folders[..] else { panic!("one folder, not {folders:?}") };
+        folder.clone()
+    }
+
+    /// The archive that cargo is pointed at.
+    fn archive(&self) -> PathBuf {
+        let config = fs::read_to_string(self.path(".cargo/config.toml")).expect("cargo's configuration");
+        let folder = config.split("ROCKSDB_LIB_DIR = \"").nth(1).and_then(|rest| rest.split('"').next());
+        assert!(config.contains("ROCKSDB_STATIC = \"1\""), "{config}");
+        Path::new(folder.expect("a folder")).join("librocksdb.a")
+    }
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// The sources in an archive whose objects are copies of their units.
+fn sources(archive: &Path) -> Vec<String> {
+    let printed = Command::new("ar").arg("p").arg(archive).output().expect("ar runs");
+    let text = String::from_utf8(printed.stdout).expect("text");
+    let includes = text.lines().map(|line| line.strip_prefix("#include \"").and_then(|rest| rest.strip_suffix('"')));
+    includes.map(|source| source.expect("an include").to_owned()).collect()
+}
+
+/// The folder of librocksdb-sys that this build links.
+fn crate_folder() -> PathBuf {
+    let metadata = Command::new(env!("CARGO"))
+        .args(["metadata", "--offline", "--locked", "--format-version", "1"])
+        .args(["--filter-platform", &format!("{}-unknown-linux-gnu", std::env::consts::ARCH)])
+        .current_dir(root())
+        .output()
+        .expect("cargo runs");
+    let metadata: serde_json::Value = serde_json::from_slice(&metadata.stdout).expect("JSON");
+    let packages = metadata["packages"].as_array().expect("packages");
+    let package = packages.iter().find(|package| package["name"] == "librocksdb-sys").expect("a dependency");
+    Path::new(package["manifest_path"].as_str().expect("text")).parent().expect("a folder").to_owned()
+}
+
+/// Mutated once: with `write_units` leaving out the first source of each unit, this fails.
+#[test]
+fn every_source_of_the_crate_is_compiled_once() {
+    let clone = Clone::new();
+    let (compiled, output) = clone.set_up("", "");
+    assert!(output.status.success(), "{}", said(&output));
+    let units: BTreeSet<_> = compiled.iter().collect();
+    assert_eq!((units.len(), compiled.len()), (21, 21), "each of 21 units once: {compiled:?}");
+
+    let list = fs::read_to_string(crate_folder().join("rocksdb_lib_sources.txt")).expect("the crate's list");
+    // As in the crate's build.rs.
+    let mut wanted: Vec<_> =
+        list.lines().filter(|source| *source != "util/build_version.cc").map(str::to_owned).collect();
+    wanted.push("build_version.cc".to_owned());
+    let mut found = sources(&clone.archive());
+    wanted.sort();
+    found.sort();
+    assert_eq!(found, wanted);
+    assert!(!clone.cached().join("units").exists(), "what only the build needed is gone");
+
+    let (compiled, output) = clone.set_up("", "");
+    assert!(output.status.success() && compiled.is_empty(), "the second time nothing is left to do: {compiled:?}");
+}
+
+/// Mutated once: with `compile_unit` compiling what has an object already, this fails.
+#[test]
+fn an_interrupted_build_goes_on() {
+    let clone = Clone::new();
+    let (_, output) = clone.set_up("", "unit-09.cc");
+    assert!(!output.status.success(), "it was interrupted");
+    assert!(!clone.path(".cargo/config.toml").exists(), "cargo is not pointed at half an archive");
+    let objects: BTreeSet<_> = fs::read_dir(clone.cached().join("units"))
+        .expect("the units")
+        .map(|entry| entry.expect("an entry").path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "o"))
+        .map(|path| path.with_extension("cc").file_name().expect("a name").to_string_lossy().into_owned())
+        .collect();
+    assert!(objects.len() >= 4, "the control: some were ready: {objects:?}");
+
+    let (compiled, output) = clone.set_up("", "");
+    assert!(output.status.success(), "{}", said(&output));
+    let compiled: BTreeSet<_> = compiled.into_iter().collect();
+    assert!(compiled.is_disjoint(&objects), "ready before, and compiled again: {compiled:?}");
+    assert_eq!(compiled.len() + objects.len(), 21);
+    assert_eq!(sources(&clone.archive()).len(), 343);
+}
+
+/// Mutated once: without the fallback, this fails.
+#[test]
+fn a_unit_that_does_not_compile_ends_in_the_way_of_the_crate() {
+    let clone = Clone::new();
+    let (compiled, output) = clone.set_up("unit-03.cc", "");
+    let said = said(&output);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("unit-03 did not compile") && said.contains("redefinition of 'kMagic'"), "{said}");
+    assert!(said.contains("as its crate does"), "{said}");
+    assert!(compiled.len() < 21, "the units after it are not tried: {compiled:?}");
+    let archive = fs::read_to_string(clone.archive()).expect("the archive");
+    assert!(archive.starts_with("made by the crate"), "{archive}");
+}
+
+/// The units are compiled as the crate would: a new version of it may need other definitions.
+#[test]
+fn the_units_have_the_definitions_of_the_crate() {
+    let build = fs::read_to_string(crate_folder().join("build.rs")).expect("the crate's build script");
+    let rocksdb = build.split("fn build_rocksdb").nth(1).and_then(|rest| rest.split("\nfn ").next()).expect("its part");
+    let defined = |text: &str| -> BTreeSet<String> {
+        let names = text.split("config.define(\"").skip(1);
+        names.map(|rest| rest.split('"').next().expect("a name").to_owned()).collect()
+    };
+    let linux = rocksdb.split("target.contains(\"linux\") {").nth(1).and_then(|rest| rest.split('}').next());
+    let mut wanted = defined(linux.expect("a part for Linux"));
+    assert!(wanted.contains("OS_LINUX"), "{wanted:?}");
+    wanted.extend(["NDEBUG", "LZ4", "HAVE_ALIGNED_NEW", "HAVE_UINT128_EXTENSION"].map(str::to_owned));
+    let everywhere = defined(rocksdb);
+    assert!(wanted.is_subset(&everywhere), "the crate defines no longer: {:?}", wanted.difference(&everywhere));
+
+    let script = read(".ci/rocksdb");
+    let flags = script.split("flags=(").nth(1).and_then(|rest| rest.split("\n)").next()).expect("the flags");
+    let given = flags.split_whitespace().filter_map(|flag| flag.strip_prefix("-D"));
+    let given: BTreeSet<_> = given.map(|flag| flag.split('=').next().expect("a name").to_owned()).collect();
+    assert_eq!(given, wanted);
+    let standard = flags.split_whitespace().find(|flag| flag.starts_with("-std=")).expect("a standard");
+    assert!(build.contains(&format!("\"{standard}\"")), "the crate's standard is not {standard}");
+}
