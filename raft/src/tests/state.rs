@@ -320,7 +320,6 @@ fn a_delayed_command_never_reaches_a_retired_epoch() {
     assert_eq!(state.active().map(|active| active.epoch), Some(epoch));
 
     let closed = Refusal::WrongEpoch { given: Epoch(1), active: Some(epoch) };
-    assert!(closed.is_retryable());
     assert_eq!(refused(&mut state, Change::CreateKey(late)), closed);
     assert_eq!(refused(&mut state, delayed), closed);
     let ack = Change::EpochAck(EpochAck { epoch: Epoch(1), node: NodeId(1), redealt: 0 });
