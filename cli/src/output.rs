@@ -2,6 +2,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use jiff::Timestamp;
 use quorate_client::NodeName;
 use quorate_client::wire::{Alarm, KeyInfo, KeySummary, NodeInfo, OldCopies, VersionInfo};
 use serde_json::{Value, json};
@@ -25,20 +26,11 @@ pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     text
 }
 
-/// RFC 3339 in UTC, to the second.
+/// RFC 3339 in UTC, to the second. What is later than the year 9999 is shown as its last moment.
 pub(crate) fn time(ms: u64) -> String {
-    let seconds = ms / 1000;
-    let (days, second) = (seconds / 86_400, seconds % 86_400);
-    // Civil date from days since 1970 (Howard Hinnant, chrono-compatible low-level date algorithms).
-    let shifted = days + 719_468;
-    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
-    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", second / 3600, second / 60 % 60, second % 60)
+    let last = Timestamp::MAX.as_second();
+    let second = i64::try_from(ms / 1000).map_or(last, |second| second.min(last));
+    Timestamp::from_second(second).expect("not later than the last one").to_string()
 }
 
 /// How long ago, in one unit.
@@ -170,6 +162,7 @@ mod tests {
         // From coreutils: date -u -d @951827696 and @4102444799.
         assert_eq!(time(951_827_696_000), "2000-02-29T12:34:56Z");
         assert_eq!(time(4_102_444_799_999), "2099-12-31T23:59:59Z");
+        assert_eq!(time(u64::MAX), time(u64::MAX - 1), "what no calendar shows is shown all the same");
     }
 
     #[test]

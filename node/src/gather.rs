@@ -6,7 +6,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -20,6 +19,7 @@ use quorate_shares::master::{EncryptionRoot, KeyIdentity, MasterKey};
 use quorate_shares::quorum::Quorum;
 use quorate_shares::secret::Secret;
 use quorate_shares::transit::{self, Place};
+use rand::seq::SliceRandom;
 use serde_bytes::ByteBuf;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::{debug, info, warn};
@@ -37,9 +37,6 @@ const SECOND_WAVE: Duration = Duration::from_millis(20);
 const LOAD: Duration = Duration::from_secs(5);
 /// Pause before peers that had no share to give are asked again.
 const AGAIN: Duration = Duration::from_millis(100);
-
-/// Shares that did not match their commitments, since this process started: a metric, and a reason to look at a peer.
-pub static WRONG_SHARES: AtomicU64 = AtomicU64::new(0);
 
 /// Why a key cannot be used.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -187,7 +184,7 @@ impl Quorums {
     async fn ask_all(&mut self, node: &Arc<Node>, epoch: Epoch, deadline: Instant) -> bool {
         let Some(furthest) = self.furthest() else { return true };
         let mut missing: Vec<NodeId> = furthest.missing().filter(|&peer| peer != node.id()).collect();
-        random::shuffle(&mut missing);
+        missing.shuffle(&mut random::system());
         let progress = furthest.progress();
         let first = progress.need.saturating_sub(progress.have).min(missing.len());
         let later = missing.split_off(first);
@@ -210,7 +207,6 @@ impl Quorums {
             for (slot, x, share) in shares {
                 let added = self.0.get_mut(&slot).map(|quorum| quorum.add(peer, x, share));
                 if let Some(Err(error)) = added {
-                    WRONG_SHARES.fetch_add(1, Ordering::Relaxed);
                     warn!(%peer, %error, "share refused");
                     let message = format!("a share from {} was refused: {error}", node.name_of(peer));
                     node.alarm("wrong_share", peer, message);

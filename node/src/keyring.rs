@@ -1,17 +1,18 @@
 //! Keys in memory: only purpose-derived roots, bounded in number, age and idleness, and gone when the lease is lost.
 //!
-//! A warm key is one read of a map. A cold key is loaded once however many requests wait for it: they share one flight,
+//! A warm key is one look into a map that remembers the order of use (the `lru` crate). A cold key is loaded once however many requests wait for it: they share one flight,
 //! which goes on when a waiting request gives up. A wipe also condemns the flights under way, so that a load that began
 //! before the lease was lost cannot put a key back after it.
 //!
 //! [`Roots`] holds these rules and is told the time; [`Keyring`] adds the flights and the clock.
 
 use std::collections::HashMap;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::future::{BoxFuture, FutureExt, Shared};
-use parking_lot::{Mutex, RwLock};
+use lru::LruCache;
+use parking_lot::Mutex;
 use quorate_shares::ids::{KeyUid, KeyVersion};
 use quorate_shares::master::EncryptionRoot as Root;
 
@@ -19,7 +20,7 @@ use crate::clock::boot_ms;
 use crate::gather::LoadError;
 
 /// Roots kept at most; beyond, the longest unused one makes room.
-pub const ROOTS_MAX: usize = 10_000;
+pub const ROOTS_MAX: NonZeroUsize = NonZeroUsize::new(10_000).expect("not zero");
 
 /// One version of one key.
 pub type Slot = (KeyUid, KeyVersion);
@@ -29,15 +30,22 @@ type Flight = Shared<BoxFuture<'static, Result<Arc<Root>, LoadError>>>;
 struct Entry {
     root: Arc<Root>,
     made_ms: u64,
-    used_ms: AtomicU64,
+    used_ms: u64,
 }
 
 /// Roots in memory, and how long each may stay there. Times are those of one clock ([`boot_ms`]).
+///
+/// A root that makes room, is too old, or is wiped here is dropped at once; [`Root`] overwrites itself when the last user
+/// drops it.
 pub struct Roots {
     idle_ms: u64,
     age_ms: u64,
-    roots: RwLock<HashMap<Slot, Entry>>,
-    wipes: AtomicU64,
+    kept: Mutex<Kept>,
+}
+
+struct Kept {
+    roots: LruCache<Slot, Entry>,
+    wipes: Wipes,
 }
 
 /// How often everything had been wiped when a load began: what was loaded is kept only if that is still so.
@@ -47,51 +55,46 @@ pub struct Wipes(u64);
 impl Roots {
     /// None yet. A root is dropped when it was not used for `idle_ms`, and after `age_ms` in any case.
     pub fn new(idle_ms: u64, age_ms: u64) -> Self {
-        Self { idle_ms, age_ms, roots: RwLock::default(), wipes: AtomicU64::new(0) }
+        let kept = Kept { roots: LruCache::sparse(ROOTS_MAX), wipes: Wipes(0) };
+        Self { idle_ms, age_ms, kept: Mutex::new(kept) }
     }
 
     /// The root, if it is there and not too old.
     pub fn warm(&self, slot: Slot, now_ms: u64) -> Option<Arc<Root>> {
-        let roots = self.roots.read();
-        let entry = roots.get(&slot).filter(|entry| self.is_fresh(entry, now_ms))?;
-        entry.used_ms.store(now_ms, Ordering::Relaxed);
+        let mut kept = self.kept.lock();
+        let entry = kept.roots.get_mut(&slot).filter(|entry| self.is_fresh(entry, now_ms))?;
+        entry.used_ms = now_ms;
         Some(Arc::clone(&entry.root))
     }
 
     /// To be asked when a load begins.
     pub fn wipes(&self) -> Wipes {
-        Wipes(self.wipes.load(Ordering::Acquire))
+        self.kept.lock().wipes
     }
 
     /// Keeps what a load brought, unless everything was wiped since it began.
     pub fn keep(&self, slot: Slot, root: &Arc<Root>, began: Wipes, now_ms: u64) {
-        let mut roots = self.roots.write();
-        // Under the write lock, so a wipe is either seen here or clears what is inserted here.
-        if self.wipes() != began {
-            return;
+        let mut kept = self.kept.lock();
+        if kept.wipes == began {
+            kept.roots.put(slot, Entry { root: Arc::clone(root), made_ms: now_ms, used_ms: now_ms });
         }
-        if roots.len() >= ROOTS_MAX {
-            let idlest =
-                roots.iter().min_by_key(|(_, entry)| entry.used_ms.load(Ordering::Relaxed)).map(|(&slot, _)| slot);
-            idlest.and_then(|slot| roots.remove(&slot));
-        }
-        roots.insert(slot, Entry { root: Arc::clone(root), made_ms: now_ms, used_ms: AtomicU64::new(now_ms) });
     }
 
     /// Forgets every root, and condemns the loads under way.
     pub fn wipe(&self) {
-        self.wipes.fetch_add(1, Ordering::AcqRel);
-        self.roots.write().clear();
+        let mut kept = self.kept.lock();
+        kept.wipes.0 += 1;
+        kept.roots.clear();
     }
 
     /// Forgets what is idle or old.
     pub fn sweep(&self, now_ms: u64) {
-        self.roots.write().retain(|_, entry| self.is_fresh(entry, now_ms));
+        self.kept.lock().roots.retain(|_, entry| self.is_fresh(entry, now_ms));
     }
 
     /// Roots in memory now.
     pub fn len(&self) -> usize {
-        self.roots.read().len()
+        self.kept.lock().roots.len()
     }
 
     /// Whether nothing is in memory.
@@ -100,8 +103,7 @@ impl Roots {
     }
 
     fn is_fresh(&self, entry: &Entry, now_ms: u64) -> bool {
-        now_ms.saturating_sub(entry.made_ms) < self.age_ms
-            && now_ms.saturating_sub(entry.used_ms.load(Ordering::Relaxed)) < self.idle_ms
+        now_ms.saturating_sub(entry.made_ms) < self.age_ms && now_ms.saturating_sub(entry.used_ms) < self.idle_ms
     }
 }
 
@@ -182,5 +184,83 @@ impl Keyring {
             self.roots.keep(slot, root, began, boot_ms());
         }
         self.flights.lock().remove(&slot);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use quorate_shares::ids::ClusterId;
+    use quorate_shares::master::{KeyIdentity, MasterKey};
+
+    use super::*;
+    use crate::random;
+
+    const VERSION: KeyVersion = KeyVersion(1);
+
+    fn slot(number: usize) -> Slot {
+        let mut uid = KeyUid([0; 16]);
+        uid.0[..8].copy_from_slice(&number.to_be_bytes());
+        (uid, VERSION)
+    }
+
+    fn root() -> Arc<Root> {
+        let identity = KeyIdentity { cluster: ClusterId([1; 16]), uid: KeyUid([2; 16]), version: VERSION };
+        Arc::new(MasterKey::random(&mut random::system()).encryption_root(&identity))
+    }
+
+    /// Mutated once: with an unbounded map, this fails.
+    #[test]
+    fn the_longest_unused_root_makes_room_and_is_dropped_at_once() {
+        let roots = Roots::new(u64::MAX, u64::MAX);
+        let (used, unused, other) = (root(), root(), root());
+        roots.keep(slot(0), &used, roots.wipes(), 0);
+        roots.keep(slot(1), &unused, roots.wipes(), 0);
+        let unused = Arc::downgrade(&{ unused });
+        for number in 2..ROOTS_MAX.get() {
+            roots.keep(slot(number), &other, roots.wipes(), 0);
+        }
+        assert!(unused.upgrade().is_some() && roots.len() == ROOTS_MAX.get(), "the control: there is room for so many");
+
+        assert!(roots.warm(slot(0), 1).is_some());
+        roots.keep(slot(ROOTS_MAX.get()), &other, roots.wipes(), 2);
+        assert_eq!(roots.len(), ROOTS_MAX.get());
+        assert!(roots.warm(slot(0), 3).is_some(), "it was used, although it is the oldest");
+        assert!(roots.warm(slot(1), 3).is_none(), "it made room");
+        assert!(unused.upgrade().is_none(), "nobody has it any longer, so it is overwritten");
+    }
+
+    /// Mutated once: with `is_fresh` looking at one of the two times only, this fails.
+    #[test]
+    fn what_is_idle_or_old_is_neither_used_nor_kept() {
+        let roots = Roots::new(10, 25);
+        roots.keep(slot(0), &root(), roots.wipes(), 0);
+        assert!(roots.warm(slot(0), 9).is_some());
+        assert!(roots.warm(slot(0), 18).is_some(), "used 9 ms ago");
+        assert!(roots.warm(slot(0), 24).is_some());
+        assert!(roots.warm(slot(0), 25).is_none(), "too old, although it is in use");
+        roots.sweep(25);
+        assert!(roots.is_empty());
+
+        roots.keep(slot(1), &root(), roots.wipes(), 100);
+        assert!(roots.warm(slot(1), 110).is_none(), "not used for 10 ms");
+        roots.sweep(109);
+        assert_eq!(roots.len(), 1);
+        roots.sweep(110);
+        assert!(roots.is_empty());
+    }
+
+    /// Mutated once: with `keep` not looking at `began`, this fails.
+    #[test]
+    fn what_a_load_brings_after_a_wipe_is_not_kept() {
+        let roots = Roots::new(u64::MAX, u64::MAX);
+        let (kept, began) = (root(), roots.wipes());
+        roots.keep(slot(0), &kept, began, 0);
+        let kept = Arc::downgrade(&{ kept });
+        roots.wipe();
+        assert!(roots.is_empty() && kept.upgrade().is_none(), "nobody has it any longer, so it is overwritten");
+        roots.keep(slot(0), &root(), began, 0);
+        assert!(roots.is_empty());
+        roots.keep(slot(0), &root(), roots.wipes(), 0);
+        assert_eq!(roots.len(), 1);
     }
 }

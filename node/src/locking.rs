@@ -23,6 +23,7 @@ use quorate_raft::state::LockTerms;
 use quorate_shares::ids::NodeId;
 use quorate_shares::kem::PublicKey;
 use quorate_shares::lock::{Bundle, Lock, LockPeer};
+use rand::RngExt;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info, warn};
 
@@ -56,7 +57,8 @@ pub async fn keep_fresh(node: Arc<Node>, replica: Replica) {
         changes.borrow_and_update();
         if due.is_none() && matches!(node.phase(), Phase::Serving | Phase::Sealed) {
             due = Some(
-                Instant::now() + later(random::between(timing.renew_lock_after_ms, 4 * timing.renew_lock_after_ms)),
+                Instant::now()
+                    + later(random::system().random_range(timing.renew_lock_after_ms..=4 * timing.renew_lock_after_ms)),
             );
         }
         let terms = replica.read(|state| {

@@ -17,16 +17,3 @@ pub fn bytes<const N: usize>() -> [u8; N] {
     system().fill_bytes(&mut bytes);
     bytes
 }
-
-/// A number from `low` up to `high`, both included.
-pub fn between(low: u64, high: u64) -> u64 {
-    low + u64::from_be_bytes(bytes()) % (high.saturating_sub(low).saturating_add(1))
-}
-
-/// Puts `items` into a random order.
-pub fn shuffle<T>(items: &mut [T]) {
-    for last in (1..items.len()).rev() {
-        let other = u64::from_be_bytes(bytes()) % (last as u64 + 1);
-        items.swap(last, other as usize);
-    }
-}
