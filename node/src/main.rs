@@ -2,11 +2,15 @@
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
+use std::str::FromStr;
 
 use clap::Parser;
 use quorate_node::boot;
 use quorate_node::config::{Config, ConfigError, Flags};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 fn main() -> ExitCode {
     // No file or socket of this process is ever made for others to read.
@@ -26,7 +30,8 @@ fn main() -> ExitCode {
         }
     };
     let stderr = std::io::stderr;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_ansi(stderr().is_terminal()).init();
+    let lines = fmt::layer().with_writer(stderr).with_ansi(stderr().is_terminal());
+    tracing_subscriber::registry().with(lines).with(filter).init();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -44,10 +49,10 @@ fn main() -> ExitCode {
 }
 
 /// What is logged: as `QUORATE_LOG` says. One that makes no sense is refused, or somebody would wait for lines that never come.
-fn filter() -> Result<EnvFilter, ConfigError> {
+fn filter() -> Result<Targets, ConfigError> {
     let wanted = std::env::var("QUORATE_LOG").unwrap_or_default();
     let wanted = if wanted.is_empty() { "info,openraft=error" } else { &wanted };
-    EnvFilter::try_new(wanted)
+    Targets::from_str(wanted)
         .map_err(|error| ConfigError::Invalid { setting: "QUORATE_LOG", reason: error.to_string() })
 }
 

@@ -11,6 +11,7 @@ pub mod cluster;
 pub mod binaries;
 pub mod damage;
 pub mod directory;
+#[cfg_attr(not(feature = "bad-disks"), path = "disk/none.rs")]
 pub mod disk;
 mod founding;
 pub mod procs;

@@ -216,3 +216,35 @@ fn the_units_have_the_definitions_of_the_crate() {
     let standard = flags.split_whitespace().find(|flag| flag.starts_with("-std=")).expect("a standard");
     assert!(build.contains(&format!("\"{standard}\"")), "the crate's standard is not {standard}");
 }
+
+/// Every dependency with its features, as cargo chooses them along some kinds of edges.
+fn chosen(edges: &str) -> BTreeSet<String> {
+    let tree = Command::new(env!("CARGO"))
+        .args(["tree", "--workspace", "--offline", "--locked", "--prefix", "none", "-f", "{p} [{f}]", "-e", edges])
+        .current_dir(root())
+        .output()
+        .expect("cargo runs");
+    assert!(tree.status.success(), "{}", said(&tree));
+    let lines = String::from_utf8(tree.stdout).expect("text");
+    // Our own crates are named with their folder. They are compiled for the tests in any case.
+    let dependencies = lines.lines().filter(|line| !line.contains(" (/"));
+    dependencies.map(|line| line.trim_end_matches(" (*)").to_owned()).collect()
+}
+
+/// `make demo` and `make test` share one build of each dependency: tests may bring more of them, but choose no other features.
+///
+/// Mutated twice: without `proptest`, and without `fuser` under `[dependencies]` of this crate, this fails.
+#[test]
+fn the_programs_and_the_tests_share_one_build_of_each_dependency() {
+    let name = |line: &String| line.split(" [").next().expect("a name").to_owned();
+    let (programs, tests) = (chosen("normal,no-proc-macro"), chosen("normal,dev,no-proc-macro"));
+    assert!(programs.len() > 100, "the control: {programs:?}");
+    let names: BTreeSet<_> = programs.iter().map(name).collect();
+    let again: Vec<_> = tests.difference(&programs).filter(|line| names.contains(&name(line))).collect();
+    assert!(again.is_empty(), "compiled once more for the tests, with other features: {again:?}");
+
+    // With macros and build scripts, which may be there twice in any case.
+    let (programs, tests) = (chosen("normal,build"), chosen("normal,build,dev"));
+    let again: Vec<_> = programs.difference(&tests).collect();
+    assert!(again.is_empty(), "compiled once more for the tests, with other features than these: {again:?}");
+}

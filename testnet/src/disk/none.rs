@@ -1,0 +1,17 @@
+//! Without the feature `bad-disks` there are no disks of this kind.
+
+use std::io;
+use std::path::Path;
+
+/// A disk that cannot be made.
+pub enum Disk {}
+
+impl Disk {
+    /// Mounts nothing.
+    ///
+    /// # Errors
+    /// Always.
+    pub fn mount(_below: &Path, _at: &Path) -> io::Result<Self> {
+        Err(io::Error::new(io::ErrorKind::Unsupported, "quorate-testnet was built without its feature bad-disks"))
+    }
+}
