@@ -10,7 +10,7 @@ setup:           ## Install what is missing and build RocksDB once for this mach
 	@.ci/rocksdb
 
 build: setup
-	@[ -x target/debug/quorated ] || echo "build: compiling Quorate, about two minutes the first time" >&2
+	@[ -x target/debug/quorated ] || echo "build: compiling Quorate: two to three minutes on two cores, the first time" >&2
 	@cargo build --workspace --bins
 
 demo: build      ## Tell the whole story on a real three-node cluster on this machine
@@ -37,9 +37,10 @@ lint: setup      ## Formatting and lints, warnings are errors
 	cargo fmt --all --check
 	cargo fmt --manifest-path fuzz/Cargo.toml --check
 	cargo clippy --workspace --all-targets -- -D warnings
+	cargo clippy --workspace --bins -- -D warnings
 
 docs: setup      ## Build the API documentation, warnings are errors
-	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --features quorate-testnet/bad-disks --quiet
 
 deny: setup      ## Check licences, sources and banned crates
 	.ci/deny

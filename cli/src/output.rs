@@ -26,11 +26,10 @@ pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     text
 }
 
-/// RFC 3339 in UTC, to the second. What is later than the year 9999 is shown as its last moment.
+/// RFC 3339 in UTC, to the second. A time later than a [`Timestamp`] can be (the end of December 9999) is shown as the latest.
 pub(crate) fn time(ms: u64) -> String {
-    let last = Timestamp::MAX.as_second();
-    let second = i64::try_from(ms / 1000).map_or(last, |second| second.min(last));
-    Timestamp::from_second(second).expect("not later than the last one").to_string()
+    let second = i64::try_from(ms / 1000).unwrap_or(i64::MAX).min(Timestamp::MAX.as_second());
+    Timestamp::from_second(second).expect("not later than the latest").to_string()
 }
 
 /// How long ago, in one unit.
@@ -162,7 +161,7 @@ mod tests {
         // From coreutils: date -u -d @951827696 and @4102444799.
         assert_eq!(time(951_827_696_000), "2000-02-29T12:34:56Z");
         assert_eq!(time(4_102_444_799_999), "2099-12-31T23:59:59Z");
-        assert_eq!(time(u64::MAX), time(u64::MAX - 1), "what no calendar shows is shown all the same");
+        assert_eq!(time(u64::MAX), "9999-12-30T22:00:00Z");
     }
 
     #[test]

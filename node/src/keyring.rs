@@ -1,8 +1,8 @@
 //! Keys in memory: only purpose-derived roots, bounded in number, age and idleness, and gone when the lease is lost.
 //!
-//! A warm key is one look into a map that remembers the order of use (the `lru` crate). A cold key is loaded once however many requests wait for it: they share one flight,
-//! which goes on when a waiting request gives up. A wipe also condemns the flights under way, so that a load that began
-//! before the lease was lost cannot put a key back after it.
+//! A warm key is one look-up in a map that remembers the order of use (the `lru` crate). A cold key is loaded once, however
+//! many requests wait for it: they share one flight, which goes on when a waiting request gives up. A wipe also condemns the
+//! flights under way, so that a load that began before the lease was lost cannot put a key back after it.
 //!
 //! [`Roots`] holds these rules and is told the time; [`Keyring`] adds the flights and the clock.
 
@@ -19,7 +19,7 @@ use quorate_shares::master::EncryptionRoot as Root;
 use crate::clock::boot_ms;
 use crate::gather::LoadError;
 
-/// Roots kept at most; beyond, the longest unused one makes room.
+/// Roots kept at most; beyond, the least recently used one makes room.
 pub const ROOTS_MAX: NonZeroUsize = NonZeroUsize::new(10_000).expect("not zero");
 
 /// One version of one key.
@@ -35,8 +35,8 @@ struct Entry {
 
 /// Roots in memory, and how long each may stay there. Times are those of one clock ([`boot_ms`]).
 ///
-/// A root that makes room, is too old, or is wiped here is dropped at once; [`Root`] overwrites itself when the last user
-/// drops it.
+/// A root that makes room or is wiped is dropped at once; an idle or old one at the next [`Roots::sweep`]. [`Root`] overwrites
+/// itself when its last user drops it.
 pub struct Roots {
     idle_ms: u64,
     age_ms: u64,
@@ -210,23 +210,27 @@ mod tests {
 
     /// Mutated once: with an unbounded map, this fails.
     #[test]
-    fn the_longest_unused_root_makes_room_and_is_dropped_at_once() {
+    fn the_least_recently_used_root_makes_room_and_is_dropped_at_once() {
         let roots = Roots::new(u64::MAX, u64::MAX);
         let (used, unused, other) = (root(), root(), root());
         roots.keep(slot(0), &used, roots.wipes(), 0);
         roots.keep(slot(1), &unused, roots.wipes(), 0);
-        let unused = Arc::downgrade(&{ unused });
+        let watched = Arc::downgrade(&unused);
+        drop(unused);
         for number in 2..ROOTS_MAX.get() {
             roots.keep(slot(number), &other, roots.wipes(), 0);
         }
-        assert!(unused.upgrade().is_some() && roots.len() == ROOTS_MAX.get(), "the control: there is room for so many");
+        assert!(
+            watched.upgrade().is_some() && roots.len() == ROOTS_MAX.get(),
+            "the control: there is room for so many"
+        );
 
         assert!(roots.warm(slot(0), 1).is_some());
         roots.keep(slot(ROOTS_MAX.get()), &other, roots.wipes(), 2);
         assert_eq!(roots.len(), ROOTS_MAX.get());
         assert!(roots.warm(slot(0), 3).is_some(), "it was used, although it is the oldest");
         assert!(roots.warm(slot(1), 3).is_none(), "it made room");
-        assert!(unused.upgrade().is_none(), "nobody has it any longer, so it is overwritten");
+        assert!(watched.upgrade().is_none(), "its last user is gone, so it is dropped");
     }
 
     /// Mutated once: with `is_fresh` looking at one of the two times only, this fails.
@@ -255,9 +259,10 @@ mod tests {
         let roots = Roots::new(u64::MAX, u64::MAX);
         let (kept, began) = (root(), roots.wipes());
         roots.keep(slot(0), &kept, began, 0);
-        let kept = Arc::downgrade(&{ kept });
+        let watched = Arc::downgrade(&kept);
+        drop(kept);
         roots.wipe();
-        assert!(roots.is_empty() && kept.upgrade().is_none(), "nobody has it any longer, so it is overwritten");
+        assert!(roots.is_empty() && watched.upgrade().is_none(), "its last user is gone, so it is dropped");
         roots.keep(slot(0), &root(), began, 0);
         assert!(roots.is_empty());
         roots.keep(slot(0), &root(), roots.wipes(), 0);

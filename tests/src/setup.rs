@@ -1,7 +1,8 @@
 //! What `make setup` does on a machine that has no RocksDB yet: `.ci/rocksdb` with a compiler that only copies.
 //!
 //! The real compiler takes minutes and is shown by every build on a new machine. Here it is about the order of things: each
-//! source is compiled once, an interrupted build goes on, and a unit that does not compile ends in the crate's own way.
+//! source is compiled once, an interrupted build goes on, and after a unit that does not compile the crate's build script
+//! does the work. The last test looks whether programs and tests share one build of each dependency.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,8 +15,8 @@ use tempfile::TempDir;
 
 use crate::readme::{read, root};
 
-/// Called as `clang++ @FLAGS -c UNIT -o OBJECT`: the object is a copy of the unit. `$BROKEN` does not compile; at
-/// `$INTERRUPTED` somebody types Ctrl-C.
+/// Called as `clang++ @FLAGS -c UNIT -o OBJECT`: the object is a copy of the unit. `$BROKEN` does not compile;
+/// `$INTERRUPTED` ends like Ctrl-C.
 const COMPILER: &str = r#"#!/usr/bin/env bash
 [ "$1" != -dumpversion ] || { echo 99.0; exit; }
 unit=$(basename "$3")
@@ -34,11 +35,11 @@ echo "made by the crate with $RUSTFLAGS" > "$2/release/build/librocksdb-sys-0/ou
 "#;
 
 /// A clone in which nothing was built, on a machine with the compiler above.
-struct Clone {
+struct FreshClone {
     directory: TempDir,
 }
 
-impl Clone {
+impl FreshClone {
     fn new() -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let at = |name: &str| directory.path().join(name);
@@ -53,7 +54,9 @@ impl Clone {
             fs::create_dir(at(name)).expect("our own directory");
         }
         fs::copy(root().join(".ci/rocksdb"), at(".ci/rocksdb")).expect("our own directory");
-        for (name, text) in [("clang", COMPILER), ("clang++", COMPILER), ("cargo", CARGO)] {
+        for (name, text) in
+            [("clang", COMPILER), ("clang++", COMPILER), ("cargo", CARGO), ("nproc", "#!/bin/sh\necho 2\n")]
+        {
             let tool = at("tools").join(name);
             fs::write(&tool, text).expect("our own directory");
             fs::set_permissions(&tool, fs::Permissions::from_mode(0o755)).expect("our own file");
@@ -134,7 +137,7 @@ fn crate_folder() -> PathBuf {
 /// Mutated once: with `write_units` leaving out the first source of each unit, this fails.
 #[test]
 fn every_source_of_the_crate_is_compiled_once() {
-    let clone = Clone::new();
+    let clone = FreshClone::new();
     let (compiled, output) = clone.set_up("", "");
     assert!(output.status.success(), "{}", said(&output));
     let units: BTreeSet<_> = compiled.iter().collect();
@@ -158,7 +161,7 @@ fn every_source_of_the_crate_is_compiled_once() {
 /// Mutated once: with `compile_unit` compiling what has an object already, this fails.
 #[test]
 fn an_interrupted_build_goes_on() {
-    let clone = Clone::new();
+    let clone = FreshClone::new();
     let (_, output) = clone.set_up("", "unit-09.cc");
     assert!(!output.status.success(), "it was interrupted");
     assert!(!clone.path(".cargo/config.toml").exists(), "cargo is not pointed at half an archive");
@@ -180,13 +183,13 @@ fn an_interrupted_build_goes_on() {
 
 /// Mutated once: without the fallback, this fails.
 #[test]
-fn a_unit_that_does_not_compile_ends_in_the_way_of_the_crate() {
-    let clone = Clone::new();
+fn after_a_unit_that_does_not_compile_the_build_script_of_the_crate_does_the_work() {
+    let clone = FreshClone::new();
     let (compiled, output) = clone.set_up("unit-03.cc", "");
     let said = said(&output);
     assert!(output.status.success(), "{said}");
     assert!(said.contains("unit-03 did not compile") && said.contains("redefinition of 'kMagic'"), "{said}");
-    assert!(said.contains("as its crate does"), "{said}");
+    assert!(said.contains("built by its crate's build script"), "{said}");
     assert!(compiled.len() < 21, "the units after it are not tried: {compiled:?}");
     let archive = fs::read_to_string(clone.archive()).expect("the archive");
     assert!(archive.starts_with("made by the crate"), "{archive}");
@@ -243,7 +246,7 @@ fn the_programs_and_the_tests_share_one_build_of_each_dependency() {
     let again: Vec<_> = tests.difference(&programs).filter(|line| names.contains(&name(line))).collect();
     assert!(again.is_empty(), "compiled once more for the tests, with other features: {again:?}");
 
-    // With macros and build scripts, which may be there twice in any case.
+    // A macro or a build script may need a second set of features. Each set that the programs use is one that the tests use.
     let (programs, tests) = (chosen("normal,build"), chosen("normal,build,dev"));
     let again: Vec<_> = programs.difference(&tests).collect();
     assert!(again.is_empty(), "compiled once more for the tests, with other features than these: {again:?}");

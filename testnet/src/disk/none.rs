@@ -1,4 +1,4 @@
-//! Without the feature `bad-disks` there are no disks of this kind.
+//! Takes the place of `disk.rs` without the feature `bad-disks`: mounting a disk fails.
 
 use std::io;
 use std::path::Path;
