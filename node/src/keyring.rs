@@ -62,9 +62,12 @@ impl Roots {
     /// The root, if it is there and not too old.
     pub fn warm(&self, slot: Slot, now_ms: u64) -> Option<Arc<Root>> {
         let mut kept = self.kept.lock();
-        let entry = kept.roots.get_mut(&slot).filter(|entry| self.is_fresh(entry, now_ms))?;
+        let entry = kept.roots.peek_mut(&slot).filter(|entry| self.is_fresh(entry, now_ms))?;
         entry.used_ms = now_ms;
-        Some(Arc::clone(&entry.root))
+        let root = Arc::clone(&entry.root);
+        // Only what is fresh counts as used, or an old root could push out a fresh one.
+        kept.roots.promote(&slot);
+        Some(root)
     }
 
     /// To be asked when a load begins.

@@ -58,7 +58,10 @@ pub async fn keep_fresh(node: Arc<Node>, replica: Replica) {
         if due.is_none() && matches!(node.phase(), Phase::Serving | Phase::Sealed) {
             due = Some(
                 Instant::now()
-                    + later(random::system().random_range(timing.renew_lock_after_ms..=4 * timing.renew_lock_after_ms)),
+                    + later(
+                        random::system()
+                            .random_range(timing.renew_lock_after_ms..=timing.renew_lock_after_ms.saturating_mul(4)),
+                    ),
             );
         }
         let terms = replica.read(|state| {

@@ -6,10 +6,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use quorate_node::boot;
 use quorate_node::config::{Config, ConfigError, Flags};
-use tracing_subscriber::filter::Targets;
-use tracing_subscriber::fmt;
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     // No file or socket of this process is ever made for others to read.
@@ -29,8 +26,7 @@ fn main() -> ExitCode {
         }
     };
     let stderr = std::io::stderr;
-    let lines = fmt::layer().with_writer(stderr).with_ansi(stderr().is_terminal());
-    tracing_subscriber::registry().with(lines).with(filter).init();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_ansi(stderr().is_terminal()).init();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -47,16 +43,12 @@ fn main() -> ExitCode {
     }
 }
 
-/// What is logged: as `QUORATE_LOG` says. A value that makes no sense is refused: otherwise the operator waits for lines that
-/// never come.
-fn filter() -> Result<Targets, ConfigError> {
+/// What is logged: as `QUORATE_LOG` says. One that makes no sense is refused, or somebody would wait for lines that never come.
+fn filter() -> Result<EnvFilter, ConfigError> {
     let wanted = std::env::var("QUORATE_LOG").unwrap_or_default();
     let wanted = if wanted.is_empty() { "info,openraft=error" } else { &wanted };
-    let invalid = |reason| ConfigError::Invalid { setting: "QUORATE_LOG", reason };
-    if wanted.contains('[') {
-        return Err(invalid("filters by span or field are not supported".to_owned()));
-    }
-    wanted.parse::<Targets>().map_err(|error| invalid(error.to_string()))
+    EnvFilter::try_new(wanted)
+        .map_err(|error| ConfigError::Invalid { setting: "QUORATE_LOG", reason: error.to_string() })
 }
 
 /// Says what went wrong, then what to do about it.

@@ -198,7 +198,7 @@ fn the_daemon_explains_itself() {
         (&["--data", data, "--listen", "127.0.0.1:7250", "--name", "N 1"], "", "--name is not valid"),
         (&["--data", data, "--config", file], "", "line 2"),
         (&complete, "info,openraft=lots", "QUORATE_LOG is not valid"),
-        (&complete, "info,quorate_node[join]=debug", "QUORATE_LOG is not valid"),
+        (&complete, "info, openraft=error", "QUORATE_LOG is not valid"),
     ] {
         let refused = quorated(arguments, log);
         assert_eq!(refused.code, Some(2), "{arguments:?}: {}", refused.stderr);

@@ -7,22 +7,31 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::time::Instant;
 
+use quorate_testnet::wait_until;
 use tempfile::TempDir;
 
 use crate::readme::{read, root};
+use crate::site::PATIENCE;
 
-/// Called as `clang++ @FLAGS -c UNIT -o OBJECT`: the object is a copy of the unit. `$BROKEN` does not compile;
-/// `$INTERRUPTED` ends like Ctrl-C.
+/// Called as `clang++ @flags -c UNIT -o OBJECT`: the object is a copy of the unit. What it does with unit `$UNIT` is `$FATE`.
 const COMPILER: &str = r#"#!/usr/bin/env bash
-[ "$1" != -dumpversion ] || { echo 99.0; exit; }
-unit=$(basename "$3")
+case "$1" in
+  -dumpversion | --version) echo 99.0; exit ;;
+  -march=*) exit ;;
+esac
+unit=${3%.cc}
 echo "$unit" >> "$COMPILED"
-[ "$unit" != "$BROKEN" ] || { echo "error: redefinition of 'kMagic'" >&2; exit 1; }
-[ "$unit" != "$INTERRUPTED" ] || kill -INT 0
+[ "$unit" = "$UNIT" ] || FATE=
+case "$FATE" in
+  clash) echo "table.cc:7:3: error: redefinition of 'kMagic'" >&2; exit 1 ;;
+  killed) kill -9 $$ ;;
+  silent) exit ;;
+  slow) sleep 60 ;;
+esac
 cp "$3" "$5"
 "#;
 
@@ -68,24 +77,43 @@ impl FreshClone {
         self.directory.path().join(name)
     }
 
-    /// Runs the set-up; the units that were compiled, and how it ended.
-    fn set_up(&self, broken: &str, interrupted: &str) -> (Vec<String>, Output) {
+    /// The set-up, whose compiler has `fate` at `unit`.
+    fn set_up(&self, unit: &str, fate: &str) -> Command {
         let compiled = self.path("compiled");
         fs::write(&compiled, "").expect("our own directory");
         let path = format!("{}:{}", self.path("tools").display(), std::env::var("PATH").expect("a path"));
-        let output = Command::new("bash")
+        let mut command = Command::new("bash");
+        command
             .arg(self.path(".ci/rocksdb"))
             .envs([("PATH", path.as_str()), ("CARGO_NET_OFFLINE", "true")])
-            .envs([("BROKEN", broken), ("INTERRUPTED", interrupted), ("REAL_CARGO", env!("CARGO"))])
+            .envs([("UNIT", unit), ("FATE", fate), ("REAL_CARGO", env!("CARGO"))])
             .env("COMPILED", &compiled)
             .env("QUORATE_CACHE", self.path("cache"))
             .env_remove("RUSTFLAGS")
             .stdin(Stdio::null())
-            .process_group(0)
-            .output()
-            .expect("bash runs");
-        let compiled = fs::read_to_string(compiled).expect("our own file");
-        (compiled.lines().map(str::to_owned).collect(), output)
+            .stderr(Stdio::piped());
+        command
+    }
+
+    /// The units that the last set-up gave to the compiler.
+    fn compiled(&self) -> Vec<String> {
+        let compiled = fs::read_to_string(self.path("compiled")).expect("our own file");
+        compiled.lines().map(str::to_owned).collect()
+    }
+
+    /// Runs the set-up to its end.
+    fn run(&self, unit: &str, fate: &str) -> Output {
+        self.set_up(unit, fate).output().expect("bash runs")
+    }
+
+    /// The objects of units that are ready.
+    fn objects(&self) -> Vec<PathBuf> {
+        let units = fs::read_dir(self.cached()).expect("the cache").map(|entry| entry.expect("an entry").path());
+        let units = units.filter(|path| path.is_dir()).flat_map(|folder| fs::read_dir(folder).expect("the units"));
+        units
+            .map(|entry| entry.expect("an entry").path())
+            .filter(|path| path.extension().is_some_and(|extension| extension == "o"))
+            .collect()
     }
 
     /// The one folder of the cache.
@@ -138,8 +166,9 @@ fn crate_folder() -> PathBuf {
 #[test]
 fn every_source_of_the_crate_is_compiled_once() {
     let clone = FreshClone::new();
-    let (compiled, output) = clone.set_up("", "");
+    let output = clone.run("", "");
     assert!(output.status.success(), "{}", said(&output));
+    let compiled = clone.compiled();
     let units: BTreeSet<_> = compiled.iter().collect();
     assert_eq!((units.len(), compiled.len()), (21, 21), "each of 21 units once: {compiled:?}");
 
@@ -152,32 +181,37 @@ fn every_source_of_the_crate_is_compiled_once() {
     wanted.sort();
     found.sort();
     assert_eq!(found, wanted);
-    assert!(!clone.cached().join("units").exists(), "what only the build needed is gone");
+    assert!(clone.objects().is_empty(), "what only the build needed is gone");
 
-    let (compiled, output) = clone.set_up("", "");
-    assert!(output.status.success() && compiled.is_empty(), "the second time nothing is left to do: {compiled:?}");
+    let output = clone.run("", "");
+    assert!(output.status.success() && clone.compiled().is_empty(), "the second time nothing is left to do");
 }
 
-/// Mutated once: with `compile_unit` compiling what has an object already, this fails.
+/// The set-up alone is told to end, not its compilers: it ends them, and takes up later what was whole. What a loss of power cut
+/// short is compiled again.
+///
+/// Mutated twice: with `compile_unit` compiling what has an object already, and with it taking an empty object, this fails.
 #[test]
 fn an_interrupted_build_goes_on() {
     let clone = FreshClone::new();
-    let (_, output) = clone.set_up("", "unit-09.cc");
-    assert!(!output.status.success(), "it was interrupted");
+    let mut setup = clone.set_up("unit-09", "slow").spawn().expect("bash runs");
+    wait_until("unit 9", PATIENCE, || clone.compiled().contains(&"unit-09".to_owned()).then_some(())).expect("begins");
+    let begin = Instant::now();
+    let told = Command::new("kill").arg(setup.id().to_string()).status().expect("kill runs");
+    assert!(told.success() && !setup.wait().expect("ends").success(), "it was interrupted");
+    assert!(begin.elapsed() < PATIENCE, "it does not wait for a slow compiler");
     assert!(!clone.path(".cargo/config.toml").exists(), "cargo is not pointed at half an archive");
-    let objects: BTreeSet<_> = fs::read_dir(clone.cached().join("units"))
-        .expect("the units")
-        .map(|entry| entry.expect("an entry").path())
-        .filter(|path| path.extension().is_some_and(|extension| extension == "o"))
-        .map(|path| path.with_extension("cc").file_name().expect("a name").to_string_lossy().into_owned())
-        .collect();
-    assert!(objects.len() >= 4, "the control: some were ready: {objects:?}");
+    let mut ready = clone.objects();
+    assert!(ready.len() >= 7, "the control: some were ready: {ready:?}");
+    fs::write(ready.pop().expect("the control"), "").expect("our own file");
 
-    let (compiled, output) = clone.set_up("", "");
+    let output = clone.run("", "");
     assert!(output.status.success(), "{}", said(&output));
-    let compiled: BTreeSet<_> = compiled.into_iter().collect();
-    assert!(compiled.is_disjoint(&objects), "ready before, and compiled again: {compiled:?}");
-    assert_eq!(compiled.len() + objects.len(), 21);
+    let compiled = clone.compiled();
+    let ready: BTreeSet<_> = ready.iter().map(|path| path.file_stem().expect("a name").to_string_lossy()).collect();
+    let again: Vec<_> = compiled.iter().filter(|unit| ready.contains(unit.as_str())).collect();
+    assert!(again.is_empty(), "ready before, and compiled again: {again:?}");
+    assert_eq!(compiled.len() + ready.len(), 21);
     assert_eq!(sources(&clone.archive()).len(), 343);
 }
 
@@ -185,21 +219,67 @@ fn an_interrupted_build_goes_on() {
 #[test]
 fn after_a_unit_that_does_not_compile_the_build_script_of_the_crate_does_the_work() {
     let clone = FreshClone::new();
-    let (compiled, output) = clone.set_up("unit-03.cc", "");
+    let output = clone.run("unit-03", "clash");
     let said = said(&output);
     assert!(output.status.success(), "{said}");
     assert!(said.contains("unit-03 did not compile") && said.contains("redefinition of 'kMagic'"), "{said}");
     assert!(said.contains("built by its crate's build script"), "{said}");
+    let compiled = clone.compiled();
     assert!(compiled.len() < 21, "the units after it are not tried: {compiled:?}");
     let archive = fs::read_to_string(clone.archive()).expect("the archive");
     assert!(archive.starts_with("made by the crate"), "{archive}");
 }
 
-/// The units are compiled as the crate would: a new version of it may need other definitions.
+/// The crate's build script would need as much memory and as much room.
+///
+/// Mutated once: with every failure ending in the fallback, this fails.
 #[test]
-fn the_units_have_the_definitions_of_the_crate() {
+fn a_compiler_that_dies_ends_the_build_with_the_reason() {
+    for fate in ["killed", "silent"] {
+        let clone = FreshClone::new();
+        let output = clone.run("unit-03", fate);
+        let said = said(&output);
+        assert!(!output.status.success(), "{fate}: {said}");
+        assert!(said.contains("unit-03 did not compile") && said.contains("enough memory"), "{fate}: {said}");
+        assert!(!said.contains("build script") && !clone.path(".cargo/config.toml").exists(), "{fate}: {said}");
+    }
+}
+
+/// Mutated once: without `check_owner`, this fails.
+#[test]
+fn a_cache_that_others_can_write_in_is_refused() {
+    let clone = FreshClone::new();
+    fs::set_permissions(clone.path("cache"), fs::Permissions::from_mode(0o777)).expect("our own directory");
+    let output = clone.run("", "");
+    assert!(!output.status.success() && clone.compiled().is_empty(), "nothing is taken from there");
+    assert!(
+        said(&output).contains("others can write in") && said(&output).contains("QUORATE_CACHE"),
+        "{}",
+        said(&output)
+    );
+}
+
+/// The units are compiled as the crate would: a new version of it may need other definitions, flags or files. The lines of its
+/// build script that hold for every machine stand at one indent.
+///
+/// Mutated twice: with a definition less in the script, and with another line in `everywhere`, this fails.
+#[test]
+fn the_units_are_compiled_as_the_crate_would() {
     let build = fs::read_to_string(crate_folder().join("build.rs")).expect("the crate's build script");
     let rocksdb = build.split("fn build_rocksdb").nth(1).and_then(|rest| rest.split("\nfn ").next()).expect("its part");
+    let everywhere: Vec<_> = rocksdb
+        .lines()
+        .filter_map(|line| line.strip_prefix("    config."))
+        .filter(|line| !line.starts_with("include("))
+        .collect();
+    let known = [
+        r#"define("NDEBUG", Some("1"));"#,
+        r#"define("HAVE_ALIGNED_NEW", None);"#,
+        r#"file("build_version.cc");"#,
+        "cpp(true);",
+        r#"compile("librocksdb.a");"#,
+    ];
+    assert_eq!(everywhere, known, "the crate compiles in another way: does .ci/rocksdb?");
     let defined = |text: &str| -> BTreeSet<String> {
         let names = text.split("config.define(\"").skip(1);
         names.map(|rest| rest.split('"').next().expect("a name").to_owned()).collect()
@@ -208,8 +288,11 @@ fn the_units_have_the_definitions_of_the_crate() {
     let mut wanted = defined(linux.expect("a part for Linux"));
     assert!(wanted.contains("OS_LINUX"), "{wanted:?}");
     wanted.extend(["NDEBUG", "LZ4", "HAVE_ALIGNED_NEW", "HAVE_UINT128_EXTENSION"].map(str::to_owned));
-    let everywhere = defined(rocksdb);
-    assert!(wanted.is_subset(&everywhere), "the crate defines no longer: {:?}", wanted.difference(&everywhere));
+    let all = defined(rocksdb);
+    assert!(wanted.is_subset(&all), "the crate defines no longer: {:?}", wanted.difference(&all));
+    for line in [r#"config.define("LZ4", Some("1"));"#, r#"config.flag("-include").flag("cstdint");"#] {
+        assert!(rocksdb.contains(line), "the crate no longer says {line}");
+    }
 
     let script = read(".ci/rocksdb");
     let flags = script.split("flags=(").nth(1).and_then(|rest| rest.split("\n)").next()).expect("the flags");
