@@ -1,7 +1,7 @@
 //! Invitations: one text each.
 #![no_main]
 
-use quorate_node::invitation::Invitation;
+use quorate_node::vault::invitation::Invitation;
 
 libfuzzer_sys::fuzz_target!(|text: &str| {
     if let Ok(invitation) = text.parse::<Invitation>() {

@@ -1,7 +1,7 @@
 //! Join requests and replies, which are parsed before it is checked who they are from; nobody proves anything by chance.
 #![no_main]
 
-use quorate_node::invitation::{InvitationKey, JoinCode, JoinReply, JoinRequest};
+use quorate_node::vault::invitation::{InvitationKey, JoinCode, JoinReply, JoinRequest};
 use quorate_shares::secret::Secret;
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {

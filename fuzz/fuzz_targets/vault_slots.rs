@@ -3,7 +3,7 @@
 
 use std::io;
 
-use quorate_node::disk::{Disk, SLOT_BYTES, Slot};
+use quorate_node::vault::disk::{Disk, SLOT_BYTES, Slot};
 use quorate_node::vault::VaultFile;
 use sha2::{Digest, Sha256};
 

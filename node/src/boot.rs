@@ -18,20 +18,24 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
-use crate::background::Background;
-use crate::config::{Config, SecretMemory};
-use crate::disk::{DataDir, DataDirError};
-use crate::follow::{self, VaultGate};
-use crate::found::{self, FoundError};
-use crate::link::PeerLink;
+use crate::base::background::Background;
+use crate::base::config::{Config, SecretMemory};
+use crate::base::phase::Phase;
+use crate::base::random;
+use crate::cluster::follow::{self, VaultGate};
+use crate::cluster::{alarms, members};
+use crate::join::found::{self, FoundError};
+use crate::lease::{confirm, sealing};
+use crate::lock::unlock::{self, UnlockError};
+use crate::lock::{absence, locking};
 use crate::node::{Founding, Node};
-use crate::phase::Phase;
-use crate::unlock::{self, UnlockError};
+use crate::peers::link::PeerLink;
+use crate::peers::{revocation, rosters, session};
+use crate::rebuild;
+use crate::serve::{admin, listen};
+use crate::vault::disk::{DataDir, DataDirError};
+use crate::vault::lock_keys;
 use crate::vault::{Vault, VaultError, VaultFile};
-use crate::{
-    absence, admin, alarms, confirm, listen, lock_keys, locking, members, random, rebuild, revocation, rosters,
-    sealing, session,
-};
 
 /// How often lock keys in their grace are looked after.
 const GRACE_TICK_S: u16 = 10;
@@ -423,8 +427,8 @@ impl Stop {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::answer::tests::{member, node_of};
-    use crate::invitation::{InvitationKey, Inviter};
+    use crate::serve::answer::tests::{member, node_of};
+    use crate::vault::invitation::{InvitationKey, Inviter};
     use crate::vault::{self, Invited, Role};
     use quorate_shares::ids::{ClusterId, NodeId};
     use quorate_shares::lock::{Lock, LockParams, LockPeer};
@@ -438,7 +442,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let mut vault = Vault::new(CLUSTER, Secret::random(&mut random::system()));
         (vault.identity.node, vault.roster.members) = (Some(NodeId(2)), vec![member(1), member(2)]);
-        let nothing = crate::peer::LockState { generation: 0, keyno: 0 };
+        let nothing = crate::peers::peer::LockState { generation: 0, keyno: 0 };
         let mut peer = Vault::new(CLUSTER, Secret::random(&mut random::system()));
         let offer = lock_keys::prepare(&mut peer, NodeId(2), nothing, &mut random::system());
         let (key_number, public_key) = offer.expect("the first key");

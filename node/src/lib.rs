@@ -1,57 +1,28 @@
 //! The daemon of Quorate: `quorated`.
 //!
-//! In reading order: how it is configured and what it keeps on disk; how it boots, founds and unlocks itself; how it talks
-//! to its peers; how it earns the right to serve; what it does with keys; what clients may ask.
+//! Each folder answers one question, in reading order: what needs no node; what lies on the disk; what is kept in memory; what
+//! the parts of a node share; how nodes talk to each other; how a node earns the right to serve; how a key is put together and
+//! dealt; how a node is unlocked and its lock renewed; how the leader leads and the members follow; how a node comes in; what
+//! may be asked; and where questions arrive. [`boot`] starts all of it.
 
-pub mod clock;
-pub mod config;
-pub mod phase;
-pub mod random;
-
-pub mod disk;
-pub mod invitation;
-pub mod layout;
+pub mod base;
 pub mod vault;
 
-pub mod admin;
-pub mod boot;
-pub mod desk;
-pub mod found;
-pub mod invited;
-pub mod joining;
-pub mod lock_keys;
-pub mod locking;
+pub mod memory;
 pub mod node;
-pub mod pin;
+
+pub mod boot;
 pub mod rebuild;
-pub mod revocation;
-pub mod rosters;
-pub mod unlock;
 
-pub mod absence;
-pub mod alarms;
+pub mod peers;
 
-pub mod answer;
-pub mod background;
-pub mod directory;
-pub mod follow;
-pub mod link;
-pub mod listen;
-pub mod peer;
-pub mod proposal;
-pub mod rate;
-pub mod session;
-
-pub mod confirm;
 pub mod lease;
 
-pub mod deal;
-pub mod gather;
-pub mod holder;
-pub mod keyring;
-pub mod members;
-pub mod operate;
-pub mod sealing;
+pub mod keys;
+pub mod lock;
 
-pub mod api;
-pub mod status;
+pub mod cluster;
+pub mod join;
+
+pub mod serve;
+pub mod service;

@@ -4,8 +4,8 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
+use quorate_node::base::config::{Config, ConfigError, Flags};
 use quorate_node::boot;
-use quorate_node::config::{Config, ConfigError, Flags};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::process::Command;
 
-use quorate_node::invitation::Invitation;
+use quorate_node::vault::invitation::Invitation;
 
 use crate::cluster::{Cluster, PATIENCE};
 use crate::error::Error;

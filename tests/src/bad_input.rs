@@ -178,7 +178,7 @@ fn a_damaged_vault_is_mended_or_refused() {
     site.create("key");
     let ciphertext = site.encrypt(None, "key", b"secret").expect("encrypts");
     let vault = site.cluster.directory().node("n1").join("vault");
-    let slot = quorate_node::disk::SLOT_BYTES;
+    let slot = quorate_node::vault::disk::SLOT_BYTES;
     for damaged in [100, slot + 100] {
         site.cluster.kill("n1").expect("dies");
         let mut bytes = fs::read(&vault).expect("reads");

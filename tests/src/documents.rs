@@ -67,13 +67,13 @@ fn refusals() -> Vec<(String, String)> {
         all.extend(texts.into_iter().map(|text| (from.to_owned(), one_line(&text))));
     };
     for (file, name) in [
-        ("node/src/config.rs", "pub enum ConfigError"),
-        ("node/src/disk.rs", "pub enum DataDirError"),
+        ("node/src/base/config.rs", "pub enum ConfigError"),
+        ("node/src/vault/disk.rs", "pub enum DataDirError"),
         ("node/src/vault/file.rs", "pub enum VaultError"),
         ("node/src/boot.rs", "pub enum BootError"),
-        ("node/src/unlock.rs", "pub enum UnlockError"),
-        ("node/src/invitation.rs", "pub enum InvitationError"),
-        ("node/src/pin.rs", "pub enum PinError"),
+        ("node/src/lock/unlock.rs", "pub enum UnlockError"),
+        ("node/src/vault/invitation.rs", "pub enum InvitationError"),
+        ("node/src/lock/pin.rs", "pub enum PinError"),
         ("raft/src/error.rs", "pub enum OpenError"),
         ("raft/src/error.rs", "pub enum StorageProblem"),
         ("raft/src/seal.rs", "pub enum SealProblem"),
@@ -83,9 +83,9 @@ fn refusals() -> Vec<(String, String)> {
         add(&format!("{file}: {name}"), messages(&read(file), name));
     }
     for (file, start) in [
-        ("node/src/peer.rs", "impl fmt::Display for Refusal"),
-        ("node/src/unlock.rs", "fn explain(code: LockOpenCode)"),
-        ("node/src/node.rs", "    pub fn pin("),
+        ("node/src/peers/peer.rs", "impl fmt::Display for Refusal"),
+        ("node/src/lock/unlock.rs", "fn explain(code: LockOpenCode)"),
+        ("node/src/node/mod.rs", "    pub fn pin("),
     ] {
         let source = read(file);
         let end = if start.starts_with(' ') { "\n    }\n" } else { "\n}" };
@@ -93,16 +93,19 @@ fn refusals() -> Vec<(String, String)> {
         add(&format!("{file}: {start}"), literals(code.split(end).next().expect("always one")));
     }
     // Everything that is said of operations, with the hints: a line is a message or a hint if it has more than a word.
-    let operate = read("node/src/operate.rs");
+    let operate = read("node/src/cluster/operate.rs");
     let said = literals(operate.split("#[cfg(test)]").next().expect("always one"));
-    add("node/src/operate.rs", said.into_iter().filter(|text| text.contains(' ')).collect());
-    let joining = read("node/src/invited.rs");
+    add("node/src/cluster/operate.rs", said.into_iter().filter(|text| text.contains(' ')).collect());
+    let joining = read("node/src/join/invited.rs");
     let codes =
         joining.split("JoinCode::").skip(1).filter(|rest| rest.split('\n').next().is_some_and(|l| l.contains("=>")));
     let said = |rest: &str| {
         rest.split("JoinCode::").next().and_then(|rest| literals(rest).into_iter().find(|l| l.contains(' ')))
     };
-    add("node/src/invited.rs: JoinCode", codes.filter_map(said).filter(|text| !text.contains("waiting")).collect());
+    add(
+        "node/src/join/invited.rs: JoinCode",
+        codes.filter_map(said).filter(|text| !text.contains("waiting")).collect(),
+    );
     all
 }
 

@@ -23,7 +23,7 @@ pub(crate) fn join(cluster: &Cluster, node: &str, invitation: &str) -> Tool {
 /// The invitations that `init` has printed so far.
 pub(crate) fn printed_invitations(init: &Tool) -> Vec<String> {
     let printed = init.so_far();
-    let is_invitation = |word: &&str| word.parse::<quorate_node::invitation::Invitation>().is_ok();
+    let is_invitation = |word: &&str| word.parse::<quorate_node::vault::invitation::Invitation>().is_ok();
     let mut found: Vec<_> = printed.split_whitespace().filter(is_invitation).map(str::to_owned).collect();
     found.dedup();
     found

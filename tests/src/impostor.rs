@@ -8,7 +8,9 @@ use quorate_client::conn::{CallError, Conn, Lane};
 use quorate_client::error::Code;
 use quorate_client::identity::{DialError, Identity, Protocol, dial};
 use quorate_client::wire::{self, Answered, Envelope, PUBLIC_STATUS, Phase, PublicStatus, Request, Token};
-use quorate_node::peer::{self, Hello, KeyChange, LockState, Operate, PeerRequest, SharesRequest, VerifyRequest};
+use quorate_node::peers::peer::{
+    self, Hello, KeyChange, LockState, Operate, PeerRequest, SharesRequest, VerifyRequest,
+};
 use quorate_node::vault::{self, Vault};
 use quorate_raft::command::{Change, Command as StateCommand};
 use quorate_shares::ids::{Epoch, KeyUid, KeyVersion, NodeId, NodeName};

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use quorate_client::conn::Lane;
 use quorate_client::identity::Protocol;
-use quorate_node::lock_keys;
+use quorate_node::vault::lock_keys;
 use quorate_node::vault::{self, KEYS_PER_PEER_MAX, Vault};
 use quorate_shares::lock::{Lock, LockOpenCode, LockOpenReply};
 use quorate_testnet::{Cluster, thief, wait_until};

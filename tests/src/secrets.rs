@@ -9,7 +9,7 @@ use std::process::Command;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use quorate_client::Token;
-use quorate_node::invitation::Invitation;
+use quorate_node::vault::invitation::Invitation;
 use quorate_shares::envelope::Ciphertext;
 use quorate_testnet::binaries::Binaries;
 use quorate_testnet::canary::{self, Canary};

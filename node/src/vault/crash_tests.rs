@@ -13,7 +13,7 @@ use super::file::VaultFile;
 use super::format_tests::full;
 use super::slot;
 use super::{Damage, Vault, VaultError};
-use crate::disk::{Disk, SLOT_BYTES, Slot};
+use crate::vault::disk::{Disk, SLOT_BYTES, Slot};
 
 const SECTOR: usize = 512;
 const RANDOM_SUBSETS: u64 = 24;

@@ -11,7 +11,7 @@
 use quorate_raft::Denial;
 
 use super::roster::RosterLogId;
-use crate::layout::{LayoutError, Reader, Writer};
+use crate::vault::layout::{LayoutError, Reader, Writer};
 
 /// Most denials. Whoever is gone is in the roster's second list, and not here any more.
 pub const DENIALS_MAX: usize = 64;

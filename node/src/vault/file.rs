@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 
 use super::Vault;
 use super::slot::{self, Content, Damage, SlotBytes};
-use crate::disk::{DataDir, Disk, FileDisk, Slot};
-use crate::layout::LayoutError;
+use crate::vault::disk::{DataDir, Disk, FileDisk, Slot};
+use crate::vault::layout::LayoutError;
 
 const FILE_NAME: &str = "vault";
 

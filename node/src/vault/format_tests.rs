@@ -11,14 +11,14 @@ use super::{
     FirstFounder, Flags, FounderKeys, Founding, FoundingStep, HeldKey, IDENTITY, Invited, OpenInvitation, Role, Vault,
     roster::{self, Revoked, RosterMember},
 };
-use crate::invitation::{InvitationKey, Inviter};
-use crate::layout::LayoutError;
+use crate::vault::invitation::{InvitationKey, Inviter};
+use crate::vault::layout::LayoutError;
 
 fn seed(byte: u8) -> Secret<32> {
     Secret::take(&mut [byte; 32])
 }
 
-fn address() -> crate::layout::Address {
+fn address() -> crate::vault::layout::Address {
     "127.0.0.1:7250".parse().expect("a valid address")
 }
 

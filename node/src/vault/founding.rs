@@ -17,8 +17,8 @@ use quorate_shares::ids::{NodeId, NodeName};
 use quorate_shares::kem::PublicKey;
 
 use super::roster::MEMBERS_MAX;
-use crate::invitation::{INVITERS_MAX, InvitationKey, Inviter};
-use crate::layout::{Address, LayoutError, Reader, Writer};
+use crate::vault::invitation::{INVITERS_MAX, InvitationKey, Inviter};
+use crate::vault::layout::{Address, LayoutError, Reader, Writer};
 
 /// Most invitations that a first founder keeps: one for each founder, and those that a repeated `init` has replaced
 /// are dropped.

@@ -10,7 +10,7 @@ use quorate_shares::ids::NodeId;
 use quorate_shares::secret::Secret;
 
 use super::roster::MEMBERS_MAX;
-use crate::layout::{LayoutError, Reader, Writer};
+use crate::vault::layout::{LayoutError, Reader, Writer};
 
 /// Most keys held for one peer at a time; a peer that needs a fourth is told `busy` until older ones have died.
 pub const KEYS_PER_PEER_MAX: usize = 3;

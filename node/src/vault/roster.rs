@@ -13,7 +13,7 @@
 use quorate_raft::LogPlace;
 use quorate_shares::ids::{NodeId, NodeName};
 
-use crate::layout::{Address, LayoutError, Reader, Writer};
+use crate::vault::layout::{Address, LayoutError, Reader, Writer};
 
 /// Most members of a roster. Nine voters are tested; the rest is room for joiners and leavers.
 pub const MEMBERS_MAX: usize = 32;

@@ -9,7 +9,7 @@
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use crate::disk::SLOT_BYTES;
+use crate::vault::disk::SLOT_BYTES;
 
 const MAGIC: &[u8; 4] = b"QVLT";
 const VERSION: u16 = 1;

@@ -5,7 +5,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
-use quorate_node::random;
+use quorate_node::base::random;
 use quorate_shares::context::Context;
 use quorate_shares::envelope::{self, CiphertextHeader, Kind, Suite};
 use quorate_shares::ids::KeyVersion;

@@ -8,7 +8,7 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use quorate_node::random;
+use quorate_node::base::random;
 use quorate_shares::context::Context;
 use quorate_shares::envelope::{self, Ciphertext, CiphertextHeader, Kind, Suite};
 use quorate_shares::ids::{BatchId, ClusterId, Epoch, KeyUid, KeyVersion, NodeId, ShareKeyGeneration};

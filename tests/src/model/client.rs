@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use quorate_client::wire::Answered;
-use quorate_node::keyring::Slot;
-use quorate_node::peer::Operate;
+use quorate_node::memory::keyring::Slot;
+use quorate_node::peers::peer::Operate;
 use quorate_shares::envelope::Ciphertext;
 use quorate_shares::ids::{KeyName, NodeId};
 

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use quorate_node::disk::{Disk, SLOT_BYTES, Slot};
+use quorate_node::vault::disk::{Disk, SLOT_BYTES, Slot};
 use quorate_node::vault::{Vault, VaultFile};
 use quorate_raft::command::Command;
 use quorate_raft::rows::{RowKey, RowWrite};

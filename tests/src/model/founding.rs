@@ -5,8 +5,8 @@
 
 use std::collections::BTreeMap;
 
-use quorate_node::disk::DataDir;
-use quorate_node::lock_keys;
+use quorate_node::vault::disk::DataDir;
+use quorate_node::vault::lock_keys;
 use quorate_node::vault::{Roster, RosterMember, Standing, Vault, VaultFile};
 use quorate_raft::Membership;
 use quorate_raft::command::{Found, NewMember};
@@ -97,7 +97,7 @@ pub(super) fn name(node: NodeId) -> NodeName {
     format!("n{node}").parse().expect("a node name")
 }
 
-pub(super) fn address(node: NodeId) -> quorate_node::layout::Address {
+pub(super) fn address(node: NodeId) -> quorate_node::vault::layout::Address {
     format!("10.0.0.{node}:7250").parse().expect("an address")
 }
 

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use quorate_node::phase::Phase;
-use quorate_node::revocation;
+use quorate_node::base::phase::Phase;
+use quorate_node::peers::revocation;
 use quorate_shares::ids::NodeId;
 
 use super::client::Kept;

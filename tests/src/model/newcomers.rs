@@ -5,7 +5,7 @@
 //! (`node::joining`), as `found::run` does. Until its lock is durable its keys are in memory only: a process that dies before
 //! draws new ones, and asks again.
 
-use quorate_node::invitation::{InvitationKey, Inviter};
+use quorate_node::vault::invitation::{InvitationKey, Inviter};
 use quorate_node::vault::{Founding, Invited, Role, Roster, Vault};
 use quorate_raft::command::{Admit, Change, Invite};
 use quorate_shares::ids::{NodeId, NodeName};

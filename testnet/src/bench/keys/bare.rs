@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use quorate_node::clock::wall_ms;
-use quorate_node::random;
+use quorate_node::base::clock::wall_ms;
+use quorate_node::base::random;
 use quorate_raft::command::{Change, Command, CreateKey, EpochAck, Found, NewMember, RecordBytes};
 use quorate_raft::plan::{self, Step, View};
 use quorate_raft::{Options, Replica, StorageKeys, Timing};

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use quorate_node::keyring::Slot;
+use quorate_node::memory::keyring::Slot;
 use quorate_shares::ids::{KeyName, KeyVersion, NodeId};
 
 use super::Watch;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use quorate_node::keyring::Slot;
+use quorate_node::memory::keyring::Slot;
 use quorate_node::vault::Vault;
 use quorate_raft::command::RegisterShareKey;
 use quorate_raft::state::{EpochPhase, State, majority};

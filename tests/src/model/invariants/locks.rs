@@ -1,7 +1,7 @@
 //! Locks: what lies on the disks, and what is told about it.
 
-use quorate_node::lock_keys::GRACE_S;
 use quorate_node::vault::Vault;
+use quorate_node::vault::lock_keys::GRACE_S;
 use quorate_raft::state::State;
 use quorate_shares::ids::NodeId;
 use quorate_shares::kem::PublicKey;

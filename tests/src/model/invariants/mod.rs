@@ -67,9 +67,9 @@ mod state;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use quorate_node::holder::Holder;
-use quorate_node::keyring::Slot;
-use quorate_node::phase::Phase;
+use quorate_node::base::phase::Phase;
+use quorate_node::memory::holder::Holder;
+use quorate_node::memory::keyring::Slot;
 use quorate_node::vault::Vault;
 use quorate_raft::Membership;
 use quorate_raft::command::{Found, Outcome};

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use quorate_node::holder::Facts;
-use quorate_node::keyring::Slot;
+use quorate_node::memory::holder::Facts;
+use quorate_node::memory::keyring::Slot;
 use quorate_shares::ids::{Epoch, NodeId};
 use quorate_shares::lock::Bundle;
 use quorate_shares::master::{KeyIdentity, MasterKey};
@@ -124,7 +124,7 @@ impl Watch {
     }
 
     pub(in crate::model) fn record(&self, slot: Slot, epoch: Epoch) -> Option<ShareRecord> {
-        use quorate_node::holder::Source;
+        use quorate_node::memory::holder::Source;
         let bytes = Replica(&self.state, &self.image).record(slot.0, slot.1, epoch).ok()??;
         ShareRecord::parse(&bytes).ok()
     }
@@ -132,7 +132,7 @@ impl Watch {
     /// Every holder's share, opened as only it can.
     fn all_shares(&self, slot: Slot, epoch: Epoch) -> BTreeMap<NodeId, (u8, Secret<32>)> {
         let replica = Replica(&self.state, &self.image);
-        let open = |(&node, holder): (&NodeId, &quorate_node::holder::Holder)| {
+        let open = |(&node, holder): (&NodeId, &quorate_node::memory::holder::Holder)| {
             let facts = holder.facts(&replica, epoch, slot.0, slot.1).ok()?;
             Some((node, holder.open(&replica, &facts).ok()?))
         };

@@ -2,7 +2,7 @@
 
 use quorate_client::error::Code;
 use quorate_client::wire::WireError;
-use quorate_node::deal;
+use quorate_node::keys::deal;
 use quorate_raft::command::{Change, Command, Outcome};
 use quorate_raft::refusal::Refusal as StateRefusal;
 use quorate_raft::rows::{RowKey, RowWrite};

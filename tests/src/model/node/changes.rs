@@ -2,8 +2,8 @@
 
 use quorate_client::error::Code;
 use quorate_client::wire::WireError;
-use quorate_node::deal::{self, OpenDealer, Target};
-use quorate_node::peer::{KeyChange, PeerReply, Refusal};
+use quorate_node::keys::deal::{self, OpenDealer, Target};
+use quorate_node::peers::peer::{KeyChange, PeerReply, Refusal};
 use quorate_raft::command::Change;
 use quorate_shares::ids::{KeyUid, KeyVersion};
 use quorate_shares::master::{KeyIdentity, MasterKey};
@@ -83,7 +83,7 @@ impl Daemon {
     }
 
     /// A renewal was confirmed: whatever waited for one that was sent later than it began goes on.
-    pub(super) fn caught_up(&mut self, renewal: quorate_node::lease::Renewal) {
+    pub(super) fn caught_up(&mut self, renewal: quorate_node::memory::lease::Renewal) {
         let sent_ms = renewal.sent_ms();
         let unlocked = self.unlocked_mut();
         for making in unlocked.changes.values_mut() {

@@ -1,9 +1,9 @@
 //! Who is a member, who is refused, and what a node does that is neither: `follow`, the `VaultGate`, `revocation`.
 
-use quorate_node::follow::{self, Seen};
-use quorate_node::lock_keys;
-use quorate_node::phase::Phase;
-use quorate_node::revocation;
+use quorate_node::base::phase::Phase;
+use quorate_node::cluster::follow::{self, Seen};
+use quorate_node::peers::revocation;
+use quorate_node::vault::lock_keys;
 use quorate_node::vault::{RosterLogId, VaultFile};
 use quorate_raft::Denial;
 use quorate_shares::ids::NodeId;

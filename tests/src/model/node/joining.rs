@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use quorate_node::lock_keys;
-use quorate_node::peer::{PeerReply, PeerRequest, Refusal};
+use quorate_node::peers::peer::{PeerReply, PeerRequest, Refusal};
+use quorate_node::vault::lock_keys;
 use quorate_raft::command::{Change, Command};
 use quorate_raft::state::{MemberState, State};
 use quorate_shares::ids::NodeId;

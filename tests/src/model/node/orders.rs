@@ -2,8 +2,8 @@
 
 use quorate_client::error::Code;
 use quorate_client::wire::WireError;
-use quorate_node::operate::{Ordered, ordered};
-use quorate_node::peer::{Operate, PeerReply, Refusal};
+use quorate_node::cluster::operate::{Ordered, ordered};
+use quorate_node::peers::peer::{Operate, PeerReply, Refusal};
 use quorate_raft::command::{Change, Outcome};
 use quorate_raft::refusal::Refusal as StateRefusal;
 use quorate_shares::ids::Epoch;

@@ -1,7 +1,7 @@
 //! Dealing existing versions to the PENDING epoch: `members::redeal` and `deal::redeal`.
 
-use quorate_node::gather::Loaded;
-use quorate_node::keyring::Slot;
+use quorate_node::keys::gather::Loaded;
+use quorate_node::memory::keyring::Slot;
 use quorate_raft::command::{Change, RecordBytes, Redeal, Redealt};
 use quorate_shares::ids::Epoch;
 

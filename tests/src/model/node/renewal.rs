@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use quorate_node::lock_keys;
-use quorate_node::peer::PeerRequest;
+use quorate_node::peers::peer::PeerRequest;
+use quorate_node::vault::lock_keys;
 use quorate_raft::command::Command;
 use quorate_raft::state::LockTerms;
 use quorate_shares::ids::NodeId;

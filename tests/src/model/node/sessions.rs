@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use quorate_node::follow::is_denied;
-use quorate_node::peer::{self, Hello, PeerReply, PeerRequest, Refusal};
+use quorate_node::cluster::follow::is_denied;
+use quorate_node::peers::peer::{self, Hello, PeerReply, PeerRequest, Refusal};
 use quorate_shares::ids::NodeId;
 
 use super::{Context, Daemon};

@@ -1,0 +1,412 @@
+//! Configuration: flags, over `QUORATE_*` environment variables, over a TOML file.
+//!
+//! The three are merged and then checked as a whole, so a daemon either starts with a configuration that makes sense or
+//! says which setting does not. Timings have floors: tests may shorten them, but not below what the protocol needs.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use quorate_shares::ids::NodeName;
+use quorate_shares::lock::PIN_BYTES_MAX;
+use serde::Deserialize;
+
+use crate::vault::disk;
+
+/// Where the local socket is unless said otherwise; the command line looks there too.
+pub const SOCKET: &str = "/run/quorate/quorated.sock";
+
+/// Flags and environment of `quorated`; every one overrides its namesake in the file.
+#[derive(Debug, Default, clap::Parser)]
+#[command(
+    name = "quorated",
+    version,
+    about = "The Quorate daemon: a node of a threshold-sharded key service",
+    after_help = "Example:\n  quorated --data /var/lib/quorate --listen 10.0.0.1:7250 --name n1\n\n\
+                  Without a vault file in the data directory it waits, uninitialised, on its local socket for\n\
+                  `quorate cluster init` or `quorate node join`. With one it unlocks itself from its peers."
+)]
+pub struct Flags {
+    /// Data directory, made with mode 0700 if it does not exist
+    #[arg(long, env = "QUORATE_DATA", value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// UDP address to serve on
+    #[arg(long, env = "QUORATE_LISTEN", value_name = "IP:PORT")]
+    pub listen: Option<SocketAddr>,
+    /// Address that peers and clients use to reach this node (default: the listen address)
+    #[arg(long, env = "QUORATE_ADVERTISE", value_name = "HOST:PORT")]
+    pub advertise: Option<String>,
+    /// The operator's name for this node (default: the host name)
+    #[arg(long, env = "QUORATE_NAME")]
+    pub name: Option<String>,
+    /// Local admin socket (default: /run/quorate/quorated.sock)
+    #[arg(long, env = "QUORATE_SOCKET", value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// TOML file with the same settings
+    #[arg(long, env = "QUORATE_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Replace a damaged state by another node's, keeping log and vote; for one start
+    #[arg(long)]
+    pub rebuild_state: bool,
+}
+
+/// The TOML file, every setting optional, unknown ones refused.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    data: Option<PathBuf>,
+    listen: Option<SocketAddr>,
+    advertise: Option<String>,
+    name: Option<String>,
+    socket: Option<PathBuf>,
+    secret_memory: Option<SecretMemory>,
+    pin_file: Option<PathBuf>,
+    pin_credential: Option<String>,
+    unlock_from: Option<Vec<IpNet>>,
+    #[serde(default)]
+    timing: Timing,
+}
+
+/// Where secrets are kept in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum SecretMemory {
+    /// Pages that not even the kernel maps, where the kernel has them; else as `mlock`.
+    #[default]
+    Auto,
+    /// Locked pages that no core dump holds.
+    Mlock,
+}
+
+/// Where the pin should lie, the local half of the key that the node's own lock opens to.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum PinAt {
+    /// In the vault, beside the lock: it keeps only the peers out.
+    #[default]
+    Vault,
+    /// In a file at this absolute path, on another device as a rule.
+    File(String),
+    /// In a systemd credential of this name.
+    Credential(String),
+}
+
+/// How long things take. The defaults suit one site; the floors are what the protocol needs.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Timing {
+    /// How long a node may serve after the leader last confirmed it.
+    pub lease_ms: u64,
+    /// How often a node asks the leader to confirm it.
+    pub lease_tick_ms: u64,
+    /// How long after the loss of the lease keys are wiped from memory.
+    pub wipe_after_ms: u64,
+    /// How often the leader shows that it lives.
+    pub heartbeat_ms: u64,
+    /// How long a leader may be silent. A follower stands for election after one and a half to two times that.
+    pub election_ms: u64,
+    /// How long an unused key stays in memory.
+    pub key_idle_ms: u64,
+    /// How long any key stays in memory.
+    pub key_age_ms: u64,
+    /// When a node renews its lock after it began to serve: between once and four times this.
+    pub renew_lock_after_ms: u64,
+    /// How often it renews it from then on.
+    pub renew_lock_every_ms: u64,
+    /// How long a peer may be away, counted while this node serves, and still be unlocked without an operator.
+    pub absence_window_ms: u64,
+    /// An epoch that only lets members which were away erase old share keys comes so long after the last one.
+    pub rekey_pause_ms: u64,
+    /// A joiner that is silent for so long is given up.
+    pub joiner_patience_ms: u64,
+    /// After so many entries of the log a snapshot takes their place.
+    pub snapshot_every: u64,
+    /// So many entries stay when it does: a node that misses more than these is sent the snapshot.
+    pub entries_kept: u64,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            lease_ms: 3_000,
+            lease_tick_ms: 1_000,
+            wipe_after_ms: 10_000,
+            heartbeat_ms: 100,
+            election_ms: 300,
+            key_idle_ms: 15 * 60_000,
+            key_age_ms: 24 * 3_600_000,
+            renew_lock_after_ms: 10_000,
+            renew_lock_every_ms: 24 * 3_600_000,
+            absence_window_ms: 72 * 3_600_000,
+            rekey_pause_ms: 10 * 60_000,
+            joiner_patience_ms: 10 * 60_000,
+            snapshot_every: 10_000,
+            entries_kept: 2_000,
+        }
+    }
+}
+
+impl Timing {
+    /// The lease as a duration.
+    pub fn lease(&self) -> Duration {
+        Duration::from_millis(self.lease_ms)
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let floor = |setting: &'static str, value: u64, floor: u64| {
+            if value < floor { Err(ConfigError::Floor { setting, value, floor }) } else { Ok(()) }
+        };
+        floor("timing.heartbeat_ms", self.heartbeat_ms, 20)?;
+        floor("timing.election_ms", self.election_ms, 3 * self.heartbeat_ms)?;
+        floor("timing.lease_tick_ms", self.lease_tick_ms, 50)?;
+        floor("timing.lease_ms", self.lease_ms, 2 * self.lease_tick_ms)?;
+        floor("timing.wipe_after_ms", self.wipe_after_ms, 1)?;
+        floor("timing.key_idle_ms", self.key_idle_ms, 1)?;
+        floor("timing.key_age_ms", self.key_age_ms, self.key_idle_ms)?;
+        floor("timing.renew_lock_after_ms", self.renew_lock_after_ms, 1)?;
+        floor("timing.renew_lock_every_ms", self.renew_lock_every_ms, self.renew_lock_after_ms)?;
+        floor("timing.absence_window_ms", self.absence_window_ms, 1_000)?;
+        floor("timing.rekey_pause_ms", self.rekey_pause_ms, 100)?;
+        floor("timing.joiner_patience_ms", self.joiner_patience_ms, 1_000)?;
+        floor("timing.snapshot_every", self.snapshot_every, 10)
+    }
+}
+
+/// A configuration that was checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Data directory.
+    pub data: PathBuf,
+    /// UDP address to serve on.
+    pub listen: SocketAddr,
+    /// `host:port` under which others reach this node.
+    pub advertise: String,
+    /// The operator's name for this node.
+    pub name: NodeName,
+    /// Local admin socket.
+    pub socket: PathBuf,
+    /// Where secrets are kept.
+    pub secret_memory: SecretMemory,
+    /// Where the pin should lie.
+    pub pin: PinAt,
+    /// Networks from which peers may ask to be unlocked; `None` if from everywhere.
+    pub unlock_from: Option<Vec<IpNet>>,
+    /// How long things take.
+    pub timing: Timing,
+    /// Replace a damaged state at this start.
+    pub rebuild_state: bool,
+}
+
+/// What is wrong with the configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read {path}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is not the TOML that is expected; the source names line and column.
+    #[error("{path} is not a valid configuration:\n{reason}")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Line, column and reason.
+        reason: String,
+    },
+    /// A setting without a default is missing.
+    #[error("{0} is not set: give the flag, the environment variable, or the line in the configuration file")]
+    Missing(&'static str),
+    /// A setting is not of its form.
+    #[error("{setting} is not valid: {reason}")]
+    Invalid {
+        /// The setting.
+        setting: &'static str,
+        /// Why.
+        reason: String,
+    },
+    /// A timing is below what the protocol needs.
+    #[error("{setting} = {value} is below its floor of {floor}")]
+    Floor {
+        /// The setting.
+        setting: &'static str,
+        /// What was asked.
+        value: u64,
+        /// The least that is allowed.
+        floor: u64,
+    },
+}
+
+impl Config {
+    /// Merges flags, environment (already in `flags`) and the file, and checks the whole.
+    ///
+    /// # Errors
+    /// The first setting that is missing or makes no sense, by name.
+    pub fn load(flags: Flags) -> Result<Self, ConfigError> {
+        let file = flags.config.as_deref().map(read).transpose()?.unwrap_or_default();
+        file.timing.check()?;
+        let data = flags.data.or(file.data).ok_or(ConfigError::Missing("--data"))?;
+        let listen = flags.listen.or(file.listen).ok_or(ConfigError::Missing("--listen"))?;
+        let advertise = match flags.advertise.or(file.advertise) {
+            Some(advertise) => check_address(advertise)?,
+            None if listen.ip().is_unspecified() || listen.port() == 0 => {
+                return Err(ConfigError::Invalid {
+                    setting: "--advertise",
+                    reason: format!("nobody can reach {listen}; name the address that peers and clients should use"),
+                });
+            }
+            None => listen.to_string(),
+        };
+        let name = flags.name.or(file.name).unwrap_or_else(host_name);
+        let name = name.parse().map_err(|error: quorate_shares::ids::IdError| ConfigError::Invalid {
+            setting: "--name",
+            reason: format!("{name:?}: {error}"),
+        })?;
+        let socket = flags.socket.or(file.socket).unwrap_or_else(|| SOCKET.into());
+        let pin = pin_at(file.pin_file, file.pin_credential, &data)?;
+        if file.unlock_from.as_ref().is_some_and(Vec::is_empty) {
+            let reason = "no peer could ever be unlocked; leave the setting out to allow every address".to_owned();
+            return Err(ConfigError::Invalid { setting: "unlock_from", reason });
+        }
+        Ok(Self {
+            data,
+            listen,
+            advertise,
+            name,
+            socket,
+            secret_memory: file.secret_memory.unwrap_or_default(),
+            pin,
+            unlock_from: file.unlock_from,
+            timing: file.timing,
+            rebuild_state: flags.rebuild_state,
+        })
+    }
+}
+
+impl Config {
+    /// Whether a peer at this address may ask to be unlocked.
+    pub fn may_unlock_from(&self, address: IpAddr) -> bool {
+        // A socket for both families shows an IPv4 address in the clothes of an IPv6 one.
+        let address = address.to_canonical();
+        self.unlock_from.as_ref().is_none_or(|networks| networks.iter().any(|network| network.contains(&address)))
+    }
+}
+
+/// Where the pin should lie, from the two settings of which at most one is set.
+fn pin_at(file: Option<PathBuf>, credential: Option<String>, data: &Path) -> Result<PinAt, ConfigError> {
+    let invalid = |setting, reason: &str| Err(ConfigError::Invalid { setting, reason: reason.to_owned() });
+    match (file, credential) {
+        (None, None) => Ok(PinAt::Vault),
+        (Some(_), Some(_)) => invalid("pin_file", "pin_credential is set, too, and the pin lies at one place"),
+        (Some(path), None) if !path.is_absolute() => invalid("pin_file", "the path is not absolute"),
+        (Some(path), None) if disk::lies_in(&path, data) => {
+            invalid("pin_file", "it lies in the data directory, and would be taken together with it")
+        }
+        (Some(path), None) => match path.to_str().filter(|path| path.len() <= PIN_BYTES_MAX) {
+            Some(path) => Ok(PinAt::File(path.to_owned())),
+            None => invalid("pin_file", "the path is not UTF-8, or longer than 1024 bytes"),
+        },
+        (None, Some(name)) => match !name.is_empty() && name.len() <= 255 && !name.contains('/') {
+            true => Ok(PinAt::Credential(name)),
+            false => invalid("pin_credential", "it is not the name of a systemd credential"),
+        },
+    }
+}
+
+fn read(path: &Path) -> Result<File, ConfigError> {
+    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.into(), source })?;
+    toml::from_str(&text).map_err(|error| ConfigError::Parse { path: path.into(), reason: error.to_string() })
+}
+
+fn check_address(address: String) -> Result<String, ConfigError> {
+    let port = address.rsplit_once(':').filter(|(host, _)| !host.is_empty()).and_then(|(_, port)| port.parse().ok());
+    match port {
+        Some(1..=u16::MAX) if address.len() <= 255 => Ok(address),
+        _ => Err(ConfigError::Invalid { setting: "--advertise", reason: format!("{address:?} is not HOST:PORT") }),
+    }
+}
+
+/// The host's own name up to the first dot, in lower case.
+fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    name.trim().split('.').next().unwrap_or_default().to_lowercase()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with_file(text: &str) -> Result<Config, ConfigError> {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("quorated.toml");
+        std::fs::write(&path, text).expect("writes");
+        Config::load(Flags { config: Some(path), ..Flags::default() })
+    }
+
+    const MINIMAL: &str = "data = '/d'\nlisten = '127.0.0.1:7250'\nname = 'n1'\n";
+
+    #[test]
+    fn flags_override_the_file() {
+        let config = with_file(MINIMAL).expect("a good file");
+        assert_eq!((config.advertise.as_str(), config.name.as_str()), ("127.0.0.1:7250", "n1"));
+        assert_eq!(config.socket, Path::new(SOCKET));
+    }
+
+    #[test]
+    fn an_unknown_setting_is_refused_with_its_line() {
+        let error = with_file(&format!("{MINIMAL}lease = 3\n")).expect_err("unknown");
+        assert!(error.to_string().contains("line 4"), "{error}");
+    }
+
+    #[test]
+    fn a_timing_below_its_floor_is_refused() {
+        let error = with_file(&format!("{MINIMAL}[timing]\nlease_ms = 100\n")).expect_err("too short");
+        assert!(error.to_string().contains("timing.lease_ms"), "{error}");
+    }
+
+    #[test]
+    fn a_pin_has_one_place_and_that_is_not_the_data_directory() {
+        let pin = |settings: &str| with_file(&format!("{MINIMAL}{settings}\n")).map(|config| config.pin);
+        assert_eq!(pin("").expect("the default"), PinAt::Vault);
+        assert_eq!(pin("pin_file = '/media/pin'").expect("elsewhere"), PinAt::File("/media/pin".to_owned()));
+        let credential = pin("pin_credential = 'quorate.pin'").expect("a credential");
+        assert_eq!(credential, PinAt::Credential("quorate.pin".to_owned()));
+        for refused in [
+            "pin_file = '/d/pin'",
+            "pin_file = '/d/../d/pin'",
+            "pin_file = 'pin'",
+            "pin_file = '/media/pin'\npin_credential = 'pin'",
+            "pin_credential = '../pin'",
+            "pin_credential = ''",
+        ] {
+            assert!(matches!(pin(refused), Err(ConfigError::Invalid { .. })), "{refused}");
+        }
+    }
+
+    #[test]
+    fn peers_are_unlocked_from_the_networks_that_are_named_or_from_everywhere() {
+        let may = |settings: &str, address: &str| {
+            let config = with_file(&format!("{MINIMAL}{settings}\n")).expect("a good file");
+            config.may_unlock_from(address.parse().expect("an address"))
+        };
+        assert!(may("", "203.0.113.1"));
+        let settings = "unlock_from = ['10.0.0.0/24', 'fd00::/8']";
+        for address in ["10.0.0.7", "::ffff:10.0.0.7", "fd12::1"] {
+            assert!(may(settings, address), "{address}");
+        }
+        for address in ["10.0.1.7", "::ffff:10.0.1.7", "2001:db8::1"] {
+            assert!(!may(settings, address), "{address}");
+        }
+        for refused in ["unlock_from = []", "unlock_from = ['10.0.0.0/33']", "unlock_from = ['n2']"] {
+            assert!(with_file(&format!("{MINIMAL}{refused}\n")).is_err(), "{refused}");
+        }
+    }
+
+    #[test]
+    fn an_address_that_nobody_can_reach_is_refused() {
+        let error = with_file("data = '/d'\nlisten = '0.0.0.0:7250'\nname = 'n1'\n").expect_err("unreachable");
+        assert!(error.to_string().contains("--advertise"), "{error}");
+    }
+}

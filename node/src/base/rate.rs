@@ -1,0 +1,84 @@
+//! How much one peer may ask for in a second: more is answered with `busy`, and asked again.
+
+use std::collections::BTreeMap;
+
+use parking_lot::Mutex;
+use quorate_shares::ids::NodeId;
+
+use crate::base::clock::boot_ms;
+
+/// LockOpen requests of one peer in a second. A node that boots asks a few times; a crash loop stays below.
+const LOCK_OPEN: usize = 50;
+/// Shares given to one peer in a second. A restarted node that loads every hot key again stays below.
+const SHARES: usize = 20_000;
+
+/// The limits of a node.
+pub struct Rates {
+    /// LockOpen requests.
+    pub lock_open: Rate,
+    /// Shares of key versions.
+    pub shares: Rate,
+}
+
+impl Default for Rates {
+    fn default() -> Self {
+        Self { lock_open: Rate::per_second(LOCK_OPEN), shares: Rate::per_second(SHARES) }
+    }
+}
+
+/// A bucket for each peer, full at first and refilled evenly: a second's worth at most.
+pub struct Rate {
+    per_second: usize,
+    buckets: Mutex<BTreeMap<NodeId, Bucket>>,
+}
+
+struct Bucket {
+    left: usize,
+    filled_ms: u64,
+}
+
+impl Rate {
+    /// So many a second for each peer.
+    pub fn per_second(per_second: usize) -> Self {
+        Self { per_second, buckets: Mutex::default() }
+    }
+
+    /// Takes `amount` out of the bucket of `peer`, if that much is in it.
+    pub fn admits(&self, peer: NodeId, amount: usize) -> bool {
+        self.admits_at(peer, amount, boot_ms())
+    }
+
+    fn admits_at(&self, peer: NodeId, amount: usize, now_ms: u64) -> bool {
+        let mut buckets = self.buckets.lock();
+        let bucket = buckets.entry(peer).or_insert(Bucket { left: self.per_second, filled_ms: now_ms });
+        let elapsed_ms = now_ms.saturating_sub(bucket.filled_ms).min(1_000) as usize;
+        let refill = elapsed_ms * self.per_second / 1_000;
+        if refill > 0 {
+            bucket.left = (bucket.left + refill).min(self.per_second);
+            bucket.filled_ms = now_ms;
+        }
+        let enough = bucket.left >= amount;
+        if enough {
+            bucket.left -= amount;
+        }
+        enough
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_that_asks_too_much_waits_and_the_others_do_not() {
+        let rate = Rate::per_second(10);
+        let (greedy, modest) = (NodeId(1), NodeId(2));
+        assert!((0..10).all(|_| rate.admits_at(greedy, 1, 1_000)));
+        assert!(!rate.admits_at(greedy, 1, 1_000) && rate.admits_at(modest, 1, 1_000));
+        assert!(rate.admits_at(greedy, 1, 1_100) && !rate.admits_at(greedy, 1, 1_100));
+        assert!(
+            rate.admits_at(greedy, 10, 60_000) && !rate.admits_at(greedy, 1, 60_000),
+            "never more than a second's worth"
+        );
+    }
+}

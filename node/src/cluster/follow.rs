@@ -1,0 +1,342 @@
+//! The roster follows what is decided: who is a member, who votes, who is refused.
+//!
+//! Two things change it. An entry that denies voters does so when it is appended, through the [`VaultGate`], before the log
+//! acknowledges it. Everything else follows from what is applied: the members of the state, the newest membership among the
+//! applied entries, and the roster so far ([`next`], which is pure). Both are durable before they count.
+//!
+//! A member that a committed, final configuration leaves out is *gone*: it moves to the roster's second list, and is told
+//! that it was revoked. Before, it is told that it is denied, and tries again.
+//!
+//! What is applied at or below the roster's own entry changes nothing: a node that joins has its roster from whoever invited
+//! it, and then replays how things once were.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorate_raft::state::State;
+use quorate_raft::{Denial, Gate, LogPlace, Membership, Replica};
+use quorate_shares::ids::NodeId;
+use tokio::time::{sleep, timeout};
+use tracing::{info, warn};
+
+use crate::node::Node;
+use crate::peers::revocation;
+use crate::vault::layout::Address;
+use crate::vault::{DENIALS_MAX, REVOKED_MAX, Revoked, Roster, RosterLogId, RosterMember, Standing, Vault};
+
+/// How often denials are held against what is applied, while there are any.
+const LOOK: Duration = Duration::from_millis(500);
+/// Pause after the vault could not be written; the node is about to stop then.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// A node that was a member once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gone {
+    /// Its id.
+    pub node: NodeId,
+    /// Its boot identity.
+    pub boot_pk: [u8; 32],
+    /// Its op identity.
+    pub op_pk: [u8; 32],
+}
+
+/// What is applied, as far as it matters to the roster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// The last entry.
+    pub place: LogPlace,
+    /// The newest membership up to there.
+    pub membership: Membership,
+    /// The members, without their standing.
+    pub members: BTreeMap<NodeId, RosterMember>,
+    /// Those that the state remembers as former members.
+    pub former: Vec<Gone>,
+}
+
+/// The next roster, and what goes with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Next {
+    /// The roster.
+    pub roster: Roster,
+    /// The denials that still stand.
+    pub denials: Vec<Denial>,
+    /// Everybody that is not to be heard any more, with the identities that are known.
+    pub gone: Vec<Gone>,
+}
+
+impl Seen {
+    /// Takes from the state what matters.
+    pub fn of(state: &State, place: LogPlace, membership: &Membership) -> Self {
+        let members = state.members.values().map(|member| {
+            let addresses = member.addresses.iter().filter_map(|address| address.parse::<Address>().ok()).collect();
+            let (node, boot_pk, op_pk, name) = (member.node, member.boot_pk, member.op_pk, member.name.clone());
+            (node, RosterMember { node, boot_pk, op_pk, standing: Standing::default(), name, addresses })
+        });
+        let former = state.former.values();
+        let former = former.map(|former| Gone { node: former.node, boot_pk: former.boot_pk, op_pk: former.op_pk });
+        Self { place, membership: membership.clone(), members: members.collect(), former: former.collect() }
+    }
+}
+
+/// The roster after `seen`, from the one before it and the denials.
+pub fn next(before: &Roster, denials: &[Denial], seen: &Seen) -> Next {
+    if RosterLogId::from(seen.place) <= before.log_id {
+        return Next { roster: before.clone(), denials: denials.to_vec(), gone: seen.former.clone() };
+    }
+    let standing: Vec<Denial> =
+        denials.iter().filter(|denial| denial.stands(seen.place, &seen.membership)).copied().collect();
+    let (voters, mut members, mut gone) = (seen.membership.voters(), Vec::new(), seen.former.clone());
+    for (&node, member) in &seen.members {
+        let (voter, learner) = (voters.contains(&node), seen.membership.learners.contains(&node));
+        let was = before.member(node).map(|member| member.standing).unwrap_or_default();
+        let denied = standing.iter().any(|denial| denial.node == node);
+        // Left out of a configuration that is committed, perhaps by entries that were skipped here. Also while the voters change
+        // again: whoever is in neither half was left out before.
+        let left = !voter && !learner && (denied || was.voter || was.learner || before.is_revoked(&member.boot_pk));
+        if left {
+            gone.push(Gone { node, boot_pk: member.boot_pk, op_pk: member.op_pk });
+        } else {
+            let standing = Standing { admitted: true, voter, learner, denied };
+            members.push(RosterMember { standing, ..member.clone() });
+        }
+    }
+    let dropped = before.members.iter().filter(|member| !seen.members.contains_key(&member.node));
+    gone.extend(dropped.map(|member| Gone { node: member.node, boot_pk: member.boot_pk, op_pk: member.op_pk }));
+
+    let mut revoked: BTreeMap<NodeId, [u8; 32]> =
+        before.revoked.iter().map(|revoked| (revoked.node, revoked.boot_pk)).collect();
+    revoked.extend(gone.iter().map(|gone| (gone.node, gone.boot_pk)));
+    revoked.retain(|node, _| !members.iter().any(|member| member.node == *node));
+    let oldest = revoked.len().saturating_sub(REVOKED_MAX);
+    let revoked = revoked.into_iter().skip(oldest).map(|(node, boot_pk)| Revoked { node, boot_pk }).collect();
+
+    let denials = standing.into_iter().filter(|denial| !gone.iter().any(|gone| gone.node == denial.node)).collect();
+    let mut roster = Roster { log_id: before.log_id, members, revoked };
+    if roster != *before {
+        roster.log_id = seen.place.into();
+    }
+    Next { roster, denials, gone }
+}
+
+/// Adds denials to a vault; those of entries that its roster reflects already are left out.
+pub fn deny(vault: &mut Vault, denials: &[Denial]) {
+    for &denial in denials.iter().filter(|denial| RosterLogId::from(denial.by) > vault.roster.log_id) {
+        match vault.denials.binary_search_by_key(&denial.node, |known| known.node) {
+            Ok(at) => vault.denials[at] = vault.denials[at].max(denial),
+            Err(at) => vault.denials.insert(at, denial),
+        }
+        if let Some(member) = vault.roster.members.iter_mut().find(|member| member.node == denial.node) {
+            member.standing.denied = true;
+        }
+    }
+    vault.denials.truncate(DENIALS_MAX);
+}
+
+/// Whether whoever goes by `roster` refuses `node`.
+pub fn is_denied(roster: &Roster, node: NodeId) -> bool {
+    roster.revoked.iter().any(|revoked| revoked.node == node)
+        || roster.member(node).is_some_and(|member| member.standing.denied)
+}
+
+/// Keeps denials in the vault, where a locked node reads them.
+pub struct VaultGate {
+    node: Arc<Node>,
+}
+
+impl VaultGate {
+    /// The gate of `node`.
+    pub fn new(node: &Arc<Node>) -> Arc<Self> {
+        Arc::new(Self { node: Arc::clone(node) })
+    }
+}
+
+impl Gate for VaultGate {
+    fn deny(&self, denials: &[Denial]) -> Result<(), String> {
+        let denied = self.node.update_roster(|vault| deny(vault, denials));
+        denied.map_err(|error| format!("a denial could not be kept: {error}"))?;
+        for denial in denials.iter().filter(|denial| self.is_denied(denial.node)) {
+            warn!(node = %denial.node, by = denial.by.index, "denied from now on");
+        }
+        self.node.close_sessions_with_strangers();
+        Ok(())
+    }
+
+    fn is_denied(&self, node: NodeId) -> bool {
+        is_denied(&self.node.roster(), node)
+    }
+}
+
+/// Lets the roster follow for as long as the node runs. Never returns.
+pub async fn run(node: Arc<Node>, replica: Replica) {
+    let mut changed = replica.members_changed();
+    loop {
+        changed.borrow_and_update();
+        let seen = replica.read_members(|state, place, membership| Some(Seen::of(state, place?, membership)));
+        if let Some(seen) = seen
+            && let Err(reason) = step(&node, seen).await
+        {
+            warn!(%reason, "the roster is not kept yet");
+            sleep(PAUSE).await;
+            continue;
+        }
+        // A denial may end without any change of the members.
+        let open = node.with_vault(|vault| !vault.denials.is_empty()).unwrap_or_default();
+        let _ = timeout(if open { LOOK } else { Duration::MAX }, changed.changed()).await;
+    }
+}
+
+/// Brings the vault and everything that goes by its roster to where `seen` is.
+async fn step(node: &Arc<Node>, seen: Seen) -> Result<(), String> {
+    let me = node.id();
+    let task = tokio::task::spawn_blocking({
+        let node = Arc::clone(node);
+        move || {
+            let next = node.update_roster(|vault| {
+                let next = next(&vault.roster, &vault.denials, &seen);
+                (vault.roster, vault.denials) = (next.roster.clone(), next.denials.clone());
+                next
+            });
+            next.map_err(|error| error.to_string())
+        }
+    });
+    let next = task.await.map_err(|panicked| panicked.to_string())??;
+    node.note_gone(&next.gone);
+    node.close_sessions_with_strangers();
+    node.keep_sessions();
+    if next.gone.iter().any(|gone| gone.node == me) {
+        // A quorum committed it, and this node applied it: nobody has to be believed.
+        info!("this node is not a member any more, as its own log says");
+        revocation::accept(node);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(term: u64, index: u64) -> LogPlace {
+        LogPlace { term, node: NodeId(1), index }
+    }
+
+    fn member(id: u64) -> RosterMember {
+        RosterMember {
+            node: NodeId(id),
+            boot_pk: [id as u8; 32],
+            op_pk: [id as u8 + 100; 32],
+            standing: Standing::default(),
+            name: format!("n{id}").parse().expect("a name"),
+            addresses: vec!["127.0.0.1:7250".parse().expect("an address")],
+        }
+    }
+
+    fn seen(at: LogPlace, members: &[u64], configs: &[&[u64]], learners: &[u64]) -> Seen {
+        let set = |nodes: &[u64]| nodes.iter().copied().map(NodeId).collect();
+        let configs = configs.iter().map(|voters| set(voters)).collect();
+        let membership = Membership { configs, learners: set(learners), place: Some(at), committed: true };
+        let members = members.iter().map(|&id| (NodeId(id), member(id))).collect();
+        Seen { place: at, membership, members, former: Vec::new() }
+    }
+
+    fn standing(roster: &Roster, id: u64) -> Option<(bool, bool, bool, bool)> {
+        let standing = roster.member(NodeId(id))?.standing;
+        Some((standing.admitted, standing.voter, standing.learner, standing.denied))
+    }
+
+    fn revoked(roster: &Roster) -> Vec<u64> {
+        roster.revoked.iter().map(|revoked| revoked.node.0).collect()
+    }
+
+    fn founded() -> Roster {
+        next(&Roster::default(), &[], &seen(place(1, 3), &[1, 2, 3], &[&[1, 2, 3]], &[])).roster
+    }
+
+    #[test]
+    fn a_member_is_admitted_learns_votes_and_goes() {
+        let roster = founded();
+        assert_eq!(roster.log_id, place(1, 3).into());
+        let admitted = next(&roster, &[], &seen(place(1, 9), &[1, 2, 3, 4], &[&[1, 2, 3]], &[])).roster;
+        assert_eq!(standing(&admitted, 4), Some((true, false, false, false)));
+        let learns = next(&admitted, &[], &seen(place(1, 10), &[1, 2, 3, 4], &[&[1, 2, 3]], &[4])).roster;
+        assert_eq!(standing(&learns, 4), Some((true, false, true, false)));
+        let votes = next(&learns, &[], &seen(place(1, 12), &[1, 2, 3, 4], &[&[1, 2, 3, 4]], &[])).roster;
+        assert_eq!(standing(&votes, 4), Some((true, true, false, false)));
+        // Its vote is gone, and the state has it still: it is gone.
+        let goes = next(&votes, &[], &seen(place(1, 14), &[1, 2, 3, 4], &[&[1, 2, 3]], &[]));
+        assert_eq!((standing(&goes.roster, 4), revoked(&goes.roster)), (None, vec![4]));
+        assert_eq!(goes.gone, [Gone { node: NodeId(4), boot_pk: [4; 32], op_pk: [104; 32] }]);
+        let again = next(&goes.roster, &[], &seen(place(1, 15), &[1, 2, 3, 4], &[&[1, 2, 3]], &[])).roster;
+        assert_eq!(again, goes.roster, "it is not let in again because nobody remembers its vote");
+        let dropped = next(&again, &[], &seen(place(1, 16), &[1, 2, 3], &[&[1, 2, 3]], &[])).roster;
+        assert_eq!(dropped, again);
+        // Joining was given up while it was a learner, or before.
+        for roster in [&learns, &admitted] {
+            let given_up = next(roster, &[], &seen(place(1, 16), &[1, 2, 3], &[&[1, 2, 3]], &[])).roster;
+            assert_eq!(revoked(&given_up), [4]);
+        }
+    }
+
+    /// A second revocation may change the voters before the state has forgotten whom the first one left out. If those who are gone
+    /// came back while a membership is joint, they would be trusted once it is final.
+    #[test]
+    fn whoever_is_gone_stays_gone_while_the_voters_change_again() {
+        let roster = next(&Roster::default(), &[], &seen(place(1, 3), &[1, 2, 3, 4], &[&[1, 2, 3, 4]], &[])).roster;
+        let first = next(&roster, &[], &seen(place(2, 55), &[1, 2, 3, 4], &[&[1, 3, 4]], &[])).roster;
+        assert_eq!((standing(&first, 2), revoked(&first)), (None, vec![2]));
+        let joint = next(&first, &[], &seen(place(2, 57), &[1, 2, 3, 4], &[&[1, 3, 4], &[1, 3]], &[])).roster;
+        assert_eq!((standing(&joint, 2), revoked(&joint)), (None, vec![2]));
+        let last = next(&joint, &[], &seen(place(2, 58), &[1, 2, 3, 4], &[&[1, 3]], &[])).roster;
+        assert_eq!((standing(&last, 2), standing(&last, 4), revoked(&last)), (None, None, vec![2, 4]));
+    }
+
+    /// T52. Mutated: without the comparison, today's member is denied by how things once were.
+    #[test]
+    fn what_the_roster_reflects_changes_nothing() {
+        let today = Roster { log_id: place(3, 50).into(), ..founded() };
+        let history = seen(place(2, 20), &[1, 2, 3], &[&[1, 2]], &[]);
+        assert_eq!(next(&today, &[], &history).roster, today);
+        assert_ne!(next(&founded(), &[], &history).roster, founded(), "the control");
+        let mut vault = Vault::new(quorate_shares::ids::ClusterId([1; 16]), crate::join::found::draw_keys().op_seed);
+        vault.roster = today.clone();
+        deny(&mut vault, &[Denial { node: NodeId(3), by: place(2, 19) }, Denial { node: NodeId(3), by: place(3, 50) }]);
+        assert!(vault.denials.is_empty() && vault.roster == today);
+        deny(&mut vault, &[Denial { node: NodeId(3), by: place(3, 51) }]);
+        assert!(vault.denials.len() == 1 && vault.roster.members[2].standing.denied, "the control");
+    }
+
+    /// Denied while its configuration is not final, gone after; and a member as before if it never can be.
+    #[test]
+    fn a_denied_member_is_gone_once_that_is_final_or_back_once_it_cannot_be() {
+        let mut vault = Vault::new(quorate_shares::ids::ClusterId([1; 16]), crate::join::found::draw_keys().op_seed);
+        vault.roster = founded();
+        deny(&mut vault, &[Denial { node: NodeId(3), by: place(2, 20) }]);
+        assert_eq!(standing(&vault.roster, 3), Some((true, true, false, true)));
+        vault.encode().expect("it can be written");
+        let (roster, denials) = (&vault.roster, &vault.denials);
+
+        let mut later = seen(place(2, 19), &[1, 2, 3], &[&[1, 2, 3]], &[]);
+        later.membership.place = Some(place(1, 0));
+        let waits = next(roster, denials, &later);
+        assert_eq!((standing(&waits.roster, 3), &waits.denials), (standing(roster, 3), denials));
+        let joint = next(roster, denials, &seen(place(2, 20), &[1, 2, 3], &[&[1, 2, 3], &[1, 2]], &[]));
+        assert_eq!((standing(&joint.roster, 3), revoked(&joint.roster)), (Some((true, true, false, true)), vec![]));
+        let last = next(&joint.roster, &joint.denials, &seen(place(2, 21), &[1, 2, 3], &[&[1, 2]], &[]));
+        assert_eq!((standing(&last.roster, 3), revoked(&last.roster), last.denials), (None, vec![3], vec![]));
+
+        later.place = place(3, 20);
+        let back = next(roster, denials, &later);
+        assert_eq!((standing(&back.roster, 3), back.denials), (Some((true, true, false, false)), vec![]));
+    }
+
+    #[test]
+    fn the_oldest_graves_make_room() {
+        let mut before = founded();
+        before.revoked =
+            (10..10 + REVOKED_MAX as u64).map(|id| Revoked { node: NodeId(id), boot_pk: [9; 32] }).collect();
+        let after = next(&before, &[], &seen(place(1, 9), &[1, 2], &[&[1, 2]], &[])).roster;
+        assert_eq!(after.revoked.len(), REVOKED_MAX);
+        assert!(!revoked(&after).contains(&3) && revoked(&after).contains(&10), "the lowest ids are the oldest");
+        after.encode().expect("it fits");
+    }
+}

@@ -1,0 +1,514 @@
+//! The leader's loop: it compares the state with what the operator asked for, and does the next step.
+//!
+//! Every step can be repeated, and any leader goes on where the last one stopped: nothing is remembered here. What is owed
+//! is decided by the pure [`plan::next`]. New keys are verified in a loop of their own, so that an operation never waits for
+//! clients that make keys without end, nor they for it.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use quorate_client::conn::Lane;
+use quorate_client::wire;
+use quorate_raft::command::{Begin, Change, EpochAck, Operation, Ready, Verified};
+use quorate_raft::plan::{self, Patience, Step, Unverified, View};
+use quorate_raft::state::State;
+use quorate_raft::voters::Purpose;
+use quorate_raft::{Leadership, Replica};
+use quorate_shares::ids::{Epoch, KeyUid, KeyVersion, NodeId};
+use tokio::sync::watch;
+use tokio::task::yield_now;
+use tokio::time::{sleep, timeout};
+use tracing::{debug, info, warn};
+
+use crate::base::clock::boot_ms;
+use crate::base::random;
+use crate::keys::deal::{self, RedealError};
+use crate::keys::gather::LoadError;
+use crate::memory::keyring::Slot;
+use crate::node::Node;
+use crate::peers::peer::{PeerReply, PeerRequest, Refusal, VerifyRequest};
+
+/// How long a holder may take to open and check a list of shares.
+const HOLDER: Duration = Duration::from_secs(5);
+/// Pause after a step that did not succeed.
+const PAUSE: Duration = Duration::from_millis(100);
+/// How often the loop looks up when nothing changes: whether somebody is there is not in the state.
+const LOOK: Duration = Duration::from_millis(250);
+/// A learner that lacks fewer entries than this may vote.
+const NEAR: u64 = 1_000;
+/// Shares that are checked before others may run.
+const CHECKED_AT_ONCE: usize = 32;
+
+/// Runs while the node runs; acts while it leads. Never returns.
+pub async fn run(node: Arc<Node>, replica: Replica) {
+    let (mut changes, mut leadership) = (replica.changes(), replica.leadership());
+    let (mut joiner, mut serving, mut short_of) = (Joiner::default(), Serving::default(), BTreeSet::new());
+    loop {
+        changes.borrow_and_update();
+        let leads = leadership.borrow_and_update().am_leader;
+        // Whoever leads next goes on with both.
+        node.follow_time(&replica);
+        let active_ms = serving.for_ms(replica.read(|state| state.active().map(|active| active.epoch)), boot_ms());
+        let view = if leads { view(&node, &replica, &mut joiner, active_ms).await } else { None };
+        let step = view.map_or(Step::Nothing, |view| replica.read(|state| plan::next(state, &view)));
+        *node.operation.lock() = replica.read(|state| told(state, &step, &short_of)).filter(|_| leads);
+        let done = match step {
+            Step::AwaitFounding
+            | Step::Nothing
+            | Step::FinishVoters
+            | Step::AwaitJoiner { .. }
+            | Step::AwaitShareKeys { .. }
+            | Step::AwaitLocks { .. }
+            | Step::AwaitHolders { .. } => {
+                tokio::select! {
+                    _ = changes.changed() => {}
+                    _ = leadership.changed() => {}
+                    () = sleep(LOOK) => {}
+                }
+                continue;
+            }
+            Step::Propose(change) => propose(&node, &replica, change).await,
+            Step::Rekey => {
+                let (request, operation) = (random::bytes(), Operation::Rekey);
+                propose(
+                    &node,
+                    &replica,
+                    Change::Begin(Begin { request, operation, accept_no_redundancy: false, abandon: BTreeSet::new() }),
+                )
+                .await
+            }
+            Step::TransferLeadership { to } => transfer(&replica, to, &mut leadership).await,
+            Step::ChangeVoters { voters, revoke } => change_voters(&node, &replica, voters, revoke).await,
+            Step::AddLearner { node: joiner } => {
+                let added = replica.add_learner(joiner, node.name_of(joiner)).await;
+                added.inspect_err(|error| debug!(%error, "no learner yet")).is_ok()
+            }
+            Step::RemoveLearner { node: joiner } => {
+                let removed = replica.remove_learner(joiner).await;
+                removed.inspect_err(|error| debug!(%error, "still a learner")).is_ok()
+            }
+            Step::GiveUpJoiner { node: joiner } => {
+                warn!(%joiner, "a joiner does not come any more, and is given up");
+                let (request, operation) = (random::bytes(), Operation::Revoke { nodes: [joiner].into() });
+                propose(
+                    &node,
+                    &replica,
+                    Change::Begin(Begin { request, operation, accept_no_redundancy: true, abandon: BTreeSet::new() }),
+                )
+                .await
+            }
+            Step::Redeal { epoch, versions, .. } => redeal(&node, &replica, epoch, &versions, &mut short_of).await,
+            Step::CollectAcks { epoch, missing, needed, .. } => {
+                let any = collect_acks(&node, &replica, epoch, missing).await;
+                // There are enough, and the rest will not: a sealed node, say. It checks its shares when it needs them.
+                any || (needed == 0 && propose(&node, &replica, Change::ActivateEpoch { epoch }).await)
+            }
+            Step::Retire { epoch, active, members } => retire(&node, &replica, (epoch, active), members).await,
+        };
+        if !done {
+            let _ = timeout(PAUSE, leadership.changed()).await;
+        }
+    }
+}
+
+/// Since when a joiner has not been there, as this leader remembers it.
+#[derive(Debug, Default)]
+pub struct Joiner {
+    node: Option<NodeId>,
+    seen_ms: u64,
+}
+
+impl Joiner {
+    /// For how long `joiner` has not been among `present` at `now_ms` ([`boot_ms`]); a leader that has just begun to look gives
+    /// it all the time.
+    pub fn silent_ms(&mut self, joiner: Option<NodeId>, present: &BTreeSet<NodeId>, now_ms: u64) -> u64 {
+        if self.node != joiner || joiner.is_some_and(|node| present.contains(&node)) {
+            *self = Self { node: joiner, seen_ms: now_ms };
+        }
+        now_ms.saturating_sub(self.seen_ms)
+    }
+}
+
+/// Since when the ACTIVE epoch has been so, as far as this process knows.
+#[derive(Debug, Default)]
+pub struct Serving {
+    epoch: Option<Epoch>,
+    since_ms: u64,
+}
+
+impl Serving {
+    /// For how long `active` has been the ACTIVE epoch at `now_ms` ([`boot_ms`]). The state says when it became so, but by a
+    /// clock that people set; a node that has just started gives it all the time.
+    pub fn for_ms(&mut self, active: Option<Epoch>, now_ms: u64) -> u64 {
+        if self.epoch != active {
+            *self = Self { epoch: active, since_ms: now_ms };
+        }
+        now_ms.saturating_sub(self.since_ms)
+    }
+}
+
+/// What this node sees as the leader; `None` if its replica has stopped.
+async fn view(node: &Node, replica: &Replica, joiner: &mut Joiner, active_ms: u64) -> Option<View> {
+    let membership = replica.membership().await.ok()?;
+    let settled = membership.committed && !membership.is_joint();
+    let (me, present, voters) = (node.id(), present(node, replica), membership.newest());
+    let matched = replica.matched();
+    let last = replica.flushed().last_log.map_or(0, |last| last.index);
+    let near = |node: &&NodeId| matched.get(node).copied().flatten().is_some_and(|at| at.index + NEAR >= last);
+    let caught_up = membership.learners.iter().filter(near).copied().collect();
+    let joining =
+        replica.read(|state| state.operations.running.as_ref().and_then(|running| running.operation.joining()));
+    let joiner_silent_ms = joiner.silent_ms(joining, &present, boot_ms());
+    let learners = membership.learners;
+    let timing = &node.config.timing;
+    let patience = Patience { rekey_ms: timing.rekey_pause_ms, joiner_ms: timing.joiner_patience_ms };
+    Some(View { me, present, voters, learners, settled, caught_up, joiner_silent_ms, active_ms, patience })
+}
+
+/// Adds, removes or replaces voters, whichever it is.
+async fn change_voters(node: &Node, replica: &Replica, voters: BTreeSet<NodeId>, revoke: bool) -> bool {
+    let Ok(now) = replica.membership().await else { return false };
+    let purpose = purpose(&now.newest(), &voters, revoke);
+    let changed = replica.change_voters(voters, purpose, &present(node, replica)).await;
+    if let Err(error) = &changed {
+        debug!(%error, "voters not changed yet");
+        // Whom it waits for is worth more than that it waits.
+        if let Some(operation) = node.operation.lock().as_mut() {
+            operation.step = format!("changes the voters: {error}");
+        }
+    }
+    changed.is_ok()
+}
+
+/// What it is to make `voters` of the `old` ones.
+pub fn purpose(old: &BTreeSet<NodeId>, voters: &BTreeSet<NodeId>, revoke: bool) -> Purpose {
+    match (voters.is_subset(old), old.is_subset(voters)) {
+        (true, _) if revoke => Purpose::Revoke,
+        (true, _) => Purpose::Remove,
+        (false, true) => Purpose::Add,
+        (false, false) => Purpose::Replace,
+    }
+}
+
+/// The members that can be asked now, this one among them.
+pub fn present(node: &Node, replica: &Replica) -> BTreeSet<NodeId> {
+    let members: Vec<_> = replica.read(|state| state.members.keys().copied().collect());
+    members.into_iter().filter(|&id| id == node.id() || node.sessions.with(id).is_some()).collect()
+}
+
+/// The operation as an operator is told of it.
+fn told(state: &State, step: &Step, short_of: &BTreeSet<NodeId>) -> Option<wire::Operation> {
+    let running = state.operations.running.as_ref()?;
+    let names = |nodes: &mut dyn Iterator<Item = NodeId>| nodes.map(|id| name_in(state, id)).collect::<Vec<_>>();
+    let name = operation_name(state, &running.operation);
+    let epoch = running.epoch;
+    let (step, waiting_for) = match step {
+        Step::FinishVoters => ("finishes a change of voters".to_owned(), Vec::new()),
+        Step::TransferLeadership { to } => ("lets another node lead".to_owned(), names(&mut to.iter().copied())),
+        Step::ChangeVoters { .. } => ("changes the voters".to_owned(), Vec::new()),
+        Step::AddLearner { .. } | Step::RemoveLearner { .. } => ("changes who follows the log".to_owned(), Vec::new()),
+        Step::GiveUpJoiner { .. } => ("gives up the joiner".to_owned(), Vec::new()),
+        Step::AwaitJoiner { node, locked: false } => {
+            ("the joiner makes its first lock".to_owned(), names(&mut [*node].into_iter()))
+        }
+        Step::AwaitJoiner { node, locked: true } => {
+            ("the joiner catches up".to_owned(), names(&mut [*node].into_iter()))
+        }
+        Step::AwaitShareKeys { missing, .. } => {
+            (format!("new share keys for epoch {epoch}"), names(&mut missing.iter().copied()))
+        }
+        Step::Redeal { left, .. } => {
+            let step = format!("deals to epoch {epoch}: {left} key versions left");
+            (step, names(&mut state.staying().filter(|node| short_of.contains(node))))
+        }
+        Step::CollectAcks { missing, .. } => {
+            (format!("holders check their shares of epoch {epoch}"), names(&mut missing.iter().copied()))
+        }
+        Step::AwaitLocks { missing } => ("locks are renewed".to_owned(), names(&mut missing.iter().copied())),
+        Step::AwaitHolders { needed, missing } => {
+            (format!("{needed} more holders of shares must be there"), names(&mut missing.iter().copied()))
+        }
+        Step::Retire { epoch, members, .. } => (format!("retires epoch {epoch}"), names(&mut members.iter().copied())),
+        Step::Propose(change) => (change.kind().replace('_', " "), Vec::new()),
+        Step::AwaitFounding | Step::Rekey | Step::Nothing => (String::new(), Vec::new()),
+    };
+    Some(wire::Operation { name, step, waiting_for })
+}
+
+/// What was ordered, as in `revoke n4`.
+pub fn operation_name(state: &State, operation: &Operation) -> String {
+    let named = operation.leaving().into_iter().chain(operation.joining()).map(|id| name_in(state, id));
+    [operation.kind().to_owned()].into_iter().chain(named).collect::<Vec<_>>().join(" ")
+}
+
+/// The name of a member, or of one that was; the roster forgets those.
+fn name_in(state: &State, node: NodeId) -> String {
+    let member = state.members.get(&node).map(|member| &member.name);
+    let name = member.or_else(|| state.former.get(&node).map(|former| &former.name));
+    name.map_or_else(|| format!("node {node}"), ToString::to_string)
+}
+
+async fn propose(node: &Node, replica: &Replica, change: Change) -> bool {
+    let kind = change.kind();
+    match replica.propose(node.command(replica, change)).await {
+        Ok(_) => true,
+        Err(error) => {
+            debug!(kind, %error, "step not done");
+            false
+        }
+    }
+}
+
+/// Lets one of `to` lead.
+async fn transfer(replica: &Replica, to: BTreeSet<NodeId>, leadership: &mut watch::Receiver<Leadership>) -> bool {
+    for candidate in to {
+        info!(to = %candidate, "lets another node lead");
+        if replica.transfer_leadership(candidate).await.is_ok()
+            && let Ok(Ok(_)) = timeout(HOLDER, leadership.wait_for(|leadership| !leadership.am_leader)).await
+        {
+            return true;
+        }
+    }
+    false
+}
+
+/// Deals some versions anew, at most one command's worth of keys in plain at a time. If shares are missing, the holders that
+/// gave none are noted for whoever waits.
+async fn redeal(
+    node: &Arc<Node>,
+    replica: &Replica,
+    epoch: Epoch,
+    versions: &[Slot],
+    short_of: &mut BTreeSet<NodeId>,
+) -> bool {
+    let work = {
+        let (node, replica, versions) = (Arc::clone(node), replica.clone(), versions.to_vec());
+        async move { deal::redeal(&node, &replica, epoch, &versions).await }
+    };
+    match node.background.run(work).await {
+        Ok(redeal) => {
+            short_of.clear();
+            propose(node, replica, Change::Redeal(redeal)).await
+        }
+        Err(reason) => {
+            warn!(%epoch, %reason, "key versions not dealt anew yet");
+            if let RedealError::Load(LoadError::TooFew { missing, .. }) = reason {
+                short_of.extend(missing);
+            }
+            false
+        }
+    }
+}
+
+/// Retires an epoch once every member that is there knows the next one: nobody loads from the old one any more.
+async fn retire(node: &Arc<Node>, replica: &Replica, (epoch, active): (Epoch, Epoch), members: Vec<NodeId>) -> bool {
+    let known = members.into_iter().filter(|&member| member != node.id()).map(|member| async move {
+        let report = node.sessions.ask(member, Lane::Ordinary, &PeerRequest::Report, HOLDER).await;
+        matches!(report, Ok(PeerReply::Report(report)) if report.epoch >= active)
+    });
+    join_all(known).await.into_iter().all(|knows| knows) && propose(node, replica, Change::RetireEpoch { epoch }).await
+}
+
+/// Has new versions verified while the node leads. Never returns.
+pub async fn verify_new(node: Arc<Node>, replica: Replica) {
+    let (mut changes, mut leadership) = (replica.changes(), replica.leadership());
+    loop {
+        changes.borrow_and_update();
+        let leads = leadership.borrow_and_update().am_leader;
+        let records = if leads { replica.read(plan::unverified) } else { Vec::new() };
+        if records.is_empty() {
+            tokio::select! {
+                _ = changes.changed() => {}
+                _ = leadership.changed() => {}
+            }
+        } else if !verify(&node, &replica, records).await {
+            let _ = timeout(PAUSE, leadership.changed()).await;
+        }
+    }
+}
+
+/// Asks holders whether they opened and checked every record of an epoch, and notes each that did.
+async fn collect_acks(node: &Arc<Node>, replica: &Replica, epoch: Epoch, missing: Vec<NodeId>) -> bool {
+    let index = replica.applied_index();
+    let answers = missing.into_iter().map(|holder| async move {
+        if holder == node.id() {
+            let (here, replica) = (Arc::clone(node), replica.clone());
+            let check = async move { check_epoch(&here, &replica, epoch, index).await };
+            return (holder, node.background.run(check).await.ok());
+        }
+        let request = PeerRequest::AckEpoch { epoch, index };
+        match node.sessions.ask(holder, Lane::Ordinary, &request, HOLDER).await {
+            Ok(PeerReply::EpochAck { redealt }) => (holder, Some(redealt)),
+            _ => (holder, None),
+        }
+    });
+    let mut any = false;
+    for (holder, redealt) in join_all(answers).await {
+        if let Some(redealt) = redealt {
+            info!(%epoch, %holder, redealt, "holder acknowledged the epoch");
+            any |= propose(node, replica, Change::EpochAck(EpochAck { epoch, node: holder, redealt })).await;
+        }
+    }
+    any
+}
+
+/// Has new versions checked by their holders, and declares ready those that reached their threshold.
+async fn verify(node: &Arc<Node>, replica: &Replica, records: Vec<Unverified>) -> bool {
+    // A new version has its records in one epoch, or in two while an epoch is pending: one request each.
+    let mut by_epoch: BTreeMap<Epoch, Vec<Unverified>> = BTreeMap::new();
+    for record in records {
+        by_epoch.entry(record.epoch).or_default().push(record);
+    }
+    let mut any = false;
+    for (epoch, records) in by_epoch {
+        let holders: BTreeSet<NodeId> = records.iter().flat_map(|record| record.holders.iter().copied()).collect();
+        let versions: Vec<_> = records.iter().map(|record| (record.uid, record.version)).collect();
+        let request = VerifyRequest { epoch, index: replica.applied_index(), versions };
+        let verified = ask_holders(node, replica, &holders, &request, &records).await;
+        if !verified.is_empty() {
+            any |= propose(node, replica, Change::Ready(Ready { epoch, verified })).await;
+        }
+    }
+    any
+}
+
+/// Asks every holder at once and stops waiting when each version has as many holders as it needs.
+async fn ask_holders(
+    node: &Arc<Node>,
+    replica: &Replica,
+    holders: &BTreeSet<NodeId>,
+    request: &VerifyRequest,
+    records: &[Unverified],
+) -> Vec<Verified> {
+    use futures::StreamExt;
+    let mut answers: futures::stream::FuturesUnordered<_> = holders
+        .iter()
+        .map(|&holder| async move {
+            if holder == node.id() {
+                return (holder, check_shares(node, replica, request).await.unwrap_or_default());
+            }
+            let asked = PeerRequest::Verify(request.clone());
+            match node.sessions.ask(holder, Lane::Ordinary, &asked, HOLDER).await {
+                Ok(PeerReply::Verified(verified)) => (holder, verified),
+                _ => (holder, Vec::new()),
+            }
+        })
+        .collect();
+    let mut by = Tally::new();
+    while let Some((holder, verified)) = answers.next().await {
+        for version in verified {
+            by.entry(version).or_default().insert(holder);
+        }
+        if reached(records, &by).len() == records.len() {
+            break;
+        }
+    }
+    reached(records, &by)
+}
+
+/// Who opened and checked a share of which version: distinct holders, never answers.
+pub type Tally = BTreeMap<(KeyUid, KeyVersion), BTreeSet<NodeId>>;
+
+/// Those of `records` that as many holders checked as they need.
+pub fn reached(records: &[Unverified], by: &Tally) -> Vec<Verified> {
+    let checked = records.iter().filter_map(|record| {
+        let (uid, version) = (record.uid, record.version);
+        let holders = by.get(&(uid, version)).filter(|holders| holders.len() >= usize::from(record.threshold))?;
+        Some(Verified { uid, version, holders: holders.clone() })
+    });
+    checked.collect()
+}
+
+/// The holder's side: opens and checks its shares of the named versions, and answers those that are right.
+///
+/// # Errors
+/// [`Refusal::Behind`] if this node has not applied them yet.
+pub async fn check_shares(
+    node: &Arc<Node>,
+    replica: &Replica,
+    request: &VerifyRequest,
+) -> Result<Vec<(KeyUid, KeyVersion)>, Refusal> {
+    if request.versions.len() > crate::peers::peer::VERSIONS_MAX {
+        return Err(Refusal::TooMany);
+    }
+    replica.wait_applied(request.index, HOLDER).await.map_err(|_| Refusal::Behind)?;
+    check(node, replica, request.epoch, &request.versions).await
+}
+
+async fn check(node: &Node, replica: &Replica, epoch: Epoch, slots: &[Slot]) -> Result<Vec<Slot>, Refusal> {
+    let holder = node.holder().ok_or(Refusal::WrongEpoch)?;
+    let mut verified = Vec::with_capacity(slots.len());
+    for some in slots.chunks(CHECKED_AT_ONCE) {
+        // Those that can be read; one that cannot must not hide the others.
+        let facts = holder.all_facts(replica, epoch, some).unwrap_or_else(|_| {
+            some.iter().filter_map(|&(uid, version)| holder.facts(replica, epoch, uid, version).ok()).collect()
+        });
+        for facts in facts {
+            let (uid, version) = (facts.identity.uid, facts.identity.version);
+            match holder.open(replica, &facts) {
+                Ok(_) => verified.push((uid, version)),
+                Err(error) => warn!(%uid, %version, %epoch, %error, "own share of a new record does not open"),
+            }
+        }
+        yield_now().await;
+    }
+    Ok(verified)
+}
+
+/// The records of one epoch that this node opened and checked, so that being asked again costs nothing.
+#[derive(Debug, Default)]
+pub struct Checked {
+    epoch: Epoch,
+    slots: HashSet<Slot>,
+}
+
+impl Checked {
+    /// How many records of `epoch` were dealt anew, and those of its records that were not checked here yet.
+    pub fn owed(&mut self, state: &State, epoch: Epoch) -> Option<(u64, Vec<Slot>)> {
+        if self.epoch != epoch {
+            *self = Self { epoch, slots: HashSet::new() };
+        }
+        let (redealt, mut slots) = records_of(state, epoch)?;
+        slots.retain(|slot| !self.slots.contains(slot));
+        Some((redealt, slots))
+    }
+
+    /// These were.
+    pub fn note(&mut self, slots: impl IntoIterator<Item = Slot>) {
+        self.slots.extend(slots);
+    }
+}
+
+/// The holder's side: how many records of an epoch were dealt anew and have been opened and checked here; an error unless
+/// these are all.
+///
+/// # Errors
+/// [`Refusal::Behind`] if this node has not applied them yet, [`Refusal::WrongEpoch`] if it cannot open them all.
+pub async fn check_epoch(node: &Arc<Node>, replica: &Replica, epoch: Epoch, index: u64) -> Result<u64, Refusal> {
+    replica.wait_applied(index, HOLDER).await.map_err(|_| Refusal::Behind)?;
+    let mut checked = node.checked.lock().await;
+    let (redealt, slots) = replica.read(|state| checked.owed(state, epoch)).ok_or(Refusal::WrongEpoch)?;
+    for some in slots.chunks(crate::peers::peer::VERSIONS_MAX) {
+        let verified = check(node, replica, epoch, some).await?;
+        let all = verified.len() == some.len();
+        checked.note(verified);
+        if !all {
+            return Err(Refusal::WrongEpoch);
+        }
+    }
+    Ok(redealt)
+}
+
+/// How many records of an epoch were dealt anew, and the versions that have one, dealt anew or made since.
+fn records_of(state: &State, epoch: Epoch) -> Option<(u64, Vec<Slot>)> {
+    let redealt = state.epoch(epoch)?.redealt;
+    let versions = state
+        .keys
+        .values()
+        .flat_map(|key| key.versions.values().map(|version| (key.uid, version)))
+        .filter(|(_, version)| version.record(epoch).is_some())
+        .map(|(uid, version)| (uid, version.version));
+    Some((redealt, versions.collect()))
+}

@@ -1,0 +1,347 @@
+//! Operations, as a person asks for them by the names of nodes: checked, begun, and followed.
+//!
+//! To begin one is to put the intent into the replicated state; the leader's loop (`members`) does the rest, whoever leads
+//! then and whether or not anybody waits for it. Who is there is not in the state, so it is here that an operation is refused
+//! which would leave a member that is away without a way to open its lock.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use quorate_client::error::Code;
+use quorate_client::wire::{self, Plaintext, Progress, Revocation, Stage, WireError};
+use quorate_raft::command::{Begin, Change, Invite, Operation, Outcome};
+use quorate_raft::refusal::Refusal;
+use quorate_raft::state::{Running, State, majority};
+use quorate_raft::{LogPlace, ProposeError, Replica};
+use quorate_shares::ids::{Epoch, NodeId, NodeName};
+use quorate_shares::secret::Secret;
+
+use crate::base::clock::boot_ms;
+use crate::base::random;
+use crate::cluster::members;
+use crate::cluster::status::theft_threshold;
+use crate::lease::confirm;
+use crate::node::Node;
+use crate::peers::peer::Operate;
+use crate::peers::proposal::{self, ProposalError};
+use crate::vault::invitation::{INVITERS_MAX, Invitation, InvitationError, InvitationKey, Inviter};
+
+/// What a lease may outlive its length by, for clocks that run a little slower.
+const LEASE_SLACK_MS: u64 = 300;
+
+/// The leader's side: begins an operation.
+///
+/// # Errors
+/// What a client should hear.
+pub async fn begin(node: &Arc<Node>, replica: &Replica, operate: Operate) -> Result<Epoch, WireError> {
+    caught_up(node, replica).await?;
+    let present = members::present(node, replica);
+    let begin = match replica.read(|state| ordered(state, &operate, &present))? {
+        Ordered::Known(epoch) => return Ok(epoch),
+        Ordered::New(begin) => begin,
+    };
+    let operation = begin.operation.clone();
+    match replica.propose(node.command(replica, Change::Begin(begin))).await {
+        Ok(Outcome::Begun { operation }) => Ok(operation),
+        Ok(_) => Err(WireError::new(Code::Internal, "the operation was answered as another change")),
+        Err(ProposeError::Refused(refusal)) => Err(explain(node, replica, &operation, refusal)),
+        Err(ProposeError::NotLeader { .. } | ProposeError::Unknown { .. }) => {
+            Err(WireError::new(Code::NoQuorum, "the leader changed meanwhile").hint("try again"))
+        }
+        Err(error) => Err(WireError::new(Code::Internal, error.to_string())),
+    }
+}
+
+/// What an operator's word comes to.
+pub enum Ordered {
+    /// The operation that it began before.
+    Known(Epoch),
+    /// To be proposed.
+    New(Begin),
+}
+
+/// What `operate` comes to in `state`, while these members are there.
+///
+/// # Errors
+/// What a client should hear.
+pub fn ordered(state: &State, operate: &Operate, present: &BTreeSet<NodeId>) -> Result<Ordered, WireError> {
+    let request = match operate {
+        Operate::Remove { request, .. } | Operate::Revoke { request, .. } => *request,
+    };
+    if let Some(known) = state.operation_of(&request) {
+        return Ok(Ordered::Known(known.epoch));
+    }
+    let all_named = |names: &[NodeName]| -> Result<BTreeSet<NodeId>, WireError> {
+        names.iter().map(|name| named(state, name)).collect()
+    };
+    let (operation, accept_no_redundancy, abandon) = match operate {
+        Operate::Remove { name, accept_no_redundancy, abandon, .. } => {
+            let node = named(state, name)?;
+            (Operation::Remove { node }, *accept_no_redundancy, all_named(abandon)?)
+        }
+        Operate::Revoke { names, .. } => (Operation::Revoke { nodes: all_named(names)? }, true, BTreeSet::new()),
+    };
+    if !operation.revokes() {
+        let leaving = operation.leaving();
+        let away = state.stranded(&leaving).filter(|node| !present.contains(node) && !abandon.contains(node));
+        let hint =
+            |away: &str| format!("start {away} and let it renew its lock, or count it as lost with --abandon {away}");
+        refuse_stranding(state, &away.collect(), hint)?;
+    }
+    Ok(Ordered::New(Begin { request, operation, accept_no_redundancy, abandon }))
+}
+
+/// Gives an invitation. Its secret is drawn here and goes to whoever asked; the state learns its hash.
+///
+/// # Errors
+/// What a client should hear.
+pub async fn invite(
+    node: &Arc<Node>,
+    replica: &Replica,
+    name: Option<NodeName>,
+    ttl_ms: u64,
+) -> Result<Plaintext, WireError> {
+    let secret = Secret::random(&mut random::system());
+    let proof_key = *InvitationKey::of(&secret).expose();
+    let change = Change::Invite(Invite { proof_key, name, ttl_ms });
+    proposal::propose(node, replica, change).await.map_err(|error| not_invited(node, error))?;
+    // This node first; others that are there, so that the joiner needs not this one.
+    let roster = node.roster();
+    let (mut inviters, others): (Vec<_>, Vec<_>) = roster.members.iter().partition(|member| member.node == node.id());
+    inviters.extend(others.into_iter().filter(|member| node.sessions.with(member.node).is_some()));
+    let inviters = inviters.into_iter().filter_map(|member| {
+        let address = member.addresses.first()?.clone();
+        Some(Inviter { boot_pk: member.boot_pk, address })
+    });
+    let inviters = inviters.take(INVITERS_MAX).collect();
+    let text = Invitation { cluster: node.cluster(), secret, inviters }.text();
+    let text = text.map_err(|error| WireError::new(Code::Internal, error.to_string()))?;
+    Plaintext::new(text.as_bytes().to_vec())
+}
+
+/// Has whoever joins with an invitation take a member's place.
+///
+/// # Errors
+/// What a client should hear.
+pub async fn designate(
+    node: &Arc<Node>,
+    replica: &Replica,
+    name: &NodeName,
+    invitation: &Plaintext,
+) -> Result<(), WireError> {
+    let present = members::present(node, replica);
+    let gone = replica.read(|state| {
+        let gone = named(state, name)?;
+        let away = state.stranded(&[gone].into()).filter(|node| !present.contains(node)).collect();
+        let hint =
+            |away: &str| format!("start {away} and let it renew its lock, or revoke it first if it is lost, too");
+        refuse_stranding(state, &away, hint).map(|()| gone)
+    })?;
+    let text = std::str::from_utf8(invitation.expose()).unwrap_or_default();
+    let invitation: Invitation = text
+        .trim()
+        .parse()
+        .map_err(|error: InvitationError| WireError::new(Code::BadRequest, error.to_string()).hint(error.hint()))?;
+    let change = Change::Designate { invitation: invitation.key().id(), gone };
+    proposal::propose(node, replica, change).await.map_err(|error| not_invited(node, error))
+}
+
+fn not_invited(node: &Node, error: ProposalError) -> WireError {
+    let conflict = |message: &str| WireError::new(Code::Conflict, message.to_owned());
+    match error {
+        ProposalError::NoLeader(reason) => {
+            WireError::new(Code::NoQuorum, format!("the leader did not take it: {reason}"))
+                .hint("try again in a moment")
+        }
+        ProposalError::Refused(refusal) => match refusal {
+            Refusal::NodeNameTaken { node: taken } => {
+                conflict(&format!("{} is a member already", node.name_of(taken))).hint("choose another --name")
+            }
+            Refusal::BadInvitation => {
+                WireError::new(Code::BadRequest, refusal.to_string()).hint("--ttl 1h, for example")
+            }
+            Refusal::ListTooLong { max, .. } => conflict(&format!("{max} invitations are open, which is the limit"))
+                .hint("wait until some have expired"),
+            Refusal::UnknownInvitation => WireError::new(Code::NotFound, "no such invitation".to_owned())
+                .hint("`quorate node invite` gives one; the invitations of `cluster init` are for founders"),
+            Refusal::InvitationExpired => {
+                conflict("the invitation has expired").hint("`quorate node invite` gives another")
+            }
+            Refusal::InvitationUsed => {
+                conflict("the invitation was used already").hint("`quorate node invite` gives another")
+            }
+            Refusal::UnknownMember { node: gone } => {
+                WireError::new(Code::NotFound, format!("{} is no member any more", node.name_of(gone)))
+            }
+            Refusal::TooFewRemain { remaining, needed } => too_few(remaining, needed),
+            refusal => conflict(&refusal.to_string()),
+        },
+    }
+}
+
+/// A leader that was just elected may not have applied yet what the last one answered, and nothing is refused from a state that
+/// is older than the question.
+async fn caught_up(node: &Arc<Node>, replica: &Replica) -> Result<(), WireError> {
+    confirm::catch_up(node, replica).await.map_err(|reason| {
+        WireError::new(Code::NoQuorum, format!("the leader is not confirmed: {reason}")).hint("try again in a moment")
+    })
+}
+
+/// The member of this name. One that is gone is named as such, so that a repetition is not taken for a mistake.
+fn named(state: &State, name: &NodeName) -> Result<NodeId, WireError> {
+    if let Some(member) = state.members.values().find(|member| member.name == *name) {
+        return Ok(member.node);
+    }
+    let gone = state.former.values().rev().find(|former| former.name == *name);
+    let members: Vec<_> = state.members.values().map(|member| member.name.to_string()).collect();
+    let message = match gone {
+        Some(former) if former.revoked => format!("{name} was revoked already"),
+        Some(_) => format!("{name} was removed already"),
+        None => format!("no node named {name}"),
+    };
+    Err(WireError::new(Code::NotFound, message).hint(format!("the nodes are {}", members.join(", "))))
+}
+
+fn refuse_stranding(state: &State, away: &BTreeSet<NodeId>, hint: impl Fn(&str) -> String) -> Result<(), WireError> {
+    if away.is_empty() {
+        return Ok(());
+    }
+    let away: Vec<_> = away.iter().map(|node| state.members[node].name.to_string()).collect();
+    let away = away.join(", ");
+    let message = format!("{away} is away, and could not unlock itself again without this node");
+    Err(WireError::new(Code::Conflict, message).hint(hint(&away)))
+}
+
+fn too_few(remaining: usize, needed: u8) -> WireError {
+    let message = format!("{remaining} of {needed} shares would remain, so every key would be lost");
+    WireError::new(Code::Conflict, message).hint("take several one after the other, or join another node first")
+}
+
+fn explain(node: &Node, replica: &Replica, operation: &Operation, refusal: Refusal) -> WireError {
+    let conflict = |message: String| WireError::new(Code::Conflict, message);
+    match refusal {
+        Refusal::OperationRunning { .. } => {
+            let name =
+                |state: &State| Some(members::operation_name(state, &state.operations.running.as_ref()?.operation));
+            // It may have ended meanwhile.
+            let named = replica.read(name).map_or_else(String::new, |name| format!(": {name}"));
+            conflict(format!("another operation is not over yet{named}")).hint("`quorate status` shows where it stands")
+        }
+        Refusal::TooFewRemain { remaining, needed } => too_few(remaining, needed),
+        Refusal::NoRedundancyNotAccepted => {
+            conflict("two nodes would remain, and the loss of one disk loses every key".to_owned())
+                .hint("join another node first, or accept it with --accept-no-redundancy")
+        }
+        Refusal::SoloNotAllowed => {
+            conflict("one node would remain, and its disk alone would hold everything".to_owned())
+                .hint("join another node first")
+        }
+        Refusal::UnknownMember { node: gone } => {
+            WireError::new(Code::NotFound, format!("{} is no member any more", node.name_of(gone)))
+        }
+        refusal => conflict(format!("{}: {refusal}", operation.kind())),
+    }
+}
+
+/// How far an operation is, as its leader sees it.
+///
+/// # Errors
+/// [`Code::NotFound`] if it neither runs nor was the last one.
+pub async fn progress(node: &Arc<Node>, replica: &Replica, operation: Epoch) -> Result<Progress, WireError> {
+    let look = || {
+        replica.read(|state| {
+            let operations = &state.operations;
+            let running = operations.running.as_ref().filter(|running| running.epoch == operation);
+            let ended = operations.ended.as_ref().filter(|ended| ended.was.epoch == operation);
+            let stage = match (running, ended) {
+                (Some(_), _) => Stage::Runs,
+                (None, Some(ended)) if ended.preempted => Stage::Preempted,
+                (None, Some(_)) => Stage::Done,
+                (None, None) => return None,
+            };
+            Some((running.or(ended.map(|ended| &ended.was))?.clone(), stage))
+        })
+    };
+    let mut known = look();
+    if known.is_none() {
+        caught_up(node, replica).await?;
+        known = look();
+    }
+    let (running, stage) = known.ok_or_else(|| {
+        WireError::new(Code::NotFound, format!("no operation of epoch {operation} is known any more"))
+            .hint("others followed since; `quorate node list` shows the members")
+    })?;
+    let shown = node.operation.lock().clone().filter(|_| stage == Stage::Runs);
+    let name = replica.read(|state| members::operation_name(state, &running.operation));
+    let shown = shown.unwrap_or(wire::Operation { name, step: String::new(), waiting_for: Vec::new() });
+    let revocation = if running.operation.revokes() { revocation(node, replica, &running).await } else { None };
+    Ok(Progress { stage, operation: shown, revocation })
+}
+
+/// What has become of the nodes that `running` revokes.
+async fn revocation(node: &Node, replica: &Replica, running: &Running) -> Option<Revocation> {
+    let membership = replica.membership().await.ok()?;
+    let matched = replica.matched();
+    let revoked = running.operation.leaving();
+    let leadership = *replica.leadership().borrow();
+    let over_ms = node.config.timing.lease_ms + LEASE_SLACK_MS;
+    replica.read(|state| {
+        let remaining: BTreeSet<_> = state.members.keys().copied().filter(|node| !revoked.contains(node)).collect();
+        // One revocation may come upon another: the disks count together.
+        let out: BTreeSet<_> = state.former_holders().chain(revoked.iter().copied()).collect();
+        let needed = needed(remaining.len(), out.len(), theft_threshold(state));
+        // The final configuration comes behind the entry that denies them: whoever has it denies them. A joiner that had no
+        // vote yet is denied when it is a member no more.
+        let follows = |node| membership.learners.contains(node) || state.members.contains_key(node);
+        let votes = !membership.committed || membership.is_joint() || !membership.newest().is_disjoint(&revoked);
+        let has_it = |node: &&NodeId| reaches(matched.get(node).copied().flatten(), membership.place);
+        let denied = !votes && !revoked.iter().any(follows);
+        let decisive = denied && remaining.iter().filter(has_it).count() >= needed;
+        let expelled = revoked.iter().all(|node| state.former.contains_key(node));
+        // A lease that they may have was asked for before.
+        let withdrawn = denied && expelled && leadership.am_leader;
+        let lasts_ms = || node.withdrawal.lock().lasts_ms_at(running.epoch, leadership.term, boot_ms());
+        let over = withdrawn && lasts_ms() > over_ms;
+        let locks = || remaining.iter().filter_map(|node| state.locks.get(node));
+        let erased = locks().filter(|lock| expelled && lock.holds_for.is_disjoint(&out)).count();
+        let renewed = locks().filter(|lock| lock.peers.is_disjoint(&out)).count();
+        Some(Revocation {
+            decisive,
+            leases_over: decisive && over,
+            erased: count(erased),
+            erased_needed: count(needed),
+            renewed: count(renewed),
+            remaining: count(remaining.len()),
+        })
+    })
+}
+
+/// How many of those who remain must refuse `revoked` nodes, so that the others alone can neither let them in nor, with
+/// the disks that a thief may have besides, put a key together.
+fn needed(remaining: usize, revoked: usize, threshold: u8) -> usize {
+    let helpers = usize::from(threshold).saturating_sub(1 + revoked);
+    majority(remaining).max(remaining.saturating_sub(helpers))
+}
+
+fn reaches(matched: Option<LogPlace>, place: Option<LogPlace>) -> bool {
+    matched.zip(place).is_some_and(|(matched, place)| matched.index >= place.index)
+}
+
+fn count(nodes: usize) -> u8 {
+    u8::try_from(nodes).unwrap_or(u8::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::needed;
+
+    /// From the design: decisive with max(majority of R, R - (t - 1 - f)).
+    #[test]
+    fn one_revocation_is_decisive_with_a_majority_and_two_with_all() {
+        assert_eq!(needed(2, 1, 2), 2);
+        assert_eq!(needed(3, 1, 3), 2);
+        assert_eq!(needed(4, 1, 3), 3);
+        assert_eq!(needed(3, 2, 3), 3);
+        assert_eq!(needed(8, 1, 5), 5);
+    }
+}

@@ -1,0 +1,280 @@
+//! How this node is, and what it knows of the others: for anybody, for peers, for clients.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use quorate_client::cluster_file::{ClusterFile, ClusterNode};
+use quorate_client::conn::{Conn, Lane};
+use quorate_client::identity::{Protocol, PublicKey};
+use quorate_client::wire::{
+    self, Alarm, NodeInfo, NodeState, Operation, PUBLIC_STATUS, Phase, PublicStatus, Role, Status,
+};
+use quorate_raft::state::State;
+use quorate_raft::{Membership, Replica};
+use quorate_shares::ids::{Epoch, NodeId, NodeName};
+use quorate_shares::lock::Lock;
+use tokio::time::timeout;
+
+use crate::base::clock::boot_ms;
+use crate::cluster::members::operation_name;
+use crate::node::Node;
+use crate::peers::peer::{PeerReply, PeerRequest, Report};
+use crate::serve::listen::Closing;
+
+/// A peer that does not report within this time is shown as it was last heard of.
+const REPORT: Duration = Duration::from_millis(400);
+
+/// What anybody may know: the phase, and who is missing.
+pub fn public(node: &Node) -> PublicStatus {
+    let phase = node.phase();
+    let (have, need, waiting_for): (usize, usize, Vec<NodeId>) = match phase {
+        Phase::Locked => {
+            // A person counts nodes, this one included, not pieces.
+            let unlocking = node.unlocking.lock().clone();
+            let missing = unlocking.waiting_for.into_keys().collect();
+            (usize::from(unlocking.have) + 1, usize::from(unlocking.need) + 1, missing)
+        }
+        Phase::Open | Phase::Serving | Phase::Sealed => {
+            let roster = node.roster();
+            let present = |id: NodeId| id == node.id() || node.sessions.with(id).is_some();
+            let missing: Vec<_> = roster.members.iter().map(|member| member.node).filter(|&id| !present(id)).collect();
+            (roster.members.len() - missing.len(), roster.members.len() / 2 + 1, missing)
+        }
+        _ => (0, 0, Vec::new()),
+    };
+    let count = |nodes: usize| u8::try_from(nodes).unwrap_or(u8::MAX);
+    let mut waiting_for = names(node, &waiting_for);
+    waiting_for.sort();
+    PublicStatus { phase, have: count(have), need: count(need), waiting_for }
+}
+
+/// What peers may know.
+pub fn report(node: &Node) -> Report {
+    let replica = node.replica();
+    let active = |replica: &Replica| replica.read(|state| state.active().map(|epoch| epoch.epoch));
+    Report {
+        phase: node.phase(),
+        applied: replica.as_ref().map_or(0, Replica::applied_index),
+        lock_generation: lock_generation(node),
+        old_copies: node.with_vault(|vault| node.old_copies.lock().standing(vault.lock.as_ref()?)).flatten(),
+        epoch: replica.as_ref().and_then(active).unwrap_or(Epoch(0)),
+        alarms: node.alarms.open(),
+        operation: node.operation.lock().clone(),
+    }
+}
+
+/// What is under way at this node: founding, joining, or rebuilding its state.
+pub fn operation(node: &Node) -> Option<Operation> {
+    if node.rebuild().is_some() {
+        let step = "takes the state from another node".to_owned();
+        let roster = node.roster();
+        let others = roster.members.iter().filter(|member| member.node != node.id());
+        let waiting_for = others.map(|member| member.name.to_string()).collect();
+        return Some(Operation { name: "rebuilding".to_owned(), step, waiting_for });
+    }
+    if node.phase() == Phase::Locked {
+        return unlocking(node);
+    }
+    if !node.with_vault(|vault| vault.founding.is_some()).unwrap_or_default() {
+        return None;
+    }
+    let founding = node.founding.borrow().clone();
+    Some(Operation { name: "founding".to_owned(), step: founding.step, waiting_for: founding.waiting_for })
+}
+
+/// How far the operation of this name is, as the leader last said.
+fn led(node: &Node, leader: Option<NodeId>, name: String) -> Operation {
+    let said = match leader {
+        Some(leader) if leader == node.id() => node.operation.lock().clone(),
+        Some(leader) => node.last_reports.lock().get(&leader).and_then(|(report, _)| report.operation.clone()),
+        None => None,
+    };
+    // It may have spoken of another one, before this one began.
+    let said = said.filter(|said| said.name == name);
+    said.unwrap_or(Operation { name, step: String::new(), waiting_for: Vec::new() })
+}
+
+/// Why peers have not unlocked this node, in their own words, once they have said something.
+fn unlocking(node: &Node) -> Option<Operation> {
+    let unlocking = node.unlocking.lock().clone();
+    let said = unlocking.waiting_for.iter().filter(|(_, said)| !said.is_empty());
+    let said: Vec<_> = said.map(|(&peer, said)| format!("{}: {said}", node.name_of(peer))).collect();
+    let waiting_for = unlocking.waiting_for.keys().map(|&peer| node.name_of(peer)).collect();
+    (!said.is_empty()).then(|| Operation { name: "unlocking".to_owned(), step: said.join("; "), waiting_for })
+}
+
+/// The file that a client needs: who the nodes are, and how to know them.
+pub fn cluster_file(node: &Node) -> ClusterFile {
+    let roster = node.roster();
+    let nodes = roster.members.iter().map(|member| ClusterNode {
+        name: member.name.clone(),
+        id: member.node,
+        addresses: member.addresses.iter().map(ToString::to_string).collect(),
+        key: PublicKey(member.op_pk),
+        boot_key: PublicKey(member.boot_pk),
+    });
+    ClusterFile { cluster: node.cluster(), nodes: nodes.collect() }
+}
+
+/// Everything on one screen.
+pub async fn full(node: &Arc<Node>, replica: &Replica) -> Status {
+    // What the peers report is gathered first, since it takes time; then everything is read at one moment.
+    let reports = reports(node, replica).await;
+    let leader = replica.leadership().borrow().leader;
+    let (nodes, running, (threshold, theft_threshold, epoch, keys, one_disk_keys)) =
+        replica.read_members(|state, _, membership| {
+            let nodes = listed(state, membership, leader, &reports);
+            let running = state.operations.running.as_ref();
+            let active = state.active();
+            let threshold = active.map_or(0, |epoch| epoch.threshold);
+            let epoch = active.map_or(Epoch(0), |epoch| epoch.epoch);
+            let running = running.map(|running| operation_name(state, &running.operation));
+            (nodes, running, (threshold, theft_threshold(state), epoch, state.keys.len() as u64, one_disk_keys(state)))
+        });
+    let quorum = node.lease.is_valid();
+    let trouble = node.lease_trouble.lock().as_ref().map(ToString::to_string);
+    let lease_ms = u32::try_from(node.lease.left_ms()).ok().filter(|&left| left > 0);
+    Status {
+        cluster: node.cluster(),
+        node: node.name(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        phase: node.phase(),
+        quorum,
+        reason: if quorum { None } else { Some(trouble.unwrap_or_else(|| "no lease from a quorum yet".to_owned())) },
+        threshold,
+        voters: u8::try_from(nodes.iter().filter(|node| node.role != Role::Learner).count()).unwrap_or(u8::MAX),
+        theft_threshold,
+        epoch,
+        leader: leader.and_then(|leader| names(node, &[leader]).pop()),
+        lease_ms,
+        keys,
+        one_disk_keys,
+        operation: operation(node).or_else(|| running.map(|name| led(node, leader, name))),
+        alarms: alarms(node),
+        waiting_for: public(node).waiting_for,
+        nodes,
+    }
+}
+
+/// How many keys would be safer if they were rotated.
+fn one_disk_keys(state: &State) -> u64 {
+    match state.one_disk_until_ms() {
+        0 => 0,
+        until_ms => state.keys.values().filter(|key| key.newest().created_ms <= until_ms).count() as u64,
+    }
+}
+
+/// Every member, with what it reports now or reported last.
+pub async fn nodes(node: &Arc<Node>, replica: &Replica) -> Vec<NodeInfo> {
+    let reports = reports(node, replica).await;
+    let leader = replica.leadership().borrow().leader;
+    replica.read_members(|state, _, membership| listed(state, membership, leader, &reports))
+}
+
+/// What each member reports, and how many milliseconds ago.
+type Reports = BTreeMap<NodeId, (Report, u64)>;
+
+async fn reports(node: &Arc<Node>, replica: &Replica) -> Reports {
+    let members: Vec<NodeId> = replica.read(|state| state.members.keys().copied().collect());
+    let own = report(node);
+    let asked = members.into_iter().map(|id| {
+        let own = own.clone();
+        async move {
+            if id == node.id() {
+                return Some((id, (own, 0)));
+            }
+            if let Some(report) = ask(node, id).await {
+                node.last_reports.lock().insert(id, (report.clone(), boot_ms()));
+                return Some((id, (report, 0)));
+            }
+            let last = node.last_reports.lock().get(&id).cloned();
+            last.map(|(report, seen_ms)| (id, (report, boot_ms().saturating_sub(seen_ms))))
+        }
+    });
+    join_all(asked).await.into_iter().flatten().collect()
+}
+
+fn listed(state: &State, membership: &Membership, leader: Option<NodeId>, reports: &Reports) -> Vec<NodeInfo> {
+    let newest = reports.values().map(|(report, _)| report.applied).max().unwrap_or(0);
+    let reported = |(report, last_seen_ms): &(Report, u64)| NodeState {
+        phase: report.phase,
+        lag: newest.saturating_sub(report.applied),
+        epoch: report.epoch,
+        lock_generation: report.lock_generation,
+        old_copies: report.old_copies,
+        last_seen_ms: *last_seen_ms,
+    };
+    let voters = membership.voters();
+    let role = |id| match leader == Some(id) {
+        true => Role::Leader,
+        false if voters.contains(&id) => Role::Voter,
+        false => Role::Learner,
+    };
+    let infos = state.members.values().map(|member| NodeInfo {
+        name: member.name.clone(),
+        id: member.node,
+        addresses: member.addresses.iter().map(ToString::to_string).collect(),
+        role: role(member.node),
+        state: reports.get(&member.node).map(reported),
+    });
+    infos.collect()
+}
+
+/// Disks that a thief must have at one instant: the least of what any epoch and any lock demands.
+pub fn theft_threshold(state: &State) -> u8 {
+    let epochs = state.epochs.values().filter(|epoch| !epoch.is_over()).map(|epoch| epoch.threshold);
+    let locks = state.locks.values().map(|lock| lock.threshold.saturating_add(1));
+    epochs.chain(locks).min().unwrap_or(0)
+}
+
+/// How a peer is: over its session, or, if it is locked and has none, over the public door.
+async fn ask(node: &Arc<Node>, peer: NodeId) -> Option<Report> {
+    if node.sessions.with(peer).is_some() {
+        return match node.sessions.ask(peer, Lane::Ordinary, &PeerRequest::Report, REPORT).await {
+            Ok(PeerReply::Report(report)) => Some(report),
+            _ => None,
+        };
+    }
+    let public = timeout(REPORT, ask_public(node, peer)).await.ok()??;
+    let last = node.last_reports.lock().get(&peer).map(|(report, _)| report.clone());
+    let (applied, lock_generation, epoch) =
+        last.map_or((0, 0, Epoch(0)), |last| (last.applied, last.lock_generation, last.epoch));
+    let (phase, alarms) = (public.phase, Vec::new());
+    Some(Report { phase, applied, lock_generation, old_copies: None, epoch, alarms, operation: None })
+}
+
+async fn ask_public(node: &Arc<Node>, peer: NodeId) -> Option<PublicStatus> {
+    let (addresses, key) = node.roster().reach_boot(peer)?;
+    let me = node.boot_identity()?;
+    let connection = crate::serve::listen::dial(node, &addresses, &me, key, Protocol::Boot, REPORT).await.ok()?;
+    let conn = Closing(Conn::start(connection, None));
+    let reply = conn.0.call(Lane::Ordinary, PUBLIC_STATUS, REPORT).await.ok()?;
+    wire::decode(&reply).ok()
+}
+
+/// This node's alarms, and those that its peers reported.
+pub fn alarms(node: &Node) -> Vec<Alarm> {
+    let (mut alarms, roster) = (node.alarms.open(), node.roster());
+    let reports = node.last_reports.lock();
+    // What a former member said last is nobody's to close.
+    for (_, (report, _)) in reports.iter().filter(|(peer, _)| roster.member(**peer).is_some()) {
+        for alarm in &report.alarms {
+            if !alarms.iter().any(|known| known.code == alarm.code && known.node == alarm.node) {
+                alarms.push(alarm.clone());
+            }
+        }
+    }
+    alarms.sort_by_key(|alarm| alarm.since_ms);
+    alarms
+}
+
+fn lock_generation(node: &Node) -> u64 {
+    node.with_vault(|vault| vault.lock.as_ref().map_or(0, Lock::generation)).unwrap_or_default()
+}
+
+fn names(node: &Node, nodes: &[NodeId]) -> Vec<NodeName> {
+    let roster = node.roster();
+    nodes.iter().filter_map(|&id| roster.member(id)).map(|member| member.name.clone()).collect()
+}

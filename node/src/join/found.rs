@@ -1,0 +1,416 @@
+//! Founding: from N invitations to a cluster with an active epoch.
+//!
+//! In order: invitations are proved, and keys, names and addresses exchanged; every pair exchanges lock keys; each founder
+//! writes its first locked vault and says so; only then does the first founder initialise Raft with all founders as voters,
+//! and the leader makes epoch 1. Until its first lock is durable a founder's op key lies in memory only: if it dies before,
+//! it comes back with new ones, the first founder raises the attempt, and all make their locks anew. Nothing was lost,
+//! since nothing existed. Every step can be repeated, so the loop below simply does whatever is still missing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorate_client::conn::{Conn, Lane};
+use quorate_raft::Replica;
+use quorate_raft::command::{Change, Found, NewMember};
+use quorate_shares::ids::{NodeId, ShareKeyGeneration};
+use quorate_shares::kem::PublicKey;
+use quorate_shares::labels::EXPORTER_JOIN;
+use quorate_shares::lock::{Bundle, ShareKey, StorageKey};
+use quorate_shares::secret::Secret;
+use tokio::time::sleep;
+use tracing::{debug, info, warn};
+
+use crate::base::clock::wall_ms;
+use crate::base::phase::Phase;
+use crate::base::random;
+use crate::join::{desk, invited, joining};
+use crate::lock::locking;
+use crate::node::{Founding, Node};
+use crate::peers::peer::PeerRequest;
+use crate::peers::proposal;
+use crate::vault::invitation::{JoinReply, JoinRequest, Registration};
+use crate::vault::layout::Address;
+use crate::vault::{FirstFounder, FounderKeys, FoundingStep, Roster, RosterLogId, Vault};
+
+/// The first founder's id.
+pub const FIRST: NodeId = NodeId(1);
+/// Pause between two rounds of the loop.
+const ROUND: Duration = Duration::from_millis(200);
+/// How long a peer may take to answer.
+const PEER: Duration = Duration::from_secs(3);
+/// Generation of a founder's first share key, and number of its first storage key.
+const FIRST_GENERATION: ShareKeyGeneration = ShareKeyGeneration(1);
+
+/// Why founding ended without a cluster.
+#[derive(Debug, thiserror::Error)]
+pub enum FoundError {
+    /// The first founder refused the invitation before this node had anything to lose.
+    #[error("{0}")]
+    Refused(&'static str),
+    /// Something that must not fail failed.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// Everybody is known: what this node's lock is to be made for.
+pub(crate) struct Terms {
+    pub(crate) attempt: u32,
+    pub(crate) me: NodeId,
+    pub(crate) threshold: u8,
+    pub(crate) roster: Roster,
+}
+
+impl Terms {
+    /// The threshold that this node's first lock is made for. Whoever joins a solo node never opens its lock alone.
+    fn lock_threshold(&self) -> u8 {
+        if self.joins() { self.threshold.max(2) } else { self.threshold }
+    }
+
+    /// Whether they are those of a cluster that runs already: attempts at founding count from 1.
+    pub(crate) fn joins(&self) -> bool {
+        self.attempt == 0
+    }
+}
+
+/// Draws a node's own keys: op key, storage key and first share key.
+pub fn draw_keys() -> Bundle {
+    let rng = &mut random::system();
+    Bundle {
+        op_seed: Secret::random(rng),
+        storage_keys: vec![StorageKey { number: 1, key: Secret::random(rng) }],
+        share_keys: vec![ShareKey { generation: FIRST_GENERATION, seed: Secret::random(rng) }],
+    }
+}
+
+/// What this node registers with the first founder, or with itself.
+pub(crate) fn registration(node: &Node) -> Option<Registration> {
+    let own = node.own()?;
+    let (name, addresses) = node
+        .with_vault(|vault| vault.founding.as_ref().map(|founding| (founding.name.clone(), founding.addresses.clone())))
+        .flatten()?;
+    Some(Registration {
+        boot_pk: node.boot_identity()?.public().0,
+        op_pk: own.op.public().0,
+        share_pk: PublicKey::of_seed(&own.bundle.share_keys.last()?.seed),
+        name,
+        addresses,
+    })
+}
+
+/// Enters the first founder, or its new keys, into its own book; other founders have none.
+///
+/// # Errors
+/// If the vault cannot be written.
+pub async fn register_self(node: &Arc<Node>) -> Result<(), FoundError> {
+    // The others keep the id that they know: a first founder that is locked asks for its pieces under it.
+    if !node.with_vault(|vault| desk::view(vault).is_some()).unwrap_or_default() {
+        return Ok(());
+    }
+    let Some(Registration { boot_pk, op_pk, share_pk, name, addresses }) = registration(node) else { return Ok(()) };
+    let me = FounderKeys { node: FIRST, boot_pk, op_pk, share_pk, name, addresses };
+    node.set_id(FIRST);
+    let register = node.update_vault(move |vault| {
+        vault.identity.node = Some(FIRST);
+        desk::register_self(vault, me);
+    });
+    register.await.map_err(|error| FoundError::Failed(error.to_string()))
+}
+
+/// The side of `quorate-join/1` that is asked: the first founder's, or that of any member which serves. Malformed requests get an empty answer.
+pub async fn answer_join(node: &Arc<Node>, conn: &Conn, body: &[u8]) -> Vec<u8> {
+    let Ok(request) = JoinRequest::parse(body) else { return Vec::new() };
+    let exporter = *conn.export(EXPORTER_JOIN, b"").expose();
+    let tls_key = conn.peer().key.0;
+    if let Some(replica) = node.replica().filter(|_| node.phase() == Phase::Serving) {
+        return joining::answer(node, &replica, request, tls_key, &exporter, conn.peer().remote).await;
+    }
+    // Strangers must not cost more than a look: a vault update is for those who know an invitation.
+    let invited = node.with_vault(|vault| desk::knows(vault, &request, &exporter)).unwrap_or_default();
+    let registered = match invited {
+        true => node.update_vault(move |vault| desk::register(vault, &request, tls_key, &exporter, wall_ms())).await,
+        false => Ok(None),
+    };
+    let reply = match registered {
+        Ok(Some((reply, key))) => {
+            debug!(code = ?reply.code, node = ?reply.node, "join request");
+            reply.seal(&key, &exporter)
+        }
+        Ok(None) => {
+            warn!(remote = %conn.peer().remote, "join request with an unknown invitation");
+            JoinReply::unknown(&exporter)
+        }
+        Err(_) => return Vec::new(),
+    };
+    reply.unwrap_or_default()
+}
+
+/// Opens the replica of a founder or a joiner that restarts, if it got as far before: it must be open before any peer is heard,
+/// since a member that says nothing of its log is taken for one that lost it.
+///
+/// # Errors
+/// [`FoundError::Failed`].
+pub async fn resume(node: &Arc<Node>) -> Result<(), FoundError> {
+    let locked = node.with_vault(|vault| vault.lock.is_some()).unwrap_or_default();
+    if locked && Replica::exists(&node.state_directory()) {
+        open_replica(node).await?;
+    }
+    Ok(())
+}
+
+/// Goes through founding until the replicated state names this node, and returns the open replica.
+///
+/// # Errors
+/// [`FoundError::Refused`] if this node was refused before it had a lock; otherwise it goes on for ever.
+pub async fn run(node: &Arc<Node>) -> Result<Replica, FoundError> {
+    loop {
+        if let Some(terms) = learn(node).await? {
+            settle(node, &terms);
+            if make_lock(node, &terms).await {
+                let replica = open_replica(node).await?;
+                if is_member(node, &replica) {
+                    finish(node, &replica).await?;
+                    return Ok(replica);
+                }
+                announce(node, &terms, &replica).await;
+            }
+        }
+        sleep(ROUND).await;
+    }
+}
+
+/// What is known of the founders: from the own book, or from the first founder. `None` while some are missing.
+async fn learn(node: &Arc<Node>) -> Result<Option<Terms>, FoundError> {
+    let own_book = node.with_vault(|vault| {
+        let (attempt, first) = desk::view(vault)?;
+        Some(match first.so_far.len() == usize::from(first.founders) {
+            true => Ok(Terms { attempt, me: FIRST, threshold: first.threshold, roster: desk::roster(first) }),
+            false => Err((first.so_far.len(), first.founders)),
+        })
+    });
+    match own_book.flatten() {
+        Some(Ok(terms)) => Ok(Some(terms)),
+        Some(Err((have, founders))) => {
+            let missing = usize::from(founders) - have;
+            progress(node, "waiting for the other founders to join", vec![format!("{missing} of {founders}")]);
+            Ok(None)
+        }
+        None => invited::ask_first_founder(node).await,
+    }
+}
+
+/// Goes by the identities of an attempt: sessions of an earlier one are closed, since their keys may be gone.
+pub(crate) fn settle_roster(node: &Arc<Node>, me: NodeId, roster: &Roster) {
+    node.set_id(me);
+    if *node.roster() != *roster {
+        node.set_roster(roster.clone());
+        node.sessions.close_all("the founders' identities changed");
+    }
+    node.keep_sessions();
+}
+
+fn settle(node: &Arc<Node>, terms: &Terms) {
+    settle_roster(node, terms.me, &terms.roster);
+}
+
+/// Makes this node's lock for the attempt, unless it is durable already. Returns whether it is.
+async fn make_lock(node: &Arc<Node>, terms: &Terms) -> bool {
+    let is_first = terms.me == FIRST;
+    let done = match is_first {
+        // The first founder's book names the attempt that it hands out, so which one its lock is for is known only in
+        // memory: after a restart it makes one more, unless Raft has begun, which rests on everybody's last lock.
+        true => *node.locked_attempt.lock() == Some(terms.attempt) || has_started(node),
+        false => {
+            node.with_vault(|vault| vault.lock.is_some() && attempt(vault) == Some(terms.attempt)).unwrap_or_default()
+        }
+    };
+    if done {
+        return true;
+    }
+    if !is_first && !keep_roster(node, terms).await {
+        return false;
+    }
+    let prepared = match terms.joins() {
+        // A cluster that one member of is away can be joined all the same: that one holds no piece yet.
+        true => locking::prepare_with_present(node, terms.threshold.saturating_sub(1)).await,
+        false => locking::prepare(node).await,
+    };
+    let peers = match prepared {
+        Ok(peers) => peers,
+        Err(missing) => {
+            let missing = missing.into_iter().map(|peer| node.name_of(peer)).collect();
+            progress(node, "exchanging lock keys", missing);
+            return false;
+        }
+    };
+    let (me, made_for, roster) = (terms.me, terms.attempt, terms.roster.clone());
+    let Some(own) = node.own() else { return false };
+    let locked = locking::lock(node, terms.lock_threshold(), peers, own.bundle.duplicate(), move |vault| {
+        if is_first && attempt(vault) != Some(made_for) {
+            // A founder came back with new keys while the lock was made: it would name the old ones.
+            return false;
+        }
+        vault.identity.node = Some(me);
+        vault.roster = roster;
+        if let Some(founding) = vault.founding.as_mut() {
+            founding.attempt = made_for;
+        }
+        true
+    });
+    match locked.await {
+        Ok(true) => {}
+        Ok(false) => return false,
+        Err(reason) => {
+            warn!(%reason, "no lock yet");
+            return false;
+        }
+    }
+    *node.locked_attempt.lock() = Some(terms.attempt);
+    locking::commit(node).await;
+    true
+}
+
+/// Whether the first founder went on to Raft: from there on no founder may come with new keys.
+fn has_started(node: &Node) -> bool {
+    let started = |vault: &Vault| {
+        vault.lock.is_some() && desk::view(vault).is_some_and(|(_, first)| first.step == FoundingStep::Starting)
+    };
+    node.with_vault(started).unwrap_or_default()
+}
+
+/// Makes the roster durable before any lock rests on it: a founder that loses power must still know whose lock it opens.
+async fn keep_roster(node: &Arc<Node>, terms: &Terms) -> bool {
+    let (me, roster, joins) = (terms.me, terms.roster.clone(), terms.joins());
+    let kept = node.update_vault(move |vault| {
+        vault.identity.node = Some(me);
+        vault.roster = roster;
+        if joins && let Some(founding) = vault.founding.as_mut() {
+            founding.role.join();
+        }
+    });
+    kept.await.is_ok()
+}
+
+pub(crate) fn attempt(vault: &Vault) -> Option<u32> {
+    vault.founding.as_ref().map(|founding| founding.attempt)
+}
+
+async fn open_replica(node: &Arc<Node>) -> Result<Replica, FoundError> {
+    if let Some(replica) = node.replica() {
+        return Ok(replica);
+    }
+    let replica = crate::boot::open_replica(node).await.map_err(FoundError::Failed)?;
+    node.adopt_replica(replica.clone());
+    Ok(replica)
+}
+
+fn is_member(node: &Node, replica: &Replica) -> bool {
+    replica.read(|state| state.members.contains_key(&node.id()))
+}
+
+/// Says that this node's lock is durable; the first founder starts Raft once everybody has said so.
+async fn announce(node: &Arc<Node>, terms: &Terms, replica: &Replica) {
+    if terms.joins() {
+        return joining::announce(node, terms).await;
+    }
+    if terms.me != FIRST {
+        let request = PeerRequest::FoundingLocked { attempt: terms.attempt };
+        if let Err(error) = node.sessions.ask(FIRST, Lane::Ordinary, &request, PEER).await {
+            debug!(%error, "the first founder did not hear that the lock is durable");
+        }
+        progress(node, "locked; waiting for the first founder to start the cluster", vec![node.name_of(FIRST)]);
+        return;
+    }
+    note_locked(node, FIRST, terms.attempt);
+    let locked = node.founding_locked.lock().1.clone();
+    let missing: Vec<NodeId> =
+        terms.roster.members.iter().map(|member| member.node).filter(|node| !locked.contains(node)).collect();
+    if !missing.is_empty() && !has_started(node) {
+        progress(
+            node,
+            "waiting for the locks of the other founders",
+            missing.iter().map(|&id| node.name_of(id)).collect(),
+        );
+        return;
+    }
+    progress(node, "starting the cluster", Vec::new());
+    if let Err(reason) = start(node, terms, replica).await {
+        warn!(%reason, "the cluster is not founded yet; trying again");
+    }
+}
+
+/// Notes that a founder's lock of an attempt is durable.
+pub fn note_locked(node: &Node, founder: NodeId, attempt: u32) {
+    let mut locked = node.founding_locked.lock();
+    if locked.0 != attempt {
+        *locked = (attempt, Default::default());
+    }
+    locked.1.insert(founder);
+}
+
+/// Initialises Raft and writes the first entry, through whoever leads.
+async fn start(node: &Arc<Node>, terms: &Terms, replica: &Replica) -> Result<(), String> {
+    node.update_vault(|vault| {
+        if let Some((_, first)) = desk::of(vault) {
+            first.step = FoundingStep::Starting;
+        }
+    })
+    .await
+    .map_err(|error| error.to_string())?;
+    let voters = terms.roster.members.iter().map(|member| (member.node, member.name.to_string())).collect();
+    replica.initialize(voters).await.map_err(|error| error.to_string())?;
+    let found = node
+        .with_vault(|vault| desk::view(vault).map(|(_, first)| founding_entry(node, first)))
+        .flatten()
+        .ok_or("the book is closed")?;
+    proposal::propose(node, replica, Change::Found(found)).await.map_err(|error| error.to_string())
+}
+
+fn founding_entry(node: &Node, first: &FirstFounder) -> Found {
+    let members = first.so_far.iter().map(|founder| NewMember {
+        node: founder.node,
+        name: founder.name.clone(),
+        addresses: founder.addresses.iter().map(Address::to_string).collect(),
+        boot_pk: founder.boot_pk,
+        op_pk: founder.op_pk,
+        share_pk: founder.share_pk.as_bytes().to_vec(),
+        skgen: FIRST_GENERATION,
+    });
+    Found {
+        cluster: node.cluster(),
+        token_hash: first.token_hash,
+        threshold: first.threshold,
+        allow_solo: first.founders == 1,
+        accept_no_redundancy: first.founders == 2,
+        members: members.collect(),
+    }
+}
+
+/// The replicated state names this node: the founding section has done its work.
+async fn finish(node: &Arc<Node>, replica: &Replica) -> Result<(), FoundError> {
+    let log_id = replica.read_members(|_, place, _| place).map(RosterLogId::from).unwrap_or_default();
+    let roster = node
+        .update_vault(move |vault| {
+            vault.founding = None;
+            vault.roster.log_id = log_id;
+            vault.roster.clone()
+        })
+        .await
+        .map_err(|error| FoundError::Failed(error.to_string()))?;
+    node.set_roster(roster);
+    progress(node, "a member; waiting for its seat in an epoch", Vec::new());
+    info!(cluster = %node.cluster(), node = %node.id(), "a member of the cluster");
+    Ok(())
+}
+
+/// Publishes how far founding is.
+pub(crate) fn progress(node: &Node, step: &str, waiting_for: Vec<String>) {
+    let now = Founding { step: step.to_owned(), waiting_for, refused: None };
+    node.founding.send_if_modified(|shown| {
+        let changed = *shown != now;
+        if changed {
+            info!(step = %now.step, waiting_for = ?now.waiting_for, "founding");
+            *shown = now;
+        }
+        changed
+    });
+}

@@ -1,0 +1,148 @@
+//! Whoever is invited: proving the invitation to the first founder, or to any member of a cluster that runs, and learning
+//! from it who the others are. The invitation does not say which of the two it is; the answer does.
+//!
+//! Nothing here is final until this node's lock is durable: a request may be repeated as often as it takes, and a refusal
+//! before that leaves nothing behind.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorate_client::conn::{Conn, Lane};
+use quorate_client::identity::{Protocol, PublicKey as Pinned};
+use quorate_shares::labels::EXPORTER_JOIN;
+use tracing::debug;
+
+use crate::join::found::{FIRST, FoundError, Terms, attempt, progress, registration, settle_roster};
+use crate::node::Node;
+use crate::peers::peer::{PeerReply, PeerRequest};
+use crate::serve::listen::Closing;
+use crate::vault::invitation::{JoinCode, JoinReply};
+use crate::vault::{Invited, Role, Vault};
+
+/// How long the first founder may take to answer.
+const PEER: Duration = Duration::from_secs(3);
+
+/// What the first founder says of the others. `None` while some are missing, or it does not answer.
+///
+/// # Errors
+/// [`FoundError::Refused`] if it refuses while this node has no lock.
+pub(crate) async fn ask_first_founder(node: &Arc<Node>) -> Result<Option<Terms>, FoundError> {
+    let (has_lock, joins) = node.with_vault(|vault| (vault.lock.is_some(), is_joiner(vault))).unwrap_or_default();
+    if has_lock && joins {
+        // The members know all that there is to know of it.
+        let terms = known_terms(node);
+        terms.iter().for_each(|terms| settle_roster(node, terms.me, &terms.roster));
+        return Ok(terms);
+    }
+    let reply = match join_once(node).await {
+        Ok(reply) => reply,
+        Err(reason) => {
+            progress(node, &format!("asking who gave the invitation: {reason}"), vec!["the inviting node".to_owned()]);
+            return Ok(known_terms(node));
+        }
+    };
+    let refused = match reply.code {
+        JoinCode::Complete => {
+            let Some(me) = reply.node else { return Ok(None) };
+            settle_roster(node, me, &reply.roster);
+            let Some(threshold) = ask_threshold(node, &reply).await else { return Ok(None) };
+            return Ok(Some(Terms { attempt: reply.attempt, me, threshold, roster: reply.roster }));
+        }
+        JoinCode::Wait => {
+            progress(
+                node,
+                "waiting for the other founders, or for another operation to end",
+                vec!["the cluster".to_owned()],
+            );
+            return Ok(None);
+        }
+        JoinCode::Used => "the invitation was used by another node; each invitation is for one node",
+        JoinCode::Expired => {
+            "the invitation has expired; `quorate node invite` gives a new one, and before there is a cluster \
+             `quorate cluster init`, repeated on the first node"
+        }
+        JoinCode::Unknown => {
+            "the inviting node does not know this invitation: it was replaced, or belongs to another cluster"
+        }
+        JoinCode::NameTaken => {
+            "another member has this node's name, or the invitation is for another one; start quorated with another --name"
+        }
+        JoinCode::Full => "the cluster has as many members as it may; remove one first",
+        JoinCode::TooFew => {
+            "without the node that this invitation replaces too few shares would remain, and every key would be lost; join \
+             with an invitation that replaces nobody first"
+        }
+    };
+    if has_lock {
+        // The cluster may simply be founded by now, and its first founder keeps no book any more.
+        debug!(refused, "the first founder no longer takes requests");
+        return Ok(known_terms(node));
+    }
+    Err(FoundError::Refused(refused))
+}
+
+/// What the vault already knows, when the first founder cannot be asked: enough once this node's lock is durable.
+fn known_terms(node: &Node) -> Option<Terms> {
+    let known = node.with_vault(|vault| {
+        let lock = vault.lock.as_ref()?;
+        let attempt = attempt(vault)?;
+        Some(Terms { attempt, me: vault.identity.node?, threshold: lock.needed() + 1, roster: vault.roster.clone() })
+    });
+    known.flatten()
+}
+
+/// One request of `quorate-join/1`.
+async fn join_once(node: &Arc<Node>) -> Result<JoinReply, String> {
+    let (key, inviters) = node
+        .with_vault(|vault| match &vault.founding.as_ref()?.role {
+            Role::Founder(Invited { key, inviters }) | Role::Joiner(Invited { key, inviters }) => {
+                Some((key.duplicate(), inviters.clone()))
+            }
+            Role::FirstFounder(_) => None,
+        })
+        .flatten()
+        .ok_or("no invitation")?;
+    let me = node.boot_identity().ok_or("no boot identity")?;
+    let registration = registration(node).ok_or("no keys")?;
+    let mut failures = Vec::new();
+    for inviter in inviters {
+        let address = [inviter.address.to_string()];
+        let pinned = Pinned(inviter.boot_pk);
+        let connection = match crate::serve::listen::dial(node, &address, &me, pinned, Protocol::Join, PEER).await {
+            Ok(connection) => connection,
+            Err(reason) => {
+                failures.push(reason);
+                continue;
+            }
+        };
+        let closing = Closing(Conn::start(connection, None));
+        let conn = &closing.0;
+        let exporter = *conn.export(EXPORTER_JOIN, b"").expose();
+        let request = registration.request(&key, &exporter).map_err(|error| error.to_string())?;
+        let reply = conn.call(Lane::Ordinary, &request, PEER).await.map_err(|error| error.to_string());
+        match reply.and_then(|reply| JoinReply::open(&reply, &key, &exporter).map_err(|error| error.to_string())) {
+            Ok(reply) => return Ok(reply),
+            Err(reason) => failures.push(reason),
+        }
+    }
+    Err(failures.join("; "))
+}
+
+/// Shares that a key needs: as the first founder has it, or any member of a cluster that runs.
+async fn ask_threshold(node: &Arc<Node>, reply: &JoinReply) -> Option<u8> {
+    let members = reply.roster.members.iter().map(|member| member.node).filter(|&member| Some(member) != reply.node);
+    let asked: Vec<_> = members.filter(|&member| reply.attempt == 0 || member == FIRST).collect();
+    for &member in &asked {
+        let answer = node.sessions.ask(member, Lane::Ordinary, &PeerRequest::FoundingTerms, PEER).await;
+        if let Ok(PeerReply::FoundingTerms { threshold }) = answer {
+            return Some(threshold);
+        }
+    }
+    progress(node, "opening sessions", asked.into_iter().map(|member| node.name_of(member)).collect());
+    None
+}
+
+/// Whether this node was invited into a cluster that ran already.
+fn is_joiner(vault: &Vault) -> bool {
+    matches!(vault.founding.as_ref().map(|founding| &founding.role), Some(Role::Joiner(_)))
+}

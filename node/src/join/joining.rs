@@ -1,0 +1,163 @@
+//! Joining a cluster that runs: what a member answers whoever proves an invitation, and how the joiner says that it is ready.
+//!
+//! The proof begins an operation in the replicated state. From there on the joiner does what every member does, and the
+//! leader's loop does the rest: here is only the way up to the joiner's first lock, which is that of a founder ([`found`])
+//! but for who is asked.
+//!
+//! [`found`]: crate::join::found
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorate_raft::Replica;
+use quorate_raft::command::{Admit, Change};
+use quorate_raft::refusal::Refusal;
+use quorate_raft::state::State;
+use quorate_shares::ids::NodeId;
+use quorate_shares::secret::Secret;
+use tokio::time::{Instant, sleep};
+use tracing::{debug, info, warn};
+
+use crate::join::found::{Terms, progress};
+use crate::lease::confirm::{self, NoLease};
+use crate::node::Node;
+use crate::peers::proposal::{self, ProposalError};
+use crate::vault::Roster;
+use crate::vault::invitation::{InvitationKey, JoinCode, JoinReply, JoinRequest};
+use crate::vault::layout::Address;
+
+/// How long a member may take to know the joiner itself, before it tells it to ask again.
+const KNOWN: Duration = Duration::from_secs(2);
+/// Pause between two looks.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// A member's side of `quorate-join/1`.
+pub async fn answer(
+    node: &Arc<Node>,
+    replica: &Replica,
+    request: JoinRequest,
+    tls_key: [u8; 32],
+    exporter: &[u8; 32],
+    remote: SocketAddr,
+) -> Vec<u8> {
+    let key = match invitation_key(node, replica, &request.invitation).await {
+        Ok(Some(key)) => key,
+        Ok(None) => {
+            warn!(%remote, "join request with an unknown invitation");
+            return JoinReply::unknown(exporter).unwrap_or_default();
+        }
+        Err(reason) => {
+            // To say that it is unknown would be final. Without an answer the joiner asks again, another member perhaps.
+            info!(%remote, %reason, "join request with an invitation that may only be new");
+            return Vec::new();
+        }
+    };
+    // Strangers must not cost more than a look.
+    if !request.is_proved(&key, exporter) || request.registration.boot_pk != tls_key {
+        warn!(%remote, "join request without a proof");
+        return JoinReply::unknown(exporter).unwrap_or_default();
+    }
+    let registration = &request.registration;
+    let admit = Admit {
+        invitation: request.invitation,
+        name: registration.name.clone(),
+        addresses: registration.addresses.iter().map(Address::to_string).collect(),
+        boot_pk: registration.boot_pk,
+        op_pk: registration.op_pk,
+        share_pk: registration.share_pk.as_bytes().to_vec(),
+    };
+    let code = match replica.read(|state| standing(state, &admit)) {
+        Some(code) => code,
+        None => match proposal::propose(node, replica, Change::Admit(admit)).await {
+            Ok(()) => JoinCode::Complete,
+            Err(ProposalError::Refused(refusal)) => code_of(&refusal),
+            Err(ProposalError::NoLeader(reason)) => {
+                debug!(%reason, "joiner not admitted yet");
+                JoinCode::Wait
+            }
+        },
+    };
+    let known = match code {
+        JoinCode::Complete => known(node, registration.boot_pk, registration.op_pk).await,
+        _ => None,
+    };
+    let (code, joiner, roster) = match (code, known) {
+        (JoinCode::Complete, Some((joiner, roster))) => (code, Some(joiner), roster),
+        (JoinCode::Complete, None) => (JoinCode::Wait, None, Roster::default()),
+        (code, _) => (code, None, Roster::default()),
+    };
+    info!(%code, joiner = ?joiner, name = %registration.name, %remote, "join request");
+    JoinReply { code, node: joiner, attempt: 0, roster }.seal(&key, exporter).unwrap_or_default()
+}
+
+/// What a joiner that asks again and again is told without another entry in the log: that it is admitted with these keys, or
+/// that something else runs.
+fn standing(state: &State, admit: &Admit) -> Option<JoinCode> {
+    let member = state.members.values().find(|member| member.boot_pk == admit.boot_pk);
+    match member {
+        Some(member) => (member.op_pk == admit.op_pk).then_some(JoinCode::Complete),
+        None => state.operations.running.as_ref().map(|_| JoinCode::Wait),
+    }
+}
+
+/// V of an invitation. One that this member does not know may have been given at another a moment ago.
+async fn invitation_key(node: &Node, replica: &Replica, id: &[u8; 32]) -> Result<Option<InvitationKey>, NoLease> {
+    let look = || replica.read(|state| state.invitations.get(id).map(|invitation| invitation.proof_key));
+    let mut found = look();
+    if found.is_none() {
+        confirm::catch_up(node, replica).await?;
+        found = look();
+    }
+    Ok(found.map(|mut proof_key| InvitationKey::from(Secret::take(&mut proof_key))))
+}
+
+/// The joiner's id, and the roster that names it with these keys, as soon as this member goes by it.
+async fn known(node: &Node, boot_pk: [u8; 32], op_pk: [u8; 32]) -> Option<(NodeId, Roster)> {
+    let until = Instant::now() + KNOWN;
+    loop {
+        let roster = node.roster();
+        if let Some(member) = roster.by_boot_pk(&boot_pk).filter(|member| member.op_pk == op_pk) {
+            return Some((member.node, (*roster).clone()));
+        }
+        if Instant::now() >= until {
+            return None;
+        }
+        sleep(LOOK).await;
+    }
+}
+
+fn code_of(refusal: &Refusal) -> JoinCode {
+    match refusal {
+        Refusal::InvitationUsed | Refusal::IdentityTaken { .. } => JoinCode::Used,
+        Refusal::InvitationExpired => JoinCode::Expired,
+        Refusal::UnknownInvitation => JoinCode::Unknown,
+        Refusal::NodeNameTaken { .. } | Refusal::NameNotInvited => JoinCode::NameTaken,
+        Refusal::MemberCount { .. } => JoinCode::Full,
+        Refusal::TooFewRemain { .. } => JoinCode::TooFew,
+        // Another operation, or a state that has no epoch yet.
+        _ => JoinCode::Wait,
+    }
+}
+
+/// The joiner's side, once its lock is durable: it says so to whoever leads. The cluster does the rest, and this node's own
+/// replica will name it.
+pub(crate) async fn announce(node: &Arc<Node>, terms: &Terms) {
+    progress(node, "locked; waiting to be taken into the cluster", Vec::new());
+    let me = terms.me;
+    let members = terms.roster.members.iter().map(|member| member.node).filter(|member| *member != me);
+    for member in members.filter(|&member| node.sessions.with(member).is_some()) {
+        let mut at = Some(member);
+        // The first answer names the leader, as a rule.
+        for _ in 0..2 {
+            let Some(asked) = at else { break };
+            match proposal::propose_at(node, asked, Change::Admitted { node: me }).await {
+                Ok(()) => return,
+                Err((error, leader)) => {
+                    debug!(%asked, %error, "not known to be locked yet");
+                    at = leader;
+                }
+            }
+        }
+    }
+}

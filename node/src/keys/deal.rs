@@ -1,0 +1,337 @@
+//! Making keys: the leader draws a key, deals its shares, and puts them into the log. It may be used once t holders have
+//! checked theirs (`members`), and whoever asked for it is not answered before (`api`).
+//!
+//! One batch is open for each open epoch, in memory only: the header goes into the log once, and each new key costs one
+//! record. While an epoch is PENDING there are two, and the leader deals the existing keys anew in the second. Batches are
+//! dropped, and their keys wiped, at loss of leadership or lease and after ten minutes. A refused proposal that means
+//! "the committee moved on" costs a new batch and one more try; the random key that was refused is wiped with it.
+
+use std::sync::Arc;
+
+use quorate_client::error::Code;
+use quorate_client::wire::WireError;
+use quorate_raft::command::{Change, CreateKey, Outcome, RecordBytes, Redeal, Redealt, RotateKey};
+use quorate_raft::refusal::Refusal;
+use quorate_raft::state::State;
+use quorate_raft::{Leadership, ProposeError, Replica};
+use quorate_shares::error::DealError;
+use quorate_shares::ids::{Epoch, KeyName, KeyUid, KeyVersion};
+use quorate_shares::master::{KeyIdentity, MasterKey};
+use quorate_shares::seal::{BATCH_RECORDS_MAX, Dealer, ShareRecord};
+use rand_core::CryptoRng;
+
+use crate::base::clock::boot_ms;
+use crate::base::random;
+use crate::keys::gather::{self, LoadError, Loaded};
+use crate::lease::confirm;
+use crate::memory::keyring::Slot;
+use crate::node::Node;
+use crate::peers::peer::KeyChange;
+
+/// A batch is closed after this.
+const BATCH_MS: u64 = 10 * 60_000;
+/// How often a change is dealt anew after the committee moved on.
+const TRIES: usize = 3;
+
+/// The batches that keys are dealt in, one for each epoch that is open.
+pub struct OpenDealer {
+    term: u64,
+    opened_ms: u64,
+    dealers: Vec<Dealer>,
+}
+
+/// Carries out a change as the leader, and returns once it is in the log and applied here. Nobody may use the new version
+/// yet: it becomes ready when t holders have opened and checked their shares.
+///
+/// # Errors
+/// What a client should hear.
+pub async fn change(node: &Arc<Node>, replica: &Replica, change: KeyChange) -> Result<Slot, WireError> {
+    let target = match replica.read(|state| target(state, &change, &mut random::system())) {
+        // The open batch went into the log in this term, so whatever earlier leaders acknowledged is applied here.
+        Ok(target) if can_deal(node, replica) => target,
+        // A leader that was just elected may lack some of it, and nothing is refused from a state that may be old.
+        _ => {
+            confirm::catch_up(node, replica).await.map_err(|reason| {
+                WireError::new(Code::NoQuorum, format!("the leader is not confirmed: {reason}"))
+                    .hint("try again in a moment")
+            })?;
+            replica.read(|state| target(state, &change, &mut random::system()))?
+        }
+    };
+    match target {
+        Target::Made(made) => Ok(made),
+        Target::New(slot) => propose(node, replica, &change, slot).await,
+    }
+}
+
+/// What a change comes to.
+pub enum Target {
+    /// It was made before, by the same request.
+    Made(Slot),
+    /// This version is to be made.
+    New(Slot),
+}
+
+/// What `change` comes to in `state`, where a new key would get a uid from `rng`.
+///
+/// # Errors
+/// Why it comes to nothing.
+pub fn target(state: &State, change: &KeyChange, rng: &mut impl CryptoRng) -> Result<Target, WireError> {
+    if let Some((uid, version)) = state.answer(change.request()) {
+        let same_key = state.keys.get(&uid).is_some_and(|key| key.name == *change.name());
+        let same_kind = matches!(change, KeyChange::Create { .. }) == (version == KeyVersion(1));
+        return if same_key && same_kind { Ok(Target::Made((uid, version))) } else { Err(request_reused()) };
+    }
+    let known = state.key_by_name(change.name());
+    match change {
+        KeyChange::Create { name, .. } if known.is_some() => Err(name_taken(name)),
+        KeyChange::Create { .. } => {
+            let mut uid = KeyUid([0; 16]);
+            rng.fill_bytes(&mut uid.0);
+            Ok(Target::New((uid, KeyVersion(1))))
+        }
+        KeyChange::Rotate { name, expect, .. } => {
+            let key = known.ok_or_else(|| unknown_key(name))?;
+            let newest = key.newest().version;
+            if expect.is_some_and(|expect| expect != newest) {
+                return Err(version_changed(newest));
+            }
+            Ok(Target::New((key.uid, KeyVersion(newest.0 + 1))))
+        }
+    }
+}
+
+async fn propose(node: &Arc<Node>, replica: &Replica, change: &KeyChange, slot: Slot) -> Result<Slot, WireError> {
+    for _ in 0..TRIES {
+        let command = node.command(replica, deal(node, replica, change, slot).await?);
+        match replica.propose(command).await {
+            Ok(Outcome::VersionMade { uid, version, .. }) => return Ok((uid, version)),
+            Ok(_) => return Err(WireError::new(Code::Internal, "the change was answered as another")),
+            Err(ProposeError::Refused(refusal)) if is_stale(&refusal) => node.close_batch(),
+            Err(error) => return Err(explain(error, change)),
+        }
+    }
+    Err(WireError::new(Code::NotServing, "the committee changed while the key was dealt").hint("try again"))
+}
+
+/// Draws a key and deals it: the change to be proposed.
+async fn deal(
+    node: &Arc<Node>,
+    replica: &Replica,
+    change: &KeyChange,
+    (uid, version): Slot,
+) -> Result<Change, WireError> {
+    let identity = KeyIdentity { cluster: node.cluster(), uid, version };
+    let key = MasterKey::random(&mut random::system());
+    let kcv = key.kcv(&identity);
+    let records = in_open_batch(node, replica, |open| open.deal(&key, &identity, &kcv)).await?;
+    Ok(dealt(change, &identity, kcv, &records))
+}
+
+/// Why existing versions could not be dealt anew.
+#[derive(Debug, thiserror::Error)]
+pub enum RedealError {
+    /// They could not be put together.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// They could not be dealt; in words.
+    #[error("{0}")]
+    Deal(String),
+}
+
+/// Deals existing versions to the PENDING epoch: puts them together, splits them anew, and wipes them. What comes back is
+/// to be proposed.
+///
+/// # Errors
+/// [`RedealError`].
+pub async fn redeal(node: &Arc<Node>, replica: &Replica, epoch: Epoch, slots: &[Slot]) -> Result<Redeal, RedealError> {
+    let closed = || RedealError::Deal("the epoch is not open any more".to_owned());
+    let keys = gather::masters(node, replica, slots).await?;
+    let mut dealt = Vec::with_capacity(keys.len());
+    for Loaded { identity, kcv, key, .. } in keys {
+        let record = in_open_batch(node, replica, |open| open.deal_to(epoch, &key, &identity, &kcv)).await;
+        let record = record.map_err(|error| RedealError::Deal(error.message))?.ok_or_else(closed)?;
+        dealt.push(Redealt { uid: identity.uid, version: identity.version, record: RecordBytes(record.encode()) });
+    }
+    Ok(Redeal { epoch, dealt })
+}
+
+/// Deals in the open batches, which are opened first if there are none.
+async fn in_open_batch<T>(
+    node: &Arc<Node>,
+    replica: &Replica,
+    mut deal: impl FnMut(&mut OpenDealer) -> Result<T, DealError>,
+) -> Result<T, WireError> {
+    loop {
+        if let Some(dealt) = with_open_batch(node, replica, &mut deal) {
+            return dealt.map_err(|error| WireError::new(Code::Internal, format!("the key cannot be dealt: {error}")));
+        }
+        // One at a time; whoever waited finds the batches that the first one opened.
+        let _one = node.opening.lock().await;
+        if !can_deal(node, replica) {
+            let open = open_batches(node, replica).await?;
+            *node.dealing.lock() = Some(open);
+        }
+    }
+}
+
+/// What is proposed once the key of `identity` is dealt.
+pub fn dealt(change: &KeyChange, identity: &KeyIdentity, kcv: [u8; 32], records: &[ShareRecord]) -> Change {
+    let records = records.iter().map(|record| RecordBytes(record.encode())).collect();
+    let (request, uid) = (*change.request(), identity.uid);
+    match change {
+        KeyChange::Create { name, tags, .. } => {
+            let (name, tags) = (name.clone(), tags.clone());
+            Change::CreateKey(CreateKey { request, uid, name, tags, kcv, records })
+        }
+        KeyChange::Rotate { .. } => {
+            let expect = KeyVersion(identity.version.0 - 1);
+            Change::RotateKey(RotateKey { request, uid, expect, kcv, records })
+        }
+    }
+}
+
+/// Whether this node leads, has a lease, and has a batch open.
+fn can_deal(node: &Node, replica: &Replica) -> bool {
+    with_open_batch(node, replica, |_| ()).is_some()
+}
+
+/// Deals in the open batch, if there is one that may be used: only a leader with a lease deals.
+fn with_open_batch<T>(node: &Node, replica: &Replica, deal: impl FnOnce(&mut OpenDealer) -> T) -> Option<T> {
+    let mut dealing = node.dealing.lock();
+    let open = dealing.as_mut().filter(|open| node.lease.is_valid() && open.is_usable(replica))?;
+    Some(deal(open))
+}
+
+/// Opens a batch for each open epoch and puts its header into the log, which must come before its records.
+async fn open_batches(node: &Arc<Node>, replica: &Replica) -> Result<OpenDealer, WireError> {
+    if !node.lease.is_valid() {
+        return Err(WireError::new(Code::NotServing, "the leader has no lease").hint("try again"));
+    }
+    let term = replica.leadership().borrow().term;
+    let committees = replica.read(|state| {
+        let epochs = state.record_epochs();
+        epochs.into_iter().map(|epoch| state.committee(epoch)).collect::<Option<Vec<_>>>()
+    });
+    let committees = committees.filter(|committees| !committees.is_empty());
+    let committees =
+        committees.ok_or_else(|| WireError::new(Code::NotServing, "no epoch is active yet").hint("try again"))?;
+    let mut dealers = Vec::with_capacity(committees.len());
+    for committee in committees {
+        let dealer = Dealer::open(node.cluster(), node.id(), &committee, &mut random::system());
+        let header = dealer.header().encode();
+        let command = node.command(replica, Change::OpenBatch { header });
+        replica.propose(command).await.map_err(no_leader)?;
+        dealers.push(dealer);
+    }
+    Ok(OpenDealer::new(term, boot_ms(), dealers))
+}
+
+impl OpenDealer {
+    /// Batches that were opened in `term`, at `opened_ms` ([`boot_ms`]).
+    pub fn new(term: u64, opened_ms: u64, dealers: Vec<Dealer>) -> Self {
+        Self { term, opened_ms, dealers }
+    }
+
+    /// Whether the batches still belong to this leader, its term and the open epochs, and have room.
+    pub fn is_usable(&self, replica: &Replica) -> bool {
+        let leadership = *replica.leadership().borrow();
+        self.is_usable_at(&leadership, &replica.read(State::record_epochs), boot_ms())
+    }
+
+    /// [`OpenDealer::is_usable`] for a node that knows this of who leads, which epochs are open, and what time it is.
+    pub fn is_usable_at(&self, leadership: &Leadership, open: &[Epoch], now_ms: u64) -> bool {
+        (leadership.am_leader && leadership.term == self.term)
+            && self.dealers.iter().map(|dealer| dealer.header().epoch).eq(open.iter().copied())
+            && now_ms.saturating_sub(self.opened_ms) < BATCH_MS
+            && self.dealers.iter().all(|dealer| dealer.dealt() < BATCH_RECORDS_MAX)
+    }
+
+    /// Deals one key to each open epoch.
+    ///
+    /// # Errors
+    /// [`DealError`]: a batch is full, or the key is another than `kcv` says.
+    pub fn deal(
+        &mut self,
+        key: &MasterKey,
+        identity: &KeyIdentity,
+        kcv: &[u8; 32],
+    ) -> Result<Vec<ShareRecord>, DealError> {
+        self.dealers.iter_mut().map(|dealer| dealer.deal(key, identity, kcv)).collect()
+    }
+
+    /// Deals one key to one epoch; `None` if that has no batch here.
+    ///
+    /// # Errors
+    /// As [`OpenDealer::deal`].
+    pub fn deal_to(
+        &mut self,
+        epoch: Epoch,
+        key: &MasterKey,
+        identity: &KeyIdentity,
+        kcv: &[u8; 32],
+    ) -> Result<Option<ShareRecord>, DealError> {
+        let dealer = self.dealers.iter_mut().find(|dealer| dealer.header().epoch == epoch);
+        dealer.map(|dealer| dealer.deal(key, identity, kcv)).transpose()
+    }
+}
+
+/// Refusals that mean that the dealing is out of date, not that the change is wrong.
+pub fn is_stale(refusal: &Refusal) -> bool {
+    matches!(
+        refusal,
+        Refusal::WrongEpoch { .. }
+            | Refusal::UnknownBatch { .. }
+            | Refusal::BatchMismatch { .. }
+            | Refusal::StaleCommittee
+            | Refusal::RecordMismatch
+            | Refusal::RecordCount { .. }
+            | Refusal::IndexUsed { .. }
+    )
+}
+
+fn explain(error: ProposeError, change: &KeyChange) -> WireError {
+    match error {
+        ProposeError::Refused(Refusal::NameTaken) => name_taken(change.name()),
+        ProposeError::Refused(Refusal::UnknownKey { .. }) => unknown_key(change.name()),
+        ProposeError::Refused(Refusal::VersionChanged { newest }) => version_changed(newest),
+        ProposeError::Refused(Refusal::NotReady { version }) => {
+            WireError::new(Code::Conflict, format!("version {version} is still being checked by its holders"))
+                .hint("try again in a moment")
+        }
+        ProposeError::Refused(refusal @ (Refusal::KeysLimit | Refusal::KeyVersionsLimit | Refusal::BadTags)) => {
+            WireError::new(Code::TooLarge, refusal.to_string())
+        }
+        ProposeError::Refused(Refusal::RequestReused) => request_reused(),
+        error => no_leader(error),
+    }
+}
+
+fn no_leader(error: ProposeError) -> WireError {
+    match error {
+        ProposeError::NotLeader { .. } | ProposeError::Unknown { .. } => {
+            WireError::new(Code::NoQuorum, "the leader changed while the change was made").hint("try again")
+        }
+        error => WireError::new(Code::Internal, error.to_string()),
+    }
+}
+
+fn request_reused() -> WireError {
+    WireError::new(Code::Conflict, Refusal::RequestReused.to_string()).hint("use a new request id")
+}
+
+/// The answer for a key name that is taken.
+fn name_taken(name: &KeyName) -> WireError {
+    WireError::new(Code::Conflict, format!("a key named {name} exists"))
+        .hint("names are never reused; `quorate key rotate` makes a new version")
+}
+
+/// The answer for a key that does not exist.
+pub fn unknown_key(name: &KeyName) -> WireError {
+    WireError::new(Code::NotFound, format!("no key named {name}")).hint("`quorate key list` shows the keys")
+}
+
+fn version_changed(newest: KeyVersion) -> WireError {
+    WireError::new(Code::Conflict, format!("the newest version is {newest}"))
+        .hint("somebody else rotated the key; look at it before rotating again")
+}

@@ -1,0 +1,303 @@
+//! Loading a cold key: this node's own share and those of t-1 peers, every one checked, until the quorum closes.
+//!
+//! It asks t-1 peers first and all others a little later, counts only distinct members of the active epoch, holds every
+//! share against the commitment in its *own* replica, and checks the rebuilt key against its key-check value. A wrong share
+//! names the peer and costs one more question, never a wrong key.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use quorate_client::conn::{Conn, Lane};
+use quorate_raft::Replica;
+use quorate_raft::state::State;
+use quorate_shares::error::QuorumError;
+use quorate_shares::ids::{Epoch, NodeId};
+use quorate_shares::master::{EncryptionRoot, KeyIdentity, MasterKey};
+use quorate_shares::quorum::Quorum;
+use quorate_shares::secret::Secret;
+use quorate_shares::transit::{self, Place};
+use rand::seq::SliceRandom;
+use serde_bytes::ByteBuf;
+use tokio::time::{Instant, sleep_until, timeout_at};
+use tracing::{debug, info, warn};
+
+use crate::base::phase::{Door, admits};
+use crate::base::random;
+use crate::memory::holder::{Facts, HoldError};
+use crate::memory::keyring::Slot;
+use crate::node::Node;
+use crate::peers::peer::{self, PeerReply, PeerRequest, Refusal, SealedShare, SharesRequest, VERSIONS_MAX};
+
+/// After this the peers that were not asked at first are asked too.
+const SECOND_WAVE: Duration = Duration::from_millis(20);
+/// A load gives up after this.
+const LOAD: Duration = Duration::from_secs(5);
+/// Pause before peers that had no share to give are asked again.
+const AGAIN: Duration = Duration::from_millis(100);
+
+/// Why a key cannot be used.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum LoadError {
+    /// Not enough holders answered with a share that counts.
+    #[error("have {have} of {need} shares, waiting for nodes {}", list(.missing))]
+    TooFew {
+        /// Shares that counted.
+        have: usize,
+        /// Shares needed.
+        need: usize,
+        /// Holders without a share that counts.
+        missing: Vec<NodeId>,
+    },
+    /// No epoch is active.
+    #[error("no epoch is active yet")]
+    NoEpoch,
+    /// This node's own replica cannot say what a right share looks like.
+    #[error(transparent)]
+    Hold(#[from] HoldError),
+    /// The shares matched their commitments and the key is wrong: the dealing was.
+    #[error(transparent)]
+    Quorum(#[from] QuorumError),
+    /// The load was interrupted.
+    #[error("the load was interrupted")]
+    Interrupted,
+}
+
+fn list(nodes: &[NodeId]) -> String {
+    nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// Loads the root of a key version from a quorum.
+///
+/// # Errors
+/// [`LoadError`], after five seconds at most.
+pub async fn load(node: Arc<Node>, replica: Replica, slot: Slot) -> Result<EncryptionRoot, LoadError> {
+    let mut loaded = masters(&node, &replica, &[slot]).await?;
+    let Loaded { identity, key, epoch, .. } = loaded.pop().ok_or(LoadError::NoEpoch)?;
+    info!(uid = %identity.uid, version = %identity.version, %epoch, "key loaded");
+    Ok(key.encryption_root(&identity))
+}
+
+/// A key version that was put together.
+pub struct Loaded {
+    /// Which.
+    pub identity: KeyIdentity,
+    /// Its key-check value.
+    pub kcv: [u8; 32],
+    /// The key.
+    pub key: MasterKey,
+    /// The epoch whose shares it was made from.
+    pub epoch: Epoch,
+}
+
+/// Puts key versions together, all of them from a quorum of the epoch that is ACTIVE, in the order in which they are named.
+///
+/// # Errors
+/// [`LoadError`], after five seconds at most.
+pub async fn masters(node: &Arc<Node>, replica: &Replica, slots: &[Slot]) -> Result<Vec<Loaded>, LoadError> {
+    let deadline = Instant::now() + LOAD;
+    loop {
+        let epoch = active(replica).ok_or(LoadError::NoEpoch)?;
+        let gathered = gather(node, replica, epoch, slots, deadline).await;
+        // Peers give shares of the ACTIVE epoch alone: another one may have taken its place meanwhile.
+        if gathered.is_err() && active(replica) != Some(epoch) && Instant::now() < deadline {
+            continue;
+        }
+        return gathered;
+    }
+}
+
+fn active(replica: &Replica) -> Option<Epoch> {
+    replica.read(|state| state.active().map(|epoch| epoch.epoch))
+}
+
+async fn gather(
+    node: &Arc<Node>,
+    replica: &Replica,
+    epoch: Epoch,
+    slots: &[Slot],
+    deadline: Instant,
+) -> Result<Vec<Loaded>, LoadError> {
+    let holder = node.holder().ok_or(LoadError::NoEpoch)?;
+    let mut changes = replica.changes();
+    let facts = holder.all_facts(replica, epoch, slots)?;
+    let mut known = Vec::with_capacity(slots.len());
+    let mut quorums = Quorums(BTreeMap::new());
+    for (slot, facts) in slots.iter().zip(facts) {
+        let own = holder.open(replica, &facts);
+        let (identity, kcv) = (facts.identity, facts.kcv);
+        let mut quorum = Quorum::new(facts.record, identity, &facts.committee, kcv)?;
+        match own {
+            Ok((x, share)) => drop(quorum.add(node.id(), x, share)?),
+            Err(error) => {
+                let (uid, version) = slot;
+                warn!(%uid, %version, %error, "own share does not open; asking more peers");
+            }
+        }
+        known.push((identity, kcv));
+        quorums.0.insert(*slot, quorum);
+    }
+    while !quorums.reached() {
+        let late = !quorums.ask_all(node, epoch, deadline).await && Instant::now() + AGAIN >= deadline;
+        if late || (!quorums.reached() && active(replica) != Some(epoch)) {
+            return Err(quorums.too_few());
+        }
+        if !quorums.reached() {
+            // Another epoch that becomes ACTIVE is worth no waiting.
+            let moved_on = async { while active(replica) == Some(epoch) && changes.changed().await.is_ok() {} };
+            let _ = timeout_at(Instant::now() + AGAIN, moved_on).await;
+        }
+    }
+    let mut loaded = Vec::with_capacity(slots.len());
+    for (slot, (identity, kcv)) in slots.iter().zip(known) {
+        let key = quorums.0.remove(slot).ok_or(LoadError::NoEpoch)?.close()?;
+        loaded.push(Loaded { identity, kcv, key, epoch });
+    }
+    Ok(loaded)
+}
+
+/// The quorums of several key versions, whose holders are the same.
+struct Quorums(BTreeMap<Slot, Quorum>);
+
+impl Quorums {
+    fn reached(&self) -> bool {
+        self.0.values().all(|quorum| quorum.progress().reached())
+    }
+
+    /// The one that lacks most, for those who want to know what is missing.
+    fn furthest(&self) -> Option<&Quorum> {
+        self.0.values().min_by_key(|quorum| quorum.progress().have)
+    }
+
+    fn too_few(&self) -> LoadError {
+        let furthest = self.furthest().map(|quorum| (quorum.progress(), quorum.missing().collect()));
+        furthest.map_or(LoadError::NoEpoch, |(progress, missing)| LoadError::TooFew {
+            have: progress.have,
+            need: progress.need,
+            missing,
+        })
+    }
+
+    /// One round: as many peers at once as are needed, the rest after a moment. Returns whether all is reached.
+    async fn ask_all(&mut self, node: &Arc<Node>, epoch: Epoch, deadline: Instant) -> bool {
+        let Some(furthest) = self.furthest() else { return true };
+        let mut missing: Vec<NodeId> = furthest.missing().filter(|&peer| peer != node.id()).collect();
+        missing.shuffle(&mut random::system());
+        let progress = furthest.progress();
+        let first = progress.need.saturating_sub(progress.have).min(missing.len());
+        let later = missing.split_off(first);
+        let second_wave = (Instant::now() + SECOND_WAVE).min(deadline);
+        let open = self.0.iter().filter(|(_, quorum)| !quorum.progress().reached());
+        let versions = open.map(|(slot, _)| *slot).collect();
+        let request = &PeerRequest::Shares(SharesRequest { epoch, versions, request: random::bytes() });
+        let ask = |peer: NodeId, start: Option<Instant>| async move {
+            if let Some(start) = start {
+                sleep_until(start).await;
+            }
+            (peer, timeout_at(deadline, ask_one(node, peer, request)).await.unwrap_or_default())
+        };
+        let mut asked: FuturesUnordered<_> = missing
+            .into_iter()
+            .map(|peer| ask(peer, None))
+            .chain(later.into_iter().map(|peer| ask(peer, Some(second_wave))))
+            .collect();
+        while let Some((peer, shares)) = asked.next().await {
+            for (slot, x, share) in shares {
+                let added = self.0.get_mut(&slot).map(|quorum| quorum.add(peer, x, share));
+                if let Some(Err(error)) = added {
+                    warn!(%peer, %error, "share refused");
+                    let message = format!("a share from {} was refused: {error}", node.name_of(peer));
+                    node.alarm("wrong_share", peer, message);
+                }
+            }
+            if self.reached() {
+                return true;
+            }
+        }
+        false
+    }
+}
+
+async fn ask_one(node: &Node, peer: NodeId, request: &PeerRequest) -> Vec<(Slot, u8, Secret<32>)> {
+    let Some(session) = node.sessions.with(peer) else { return Vec::new() };
+    match session.ask(Lane::Ordinary, request, LOAD).await {
+        Ok(PeerReply::Shares(shares)) => {
+            let bound = peer::encode(request);
+            let open = |sealed: &SealedShare| {
+                let place = Place { direction: 1 - session.own_direction(), counter: sealed.counter };
+                let share = transit::open(&session.share_key, place, &bound, &sealed.sealed);
+                if share.is_none() {
+                    warn!(%peer, "a share did not open on this session");
+                }
+                Some(((sealed.uid, sealed.version), sealed.x, share?))
+            };
+            shares.iter().filter_map(open).collect()
+        }
+        Ok(PeerReply::Refused(refusal)) => {
+            debug!(%peer, %refusal, "no share");
+            Vec::new()
+        }
+        Ok(_) => Vec::new(),
+        Err(error) => {
+            debug!(%peer, %error, "no share");
+            Vec::new()
+        }
+    }
+}
+
+/// Whether `node` may have shares of `epoch`: it is the active one, and `node` holds a seat in it.
+pub fn is_entitled(state: &State, epoch: Epoch, node: NodeId) -> bool {
+    state.active().is_some_and(|active| active.epoch == epoch) && state.x_of(epoch, node).is_some()
+}
+
+/// The holder's side: gives its shares to a member of the active epoch, while it has a lease itself.
+pub fn answer(
+    node: &Node,
+    replica: &Replica,
+    (from, conn): (NodeId, &Conn),
+    request: &SharesRequest,
+    body: &[u8],
+) -> PeerReply {
+    if request.versions.len() > VERSIONS_MAX {
+        return PeerReply::Refused(Refusal::TooMany);
+    }
+    if !admits(node.phase(), Door::Shares) || !node.lease.is_valid() {
+        return PeerReply::Refused(Refusal::NoLease);
+    }
+    if !node.rates.shares.admits(from, request.versions.len()) {
+        return PeerReply::Refused(Refusal::Busy);
+    }
+    // The share is sealed for the very connection that asked: while two sessions of a pair settle, that may be the other.
+    let session = node.sessions.with(from).filter(|session| session.conn.same_as(conn));
+    let (Some(holder), Some(session)) = (node.holder(), session) else {
+        return PeerReply::Refused(Refusal::NoHello);
+    };
+    let open = |facts: Facts| -> Result<SealedShare, HoldError> {
+        let (uid, version) = (facts.identity.uid, facts.identity.version);
+        let (x, share) = holder.open(replica, &facts)?;
+        let place = Place { direction: session.own_direction(), counter: session.next_counter() };
+        let sealed = ByteBuf::from(transit::seal(&session.share_key, place, body, &share).to_vec());
+        Ok(SealedShare { uid, version, x, counter: place.counter, sealed })
+    };
+    if !replica.read(|state| is_entitled(state, request.epoch, from)) {
+        return PeerReply::Refused(Refusal::WrongEpoch);
+    }
+    let facts = holder.all_facts(replica, request.epoch, &request.versions);
+    match facts.and_then(|facts| facts.into_iter().map(open).collect::<Result<Vec<_>, _>>()) {
+        // Every load is an audit event at the peers that served it.
+        Ok(shares) if node.lease.is_valid() => {
+            for share in &shares {
+                info!(uid = %share.uid, version = %share.version, to = %from, "gave a share");
+            }
+            PeerReply::Shares(shares)
+        }
+        Ok(_) => PeerReply::Refused(Refusal::NoLease),
+        Err(HoldError::NoRecord(_) | HoldError::Busy) => PeerReply::Refused(Refusal::Behind),
+        Err(error) => {
+            warn!(%error, "cannot give a share");
+            PeerReply::Refused(Refusal::Storage)
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! Earning the lease: every second a node asks the leader, and the leader asks a quorum.
+//!
+//! The leader answers only after a read-index round that began after the request arrived; the asker applies up to the
+//! index that comes back, and only then counts the lease, from the moment it *sent* the request. So everything that a
+//! serving node answers reflects all changes older than the lease. The leader leases to itself in the same way.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorate_client::conn::Lane;
+use quorate_raft::state::State;
+use quorate_raft::{ReadIndexError, Replica};
+use quorate_shares::ids::NodeId;
+use tokio::time::{sleep, timeout};
+use tracing::{debug, info, warn};
+
+use crate::base::clock::boot_ms;
+use crate::base::phase::Phase;
+use crate::memory::lease::Renewal;
+use crate::node::Node;
+use crate::peers::peer::{PeerReply, PeerRequest, Refusal};
+
+/// Pause between attempts while there is no lease.
+const RETRY: Duration = Duration::from_millis(50);
+
+/// How often leases and caches are looked after.
+const WATCH: Duration = Duration::from_millis(100);
+
+/// How often idle and old keys are looked for.
+const SWEEP_MS: u64 = 5_000;
+
+/// Why the leader did not confirm this node.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum NoLease {
+    /// Nobody leads, or nobody known.
+    #[error("no leader is known")]
+    NoLeader,
+    /// The leader cannot be reached, or did not answer in time.
+    #[error("the leader, {0}, does not answer")]
+    Unreachable(String),
+    /// The leader has no quorum.
+    #[error("the leader has no quorum")]
+    NoQuorum,
+    /// The leader refused.
+    #[error("the leader refused: {0}")]
+    Refused(Refusal),
+    /// This node did not catch up in time.
+    #[error("this node is not caught up yet")]
+    Behind,
+    /// The operator sealed this node.
+    #[error("this node is sealed")]
+    Sealed,
+    /// The replicated state does not name this node as a holder of the active epoch.
+    #[error("this node holds no seat in an active epoch yet")]
+    NoSeat,
+}
+
+/// Renews the lease for ever. Never returns.
+pub async fn run(node: Arc<Node>, replica: Replica) {
+    let mut leadership = replica.leadership();
+    loop {
+        leadership.borrow_and_update();
+        // Nothing more is to be had from a leader that was followed by another.
+        let renewed = tokio::select! {
+            renewed = renew(&node, &replica) => renewed,
+            _ = leadership.changed() => continue,
+        };
+        let pause = match renewed {
+            Ok(()) => Duration::from_millis(node.config.timing.lease_tick_ms),
+            Err(reason) => {
+                debug!(%reason, "no lease");
+                *node.lease_trouble.lock() = Some(reason);
+                RETRY
+            }
+        };
+        node.settle_phase();
+        // A new leader is worth asking at once.
+        let _ = timeout(pause, leadership.changed()).await;
+    }
+}
+
+/// Follows the lease: leaves Serving the moment it ends, and wipes every key a little later. Never returns.
+pub async fn watch(node: Arc<Node>, replica: Replica) {
+    let wipe_after = node.config.timing.wipe_after_ms;
+    let mut wiped = true;
+    let mut swept_ms = boot_ms();
+    loop {
+        sleep(WATCH).await;
+        node.settle_phase();
+        node.close_batch_if_over(&replica);
+        match node.lease.lost_for_ms() {
+            _ if node.is_sealed() => {
+                // Again and again: a request that was let in before the seal may have loaded a key after it, and the leader
+                // has the node check its shares of what is dealt anew.
+                node.forget_keys();
+                wiped = true;
+            }
+            Some(lost) if lost >= wipe_after => {
+                // Again and again: a peer's question may have opened a batch since.
+                node.forget_keys();
+                if !wiped {
+                    warn!("no lease for {wipe_after} ms: every key is wiped from memory");
+                }
+                wiped = true;
+            }
+            Some(_) => {}
+            None => wiped = false,
+        }
+        if boot_ms() - swept_ms >= SWEEP_MS {
+            node.keyring.sweep();
+            swept_ms = boot_ms();
+        }
+    }
+}
+
+/// One confirmation by the leader.
+///
+/// # Errors
+/// Why there is none.
+pub async fn renew(node: &Node, replica: &Replica) -> Result<(), NoLease> {
+    if node.is_sealed() {
+        return Err(NoLease::Sealed);
+    }
+    let length = node.config.timing.lease();
+    // A leader that does not answer within a third of the lease may be gone: there is time to ask again, or another.
+    let patience = length / 3;
+    let renewal = Renewal::sent(boot_ms(), length);
+    let leadership = *replica.leadership().borrow();
+    let index = if leadership.am_leader {
+        timeout(patience, replica.read_index()).await.ok().and_then(Result::ok).ok_or(NoLease::NoQuorum)?
+    } else {
+        ask(node, leadership.leader.ok_or(NoLease::NoLeader)?, patience).await?
+    };
+    let left = Duration::from_millis(renewal.left_ms(boot_ms()));
+    replica.wait_applied(index, left).await.map_err(|_| NoLease::Behind)?;
+    if !replica.read(|state| is_seated(state, node.id())) {
+        return Err(NoLease::NoSeat);
+    }
+    node.lease.grant(renewal);
+    *node.lease_trouble.lock() = None;
+    Ok(())
+}
+
+/// Whether the state gives `node` a seat in the active epoch: without one nothing confirms a lease (I9).
+pub fn is_seated(state: &State, node: NodeId) -> bool {
+    state.active().is_some_and(|epoch| state.x_of(epoch.epoch, node).is_some())
+}
+
+/// Catches up with everything that was decided before this call; calls that wait at the same time share one round.
+///
+/// # Errors
+/// Why the leader did not confirm.
+pub async fn catch_up(node: &Node, replica: &Replica) -> Result<(), NoLease> {
+    let asked_ms = boot_ms();
+    let mut last = node.catch_up.lock().await;
+    if last.0 > asked_ms {
+        return last.1.clone();
+    }
+    let sent_ms = boot_ms();
+    *last = (sent_ms, renew(node, replica).await);
+    last.1.clone()
+}
+
+async fn ask(node: &Node, leader: NodeId, deadline: Duration) -> Result<u64, NoLease> {
+    match node.sessions.ask(leader, Lane::Urgent, &PeerRequest::Lease, deadline).await {
+        Ok(PeerReply::Lease { index }) => Ok(index),
+        Ok(PeerReply::Refused(refusal)) => Err(NoLease::Refused(refusal)),
+        Ok(_) => Err(NoLease::Refused(Refusal::Malformed)),
+        Err(_) => Err(NoLease::Unreachable(node.name_of(leader))),
+    }
+}
+
+/// The leader's side: answers only after a read-index round that began after the request arrived.
+pub async fn answer(replica: &Replica) -> PeerReply {
+    match replica.read_index().await {
+        Ok(index) => PeerReply::Lease { index },
+        Err(ReadIndexError::NotLeader { leader }) => PeerReply::Refused(Refusal::NotLeader(leader)),
+        Err(_) => PeerReply::Refused(Refusal::NoQuorum),
+    }
+}
+
+/// Says in the log when the phase changes.
+pub fn announce(from: Phase, to: Phase) {
+    if from != to {
+        info!(%from, %to, "phase");
+    }
+}

@@ -1,0 +1,316 @@
+//! Making this node's own lock: a key number from every peer, a fresh secret, one vault write, and the confirmation.
+//!
+//! PREP asks each peer for the public half of a lock key that is durable there; the new lock is then written, both slots;
+//! COMMIT tells each peer, which may erase what is older. Nothing is ever sealed twice under one generation: whatever
+//! changes takes a new one.
+//!
+//! A lock is renewed a little after each start and then every day, so that an old copy of a disk opens nothing once the
+//! peers have erased what it needs. A peer that is away keeps its piece: the new lock names the key that the old one named.
+//! Serving never waits for any of this.
+//!
+//! What a lock protects and who holds its pieces follows from the replicated state ([`LockTerms`]): a step of an operation
+//! is nothing but terms that changed, and each member makes its lock what they say, by itself and as often as it takes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use quorate_client::conn::Lane;
+use quorate_raft::Replica;
+use quorate_raft::command::Change;
+use quorate_raft::state::LockTerms;
+use quorate_shares::ids::NodeId;
+use quorate_shares::kem::PublicKey;
+use quorate_shares::lock::{Bundle, Lock, LockPeer};
+use rand::RngExt;
+use tokio::time::{Instant, sleep, timeout};
+use tracing::{debug, info, warn};
+
+use crate::base::phase::Phase;
+use crate::base::random;
+use crate::lock::pin;
+use crate::node::Node;
+use crate::peers::peer::{LockState, PeerReply, PeerRequest};
+use crate::peers::proposal;
+use crate::vault::Vault;
+use crate::vault::lock_keys;
+
+/// After a renewal that kept the key of a silent or busy peer, the next one comes after this many times
+/// `timing.renew_lock_after_ms`, and twice as late each time.
+const INCOMPLETE: u64 = 12;
+const INCOMPLETE_DOUBLINGS: u32 = 16;
+/// Pause after a lock that could not be made, and after a report that could not be given.
+const AGAIN: Duration = Duration::from_millis(200);
+const AGAIN_DOUBLINGS: u32 = 5;
+/// How often what is due is looked for when nothing changes.
+const LOOK: Duration = Duration::from_secs(1);
+/// How long a peer may take to make a key durable.
+const PEER: Duration = Duration::from_secs(3);
+
+/// Renews this node's lock for as long as it runs: a little after it serves, then daily, and whenever the state demands
+/// another one. Never returns.
+pub async fn keep_fresh(node: Arc<Node>, replica: Replica) {
+    let timing = &node.config.timing;
+    let mut changes = replica.changes();
+    // Not all nodes at once after a loss of power, and none before it is useful otherwise.
+    let mut due = None;
+    let (mut incomplete, mut failed) = (0, 0);
+    loop {
+        changes.borrow_and_update();
+        if due.is_none() && matches!(node.phase(), Phase::Serving | Phase::Sealed) {
+            due = Some(
+                Instant::now()
+                    + later(
+                        random::system()
+                            .random_range(timing.renew_lock_after_ms..=timing.renew_lock_after_ms.saturating_mul(4)),
+                    ),
+            );
+        }
+        let terms = replica.read(|state| {
+            let (terms, own) = state.lock_terms(node.id()).zip(node.own())?;
+            (!lock_keys::is_behind(state, &terms, &own.bundle)).then_some(terms)
+        });
+        let demanded = terms.as_ref().is_some_and(|terms| !is_as_due(&node, terms));
+        let is_due = due.is_some_and(|due| due <= Instant::now());
+        if let Some(terms) = terms.filter(|_| demanded || is_due) {
+            match renew(&node, &replica, &terms, demanded).await {
+                Ok(complete) => {
+                    failed = 0;
+                    // A peer that was silent may be back soon, or not for long.
+                    let pause = match complete {
+                        true => timing.renew_lock_every_ms,
+                        false => timing.renew_lock_after_ms.saturating_mul(INCOMPLETE << incomplete),
+                    };
+                    incomplete = if complete { 0 } else { (incomplete + 1).min(INCOMPLETE_DOUBLINGS) };
+                    due = Some(Instant::now() + later(pause.min(timing.renew_lock_every_ms)));
+                    continue;
+                }
+                Err(reason) => {
+                    debug!(%reason, demanded, "lock not renewed yet");
+                    sleep(AGAIN * (1 << failed)).await;
+                    failed = (failed + 1).min(AGAIN_DOUBLINGS);
+                    continue;
+                }
+            }
+        }
+        let _ = timeout(LOOK, changes.changed()).await;
+    }
+}
+
+fn later(pause_ms: u64) -> Duration {
+    Duration::from_millis(pause_ms)
+}
+
+fn is_as_due(node: &Node, terms: &LockTerms) -> bool {
+    let present = terms.peers.iter().copied().filter(|&peer| node.sessions.with(peer).is_some()).collect();
+    let as_due =
+        |vault: &Vault| node.own().is_some_and(|own| lock_keys::is_as_due(vault, &own.bundle, terms, &present));
+    node.with_vault(as_due).unwrap_or(true)
+}
+
+/// Makes the next lock as the state demands it, with what the peers offer now, and says whether all of them offered
+/// something. If nobody did, the lock is made only if it is `demanded`: nothing would become newer by it.
+async fn renew(node: &Arc<Node>, replica: &Replica, terms: &LockTerms, demanded: bool) -> Result<bool, String> {
+    let own = node.own().ok_or("the bundle is not open")?;
+    let offered = offers(node, terms.peers.iter().copied()).await;
+    let complete = offered.iter().all(|(_, offer)| offer.is_some());
+    if !demanded && offered.iter().all(|(_, offer)| offer.is_none()) {
+        return Err("no peer offers a key".to_owned());
+    }
+    // A node that was away may have learned meanwhile that its lock must need more peers.
+    if replica.read(|state| state.lock_terms(node.id())).as_ref() != Some(terms) {
+        return Err("the state demands another lock by now".to_owned());
+    }
+    let last = node.with_vault(|vault| vault.lock.clone()).flatten().ok_or("there is no lock yet")?;
+    let is_there = |peer: &NodeId| node.sessions.with(*peer).is_some();
+    let named =
+        lock_keys::named(&last, offered, is_there).ok_or("a peer that must hold a piece offers no key for it")?;
+    let bundle = lock_keys::next_bundle(&own.bundle, terms, &mut random::system());
+    lock(node, terms.needed.saturating_add(1), named, bundle, |_| true).await?;
+    node.old_copies.lock().replaced(&last);
+    commit(node).await;
+    Ok(complete)
+}
+
+/// Tells the replicated state what this node's lock is like, whenever it differs from what is known, and registers the
+/// share key that was drawn for the next epoch, once the lock that protects it is durable. Never returns.
+pub async fn report(node: Arc<Node>, replica: Replica) {
+    let mut changes = replica.changes();
+    loop {
+        changes.borrow_and_update();
+        let owed = owed_reports(&node, &replica);
+        let mut done = true;
+        for change in owed {
+            let kind = change.kind();
+            if let Err(reason) = proposal::propose(&node, &replica, change).await {
+                debug!(kind, %reason, "not reported yet");
+                done = false;
+            }
+        }
+        if !done {
+            sleep(AGAIN).await;
+            continue;
+        }
+        tokio::select! {
+            _ = changes.changed() => {}
+            () = node.to_report.notified() => {}
+            () = sleep(LOOK) => {}
+        }
+    }
+}
+
+fn owed_reports(node: &Node, replica: &Replica) -> Vec<Change> {
+    // Both are read while nothing is written: the bundle is the one that the vault protects.
+    let durable = node.with_written_vault(|vault, writes| {
+        let own = node.own()?;
+        let report = lock_keys::report(vault, node.id(), &own.bundle, writes)?;
+        Some((own, report))
+    });
+    let Some((own, report)) = durable.flatten() else { return Vec::new() };
+    replica.read(|state| lock_keys::owed(state, report, &own.bundle))
+}
+
+/// Erases the lock keys that are held for nodes which are members no more. Never returns.
+pub async fn erase_former(node: Arc<Node>, replica: Replica) {
+    let mut changes = replica.changes();
+    loop {
+        changes.borrow_and_update();
+        let former: BTreeSet<_> = replica.read(|state| state.former.keys().copied().collect());
+        let holds = |vault: &Vault| vault.held.iter().any(|held| former.contains(&held.peer));
+        if node.with_vault(holds).unwrap_or_default() {
+            let erased = node.update_vault(move |vault| lock_keys::erase_former(vault, |peer| former.contains(&peer)));
+            match erased.await {
+                Ok(_) => {
+                    node.to_report.notify_one();
+                    info!("lock keys of former members erased");
+                }
+                Err(error) => warn!(%error, "lock keys of former members are not erased yet"),
+            }
+        }
+        let _ = timeout(LOOK, changes.changed()).await;
+    }
+}
+
+/// Asks every peer of the roster for a lock key. Peers that did not answer are named in the error.
+///
+/// # Errors
+/// The peers without an answer.
+pub async fn prepare(node: &Arc<Node>) -> Result<Vec<LockPeer>, Vec<NodeId>> {
+    let offered = offers(node, peers(node).into_iter()).await;
+    let missing: Vec<NodeId> = offered.iter().filter(|(_, offer)| offer.is_none()).map(|(peer, _)| *peer).collect();
+    if missing.is_empty() { Ok(offered.into_iter().filter_map(|(_, offer)| offer).collect()) } else { Err(missing) }
+}
+
+/// The same, of those peers only that a session is open with; at least `needed` of them must be.
+///
+/// # Errors
+/// The peers without an answer.
+pub async fn prepare_with_present(node: &Arc<Node>, needed: u8) -> Result<Vec<LockPeer>, Vec<NodeId>> {
+    let offered = offers(node, peers(node).into_iter()).await;
+    let is_there = |peer: &NodeId| node.sessions.with(*peer).is_some();
+    let silent: Vec<_> = offered.iter().filter(|(_, offer)| offer.is_none()).map(|(peer, _)| *peer).collect();
+    let prepared: Vec<_> = offered.into_iter().filter_map(|(_, offer)| offer).collect();
+    let enough = prepared.len() >= usize::from(needed).max(1);
+    if enough && !silent.iter().any(is_there) { Ok(prepared) } else { Err(silent) }
+}
+
+/// PREP, to each of `peers`.
+async fn offers(node: &Arc<Node>, peers: impl Iterator<Item = NodeId>) -> Vec<(NodeId, Option<LockPeer>)> {
+    join_all(peers.map(|peer| async move { (peer, offer(node, peer).await) })).await
+}
+
+async fn offer(node: &Arc<Node>, peer: NodeId) -> Option<LockPeer> {
+    let request = PeerRequest::LockPrepare(durable(node, peer));
+    match node.sessions.ask(peer, Lane::Ordinary, &request, PEER).await {
+        Ok(PeerReply::LockKey { keyno, public }) => {
+            let public_key = PublicKey::parse(&public).ok()?;
+            Some(LockPeer { peer, key_number: keyno, public_key })
+        }
+        Ok(PeerReply::Refused(refusal)) => {
+            debug!(%peer, %refusal, "no lock key");
+            None
+        }
+        _ => None,
+    }
+}
+
+/// Seals `bundle` into a lock of the next generation, and writes it into the vault together with what `also` changes;
+/// durable when this returns, and then this node goes by that bundle. If `also` answers no, nothing is written.
+///
+/// # Errors
+/// In words; the node stops if the vault could not be written.
+pub async fn lock(
+    node: &Arc<Node>,
+    threshold: u8,
+    peers: Vec<LockPeer>,
+    bundle: Bundle,
+    also: impl FnOnce(&mut Vault) -> bool + Send + 'static,
+) -> Result<bool, String> {
+    let last = node.with_vault(|vault| vault.lock.clone()).flatten();
+    let whose = (node.cluster(), node.id());
+    let mut rng = random::system();
+    let (place, pin) = pin::next(node, last.as_ref().map(Lock::pin)).map_err(|error| {
+        let message = format!("the lock of {} cannot be made: {error}", node.name());
+        node.alarm("pin_missing", node.id(), message.clone());
+        message
+    })?;
+    let sealed = lock_keys::next_lock(last.as_ref(), whose, threshold, &peers, (place, &pin), &bundle, &mut rng);
+    let lock = sealed.map_err(|error| error.to_string())?;
+    let (generation, needed) = (lock.generation(), lock.needed());
+    let this = Arc::clone(node);
+    let write = node.update_vault(move |vault| {
+        // A node that was revoked has forgotten what it would lock.
+        let wanted = !vault.flags.revoked && also(vault);
+        if wanted {
+            vault.lock = Some(lock);
+            // Whoever reads bundle and vault together waits until this one is durable; if it never is, the node stops.
+            this.unlock(bundle);
+        }
+        wanted
+    });
+    let written = write.await.map_err(|error| error.to_string())?;
+    if written {
+        node.to_report.notify_one();
+        info!(generation, needed, of = peers.len(), "lock durable");
+    }
+    Ok(written)
+}
+
+/// Tells every peer which lock is durable, unless it has acknowledged that one already. A peer that misses it is told again
+/// soon ([`crate::boot`]): until it knows, it keeps what opens an older copy of this disk, and lets that copy in.
+pub async fn commit(node: &Arc<Node>) {
+    let known = node.commits.lock().clone();
+    let untold = peers(node).into_iter().map(|peer| (peer, durable(node, peer)));
+    let untold = untold.filter(|(peer, lock)| lock.generation > 0 && known.get(peer) != Some(lock));
+    let heard = join_all(untold.map(|(peer, lock)| async move {
+        match node.sessions.ask(peer, Lane::Ordinary, &PeerRequest::LockCommit(lock), PEER).await {
+            Ok(PeerReply::Done) => return Some((peer, lock)),
+            Ok(_) => debug!(%peer, "refused to hear of the new lock"),
+            Err(error) => debug!(%peer, %error, "did not hear of the new lock"),
+        }
+        None
+    }));
+    let heard = heard.await;
+    node.commits.lock().extend(heard.into_iter().flatten());
+}
+
+/// ERASED, to every peer for which no older key is held than the committed one, unless it has `told` that one already.
+pub async fn tell_erased(node: &Arc<Node>, told: &mut BTreeMap<NodeId, LockState>) {
+    let erased = node.with_vault(lock_keys::erased).unwrap_or_default();
+    let untold = erased.into_iter().filter(|(peer, state)| told.get(peer) != Some(state));
+    let heard = join_all(untold.map(|(peer, state)| async move {
+        let answer = node.sessions.ask(peer, Lane::Ordinary, &PeerRequest::LockErased(state), PEER).await;
+        matches!(answer, Ok(PeerReply::Done)).then_some((peer, state))
+    }));
+    told.extend(heard.await.into_iter().flatten());
+}
+
+fn peers(node: &Node) -> Vec<NodeId> {
+    node.roster().members.iter().map(|member| member.node).filter(|&peer| peer != node.id()).collect()
+}
+
+/// What is durable here, as `peer` should hear it.
+fn durable(node: &Node, peer: NodeId) -> LockState {
+    node.with_vault(|vault| lock_keys::durable(vault, peer)).unwrap_or(LockState { generation: 0, keyno: 0 })
+}

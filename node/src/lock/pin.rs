@@ -1,0 +1,93 @@
+//! The pin: the local half of the key of the bundle, and where it lies.
+//!
+//! In the vault it keeps the peers from learning the bundle's key, and nobody else. On another device, or in a systemd
+//! credential that the machine's TPM guards, it makes the drive inert: whoever takes the drive alone gets nothing, whatever
+//! else he has. The configuration says where it should be, the lock where it is, and the next lock moves it there.
+//!
+//! A pin that the last lock named is never made anew: whoever took it away meant it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use quorate_shares::lock::{PIN_BYTES_MAX, PinPlace};
+use tracing::{info, warn};
+use zeroize::Zeroizing;
+
+use crate::base::config::PinAt;
+use crate::base::random;
+use crate::node::Node;
+use crate::vault::disk;
+use crate::vault::lock_keys::inline_pin;
+
+/// Bytes of a pin that is made here.
+const PIN_BYTES: usize = 32;
+/// A shorter one could be guessed.
+const PIN_BYTES_MIN: usize = 16;
+
+/// Why there is no pin for the next lock.
+#[derive(Debug, thiserror::Error)]
+pub enum PinError {
+    /// It is not where it should be.
+    #[error("{0}")]
+    Missing(String),
+    /// It would be taken together with what it protects.
+    #[error("the pin file {0} lies in the data directory")]
+    Inside(PathBuf),
+    /// It cannot be made.
+    #[error("the pin file {path} cannot be made: {source}")]
+    Io {
+        /// Where.
+        path: PathBuf,
+        /// What the file system says.
+        source: io::Error,
+    },
+    /// It cannot be used.
+    #[error("the pin of {0} bytes is of no use: a pin has 16 to 1024 bytes")]
+    Length(usize),
+}
+
+/// The pin of the lock after one with its pin at `last`, and where it lies: as the configuration says, made there if this is
+/// the first that is to lie there.
+///
+/// # Errors
+/// [`PinError`]; the last lock then stays as it is.
+pub fn next(node: &Node, last: Option<&PinPlace>) -> Result<(PinPlace, Zeroizing<Vec<u8>>), PinError> {
+    let place = match &node.config.pin {
+        PinAt::Vault => {
+            if let Some(left @ (PinPlace::File(_) | PinPlace::Credential(_))) = last {
+                info!(?left, "the pin moves into the vault, as the configuration says");
+            }
+            return Ok(inline_pin(&mut random::system()));
+        }
+        PinAt::File(path) => PinPlace::File(path.clone()),
+        PinAt::Credential(name) => PinPlace::Credential(name.clone()),
+    };
+    let moves = last != Some(&place);
+    let pin = match &place {
+        PinPlace::File(path) if moves && !Path::new(path).exists() => make(node, Path::new(path))?,
+        place => node.pin(place).map_err(PinError::Missing)?,
+    };
+    if !(PIN_BYTES_MIN..=PIN_BYTES_MAX).contains(&pin.len()) {
+        return Err(PinError::Length(pin.len()));
+    }
+    if moves {
+        info!(?place, "the pin moves, as the configuration says");
+    }
+    Ok((place, pin))
+}
+
+/// Makes a pin file, durable and readable by its owner alone. One that is there is never replaced, so half a pin must never be
+/// there: it would be taken for one, or stand in the way of every later lock.
+fn make(node: &Node, path: &Path) -> Result<Zeroizing<Vec<u8>>, PinError> {
+    if disk::lies_in(path, node.dir.path()) {
+        return Err(PinError::Inside(path.to_owned()));
+    }
+    let failed = |source| PinError::Io { path: path.to_owned(), source };
+    let parent = path.parent().unwrap_or(Path::new("/"));
+    if disk::is_one_device(parent, node.dir.path()) {
+        warn!(path = %path.display(), "the pin lies on the device of the data directory: is its own device mounted?");
+    }
+    let pin = Zeroizing::new(random::bytes::<PIN_BYTES>().to_vec());
+    disk::create(path, &pin).map_err(failed)?;
+    Ok(pin)
+}

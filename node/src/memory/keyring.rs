@@ -1,0 +1,274 @@
+//! Keys in memory: only purpose-derived roots, bounded in number, age and idleness, and gone when the lease is lost.
+//!
+//! A warm key is one look-up in a map that remembers the order of use (the `lru` crate). A cold key is loaded once, however
+//! many requests wait for it: they share one flight, which goes on when a waiting request gives up. A wipe also condemns the
+//! flights under way, so that a load that began before the lease was lost cannot put a key back after it.
+//!
+//! [`Roots`] holds these rules and is told the time; [`Keyring`] adds the flights and the clock.
+
+use std::collections::HashMap;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use futures::future::{BoxFuture, FutureExt, Shared};
+use lru::LruCache;
+use parking_lot::Mutex;
+use quorate_shares::ids::{KeyUid, KeyVersion};
+use quorate_shares::master::EncryptionRoot as Root;
+
+use crate::base::clock::boot_ms;
+use crate::keys::gather::LoadError;
+
+/// Roots kept at most; beyond, the least recently used one makes room.
+pub const ROOTS_MAX: NonZeroUsize = NonZeroUsize::new(10_000).expect("not zero");
+
+/// One version of one key.
+pub type Slot = (KeyUid, KeyVersion);
+
+type Flight = Shared<BoxFuture<'static, Result<Arc<Root>, LoadError>>>;
+
+struct Entry {
+    root: Arc<Root>,
+    made_ms: u64,
+    used_ms: u64,
+}
+
+/// Roots in memory, and how long each may stay there. Times are those of one clock ([`boot_ms`]).
+///
+/// A root that makes room or is wiped is dropped at once; an idle or old one at the next [`Roots::sweep`]. [`Root`] overwrites
+/// itself when its last user drops it.
+pub struct Roots {
+    idle_ms: u64,
+    age_ms: u64,
+    kept: Mutex<Kept>,
+}
+
+struct Kept {
+    roots: LruCache<Slot, Entry>,
+    wipes: Wipes,
+}
+
+/// How often everything had been wiped when a load began: what was loaded is kept only if that is still so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wipes(u64);
+
+impl Roots {
+    /// None yet. A root is dropped when it was not used for `idle_ms`, and after `age_ms` in any case.
+    pub fn new(idle_ms: u64, age_ms: u64) -> Self {
+        let kept = Kept { roots: LruCache::sparse(ROOTS_MAX), wipes: Wipes(0) };
+        Self { idle_ms, age_ms, kept: Mutex::new(kept) }
+    }
+
+    /// The root, if it is there and not too old.
+    pub fn warm(&self, slot: Slot, now_ms: u64) -> Option<Arc<Root>> {
+        let mut kept = self.kept.lock();
+        let entry = kept.roots.peek_mut(&slot).filter(|entry| self.is_fresh(entry, now_ms))?;
+        entry.used_ms = now_ms;
+        let root = Arc::clone(&entry.root);
+        // Only what is fresh counts as used, or an old root could push out a fresh one.
+        kept.roots.promote(&slot);
+        Some(root)
+    }
+
+    /// To be asked when a load begins.
+    pub fn wipes(&self) -> Wipes {
+        self.kept.lock().wipes
+    }
+
+    /// Keeps what a load brought, unless everything was wiped since it began.
+    pub fn keep(&self, slot: Slot, root: &Arc<Root>, began: Wipes, now_ms: u64) {
+        let mut kept = self.kept.lock();
+        if kept.wipes == began {
+            kept.roots.put(slot, Entry { root: Arc::clone(root), made_ms: now_ms, used_ms: now_ms });
+        }
+    }
+
+    /// Forgets every root, and condemns the loads under way.
+    pub fn wipe(&self) {
+        let mut kept = self.kept.lock();
+        kept.wipes.0 += 1;
+        kept.roots.clear();
+    }
+
+    /// Forgets what is idle or old.
+    pub fn sweep(&self, now_ms: u64) {
+        self.kept.lock().roots.retain(|_, entry| self.is_fresh(entry, now_ms));
+    }
+
+    /// Roots in memory now.
+    pub fn len(&self) -> usize {
+        self.kept.lock().roots.len()
+    }
+
+    /// Whether nothing is in memory.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn is_fresh(&self, entry: &Entry, now_ms: u64) -> bool {
+        now_ms.saturating_sub(entry.made_ms) < self.age_ms && now_ms.saturating_sub(entry.used_ms) < self.idle_ms
+    }
+}
+
+/// The cache of roots.
+pub struct Keyring {
+    roots: Roots,
+    flights: Mutex<HashMap<Slot, Flight>>,
+}
+
+impl Keyring {
+    /// An empty keyring that drops roots unused for `idle_ms` and any root after `age_ms`.
+    pub fn new(idle_ms: u64, age_ms: u64) -> Arc<Self> {
+        Arc::new(Self { roots: Roots::new(idle_ms, age_ms), flights: Mutex::default() })
+    }
+
+    /// The root, if it is in memory and not too old.
+    pub fn warm(&self, slot: Slot) -> Option<Arc<Root>> {
+        self.roots.warm(slot, boot_ms())
+    }
+
+    /// The root, from memory or by `load`, which runs once for all that wait.
+    ///
+    /// # Errors
+    /// What the load answered. An error is not kept: the next request tries again.
+    pub async fn root(
+        self: &Arc<Self>,
+        slot: Slot,
+        load: impl FnOnce() -> BoxFuture<'static, Result<Root, LoadError>>,
+    ) -> Result<Arc<Root>, LoadError> {
+        if let Some(root) = self.warm(slot) {
+            return Ok(root);
+        }
+        let flight = self.flights.lock().entry(slot).or_insert_with(|| self.fly(slot, load())).clone();
+        flight.await
+    }
+
+    /// Forgets every root, and condemns the loads under way.
+    pub fn wipe(&self) {
+        self.roots.wipe();
+    }
+
+    /// Forgets what is idle or old. Called every few seconds.
+    pub fn sweep(&self) {
+        self.roots.sweep(boot_ms());
+    }
+
+    /// Roots in memory now.
+    pub fn len(&self) -> usize {
+        self.roots.len()
+    }
+
+    /// Whether nothing is in memory.
+    pub fn is_empty(&self) -> bool {
+        self.roots.is_empty()
+    }
+
+    /// Starts a load on its own task, so that it outlives the request that asked for it.
+    fn fly(self: &Arc<Self>, slot: Slot, load: BoxFuture<'static, Result<Root, LoadError>>) -> Flight {
+        let keyring = Arc::clone(self);
+        let wipes = self.roots.wipes();
+        let task = tokio::spawn(async move {
+            let loaded = load.await.map(Arc::new);
+            keyring.land(slot, &loaded, wipes);
+            loaded
+        });
+        let keyring = Arc::clone(self);
+        let joined = task.map(move |joined| {
+            joined.unwrap_or_else(|_| {
+                keyring.flights.lock().remove(&slot);
+                Err(LoadError::Interrupted)
+            })
+        });
+        joined.boxed().shared()
+    }
+
+    fn land(&self, slot: Slot, loaded: &Result<Arc<Root>, LoadError>, began: Wipes) {
+        if let Ok(root) = loaded {
+            self.roots.keep(slot, root, began, boot_ms());
+        }
+        self.flights.lock().remove(&slot);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use quorate_shares::ids::ClusterId;
+    use quorate_shares::master::{KeyIdentity, MasterKey};
+
+    use super::*;
+    use crate::base::random;
+
+    const VERSION: KeyVersion = KeyVersion(1);
+
+    fn slot(number: usize) -> Slot {
+        let mut uid = KeyUid([0; 16]);
+        uid.0[..8].copy_from_slice(&number.to_be_bytes());
+        (uid, VERSION)
+    }
+
+    fn root() -> Arc<Root> {
+        let identity = KeyIdentity { cluster: ClusterId([1; 16]), uid: KeyUid([2; 16]), version: VERSION };
+        Arc::new(MasterKey::random(&mut random::system()).encryption_root(&identity))
+    }
+
+    /// Mutated once: with an unbounded map, this fails.
+    #[test]
+    fn the_least_recently_used_root_makes_room_and_is_dropped_at_once() {
+        let roots = Roots::new(u64::MAX, u64::MAX);
+        let (used, unused, other) = (root(), root(), root());
+        roots.keep(slot(0), &used, roots.wipes(), 0);
+        roots.keep(slot(1), &unused, roots.wipes(), 0);
+        let watched = Arc::downgrade(&unused);
+        drop(unused);
+        for number in 2..ROOTS_MAX.get() {
+            roots.keep(slot(number), &other, roots.wipes(), 0);
+        }
+        assert!(
+            watched.upgrade().is_some() && roots.len() == ROOTS_MAX.get(),
+            "the control: there is room for so many"
+        );
+
+        assert!(roots.warm(slot(0), 1).is_some());
+        roots.keep(slot(ROOTS_MAX.get()), &other, roots.wipes(), 2);
+        assert_eq!(roots.len(), ROOTS_MAX.get());
+        assert!(roots.warm(slot(0), 3).is_some(), "it was used, although it is the oldest");
+        assert!(roots.warm(slot(1), 3).is_none(), "it made room");
+        assert!(watched.upgrade().is_none(), "its last user is gone, so it is dropped");
+    }
+
+    /// Mutated once: with `is_fresh` looking at one of the two times only, this fails.
+    #[test]
+    fn what_is_idle_or_old_is_neither_used_nor_kept() {
+        let roots = Roots::new(10, 25);
+        roots.keep(slot(0), &root(), roots.wipes(), 0);
+        assert!(roots.warm(slot(0), 9).is_some());
+        assert!(roots.warm(slot(0), 18).is_some(), "used 9 ms ago");
+        assert!(roots.warm(slot(0), 24).is_some());
+        assert!(roots.warm(slot(0), 25).is_none(), "too old, although it is in use");
+        roots.sweep(25);
+        assert!(roots.is_empty());
+
+        roots.keep(slot(1), &root(), roots.wipes(), 100);
+        assert!(roots.warm(slot(1), 110).is_none(), "not used for 10 ms");
+        roots.sweep(109);
+        assert_eq!(roots.len(), 1);
+        roots.sweep(110);
+        assert!(roots.is_empty());
+    }
+
+    /// Mutated once: with `keep` not looking at `began`, this fails.
+    #[test]
+    fn what_a_load_brings_after_a_wipe_is_not_kept() {
+        let roots = Roots::new(u64::MAX, u64::MAX);
+        let (kept, began) = (root(), roots.wipes());
+        roots.keep(slot(0), &kept, began, 0);
+        let watched = Arc::downgrade(&kept);
+        drop(kept);
+        roots.wipe();
+        assert!(roots.is_empty() && watched.upgrade().is_none(), "its last user is gone, so it is dropped");
+        roots.keep(slot(0), &root(), began, 0);
+        assert!(roots.is_empty());
+        roots.keep(slot(0), &root(), roots.wipes(), 0);
+        assert_eq!(roots.len(), 1);
+    }
+}

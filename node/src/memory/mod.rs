@@ -1,0 +1,5 @@
+//! What a node keeps in memory and nowhere else: keys, share keys at work, and the right to serve. Types without a node.
+
+pub mod holder;
+pub mod keyring;
+pub mod lease;

@@ -1,0 +1,105 @@
+//! Raft's messages over op sessions: the `Link` that the replica calls, and the snapshot stream that it receives.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use quorate_client::conn::{BulkReceiver, CallError, Lane as ConnLane};
+use quorate_raft::{Lane, Link, LinkError};
+use quorate_shares::ids::NodeId;
+use serde_bytes::ByteBuf;
+use tokio::sync::mpsc;
+use tracing::{info, warn};
+
+use crate::node::Node;
+use crate::peers::peer::{PeerReply, PeerRequest};
+use crate::peers::session::AskError;
+
+/// Snapshot chunks that wait for the disk at most; more hold up the stream, not the memory.
+const CHUNKS_WAITING: usize = 4;
+
+/// Carries Raft over the sessions of a node.
+pub struct PeerLink {
+    node: Arc<Node>,
+}
+
+impl PeerLink {
+    /// The link of `node`.
+    pub fn new(node: &Arc<Node>) -> Arc<Self> {
+        Arc::new(Self { node: Arc::clone(node) })
+    }
+}
+
+#[async_trait]
+impl Link for PeerLink {
+    async fn call(&self, to: NodeId, lane: Lane, request: Vec<u8>, deadline: Duration) -> Result<Vec<u8>, LinkError> {
+        let lane = match lane {
+            Lane::Log => ConnLane::Heavy,
+            Lane::Heartbeat | Lane::Vote => ConnLane::Urgent,
+        };
+        let request = PeerRequest::Raft(ByteBuf::from(request));
+        match self.node.sessions.ask(to, lane, &request, deadline).await {
+            Ok(PeerReply::Raft(reply)) => Ok(reply.into_vec()),
+            Ok(PeerReply::Refused(refusal)) => Err(LinkError::Refused(refusal.to_string())),
+            Ok(_) => Err(LinkError::Refused("malformed reply".to_owned())),
+            Err(AskError::Call(CallError::Deadline)) => Err(LinkError::Timeout),
+            Err(error) => Err(LinkError::Unreachable(error.to_string())),
+        }
+    }
+
+    async fn snapshot(
+        &self,
+        to: NodeId,
+        mut chunks: mpsc::Receiver<Vec<u8>>,
+        deadline: Duration,
+    ) -> Result<Vec<u8>, LinkError> {
+        let unreachable = |error: &dyn std::fmt::Display| LinkError::Unreachable(error.to_string());
+        let session = self.node.sessions.with(to).ok_or_else(|| unreachable(&"no session"))?;
+        let send = async {
+            let mut bulk = session.conn.open_bulk(b"snapshot").await.map_err(|error| unreachable(&error))?;
+            while let Some(chunk) = chunks.recv().await {
+                bulk.send(&chunk).await.map_err(|error| unreachable(&error))?;
+            }
+            let reply = bulk.finish(deadline).await.map_err(|error| unreachable(&error))?;
+            Ok(reply.to_vec())
+        };
+        tokio::time::timeout(deadline, send).await.unwrap_or(Err(LinkError::Timeout))
+    }
+}
+
+/// Feeds a snapshot that `from` sends into the replica, or into the database that waits for one, and sends back what it says.
+pub async fn receive_snapshot(node: &Arc<Node>, from: NodeId, mut bulk: BulkReceiver) {
+    let (feed, chunks) = mpsc::channel(CHUNKS_WAITING);
+    let install = match (node.replica(), node.rebuild()) {
+        (Some(replica), _) => tokio::spawn(async move { replica.serve_snapshot(from, chunks).await }),
+        (None, Some(rebuild)) => tokio::spawn(async move { rebuild.serve_snapshot(from, chunks).await }),
+        (None, None) => return,
+    };
+    loop {
+        match bulk.next().await {
+            Ok(Some(chunk)) => {
+                if feed.send(chunk.to_vec()).await.is_err() {
+                    break;
+                }
+            }
+            Ok(None) => break,
+            Err(error) => {
+                // Without its end a snapshot is not installed: the replica sees the channel close too early.
+                warn!(%from, %error, "snapshot broken off");
+                install.abort();
+                return;
+            }
+        }
+    }
+    drop(feed);
+    match install.await {
+        Ok(Ok(reply)) => {
+            info!(%from, "snapshot received");
+            if let Err(error) = bulk.reply(&reply).await {
+                warn!(%from, %error, "snapshot installed, but the sender is gone");
+            }
+        }
+        Ok(Err(error)) => warn!(%from, %error, "snapshot refused"),
+        Err(error) => warn!(%from, %error, "snapshot not installed"),
+    }
+}

@@ -1,0 +1,3 @@
+//! What may be asked, whoever carries the question.
+
+pub mod api;

@@ -1,0 +1,402 @@
+//! The disk under the vault: a data directory that one process owns, and one file of two slots.
+//!
+//! The vault makes four calls and no others, through [`Disk`], so that a test can record them and replay every crash.
+//! [`FileDisk`] is the real one. Files are born 0600 and directories 0700 whatever the umask says; a key file that is
+//! readable for an instant is a key file that was read.
+//!
+//! Reading back goes through the page cache: it catches a wrong offset, a short write and bad memory, not a drive that
+//! lies about its cache. Against that stand the checksum of each slot and the second slot.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
+
+use crate::base::random;
+
+/// Size of one slot. Every write covers all of it, so nothing older survives behind a shorter content.
+pub const SLOT_BYTES: usize = 128 * 1024;
+
+/// One of the two copies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Slot {
+    /// The copy at offset 0.
+    First,
+    /// The copy behind it.
+    Second,
+}
+
+impl Slot {
+    /// Both, in order of their offset.
+    pub const BOTH: [Slot; 2] = [Slot::First, Slot::Second];
+
+    /// The other copy.
+    pub fn other(self) -> Self {
+        match self {
+            Slot::First => Slot::Second,
+            Slot::Second => Slot::First,
+        }
+    }
+
+    fn offset(self) -> u64 {
+        match self {
+            Slot::First => 0,
+            Slot::Second => SLOT_BYTES as u64,
+        }
+    }
+}
+
+/// What the vault asks of a disk.
+pub trait Disk: Send {
+    /// Fills `into` with a slot. Bytes beyond the end of the medium read as zeros: a truncated file is a damaged slot.
+    ///
+    /// # Errors
+    /// What the medium says.
+    fn read(&mut self, slot: Slot, into: &mut [u8; SLOT_BYTES]) -> io::Result<()>;
+
+    /// Writes a whole slot; it is durable only after [`Disk::sync`].
+    ///
+    /// # Errors
+    /// What the medium says.
+    fn write(&mut self, slot: Slot, bytes: &[u8; SLOT_BYTES]) -> io::Result<()>;
+
+    /// Returns when everything written is on the medium.
+    ///
+    /// # Errors
+    /// What the medium says. After one, nobody knows what is on it.
+    fn sync(&mut self) -> io::Result<()>;
+}
+
+/// Why a data directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DataDirError {
+    /// Another process has it.
+    #[error("data directory {0} is in use by another quorated")]
+    InUse(PathBuf),
+    /// Somebody else could read it, and that cannot be changed.
+    #[error("data directory {path} can be read by others (mode {mode:o})")]
+    Exposed {
+        /// The directory.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// The file system refused.
+    #[error("data directory {path}: {source}")]
+    Io {
+        /// The directory.
+        path: PathBuf,
+        /// What it said.
+        source: io::Error,
+    },
+}
+
+impl DataDirError {
+    /// What to do about it.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::InUse(_) => "stop the other process, or give each node a directory of its own",
+            Self::Exposed { .. } => "chown it to the user that runs quorated and chmod it to 0700",
+            Self::Io { .. } => "check that the path is right and that quorated may write there",
+        }
+    }
+}
+
+/// A data directory that this process owns until it is dropped.
+#[derive(Debug)]
+pub struct DataDir {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl DataDir {
+    /// Opens `path`, making it (0700) if it does not exist, and takes its lock file for this process.
+    ///
+    /// # Errors
+    /// [`DataDirError`].
+    pub fn open(path: &Path) -> Result<Self, DataDirError> {
+        let failed = |source| DataDirError::Io { path: path.to_owned(), source };
+        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
+        let mode = fs::metadata(path).map_err(failed)?.mode() & 0o777;
+        let narrowed = mode == 0o700 || fs::set_permissions(path, Permissions::from_mode(0o700)).is_ok();
+        if !narrowed && mode & 0o077 != 0 {
+            return Err(DataDirError::Exposed { path: path.to_owned(), mode });
+        }
+        let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path.join("lock"));
+        let lock = lock.map_err(failed)?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
+            Err(TryLockError::WouldBlock) => Err(DataDirError::InUse(path.to_owned())),
+            Err(TryLockError::Error(source)) => Err(failed(source)),
+        }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// Two slots in one real file.
+#[derive(Debug)]
+pub struct FileDisk {
+    file: File,
+}
+
+impl FileDisk {
+    /// Makes the file at `path` with both slots already filled, durable under its name when this returns.
+    ///
+    /// It is written under another name and linked into place: a crash leaves either no file or a whole one, and an
+    /// existing file is never replaced.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::AlreadyExists`] if there is one, else what the medium says.
+    pub fn create(path: &Path, content: &[u8; SLOT_BYTES]) -> io::Result<Self> {
+        let unfinished = path.with_extension("new");
+        match fs::remove_file(&unfinished) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&unfinished)?;
+        file.set_permissions(Permissions::from_mode(0o600))?;
+        let mut disk = Self { file };
+        for slot in Slot::BOTH {
+            disk.write(slot, content)?;
+        }
+        disk.file.sync_all()?;
+        fs::hard_link(&unfinished, path)?;
+        fs::remove_file(&unfinished)?;
+        sync_parent(path)?;
+        Ok(disk)
+    }
+
+    /// Opens the file at `path`; `None` if there is none.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn open(path: &Path) -> io::Result<Option<Self>> {
+        match OpenOptions::new().read(true).write(true).open(path) {
+            Ok(file) => Ok(Some(Self { file })),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Opens the file at `path` without the right to change it.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn open_read_only(path: &Path) -> io::Result<Self> {
+        File::open(path).map(|file| Self { file })
+    }
+}
+
+impl Disk for FileDisk {
+    fn read(&mut self, slot: Slot, into: &mut [u8; SLOT_BYTES]) -> io::Result<()> {
+        let mut filled = 0;
+        while filled < SLOT_BYTES {
+            match self.file.read_at(&mut into[filled..], slot.offset() + filled as u64) {
+                Ok(0) => break,
+                Ok(count) => filled += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        into[filled..].fill(0);
+        Ok(())
+    }
+
+    fn write(&mut self, slot: Slot, bytes: &[u8; SLOT_BYTES]) -> io::Result<()> {
+        self.file.write_all_at(bytes, slot.offset())
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+}
+
+/// Puts a file of these bytes, mode 0600, in the place of the one at `path`, if there is one: a crash leaves either of them
+/// whole. Durable when this returns.
+///
+/// # Errors
+/// What the file system says; the file is then as it was.
+pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let unfinished = path.with_extension("new");
+    let mut file = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&unfinished)?;
+    file.set_permissions(Permissions::from_mode(0o600))?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&unfinished, path)?;
+    sync_parent(path)
+}
+
+/// Makes a file of these bytes, mode 0600, at `path`, where there is none: a crash leaves nothing there or the whole of it.
+/// Durable when this returns.
+///
+/// # Errors
+/// [`io::ErrorKind::AlreadyExists`] if there is one, else what the file system says.
+pub fn create(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut unfinished = path.as_os_str().to_owned();
+    // The directory is not ours, and nor is a file in it that has the name that we would choose.
+    unfinished.push(format!(".new-{:016x}", u64::from_be_bytes(random::bytes())));
+    let unfinished = PathBuf::from(unfinished);
+    let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&unfinished)?;
+    let written = file.write_all(bytes).and_then(|()| file.sync_all()).and_then(|()| settle(&unfinished, path));
+    let _ = fs::remove_file(&unfinished);
+    // Whoever finds it takes it for durable.
+    written.and_then(|()| sync_parent(path).inspect_err(|_| drop(fs::remove_file(path))))
+}
+
+/// Gives a file its name, unless that is taken.
+fn settle(unfinished: &Path, path: &Path) -> io::Result<()> {
+    match renameat_with(CWD, unfinished, CWD, path, RenameFlags::NOREPLACE) {
+        // A file system that cannot do this can make links. That of a memory stick is the other way round.
+        Err(Errno::INVAL | Errno::NOSYS) => fs::hard_link(unfinished, path),
+        renamed => Ok(renamed?),
+    }
+}
+
+/// Whether `path` lies in `directory`, also when a link leads there. Neither needs to exist.
+pub fn lies_in(path: &Path, directory: &Path) -> bool {
+    real(path).starts_with(real(directory))
+}
+
+/// Whether both lie on one file system, so that whoever takes one has the other.
+pub fn is_one_device(one: &Path, other: &Path) -> bool {
+    let device = |path: &Path| fs::metadata(path).map(|metadata| metadata.dev()).ok();
+    device(one).is_some_and(|found| Some(found) == device(other))
+}
+
+/// `path` without links, as far as it exists.
+fn real(path: &Path) -> PathBuf {
+    match (fs::canonicalize(path), path.parent(), path.file_name()) {
+        (Ok(real), _, _) => real,
+        (Err(_), Some(parent), Some(name)) => real(parent).join(name),
+        _ => path.to_owned(),
+    }
+}
+
+fn sync_parent(path: &Path) -> io::Result<()> {
+    File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_process_owns_a_directory() {
+        let parent = tempfile::tempdir().expect("a temporary directory");
+        let path = parent.path().join("a/b");
+        let first = DataDir::open(&path).expect("a fresh directory");
+        assert!(matches!(DataDir::open(&path), Err(DataDirError::InUse(_))));
+        drop(first);
+        DataDir::open(&path).expect("the lock ends with its owner");
+    }
+
+    /// Runs itself again under `umask 000`, the setting that has made other key files readable to everybody.
+    #[test]
+    fn files_are_private_whatever_the_umask() {
+        let parent = tempfile::tempdir().expect("a temporary directory");
+        let inner = std::env::var_os("QUORATE_TEST_UMASK_DIR");
+        let Some(path) = inner.map(PathBuf::from) else {
+            let this = std::env::current_exe().expect("the test binary");
+            let status = std::process::Command::new("sh")
+                .args(["-c", "umask 000; exec \"$0\" --exact disk::tests::files_are_private_whatever_the_umask"])
+                .arg(this)
+                .env("QUORATE_TEST_UMASK_DIR", parent.path().join("data"))
+                .status();
+            assert!(status.expect("a shell").success() && parent.path().join("data/vault").exists());
+            return;
+        };
+        let dir = DataDir::open(&path).expect("a fresh directory");
+        FileDisk::create(&path.join("vault"), &[0; SLOT_BYTES]).expect("nothing is there yet");
+        let mode = |name: &str| fs::metadata(dir.path().join(name)).expect("it exists").mode() & 0o777;
+        assert_eq!((mode("."), mode("lock"), mode("vault")), (0o700, 0o600, 0o600));
+    }
+
+    #[test]
+    fn a_directory_open_to_others_is_closed() {
+        let parent = tempfile::tempdir().expect("a temporary directory");
+        fs::set_permissions(parent.path(), Permissions::from_mode(0o755)).expect("our own directory");
+        let _owned = DataDir::open(parent.path()).expect("our own directory");
+        assert_eq!(fs::metadata(parent.path()).expect("it exists").mode() & 0o777, 0o700);
+    }
+
+    #[test]
+    fn an_existing_file_is_never_replaced_and_an_unfinished_one_is() {
+        let parent = tempfile::tempdir().expect("a temporary directory");
+        let path = parent.path().join("vault");
+        fs::write(parent.path().join("vault.new"), b"left by a crash").expect("our own directory");
+        FileDisk::create(&path, &[7; SLOT_BYTES]).expect("nothing is there yet");
+        assert!(!parent.path().join("vault.new").exists());
+        let again = FileDisk::create(&path, &[8; SLOT_BYTES]).expect_err("it exists");
+        assert_eq!(again.kind(), io::ErrorKind::AlreadyExists);
+        assert!(fs::read(&path).expect("it exists").iter().all(|&byte| byte == 7));
+    }
+
+    #[test]
+    fn a_file_is_replaced_as_a_whole() {
+        let parent = tempfile::tempdir().expect("a temporary directory");
+        let path = parent.path().join("alarms");
+        fs::write(parent.path().join("alarms.new"), b"left by a crash, and longer").expect("our own directory");
+        for bytes in [&b"first"[..], b"2nd"] {
+            replace(&path, bytes).expect("our own directory");
+            assert_eq!(fs::read(&path).expect("it exists"), bytes);
+            assert_eq!(fs::metadata(&path).expect("it exists").mode() & 0o777, 0o600);
+        }
+        assert!(!parent.path().join("alarms.new").exists());
+    }
+
+    /// Mutated: a file that has its name before its bytes is seen empty, as it stays when power is lost.
+    #[test]
+    fn a_new_file_is_whole_from_the_moment_that_it_is_there() {
+        let parent = tempfile::tempdir().expect("a temporary directory");
+        let places: Vec<_> = (0..100).map(|number| parent.path().join(format!("pin-{number}"))).collect();
+        std::thread::scope(|threads| {
+            let look = || {
+                places.iter().for_each(|path| {
+                    let seen = std::iter::repeat_with(|| fs::read(path)).find_map(Result::ok);
+                    assert_eq!(seen.expect("without end"), [7; 32], "{}", path.display());
+                });
+            };
+            let looks = threads.spawn(look);
+            places.iter().for_each(|path| create(path, &[7; 32]).expect("nothing is there yet"));
+            looks.join().expect("nothing but whole files");
+        });
+        let again = create(&places[0], &[8; 32]).expect_err("it exists");
+        assert_eq!(again.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(fs::read(&places[0]).expect("it exists"), [7; 32]);
+        assert_eq!(fs::metadata(&places[0]).expect("it exists").mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(parent.path()).expect("ours").count(), places.len(), "nothing else is left");
+    }
+
+    #[test]
+    fn a_link_hides_no_place() {
+        let parent = tempfile::tempdir().expect("a temporary directory");
+        let [data, link] = ["data", "link"].map(|name| parent.path().join(name));
+        fs::create_dir(&data).expect("our own directory");
+        std::os::unix::fs::symlink(&data, &link).expect("our own directory");
+        assert!(lies_in(&data.join("pin"), &data) && lies_in(&link.join("deep/pin"), &data));
+        assert!(
+            lies_in(&data.join("pin"), &link) && lies_in(&parent.path().join("new/pin"), &parent.path().join("new"))
+        );
+        assert!(!lies_in(&parent.path().join("database/pin"), &data) && !lies_in(&parent.path().join("pin"), &data));
+    }
+
+    #[test]
+    fn a_truncated_file_reads_as_zeros() {
+        let parent = tempfile::tempdir().expect("a temporary directory");
+        let path = parent.path().join("vault");
+        FileDisk::create(&path, &[7; SLOT_BYTES]).expect("nothing is there yet").file.set_len(1).expect("shrinks");
+        let mut disk = FileDisk::open(&path).expect("opens").expect("it exists");
+        let mut slot = [1; SLOT_BYTES];
+        disk.read(Slot::First, &mut slot).expect("reads");
+        assert_eq!((slot[0], slot[1], slot[SLOT_BYTES - 1]), (7, 0, 0));
+        disk.read(Slot::Second, &mut slot).expect("reads");
+        assert!(slot.iter().all(|&byte| byte == 0));
+    }
+}

@@ -1,0 +1,384 @@
+//! Invitations, and the request that proves one.
+//!
+//! An invitation is a bearer secret for one use within an hour. The one who gave it keeps only V, its hash; the one who
+//! got it proves V over the TLS session it speaks on, together with the public keys it registers, so that nobody in
+//! between can put other keys in their place or replay the proof on another connection.
+//!
+//! ```text
+//! invitation  base64url("QJT1" | cluster_id 16 | secret 32 | n u8 (1..3) | n x { boot_pk 32 | address u8+bytes })
+//! V           SHA-256("quorate/v1/invite\0" | secret)
+//! request     "QJN1" | SHA-256(V) 32 | boot_pk 32 | op_pk 32 | share_pk 1216 | name u8+bytes
+//!             | a u8 | a x address u8+bytes | proof 32
+//! proof       HMAC(V, "quorate/v1/join\0" | exporter 32 | boot_pk | op_pk | SHA-256(share_pk))
+//! reply       "QJA1" | code u8 | node_id u64 | attempt u32 | roster | mac 32
+//! mac         HMAC(V, "quorate/v1/join-ok\0" | exporter 32 | SHA-256(reply so far))
+//! ```
+//! The exporter is TLS-Exporter(`labels::EXPORTER_JOIN`, "", 32) of the connection; the caller brings its bytes. This
+//! module is pure: which invitation is known, bound, used or expired is decided where the state is.
+
+use std::fmt;
+use std::str::FromStr;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use hmac::{Hmac, KeyInit, Mac};
+use quorate_shares::ids::{ClusterId, NodeId, NodeName};
+use quorate_shares::kem::PublicKey;
+use quorate_shares::labels::{INVITE, JOIN, JOIN_OK};
+use quorate_shares::secret::Secret;
+use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
+
+use crate::base::random;
+use crate::vault::Roster;
+use crate::vault::layout::{Address, LayoutError, Reader, Writer};
+
+/// Most members that an invitation names; a joiner needs one that answers.
+pub const INVITERS_MAX: usize = 3;
+/// Longest text of an invitation; longer input is refused before it is decoded.
+pub const INVITATION_TEXT_MAX: usize = 1300;
+/// Largest request, with eight of the longest addresses.
+pub const JOIN_REQUEST_BYTES_MAX: usize = 4 * 1024;
+/// Largest reply: the roster and a few fields.
+pub const JOIN_REPLY_BYTES_MAX: usize = 128 * 1024;
+
+/// What an operator carries from a member to a new node. Its text is a secret.
+pub struct Invitation {
+    /// The cluster that it leads into.
+    pub cluster: ClusterId,
+    /// What is proved.
+    pub secret: Secret<32>,
+    /// Whom to ask, 1 to [`INVITERS_MAX`].
+    pub inviters: Vec<Inviter>,
+}
+
+/// A member that takes the joiner's request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inviter {
+    /// The identity that it must show.
+    pub boot_pk: [u8; 32],
+    /// Where it is reached.
+    pub address: Address,
+}
+
+/// Why a text is not an invitation.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvitationError {
+    /// Not base64url without padding, or too long.
+    #[error("this is not an invitation")]
+    Text,
+    /// The text is fine and what it holds is not.
+    #[error("damaged invitation: {0}")]
+    Content(#[from] LayoutError),
+}
+
+impl InvitationError {
+    /// What to do about it.
+    pub fn hint(&self) -> &'static str {
+        "copy the whole line that `quorate cluster init` or `quorate node invite` printed"
+    }
+}
+
+impl Invitation {
+    /// V, which the giver keeps and the joiner proves.
+    pub fn key(&self) -> InvitationKey {
+        InvitationKey::of(&self.secret)
+    }
+
+    /// The one line of text that the operator copies.
+    ///
+    /// # Errors
+    /// [`LayoutError`] if it names no inviter or too many.
+    pub fn text(&self) -> Result<Zeroizing<String>, LayoutError> {
+        if self.inviters.is_empty() || self.inviters.len() > INVITERS_MAX {
+            return Err(LayoutError::Invalid("number of inviters"));
+        }
+        let mut writer = Writer::with_room(INVITATION_TEXT_MAX / 4 * 3);
+        writer.bytes(b"QJT1").bytes(&self.cluster.0).bytes(self.secret.expose()).count(self.inviters.len());
+        for inviter in &self.inviters {
+            writer.bytes(&inviter.boot_pk).text(inviter.address.as_str());
+        }
+        let bytes = writer.finish()?;
+        let mut text = Zeroizing::new(String::with_capacity(bytes.len() * 4 / 3 + 4));
+        URL_SAFE_NO_PAD.encode_string(&*bytes, &mut text);
+        Ok(text)
+    }
+}
+
+impl FromStr for Invitation {
+    type Err = InvitationError;
+
+    fn from_str(text: &str) -> Result<Self, InvitationError> {
+        if text.len() > INVITATION_TEXT_MAX {
+            return Err(InvitationError::Text);
+        }
+        let mut bytes = Zeroizing::new(vec![0; text.len()]);
+        let length = URL_SAFE_NO_PAD.decode_slice(text, &mut bytes).map_err(|_| InvitationError::Text)?;
+        let mut reader = Reader::new(&bytes[..length], "invitation");
+        if reader.bytes(4)? != b"QJT1" {
+            return Err(InvitationError::Text);
+        }
+        let (cluster, secret) = (reader.cluster()?, reader.secret()?);
+        let inviters = (0..reader.count(INVITERS_MAX, "inviters")?)
+            .map(|_| Ok(Inviter { boot_pk: reader.array()?, address: reader.address()? }))
+            .collect::<Result<Vec<_>, LayoutError>>()?;
+        reader.finish()?;
+        match inviters.is_empty() {
+            false => Ok(Self { cluster, secret, inviters }),
+            true => Err(LayoutError::Invalid("number of inviters").into()),
+        }
+    }
+}
+
+/// V: the hash of an invitation's secret, and the key of both proofs.
+pub struct InvitationKey(Secret<32>);
+
+impl From<Secret<32>> for InvitationKey {
+    fn from(bytes: Secret<32>) -> Self {
+        Self(bytes)
+    }
+}
+
+impl InvitationKey {
+    /// V of an invitation's secret.
+    pub fn of(secret: &Secret<32>) -> Self {
+        let mut hash: [u8; 32] = Sha256::new().chain_update(INVITE).chain_update(secret.expose()).finalize().into();
+        Self(Secret::take(&mut hash))
+    }
+
+    /// The bytes that the vault keeps.
+    pub fn expose(&self) -> &[u8; 32] {
+        self.0.expose()
+    }
+
+    /// A second owner of the same key.
+    pub fn duplicate(&self) -> Self {
+        Self(self.0.duplicate())
+    }
+
+    /// SHA-256(V): names the invitation in a request without telling V.
+    pub fn id(&self) -> [u8; 32] {
+        Sha256::digest(self.0.expose()).into()
+    }
+
+    fn mac(&self, label: &[u8], exporter: &[u8; 32]) -> Hmac<Sha256> {
+        let mut mac = Hmac::<Sha256>::new_from_slice(self.0.expose()).expect("HMAC takes keys of any length");
+        mac.update(label);
+        mac.update(exporter);
+        mac
+    }
+}
+
+/// What a new node registers.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Registration {
+    /// Its boot identity, which must be the one that it shows in TLS.
+    pub boot_pk: [u8; 32],
+    /// Its op identity.
+    pub op_pk: [u8; 32],
+    /// Its share key.
+    pub share_pk: PublicKey,
+    /// The operator's label.
+    pub name: NodeName,
+    /// Where it is reached, at least one address.
+    pub addresses: Vec<Address>,
+}
+
+/// A request, parsed and not yet believed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct JoinRequest {
+    /// SHA-256(V) of the invitation that it claims.
+    pub invitation: [u8; 32],
+    /// What it registers.
+    pub registration: Registration,
+    proof: [u8; 32],
+}
+
+impl Registration {
+    /// Lays out the request for a connection with this exporter.
+    ///
+    /// # Errors
+    /// [`LayoutError`] if there is no address or there are too many.
+    pub fn request(&self, key: &InvitationKey, exporter: &[u8; 32]) -> Result<Vec<u8>, LayoutError> {
+        let mut writer = Writer::with_room(JOIN_REQUEST_BYTES_MAX);
+        writer.bytes(b"QJN1").bytes(&key.id()).bytes(&self.boot_pk).bytes(&self.op_pk);
+        writer.bytes(self.share_pk.as_bytes()).text(self.name.as_str()).addresses(&self.addresses);
+        writer.bytes(&self.mac(key, exporter).finalize().into_bytes());
+        let bytes = writer.finish()?.to_vec();
+        JoinRequest::parse(&bytes).map(|_| bytes)
+    }
+
+    fn mac(&self, key: &InvitationKey, exporter: &[u8; 32]) -> Hmac<Sha256> {
+        let mut mac = key.mac(JOIN, exporter);
+        mac.update(&self.boot_pk);
+        mac.update(&self.op_pk);
+        mac.update(&Sha256::digest(self.share_pk.as_bytes()));
+        mac
+    }
+}
+
+impl JoinRequest {
+    /// Parses a request.
+    ///
+    /// # Errors
+    /// [`LayoutError`] for anything but a whole request.
+    pub fn parse(bytes: &[u8]) -> Result<Self, LayoutError> {
+        let mut reader = Reader::new(bytes, "join request");
+        if reader.bytes(4)? != b"QJN1" {
+            return Err(LayoutError::Invalid("join request"));
+        }
+        let invitation = reader.array()?;
+        let registration = Registration {
+            boot_pk: reader.array()?,
+            op_pk: reader.array()?,
+            share_pk: reader.share_pk()?,
+            name: reader.name()?,
+            addresses: reader.addresses()?,
+        };
+        let proof = reader.array()?;
+        reader.finish()?;
+        match registration.addresses.is_empty() {
+            false => Ok(Self { invitation, registration, proof }),
+            true => Err(LayoutError::Invalid("number of addresses")),
+        }
+    }
+
+    /// Whether the sender knows V and speaks on the connection with this exporter. The caller also checks that the
+    /// registered boot identity is the one that TLS has seen.
+    pub fn is_proved(&self, key: &InvitationKey, exporter: &[u8; 32]) -> bool {
+        self.invitation == key.id() && self.registration.mac(key, exporter).verify_slice(&self.proof).is_ok()
+    }
+}
+
+/// What a member answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JoinReply {
+    /// Whether the joiner is in.
+    pub code: JoinCode,
+    /// The id that it was given; `None` when it was refused.
+    pub node: Option<NodeId>,
+    /// The attempt at founding that the roster belongs to; 0 when joining a running cluster.
+    pub attempt: u32,
+    /// The members as the one who answers knows them; empty in a refusal.
+    pub roster: Roster,
+}
+
+/// The outcome of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JoinCode {
+    /// Everybody who is needed is there: go on with the roster.
+    Complete = 0,
+    /// Proved; ask again in a second. The other founders are not there yet, or another operation runs.
+    Wait = 1,
+    /// Somebody else has proved this invitation.
+    Used = 2,
+    /// Nobody proved it in time.
+    Expired = 3,
+    /// No such invitation; the reply is then not authenticated.
+    Unknown = 4,
+    /// Another member has the name, or the invitation is for another one.
+    NameTaken = 5,
+    /// The cluster has as many members as it may.
+    Full = 6,
+    /// Without the node that it replaces too few shares would remain.
+    TooFew = 7,
+}
+
+/// Why a reply is not taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum JoinReplyError {
+    /// Not a whole reply.
+    #[error("malformed join reply: {0}")]
+    Malformed(#[from] LayoutError),
+    /// Its MAC does not come from someone who knows V on this connection.
+    #[error("the join reply is not from a member that knows this invitation")]
+    Unproved,
+}
+
+impl JoinReply {
+    /// Lays out the reply for a connection with this exporter.
+    ///
+    /// Who does not know the invitation has no V; it passes a random key, and the joiner reads the code without believing
+    /// it.
+    ///
+    /// # Errors
+    /// [`LayoutError::TooMany`] if the roster is too large.
+    pub fn seal(&self, key: &InvitationKey, exporter: &[u8; 32]) -> Result<Vec<u8>, LayoutError> {
+        let mut writer = Writer::with_room(JOIN_REPLY_BYTES_MAX);
+        writer.bytes(b"QJA1").u8(self.code as u8).u64(self.node.map_or(0, |node| node.0)).u32(self.attempt);
+        self.roster.write(&mut writer);
+        let mac = reply_mac(key, exporter, writer.written()).finalize().into_bytes();
+        writer.bytes(&mac);
+        Ok(writer.finish()?.to_vec())
+    }
+
+    /// What whoever asks with an unknown invitation is told.
+    pub fn unknown(exporter: &[u8; 32]) -> Result<Vec<u8>, LayoutError> {
+        let reply = Self { code: JoinCode::Unknown, node: None, attempt: 0, roster: Roster::default() };
+        reply.seal(&InvitationKey::from(Secret::random(&mut random::system())), exporter)
+    }
+
+    /// Parses a reply and checks who it is from. Only [`JoinCode::Unknown`] may come without a valid MAC; nothing but the
+    /// code is taken from such a reply.
+    ///
+    /// # Errors
+    /// [`JoinReplyError`].
+    pub fn open(bytes: &[u8], key: &InvitationKey, exporter: &[u8; 32]) -> Result<Self, JoinReplyError> {
+        let (signed, mac) = bytes.split_last_chunk::<32>().ok_or(LayoutError::Short("join reply"))?;
+        let mut reader = Reader::new(signed, "join reply");
+        if reader.bytes(4)? != b"QJA1" {
+            return Err(LayoutError::Invalid("join reply").into());
+        }
+        let code = JoinCode::read(&mut reader)?;
+        let node = Some(reader.u64()?).filter(|&id| id != 0).map(NodeId);
+        let reply = Self { code, node, attempt: reader.u32()?, roster: Roster::read(&mut reader)? };
+        reader.finish()?;
+        match reply_mac(key, exporter, signed).verify_slice(mac) {
+            Ok(()) => Ok(reply),
+            Err(_) if code == JoinCode::Unknown => Ok(Self { node: None, attempt: 0, roster: Roster::default(), code }),
+            Err(_) => Err(JoinReplyError::Unproved),
+        }
+    }
+}
+
+impl JoinCode {
+    fn read(reader: &mut Reader<'_>) -> Result<Self, LayoutError> {
+        [
+            Self::Complete,
+            Self::Wait,
+            Self::Used,
+            Self::Expired,
+            Self::Unknown,
+            Self::NameTaken,
+            Self::Full,
+            Self::TooFew,
+        ]
+        .into_iter()
+        .nth(usize::from(reader.u8()?))
+        .ok_or(LayoutError::Invalid("join code"))
+    }
+}
+
+fn reply_mac(key: &InvitationKey, exporter: &[u8; 32], signed: &[u8]) -> Hmac<Sha256> {
+    let mut mac = key.mac(JOIN_OK, exporter);
+    mac.update(&Sha256::digest(signed));
+    mac
+}
+
+impl fmt::Display for JoinCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Complete => "complete",
+            Self::Wait => "waiting for others",
+            Self::Used => "this invitation was used by another node",
+            Self::Expired => "this invitation has expired",
+            Self::Unknown => "no such invitation",
+            Self::NameTaken => "another member has this name",
+            Self::Full => "the cluster has as many members as it may",
+            Self::TooFew => "without the node that this invitation replaces too few shares would remain",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,224 @@
+//! The vault: the one small file that lets a node boot, and that never enters the database, Raft or a backup.
+//!
+//! It holds the boot identity in plain, the roster, the node's own lock (the bundle, and the pieces that its peers can
+//! open), and the keys with which this node opens pieces of its peers. All of it can be erased, which no LSM tree can do:
+//! the file is two slots of equal content, and every write covers both of them whole. [`VaultFile`] keeps that promise,
+//! [`Vault`] is the content, and each section has its bytes drawn above its type.
+//!
+//! ```text
+//! body = sections in order of their tags, each: tag u8 | len u32 | bytes
+//!   1 identity  cluster_id 16 | node_id u64 | boot_seed 32          always
+//!   2 roster    see roster                                          always
+//!   3 own lock  see quorate_shares::lock                            once the first lock is made
+//!   4 held      see held                                            always, perhaps empty
+//!   5 founding  see founding                                        until the node is in the cluster
+//!   6 flags     bits u8: 1 sealed, 2 revoked                        always
+//!   7 denials   see denials                                         while somebody is denied
+//! ```
+//! A tag that this version does not know refuses to open: rewriting the file would drop what it cannot read.
+
+pub mod disk;
+pub mod invitation;
+pub mod layout;
+pub mod lock_keys;
+
+mod denials;
+mod file;
+mod founding;
+mod held;
+mod roster;
+mod slot;
+
+use quorate_raft::Denial;
+use quorate_shares::ids::{ClusterId, NodeId};
+use quorate_shares::lock::Lock;
+use quorate_shares::secret::Secret;
+
+pub use self::denials::DENIALS_MAX;
+pub use self::file::{VaultError, VaultFile, inspect};
+pub use self::founding::{
+    FirstFounder, FounderKeys, Founding, FoundingStep, INVITATIONS_MAX, Invited, OpenInvitation, Role,
+};
+pub use self::held::{HeldForPeer, HeldKey, KEYS_PER_PEER_MAX};
+pub use self::roster::{MEMBERS_MAX, REVOKED_MAX, Revoked, Roster, RosterLogId, RosterMember, Standing};
+pub use self::slot::{BODY_BYTES_MAX, Damage};
+use crate::vault::layout::{LayoutError, Reader, Wiped, Writer};
+
+const IDENTITY: u8 = 1;
+const ROSTER: u8 = 2;
+const LOCK: u8 = 3;
+const HELD: u8 = 4;
+const FOUNDING: u8 = 5;
+const FLAGS: u8 = 6;
+const DENIALS: u8 = 7;
+
+/// Everything that a node knows before anybody has opened its lock.
+pub struct Vault {
+    /// Who this node is.
+    pub identity: Identity,
+    /// Who its peers are.
+    pub roster: Roster,
+    /// Its own keys, locked; `None` until the first lock is made.
+    pub lock: Option<Lock>,
+    /// What it holds for its peers, in order of their ids.
+    pub held: Vec<HeldForPeer>,
+    /// Its unfinished founding or joining.
+    pub founding: Option<Founding>,
+    /// What the operator has set, and the cluster.
+    pub flags: Flags,
+    /// Who is denied, and by which entry, in order of their ids.
+    pub denials: Vec<Denial>,
+}
+
+/// Section 1.
+pub struct Identity {
+    /// The cluster that this node belongs to.
+    pub cluster: ClusterId,
+    /// Its id; `None` until it was given one.
+    pub node: Option<NodeId>,
+    /// Seed of the boot identity: whoever has it may ask for LockOpen and for the public status, nothing else.
+    pub boot_seed: Secret<32>,
+}
+
+/// Section 6.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Flags {
+    /// The operator sealed this node, and it stays so over restarts.
+    pub sealed: bool,
+    /// This node was told that it is no member any more, and stays down.
+    pub revoked: bool,
+}
+
+impl Vault {
+    /// The vault of a node that belongs to `cluster` and has nothing else yet.
+    pub fn new(cluster: ClusterId, boot_seed: Secret<32>) -> Self {
+        Self {
+            identity: Identity { cluster, node: None, boot_seed },
+            roster: Roster::default(),
+            lock: None,
+            held: Vec::new(),
+            founding: None,
+            flags: Flags::default(),
+            denials: Vec::new(),
+        }
+    }
+
+    /// What is held for a peer.
+    pub fn held_for(&self, peer: NodeId) -> Option<&HeldForPeer> {
+        self.held.iter().find(|held| held.peer == peer)
+    }
+
+    /// What is held for a peer, to be changed; made when there is nothing yet.
+    pub fn held_for_mut(&mut self, peer: NodeId) -> &mut HeldForPeer {
+        let at = self.held.binary_search_by_key(&peer, |held| held.peer).unwrap_or_else(|at| {
+            self.held.insert(at, HeldForPeer::new(peer));
+            at
+        });
+        &mut self.held[at]
+    }
+
+    /// The body of a slot.
+    ///
+    /// # Errors
+    /// [`LayoutError`] if it would not fit, or if parsing it again would refuse it.
+    pub fn encode(&self) -> Result<Wiped, LayoutError> {
+        let mut writer = Writer::with_room(BODY_BYTES_MAX);
+        writer.section(IDENTITY, |writer| {
+            writer.bytes(&self.identity.cluster.0).u64(self.identity.node.map_or(0, |node| node.0));
+            writer.bytes(self.identity.boot_seed.expose());
+        });
+        writer.section(ROSTER, |writer| self.roster.write(writer));
+        if let Some(lock) = &self.lock {
+            writer.section(LOCK, |writer| {
+                writer.bytes(&lock.encode());
+            });
+        }
+        writer.section(HELD, |writer| self.held.iter().for_each(|held| held.write(writer)));
+        if let Some(founding) = &self.founding {
+            writer.section(FOUNDING, |writer| founding.write(writer));
+        }
+        writer.section(FLAGS, |writer| {
+            writer.u8(self.flags.bits());
+        });
+        if !self.denials.is_empty() {
+            writer.section(DENIALS, |writer| denials::write(&self.denials, writer));
+        }
+        let body = writer.finish()?;
+        Self::parse(&body).map(|_| body)
+    }
+
+    /// Parses the body of a slot.
+    ///
+    /// # Errors
+    /// [`LayoutError`] for anything but the one encoding of a vault.
+    pub fn parse(body: &[u8]) -> Result<Self, LayoutError> {
+        let mut reader = Reader::new(body, "vault");
+        let (mut identity, mut roster, mut lock, mut held, mut founding, mut flags, mut denials) =
+            (None, None, None, None, None, None, Vec::new());
+        let mut last_tag = 0;
+        while !reader.is_empty() {
+            let tag = reader.u8()?;
+            if tag <= last_tag {
+                return Err(LayoutError::Invalid("order of sections"));
+            }
+            last_tag = tag;
+            let length = usize::try_from(reader.u32()?).map_err(|_| LayoutError::Short("vault"))?;
+            let bytes = reader.bytes(length)?;
+            match tag {
+                IDENTITY => identity = Some(Identity::read(Reader::new(bytes, "identity"))?),
+                ROSTER => roster = Some(whole(bytes, "roster", Roster::read)?),
+                LOCK => lock = Some(Lock::parse(bytes).map_err(|_| LayoutError::Invalid("own lock"))?),
+                HELD => held = Some(held::read_all(Reader::new(bytes, "keys held for peers"))?),
+                FOUNDING => founding = Some(Founding::read(Reader::new(bytes, "founding"))?),
+                FLAGS => flags = Some(whole(bytes, "flags", |reader| Flags::from_bits(reader.u8()?))?),
+                DENIALS => denials = whole(bytes, "denials", denials::read)?,
+                _ => return Err(LayoutError::Invalid("section: this version does not know it")),
+            }
+        }
+        let missing = LayoutError::Short("sections");
+        Ok(Self {
+            identity: identity.ok_or(missing.clone())?,
+            roster: roster.ok_or(missing.clone())?,
+            lock,
+            held: held.ok_or(missing.clone())?,
+            founding,
+            flags: flags.ok_or(missing)?,
+            denials,
+        })
+    }
+}
+
+impl Flags {
+    fn bits(self) -> u8 {
+        u8::from(self.sealed) | u8::from(self.revoked) << 1
+    }
+
+    fn from_bits(bits: u8) -> Result<Self, LayoutError> {
+        let flags = Self { sealed: bits & 1 == 1, revoked: bits >> 1 & 1 == 1 };
+        if flags.bits() == bits { Ok(flags) } else { Err(LayoutError::Invalid("flags")) }
+    }
+}
+
+impl Identity {
+    fn read(mut reader: Reader<'_>) -> Result<Self, LayoutError> {
+        let (cluster, node) = (reader.cluster()?, reader.u64()?);
+        let identity =
+            Self { cluster, node: Some(node).filter(|&id| id != 0).map(NodeId), boot_seed: reader.secret()? };
+        reader.finish().map(|()| identity)
+    }
+}
+
+fn whole<T>(
+    bytes: &[u8],
+    what: &'static str,
+    read: impl FnOnce(&mut Reader<'_>) -> Result<T, LayoutError>,
+) -> Result<T, LayoutError> {
+    let mut reader = Reader::new(bytes, what);
+    let value = read(&mut reader)?;
+    reader.finish().map(|()| value)
+}
+
+#[cfg(test)]
+mod crash_tests;
+#[cfg(test)]
+mod format_tests;
