@@ -10,9 +10,9 @@ use quorate_node::vault::{self, KEYS_PER_PEER_MAX, Vault};
 use quorate_shares::lock::{Lock, LockOpenCode, LockOpenReply};
 use quorate_testnet::{Cluster, thief, wait_until};
 
-use crate::impostor::Thief;
-use crate::restarts::rounds;
+use crate::promises::impostor::Thief;
 use crate::site::{Dice, PATIENCE, Site, seed, subsets};
+use crate::soak::restarts::rounds;
 
 const NODES: [&str; 3] = ["n1", "n2", "n3"];
 /// The first renewal, and no other: two to eight seconds after founding.

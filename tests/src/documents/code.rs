@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use quorate_client::Code;
 
-use crate::readme::{parts, read, root, spans};
+use crate::documents::readme::{parts, read, root, spans};
 use crate::site::Site;
 
 /// From `start` to the first line that closes what begins there.

@@ -18,7 +18,7 @@ use quorate_testnet::status::local_status;
 use quorate_testnet::tool::Tool;
 use quorate_testnet::{Cluster, thief};
 
-use crate::founding::{init, invitations, join};
+use crate::promises::founding::{init, invitations, join};
 use crate::site::{PATIENCE, Site};
 
 const NODES: [&str; 3] = ["n1", "n2", "n3"];

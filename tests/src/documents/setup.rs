@@ -14,7 +14,7 @@ use std::time::Instant;
 use quorate_testnet::wait_until;
 use tempfile::TempDir;
 
-use crate::readme::{read, root};
+use crate::documents::readme::{read, root};
 use crate::site::PATIENCE;
 
 /// Called as `clang++ @flags -c UNIT -o OBJECT`: the object is a copy of the unit. What it does with unit `$UNIT` is `$FATE`.

@@ -11,7 +11,7 @@ use quorate_shares::lock::LockOpenCode;
 use quorate_testnet::{Cluster, thief, wait_until};
 
 use super::{LEASE, all_open, run, seal_many, settled, typed};
-use crate::impostor::{Thief, every_peer_request};
+use crate::promises::impostor::{Thief, every_peer_request};
 use crate::site::{PATIENCE, Site};
 
 /// How long a command may return after the last lease from before can have run out.

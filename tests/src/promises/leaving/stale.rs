@@ -10,7 +10,7 @@ use quorate_shares::secret::Secret;
 use quorate_testnet::Cluster;
 
 use super::{LEASE, Sealed, all_open, client_of, seal_many, settled, status, typed};
-use crate::impostor::Thief;
+use crate::promises::impostor::Thief;
 use crate::site::{PATIENCE, Site};
 
 /// Cuts both off from all others. They reach each other.

@@ -12,7 +12,7 @@ use quorate_testnet::load::{Load, Options};
 use quorate_testnet::shim::{Clock, Clocks, Shim};
 use quorate_testnet::{Builder, Cluster};
 
-use crate::founding::{init, invitations, join};
+use crate::promises::founding::{init, invitations, join};
 use crate::site::{PATIENCE, Site, name};
 
 const NODES: [&str; 3] = ["n1", "n2", "n3"];

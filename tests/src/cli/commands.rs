@@ -12,8 +12,8 @@ use quorate_testnet::procs::{Lifetime, Process};
 use quorate_testnet::tool::{Finished, Tool};
 use serde_json::Value;
 
-use crate::founding::{init, invitations, join};
-use crate::readme::{parts, read, spans};
+use crate::documents::readme::{parts, read, spans};
+use crate::promises::founding::{init, invitations, join};
 use crate::site::{PATIENCE, Site};
 
 fn run(command: Command, input: &[u8]) -> Finished {

@@ -25,7 +25,7 @@ use quorate_testnet::thief;
 use serde_bytes::ByteBuf;
 use tokio::sync::mpsc;
 
-use crate::impostor::{Thief, every_peer_request};
+use crate::promises::impostor::{Thief, every_peer_request};
 use crate::site::Site;
 
 const CALL: Duration = Duration::from_secs(5);

@@ -12,7 +12,7 @@ use quorate_shares::lock::{LockOpenCode, LockOpenReply};
 use quorate_testnet::Cluster;
 use quorate_testnet::tool::Tool;
 
-use crate::impostor::Thief;
+use crate::promises::impostor::Thief;
 use crate::site::{PATIENCE, Site};
 
 fn site(settings: &str) -> Site {

@@ -15,7 +15,7 @@ use quorate_testnet::Cluster;
 use quorate_testnet::shim::{Death, Shim};
 use quorate_testnet::tool::Tool;
 
-use crate::founding::{init, join, printed_invitations};
+use crate::promises::founding::{init, join, printed_invitations};
 use crate::site::{Dice, PATIENCE, Site, seed};
 
 const NODES: [&str; 3] = ["n1", "n2", "n3"];

@@ -9,8 +9,8 @@ use quorate_testnet::binaries::Binaries;
 use quorate_testnet::tool::{Finished, Tool};
 use tempfile::TempDir;
 
-use crate::founding::invitations;
-use crate::readme::read;
+use crate::documents::readme::read;
+use crate::promises::founding::invitations;
 use crate::site::PATIENCE;
 
 /// What `Use it` encrypts, and how it is read again.

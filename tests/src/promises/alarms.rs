@@ -10,7 +10,7 @@ use quorate_shares::lock::{Lock, LockOpenCode, LockOpenReply, LockOpenRequest};
 use quorate_testnet::Cluster;
 use quorate_testnet::tool::{Finished, Tool};
 
-use crate::impostor::Thief;
+use crate::promises::impostor::Thief;
 use crate::site::{PATIENCE, Site};
 
 const NODES: [&str; 3] = ["n1", "n2", "n3"];

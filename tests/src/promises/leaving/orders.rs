@@ -9,8 +9,8 @@ use quorate_testnet::Cluster;
 use quorate_testnet::tool::{Finished, Tool};
 
 use super::{COLD, LEASE, all_open, cold, run, seal_many, settled, status, typed};
-use crate::impostor::Thief;
-use crate::joining::{invite, join};
+use crate::promises::impostor::Thief;
+use crate::promises::joining::{invite, join};
 use crate::site::{PATIENCE, Site};
 
 /// Types a command that is refused, and returns what it says.

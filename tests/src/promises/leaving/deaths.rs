@@ -17,7 +17,7 @@ use quorate_testnet::shim::{Death, Shim, order_death};
 use quorate_testnet::tool::Tool;
 
 use super::{COLD, Sealed, all_open, goes_on, none_wrong, seal_many, settled, status, typed};
-use crate::joining::{invite, join};
+use crate::promises::joining::{invite, join};
 use crate::site::{Dice, PATIENCE, Site, seed};
 
 const NODES: u8 = 5;

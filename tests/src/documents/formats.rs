@@ -5,8 +5,8 @@
 
 use std::collections::BTreeSet;
 
-use crate::documents::{Program, block, one_line};
-use crate::readme::read;
+use crate::documents::code::{Program, block, one_line};
+use crate::documents::readme::read;
 
 /// The variants of an enum in the order in which they are declared, which is their number.
 fn variants(source: &str, name: &str) -> Vec<String> {

@@ -1,0 +1,5 @@
+//! The two programs as a person meets them: commands, refusals, advice.
+
+mod bad_input;
+mod commands;
+mod doctor;
