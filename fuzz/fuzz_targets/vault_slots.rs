@@ -3,8 +3,8 @@
 
 use std::io;
 
-use quorate_node::vault::disk::{Disk, SLOT_BYTES, Slot};
 use quorate_node::vault::VaultFile;
+use quorate_node::vault::disk::{Disk, SLOT_BYTES, Slot};
 use sha2::{Digest, Sha256};
 
 struct Memory([Box<[u8; SLOT_BYTES]>; 2]);
