@@ -304,9 +304,11 @@ mod tests {
         let inner = std::env::var_os("QUORATE_TEST_UMASK_DIR");
         let Some(path) = inner.map(PathBuf::from) else {
             let this = std::env::current_exe().expect("the test binary");
+            let module = module_path!().trim_start_matches("quorate_node::");
             let status = std::process::Command::new("sh")
-                .args(["-c", "umask 000; exec \"$0\" --exact disk::tests::files_are_private_whatever_the_umask"])
+                .args(["-c", "umask 000; exec \"$0\" --exact \"$1\""])
                 .arg(this)
+                .arg(format!("{module}::files_are_private_whatever_the_umask"))
                 .env("QUORATE_TEST_UMASK_DIR", parent.path().join("data"))
                 .status();
             assert!(status.expect("a shell").success() && parent.path().join("data/vault").exists());
