@@ -1,6 +1,6 @@
 # Quorate: what a newcomer, a developer and CI type. Every target does its own set-up.
 
-.PHONY: help setup demo cluster cluster-down test soak bench lint docs deny fuzz ci clean
+.PHONY: help setup demo cluster cluster-down test soak bench lint docs deny fuzz ci
 
 help:            ## Show this list
 	@grep -hE '^[a-z-]+: .*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -22,7 +22,7 @@ cluster: build   ## Leave a local cluster running in ./.testnet and print what t
 cluster-down: build ## Stop the local cluster in ./.testnet
 	@target/debug/quorate-testnet down --dir .testnet
 
-test: setup      ## Run every test
+test: setup      ## Run every test: about 20 minutes on two cores
 	@cargo build --workspace --bins --quiet
 	cargo test --workspace
 
