@@ -207,6 +207,7 @@ fn an_interrupted_build_goes_on() {
 
     let output = clone.run("", "");
     assert!(output.status.success(), "{}", said(&output));
+    assert!(said(&output).contains(&format!("going on: {} of 21 units are ready", ready.len())), "{}", said(&output));
     let compiled = clone.compiled();
     let ready: BTreeSet<_> = ready.iter().map(|path| path.file_stem().expect("a name").to_string_lossy()).collect();
     let again: Vec<_> = compiled.iter().filter(|unit| ready.contains(unit.as_str())).collect();
