@@ -1,3 +1,3 @@
-//! What may be asked, whoever carries the question.
+//! What may be asked of a node, through any of its doors.
 
 pub mod api;
