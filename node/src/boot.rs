@@ -32,7 +32,8 @@ use crate::node::{Founding, Node};
 use crate::peers::link::PeerLink;
 use crate::peers::{revocation, rosters, session};
 use crate::rebuild;
-use crate::serve::{admin, listen};
+use crate::serve::{listen, local};
+use crate::service::machine;
 use crate::vault::disk::{DataDir, DataDirError};
 use crate::vault::lock_keys;
 use crate::vault::{Vault, VaultError, VaultFile};
@@ -132,7 +133,7 @@ pub async fn run(config: Config) -> Result<(), BootError> {
         // Before anybody can ask: a node that has a vault never says that it has none.
         node.enter(phase);
     }
-    let socket = admin::listen(&node)?;
+    let socket = local::listen(&node)?;
     let listening = tokio::spawn(listen::run(Arc::clone(&node)));
     // In every phase: a founder that crashes again and again makes peers hold keys that nobody else would erase.
     tokio::spawn(erase_old_lock_keys(Arc::clone(&node)));
@@ -189,7 +190,7 @@ async fn work(node: &Arc<Node>) -> Result<(), BootError> {
         // 4: without a vault, wait for an operator; once in the life of a node.
         if !node.has_vault() {
             node.enter(Phase::Uninitialised);
-            admin::initialised(node).await;
+            machine::initialised(node).await;
         }
         match unlocked(node).await? {
             Some(replica) => break replica,
@@ -427,7 +428,7 @@ impl Stop {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::serve::answer::tests::{member, node_of};
+    use crate::service::member::tests::{member, node_of};
     use crate::vault::invitation::{InvitationKey, Inviter};
     use crate::vault::{self, Invited, Role};
     use quorate_shares::ids::{ClusterId, NodeId};

@@ -5,9 +5,9 @@
 
 pub use quorate_client::wire::Phase;
 
-/// What is asked of a node, in classes that are admitted together.
+/// Classes of requests that a node admits together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Door {
+pub enum RequestClass {
     /// A peer asks for its piece of its own lock.
     LockOpen,
     /// Anybody asks for the phase and who is missing.
@@ -24,14 +24,20 @@ pub enum Door {
     Work,
 }
 
-/// Whether a node in `phase` hears requests of the class `door`.
-pub fn admits(phase: Phase, door: Door) -> bool {
+/// Whether a node in `phase` admits requests of `class`.
+pub fn admits(phase: Phase, class: RequestClass) -> bool {
     use Phase::{Joining, Locked, Open, Revoked, Sealed, Serving, Uninitialised};
     match phase {
         Uninitialised | Revoked => false,
-        Joining => matches!(door, Door::LockOpen | Door::PublicStatus | Door::Join | Door::Peer),
-        Locked => matches!(door, Door::LockOpen | Door::PublicStatus),
-        Open | Sealed => matches!(door, Door::LockOpen | Door::PublicStatus | Door::Peer | Door::Status),
+        Joining => matches!(
+            class,
+            RequestClass::LockOpen | RequestClass::PublicStatus | RequestClass::Join | RequestClass::Peer
+        ),
+        Locked => matches!(class, RequestClass::LockOpen | RequestClass::PublicStatus),
+        Open | Sealed => matches!(
+            class,
+            RequestClass::LockOpen | RequestClass::PublicStatus | RequestClass::Peer | RequestClass::Status
+        ),
         Serving => true,
     }
 }
@@ -54,9 +60,9 @@ mod tests {
     #[test]
     fn only_a_serving_node_touches_keys() {
         for phase in [Phase::Uninitialised, Phase::Joining, Phase::Locked, Phase::Open, Phase::Sealed] {
-            assert!(!admits(phase, Door::Work) && !admits(phase, Door::Shares), "{phase}");
+            assert!(!admits(phase, RequestClass::Work) && !admits(phase, RequestClass::Shares), "{phase}");
         }
-        assert!(admits(Phase::Serving, Door::Work));
+        assert!(admits(Phase::Serving, RequestClass::Work));
     }
 
     #[test]
@@ -74,12 +80,12 @@ mod tests {
 
     #[test]
     fn a_sealed_node_still_helps_others_to_unlock() {
-        assert!(admits(Phase::Sealed, Door::LockOpen) && admits(Phase::Sealed, Door::Peer));
+        assert!(admits(Phase::Sealed, RequestClass::LockOpen) && admits(Phase::Sealed, RequestClass::Peer));
     }
 
     #[test]
     fn a_locked_node_still_helps_others_to_unlock() {
-        assert!(admits(Phase::Locked, Door::LockOpen) && !admits(Phase::Locked, Door::Peer));
-        assert!(!admits(Phase::Uninitialised, Door::LockOpen));
+        assert!(admits(Phase::Locked, RequestClass::LockOpen) && !admits(Phase::Locked, RequestClass::Peer));
+        assert!(!admits(Phase::Uninitialised, RequestClass::LockOpen));
     }
 }

@@ -14,24 +14,19 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::join_all;
 use parking_lot::Mutex;
-use quorate_client::conn::Lane;
 use quorate_client::error::Code;
-use quorate_client::wire::{Alarm, Answer, Response, WireError};
-use quorate_raft::Replica;
+use quorate_client::wire::{Alarm, WireError};
 use quorate_raft::seal::Family;
 use quorate_shares::codec;
 use quorate_shares::ids::NodeName;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 use tokio::time::sleep;
-use tracing::{info, warn};
+use tracing::warn;
 
 use crate::boot;
-use crate::cluster::status;
 use crate::node::Node;
-use crate::peers::peer::{PeerReply, PeerRequest};
 use crate::vault::disk;
 
 /// Alarms kept at most; beyond, the oldest makes room.
@@ -41,8 +36,6 @@ const FILE_BYTES_MAX: usize = 1 << 20;
 const FILE_NAME: &str = "alarms";
 /// How soon a failed write is tried again.
 const AGAIN: Duration = Duration::from_secs(10);
-/// How long a peer may take to disarm.
-const PEER: Duration = Duration::from_secs(5);
 
 /// Which alarms are meant.
 pub type Which = Option<BTreeSet<String>>;
@@ -104,8 +97,9 @@ impl Alarms {
     }
 }
 
-/// Where the node has no name that is its own, as a former member whose name another bears, the message says which it is.
-fn is_same(one: &Alarm, other: &Alarm) -> bool {
+/// Whether two alarms are about the same thing. A former member whose name another member bears has no name of its own; then the
+/// message says which node it is.
+pub fn is_same(one: &Alarm, other: &Alarm) -> bool {
     one.code == other.code && one.node == other.node && (one.node.is_some() || one.message == other.message)
 }
 
@@ -117,7 +111,7 @@ fn put(open: &mut Vec<Alarm>, alarm: Alarm) {
 }
 
 /// Whether an alarm is one of those that are meant.
-fn is_meant(which: &Which, alarm: &Alarm) -> bool {
+pub fn is_meant(which: &Which, alarm: &Alarm) -> bool {
     which.as_ref().is_none_or(|codes| codes.contains(&alarm.code))
 }
 
@@ -188,49 +182,6 @@ fn path(node: &Node) -> PathBuf {
 pub async fn disarm(node: &Arc<Node>, which: &Which) -> Result<(), WireError> {
     node.alarms.close(|alarm| is_meant(which, alarm));
     store(node).await.map_err(|reason| WireError::new(Code::Storage, format!("alarms are not durable: {reason}")))
-}
-
-/// The open alarms of every node that answers, and those that the others had when they were last heard of.
-pub async fn everywhere(node: &Arc<Node>, replica: &Replica) -> Vec<Alarm> {
-    // Asks each node how it is; the answers are kept.
-    status::nodes(node, replica).await;
-    status::alarms(node)
-}
-
-/// `alarm disarm` at every node.
-///
-/// # Errors
-/// [`Code::NotFound`] for a code of which no alarm is open: somebody mistyped it, or it was disarmed already.
-pub async fn disarm_everywhere(node: &Arc<Node>, replica: &Replica, which: Which) -> Answer {
-    let before = everywhere(node, replica).await;
-    if let Some(code) = which.iter().flatten().find(|code| !before.iter().any(|alarm| alarm.code == **code)) {
-        let codes: BTreeSet<_> = before.iter().map(|alarm| alarm.code.as_str()).collect();
-        let open = codes.into_iter().collect::<Vec<_>>().join(", ");
-        let hint = if open.is_empty() { "no alarm is open".to_owned() } else { format!("the open alarms are {open}") };
-        return Err(WireError::new(Code::NotFound, format!("no alarm {code} is open")).hint(hint));
-    }
-    disarm(node, &which).await?;
-    let (roster, request) = (node.roster(), &PeerRequest::Disarm { codes: which.clone() });
-    let peers = roster.members.iter().filter(|member| member.node != node.id());
-    let answers = join_all(peers.map(|member| async move {
-        let answer = node.sessions.ask(member.node, Lane::Ordinary, request, PEER).await;
-        (member, matches!(answer, Ok(PeerReply::Done)))
-    }));
-    let mut silent = Vec::new();
-    for (member, disarmed) in answers.await {
-        if !disarmed {
-            silent.push(member.name.clone());
-        } else if let Some((report, _)) = node.last_reports.lock().get_mut(&member.node) {
-            report.alarms.retain(|alarm| !is_meant(&which, alarm));
-        }
-    }
-    let after = status::alarms(node);
-    let gone = |alarm: &Alarm| is_meant(&which, alarm) && !after.iter().any(|open| is_same(open, alarm));
-    let alarms: Vec<_> = before.into_iter().filter(gone).collect();
-    for Alarm { code, node, message, .. } in &alarms {
-        info!(%code, about = node.as_ref().map_or("-", NodeName::as_str), %message, "alarm disarmed by an operator");
-    }
-    Ok(Response::Disarmed { alarms, silent })
 }
 
 #[cfg(test)]

@@ -9,22 +9,22 @@ use std::sync::Arc;
 
 use quorate_client::error::Code;
 use quorate_client::wire::{self, Plaintext, Progress, Revocation, Stage, WireError};
-use quorate_raft::command::{Begin, Change, Invite, Operation, Outcome};
+use quorate_raft::command::{Begin, Change, Operation, Outcome};
 use quorate_raft::refusal::Refusal;
 use quorate_raft::state::{Running, State, majority};
 use quorate_raft::{LogPlace, ProposeError, Replica};
 use quorate_shares::ids::{Epoch, NodeId, NodeName};
 use quorate_shares::secret::Secret;
+use tracing::info;
 
 use crate::base::clock::boot_ms;
-use crate::base::random;
 use crate::cluster::members;
 use crate::cluster::status::theft_threshold;
 use crate::lease::confirm;
 use crate::node::Node;
+use crate::peers::caller::Caller;
 use crate::peers::peer::Operate;
-use crate::peers::proposal::{self, ProposalError};
-use crate::vault::invitation::{INVITERS_MAX, Invitation, InvitationError, InvitationKey, Inviter};
+use crate::vault::invitation::{INVITERS_MAX, Invitation, InvitationError, Inviter};
 
 /// What a lease may outlive its length by, for clocks that run a little slower.
 const LEASE_SLACK_MS: u64 = 300;
@@ -33,7 +33,7 @@ const LEASE_SLACK_MS: u64 = 300;
 ///
 /// # Errors
 /// What a client should hear.
-pub async fn begin(node: &Arc<Node>, replica: &Replica, operate: Operate) -> Result<Epoch, WireError> {
+pub async fn begin(node: &Arc<Node>, replica: &Replica, operate: Operate, caller: &Caller) -> Result<Epoch, WireError> {
     caught_up(node, replica).await?;
     let present = members::present(node, replica);
     let begin = match replica.read(|state| ordered(state, &operate, &present))? {
@@ -42,7 +42,10 @@ pub async fn begin(node: &Arc<Node>, replica: &Replica, operate: Operate) -> Res
     };
     let operation = begin.operation.clone();
     match replica.propose(node.command(replica, Change::Begin(begin))).await {
-        Ok(Outcome::Begun { operation }) => Ok(operation),
+        Ok(Outcome::Begun { operation: epoch }) => {
+            info!(operation = operation.kind(), %epoch, %caller, "an operation begins");
+            Ok(epoch)
+        }
         Ok(_) => Err(WireError::new(Code::Internal, "the operation was answered as another change")),
         Err(ProposeError::Refused(refusal)) => Err(explain(node, replica, &operation, refusal)),
         Err(ProposeError::NotLeader { .. } | ProposeError::Unknown { .. }) => {
@@ -91,21 +94,25 @@ pub fn ordered(state: &State, operate: &Operate, present: &BTreeSet<NodeId>) -> 
     Ok(Ordered::New(Begin { request, operation, accept_no_redundancy, abandon }))
 }
 
-/// Gives an invitation. Its secret is drawn here and goes to whoever asked; the state learns its hash.
+/// Puts an invitation, or what it replaces, into the replicated state. The leader's side.
 ///
 /// # Errors
 /// What a client should hear.
-pub async fn invite(
-    node: &Arc<Node>,
-    replica: &Replica,
-    name: Option<NodeName>,
-    ttl_ms: u64,
-) -> Result<Plaintext, WireError> {
-    let secret = Secret::random(&mut random::system());
-    let proof_key = *InvitationKey::of(&secret).expose();
-    let change = Change::Invite(Invite { proof_key, name, ttl_ms });
-    proposal::propose(node, replica, change).await.map_err(|error| not_invited(node, error))?;
-    // This node first; others that are there, so that the joiner needs not this one.
+pub async fn note(node: &Node, replica: &Replica, change: Change) -> Result<(), WireError> {
+    match replica.propose(node.command(replica, change)).await {
+        Ok(_) => Ok(()),
+        Err(ProposeError::Refused(refusal)) => Err(not_noted(node, refusal)),
+        Err(error) => Err(WireError::new(Code::NoQuorum, format!("the leader did not take it: {error}"))
+            .hint("try again in a moment")),
+    }
+}
+
+/// The text of an invitation: its secret, and where the joiner finds members. This node comes first; others that are there
+/// follow, so that the joiner does not depend on this one.
+///
+/// # Errors
+/// If it cannot be written as text.
+pub fn invitation(node: &Node, secret: Secret<32>) -> Result<Plaintext, WireError> {
     let roster = node.roster();
     let (mut inviters, others): (Vec<_>, Vec<_>) = roster.members.iter().partition(|member| member.node == node.id());
     inviters.extend(others.into_iter().filter(|member| node.sessions.with(member.node).is_some()));
@@ -119,16 +126,16 @@ pub async fn invite(
     Plaintext::new(text.as_bytes().to_vec())
 }
 
-/// Has whoever joins with an invitation take a member's place.
+/// Which invitation shall replace which member, checked: its id, and the member.
 ///
 /// # Errors
 /// What a client should hear.
-pub async fn designate(
-    node: &Arc<Node>,
+pub fn replacement(
+    node: &Node,
     replica: &Replica,
     name: &NodeName,
     invitation: &Plaintext,
-) -> Result<(), WireError> {
+) -> Result<([u8; 32], NodeId), WireError> {
     let present = members::present(node, replica);
     let gone = replica.read(|state| {
         let gone = named(state, name)?;
@@ -142,40 +149,32 @@ pub async fn designate(
         .trim()
         .parse()
         .map_err(|error: InvitationError| WireError::new(Code::BadRequest, error.to_string()).hint(error.hint()))?;
-    let change = Change::Designate { invitation: invitation.key().id(), gone };
-    proposal::propose(node, replica, change).await.map_err(|error| not_invited(node, error))
+    Ok((invitation.key().id(), gone))
 }
 
-fn not_invited(node: &Node, error: ProposalError) -> WireError {
+fn not_noted(node: &Node, refusal: Refusal) -> WireError {
     let conflict = |message: &str| WireError::new(Code::Conflict, message.to_owned());
-    match error {
-        ProposalError::NoLeader(reason) => {
-            WireError::new(Code::NoQuorum, format!("the leader did not take it: {reason}"))
-                .hint("try again in a moment")
+    match refusal {
+        Refusal::NodeNameTaken { node: taken } => {
+            conflict(&format!("{} is a member already", node.name_of(taken))).hint("choose another --name")
         }
-        ProposalError::Refused(refusal) => match refusal {
-            Refusal::NodeNameTaken { node: taken } => {
-                conflict(&format!("{} is a member already", node.name_of(taken))).hint("choose another --name")
-            }
-            Refusal::BadInvitation => {
-                WireError::new(Code::BadRequest, refusal.to_string()).hint("--ttl 1h, for example")
-            }
-            Refusal::ListTooLong { max, .. } => conflict(&format!("{max} invitations are open, which is the limit"))
-                .hint("wait until some have expired"),
-            Refusal::UnknownInvitation => WireError::new(Code::NotFound, "no such invitation".to_owned())
-                .hint("`quorate node invite` gives one; the invitations of `cluster init` are for founders"),
-            Refusal::InvitationExpired => {
-                conflict("the invitation has expired").hint("`quorate node invite` gives another")
-            }
-            Refusal::InvitationUsed => {
-                conflict("the invitation was used already").hint("`quorate node invite` gives another")
-            }
-            Refusal::UnknownMember { node: gone } => {
-                WireError::new(Code::NotFound, format!("{} is no member any more", node.name_of(gone)))
-            }
-            Refusal::TooFewRemain { remaining, needed } => too_few(remaining, needed),
-            refusal => conflict(&refusal.to_string()),
-        },
+        Refusal::BadInvitation => WireError::new(Code::BadRequest, refusal.to_string()).hint("--ttl 1h, for example"),
+        Refusal::ListTooLong { max, .. } => {
+            conflict(&format!("{max} invitations are open, which is the limit")).hint("wait until some have expired")
+        }
+        Refusal::UnknownInvitation => WireError::new(Code::NotFound, "no such invitation".to_owned())
+            .hint("`quorate node invite` gives one; the invitations of `cluster init` are for founders"),
+        Refusal::InvitationExpired => {
+            conflict("the invitation has expired").hint("`quorate node invite` gives another")
+        }
+        Refusal::InvitationUsed => {
+            conflict("the invitation was used already").hint("`quorate node invite` gives another")
+        }
+        Refusal::UnknownMember { node: gone } => {
+            WireError::new(Code::NotFound, format!("{} is no member any more", node.name_of(gone)))
+        }
+        Refusal::TooFewRemain { remaining, needed } => too_few(remaining, needed),
+        refusal => conflict(&refusal.to_string()),
     }
 }
 

@@ -24,7 +24,7 @@ use serde_bytes::ByteBuf;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::{debug, info, warn};
 
-use crate::base::phase::{Door, admits};
+use crate::base::phase::{RequestClass, admits};
 use crate::base::random;
 use crate::memory::holder::{Facts, HoldError};
 use crate::memory::keyring::Slot;
@@ -263,7 +263,7 @@ pub fn answer(
     if request.versions.len() > VERSIONS_MAX {
         return PeerReply::Refused(Refusal::TooMany);
     }
-    if !admits(node.phase(), Door::Shares) || !node.lease.is_valid() {
+    if !admits(node.phase(), RequestClass::Shares) || !node.lease.is_valid() {
         return PeerReply::Refused(Refusal::NoLease);
     }
     if !node.rates.shares.admits(from, request.versions.len()) {

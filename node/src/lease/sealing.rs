@@ -15,19 +15,17 @@ use std::time::Duration;
 use futures::future::join_all;
 use quorate_client::conn::Lane;
 use quorate_client::error::Code;
-use quorate_client::wire::{Answer, Response, WireError};
+use quorate_client::wire::WireError;
 use quorate_raft::Replica;
-use quorate_shares::ids::{NodeId, NodeName};
+use quorate_shares::ids::NodeId;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
 use crate::base::phase::Phase;
 use crate::node::Node;
+use crate::peers::caller::Caller;
 use crate::peers::peer::{PeerReply, PeerRequest};
-use crate::service::api;
 
-/// How long the node that is meant may take to make it durable.
-const PEER: Duration = Duration::from_secs(5);
 /// How long a peer may take to say how it is.
 const REPORT: Duration = Duration::from_millis(400);
 /// How soon a sealed leader looks for a successor again.
@@ -37,7 +35,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// If it has no cluster yet, or the vault cannot be written.
-pub async fn set(node: &Arc<Node>, sealed: bool) -> Result<(), WireError> {
+pub async fn set(node: &Arc<Node>, sealed: bool, caller: &Caller) -> Result<(), WireError> {
     let unfinished = node.with_vault(|vault| vault.founding.is_some()).unwrap_or(true);
     if unfinished {
         return Err(WireError::new(Code::NotServing, format!("{} is {}", node.name(), node.phase()))
@@ -55,33 +53,10 @@ pub async fn set(node: &Arc<Node>, sealed: bool) -> Result<(), WireError> {
     node.lease.bar(sealed);
     node.settle_phase();
     match sealed {
-        true => warn!("sealed: every key is wiped from memory, until `quorate node unseal`"),
-        false => info!("unsealed"),
+        true => warn!(%caller, "sealed: every key is wiped from memory, until `quorate node unseal`"),
+        false => info!(%caller, "unsealed"),
     }
     Ok(())
-}
-
-/// Seals or unseals the node of that name, which may be this one.
-///
-/// # Errors
-/// If there is no such node, or it cannot be told.
-pub async fn at(node: &Arc<Node>, name: &NodeName, sealed: bool) -> Answer {
-    let meant = api::member(node, name)?;
-    if meant == node.id() {
-        return set(node, sealed).await.map(|()| Response::Done);
-    }
-    let locally = || format!("on the machine of {name}: `quorate node {}`", if sealed { "seal" } else { "unseal" });
-    match node.sessions.ask(meant, Lane::Urgent, &PeerRequest::Seal { sealed }, PEER).await {
-        Ok(PeerReply::Done) => Ok(Response::Done),
-        Ok(PeerReply::Refused(refusal)) => {
-            Err(WireError::new(Code::NotServing, format!("{name} refuses: {refusal}")).hint(locally()))
-        }
-        Ok(_) => Err(WireError::new(Code::Protocol, format!("{name} answers another question"))),
-        Err(error) => {
-            let message = format!("{} cannot tell {name}: {error}", node.name());
-            Err(WireError::new(Code::Unreachable, message).hint(locally()))
-        }
-    }
 }
 
 /// Hands leadership over whenever this node leads while it is sealed: a leader without keys deals none. Never returns.

@@ -12,19 +12,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::join_all;
-use quorate_client::conn::Lane;
 use quorate_client::error::Code;
-use quorate_client::wire::{Answer, Response, WireError};
-use quorate_shares::ids::{NodeId, NodeName};
+use quorate_client::wire::WireError;
+use quorate_shares::ids::NodeId;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
 use crate::base::clock::boot_ms;
 use crate::base::phase::Phase;
 use crate::node::Node;
-use crate::peers::peer::{PeerReply, PeerRequest};
-use crate::service::api;
+use crate::peers::caller::Caller;
 use crate::vault::Vault;
 
 /// How often sessions are looked at.
@@ -33,8 +30,6 @@ const TICK: Duration = Duration::from_secs(1);
 const TICK_MS_MAX: u64 = 2_000;
 /// A count is written again when it has grown by this.
 const WRITE_MS: u64 = 600_000;
-/// How long a peer may take to admit.
-const PEER: Duration = Duration::from_secs(5);
 
 /// For how long this node has served without a session with each peer.
 #[derive(Debug, Default)]
@@ -135,7 +130,7 @@ pub fn is_over(node: &Node, peer: NodeId) -> bool {
 ///
 /// # Errors
 /// If this node is locked, or its vault cannot be written.
-pub async fn admit(node: &Arc<Node>, peer: NodeId) -> Result<(), WireError> {
+pub async fn admit(node: &Arc<Node>, peer: NodeId, caller: &Caller) -> Result<(), WireError> {
     if node.own().is_none() || node.replica().is_none() {
         return Err(WireError::new(Code::Locked, format!("{} is {}", node.name(), node.phase()))
             .hint("ask a member that is unlocked"));
@@ -145,36 +140,12 @@ pub async fn admit(node: &Arc<Node>, peer: NodeId) -> Result<(), WireError> {
     let written = node.update_vault(move |vault| remember(vault, &[(peer, 0)])).await;
     written.map_err(|error| WireError::new(Code::Storage, error.to_string()).hint(error.hint()))?;
     node.close_alarm("away_too_long", peer);
-    info!(%peer, away_ms, "admitted by an operator");
+    info!(%peer, away_ms, %caller, "admitted by an operator");
     if away_ms > 0 {
         let message = format!("an operator admitted {} after {} of absence", node.name_of(peer), words(away_ms));
         node.alarm("admitted", peer, message);
     }
     Ok(())
-}
-
-/// `node admit` at every member: here, and at those that this node has a session with.
-///
-/// # Errors
-/// If there is no such node, or this one cannot admit it.
-pub async fn admit_everywhere(node: &Arc<Node>, name: &NodeName) -> Answer {
-    let meant = api::member(node, name)?;
-    if meant != node.id() {
-        admit(node, meant).await?;
-    }
-    let roster = node.roster();
-    let others = roster.members.iter().filter(|member| ![node.id(), meant].contains(&member.node));
-    let answers = join_all(others.map(|member| async move {
-        let answer = node.sessions.ask(member.node, Lane::Urgent, &PeerRequest::Admit { node: meant }, PEER).await;
-        (member.name.clone(), matches!(answer, Ok(PeerReply::Done)))
-    }));
-    let (mut at, mut silent) = (Vec::new(), Vec::new());
-    at.extend((meant != node.id()).then(|| node.name()));
-    for (member, admitted) in answers.await {
-        if admitted { at.push(member) } else { silent.push(member) }
-    }
-    at.sort();
-    Ok(Response::Admitted { at, silent })
 }
 
 /// A time that people count in hours, or, when it is short, in seconds.

@@ -288,7 +288,7 @@ mod tests {
     use crate::join::found;
     use crate::peers::peer::Hello;
     use crate::peers::session;
-    use crate::serve::answer::tests::{member, node_of};
+    use crate::service::member::tests::{member, node_of};
     use crate::vault::{RosterMember, Vault};
     use bytes::Bytes;
     use quorate_client::conn::{Handler, Reply};

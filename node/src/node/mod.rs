@@ -647,7 +647,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let vault = Vault::new(ClusterId([1; 16]), Secret::random(&mut random::system()));
         let before = vault.identity.boot_seed.duplicate();
-        let node = crate::serve::answer::tests::node_of(dir.path(), vault);
+        let node = crate::service::member::tests::node_of(dir.path(), vault);
         assert!(node.boot_seed().same_as(&before), "the control: that of the vault");
         node.discard_vault().expect("removes it");
         assert!(!node.has_vault() && !node.boot_seed().same_as(&before));

@@ -7,12 +7,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use quorate_client::wire::{Alarm, OldCopies, Operation, Phase, Progress, WireError};
-use quorate_raft::command::Command;
+use quorate_raft::command::{Command, Invite};
 use quorate_raft::{Flushed, LogPlace};
 use quorate_shares::codec;
 use quorate_shares::ids::{Epoch, KeyName, KeyUid, KeyVersion, NodeId, NodeName};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
+
+use crate::peers::caller::Caller;
 
 /// Longest encoded message between peers; Raft's appends are the largest.
 pub const MESSAGE_BYTES_MAX: usize = 8 << 20;
@@ -55,49 +57,83 @@ pub enum PeerRequest {
     },
     /// A member asks the leader to propose what it stands for itself, as its lock report or a joiner's proof.
     Propose(Box<Command>),
-    /// A change that a client asked for at the sender, who checked the token.
-    Change(KeyChange),
+    /// What a client asked of the sender, and the asked node has to do: as the leader, or because it is the node that is meant.
+    Forwarded(Box<Forwarded>),
     /// How are you?
     Report,
     /// ERASED of a lock rotation: no key older than this one is held for the asked node any more.
     LockErased(LockState),
-    /// An operation that a client asked for at the sender, who checked the token.
-    Operate(Operate),
-    /// How far an operation is, as only the leader can say.
-    Progress {
-        /// Which.
-        operation: Epoch,
-    },
-    /// `node seal` or `node unseal` of the asked node, from a client at the sender, who checked the token.
-    Seal {
-        /// Which of the two.
-        sealed: bool,
-    },
-    /// `node admit`: that node may come back, however long it was away, from a client at the sender, who checked the token.
-    Admit {
-        /// Which.
-        node: NodeId,
-    },
-    /// `alarm disarm` at the asked node, from a client at the sender, who checked the token.
-    Disarm {
-        /// Alarms of which codes; `None` means all.
-        codes: Option<BTreeSet<String>>,
-    },
     /// What is durable in the asker's Raft log now: each second, so that an older copy of its disk is known.
     Flushed(Flushed),
     /// Who is in the cluster, as the asked node's vault says.
     Roster,
 }
 
-impl PeerRequest {
-    /// Whether the answer takes long, and nobody but the leader that deals keys anew waits for it.
-    pub fn may_wait(&self) -> bool {
+/// A request of a client, on its way to the member that has to do it.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Forwarded {
+    /// Who asked, as the sender found out. The sender checked the token.
+    pub caller: Caller,
+    pub request: ForwardedRequest,
+}
+
+/// What is forwarded, in the form that the sender has checked.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum ForwardedRequest {
+    /// To the leader: make a key or a version.
+    Change(KeyChange),
+    /// To the leader: remove or revoke nodes.
+    Operate(Operate),
+    /// To the leader: how far an operation is.
+    Progress { operation: Epoch },
+    /// To the leader: note an invitation. Its secret stays with the sender.
+    Invite(Invite),
+    /// To the leader: the node that joins with the invitation of this id replaces the member `gone`.
+    Replace { invitation: [u8; 32], gone: NodeId },
+    /// To the node that is meant: seal or unseal itself.
+    Seal { sealed: bool },
+    /// To each member: `node` may come back, however long it was away.
+    Admit { node: NodeId },
+    /// To each member: close the alarms of these codes; `None` means all.
+    Disarm { codes: Option<BTreeSet<String>> },
+}
+
+/// What an audit line says of it.
+impl fmt::Display for ForwardedRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Shares(request) => request.versions.len() > 1,
-            Self::AckEpoch { .. } => true,
-            _ => false,
+            Self::Change(KeyChange::Create { name, .. }) => write!(f, "key.create key {name}"),
+            Self::Change(KeyChange::Rotate { name, .. }) => write!(f, "key.rotate key {name}"),
+            Self::Operate(Operate::Remove { name, .. }) => write!(f, "node.remove node {name}"),
+            Self::Operate(Operate::Revoke { names, .. }) => {
+                f.write_str("node.revoke nodes")?;
+                names.iter().try_for_each(|name| write!(f, " {name}"))
+            }
+            Self::Progress { operation } => write!(f, "node.progress operation {operation}"),
+            Self::Invite(invite) => match &invite.name {
+                Some(name) => write!(f, "node.invite node {name}"),
+                None => f.write_str("node.invite nodes"),
+            },
+            Self::Replace { gone, .. } => write!(f, "node.replace node {gone}"),
+            Self::Seal { sealed: true } => f.write_str("node.seal"),
+            Self::Seal { sealed: false } => f.write_str("node.unseal"),
+            Self::Admit { node } => write!(f, "node.admit node {node}"),
+            Self::Disarm { .. } => f.write_str("alarm.disarm alarms"),
         }
     }
+}
+
+/// What a member answers to a [`Forwarded`] request.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum ForwardedReply {
+    /// To [`ForwardedRequest::Change`]: the version that was made.
+    Made { uid: KeyUid, version: KeyVersion },
+    /// To [`ForwardedRequest::Operate`]: the epoch that the operation brings, which names it.
+    Begun { operation: Epoch },
+    /// To [`ForwardedRequest::Progress`].
+    Progress(Box<Progress>),
+    /// To all others, once it is durable.
+    Done,
 }
 
 /// What a node answers.
@@ -137,16 +173,12 @@ pub enum PeerReply {
     },
     /// Done.
     Done,
-    /// A key change's answer.
-    Changed(Result<(KeyUid, KeyVersion), WireError>),
+    /// To [`PeerRequest::Forwarded`]: the answer, or what the client should hear.
+    Forwarded(Result<ForwardedReply, WireError>),
     /// How this node is.
     Report(Report),
     /// Refused, by name.
     Refused(Refusal),
-    /// The operation runs, or ran to its end before.
-    Operated(Result<Epoch, WireError>),
-    /// How far an operation is.
-    Progress(Result<Progress, WireError>),
     /// A roster, in the bytes of the vault.
     Roster(ByteBuf),
 }

@@ -66,18 +66,30 @@ pub async fn propose_at(node: &Arc<Node>, at: NodeId, change: Change) -> Result<
     }
 }
 
-/// Whether the leader proposes `change` for `from`: the founding, by the first founder; what each member says of itself; and what
-/// somebody proved to a member, or may do by the token that a member checked.
+/// Whether the leader proposes `change` for `from`: the founding, by the first founder; what each member says of itself; and a
+/// joiner that has proved its invitation to a member with a seat.
 pub fn is_allowed(state: &State, from: NodeId, change: &Change) -> bool {
     match change {
         Change::Found(_) => from == found::FIRST,
         Change::ReportLock(report) => report.node == from,
         Change::RegisterShareKey(register) => register.node == from,
         Change::Admitted { node } => *node == from,
-        Change::Admit(_) | Change::Invite(_) | Change::Designate { .. } => {
-            state.active().is_some_and(|active| active.x_of(from).is_some())
-        }
-        _ => false,
+        Change::Admit(_) => state.active().is_some_and(|active| active.x_of(from).is_some()),
+        Change::OpenEpoch(_)
+        | Change::EpochAck(_)
+        | Change::ActivateEpoch { .. }
+        | Change::OpenBatch { .. }
+        | Change::CreateKey(_)
+        | Change::RotateKey(_)
+        | Change::Ready(_)
+        | Change::Begin(_)
+        | Change::Redeal(_)
+        | Change::Expel { .. }
+        | Change::RetireEpoch { .. }
+        | Change::Finish { .. }
+        | Change::Sweep { .. }
+        | Change::Invite(_)
+        | Change::Designate { .. } => false,
     }
 }
 

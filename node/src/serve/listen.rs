@@ -4,29 +4,31 @@
 //! and the roster. A locked node offers only `quorate-boot/1`, so that no client hands its token to a boot key, which lies
 //! in plain on the disk.
 
+use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, FutureExt};
 use quorate_client::conn::{BulkReceiver, Conn, Handler, Limits, Reply, close};
 use quorate_client::identity::{self, DialError, Identity, Protocol, PublicKey};
-use quorate_client::wire;
+use quorate_client::wire::{self, Answered, Envelope};
 use quorate_shares::ids::NodeId;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::{debug, warn};
 
-use crate::base::phase::{Door, Phase, admits};
+use crate::base::clock::boot_ms;
+use crate::base::phase::{Phase, RequestClass, admits};
 use crate::cluster::status;
 use crate::join::found;
 use crate::lock::unlock;
 use crate::node::Node;
-use crate::peers::peer::{self, PeerReply, PeerRequest, Refusal};
-use crate::peers::session;
-use crate::serve::answer;
-use crate::service::api;
+use crate::peers::peer::{self, PeerReply, PeerRequest};
+use crate::service;
+use crate::service::member::{self, Asked, Pace};
 
 /// Handshakes under way at most; beyond, new connections are refused until some finish.
 const HANDSHAKES_MAX: usize = 256;
@@ -134,10 +136,10 @@ struct BootDoor {
 impl Handler for BootDoor {
     fn handle(&self, conn: &Conn, body: Bytes) -> Reply {
         let node = Arc::clone(&self.node);
-        if body.as_ref() == wire::PUBLIC_STATUS && admits(node.phase(), Door::PublicStatus) {
+        if body.as_ref() == wire::PUBLIC_STATUS && admits(node.phase(), RequestClass::PublicStatus) {
             return Reply::Inline(wire::encode(&status::public(&node)));
         }
-        if !admits(node.phase(), Door::LockOpen) {
+        if !admits(node.phase(), RequestClass::LockOpen) {
             return Reply::Inline(Vec::new());
         }
         let conn = conn.clone();
@@ -157,7 +159,7 @@ struct JoinDoor {
 
 impl Handler for JoinDoor {
     fn handle(&self, conn: &Conn, body: Bytes) -> Reply {
-        if !admits(self.node.phase(), Door::Join) {
+        if !admits(self.node.phase(), RequestClass::Join) {
             return Reply::Inline(Vec::new());
         }
         let (node, conn) = (Arc::clone(&self.node), conn.clone());
@@ -176,8 +178,20 @@ struct ClientDoor {
 }
 
 impl Handler for ClientDoor {
-    fn handle(&self, _conn: &Conn, body: Bytes) -> Reply {
-        api::handle(&self.node, &body)
+    fn handle(&self, conn: &Conn, body: Bytes) -> Reply {
+        let received_ms = boot_ms();
+        let envelope: Envelope = match wire::decode(&body) {
+            Ok(envelope) => envelope,
+            Err(error) => return Reply::Inline(wire::encode(&Answered::always(Err(error)))),
+        };
+        let (node, remote) = (Arc::clone(&self.node), conn.peer().remote);
+        let mut answer =
+            Box::pin(async move { wire::encode(&service::client::answer(&node, remote, envelope, received_ms).await) });
+        // What needs no waiting is answered by the task that read the frame. A later poll brings the real waker.
+        match answer.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(bytes) => Reply::Inline(bytes),
+            Poll::Pending => Reply::Later(answer),
+        }
     }
 
     fn limits(&self) -> Limits {
@@ -209,48 +223,31 @@ impl PeerDoor {
 
 impl Handler for PeerDoor {
     fn handle(&self, conn: &Conn, body: Bytes) -> Reply {
-        let refuse = |refusal| Reply::Inline(peer::encode(&PeerReply::Refused(refusal)));
-        let request = match peer::decode::<PeerRequest>(&body) {
-            Ok(request) => request,
-            Err(refusal) => return refuse(refusal),
+        let admitted = peer::decode::<PeerRequest>(&body).and_then(|request| {
+            let is_greeted = self.admitted.load(Ordering::Acquire);
+            let pace = member::admit(&self.node, self.peer, conn, is_greeted, &request)?;
+            Ok((request, pace))
+        });
+        let (request, pace) = match admitted {
+            Ok(admitted) => admitted,
+            Err(refusal) => return Reply::Inline(peer::encode(&PeerReply::Refused(refusal))),
         };
-        // Denied since the session began. Requests that are being answered lose their answers with the session.
-        if let Some(refusal) = self.node.turned_away(&conn.peer().key) {
-            return refuse(refusal);
-        }
-        // Whether this session is alive does not depend on the phase: a node that rebuilds its state has sessions, too, and
-        // no copy of it may take their place.
-        // And any unlocked node says what its roster is, whether its Raft runs or not.
-        let always = matches!(request, PeerRequest::Ping | PeerRequest::Roster);
-        if !admits(self.node.phase(), Door::Peer) && !always {
-            return refuse(Refusal::Phase(self.node.phase().to_string()));
-        }
-        let (node, conn, from) = (Arc::clone(&self.node), conn.clone(), self.peer);
-        match request {
-            PeerRequest::Ping => Reply::Inline(peer::encode(&PeerReply::Pong)),
-            PeerRequest::Hello(hello) if hello.node == from => {
-                let admitted = Arc::clone(&self.admitted);
-                Reply::later(async move {
-                    let reply = match session::admit(&node, &conn, &hello).await {
-                        Ok(_) => {
-                            admitted.store(true, Ordering::Release);
-                            PeerReply::Hello(node.hello())
-                        }
-                        Err(refusal) => PeerReply::Refused(refusal),
-                    };
-                    peer::encode(&reply)
-                })
+        let (node, conn, from, greeted) = (Arc::clone(&self.node), conn.clone(), self.peer, Arc::clone(&self.admitted));
+        let here = Arc::clone(&node);
+        let answer = async move {
+            let asked = Asked { from, conn: &conn, greeted: &greeted, body: &body };
+            peer::encode(&member::answer(&node, asked, request).await)
+        };
+        match pace {
+            Pace::AtOnce => {
+                let mut answer = Box::pin(answer);
+                match answer.as_mut().now_or_never() {
+                    Some(reply) => Reply::Inline(reply),
+                    None => Reply::Later(answer),
+                }
             }
-            PeerRequest::Hello(_) => refuse(Refusal::NotAMember),
-            _ if !self.admitted.load(Ordering::Acquire) => refuse(Refusal::NoHello),
-            request if request.may_wait() => {
-                let here = Arc::clone(&node);
-                let answer = async move { peer::encode(&answer::peer(&node, from, &conn, request, &body).await) };
-                Reply::later(async move { here.background.run(answer).await })
-            }
-            request => {
-                Reply::later(async move { peer::encode(&answer::peer(&node, from, &conn, request, &body).await) })
-            }
+            Pace::Soon => Reply::later(answer),
+            Pace::Background => Reply::later(async move { here.background.run(answer).await }),
         }
     }
 

@@ -1,5 +1,4 @@
-//! Doors: where questions of clients, peers and the operator's own machine arrive.
+//! Doors: where questions of clients, members and the owner of the machine arrive. Bytes in, bytes out; no rule.
 
-pub mod admin;
-pub mod answer;
 pub mod listen;
+pub mod local;

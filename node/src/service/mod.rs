@@ -1,3 +1,43 @@
-//! What may be asked of a node, through any of its doors.
+//! What may be asked of a node, whoever carries the question.
+//!
+//! ```text
+//! door (serve/) ─► who asks: Caller ─► what it is: Row ─► may it, can it be done here ─► handler ─► answer
+//!                                                              │
+//!                                                              └─► the leader, or the node that is meant, with the Caller
+//! ```
+//!
+//! Each of the three vocabularies has one file with its table: what clients ask ([`client`]), what members ask each other
+//! ([`member`]), and what the owner of the machine asks ([`machine`]). A table has no catch-all arm: an operation that is
+//! added is one variant, one row and one function, and the compiler names each place that lacks it.
+//!
+//! Handlers stand by topic: [`crypto`], [`keys`], [`nodes`], [`orders`].
 
-pub mod api;
+pub mod caller;
+
+pub mod client;
+pub mod machine;
+pub mod member;
+
+pub mod crypto;
+pub mod keys;
+pub mod nodes;
+pub mod orders;
+
+mod audit;
+mod forward;
+mod found;
+
+use std::sync::Arc;
+
+use quorate_raft::Replica;
+
+use crate::node::Node;
+use crate::peers::caller::Caller;
+
+/// What every handler of a client's request is given.
+#[derive(Clone, Copy)]
+pub struct Call<'a> {
+    pub node: &'a Arc<Node>,
+    pub replica: &'a Replica,
+    pub caller: &'a Caller,
+}

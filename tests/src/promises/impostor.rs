@@ -8,11 +8,12 @@ use quorate_client::conn::{CallError, Conn, Lane};
 use quorate_client::error::Code;
 use quorate_client::identity::{DialError, Identity, Protocol, dial};
 use quorate_client::wire::{self, Answered, Envelope, PUBLIC_STATUS, Phase, PublicStatus, Request, Token};
+use quorate_node::peers::caller::Caller;
 use quorate_node::peers::peer::{
-    self, Hello, KeyChange, LockState, Operate, PeerRequest, SharesRequest, VerifyRequest,
+    self, Forwarded, ForwardedRequest, Hello, KeyChange, LockState, Operate, PeerRequest, SharesRequest, VerifyRequest,
 };
 use quorate_node::vault::{self, Vault};
-use quorate_raft::command::{Change, Command as StateCommand};
+use quorate_raft::command::{Change, Command as StateCommand, Invite};
 use quorate_shares::ids::{Epoch, KeyUid, KeyVersion, NodeId, NodeName};
 use quorate_shares::labels::EXPORTER_LOCK;
 use quorate_shares::lock::{LockOpenCode, LockOpenReply, LockOpenRequest, LockParams};
@@ -101,16 +102,23 @@ pub(crate) fn every_peer_request(me: NodeId) -> Vec<PeerRequest> {
         PeerRequest::FoundingTerms,
         PeerRequest::FoundingLocked { attempt: 1 },
         PeerRequest::Propose(Box::new(StateCommand::new(0, Change::ActivateEpoch { epoch }))),
-        PeerRequest::Change(KeyChange::Rotate { request: [0; 16], name: name("key"), expect: None }),
         PeerRequest::Report,
-        PeerRequest::Seal { sealed: true },
-        PeerRequest::Admit { node: me },
-        PeerRequest::Disarm { codes: None },
         PeerRequest::Flushed(quorate_raft::Flushed::default()),
         PeerRequest::Roster,
-        PeerRequest::Operate(Operate::Revoke { request: [0; 16], names: vec![node("n3")] }),
-        PeerRequest::Progress { operation: epoch },
+        forwarded(ForwardedRequest::Change(KeyChange::Rotate { request: [0; 16], name: name("key"), expect: None })),
+        forwarded(ForwardedRequest::Operate(Operate::Revoke { request: [0; 16], names: vec![node("n3")] })),
+        forwarded(ForwardedRequest::Progress { operation: epoch }),
+        forwarded(ForwardedRequest::Invite(Invite { proof_key: [1; 32], name: None, ttl_ms: 1_000 })),
+        forwarded(ForwardedRequest::Replace { invitation: [1; 32], gone: me }),
+        forwarded(ForwardedRequest::Seal { sealed: true }),
+        forwarded(ForwardedRequest::Admit { node: me }),
+        forwarded(ForwardedRequest::Disarm { codes: None }),
     ]
+}
+
+fn forwarded(request: ForwardedRequest) -> PeerRequest {
+    let caller = Caller::root(&[0; 32], "127.0.0.1:4711".parse().expect("an address"));
+    PeerRequest::Forwarded(Box::new(Forwarded { caller, request }))
 }
 
 /// One of everything that a client may ask.

@@ -3,7 +3,7 @@
 use quorate_client::error::Code;
 use quorate_client::wire::WireError;
 use quorate_node::keys::deal::{self, OpenDealer, Target};
-use quorate_node::peers::peer::{KeyChange, PeerReply, Refusal};
+use quorate_node::peers::peer::{ForwardedReply, KeyChange, PeerReply, Refusal};
 use quorate_raft::command::Change;
 use quorate_shares::ids::{KeyUid, KeyVersion};
 use quorate_shares::master::{KeyIdentity, MasterKey};
@@ -167,7 +167,12 @@ impl Daemon {
     pub(super) fn reply(&mut self, context: &mut Context<'_>, id: u64, made: Result<(KeyUid, KeyVersion), WireError>) {
         let Some(making) = self.unlocked_mut().changes.remove(&id) else { return };
         match making.reply {
-            ReplyTo::Peer(from, ask) => self.tell(context, from, ask, &PeerReply::Changed(made)),
+            ReplyTo::Peer(from, ask) => self.tell(
+                context,
+                from,
+                ask,
+                &PeerReply::Forwarded(made.map(|(uid, version)| ForwardedReply::Made { uid, version })),
+            ),
             ReplyTo::Job(job) => self.changed(context, job, made),
         }
     }

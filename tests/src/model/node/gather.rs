@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use quorate_node::base::phase::{Door, admits};
+use quorate_node::base::phase::{RequestClass, admits};
 use quorate_node::keys::gather::{Loaded, is_entitled};
 use quorate_node::memory::keyring::{Slot, Wipes};
 use quorate_node::peers::peer::{PeerReply, PeerRequest, Refusal, SealedShare, SharesRequest, VERSIONS_MAX};
@@ -216,7 +216,7 @@ impl Daemon {
         if request.versions.len() > VERSIONS_MAX {
             return PeerReply::Refused(Refusal::TooMany);
         }
-        if !admits(phase, Door::Shares) || !unlocked.lease.is_valid_at(now_ms) {
+        if !admits(phase, RequestClass::Shares) || !unlocked.lease.is_valid_at(now_ms) {
             return PeerReply::Refused(Refusal::NoLease);
         }
         if !is_entitled(&unlocked.state, request.epoch, from.node) {

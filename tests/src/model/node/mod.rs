@@ -23,14 +23,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_node::base::phase::{self, Door, Phase};
+use quorate_node::base::phase::{self, Phase, RequestClass};
 use quorate_node::cluster::members::{Checked, Joiner, Serving};
 use quorate_node::keys::deal::OpenDealer;
 use quorate_node::lease::confirm as node_confirm;
 use quorate_node::memory::holder::{Holder, Source};
 use quorate_node::memory::keyring::Roots;
 use quorate_node::memory::lease::{Lease, Renewal};
-use quorate_node::peers::peer::{self, PeerReply, PeerRequest, Refusal};
+use quorate_node::peers::peer::{self, ForwardedReply, ForwardedRequest, PeerReply, PeerRequest, Refusal};
 use quorate_node::vault::{Vault, VaultError, VaultFile};
 use quorate_raft::ReadError;
 use quorate_raft::rows::RowKey;
@@ -224,14 +224,14 @@ impl Daemon {
     /// The door of `listen` and `answer`: one message off the network.
     pub(super) fn receive(&mut self, context: &mut Context<'_>, message: Message) -> Result<(), Killed> {
         match (message.body, message.from) {
-            (Body::LockOpen(id, request), Some(from)) if phase::admits(self.phase, Door::LockOpen) => {
+            (Body::LockOpen(id, request), Some(from)) if phase::admits(self.phase, RequestClass::LockOpen) => {
                 self.answer_lock_open(context, from, id, &request);
             }
             (Body::LockOpened(id, reply), Some(from)) => self.take_piece(context, from, id, &reply),
             (Body::Raft(message), Some(from)) if self.is_heard(from, context.now_ms) => {
                 self.hear_raft(context, from.node, message)?;
             }
-            (Body::Ask(id, request), Some(from)) if phase::admits(self.phase, Door::Peer) => {
+            (Body::Ask(id, request), Some(from)) if phase::admits(self.phase, RequestClass::Peer) => {
                 let reply = self.answer(context, from, id, &request)?;
                 if let Some(reply) = reply {
                     self.tell(context, from, id, &reply);
@@ -337,8 +337,13 @@ impl Daemon {
             PeerRequest::LockCommit(durable) => Some(self.answer_commit(context, from, durable)?),
             PeerRequest::Report => Some(self.report()),
             PeerRequest::Propose(command) => Some(self.answer_propose(context, from.node, *command)),
-            PeerRequest::Change(change) => self.take_change(context, changes::ReplyTo::Peer(from, id), change),
-            PeerRequest::Operate(operate) => self.take_order(context, changes::ReplyTo::Peer(from, id), operate),
+            PeerRequest::Forwarded(forwarded) => match forwarded.request {
+                ForwardedRequest::Change(change) => self.take_change(context, changes::ReplyTo::Peer(from, id), change),
+                ForwardedRequest::Operate(operate) => {
+                    self.take_order(context, changes::ReplyTo::Peer(from, id), operate)
+                }
+                _ => refused(Refusal::Malformed),
+            },
             _ => refused(Refusal::Malformed),
         })
     }
@@ -374,8 +379,14 @@ impl Daemon {
             (Asked::FirstKey(peer), PeerReply::LockKey { keyno, public }) => {
                 self.take_first_key(context, peer, keyno, &public)?;
             }
-            (Asked::Change(job), PeerReply::Changed(made)) => self.changed(context, job, made),
-            (Asked::Order(job), PeerReply::Operated(begun)) => self.operated(context, job, begun),
+            (Asked::Change(job), PeerReply::Forwarded(Ok(ForwardedReply::Made { uid, version }))) => {
+                self.changed(context, job, Ok((uid, version)));
+            }
+            (Asked::Order(job), PeerReply::Forwarded(Ok(ForwardedReply::Begun { operation }))) => {
+                self.operated(context, job, Ok(operation));
+            }
+            (Asked::Change(job), PeerReply::Forwarded(Err(error))) => self.changed(context, job, Err(error)),
+            (Asked::Order(job), PeerReply::Forwarded(Err(error))) => self.operated(context, job, Err(error)),
             (Asked::Change(job) | Asked::Order(job), _) => self.refuse_job(context, job),
             _ => {}
         }
@@ -411,7 +422,7 @@ impl Daemon {
     }
 
     fn is_heard(&mut self, from: Process, now_ms: u64) -> bool {
-        phase::admits(self.phase, Door::Peer) && self.hears(from, now_ms)
+        phase::admits(self.phase, RequestClass::Peer) && self.hears(from, now_ms)
     }
 
     fn unlocked_mut(&mut self) -> &mut Unlocked {

@@ -3,7 +3,7 @@
 use quorate_client::error::Code;
 use quorate_client::wire::WireError;
 use quorate_node::cluster::operate::{Ordered, ordered};
-use quorate_node::peers::peer::{Operate, PeerReply, Refusal};
+use quorate_node::peers::peer::{ForwardedReply, Operate, PeerReply, Refusal};
 use quorate_raft::command::{Change, Outcome};
 use quorate_raft::refusal::Refusal as StateRefusal;
 use quorate_shares::ids::Epoch;
@@ -84,7 +84,12 @@ impl Daemon {
     fn answer_order(&mut self, context: &mut Context<'_>, id: u64, begun: Result<Epoch, WireError>) {
         let Some(order) = self.unlocked_mut().orders.remove(&id) else { return };
         match order.reply {
-            ReplyTo::Peer(from, ask) => self.tell(context, from, ask, &PeerReply::Operated(begun)),
+            ReplyTo::Peer(from, ask) => self.tell(
+                context,
+                from,
+                ask,
+                &PeerReply::Forwarded(begun.map(|operation| ForwardedReply::Begun { operation })),
+            ),
             ReplyTo::Job(job) => self.operated(context, job, begun),
         }
     }

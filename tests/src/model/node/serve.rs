@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use quorate_client::error::Code;
 use quorate_client::wire::{Answered, WireError};
-use quorate_node::base::phase::{Door, admits};
+use quorate_node::base::phase::{RequestClass, admits};
 use quorate_node::memory::keyring::Slot;
 use quorate_node::memory::lease::good_for_ms;
-use quorate_node::peers::peer::{KeyChange, Operate, PeerRequest};
+use quorate_node::peers::caller::Caller;
+use quorate_node::peers::peer::{Forwarded, ForwardedRequest, KeyChange, Operate, PeerRequest};
 use quorate_raft::state::State;
 use quorate_shares::context::Context as Bound;
 use quorate_shares::envelope::{self, Ciphertext, CiphertextHeader, Kind, Suite};
@@ -59,7 +60,7 @@ impl Daemon {
     pub(super) fn take_request(&mut self, context: &mut Context<'_>, client: u64, request: &Request) {
         let now_ms = context.now_ms;
         let leased = self.unlocked.as_ref().is_some_and(|unlocked| unlocked.lease.is_valid_at(now_ms));
-        if !admits(self.phase, Door::Work) || !leased {
+        if !admits(self.phase, RequestClass::Work) || !leased {
             return self.say(context, client, Answered::ALWAYS, Said::TryAgain);
         }
         self.next += 1;
@@ -74,7 +75,7 @@ impl Daemon {
         self.settle_phase(context.now_ms);
         let Some(unlocked) = &mut self.unlocked else { return };
         let Some(Job { client, since_ms, stage: Stage::Done(said), .. }) = unlocked.jobs.remove(&id) else { return };
-        let until_ms = unlocked.lease.until_ms_at(context.now_ms).filter(|_| admits(self.phase, Door::Work));
+        let until_ms = unlocked.lease.until_ms_at(context.now_ms).filter(|_| admits(self.phase, RequestClass::Work));
         match until_ms {
             Some(until_ms) => self.say(context, client, good_for_ms(until_ms, since_ms), said),
             None => self.say(context, client, Answered::ALWAYS, Said::TryAgain),
@@ -224,7 +225,9 @@ impl Daemon {
         let leadership = self.unlocked_mut().raft.leadership(context.db);
         match leadership.leader {
             Some(_) if leadership.am_leader => drop(self.take_order(context, ReplyTo::Job(id), operate)),
-            Some(leader) => drop(self.ask(context, leader, &PeerRequest::Operate(operate), Asked::Order(id))),
+            Some(leader) => {
+                drop(self.ask(context, leader, &forwarded(ForwardedRequest::Operate(operate)), Asked::Order(id)))
+            }
             None => self.done(context, id, Said::TryAgain),
         }
     }
@@ -247,7 +250,9 @@ impl Daemon {
         let leadership = self.unlocked_mut().raft.leadership(context.db);
         match leadership.leader {
             Some(_) if leadership.am_leader => drop(self.take_change(context, ReplyTo::Job(id), change)),
-            Some(leader) => drop(self.ask(context, leader, &PeerRequest::Change(change), Asked::Change(id))),
+            Some(leader) => {
+                drop(self.ask(context, leader, &forwarded(ForwardedRequest::Change(change)), Asked::Change(id)))
+            }
             None => self.done(context, id, Said::TryAgain),
         }
     }
@@ -290,4 +295,10 @@ impl Daemon {
 fn newest_ready(state: &State, name: &KeyName) -> Option<(KeyUid, KeyVersion)> {
     let key = state.key_by_name(name)?;
     Some((key.uid, key.newest_ready()?.version))
+}
+
+/// What a client asked of this node, on its way to the leader.
+fn forwarded(request: ForwardedRequest) -> PeerRequest {
+    let caller = Caller::root(&[0; 32], "127.0.0.1:4711".parse().expect("an address"));
+    PeerRequest::Forwarded(Box::new(Forwarded { caller, request }))
 }

@@ -1,157 +1,96 @@
-//! The local socket: what only whoever owns this machine may ask of this node.
+//! What the owner of this machine may ask of this node, through its local socket: found, join, seal, admit, and how it is.
 //!
-//! A Unix socket, mode 0600. One request per connection; while it waits it sends its progress, so the person in front sees
-//! the step and whom it waits for. A person who gives up changes nothing: the node goes on.
+//! A command that founds or joins waits until the node serves, and is told each step and whom it waits for. A person who gives
+//! up changes nothing: the node goes on.
 
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-use std::path::PathBuf;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_client::error::Code;
-use quorate_client::frame::{self, Frame, Kind, Reader};
-use quorate_client::wire::{self, AdminProgress, AdminRequest, AdminResponse, LocalStatus, SecretMemory, WireError};
+use quorate_client::wire::{AdminProgress, AdminRequest, AdminResponse, LocalStatus, SecretMemory, WireError};
 use quorate_shares::arena;
 use quorate_shares::ids::ClusterId;
 use quorate_shares::split::Threshold;
-use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
-use tokio::time::timeout;
-use tracing::{debug, info};
+use tokio::sync::mpsc;
+use tracing::info;
 
 use crate::base::clock::wall_ms;
-use crate::base::phase::{Door, Phase, admits};
+use crate::base::phase::{Phase, RequestClass, admits};
 use crate::base::random;
-use crate::boot::BootError;
 use crate::cluster::status;
 use crate::join::desk;
 use crate::lease::sealing;
 use crate::lock::absence;
 use crate::node::Node;
-use crate::service::api;
+use crate::peers::caller::Caller;
+use crate::service::{audit, nodes};
 use crate::vault::invitation::Invitation;
 use crate::vault::layout::Address;
 use crate::vault::{FirstFounder, Founding, FoundingStep, Invited, Role, Roster, Vault, VaultFile};
 
 /// How often progress is looked at.
 const LOOK: Duration = Duration::from_millis(100);
-/// Callers at a time; the next ones wait until one of them is done.
-const CALLERS_MAX: usize = 32;
-/// How long a caller may take to say what he wants; then his place is for others.
-const REQUEST: Duration = Duration::from_secs(10);
 
-type AdminAnswer = Result<AdminResponse, WireError>;
+/// What a request of the local socket is answered.
+pub type AdminAnswer = Result<AdminResponse, WireError>;
 
-/// The socket's file, removed when the daemon stops.
-pub struct Socket {
-    path: PathBuf,
-    task: tokio::task::JoinHandle<()>,
-}
+/// The name of a request, as audit lines use it.
+struct Name<'a>(&'a AdminRequest);
 
-impl Socket {
-    /// Stops listening and removes the file.
-    pub fn close(self) {
-        self.task.abort();
-        let _ = std::fs::remove_file(&self.path);
-    }
-}
-
-/// Makes the socket and serves it. One that is there and answers belongs to another daemon; one that does not is dead.
-///
-/// # Errors
-/// [`BootError::Socket`].
-pub fn listen(node: &Arc<Node>) -> Result<Socket, BootError> {
-    let path = node.config.socket.clone();
-    let failed = |source| BootError::Socket { path: path.clone(), source };
-    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(parent).map_err(failed)?;
-    }
-    if std::os::unix::net::UnixStream::connect(&path).is_ok() {
-        return Err(failed(std::io::ErrorKind::AddrInUse.into()));
-    }
-    match std::fs::remove_file(&path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
-        _ => {}
-    }
-    // The process's umask already keeps others out; the mode says so to whoever looks.
-    let listener = UnixListener::bind(&path).map_err(failed)?;
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
-    let node = Arc::clone(node);
-    let task = tokio::spawn(async move {
-        let callers = Arc::new(Semaphore::new(CALLERS_MAX));
-        // Never closed. A caller that waits holds no descriptor.
-        while let Ok(place) = Arc::clone(&callers).acquire_owned().await {
-            let stream = match listener.accept().await {
-                Ok((stream, _)) => stream,
-                Err(error) => {
-                    // Out of descriptors, perhaps: the next one may do.
-                    debug!(%error, "local connection not accepted");
-                    tokio::time::sleep(LOOK).await;
-                    continue;
-                }
-            };
-            let node = Arc::clone(&node);
-            tokio::spawn(async move {
-                if let Err(error) = serve(&node, stream).await {
-                    debug!(%error, "local connection");
-                }
-                drop(place);
-            });
+impl fmt::Display for Name<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            AdminRequest::Init { .. } => f.write_str("cluster.init"),
+            AdminRequest::Join { .. } => f.write_str("node.join"),
+            AdminRequest::Status => f.write_str("status"),
+            AdminRequest::Seal { sealed: true } => f.write_str("node.seal"),
+            AdminRequest::Seal { sealed: false } => f.write_str("node.unseal"),
+            AdminRequest::Admit { name } => write!(f, "node.admit node {name}"),
+            AdminRequest::Export => f.write_str("cluster.export"),
         }
-    });
-    Ok(Socket { path, task })
-}
-
-/// Returns once an operator has given this node something to found or to join.
-pub async fn initialised(node: &Arc<Node>) {
-    while !node.has_vault() {
-        tokio::time::sleep(LOOK).await;
     }
 }
 
-async fn serve(node: &Arc<Node>, stream: UnixStream) -> Result<(), frame::FrameError> {
-    let (read, write) = stream.into_split();
-    let mut caller = Caller { reader: Reader::new(read), write };
-    let (id, answer): (u64, AdminAnswer) = match timeout(REQUEST, caller.reader.next()).await {
-        Ok(request) => match request? {
-            None => return Ok(()),
-            Some(Frame { id, body, .. }) => match wire::decode::<AdminRequest>(&body) {
-                Ok(request) => (id, answer(node, request, &mut caller).await),
-                Err(error) => (id, Err(error)),
-            },
-        },
-        Err(_) => (0, Err(WireError::new(Code::Deadline, "no request came in time"))),
-    };
-    frame::write(&mut caller.write, Kind::Response, id, &wire::encode(&answer)).await
+/// Answers `request`. Its steps go to `progress`; once the receiver is closed, the caller has gone, and nothing waits for it any
+/// more.
+pub async fn answer(
+    node: &Arc<Node>,
+    caller: &Caller,
+    request: AdminRequest,
+    progress: mpsc::Sender<AdminProgress>,
+) -> AdminAnswer {
+    let line = audit::Line::of(&Name(&request));
+    let ended = run(node, caller, request, progress).await;
+    line.write(caller, &ended);
+    ended
 }
 
-/// Whoever is at the other end of the socket.
-struct Caller {
-    reader: Reader<OwnedReadHalf>,
-    write: OwnedWriteHalf,
-}
-
-async fn answer(node: &Arc<Node>, request: AdminRequest, caller: &mut Caller) -> AdminAnswer {
+async fn run(
+    node: &Arc<Node>,
+    caller: &Caller,
+    request: AdminRequest,
+    progress: mpsc::Sender<AdminProgress>,
+) -> AdminAnswer {
     match request {
         AdminRequest::Init { founders, threshold, allow_solo, accept_no_redundancy, token_hash } => {
             let terms = Terms::check(founders, threshold, allow_solo, accept_no_redundancy)?;
             let invitations = init(node, terms, token_hash).await?;
-            follow(node, invitations, caller).await?;
+            tell_until_served(node, invitations, &progress).await?;
             Ok(AdminResponse::Founded(status::cluster_file(node)))
         }
         AdminRequest::Join { invitation } => {
             join(node, &invitation).await?;
-            follow(node, Vec::new(), caller).await?;
+            tell_until_served(node, Vec::new(), &progress).await?;
             Ok(AdminResponse::Joined { node: node.name(), cluster: node.cluster() })
         }
         AdminRequest::Status => Ok(AdminResponse::Status(Box::new(local_status(node).await))),
         AdminRequest::Seal { sealed } => {
-            sealing::set(node, sealed).await?;
+            sealing::set(node, sealed, caller).await?;
             Ok(AdminResponse::Sealed { node: node.name(), sealed })
         }
         AdminRequest::Admit { name } => {
-            absence::admit(node, api::member(node, &name)?).await?;
+            absence::admit(node, nodes::member(node, &name)?, caller).await?;
             Ok(AdminResponse::Admitted { at: node.name() })
         }
         AdminRequest::Export => match node.replica() {
@@ -159,6 +98,13 @@ async fn answer(node: &Arc<Node>, request: AdminRequest, caller: &mut Caller) ->
             None => Err(WireError::new(Code::NotServing, format!("this node is {}", node.phase()))
                 .hint("the client file exists once the cluster is founded")),
         },
+    }
+}
+
+/// Returns once an operator has given this node something to found or to join.
+pub async fn initialised(node: &Arc<Node>) {
+    while !node.has_vault() {
+        tokio::time::sleep(LOOK).await;
     }
 }
 
@@ -318,8 +264,12 @@ fn adopt(node: &Arc<Node>, vault: Vault) -> Result<(), WireError> {
     Ok(())
 }
 
-/// Sends progress until this node serves, or founding ended without it.
-async fn follow(node: &Arc<Node>, mut invitations: Vec<String>, caller: &mut Caller) -> Result<(), WireError> {
+/// Tells each step until this node serves, or founding ends without it.
+async fn tell_until_served(
+    node: &Arc<Node>,
+    mut invitations: Vec<String>,
+    progress: &mpsc::Sender<AdminProgress>,
+) -> Result<(), WireError> {
     let gone = || WireError::new(Code::Internal, "the caller is gone");
     let mut shown = None;
     while node.phase() != Phase::Serving {
@@ -337,15 +287,13 @@ async fn follow(node: &Arc<Node>, mut invitations: Vec<String>, caller: &mut Cal
         let now = (founding.step, founding.waiting_for);
         if shown.as_ref() != Some(&now) || !invitations.is_empty() {
             let (step, waiting_for) = now.clone();
-            let progress = AdminProgress { invitations: std::mem::take(&mut invitations), step, waiting_for };
-            let written = frame::write(&mut caller.write, Kind::Progress, 0, &wire::encode(&progress)).await;
-            written.map_err(|_| gone())?;
+            let step = AdminProgress { invitations: std::mem::take(&mut invitations), step, waiting_for };
+            progress.send(step).await.map_err(|_| gone())?;
             shown = Some(now);
         }
         tokio::select! {
             () = tokio::time::sleep(LOOK) => {}
-            // He has nothing more to say: this is the end of his command.
-            _ = caller.reader.next() => return Err(gone()),
+            () = progress.closed() => return Err(gone()),
         }
     }
     Ok(())
@@ -353,7 +301,7 @@ async fn follow(node: &Arc<Node>, mut invitations: Vec<String>, caller: &mut Cal
 
 async fn local_status(node: &Arc<Node>) -> LocalStatus {
     let full = match node.replica() {
-        Some(replica) if admits(node.phase(), Door::Status) => Some(status::full(node, &replica).await),
+        Some(replica) if admits(node.phase(), RequestClass::Status) => Some(status::full(node, &replica).await),
         _ => None,
     };
     LocalStatus {
@@ -374,44 +322,55 @@ async fn local_status(node: &Arc<Node>) -> LocalStatus {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::serve::answer::tests::node_of;
+    use crate::service::member::tests::node_of;
     use quorate_shares::secret::Secret;
+    use tokio::time::timeout;
 
     const SOON: Duration = Duration::from_secs(30);
 
     /// Mutated: without the look at the phase, the command waits for ever for a node that will never serve.
     #[tokio::test]
     async fn a_command_ends_when_the_node_is_revoked_while_it_joins() {
-        assert_eq!(follow_into(Phase::Revoked).await.code, Code::Denied, "it will never serve");
+        assert_eq!(ended_by(Phase::Revoked).await.code, Code::Denied, "it will never serve");
     }
 
-    /// Mutated in the same way: it waits for somebody to unseal the node, and does not say so.
+    /// Mutated in the same way: it waits until someone unseals the node, and does not say so.
     #[tokio::test]
     async fn a_command_ends_when_the_node_is_sealed_while_it_joins() {
-        let ended = follow_into(Phase::Sealed).await;
+        let ended = ended_by(Phase::Sealed).await;
         assert_eq!(ended.code, Code::NotServing);
         assert!(ended.hint.is_some_and(|hint| hint.contains("quorate node unseal")));
     }
 
-    /// What a command says in the end that follows a node which enters `phase`.
-    async fn follow_into(phase: Phase) -> WireError {
+    /// What a command says in the end that waits for a node which enters `phase`.
+    async fn ended_by(phase: Phase) -> WireError {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let node = node_of(dir.path(), Vault::new(ClusterId([1; 16]), Secret::random(&mut random::system())));
         node.enter(Phase::Joining);
-        let (ours, theirs) = UnixStream::pair().expect("sockets");
-        let (read, write) = ours.into_split();
-        let mut caller = Caller { reader: Reader::new(read), write };
-        let (theirs, _open) = theirs.into_split();
-        let mut shown = Reader::new(theirs);
-
-        let follow = follow(&node, Vec::new(), &mut caller);
+        let (tell, mut told) = mpsc::channel(1);
+        let follow = tell_until_served(&node, Vec::new(), &tell);
         let turn = async {
-            let progress = shown.next().await.expect("readable").expect("it is followed");
-            assert_eq!(progress.kind, Kind::Progress);
+            told.recv().await.expect("it tells the first step");
             node.lease.bar(phase == Phase::Sealed);
             node.enter(phase);
         };
         let (ended, ()) = timeout(SOON, async { tokio::join!(follow, turn) }).await.expect("it ends");
         ended.expect_err("it does not serve")
+    }
+
+    /// Mutated: without `closed`, the wait of a caller who gave up would keep its place until the node serves.
+    #[tokio::test]
+    async fn nothing_waits_for_a_caller_who_gave_up() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let node = node_of(dir.path(), Vault::new(ClusterId([1; 16]), Secret::random(&mut random::system())));
+        node.enter(Phase::Joining);
+        let (tell, mut told) = mpsc::channel(1);
+        let follow = tell_until_served(&node, Vec::new(), &tell);
+        let turn = async {
+            told.recv().await.expect("it tells the first step");
+            drop(told);
+        };
+        let (ended, ()) = timeout(SOON, async { tokio::join!(follow, turn) }).await.expect("it ends");
+        ended.expect_err("nobody is told");
     }
 }

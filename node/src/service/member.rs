@@ -1,39 +1,145 @@
-//! The one door for what peers ask inside an op session.
+//! What members ask each other inside an op session: the table of requests, and what is done for each.
+//!
+//! Who asks follows from the op key of the session alone, never from the message.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use quorate_client::conn::Conn;
+use quorate_client::error::Code;
+use quorate_client::wire::WireError;
 use quorate_raft::Replica;
+use quorate_raft::command::Change;
 use quorate_shares::ids::NodeId;
 use serde_bytes::ByteBuf;
+use sha2::{Digest, Sha256};
 use tracing::debug;
 
+use crate::base::phase::{RequestClass, admits};
 use crate::base::random;
 use crate::cluster::{alarms, members, operate, status};
 use crate::join::{desk, found};
-use crate::keys::{deal, gather};
+use crate::keys::gather;
 use crate::lease::{confirm, sealing};
 use crate::lock::absence;
 use crate::node::Node;
-use crate::peers::peer::{LockState, PeerReply, PeerRequest, Refusal};
-use crate::peers::proposal;
+use crate::peers::caller::Caller;
+use crate::peers::peer::{Forwarded, ForwardedReply, ForwardedRequest, LockState, PeerReply, PeerRequest, Refusal};
+use crate::peers::{proposal, session};
+use crate::service::{audit, keys};
 use crate::vault::lock_keys;
 
-/// Answers `request` of the member `from`, whose op key was checked, on `conn`. `body` is the request as it was received.
-pub async fn peer(node: &Arc<Node>, from: NodeId, conn: &Conn, request: PeerRequest, body: &[u8]) -> PeerReply {
-    answer(node, from, conn, request, body).await.unwrap_or_else(PeerReply::Refused)
+/// One row of the table: what a request needs, and how soon it is answered.
+pub struct Row {
+    pub name: &'static str,
+    /// Whether it is answered before the hello of its session is in order.
+    pub before_hello: bool,
+    /// Whether a node answers it in every phase in which it has a session at all.
+    pub in_any_phase: bool,
+    pub pace: Pace,
 }
 
-async fn answer(
-    node: &Arc<Node>,
-    from: NodeId,
-    conn: &Conn,
-    request: PeerRequest,
-    body: &[u8],
-) -> Result<PeerReply, Refusal> {
+/// How soon a request is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pace {
+    /// By the task that reads it: nothing has to wait.
+    AtOnce,
+    /// By a task of its own.
+    Soon,
+    /// By the thread of low priority: only a leader that reshares waits for it.
+    Background,
+}
+
+/// The row of a request.
+pub fn row(request: &PeerRequest) -> Row {
+    let usual = |name| Row { name, before_hello: false, in_any_phase: false, pace: Pace::Soon };
     match request {
-        // The door itself has dealt with these two.
-        PeerRequest::Hello(_) | PeerRequest::Ping => Ok(PeerReply::Pong),
+        PeerRequest::Hello(_) => Row { before_hello: true, ..usual("hello") },
+        // Whether this session is alive does not depend on the phase: a node that rebuilds its state has sessions, too, and
+        // no copy of it may take their place.
+        PeerRequest::Ping => Row { name: "ping", before_hello: true, in_any_phase: true, pace: Pace::AtOnce },
+        PeerRequest::Raft(_) => usual("raft"),
+        PeerRequest::Lease => usual("lease"),
+        PeerRequest::Shares(request) if request.versions.len() > 1 => {
+            Row { pace: Pace::Background, ..usual("shares.many") }
+        }
+        PeerRequest::Shares(_) => usual("shares"),
+        PeerRequest::Verify(_) => usual("shares.verify"),
+        PeerRequest::AckEpoch { .. } => Row { pace: Pace::Background, ..usual("epoch.acknowledge") },
+        PeerRequest::LockPrepare(_) => usual("lock.prepare"),
+        PeerRequest::LockCommit(_) => usual("lock.commit"),
+        PeerRequest::LockErased(_) => usual("lock.erased"),
+        PeerRequest::FoundingTerms => usual("founding.terms"),
+        PeerRequest::FoundingLocked { .. } => usual("founding.locked"),
+        PeerRequest::Propose(_) => usual("propose"),
+        PeerRequest::Forwarded(_) => usual("forwarded"),
+        PeerRequest::Report => usual("report"),
+        PeerRequest::Flushed(_) => usual("flushed"),
+        // Any unlocked node says what its roster is, whether its Raft runs or not.
+        PeerRequest::Roster => Row { in_any_phase: true, ..usual("roster") },
+    }
+}
+
+/// Whether a request is answered, and how soon. `from` is the member whose op key `conn` proved; `is_greeted` says whether the
+/// hello of the session is in order.
+///
+/// # Errors
+/// Why it is not answered.
+pub fn admit(node: &Node, from: NodeId, conn: &Conn, is_greeted: bool, request: &PeerRequest) -> Result<Pace, Refusal> {
+    // The member may have been denied since the session began. Requests that are being answered lose their answers with the
+    // session.
+    if let Some(refusal) = node.turned_away(&conn.peer().key) {
+        return Err(refusal);
+    }
+    let row = row(request);
+    if !row.in_any_phase && !admits(node.phase(), RequestClass::Peer) {
+        return Err(Refusal::Phase(node.phase().to_string()));
+    }
+    if !row.before_hello && !is_greeted {
+        return Err(Refusal::NoHello);
+    }
+    if matches!(request, PeerRequest::Hello(hello) if hello.node != from) {
+        return Err(Refusal::NotAMember);
+    }
+    Ok(row.pace)
+}
+
+/// One request that [`admit`] let in.
+pub struct Asked<'a> {
+    pub from: NodeId,
+    pub conn: &'a Conn,
+    /// Set when the hello of the session is in order.
+    pub greeted: &'a AtomicBool,
+    /// The request as it was received.
+    pub body: &'a [u8],
+}
+
+impl Asked<'_> {
+    /// The member, as a caller.
+    fn caller(&self) -> Caller {
+        let peer = self.conn.peer();
+        Caller::member(self.from, &Sha256::digest(peer.key.0).into(), peer.remote)
+    }
+}
+
+/// Answers a request that [`admit`] let in.
+pub async fn answer(node: &Arc<Node>, asked: Asked<'_>, request: PeerRequest) -> PeerReply {
+    let name = row(&request).name;
+    run(node, &asked, request).await.unwrap_or_else(|refusal| {
+        debug!(caller = %asked.caller(), request = name, %refusal, "refused");
+        PeerReply::Refused(refusal)
+    })
+}
+
+async fn run(node: &Arc<Node>, asked: &Asked<'_>, request: PeerRequest) -> Result<PeerReply, Refusal> {
+    let Asked { from, conn, greeted, body } = *asked;
+    match request {
+        PeerRequest::Hello(hello) => {
+            session::admit(node, conn, &hello).await?;
+            greeted.store(true, Ordering::Release);
+            Ok(PeerReply::Hello(node.hello()))
+        }
+        PeerRequest::Ping => Ok(PeerReply::Pong),
         PeerRequest::Raft(message) => {
             let reply = replica(node)?.serve(from, &message).await;
             reply.map(|reply| PeerReply::Raft(ByteBuf::from(reply))).map_err(|error| {
@@ -74,31 +180,11 @@ async fn answer(
             Ok(PeerReply::Done)
         }
         PeerRequest::Propose(command) => proposal::answer(node, &replica(node)?, from, *command).await,
-        PeerRequest::Change(change) => {
-            let replica = led(node)?;
-            // On a task of its own: a key that is half made must be finished even when the asker goes away.
-            let node = Arc::clone(node);
-            let task = tokio::spawn(async move { deal::change(&node, &replica, change).await });
-            Ok(PeerReply::Changed(task.await.map_err(|_| Refusal::Storage)?))
-        }
-        PeerRequest::Operate(operate) => {
-            let replica = led(node)?;
-            Ok(PeerReply::Operated(operate::begin(node, &replica, operate).await))
-        }
-        PeerRequest::Progress { operation } => {
-            let replica = led(node)?;
-            Ok(PeerReply::Progress(operate::progress(node, &replica, operation).await))
+        PeerRequest::Forwarded(forwarded) => {
+            let Forwarded { caller, request } = *forwarded;
+            Ok(PeerReply::Forwarded(carry_out(node, from, &caller.forwarded_by(from), request).await?))
         }
         PeerRequest::Report => Ok(PeerReply::Report(status::report(node))),
-        PeerRequest::Disarm { codes } => {
-            alarms::disarm(node, &codes).await.map(|()| PeerReply::Done).map_err(|_| Refusal::Storage)
-        }
-        PeerRequest::Admit { node: peer } => {
-            absence::admit(node, peer).await.map(|()| PeerReply::Done).map_err(|error| Refusal::Phase(error.message))
-        }
-        PeerRequest::Seal { sealed } => {
-            sealing::set(node, sealed).await.map(|()| PeerReply::Done).map_err(|error| Refusal::Phase(error.message))
-        }
         PeerRequest::Flushed(flushed) => {
             node.sessions.note_reported(from, flushed);
             Ok(PeerReply::Done)
@@ -109,6 +195,51 @@ async fn answer(
             Ok(PeerReply::Roster(ByteBuf::from(roster)))
         }
     }
+}
+
+/// Does for a client what another member forwards, and writes the audit line of this node.
+///
+/// # Errors
+/// If this node cannot: it does not lead, or has no replica.
+async fn carry_out(
+    node: &Arc<Node>,
+    from: NodeId,
+    caller: &Caller,
+    request: ForwardedRequest,
+) -> Result<Result<ForwardedReply, WireError>, Refusal> {
+    let line = audit::Line::of(&request);
+    let done = |done: Result<(), WireError>| done.map(|()| ForwardedReply::Done);
+    let ended = match request {
+        ForwardedRequest::Change(change) => {
+            let made = keys::made_here(node, &led(node)?, change).await;
+            made.map(|(uid, version)| ForwardedReply::Made { uid, version })
+        }
+        ForwardedRequest::Operate(order) => {
+            let begun = operate::begin(node, &led(node)?, order, caller).await;
+            begun.map(|operation| ForwardedReply::Begun { operation })
+        }
+        ForwardedRequest::Progress { operation } => {
+            let progress = operate::progress(node, &led(node)?, operation).await;
+            progress.map(|progress| ForwardedReply::Progress(Box::new(progress)))
+        }
+        ForwardedRequest::Invite(invite) => done(note(node, &led(node)?, from, Change::Invite(invite)).await),
+        ForwardedRequest::Replace { invitation, gone } => {
+            done(note(node, &led(node)?, from, Change::Designate { invitation, gone }).await)
+        }
+        ForwardedRequest::Seal { sealed } => done(sealing::set(node, sealed, caller).await),
+        ForwardedRequest::Admit { node: peer } => done(absence::admit(node, peer, caller).await),
+        ForwardedRequest::Disarm { codes } => done(alarms::disarm(node, &codes).await),
+    };
+    line.write(caller, &ended);
+    Ok(ended)
+}
+
+/// Notes an invitation, or what it replaces, for a member that holds a seat: only such a member serves clients.
+async fn note(node: &Node, replica: &Replica, from: NodeId, change: Change) -> Result<(), WireError> {
+    if replica.read(|state| confirm::is_seated(state, from)) {
+        return operate::note(node, replica, change).await;
+    }
+    Err(WireError::new(Code::Denied, format!("{} holds no seat in the active epoch", node.name_of(from))))
 }
 
 fn replica(node: &Node) -> Result<Replica, Refusal> {

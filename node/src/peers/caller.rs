@@ -1,0 +1,186 @@
+//! Who asks: what a node knows of a caller, from the door where a request enters to the handler that answers it.
+//!
+//! A door makes one [`Caller`] for each request. It reaches every handler, and it travels with what is forwarded to another
+//! member. A handler, a rule or an audit line never asks the connection again.
+//!
+//! A forwarded caller is as trustworthy as the member that forwards it: that member checked the token. [`Caller::via`] names
+//! the member. The receiver sets it from the session, never from the message.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use quorate_shares::ids::NodeId;
+use serde::{Deserialize, Serialize};
+
+/// Who asks for something, and how they came here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Caller {
+    pub who: Principal,
+    /// The key or token that proves it; `None` where the operating system vouches for the caller.
+    pub key: Option<KeyTag>,
+    pub from: Origin,
+    pub door: Door,
+    pub restrictions: Restrictions,
+    /// The member that forwarded the request; `None` if the caller asked this node itself.
+    #[serde(skip)]
+    pub via: Option<NodeId>,
+}
+
+/// Who a caller is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Principal {
+    /// The owner of the cluster's root token.
+    RootToken,
+    /// A member, known by its op key.
+    Member(NodeId),
+    /// The user of this machine that owns the daemon's socket, or root.
+    MachineOwner,
+}
+
+/// Names a key or a token without showing it: the first 8 bytes of the SHA-256 of a token, or of the public op key.
+///
+/// A token has 256 random bits, so its tag does not help to find it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyTag(pub [u8; 8]);
+
+/// Where a request comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Origin {
+    /// The address at which the connection was made.
+    Network(SocketAddr),
+    /// A process of this machine, by its user id.
+    Process { uid: u32 },
+}
+
+/// The door through which a request enters the cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Door {
+    /// `quorate-client/1`, with a token in each request.
+    Client,
+    /// `quorate-peer/1`, between members.
+    Peer,
+    /// The local socket of a daemon.
+    Local,
+}
+
+/// What narrows the rights of a caller below those of its [`Principal`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Restrictions {
+    /// Nothing does: neither the root token, nor a member, nor the owner of a machine has restrictions.
+    Unrestricted,
+}
+
+impl Caller {
+    /// The owner of the root token whose SHA-256 is `token_hash`.
+    pub fn root(token_hash: &[u8; 32], remote: SocketAddr) -> Self {
+        let (who, key) = (Principal::RootToken, Some(KeyTag::of_hash(token_hash)));
+        let restrictions = Restrictions::Unrestricted;
+        Self { who, key, from: Origin::Network(remote), door: Door::Client, restrictions, via: None }
+    }
+
+    /// The member `node`, whose op key has the SHA-256 `key_hash`.
+    pub fn member(node: NodeId, key_hash: &[u8; 32], remote: SocketAddr) -> Self {
+        let (who, key) = (Principal::Member(node), Some(KeyTag::of_hash(key_hash)));
+        let restrictions = Restrictions::Unrestricted;
+        Self { who, key, from: Origin::Network(remote), door: Door::Peer, restrictions, via: None }
+    }
+
+    /// A user of this machine that the mode of the local socket lets in.
+    pub fn machine_owner(uid: u32) -> Self {
+        let (from, door) = (Origin::Process { uid }, Door::Local);
+        Self {
+            who: Principal::MachineOwner,
+            key: None,
+            from,
+            door,
+            restrictions: Restrictions::Unrestricted,
+            via: None,
+        }
+    }
+
+    /// The same caller, as the member `via` forwards it.
+    #[must_use]
+    pub fn forwarded_by(self, via: NodeId) -> Self {
+        Self { via: Some(via), ..self }
+    }
+}
+
+impl KeyTag {
+    fn of_hash(hash: &[u8; 32]) -> Self {
+        let [a, b, c, d, e, f, g, h, ..] = *hash;
+        Self([a, b, c, d, e, f, g, h])
+    }
+}
+
+impl fmt::Display for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.who)?;
+        if let Some(key) = &self.key {
+            write!(f, " {key}")?;
+        }
+        write!(f, " from {} at the {} door", self.from, self.door)?;
+        match self.via {
+            Some(via) => write!(f, " of node {via}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for Principal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::RootToken => f.write_str("root token"),
+            Self::Member(node) => write!(f, "node {node}"),
+            Self::MachineOwner => f.write_str("owner of the machine"),
+        }
+    }
+}
+
+impl fmt::Display for KeyTag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Network(address) => address.fmt(f),
+            Self::Process { uid } => write!(f, "user {uid}"),
+        }
+    }
+}
+
+impl fmt::Display for Door {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Client => "client",
+            Self::Peer => "peer",
+            Self::Local => "local",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::peers::peer::{decode, encode};
+
+    #[test]
+    fn a_line_names_the_caller_and_the_member_that_forwarded_it() {
+        let caller = Caller::root(&[0xab; 32], "10.0.0.5:4711".parse().expect("an address"));
+        assert_eq!(caller.to_string(), "root token abababababababab from 10.0.0.5:4711 at the client door");
+        let forwarded = caller.forwarded_by(NodeId(2));
+        assert!(forwarded.to_string().ends_with("at the client door of node 2"), "{forwarded}");
+        assert_eq!(Caller::machine_owner(0).to_string(), "owner of the machine from user 0 at the local door");
+    }
+
+    /// Mutated: with `via` in the message, a member could put its own request into the mouth of another.
+    #[test]
+    fn the_member_that_forwards_is_not_part_of_the_message() {
+        let caller = Caller::root(&[7; 32], "[::1]:4711".parse().expect("an address"));
+        let sent = encode(&caller.clone().forwarded_by(NodeId(3)));
+        assert_eq!(sent, encode(&caller));
+        assert_eq!(decode::<Caller>(&sent).expect("our own bytes"), caller);
+    }
+}

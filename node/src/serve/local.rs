@@ -1,0 +1,140 @@
+//! The door on this machine: a Unix socket, mode 0600, for the owner of the machine.
+//!
+//! One request per connection. While it waits, its progress is sent, so that the person in front sees the step and whom it
+//! waits for.
+
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorate_client::error::Code;
+use quorate_client::frame::{self, Frame, Kind, Reader};
+use quorate_client::wire::{self, AdminProgress, AdminRequest, WireError};
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::timeout;
+use tracing::debug;
+
+use crate::boot::BootError;
+use crate::node::Node;
+use crate::peers::caller::Caller;
+use crate::service::machine::{self, AdminAnswer};
+
+/// How long to wait when no connection can be accepted.
+const PAUSE: Duration = Duration::from_millis(100);
+/// Connections at a time; the next ones wait until one of them is done.
+const CALLERS_MAX: usize = 32;
+/// How long a caller may take to send a request; then the place is for others.
+const REQUEST: Duration = Duration::from_secs(10);
+
+/// The socket's file, removed when the daemon stops.
+pub struct Socket {
+    path: PathBuf,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Socket {
+    /// Stops listening and removes the file.
+    pub fn close(self) {
+        self.task.abort();
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// Makes the socket and serves it. One that is there and answers belongs to another daemon; one that does not is dead.
+///
+/// # Errors
+/// [`BootError::Socket`].
+pub fn listen(node: &Arc<Node>) -> Result<Socket, BootError> {
+    let path = node.config.socket.clone();
+    let failed = |source| BootError::Socket { path: path.clone(), source };
+    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(parent).map_err(failed)?;
+    }
+    if std::os::unix::net::UnixStream::connect(&path).is_ok() {
+        return Err(failed(std::io::ErrorKind::AddrInUse.into()));
+    }
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
+    }
+    // The process's umask already keeps others out; the mode says so to whoever looks.
+    let listener = UnixListener::bind(&path).map_err(failed)?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
+    let node = Arc::clone(node);
+    let task = tokio::spawn(async move {
+        let callers = Arc::new(Semaphore::new(CALLERS_MAX));
+        // Never closed. A caller that waits holds no descriptor.
+        while let Ok(place) = Arc::clone(&callers).acquire_owned().await {
+            let stream = match listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    // Out of descriptors, perhaps: the next one may do.
+                    debug!(%error, "local connection not accepted");
+                    tokio::time::sleep(PAUSE).await;
+                    continue;
+                }
+            };
+            let node = Arc::clone(&node);
+            tokio::spawn(async move {
+                if let Err(error) = serve(&node, stream).await {
+                    debug!(%error, "local connection");
+                }
+                drop(place);
+            });
+        }
+    });
+    Ok(Socket { path, task })
+}
+
+async fn serve(node: &Arc<Node>, stream: UnixStream) -> Result<(), frame::FrameError> {
+    let uid = stream.peer_cred()?.uid();
+    let (read, mut write) = stream.into_split();
+    let mut reader = Reader::new(read);
+    let (id, answer): (u64, AdminAnswer) = match timeout(REQUEST, reader.next()).await {
+        Ok(request) => match request? {
+            None => return Ok(()),
+            Some(Frame { id, body, .. }) => match wire::decode::<AdminRequest>(&body) {
+                Ok(request) => (id, answer(node, &Caller::machine_owner(uid), request, &mut reader, &mut write).await?),
+                Err(error) => (id, Err(error)),
+            },
+        },
+        Err(_) => (0, Err(WireError::new(Code::Deadline, "no request came in time"))),
+    };
+    frame::write(&mut write, Kind::Response, id, &wire::encode(&answer)).await
+}
+
+/// Answers one request, and sends its progress meanwhile. A caller who goes away is told to the request, which ends by itself.
+async fn answer(
+    node: &Arc<Node>,
+    caller: &Caller,
+    request: AdminRequest,
+    reader: &mut Reader<OwnedReadHalf>,
+    write: &mut OwnedWriteHalf,
+) -> Result<AdminAnswer, frame::FrameError> {
+    let (tell, mut told) = mpsc::channel(1);
+    let mut answer = std::pin::pin!(machine::answer(node, caller, request, tell));
+    let answer = loop {
+        tokio::select! {
+            answer = &mut answer => break answer,
+            Some(step) = told.recv() => {
+                if send(write, &step).await.is_err() {
+                    told.close();
+                }
+            }
+            // The caller has nothing more to say: this is the end of the command.
+            _ = reader.next(), if !told.is_closed() => told.close(),
+        }
+    };
+    // The last step may have been told just before the answer.
+    while let Ok(step) = told.try_recv() {
+        send(write, &step).await?;
+    }
+    Ok(answer)
+}
+
+async fn send(write: &mut OwnedWriteHalf, step: &AdminProgress) -> Result<(), frame::FrameError> {
+    frame::write(write, Kind::Progress, 0, &wire::encode(step)).await
+}

@@ -1,0 +1,278 @@
+//! What clients may ask: the table of requests, and the way that each of them goes.
+//!
+//! Encrypt, decrypt and data keys of a warm key touch memory only: no Raft, no disk, no lock held across an await. The door
+//! polls them once where the frame is read, and answers there if nothing had to wait. The lease is checked before the work
+//! and again when the answer is ready; the answer carries how long it holds from there ([`Answered`]).
+//!
+//! What has to wait is boxed where it begins to wait. Otherwise each request's future would have room for every wait that
+//! there is; moving that room about was a fifth of what a node did for a warm key.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorate_client::error::Code;
+use quorate_client::wire::{Answer, Answered, Envelope, Request, Response, WireError};
+use quorate_shares::envelope::Ciphertext;
+use quorate_shares::ids::{Epoch, KeyName, NodeName};
+use tokio::time::timeout;
+
+use crate::base::phase::{Phase, RequestClass, admits};
+use crate::memory::lease;
+use crate::node::Node;
+use crate::service::{Call, audit, caller, crypto, keys, nodes, orders};
+
+/// A request without a deadline of its own gets this one, and none gets more.
+const DEADLINE_MAX: Duration = Duration::from_secs(60);
+
+/// One row of the table: what a request is, before anything is done for it.
+pub struct Row<'a> {
+    /// The name of the operation, as rules and audit lines use it.
+    pub name: &'static str,
+    pub needs: Needs,
+    pub on: Resource<'a>,
+}
+
+/// What a node must have to answer a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Needs {
+    /// The replicated state, however old it is: the answer says how a node is, and not what is in the cluster.
+    State,
+    /// A lease, before the work and after it.
+    Lease,
+    /// A lease, and the leader does the work; this node forwards it if it does not lead.
+    LeaseAndLeader,
+}
+
+/// What a request is about.
+#[derive(Debug, Clone, Copy)]
+pub enum Resource<'a> {
+    Cluster,
+    Keys,
+    Key(&'a KeyName),
+    /// The key that a ciphertext names.
+    KeyOf(&'a [u8]),
+    Nodes,
+    Node(&'a NodeName),
+    NodesNamed(&'a [NodeName]),
+    Operation(Epoch),
+    Alarms,
+}
+
+/// The row of a request.
+pub fn row(request: &Request) -> Row<'_> {
+    use Needs::{Lease, LeaseAndLeader, State};
+    let (name, needs, on) = match request {
+        Request::Encrypt { key, .. } => ("encrypt", Lease, Resource::Key(key)),
+        Request::Decrypt { ciphertext, .. } => ("decrypt", Lease, Resource::KeyOf(ciphertext)),
+        Request::DataKey { key, .. } => ("datakey", Lease, Resource::Key(key)),
+        Request::Echo(_) => ("echo", Lease, Resource::Cluster),
+        Request::CreateKey { name, .. } => ("key.create", LeaseAndLeader, Resource::Key(name)),
+        Request::RotateKey { name, .. } => ("key.rotate", LeaseAndLeader, Resource::Key(name)),
+        Request::ListKeys { .. } => ("key.list", Lease, Resource::Keys),
+        Request::ShowKey { name } => ("key.show", Lease, Resource::Key(name)),
+        Request::Status => ("status", State, Resource::Cluster),
+        Request::Export => ("cluster.export", State, Resource::Cluster),
+        Request::ListNodes => ("node.list", State, Resource::Nodes),
+        Request::NodeStatus { name } => ("node.status", State, Resource::Node(name)),
+        Request::SealNode { name } => ("node.seal", State, Resource::Node(name)),
+        Request::UnsealNode { name } => ("node.unseal", State, Resource::Node(name)),
+        Request::AdmitNode { name } => ("node.admit", State, Resource::Node(name)),
+        Request::ListAlarms => ("alarm.list", State, Resource::Alarms),
+        Request::DisarmAlarms { .. } => ("alarm.disarm", State, Resource::Alarms),
+        Request::InviteNode { name, .. } => {
+            ("node.invite", LeaseAndLeader, name.as_ref().map_or(Resource::Nodes, Resource::Node))
+        }
+        Request::ReplaceNode { name, .. } => ("node.replace", LeaseAndLeader, Resource::Node(name)),
+        Request::RemoveNode { name, .. } => ("node.remove", LeaseAndLeader, Resource::Node(name)),
+        Request::RevokeNodes { names, .. } => ("node.revoke", LeaseAndLeader, Resource::NodesNamed(names)),
+        Request::Progress { operation } => ("node.progress", LeaseAndLeader, Resource::Operation(*operation)),
+    };
+    Row { name, needs, on }
+}
+
+/// Carries a request out.
+async fn run(call: Call<'_>, request: Request) -> Answer {
+    match request {
+        Request::Encrypt { key, context, plaintext } => crypto::encrypt(call, key, &context, &plaintext).await,
+        Request::Decrypt { ciphertext, context } => crypto::decrypt(call, &ciphertext, &context).await,
+        Request::DataKey { key, context, bytes } => crypto::data_key(call, key, &context, bytes).await,
+        Request::Echo(bytes) => Ok(Response::Echo(bytes)),
+        Request::CreateKey { request_id, name, tags } => Box::pin(keys::create(call, request_id, name, tags)).await,
+        Request::RotateKey { request_id, name, expect } => Box::pin(keys::rotate(call, request_id, name, expect)).await,
+        Request::ListKeys { after, limit } => Ok(keys::list(call, after.as_ref(), limit)),
+        Request::ShowKey { name } => keys::show(call, &name).await,
+        Request::Status => Box::pin(nodes::status(call)).await,
+        Request::Export => Ok(nodes::export(call)),
+        Request::ListNodes => Box::pin(nodes::list(call)).await,
+        Request::NodeStatus { name } => Box::pin(nodes::show(call, &name)).await,
+        Request::SealNode { name } => Box::pin(nodes::seal(call, &name, true)).await,
+        Request::UnsealNode { name } => Box::pin(nodes::seal(call, &name, false)).await,
+        Request::AdmitNode { name } => Box::pin(nodes::admit(call, &name)).await,
+        Request::ListAlarms => Box::pin(nodes::alarms(call)).await,
+        Request::DisarmAlarms { codes } => Box::pin(nodes::disarm(call, codes)).await,
+        Request::InviteNode { name, ttl_ms } => Box::pin(orders::invite(call, name, ttl_ms)).await,
+        Request::ReplaceNode { name, invitation } => Box::pin(orders::replace(call, &name, &invitation)).await,
+        Request::RemoveNode { request_id, name, accept_no_redundancy, abandon } => {
+            Box::pin(orders::remove(call, request_id, name, accept_no_redundancy, abandon)).await
+        }
+        Request::RevokeNodes { request_id, names } => Box::pin(orders::revoke(call, request_id, names)).await,
+        Request::Progress { operation } => Box::pin(orders::progress(call, operation)).await,
+    }
+}
+
+/// Answers what a client sent from `remote`. The request arrived at `received_ms` (`boot_ms`).
+pub async fn answer(node: &Arc<Node>, remote: SocketAddr, envelope: Envelope, received_ms: u64) -> Answered {
+    let Envelope { token, deadline_ms, request } = envelope;
+    let Some(replica) = node.replica() else { return Answered::always(Err(not_serving(node))) };
+    let caller = match caller::authenticate(&replica, &token, remote) {
+        Ok(caller) => caller,
+        Err(denied) => return Answered::always(Err(denied)),
+    };
+    let row = row(&request);
+    let (needs, line) = (row.needs, audit::Line::of(&row));
+    let answered = match caller::permit(&caller, &row) {
+        Ok(()) => {
+            let call = Call { node, replica: &replica, caller: &caller };
+            let deadline = Duration::from_millis(deadline_ms.into()).min(DEADLINE_MAX);
+            timeout(deadline, decide(call, needs, request, received_ms)).await.unwrap_or_else(|_| {
+                Answered::always(Err(WireError::new(Code::Deadline, "the deadline passed before the work was done")))
+            })
+        }
+        Err(denied) => Answered::always(Err(denied)),
+    };
+    line.write(&caller, &answered.answer);
+    answered
+}
+
+/// Carries a request out if this node has what it needs, and goes on having it.
+async fn decide(call: Call<'_>, needs: Needs, request: Request, received_ms: u64) -> Answered {
+    match needs {
+        Needs::State => Answered::always(run(call, request).await),
+        Needs::Lease | Needs::LeaseAndLeader => match leased_until(call.node) {
+            Ok(_) => tokio::select! {
+                biased;
+                answer = run(call, request) => leased(call.node, answer, received_ms),
+                () = stops_serving(call.node) => Answered::always(Err(not_serving(call.node))),
+            },
+            Err(refusal) => Answered::always(Err(refusal)),
+        },
+    }
+}
+
+/// Returns when this node stops serving. What is done by then could not be answered here, and another node can answer it: the
+/// client should ask there in time, and not wait for a leader that is cut off.
+async fn stops_serving(node: &Node) {
+    // The sender lives as long as the node.
+    let _ = node.phases().wait_for(|phase| !admits(*phase, RequestClass::Work)).await;
+}
+
+/// An answer under the lease, good until the lease ends. Not even a refusal may come from a state that is older.
+fn leased(node: &Node, answer: Answer, received_ms: u64) -> Answered {
+    match leased_until(node) {
+        Ok(until_ms) => Answered { good_for_ms: lease::good_for_ms(until_ms, received_ms), answer },
+        Err(refusal) => Answered::always(Err(refusal)),
+    }
+}
+
+/// Until when this node may serve (`boot_ms`), or the reason why it may not.
+pub(super) fn leased_until(node: &Node) -> Result<u64, WireError> {
+    let until_ms = node.lease.until_ms().filter(|_| admits(node.phase(), RequestClass::Work));
+    until_ms.ok_or_else(|| not_serving(node))
+}
+
+fn not_serving(node: &Node) -> WireError {
+    match node.phase() {
+        Phase::Open | Phase::Serving => {
+            let reason = node.lease_trouble.lock().as_ref().map_or_else(String::new, |reason| format!(": {reason}"));
+            WireError::new(Code::NoQuorum, format!("{} has no lease from a quorum{reason}", node.name()))
+                .hint("it serves again as soon as a quorum is up; `quorate status` shows who is missing")
+        }
+        phase => WireError::new(Code::NotServing, format!("{} is {phase}", node.name())).hint("ask another node"),
+    }
+}
+
+impl fmt::Display for Row<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.name, self.on)
+    }
+}
+
+impl fmt::Display for Resource<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cluster => f.write_str("cluster"),
+            Self::Keys => f.write_str("keys"),
+            Self::Key(name) => write!(f, "key {name}"),
+            Self::KeyOf(ciphertext) => match crypto::parse(ciphertext).as_ref().map(Ciphertext::header) {
+                Ok(header) => write!(f, "key {} version {}", header.name, header.version),
+                Err(_) => f.write_str("key unknown"),
+            },
+            Self::Nodes => f.write_str("nodes"),
+            Self::Node(name) => write!(f, "node {name}"),
+            Self::NodesNamed(names) => {
+                f.write_str("nodes")?;
+                names.iter().try_for_each(|name| write!(f, " {name}"))
+            }
+            Self::Operation(epoch) => write!(f, "operation {epoch}"),
+            Self::Alarms => f.write_str("alarms"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quorate_client::wire::Plaintext;
+    use quorate_shares::context::Context;
+
+    /// What no rule and no audit line may leave to chance: each request has a name of its own, and its resource.
+    #[test]
+    fn each_request_has_a_name_of_its_own_and_says_what_it_is_about() {
+        let key: KeyName = "billing/cards".parse().expect("a name");
+        let node: NodeName = "n2".parse().expect("a name");
+        let text = || Plaintext::new(b"secret".to_vec()).expect("short");
+        let (request_id, context) = ([0; 16], Context::empty);
+        let requests = [
+            (Request::Encrypt { key: key.clone(), context: context(), plaintext: text() }, "encrypt key billing/cards"),
+            (Request::Decrypt { ciphertext: b"qrt1:".to_vec(), context: context() }, "decrypt key unknown"),
+            (Request::DataKey { key: key.clone(), context: context(), bytes: 32 }, "datakey key billing/cards"),
+            (Request::Echo(b"secret".to_vec()), "echo cluster"),
+            (
+                Request::CreateKey { request_id, name: key.clone(), tags: Default::default() },
+                "key.create key billing/cards",
+            ),
+            (Request::RotateKey { request_id, name: key.clone(), expect: None }, "key.rotate key billing/cards"),
+            (Request::ListKeys { after: None, limit: 1 }, "key.list keys"),
+            (Request::ShowKey { name: key }, "key.show key billing/cards"),
+            (Request::Status, "status cluster"),
+            (Request::Export, "cluster.export cluster"),
+            (Request::ListNodes, "node.list nodes"),
+            (Request::NodeStatus { name: node.clone() }, "node.status node n2"),
+            (Request::SealNode { name: node.clone() }, "node.seal node n2"),
+            (Request::UnsealNode { name: node.clone() }, "node.unseal node n2"),
+            (Request::AdmitNode { name: node.clone() }, "node.admit node n2"),
+            (Request::ListAlarms, "alarm.list alarms"),
+            (Request::DisarmAlarms { codes: None }, "alarm.disarm alarms"),
+            (Request::InviteNode { name: None, ttl_ms: 1 }, "node.invite nodes"),
+            (Request::ReplaceNode { name: node.clone(), invitation: text() }, "node.replace node n2"),
+            (
+                Request::RemoveNode {
+                    request_id,
+                    name: node.clone(),
+                    accept_no_redundancy: false,
+                    abandon: Vec::new(),
+                },
+                "node.remove node n2",
+            ),
+            (Request::RevokeNodes { request_id, names: vec![node.clone(), node] }, "node.revoke nodes n2 n2"),
+            (Request::Progress { operation: Epoch(3) }, "node.progress operation 3"),
+        ];
+        let lines: Vec<_> = requests.iter().map(|(request, _)| row(request).to_string()).collect();
+        let expected: Vec<_> = requests.iter().map(|(_, line)| (*line).to_owned()).collect();
+        assert_eq!(lines, expected);
+        let names: std::collections::BTreeSet<_> = requests.iter().map(|(request, _)| row(request).name).collect();
+        assert_eq!(names.len(), requests.len(), "two requests of one name");
+    }
+}

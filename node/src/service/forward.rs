@@ -1,0 +1,112 @@
+//! Carrying a request to the member that has to do it, with its [`Caller`].
+
+use std::time::Duration;
+
+use quorate_client::conn::Lane;
+use quorate_client::error::Code;
+use quorate_client::wire::WireError;
+use quorate_shares::ids::NodeId;
+
+use crate::node::Node;
+use crate::peers::caller::Caller;
+use crate::peers::peer::{Forwarded, ForwardedReply, ForwardedRequest, PeerReply, PeerRequest, Refusal};
+use crate::peers::session::AskError;
+use crate::service::Call;
+
+/// How long the leader may take.
+const LEADER: Duration = Duration::from_secs(30);
+/// How long another member may take to make something durable.
+const MEMBER: Duration = Duration::from_secs(5);
+
+/// Where the leader is.
+pub(super) enum Leader {
+    Here,
+    At(NodeId),
+}
+
+/// Why a member did not do what it was asked.
+pub(super) enum Undone {
+    /// It says why, in words for the client.
+    Failed(WireError),
+    /// It refuses the question.
+    Refused(Refusal),
+    /// No answer came.
+    Silent(AskError),
+}
+
+/// Who leads, as this node knows it.
+///
+/// # Errors
+/// [`Code::NoQuorum`] if no leader is known.
+pub(super) fn leader(call: Call<'_>) -> Result<Leader, WireError> {
+    let leadership = *call.replica.leadership().borrow();
+    match leadership.leader {
+        _ if leadership.am_leader => Ok(Leader::Here),
+        Some(leader) => Ok(Leader::At(leader)),
+        None => Err(no_leader()),
+    }
+}
+
+/// Has the leader do it.
+///
+/// # Errors
+/// What the leader says, or [`Code::NoQuorum`].
+pub(super) async fn to_leader(
+    call: Call<'_>,
+    leader: NodeId,
+    request: ForwardedRequest,
+) -> Result<ForwardedReply, WireError> {
+    ask(call.node, call.caller, leader, Lane::Ordinary, request, LEADER).await.map_err(|undone| match undone {
+        Undone::Failed(error) => error,
+        Undone::Refused(_) => no_leader(),
+        Undone::Silent(error) => {
+            let message = format!("the leader, {}, did not answer: {error}", call.node.name_of(leader));
+            WireError::new(Code::NoQuorum, message).hint("try again with the same request id")
+        }
+    })
+}
+
+/// Has a member do it that need not be the leader.
+///
+/// # Errors
+/// [`Undone`].
+pub(super) async fn to_member(
+    call: Call<'_>,
+    member: NodeId,
+    lane: Lane,
+    request: ForwardedRequest,
+) -> Result<(), Undone> {
+    ask(call.node, call.caller, member, lane, request, MEMBER).await.map(|_| ())
+}
+
+async fn ask(
+    node: &Node,
+    caller: &Caller,
+    member: NodeId,
+    lane: Lane,
+    request: ForwardedRequest,
+    deadline: Duration,
+) -> Result<ForwardedReply, Undone> {
+    let forwarded = PeerRequest::Forwarded(Box::new(Forwarded { caller: caller.clone(), request }));
+    match node.sessions.ask(member, lane, &forwarded, deadline).await {
+        Ok(PeerReply::Forwarded(done)) => done.map_err(Undone::Failed),
+        Ok(PeerReply::Refused(refusal)) => Err(Undone::Refused(refusal)),
+        Ok(_) => Err(Undone::Refused(Refusal::Malformed)),
+        Err(error) => Err(Undone::Silent(error)),
+    }
+}
+
+/// The error for a leader that answers another question.
+pub(super) fn misunderstood(reply: &ForwardedReply) -> WireError {
+    let answered = match reply {
+        ForwardedReply::Made { .. } => "a key change",
+        ForwardedReply::Begun { .. } => "an operation",
+        ForwardedReply::Progress(_) => "a question about an operation",
+        ForwardedReply::Done => "another request",
+    };
+    WireError::new(Code::Protocol, format!("the leader answered {answered}"))
+}
+
+fn no_leader() -> WireError {
+    WireError::new(Code::NoQuorum, "no leader is known").hint("try again in a moment")
+}

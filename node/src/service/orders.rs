@@ -1,0 +1,100 @@
+//! Who is in the cluster: invitations, replacements, removals and revocations, and how far they are.
+
+use quorate_client::error::Code;
+use quorate_client::wire::{Answer, Plaintext, RequestId, Response, WireError};
+use quorate_raft::command::{Change, Invite};
+use quorate_raft::state::MEMBERS_MAX;
+use quorate_shares::ids::{Epoch, NodeName};
+use quorate_shares::secret::Secret;
+
+use crate::base::random;
+use crate::cluster::operate;
+use crate::peers::peer::{ForwardedReply, ForwardedRequest, Operate};
+use crate::service::Call;
+use crate::service::forward::{self, Leader};
+use crate::vault::invitation::InvitationKey;
+
+/// Gives an invitation for one node. Its secret is drawn here and goes to the caller; the state learns its hash.
+pub async fn invite(call: Call<'_>, name: Option<NodeName>, ttl_ms: u64) -> Answer {
+    let secret = Secret::random(&mut random::system());
+    let invite = Invite { proof_key: *InvitationKey::of(&secret).expose(), name, ttl_ms };
+    match forward::leader(call)? {
+        Leader::Here => operate::note(call.node, call.replica, Change::Invite(invite)).await?,
+        Leader::At(leader) => done(&forward::to_leader(call, leader, ForwardedRequest::Invite(invite)).await?)?,
+    }
+    operate::invitation(call.node, secret).map(Response::Invitation)
+}
+
+/// The node that joins with `invitation` replaces `name`, which is then revoked.
+pub async fn replace(call: Call<'_>, name: &NodeName, invitation: &Plaintext) -> Answer {
+    let Call { node, replica, .. } = call;
+    let (invitation, gone) = operate::replacement(node, replica, name, invitation)?;
+    match forward::leader(call)? {
+        Leader::Here => operate::note(node, replica, Change::Designate { invitation, gone }).await?,
+        Leader::At(leader) => {
+            done(&forward::to_leader(call, leader, ForwardedRequest::Replace { invitation, gone }).await?)?;
+        }
+    }
+    Ok(Response::Designated)
+}
+
+/// Takes a node out of the cluster in good order.
+pub async fn remove(
+    call: Call<'_>,
+    request: RequestId,
+    name: NodeName,
+    accept_no_redundancy: bool,
+    abandon: Vec<NodeName>,
+) -> Answer {
+    check_nodes(&abandon)?;
+    begin(call, Operate::Remove { request, name, accept_no_redundancy, abandon }).await
+}
+
+/// Has nodes refused from now on, and reshares every key without them.
+pub async fn revoke(call: Call<'_>, request: RequestId, names: Vec<NodeName>) -> Answer {
+    if names.is_empty() {
+        return Err(WireError::new(Code::BadRequest, "no node is named"));
+    }
+    check_nodes(&names)?;
+    begin(call, Operate::Revoke { request, names }).await
+}
+
+/// Begins an operation at the leader.
+async fn begin(call: Call<'_>, order: Operate) -> Answer {
+    let operation = match forward::leader(call)? {
+        Leader::Here => operate::begin(call.node, call.replica, order, call.caller).await?,
+        Leader::At(leader) => match forward::to_leader(call, leader, ForwardedRequest::Operate(order)).await? {
+            ForwardedReply::Begun { operation } => operation,
+            reply => return Err(forward::misunderstood(&reply)),
+        },
+    };
+    Ok(Response::Begun { operation })
+}
+
+/// How far an operation is, as the leader sees it.
+pub async fn progress(call: Call<'_>, operation: Epoch) -> Answer {
+    let progress = match forward::leader(call)? {
+        Leader::Here => Box::new(operate::progress(call.node, call.replica, operation).await?),
+        Leader::At(leader) => match forward::to_leader(call, leader, ForwardedRequest::Progress { operation }).await? {
+            ForwardedReply::Progress(progress) => progress,
+            reply => return Err(forward::misunderstood(&reply)),
+        },
+    };
+    Ok(Response::Progress(progress))
+}
+
+fn done(reply: &ForwardedReply) -> Result<(), WireError> {
+    match reply {
+        ForwardedReply::Done => Ok(()),
+        ForwardedReply::Made { .. } | ForwardedReply::Begun { .. } | ForwardedReply::Progress(_) => {
+            Err(forward::misunderstood(reply))
+        }
+    }
+}
+
+fn check_nodes(names: &[NodeName]) -> Result<(), WireError> {
+    if names.len() > MEMBERS_MAX {
+        return Err(WireError::new(Code::BadRequest, "more nodes are named than a cluster has"));
+    }
+    Ok(())
+}
