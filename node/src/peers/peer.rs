@@ -98,31 +98,6 @@ pub enum ForwardedRequest {
     Disarm { codes: Option<BTreeSet<String>> },
 }
 
-/// What an audit line says of it.
-impl fmt::Display for ForwardedRequest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Change(KeyChange::Create { name, .. }) => write!(f, "key.create key {name}"),
-            Self::Change(KeyChange::Rotate { name, .. }) => write!(f, "key.rotate key {name}"),
-            Self::Operate(Operate::Remove { name, .. }) => write!(f, "node.remove node {name}"),
-            Self::Operate(Operate::Revoke { names, .. }) => {
-                f.write_str("node.revoke nodes")?;
-                names.iter().try_for_each(|name| write!(f, " {name}"))
-            }
-            Self::Progress { operation } => write!(f, "node.progress operation {operation}"),
-            Self::Invite(invite) => match &invite.name {
-                Some(name) => write!(f, "node.invite node {name}"),
-                None => f.write_str("node.invite nodes"),
-            },
-            Self::Replace { gone, .. } => write!(f, "node.replace node {gone}"),
-            Self::Seal { sealed: true } => f.write_str("node.seal"),
-            Self::Seal { sealed: false } => f.write_str("node.unseal"),
-            Self::Admit { node } => write!(f, "node.admit node {node}"),
-            Self::Disarm { .. } => f.write_str("alarm.disarm alarms"),
-        }
-    }
-}
-
 /// What a member answers to a [`Forwarded`] request.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum ForwardedReply {

@@ -3,7 +3,6 @@
 //! A command that founds or joins waits until the node serves, and is told each step and whom it waits for. A person who gives
 //! up changes nothing: the node goes on.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +23,7 @@ use crate::lease::sealing;
 use crate::lock::absence;
 use crate::node::Node;
 use crate::peers::caller::Caller;
+use crate::service::client::{Needs, Resource, Row};
 use crate::service::{audit, nodes};
 use crate::vault::invitation::Invitation;
 use crate::vault::layout::Address;
@@ -35,21 +35,18 @@ const LOOK: Duration = Duration::from_millis(100);
 /// What a request of the local socket is answered.
 pub type AdminAnswer = Result<AdminResponse, WireError>;
 
-/// The name of a request, as audit lines use it.
-struct Name<'a>(&'a AdminRequest);
-
-impl fmt::Display for Name<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            AdminRequest::Init { .. } => f.write_str("cluster.init"),
-            AdminRequest::Join { .. } => f.write_str("node.join"),
-            AdminRequest::Status => f.write_str("status"),
-            AdminRequest::Seal { sealed: true } => f.write_str("node.seal"),
-            AdminRequest::Seal { sealed: false } => f.write_str("node.unseal"),
-            AdminRequest::Admit { name } => write!(f, "node.admit node {name}"),
-            AdminRequest::Export => f.write_str("cluster.export"),
-        }
-    }
+/// The row of a request. None of them needs a lease: whoever owns the machine owns this node.
+fn row(request: &AdminRequest) -> Row<'_> {
+    let (name, on) = match request {
+        AdminRequest::Init { .. } => ("cluster.init", Resource::ThisNode),
+        AdminRequest::Join { .. } => ("node.join", Resource::ThisNode),
+        AdminRequest::Status => ("status", Resource::ThisNode),
+        AdminRequest::Seal { sealed: true } => ("node.seal", Resource::ThisNode),
+        AdminRequest::Seal { sealed: false } => ("node.unseal", Resource::ThisNode),
+        AdminRequest::Admit { name } => ("node.admit", Resource::Node(name)),
+        AdminRequest::Export => ("cluster.export", Resource::Cluster),
+    };
+    Row { name, needs: Needs::State, on }
 }
 
 /// Answers `request`. Its steps go to `progress`; once the receiver is closed, the caller has gone, and nothing waits for it any
@@ -60,7 +57,7 @@ pub async fn answer(
     request: AdminRequest,
     progress: mpsc::Sender<AdminProgress>,
 ) -> AdminAnswer {
-    let line = audit::Line::of(&Name(&request));
+    let line = audit::Line::of(&row(&request), None);
     let ended = run(node, caller, request, progress).await;
     line.write(caller, &ended);
     ended

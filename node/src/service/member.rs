@@ -24,8 +24,11 @@ use crate::lease::{confirm, sealing};
 use crate::lock::absence;
 use crate::node::Node;
 use crate::peers::caller::Caller;
-use crate::peers::peer::{Forwarded, ForwardedReply, ForwardedRequest, LockState, PeerReply, PeerRequest, Refusal};
+use crate::peers::peer::{
+    Forwarded, ForwardedReply, ForwardedRequest, KeyChange, LockState, Operate, PeerReply, PeerRequest, Refusal,
+};
 use crate::peers::{proposal, session};
+use crate::service::client::{self, Resource};
 use crate::service::{audit, keys};
 use crate::vault::lock_keys;
 
@@ -197,6 +200,31 @@ async fn run(node: &Arc<Node>, asked: &Asked<'_>, request: PeerRequest) -> Resul
     }
 }
 
+/// The row of a request that another member forwards, with the name that it has in the table of clients.
+fn forwarded_row(request: &ForwardedRequest) -> client::Row<'_> {
+    use client::Needs::{LeaseAndLeader, State};
+    let (name, needs, on) = match request {
+        ForwardedRequest::Change(KeyChange::Create { name, .. }) => ("key.create", LeaseAndLeader, Resource::Key(name)),
+        ForwardedRequest::Change(KeyChange::Rotate { name, .. }) => ("key.rotate", LeaseAndLeader, Resource::Key(name)),
+        ForwardedRequest::Operate(Operate::Remove { name, .. }) => {
+            ("node.remove", LeaseAndLeader, Resource::Node(name))
+        }
+        ForwardedRequest::Operate(Operate::Revoke { names, .. }) => {
+            ("node.revoke", LeaseAndLeader, Resource::NodesNamed(names))
+        }
+        ForwardedRequest::Progress { operation } => ("node.progress", LeaseAndLeader, Resource::Operation(*operation)),
+        ForwardedRequest::Invite(invite) => {
+            ("node.invite", LeaseAndLeader, invite.name.as_ref().map_or(Resource::Nodes, Resource::Node))
+        }
+        ForwardedRequest::Replace { gone, .. } => ("node.replace", LeaseAndLeader, Resource::Member(*gone)),
+        ForwardedRequest::Seal { sealed: true } => ("node.seal", State, Resource::ThisNode),
+        ForwardedRequest::Seal { sealed: false } => ("node.unseal", State, Resource::ThisNode),
+        ForwardedRequest::Admit { node } => ("node.admit", State, Resource::Member(*node)),
+        ForwardedRequest::Disarm { .. } => ("alarm.disarm", State, Resource::Alarms),
+    };
+    client::Row { name, needs, on }
+}
+
 /// Does for a client what another member forwards, and writes the audit line of this node.
 ///
 /// # Errors
@@ -207,7 +235,7 @@ async fn carry_out(
     caller: &Caller,
     request: ForwardedRequest,
 ) -> Result<Result<ForwardedReply, WireError>, Refusal> {
-    let line = audit::Line::of(&request);
+    let line = audit::Line::of(&forwarded_row(&request), node.replica().as_ref());
     let done = |done: Result<(), WireError>| done.map(|()| ForwardedReply::Done);
     let ended = match request {
         ForwardedRequest::Change(change) => {

@@ -36,7 +36,7 @@ fn formats_numbers_every_variant_as_the_code_does() {
         ("node/src/peers/caller.rs", "pub enum Door {", "door: 0", "from:"),
         ("node/src/peers/caller.rs", "pub enum Origin {", "from: 0", "restrictions:"),
         ("node/src/peers/caller.rs", "pub enum Restrictions {", "restrictions: 0", "PeerReply:"),
-        ("node/src/peers/peer.rs", "pub enum PeerReply {", "PeerReply: 0", "forwarded reply"),
+        ("node/src/peers/peer.rs", "pub enum PeerReply {", "PeerReply: 0", "forwarded reply:"),
         ("node/src/peers/peer.rs", "pub enum Refusal {", "Refused: 0", "flushed:"),
         ("node/src/peers/peer.rs", "pub enum KeyChange {", "Change( 0 Create", "1 Operate("),
         ("node/src/peers/peer.rs", "pub enum Operate {", "Operate( 0", "2 Progress"),

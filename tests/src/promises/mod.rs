@@ -3,6 +3,7 @@
 mod absence;
 mod alarms;
 mod boot;
+mod caller;
 mod ciphertexts;
 mod disk;
 mod durability;
