@@ -45,7 +45,11 @@ fn the_leader_knows_the_caller_that_another_node_forwards() {
     assert!(!here.contains("door of node"), "it asked here: {here}");
     assert!(there.contains(&format!("at the client door of node {entry_id}")), "{there}");
     assert!(here.contains("outcome=\"ok\"") && there.contains("outcome=\"ok\""), "{here} {there}");
-    assert!(!here.contains("a-secret-name") && !there.contains("a-secret-name"), "{here} {there}");
+
+    // A key that exists is named by its uid.
+    run(&site, entry, &format!("key show a-secret-name --node {entry}"));
+    let [shown] = &lines(&site, entry, "key.show")[..] else { panic!("one line") };
+    assert!(shown.contains("key.show key ") && !shown.contains("a-secret-name"), "{shown}");
 
     // Someone at the machine is known by the user id.
     run(&site, entry, "node seal");
