@@ -30,7 +30,8 @@ fn the_leader_knows_the_caller_that_another_node_forwards() {
     let site = Site::of(Cluster::builder().nodes(3).environment("QUORATE_LOG", "info,quorate::audit=debug"));
     let leader = site.leader();
     let entry = *NODES.iter().find(|node| **node != leader).expect("three nodes");
-    let entry_id = entry.trim_start_matches('n');
+    let file = site.file();
+    let entry_id = file.nodes.iter().find(|node| node.name.as_str() == entry).expect("it is in the client file").id;
     run(&site, entry, &format!("key create a-secret-name --node {entry}"));
 
     let here = lines(&site, entry, "key.create");
