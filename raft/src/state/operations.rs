@@ -62,9 +62,11 @@ fn give_up(state: &mut State, abandon: &BTreeSet<NodeId>, rows: &mut Rows) {
 
 /// Whom a revocation of `nodes` revokes when it takes the place of what runs. What can still be taken back is not finished if
 /// that would leave too few for the revocation itself, nor if nothing but its joiner is revoked: so a joiner that does not
-/// come costs nobody his place.
+/// come costs nobody his place. A joiner that holds shares of the ACTIVE epoch has joined: it votes, and only old shares are
+/// left to be erased, which the revocation does as well.
 fn taken_along(state: &State, running: &Running, nodes: &BTreeSet<NodeId>) -> BTreeSet<NodeId> {
-    let joining = running.operation.joining();
+    let has_joined = |node: &NodeId| state.active().is_some_and(|active| active.x_of(*node).is_some());
+    let joining = running.operation.joining().filter(|node| !has_joined(node));
     let is_member = |node: &NodeId| state.members.contains_key(node);
     let least: BTreeSet<_> = nodes.iter().copied().chain(joining).filter(is_member).collect();
     let all: BTreeSet<_> = least.iter().copied().chain(running.operation.leaving()).filter(is_member).collect();

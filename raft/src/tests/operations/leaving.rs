@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use quorate_shares::ids::{Epoch, KeyVersion, NodeId, ShareKeyGeneration};
 
-use super::cluster::Cluster;
+use super::cluster::{Cluster, invite};
 use crate::Refusal;
 use crate::command::{Begin, Change, Operation};
 use crate::plan::Step;
@@ -95,6 +95,27 @@ fn a_revocation_takes_a_removal_back_rather_than_be_refused() {
     cluster.begin(52, Operation::Remove { node: NodeId(4) });
     cluster.settle();
     assert_eq!(cluster.state.members.len(), 2);
+}
+
+/// A node that has just joined serves, although the operation that took it in still erases old shares. A revocation at that
+/// moment is about another node. Mutated: taken along all the same, the joiner is revoked, too, and with four nodes the
+/// revocation is refused because only two of three shares would remain.
+#[test]
+fn a_revocation_leaves_a_node_that_has_joined() {
+    let mut cluster = Cluster::new(3, 2);
+    cluster.create(1);
+    cluster.apply(invite(1));
+    cluster.prove(1, 4);
+    cluster.follow_until(|cluster| cluster.state.active().is_some_and(|active| active.x_of(NodeId(4)).is_some()));
+    assert!(cluster.state.operations.running.is_some(), "the control: the join is not over");
+    assert_eq!(cluster.state.active().expect("an epoch").threshold, 3);
+    let revoke = cluster.begin(50, Operation::Revoke { nodes: [NodeId(2)].into() });
+    cluster.settle();
+    assert_eq!(cluster.state.active().map(|active| active.epoch), Some(revoke));
+    assert!(cluster.state.former.keys().eq(&[NodeId(2)]), "{:?}", cluster.state.former);
+    assert!(cluster.voters.contains(&NodeId(4)), "{:?}", cluster.voters);
+    let open = cluster.state.epochs.values().filter(|epoch| !epoch.is_over()).map(|epoch| epoch.epoch);
+    assert_eq!(open.collect::<Vec<_>>(), [revoke], "the shares of the epochs before are erased");
 }
 
 /// The number of an operation is its name: also of one that never came to open its epoch.
