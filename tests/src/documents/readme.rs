@@ -14,7 +14,8 @@ use quorate_testnet::{Cluster, story};
 use crate::site::PATIENCE;
 
 const DOCUMENTS: [&str; 2] = ["README.md", "docs/OPERATING.md"];
-const OTHER_DOCUMENTS: [&str; 7] = [
+const OTHER_DOCUMENTS: [&str; 8] = [
+    "CONTRIBUTING.md",
     "SECURITY.md",
     "CHANGELOG.md",
     "docs/ARCHITECTURE.md",
@@ -23,6 +24,9 @@ const OTHER_DOCUMENTS: [&str; 7] = [
     "docs/JSON.md",
     "docs/THREATS.md",
 ];
+/// Where the files lie that documents name.
+const FOLDERS: [&str; 10] =
+    [".ci/", "cli/", "client/", "docs/", "fuzz/", "node/", "raft/", "shares/", "testnet/", "tests/"];
 const PROGRAMS: [&str; 3] = ["quorate", "quorated", "quorate-testnet"];
 
 pub(crate) fn root() -> PathBuf {
@@ -104,7 +108,8 @@ fn the_readme_works_as_it_is_typed() {
         assert!(said.contains("qrt1:") && said.ends_with(&format!("{secret}\n")), "{said}");
     }
     // The reader's clone stays as it was.
-    let mut left: Vec<_> = fs::read_dir(directory.path()).expect("ours").flatten().map(|entry| entry.file_name()).collect();
+    let mut left: Vec<_> =
+        fs::read_dir(directory.path()).expect("ours").flatten().map(|entry| entry.file_name()).collect();
     left.sort();
     assert_eq!(left, [".testnet", "target"], "the block leaves no file behind");
     // The block may have started a node, which is no child of this process.
@@ -112,7 +117,7 @@ fn the_readme_works_as_it_is_typed() {
 }
 
 /// A line of shell without its comment.
-fn command(line: &str) -> &str {
+pub(crate) fn command(line: &str) -> &str {
     line.split(" # ").next().expect("always one").trim()
 }
 
@@ -284,16 +289,22 @@ fn documents_name_only_commands_and_options_that_exist() {
 #[test]
 fn documents_name_only_variables_files_and_targets_that_exist() {
     let programs = Binaries::find().expect("built");
-    let programs: String = [programs.quorated, programs.quorate]
+    // The set-up is a script.
+    let programs: String = [programs.quorated, programs.quorate, root().join(".ci/rocksdb")]
         .map(|program| String::from_utf8_lossy(&fs::read(program).expect("reads")).into_owned())
         .concat();
     let makefile = read("Makefile");
     let mut checked = 0;
-    for document in DOCUMENTS.into_iter().chain(OTHER_DOCUMENTS) {
+    let decisions = fs::read_dir(root().join("docs/decisions")).expect("the folder").flatten();
+    let decisions: Vec<_> =
+        decisions.map(|entry| format!("docs/decisions/{}", entry.file_name().to_string_lossy())).collect();
+    assert!(decisions.len() >= 10, "the control: {decisions:?}");
+    for document in DOCUMENTS.into_iter().chain(OTHER_DOCUMENTS).chain(decisions.iter().map(String::as_str)) {
         let text = read(document);
         let mut wrong = Vec::new();
         for variable in text.split(|letter: char| !letter.is_ascii_uppercase() && letter != '_') {
-            if variable.starts_with("QUORATE_") && !variable.ends_with('_') {
+            // The variables of tests, in CONTRIBUTING, have a test of their own (contributing.rs).
+            if document != "CONTRIBUTING.md" && variable.starts_with("QUORATE_") && !variable.ends_with('_') {
                 checked += 1;
                 wrong.extend((!programs.contains(variable)).then(|| format!("no program reads {variable}")));
             }
@@ -308,9 +319,10 @@ fn documents_name_only_variables_files_and_targets_that_exist() {
         let (blocks, paragraphs) = parts(&text);
         let spans = paragraphs.iter().flat_map(|paragraph| spans(paragraph));
         for code in spans.chain(blocks.iter().flat_map(|block| block.text.lines())) {
-            if ["tests/", "shares/", "docs/", "raft/", "node/"].iter().any(|top| code.starts_with(top)) {
+            let file = code.split_whitespace().next().unwrap_or_default();
+            if FOLDERS.iter().any(|top| file.starts_with(top)) {
                 checked += 1;
-                wrong.extend((!root().join(code).exists()).then(|| format!("there is no file {code}")));
+                wrong.extend((!root().join(file).exists()).then(|| format!("there is no file {file}")));
             }
             if let Some(target) = command(code).strip_prefix("make ") {
                 checked += 1;
