@@ -286,6 +286,30 @@ fn documents_name_only_commands_and_options_that_exist() {
     }
 }
 
+/// What a link to a heading of a page says behind `#`.
+fn anchors(page: &str) -> BTreeSet<String> {
+    let headings = page
+        .lines()
+        .filter_map(|line| line.trim_start_matches('#').strip_prefix(' ').filter(|_| line.starts_with("##")));
+    let letter = |letter: char| match letter {
+        ' ' | '-' => Some('-'),
+        letter if letter.is_alphanumeric() || letter == '_' => Some(letter.to_ascii_lowercase()),
+        _ => None,
+    };
+    headings.map(|heading| heading.chars().filter_map(letter).collect()).collect()
+}
+
+/// The table at the top of OPERATING leads to each of its pages.
+#[test]
+fn operating_lists_its_pages() {
+    let operating = read("docs/OPERATING.md");
+    let (top, _) = operating.split_once("\n## ").expect("there are pages");
+    let pages: Vec<_> = operating.lines().filter(|line| line.starts_with("## ")).flat_map(anchors).collect();
+    assert!(pages.len() > 15, "the control: they were found: {pages:?}");
+    let missing: Vec<_> = pages.iter().filter(|page| !top.contains(&format!("](#{page})"))).collect();
+    assert!(missing.is_empty(), "the top of OPERATING does not lead to {missing:?}");
+}
+
 #[test]
 fn documents_name_only_variables_files_and_targets_that_exist() {
     let programs = Binaries::find().expect("built");
@@ -310,11 +334,18 @@ fn documents_name_only_variables_files_and_targets_that_exist() {
             }
         }
         let beside = root().join(document).parent().expect("a directory").to_owned();
-        for link in text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next()) {
-            if !link.starts_with("http") {
-                checked += 1;
-                wrong.extend((!beside.join(link).exists()).then(|| format!("there is no file {link}")));
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            if link.starts_with("http") {
+                continue;
             }
+            checked += 1;
+            let (file, heading) = link.split_once('#').unwrap_or((link, ""));
+            let target = if file.is_empty() { root().join(document) } else { beside.join(file) };
+            let there = match heading {
+                "" => target.exists(),
+                heading => fs::read_to_string(&target).is_ok_and(|text| anchors(&text).contains(heading)),
+            };
+            wrong.extend((!there).then(|| format!("nothing is at {link}")));
         }
         let (blocks, paragraphs) = parts(&text);
         let spans = paragraphs.iter().flat_map(|paragraph| spans(paragraph));
