@@ -64,7 +64,7 @@ pub(crate) fn parts(document: &str) -> (Vec<Block>, Vec<String>) {
     (blocks, paragraphs)
 }
 
-/// What stands between backticks.
+/// The texts between backticks.
 pub(crate) fn spans(paragraph: &str) -> impl Iterator<Item = &str> {
     paragraph.split('`').skip(1).step_by(2)
 }
@@ -81,7 +81,7 @@ fn shell(script: &str, directory: &Path) -> Command {
     command
 }
 
-/// The block that a reader pastes after `make cluster`, in a directory that looks like the repository after it.
+/// The block that a reader pastes after `make cluster`, in a directory that looks like the repository then.
 #[test]
 fn the_readme_works_as_it_is_typed() {
     let (blocks, _) = parts(&read("README.md"));
@@ -121,7 +121,7 @@ pub(crate) fn command(line: &str) -> &str {
     line.split(" # ").next().expect("always one").trim()
 }
 
-/// A line without what differs from run to run: numbers.
+/// A line without its numbers, which differ from run to run.
 fn shape(line: &str) -> String {
     let mut shape = String::new();
     for letter in line.trim().chars() {
@@ -159,7 +159,7 @@ fn the_demo_says_what_the_readme_shows() {
     }
 }
 
-/// What the programs say about themselves.
+/// The help texts of the programs.
 struct Help {
     directory: PathBuf,
     known: BTreeMap<Vec<String>, String>,
@@ -208,7 +208,7 @@ impl Help {
     }
 }
 
-/// The calls of our programs in a line of shell: the program, and the words behind it.
+/// The calls of our programs in a line of shell: each is the program and the words behind it.
 fn calls(line: &str) -> Vec<Vec<String>> {
     let mut calls = Vec::new();
     let mut segment: Vec<&str> = Vec::new();
