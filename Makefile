@@ -1,11 +1,11 @@
-# Quorate: what a newcomer, a developer and CI type. Every target does its own set-up.
+# Quorate: the commands for a newcomer, a developer and CI. Every target does its own set-up.
 
 .PHONY: help setup demo cluster cluster-down test soak bench lint docs deny fuzz ci
 
 help:            ## Show this list
 	@grep -hE '^[a-z-]+: .*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
-setup:           ## Install what is missing and build RocksDB once for this machine
+setup:           ## Install what is missing, and build RocksDB once for this machine
 	@command -v cargo >/dev/null || { echo "setup: Rust is missing: install it from https://rustup.rs and run this again" >&2; exit 1; }
 	@.ci/rocksdb
 
@@ -13,40 +13,40 @@ build: setup
 	@[ -x target/debug/quorated ] || echo "build: compiling Quorate: two to three minutes on two cores, the first time" >&2
 	@cargo build --workspace --bins
 
-demo: build      ## Tell the whole story on a real three-node cluster on this machine
+demo: build      ## Show what Quorate promises, on a real cluster of three nodes on this machine
 	@target/debug/quorate-testnet story
 
-cluster: build   ## Leave a local cluster running in ./.testnet and print what to try
+cluster: build   ## Leave a cluster running in ./.testnet, and print commands to try
 	@target/debug/quorate-testnet up --nodes 3 --dir .testnet
 
-cluster-down: build ## Stop the local cluster in ./.testnet
+cluster-down: build ## Stop the cluster in ./.testnet
 	@target/debug/quorate-testnet down --dir .testnet
 
 test: setup      ## Run every test: about 20 minutes on two cores
 	@cargo build --workspace --bins --quiet
 	cargo test --workspace
 
-soak: setup      ## Run the long random tests: seeds and figures, about two hours
+soak: setup      ## Run the long random tests, about two hours, and print seeds and figures
 	.ci/soak
 
-bench: setup     ## Measure what it costs, beside figures of the same run; one table, some minutes
+bench: setup     ## Measure what Quorate costs, in one table, some minutes
 	@cargo build --release --bins -p quorate-node -p quorate -p quorate-testnet
 	@target/release/quorate-testnet bench
 
-lint: setup      ## Formatting and lints, warnings are errors
+lint: setup      ## Check formatting and lints; a warning is an error
 	cargo fmt --all --check
 	cargo fmt --manifest-path fuzz/Cargo.toml --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo clippy --workspace --bins -- -D warnings
 
-docs: setup      ## Build the API documentation, warnings are errors
+docs: setup      ## Build the API documentation; a warning is an error
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --features quorate-testnet/bad-disks --quiet
 
 deny: setup      ## Check licences, sources and banned crates
 	.ci/deny
 
-fuzz: setup      ## Fuzz every format, FUZZ_SECONDS (60) for each target, FUZZ_JOBS (one per processor) at a time
+fuzz: setup      ## Fuzz every format: FUZZ_SECONDS (60) for each target, FUZZ_JOBS (one per processor) at a time
 	.ci/fuzz
 
-ci: setup        ## Everything that must pass before a change lands
+ci: setup        ## Run everything that must pass before a change lands
 	.ci/run

@@ -1,5 +1,5 @@
-//! OPERATING, followed to the letter: every command is looked up in its page, and typed into a shell at a node or at the
-//! machine of an operator who has a home directory and nothing else, while real daemons do what the page says.
+//! OPERATING, followed to the letter: the test looks up every command in its page, and types it into a shell. The shell is at a
+//! node, or at the machine of an operator, which has a home directory and nothing else. The daemons are real.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,12 +13,12 @@ use crate::documents::readme::read;
 use crate::promises::founding::invitations;
 use crate::site::PATIENCE;
 
-/// What `Use it` encrypts, and how it is read again.
+/// How the message of `Use it` is decrypted, and what it says.
 const READ: &str = "quorate decrypt -c customer=4711 message.qrt";
 const MESSAGE: &str = "attack at dawn";
 const EXPORT: &str = "quorate cluster export -o cluster.toml";
 
-/// An operator with the page that he reads.
+/// An operator with the page that they read.
 struct Operator {
     cluster: Cluster,
     programs: PathBuf,
@@ -27,7 +27,7 @@ struct Operator {
 }
 
 impl Operator {
-    /// With the daemons of n1 to n3, which wait.
+    /// The daemons of n1 to n3 wait.
     fn new() -> Self {
         let cluster = Cluster::builder().spares(3).start().expect("starts");
         let daemon = Binaries::find().expect("built").quorated;
@@ -45,7 +45,7 @@ impl Operator {
         self.home.path()
     }
 
-    /// Begins what the page says, at a node or, without one, at the operator's own machine, which has no daemon.
+    /// Starts a command of the page at a node, or without one at the operator's own machine, which has no daemon.
     fn begins(&self, command: &str, node: Option<&str>, input: &str) -> Tool {
         assert!(self.page.contains(command), "the page does not say: {command}");
         self.shell(command, node, input)
@@ -67,18 +67,18 @@ impl Operator {
         ended
     }
 
-    /// As the page says, from the operator's own machine.
+    /// Runs a command of the page at the operator's own machine.
     fn types(&self, command: &str) -> String {
         String::from_utf8(self.does(command, None, "").stdout).expect("text")
     }
 
-    /// An invitation in hand, at the new node.
+    /// Joins a new node with its invitation.
     fn joins(&mut self, node: &str, invitation: &str) {
         self.cluster.start(node).expect("its daemon waits");
         self.does("quorate node join -", Some(node), invitation);
     }
 
-    /// As every page ends.
+    /// The last step of every page about members.
     fn hands_out_the_client_file(&self) {
         self.types(EXPORT);
         self.shell("mv cluster.toml .config/quorate/cluster.toml", None, "").success(PATIENCE).expect("its place");
@@ -93,7 +93,7 @@ impl Operator {
         .expect("in time")
     }
 
-    /// What was encrypted on the first day.
+    /// The message that `Use it` encrypted, if it can be decrypted now.
     fn reads(&self) -> Option<String> {
         let read = self.shell(READ, None, "").outcome(PATIENCE).expect("ends");
         (read.code == Some(0)).then(|| String::from_utf8(read.stdout).expect("text"))
@@ -201,7 +201,7 @@ fn revokes(operator: &mut Operator) {
     let said = operator.does("quorate node revoke n2", None, "n2\n").stderr;
     assert!(said.contains("decisive"), "{said}");
     operator.settles();
-    operator.cluster.wait_phase("n2", quorate_client::wire::Phase::Revoked).expect("it is told, and rests");
+    operator.cluster.wait_phase("n2", quorate_client::wire::Phase::Revoked).expect("it is told, and stays revoked");
     operator.hands_out_the_client_file();
     assert_eq!(operator.reads().as_deref(), Some(MESSAGE));
 }

@@ -14,7 +14,8 @@ use quorate_testnet::{Cluster, story};
 use crate::site::PATIENCE;
 
 const DOCUMENTS: [&str; 2] = ["README.md", "docs/OPERATING.md"];
-const OTHER_DOCUMENTS: [&str; 7] = [
+const OTHER_DOCUMENTS: [&str; 8] = [
+    "CONTRIBUTING.md",
     "SECURITY.md",
     "CHANGELOG.md",
     "docs/ARCHITECTURE.md",
@@ -23,6 +24,9 @@ const OTHER_DOCUMENTS: [&str; 7] = [
     "docs/JSON.md",
     "docs/THREATS.md",
 ];
+/// Where the files lie that documents name.
+const FOLDERS: [&str; 10] =
+    [".ci/", "cli/", "client/", "docs/", "fuzz/", "node/", "raft/", "shares/", "testnet/", "tests/"];
 const PROGRAMS: [&str; 3] = ["quorate", "quorated", "quorate-testnet"];
 
 pub(crate) fn root() -> PathBuf {
@@ -60,7 +64,7 @@ pub(crate) fn parts(document: &str) -> (Vec<Block>, Vec<String>) {
     (blocks, paragraphs)
 }
 
-/// What stands between backticks.
+/// The texts between backticks.
 pub(crate) fn spans(paragraph: &str) -> impl Iterator<Item = &str> {
     paragraph.split('`').skip(1).step_by(2)
 }
@@ -77,7 +81,7 @@ fn shell(script: &str, directory: &Path) -> Command {
     command
 }
 
-/// The block that a reader pastes after `make cluster`, in a directory that looks like the repository after it.
+/// The block that a reader pastes after `make cluster`, in a directory that looks like the repository then.
 #[test]
 fn the_readme_works_as_it_is_typed() {
     let (blocks, _) = parts(&read("README.md"));
@@ -103,11 +107,21 @@ fn the_readme_works_as_it_is_typed() {
         let secret = block.text.split("echo '").nth(1).and_then(|rest| rest.split('\'').next()).expect("a message");
         assert!(said.contains("qrt1:") && said.ends_with(&format!("{secret}\n")), "{said}");
     }
-    // A node that the block started is nobody's child.
+    // The reader's clone stays as it was.
+    let mut left: Vec<_> =
+        fs::read_dir(directory.path()).expect("ours").flatten().map(|entry| entry.file_name()).collect();
+    left.sort();
+    assert_eq!(left, [".testnet", "target"], "the block leaves no file behind");
+    // The block may have started a node, which is no child of this process.
     Cluster::attach(&testnet).and_then(|mut cluster| cluster.terminate_all()).expect("ends");
 }
 
-/// A line without what differs from run to run: numbers.
+/// A line of shell without its comment.
+pub(crate) fn command(line: &str) -> &str {
+    line.split(" # ").next().expect("always one").trim()
+}
+
+/// A line without its numbers, which differ from run to run.
 fn shape(line: &str) -> String {
     let mut shape = String::new();
     for letter in line.trim().chars() {
@@ -120,24 +134,32 @@ fn shape(line: &str) -> String {
     shape
 }
 
-/// The output that the README shows is the demo's, with steps left out and other times.
+/// The steps of the demo and its last line, each as its lines.
+fn steps(told: &str) -> Vec<Vec<String>> {
+    let steps = told.split("\n\n").map(|step| step.lines().filter(|line| !line.is_empty()).map(shape).collect());
+    steps.filter(|step: &Vec<_>| !step.is_empty()).collect()
+}
+
+/// The output that the README shows is the demo's. Steps are left out, but a step that is shown is shown whole; only numbers
+/// differ.
 #[test]
 fn the_demo_says_what_the_readme_shows() {
     let mut told = Vec::new();
     story::tell(None, &mut told).expect("the demo succeeds");
     let told = String::from_utf8(told).expect("text");
     let (blocks, _) = parts(&read("README.md"));
-    let demo = blocks.iter().position(|block| block.text.trim() == "make demo").expect("the README begins with it");
-    let shown = &blocks[demo + 1].text;
-    assert!(shown.lines().count() > 10, "the control: it shows some of it");
-    let mut lines = told.lines();
-    for line in shown.lines().filter(|line| !line.is_empty()) {
-        let found = lines.any(|told| shape(told) == shape(line));
-        assert!(found, "the demo does not say, at this place: {line}\n\n{told}");
+    let demo = blocks.iter().position(|block| block.text.lines().next().map(command) == Some("make demo"));
+    let shown = steps(&blocks[demo.expect("the README begins with it") + 1].text);
+    assert!(shown.len() == 4, "the control: three steps and the last line were found: {shown:?}");
+    let whole = steps(&told);
+    assert!(whole.len() > 10, "the control: the demo has steps: {whole:?}");
+    let mut left = whole.iter();
+    for step in &shown {
+        assert!(left.any(|told| told == step), "the demo does not say, at this place: {step:#?}\n\n{told}");
     }
 }
 
-/// What the programs say about themselves.
+/// The help texts of the programs.
 struct Help {
     directory: PathBuf,
     known: BTreeMap<Vec<String>, String>,
@@ -186,7 +208,7 @@ impl Help {
     }
 }
 
-/// The calls of our programs in a line of shell: the program, and the words behind it.
+/// The calls of our programs in a line of shell: each is the program and the words behind it.
 fn calls(line: &str) -> Vec<Vec<String>> {
     let mut calls = Vec::new();
     let mut segment: Vec<&str> = Vec::new();
@@ -264,38 +286,76 @@ fn documents_name_only_commands_and_options_that_exist() {
     }
 }
 
+/// What a link to a heading of a page says behind `#`.
+fn anchors(page: &str) -> BTreeSet<String> {
+    let headings = page
+        .lines()
+        .filter_map(|line| line.trim_start_matches('#').strip_prefix(' ').filter(|_| line.starts_with("##")));
+    let letter = |letter: char| match letter {
+        ' ' | '-' => Some('-'),
+        letter if letter.is_alphanumeric() || letter == '_' => Some(letter.to_ascii_lowercase()),
+        _ => None,
+    };
+    headings.map(|heading| heading.chars().filter_map(letter).collect()).collect()
+}
+
+/// The table at the top of OPERATING leads to each of its pages.
+#[test]
+fn operating_lists_its_pages() {
+    let operating = read("docs/OPERATING.md");
+    let (top, _) = operating.split_once("\n## ").expect("there are pages");
+    let pages: Vec<_> = operating.lines().filter(|line| line.starts_with("## ")).flat_map(anchors).collect();
+    assert!(pages.len() > 15, "the control: they were found: {pages:?}");
+    let missing: Vec<_> = pages.iter().filter(|page| !top.contains(&format!("](#{page})"))).collect();
+    assert!(missing.is_empty(), "the top of OPERATING does not lead to {missing:?}");
+}
+
 #[test]
 fn documents_name_only_variables_files_and_targets_that_exist() {
     let programs = Binaries::find().expect("built");
-    let programs: String = [programs.quorated, programs.quorate]
+    // The set-up is a script.
+    let programs: String = [programs.quorated, programs.quorate, root().join(".ci/rocksdb")]
         .map(|program| String::from_utf8_lossy(&fs::read(program).expect("reads")).into_owned())
         .concat();
     let makefile = read("Makefile");
     let mut checked = 0;
-    for document in DOCUMENTS.into_iter().chain(OTHER_DOCUMENTS) {
+    let decisions = fs::read_dir(root().join("docs/decisions")).expect("the folder").flatten();
+    let decisions: Vec<_> =
+        decisions.map(|entry| format!("docs/decisions/{}", entry.file_name().to_string_lossy())).collect();
+    assert!(decisions.len() >= 10, "the control: {decisions:?}");
+    for document in DOCUMENTS.into_iter().chain(OTHER_DOCUMENTS).chain(decisions.iter().map(String::as_str)) {
         let text = read(document);
         let mut wrong = Vec::new();
         for variable in text.split(|letter: char| !letter.is_ascii_uppercase() && letter != '_') {
-            if variable.starts_with("QUORATE_") && !variable.ends_with('_') {
+            // The variables of tests, in CONTRIBUTING, have a test of their own (contributing.rs).
+            if document != "CONTRIBUTING.md" && variable.starts_with("QUORATE_") && !variable.ends_with('_') {
                 checked += 1;
                 wrong.extend((!programs.contains(variable)).then(|| format!("no program reads {variable}")));
             }
         }
         let beside = root().join(document).parent().expect("a directory").to_owned();
-        for link in text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next()) {
-            if !link.starts_with("http") {
-                checked += 1;
-                wrong.extend((!beside.join(link).exists()).then(|| format!("there is no file {link}")));
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            if link.starts_with("http") {
+                continue;
             }
+            checked += 1;
+            let (file, heading) = link.split_once('#').unwrap_or((link, ""));
+            let target = if file.is_empty() { root().join(document) } else { beside.join(file) };
+            let there = match heading {
+                "" => target.exists(),
+                heading => fs::read_to_string(&target).is_ok_and(|text| anchors(&text).contains(heading)),
+            };
+            wrong.extend((!there).then(|| format!("nothing is at {link}")));
         }
         let (blocks, paragraphs) = parts(&text);
         let spans = paragraphs.iter().flat_map(|paragraph| spans(paragraph));
         for code in spans.chain(blocks.iter().flat_map(|block| block.text.lines())) {
-            if ["tests/", "shares/", "docs/", "raft/", "node/"].iter().any(|top| code.starts_with(top)) {
+            let file = code.split_whitespace().next().unwrap_or_default();
+            if FOLDERS.iter().any(|top| file.starts_with(top)) {
                 checked += 1;
-                wrong.extend((!root().join(code).exists()).then(|| format!("there is no file {code}")));
+                wrong.extend((!root().join(file).exists()).then(|| format!("there is no file {file}")));
             }
-            if let Some(target) = code.trim().strip_prefix("make ") {
+            if let Some(target) = command(code).strip_prefix("make ") {
                 checked += 1;
                 let exists = makefile.lines().any(|line| line.starts_with(&format!("{target}:")));
                 wrong.extend((!exists).then(|| format!("the Makefile has no target {target}")));
