@@ -9,7 +9,6 @@ use crate::failure::Failure;
 use crate::place::Cluster;
 use crate::{Session, exit, output};
 
-/// The open alarms of all nodes.
 pub(crate) async fn list(session: &mut Session<'_>) -> Result<u8, Failure> {
     let cluster = Cluster::open(session).await?;
     let answer = cluster.client.alarms().await;
@@ -31,7 +30,6 @@ fn table(alarms: &[Alarm]) -> String {
     output::table(&["CODE", "NODE", "SINCE", "MESSAGE"], &alarms.iter().map(row).collect::<Vec<_>>())
 }
 
-/// Closes alarms at all nodes.
 pub(crate) async fn disarm(session: &mut Session<'_>, options: Disarm) -> Result<u8, Failure> {
     let codes = (!options.all).then(|| options.codes.into_iter().collect());
     let cluster = Cluster::open(session).await?;

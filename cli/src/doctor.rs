@@ -37,11 +37,10 @@ const FILES_MAX: usize = 1_000;
 pub struct Machine {
     /// Where procfs is: `/proc`.
     pub proc: PathBuf,
-    /// The daemon, if it runs.
+    /// `None` if no daemon answers at the socket.
     pub daemon: Option<Daemon>,
-    /// Its data directory.
+    /// The data directory of the daemon.
     pub data: PathBuf,
-    /// Its local socket.
     pub socket: PathBuf,
     /// The token of whoever asks, which may not exist.
     pub token: PathBuf,
@@ -49,21 +48,17 @@ pub struct Machine {
     pub clock: Option<bool>,
 }
 
-/// A running daemon.
 #[derive(Debug, Clone, Copy)]
 pub struct Daemon {
-    /// Its process.
     pub pid: i32,
     /// Where it keeps secrets in memory.
     pub memory: SecretMemory,
 }
 
-/// What one check found.
+/// The result of one check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
-    /// Which check.
     pub check: &'static str,
-    /// What is so.
     pub found: String,
     /// What to do about it; `None` if nothing is wrong.
     pub advice: Option<String>,
@@ -78,13 +73,11 @@ impl Finding {
         Self { check, found: found.into(), advice: Some(advice.into()) }
     }
 
-    /// Whether nothing is wrong.
     pub fn is_fine(&self) -> bool {
         self.advice.is_none()
     }
 }
 
-/// Examines this machine.
 pub(crate) async fn doctor(session: &mut Session<'_>, options: Doctor) -> Result<u8, Failure> {
     let daemon = local::daemon(session).await.ok();
     let data = daemon.as_ref().map(|(status, _)| PathBuf::from(&status.data_directory));

@@ -32,7 +32,6 @@ use failure::Failure;
 
 /// What exit codes mean.
 pub mod exit {
-    /// Done.
     pub const DONE: u8 = 0;
     /// Failed in another way than those below.
     pub const FAILED: u8 = 1;
@@ -66,7 +65,7 @@ impl Session<'_> {
         let _ = writeln!(self.err, "{line}");
     }
 
-    /// A part of the result.
+    /// Writes a part of the result.
     fn result(&mut self, bytes: &[u8]) -> Result<(), Failure> {
         self.out.write_all(bytes).and_then(|()| self.out.flush()).map_err(Failure::output)
     }

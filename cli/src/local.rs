@@ -19,16 +19,13 @@ pub(crate) struct Conversation {
     _writer: OwnedWriteHalf,
 }
 
-/// What comes back.
+/// A message of the daemon.
 pub(crate) enum News {
-    /// It goes on.
     Progress(AdminProgress),
-    /// It is done.
     Answer(AdminResponse),
 }
 
 impl Conversation {
-    /// Sends the request.
     pub(crate) async fn begin(session: &Session<'_>, request: &AdminRequest) -> Result<Self, Failure> {
         let path = &session.common.socket;
         let stream = UnixStream::connect(path).await.map_err(|error| match error.kind() {
@@ -48,7 +45,6 @@ impl Conversation {
         Ok(Self { pid, reader: frame::Reader::new(reader), _writer: writer })
     }
 
-    /// Waits for the next news.
     pub(crate) async fn next(&mut self) -> Result<News, Failure> {
         let frame = self.reader.next().await.map_err(broken)?;
         let frame = frame.ok_or_else(|| {
@@ -64,7 +60,6 @@ impl Conversation {
         }
     }
 
-    /// Waits for the answer.
     async fn answer(mut self) -> Result<AdminResponse, Failure> {
         loop {
             if let News::Answer(answer) = self.next().await? {

@@ -119,7 +119,6 @@ pub(crate) fn alarm(alarm: &Alarm) -> Value {
     })
 }
 
-/// The table of nodes.
 pub(crate) fn nodes(nodes: &[NodeInfo]) -> String {
     let row = |node: &NodeInfo| {
         let known = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());

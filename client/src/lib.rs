@@ -22,6 +22,8 @@
 //! Nothing here touches a disk but the [`ClusterFile`], and nothing depends on the storage engine, so that an initramfs
 //! can link it.
 
+#![warn(missing_docs)]
+
 pub mod error;
 pub mod wire;
 

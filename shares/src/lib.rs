@@ -4,6 +4,7 @@
 //! holders and put together again; how a node's own keys are locked by its peers; what a ciphertext is.
 
 #![deny(unsafe_code)]
+#![warn(missing_docs)]
 
 pub mod codec;
 pub mod error;
