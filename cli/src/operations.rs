@@ -315,7 +315,7 @@ fn join(names: &[NodeName]) -> String {
 #[cfg(test)]
 mod tests {
     use clap::Parser;
-    use quorate_client::wire::Operation;
+    use quorate_client::wire::OperationStatus;
 
     use super::*;
     use crate::args::Cli;
@@ -324,7 +324,7 @@ mod tests {
     fn a_long_step_says_now_and_then_how_much_is_left() {
         let progress = |left: u64| {
             let step = format!("deals to epoch 7: {left} key versions left");
-            let operation = Operation { name: "remove n2".to_owned(), step, waiting_for: Vec::new() };
+            let operation = OperationStatus { name: "remove n2".to_owned(), step, waiting_for: Vec::new() };
             Progress { stage: Stage::Runs, operation, revocation: None }
         };
         let (mut input, mut out, mut err) = (std::io::empty(), Vec::new(), Vec::new());

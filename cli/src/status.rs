@@ -215,11 +215,11 @@ fn names(names: &[NodeName]) -> Vec<&str> {
     names.iter().map(NodeName::as_str).collect()
 }
 
-fn operation(operation: &quorate_client::wire::Operation) -> Value {
+fn operation(operation: &quorate_client::wire::OperationStatus) -> Value {
     json!({ "name": operation.name, "step": operation.step, "waiting_for": operation.waiting_for })
 }
 
-fn operation_line(operation: &quorate_client::wire::Operation) -> String {
+fn operation_line(operation: &quorate_client::wire::OperationStatus) -> String {
     let waiting = match &operation.waiting_for[..] {
         [] => String::new(),
         names => format!(", waiting for {}", names.join(", ")),

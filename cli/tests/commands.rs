@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use kit::{World, alarm};
 use quorate_client::identity::{Protocol, PublicKey, server_config};
-use quorate_client::wire::{AdminProgress, AdminRequest, AdminResponse, Operation, Phase, WireError};
+use quorate_client::wire::{AdminProgress, AdminRequest, AdminResponse, OperationStatus, Phase, WireError};
 use quorate_client::{Code, Token};
 
 fn mode(path: &std::path::Path) -> u32 {
@@ -420,7 +420,8 @@ fn this_machines_node_is_asked_through_its_socket() {
             (status.public.have, status.public.need) = (1, 2);
             status.public.waiting_for = vec!["n3".parse().expect("a name")];
             let waiting_for = vec!["n3".to_owned()];
-            status.operation = Some(Operation { name: "founding".to_owned(), step: "locks".to_owned(), waiting_for });
+            status.operation =
+                Some(OperationStatus { name: "founding".to_owned(), step: "locks".to_owned(), waiting_for });
             (vec![], Some(Ok(AdminResponse::Status(status))))
         }
         AdminRequest::Export => (vec![], Some(Ok(AdminResponse::Export(file.clone())))),

@@ -2,7 +2,9 @@
 //! A field that is taken away or renamed breaks somebody's program; docs/JSON.md says what each of them means.
 
 use quorate_client::identity::{Protocol, PublicKey, server_config};
-use quorate_client::wire::{AdminProgress, AdminRequest, AdminResponse, Operation, Phase, PublicStatus, SecretMemory};
+use quorate_client::wire::{
+    AdminProgress, AdminRequest, AdminResponse, OperationStatus, Phase, PublicStatus, SecretMemory,
+};
 
 use crate::kit::{World, alarm};
 
@@ -32,8 +34,8 @@ impl Record {
     }
 }
 
-fn operation() -> Operation {
-    Operation { name: "founding".to_owned(), step: "locking".to_owned(), waiting_for: vec!["n3".to_owned()] }
+fn operation() -> OperationStatus {
+    OperationStatus { name: "founding".to_owned(), step: "locking".to_owned(), waiting_for: vec!["n3".to_owned()] }
 }
 
 fn keys_and_messages() -> String {

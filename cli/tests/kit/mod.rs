@@ -16,7 +16,7 @@ use quorate_client::frame::{self, Kind};
 use quorate_client::identity::{Identity, Protocol, server_config};
 use quorate_client::wire::{
     self, AdminProgress, AdminRequest, AdminResponse, Alarm, Answer, Answered, Envelope, KeyInfo, KeySummary,
-    LocalStatus, NodeInfo, NodeState, OldCopies, Operation, Phase, Progress, PublicStatus, Request, Response,
+    LocalStatus, NodeInfo, NodeState, OldCopies, OperationStatus, Phase, Progress, PublicStatus, Request, Response,
     Revocation, Role, SecretMemory, Stage, Status, VersionInfo, WireError,
 };
 use quorate_client::{ClusterFile, ClusterId, Code, KeyName, KeyVersion, Plaintext, Token};
@@ -315,7 +315,7 @@ fn progress(operation: Epoch, looks: u8) -> Progress {
         _ => String::new(),
     };
     let name = if revocation.is_some() { "revoke n2" } else { "remove n2" }.to_owned();
-    Progress { stage, operation: Operation { name, step, waiting_for }, revocation }
+    Progress { stage, operation: OperationStatus { name, step, waiting_for }, revocation }
 }
 
 fn seal(key: &KeyName, context: &[u8], message: &[u8]) -> String {

@@ -8,7 +8,7 @@ use std::fmt;
 use quorate_shares::ids::{ClusterId, NodeName};
 use serde::{Deserialize, Serialize};
 
-use super::{Operation, Phase, Status};
+use super::{OperationStatus, Phase, Status};
 use crate::cluster_file::ClusterFile;
 
 /// The body of a request on `quorate-boot/1` for the [`PublicStatus`]; no token, and only what may be known by anybody.
@@ -128,7 +128,7 @@ pub struct LocalStatus {
     /// What anybody may know.
     pub public: PublicStatus,
     /// What is under way: founding, joining.
-    pub operation: Option<Operation>,
+    pub operation: Option<OperationStatus>,
     /// The state of the cluster, if this node knows it.
     pub full: Option<Status>,
     /// Where the daemon keeps secrets in memory.

@@ -107,7 +107,7 @@ pub struct Status {
     /// Those whose newest version existed while one disk alone opened every key; after growth they should be rotated.
     pub one_disk_keys: u64,
     /// A change of members that is under way.
-    pub operation: Option<Operation>,
+    pub operation: Option<OperationStatus>,
     /// Open alarms, oldest first.
     pub alarms: Vec<Alarm>,
     /// Whom the answering node waits for.
@@ -134,7 +134,7 @@ impl Status {
 
 /// A long operation and where it stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Operation {
+pub struct OperationStatus {
     /// What was ordered, as in `founding` or `revoke n4`.
     pub name: String,
     /// The step that is under way.
@@ -149,7 +149,7 @@ pub struct Progress {
     /// Whether it still runs.
     pub stage: Stage,
     /// What it is and where it stands; only its name once it is over.
-    pub operation: Operation,
+    pub operation: OperationStatus,
     /// What has become of the nodes that it revokes, if it does.
     pub revocation: Option<Revocation>,
 }

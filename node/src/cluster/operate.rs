@@ -273,7 +273,7 @@ pub async fn progress(node: &Arc<Node>, replica: &Replica, operation: Epoch) -> 
     })?;
     let shown = node.operation.lock().clone().filter(|_| stage == Stage::Runs);
     let name = replica.read(|state| members::operation_name(state, &running.operation));
-    let shown = shown.unwrap_or(wire::Operation { name, step: String::new(), waiting_for: Vec::new() });
+    let shown = shown.unwrap_or(wire::OperationStatus { name, step: String::new(), waiting_for: Vec::new() });
     let revocation = if running.operation.revokes() { revocation(node, replica, &running).await } else { None };
     Ok(Progress { stage, operation: shown, revocation })
 }
