@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use quorate_client::wire::{Progress, Revocation, Stage};
+use quorate_client::wire::{Progress, RevocationProgress, Stage};
 use quorate_client::{Client, Code, Error, NodeName, Options, Removal};
 use quorate_shares::ids::Epoch;
 use serde_json::json;
@@ -216,7 +216,7 @@ impl Told {
         }
     }
 
-    fn revocation(&mut self, session: &mut Session<'_>, now: &Revocation) {
+    fn revocation(&mut self, session: &mut Session<'_>, now: &RevocationProgress) {
         if now.decisive && !self.decisive {
             session.note("decisive");
             self.decisive = true;
@@ -266,7 +266,7 @@ async fn done(
     cluster: Cluster,
     names: &[NodeName],
     operation: Epoch,
-    revocation: Option<Revocation>,
+    revocation: Option<RevocationProgress>,
 ) -> Result<u8, Failure> {
     cluster.close(session).await;
     session.note("`quorate cluster export` prints the client file as it is now");

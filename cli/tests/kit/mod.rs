@@ -17,7 +17,7 @@ use quorate_client::identity::{Identity, Protocol, server_config};
 use quorate_client::wire::{
     self, AdminProgress, AdminRequest, AdminResponse, Alarm, Answer, Answered, Envelope, KeyInfo, KeySummary,
     LocalStatus, NodeInfo, NodeState, OldCopies, OperationStatus, Phase, Progress, PublicStatus, Request, Response,
-    Revocation, Role, SecretMemory, Stage, Status, VersionInfo, WireError,
+    RevocationProgress, Role, SecretMemory, Stage, Status, VersionInfo, WireError,
 };
 use quorate_client::{ClusterFile, ClusterId, Code, KeyName, KeyVersion, Plaintext, Token};
 use quorate_shares::ids::{Epoch, KeyUid, NodeId};
@@ -301,7 +301,7 @@ fn no_node(name: &str) -> WireError {
 /// An operation that comes a little further with each look.
 fn progress(operation: Epoch, looks: u8) -> Progress {
     let stage = if looks < 4 { Stage::Runs } else { Stage::Done };
-    let revocation = (operation == REVOCATION).then_some(Revocation {
+    let revocation = (operation == REVOCATION).then_some(RevocationProgress {
         decisive: looks > 0,
         leases_over: looks > 2,
         erased: looks.min(2),

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 pub use admin::{AdminProgress, AdminRequest, AdminResponse, LocalStatus, PUBLIC_STATUS, PublicStatus, SecretMemory};
 pub use secret::{PLAINTEXT_BYTES_MAX, Plaintext, TOKEN_TEXT_PREFIX, Token, TokenError};
 pub use status::{
-    Alarm, NodeInfo, NodeState, OldCopies, OperationStatus, Phase, Progress, Revocation, Role, Stage, Status,
+    Alarm, NodeInfo, NodeState, OldCopies, OperationStatus, Phase, Progress, RevocationProgress, Role, Stage, Status,
 };
 
 use crate::cluster_file::ClusterFile;

@@ -151,7 +151,7 @@ pub struct Progress {
     /// What it is and where it stands; only its name once it is over.
     pub operation: OperationStatus,
     /// What has become of the nodes that it revokes, if it does.
-    pub revocation: Option<Revocation>,
+    pub revocation: Option<RevocationProgress>,
 }
 
 /// Whether an operation still runs.
@@ -167,7 +167,7 @@ pub enum Stage {
 
 /// What has become of revoked nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Revocation {
+pub struct RevocationProgress {
     /// Enough nodes refuse them that the rest cannot let them in any more.
     pub decisive: bool,
     /// No lease that was given before still runs.
@@ -182,7 +182,7 @@ pub struct Revocation {
     pub remaining: u8,
 }
 
-impl Revocation {
+impl RevocationProgress {
     /// Whether a stolen disk of theirs, with those of fewer than the threshold of others, opens no key.
     pub fn disk_is_dead(&self) -> bool {
         self.decisive && self.erased >= self.erased_needed

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use quorate_client::error::Code;
-use quorate_client::wire::{self, Plaintext, Progress, Revocation, Stage, WireError};
+use quorate_client::wire::{self, Plaintext, Progress, RevocationProgress, Stage, WireError};
 use quorate_raft::command::{Begin, Change, Invite, Operation, Outcome};
 use quorate_raft::refusal::Refusal;
 use quorate_raft::state::{Running, State, majority};
@@ -279,7 +279,7 @@ pub async fn progress(node: &Arc<Node>, replica: &Replica, operation: Epoch) -> 
 }
 
 /// What has become of the nodes that `running` revokes.
-async fn revocation(node: &Node, replica: &Replica, running: &Running) -> Option<Revocation> {
+async fn revocation(node: &Node, replica: &Replica, running: &Running) -> Option<RevocationProgress> {
     let membership = replica.membership().await.ok()?;
     let matched = replica.matched();
     let revoked = running.operation.leaving();
@@ -305,7 +305,7 @@ async fn revocation(node: &Node, replica: &Replica, running: &Running) -> Option
         let locks = || remaining.iter().filter_map(|node| state.locks.get(node));
         let erased = locks().filter(|lock| expelled && lock.holds_for.is_disjoint(&out)).count();
         let renewed = locks().filter(|lock| lock.peers.is_disjoint(&out)).count();
-        Some(Revocation {
+        Some(RevocationProgress {
             decisive,
             leases_over: decisive && over,
             erased: count(erased),
