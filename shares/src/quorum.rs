@@ -15,16 +15,16 @@ use crate::seal::{Committee, ShareRecord, share_commitment};
 use crate::secret::Secret;
 use crate::split;
 
-/// How far a quorum is.
+/// How many shares a quorum has, and how many it needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Progress {
+pub struct ShareCount {
     /// Members counted.
     pub have: usize,
     /// Members needed.
     pub need: usize,
 }
 
-impl Progress {
+impl ShareCount {
     /// Whether the quorum can be closed.
     pub fn reached(self) -> bool {
         self.have >= self.need
@@ -63,7 +63,7 @@ impl Quorum {
     ///
     /// # Errors
     /// [`QuorumError`] names the member whose share does not count; what was counted before stays.
-    pub fn add(&mut self, member: NodeId, x: u8, y: Secret<32>) -> Result<Progress, QuorumError> {
+    pub fn add(&mut self, member: NodeId, x: u8, y: Secret<32>) -> Result<ShareCount, QuorumError> {
         let stranger = QuorumError::NotAHolder { member, x, epoch: self.record.epoch };
         let position = usize::from(x).checked_sub(1).ok_or(stranger)?;
         if self.members.get(position) != Some(&member) {
@@ -83,8 +83,8 @@ impl Quorum {
     }
 
     /// How many members have been counted, and how many are needed.
-    pub fn progress(&self) -> Progress {
-        Progress { have: self.shares.len(), need: self.record.threshold.needed().into() }
+    pub fn progress(&self) -> ShareCount {
+        ShareCount { have: self.shares.len(), need: self.record.threshold.needed().into() }
     }
 
     /// The members that have not been counted.
@@ -99,7 +99,7 @@ impl Quorum {
     /// [`QuorumError::TooFew`] before the threshold is reached; [`QuorumError::WrongKey`] if what was rebuilt is not the
     /// key that was dealt.
     pub fn close(self) -> Result<MasterKey, QuorumError> {
-        let Progress { have, need } = self.progress();
+        let ShareCount { have, need } = self.progress();
         if have < need {
             return Err(QuorumError::TooFew { have, need });
         }

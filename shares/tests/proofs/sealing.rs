@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use quorate_shares::error::{CommitteeError, DealError, FormatError, QuorumError, ShareError};
 use quorate_shares::ids::{BatchId, ClusterId, Epoch, KeyUid, KeyVersion, NodeId, ShareKeyGeneration};
 use quorate_shares::master::{KeyIdentity, MasterKey};
-use quorate_shares::quorum::{Progress, Quorum};
+use quorate_shares::quorum::{Quorum, ShareCount};
 use quorate_shares::seal::{BATCH_RECORDS_MAX, BatchHeader, BatchOpener, Committee, Dealer, ShareRecord};
 use quorate_shares::secret::Secret;
 
@@ -92,7 +92,7 @@ fn a_wrong_share_names_its_sender_and_the_quorum_goes_on() {
     let stranger = NodeId(99);
     let no_holder = QuorumError::NotAHolder { member: stranger, x: 1, epoch: Epoch(1) };
     assert_eq!(quorum.add(stranger, 1, this.share(0)).err(), Some(no_holder));
-    assert_eq!(quorum.progress(), Progress { have: 0, need: 3 });
+    assert_eq!(quorum.progress(), ShareCount { have: 0, need: 3 });
 
     quorum.add(this.node(0), 1, this.share(0)).unwrap();
     assert_eq!(quorum.add(this.node(0), 1, this.share(0)).err(), Some(QuorumError::Counted(this.node(0))));
