@@ -24,7 +24,7 @@ pub struct KeyIdentity {
 
 /// What a root is for. A root of one purpose says nothing about the others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Purpose {
+pub enum RootPurpose {
     /// Encryption of messages and data keys.
     Encrypt,
     /// The salt of deterministic encryption.
@@ -75,19 +75,19 @@ impl MasterKey {
     }
 
     /// The root for one purpose.
-    pub fn root(&self, identity: &KeyIdentity, purpose: Purpose) -> Secret<32> {
+    pub fn root(&self, identity: &KeyIdentity, purpose: RootPurpose) -> Secret<32> {
         let label = match purpose {
-            Purpose::Encrypt => labels::ROOT_ENC,
-            Purpose::Deterministic => labels::ROOT_DET,
-            Purpose::Mac => labels::ROOT_MAC,
-            Purpose::Sign => labels::ROOT_SIGN,
+            RootPurpose::Encrypt => labels::ROOT_ENC,
+            RootPurpose::Deterministic => labels::ROOT_DET,
+            RootPurpose::Mac => labels::ROOT_MAC,
+            RootPurpose::Sign => labels::ROOT_SIGN,
         };
         self.expand(label, identity)
     }
 
     /// The root for encryption, in its own type.
     pub fn encryption_root(&self, identity: &KeyIdentity) -> EncryptionRoot {
-        EncryptionRoot(self.root(identity, Purpose::Encrypt))
+        EncryptionRoot(self.root(identity, RootPurpose::Encrypt))
     }
 
     fn expand(&self, label: &[u8], identity: &KeyIdentity) -> Secret<32> {

@@ -193,7 +193,7 @@ fn another_cipher_agrees() {
     let bound = Sha256::digest([b"quorate/v1/ctx\0", &length[..], header, context().as_bytes()].concat());
     let label: &[u8] = b"c2sp.org/chunked-encryption@v1+AEAD_CHACHA20_POLY1305\0";
     let root = MasterKey::from_secret(Secret::take(&mut [7; 32]));
-    let root = root.root(&IDENTITY, quorate_shares::master::Purpose::Encrypt);
+    let root = root.root(&IDENTITY, quorate_shares::master::RootPurpose::Encrypt);
     let mut derived = [0; 76];
     let hkdf = hkdf::Hkdf::<Sha256>::from_prk(root.expose()).unwrap();
     hkdf.expand(&[label, salt, &bound[..]].concat(), &mut derived).unwrap();

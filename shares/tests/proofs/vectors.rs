@@ -9,7 +9,7 @@ use quorate_shares::lock::{
     Bundle, Lock, LockOpenCode, LockOpenReply, LockOpenRequest, LockParams, LockPeer, PinPlace, RosterPosition,
     ShareKey, StorageKey, open_piece,
 };
-use quorate_shares::master::{KeyIdentity, MasterKey, Purpose};
+use quorate_shares::master::{KeyIdentity, MasterKey, RootPurpose};
 use quorate_shares::quorum::Quorum;
 use quorate_shares::seal::{
     BatchHeader, BatchOpener, Committee, Dealer, Member, SealedShare, ShareRecord, share_commitment,
@@ -68,8 +68,12 @@ fn key_check_value_and_roots() {
     let v = vectors();
     let (key, identity) = (master(&v), identity(&v));
     assert_eq!(key.kcv(&identity), array(&v["kcv"]));
-    let purposes =
-        [("enc", Purpose::Encrypt), ("det", Purpose::Deterministic), ("mac", Purpose::Mac), ("sign", Purpose::Sign)];
+    let purposes = [
+        ("enc", RootPurpose::Encrypt),
+        ("det", RootPurpose::Deterministic),
+        ("mac", RootPurpose::Mac),
+        ("sign", RootPurpose::Sign),
+    ];
     for (name, purpose) in purposes {
         assert!(key.root(&identity, purpose).same_as(&secret(&v["roots"][name])), "{name}");
     }
