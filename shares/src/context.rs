@@ -58,14 +58,14 @@ impl Context {
     /// [`FormatError`] if names are empty, out of order or repeated, or anything is not UTF-8.
     pub fn parse(bytes: &[u8]) -> Result<Self, FormatError> {
         if bytes.len() > CONTEXT_BYTES_MAX {
-            return Err(FormatError::Field("length of the context"));
+            return Err(FormatError::Invalid("length of the context"));
         }
-        let mut reader = Reader::new(bytes);
+        let mut reader = Reader::new(bytes, "context");
         let mut previous = "";
         for _ in 0..reader.u16()? {
             let (name, _) = pair(&mut reader)?;
             if name <= previous {
-                return Err(FormatError::Field("order of names"));
+                return Err(FormatError::Invalid("order of names"));
             }
             previous = name;
         }
@@ -80,7 +80,7 @@ impl Context {
 
     /// Names and values, by rising name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        let mut reader = Reader::new(&self.0[2..]);
+        let mut reader = Reader::new(&self.0[2..], "context");
         std::iter::from_fn(move || pair(&mut reader).ok())
     }
 }
@@ -94,7 +94,7 @@ impl Default for Context {
 fn pair<'a>(reader: &mut Reader<'a>) -> Result<(&'a str, &'a str), FormatError> {
     let mut text = || {
         let length = reader.u16()?;
-        std::str::from_utf8(reader.slice(length.into())?).map_err(|_| FormatError::Field("text"))
+        std::str::from_utf8(reader.bytes(length.into())?).map_err(|_| FormatError::Invalid("text"))
     };
     Ok((text()?, text()?))
 }

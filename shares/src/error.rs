@@ -8,18 +8,26 @@ use crate::ids::{Epoch, NodeId};
 /// Bytes that are not the structure that was expected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum FormatError {
-    /// The bytes end inside a field.
-    #[error("the bytes end too early")]
-    Short,
+    /// The bytes end inside a field. It names the structure.
+    #[error("the bytes end inside {0}")]
+    Short(&'static str),
     /// Bytes remain after the last field.
-    #[error("{0} bytes after the end")]
+    #[error("{0} bytes after the end of the value")]
     Trailing(usize),
     /// The first bytes name another structure.
     #[error("not the expected kind of bytes")]
     Magic,
-    /// A field holds a value that no writer produces; the field is named.
-    #[error("{0} is not valid")]
-    Field(&'static str),
+    /// A field holds a value that no writer produces. It names the field.
+    #[error("invalid {0}")]
+    Invalid(&'static str),
+    /// A list is longer than its limit.
+    #[error("more than {limit} {what}")]
+    TooMany {
+        /// What the list holds.
+        what: &'static str,
+        /// Most entries that are accepted.
+        limit: usize,
+    },
 }
 
 /// A threshold that must never be used.

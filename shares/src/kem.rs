@@ -32,10 +32,10 @@ impl PublicKey {
     /// Checks and takes the bytes of a key.
     ///
     /// # Errors
-    /// [`FormatError::Field`] if they are not a key.
+    /// [`FormatError::Invalid`] if they are not a key.
     pub fn parse(bytes: &[u8]) -> Result<Self, FormatError> {
-        let key: [u8; PUBLIC_KEY_BYTES] = bytes.try_into().map_err(|_| FormatError::Field("public key"))?;
-        <XWing as Kem>::PublicKey::from_bytes(&key).map_err(|_| FormatError::Field("public key"))?;
+        let key: [u8; PUBLIC_KEY_BYTES] = bytes.try_into().map_err(|_| FormatError::Invalid("public key"))?;
+        <XWing as Kem>::PublicKey::from_bytes(&key).map_err(|_| FormatError::Invalid("public key"))?;
         Ok(Self(Box::new(key)))
     }
 

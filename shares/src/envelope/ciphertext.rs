@@ -139,15 +139,15 @@ impl Ciphertext {
     /// [`CiphertextError`] for anything but the one way to write a ciphertext of a known kind and suite.
     pub fn parse_binary(bytes: &[u8]) -> Result<Self, CiphertextError> {
         let short = |_| CiphertextError::Malformed("it ends too early");
-        let mut reader = Reader::new(bytes);
+        let mut reader = Reader::new(bytes, "ciphertext");
         reader.magic(BINARY_MAGIC).map_err(|_| CiphertextError::Malformed("it does not begin with QRT1"))?;
         let kind = Kind::parse(reader.u8().map_err(short)?)?;
         let suite = Suite::parse(reader.u8().map_err(short)?)?;
         let length = reader.u8().map_err(short)?;
-        let name = reader.slice(length.into()).map_err(short)?;
+        let name = reader.bytes(length.into()).map_err(short)?;
         let name = parse_name(std::str::from_utf8(name).map_err(|_| CiphertextError::Malformed("name"))?)?;
         let version = parse_version(reader.u32().map_err(short)?).ok_or(CiphertextError::Malformed("version"))?;
-        let body = reader.slice(reader.remaining()).map_err(short)?;
+        let body = reader.bytes(reader.remaining()).map_err(short)?;
         Self::new(CiphertextHeader { kind, suite, name, version }, body.to_vec())
     }
 

@@ -87,17 +87,16 @@ impl Bundle {
     }
 
     fn parse(plain: &[u8]) -> Result<Self, FormatError> {
-        let mut reader = Reader::new(plain);
-        let secret = |reader: &mut Reader<'_>| Ok(Secret::copy_of(reader.array::<32>()?).expect("32 bytes"));
-        let op_seed = secret(&mut reader)?;
+        let mut reader = Reader::new(plain, "key bundle");
+        let op_seed = reader.secret()?;
         let mut storage_keys = Vec::new();
         for _ in 0..reader.u8()? {
-            storage_keys.push(StorageKey { number: reader.u8()?, key: secret(&mut reader)? });
+            storage_keys.push(StorageKey { number: reader.u8()?, key: reader.secret()? });
         }
         let mut share_keys = Vec::new();
         for _ in 0..reader.u8()? {
             let generation = ShareKeyGeneration(reader.u64()?);
-            share_keys.push(ShareKey { generation, seed: secret(&mut reader)? });
+            share_keys.push(ShareKey { generation, seed: reader.secret()? });
         }
         reader.finish()?;
         Ok(Self { op_seed, storage_keys, share_keys })

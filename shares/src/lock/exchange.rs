@@ -78,21 +78,21 @@ impl LockOpenRequest {
     /// # Errors
     /// [`FormatError`] for numbers that cannot be, a node that asks itself, or wrong lengths.
     pub fn parse(bytes: &[u8]) -> Result<Self, FormatError> {
-        let mut reader = Reader::new(bytes);
+        let mut reader = Reader::new(bytes, "lock request");
         reader.magic(REQUEST_MAGIC)?;
-        let cluster = ClusterId(*reader.array()?);
+        let cluster = ClusterId(reader.array()?);
         let (from, to, generation) = (NodeId(reader.u64()?), NodeId(reader.u64()?), reader.u64()?);
         let (needed, peers, x, key_number) = (reader.u8()?, reader.u8()?, reader.u8()?, reader.u64()?);
         if from == NodeId(0) || to == NodeId(0) || from == to {
-            return Err(FormatError::Field("node"));
+            return Err(FormatError::Invalid("node"));
         }
-        check_threshold(needed, peers.into()).map_err(|_| FormatError::Field("threshold"))?;
+        check_threshold(needed, peers.into()).map_err(|_| FormatError::Invalid("threshold"))?;
         if x == 0 || x > peers {
-            return Err(FormatError::Field("piece number"));
+            return Err(FormatError::Invalid("piece number"));
         }
-        let boot_nonce = *reader.array()?;
+        let boot_nonce = reader.array()?;
         let encapsulation = seal::encapsulation(&mut reader)?;
-        let sealed = *reader.array()?;
+        let sealed = reader.array()?;
         reader.finish()?;
         Ok(Self { cluster, from, to, generation, needed, peers, x, key_number, boot_nonce, encapsulation, sealed })
     }
@@ -197,12 +197,12 @@ impl LockOpenReply {
     /// # Errors
     /// [`FormatError`] for an unknown code or wrong lengths.
     pub fn parse(bytes: &[u8]) -> Result<Self, FormatError> {
-        let mut reader = Reader::new(bytes);
+        let mut reader = Reader::new(bytes, "lock reply");
         reader.magic(REPLY_MAGIC)?;
-        let code = LockOpenCode::ALL.get(usize::from(reader.u8()?)).ok_or(FormatError::Field("code"))?;
+        let code = LockOpenCode::ALL.get(usize::from(reader.u8()?)).ok_or(FormatError::Invalid("code"))?;
         let roster = RosterPosition { term: reader.u64()?, leader: NodeId(reader.u64()?), index: reader.u64()? };
         let sealed = match code {
-            LockOpenCode::Ok => Some(*reader.array()?),
+            LockOpenCode::Ok => Some(reader.array()?),
             _ => None,
         };
         reader.finish()?;

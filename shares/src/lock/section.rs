@@ -98,40 +98,40 @@ impl Lock {
     /// [`FormatError`] for a threshold that cannot be, piece numbers that are not 1 to n, node ids that do not rise, or
     /// any other byte that [`Lock::encode`] would not write.
     pub fn parse(bytes: &[u8]) -> Result<Self, FormatError> {
-        let mut reader = Reader::new(bytes);
+        let mut reader = Reader::new(bytes, "lock");
         let (generation, needed, count) = (reader.u64()?, reader.u8()?, reader.u8()?);
-        check_threshold(needed, count.into()).map_err(|_| FormatError::Field("threshold"))?;
+        check_threshold(needed, count.into()).map_err(|_| FormatError::Invalid("threshold"))?;
         let (kind, length) = (reader.u8()?, usize::from(reader.u16()?));
         if !(1..=PIN_BYTES_MAX).contains(&length) {
-            return Err(FormatError::Field("pin"));
+            return Err(FormatError::Invalid("pin"));
         }
-        let pin = reader.slice(length)?.to_vec();
-        let name = |pin| String::from_utf8(pin).map_err(|_| FormatError::Field("pin"));
+        let pin = reader.bytes(length)?.to_vec();
+        let name = |pin| String::from_utf8(pin).map_err(|_| FormatError::Invalid("pin"));
         let pin = match kind {
             0 => PinPlace::Inline(pin),
             1 => PinPlace::File(name(pin)?),
             2 => PinPlace::Credential(name(pin)?),
-            _ => return Err(FormatError::Field("pin kind")),
+            _ => return Err(FormatError::Invalid("pin kind")),
         };
         let mut pieces: Vec<LockPiece> = Vec::with_capacity(count.into());
         for expected in 1..=count {
             let (peer, x, key_number) = (NodeId(reader.u64()?), reader.u8()?, reader.u64()?);
             let previous = pieces.last().map_or(NodeId(0), |piece| piece.peer);
             if x != expected {
-                return Err(FormatError::Field("piece number"));
+                return Err(FormatError::Invalid("piece number"));
             }
             if peer <= previous {
-                return Err(FormatError::Field("order of peers"));
+                return Err(FormatError::Invalid("order of peers"));
             }
-            let public_key = PublicKey::parse(reader.slice(PUBLIC_KEY_BYTES)?)?;
+            let public_key = PublicKey::parse(reader.bytes(PUBLIC_KEY_BYTES)?)?;
             let encapsulation = seal::encapsulation(&mut reader)?;
-            pieces.push(LockPiece { peer, x, key_number, public_key, encapsulation, sealed: *reader.array()? });
+            pieces.push(LockPiece { peer, x, key_number, public_key, encapsulation, sealed: reader.array()? });
         }
         let length = reader.u32()? as usize;
         if length > BUNDLE_BYTES_MAX {
-            return Err(FormatError::Field("bundle length"));
+            return Err(FormatError::Invalid("bundle length"));
         }
-        let bundle = reader.slice(length)?.to_vec();
+        let bundle = reader.bytes(length)?.to_vec();
         reader.finish()?;
         Ok(Self { generation, needed, pin, pieces, bundle })
     }

@@ -76,33 +76,33 @@ impl BatchHeader {
     /// [`FormatError`] for an unknown suite, numbers that are not 1 to n, node ids that do not rise, or any other byte
     /// that [`BatchHeader::encode`] would not write.
     pub fn parse(bytes: &[u8]) -> Result<Self, FormatError> {
-        let mut reader = Reader::new(bytes);
+        let mut reader = Reader::new(bytes, "batch header");
         reader.magic(MAGIC)?;
         if reader.u8()? != SUITE {
-            return Err(FormatError::Field("suite"));
+            return Err(FormatError::Invalid("suite"));
         }
-        let (cluster, batch) = (ClusterId(*reader.array()?), BatchId(*reader.array()?));
-        let (epoch, committee_hash, dealer) = (Epoch(reader.u64()?), *reader.array()?, NodeId(reader.u64()?));
+        let (cluster, batch) = (ClusterId(reader.array()?), BatchId(reader.array()?));
+        let (epoch, committee_hash, dealer) = (Epoch(reader.u64()?), reader.array()?, NodeId(reader.u64()?));
         let count = reader.u8()?;
         if !(1..=HOLDERS_MAX).contains(&count) {
-            return Err(FormatError::Field("number of holders"));
+            return Err(FormatError::Invalid("number of holders"));
         }
         let mut recipients: Vec<Recipient> = Vec::with_capacity(count.into());
         for expected in 1..=count {
             let (x, node, generation) = (reader.u8()?, NodeId(reader.u64()?), ShareKeyGeneration(reader.u64()?));
             let previous = recipients.last().map_or(NodeId(0), |recipient| recipient.node);
             if x != expected {
-                return Err(FormatError::Field("share number"));
+                return Err(FormatError::Invalid("share number"));
             }
             if node <= previous {
-                return Err(FormatError::Field("order of holders"));
+                return Err(FormatError::Invalid("order of holders"));
             }
             recipients.push(Recipient { x, node, generation, encapsulation: encapsulation(&mut reader)? });
         }
         let recovery = match reader.u8()? {
             0 => None,
             1 => Some(encapsulation(&mut reader)?),
-            _ => return Err(FormatError::Field("recovery flag")),
+            _ => return Err(FormatError::Invalid("recovery flag")),
         };
         reader.finish()?;
         Ok(Self { cluster, batch, epoch, committee_hash, dealer, recipients, recovery })
@@ -140,5 +140,5 @@ pub(super) fn recipient_info(
 }
 
 pub(crate) fn encapsulation(reader: &mut Reader<'_>) -> Result<Encapsulation, FormatError> {
-    Ok(Encapsulation(Box::new(*reader.array::<ENCAPSULATION_BYTES>()?)))
+    Ok(Encapsulation(Box::new(reader.array::<ENCAPSULATION_BYTES>()?)))
 }

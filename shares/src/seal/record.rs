@@ -75,19 +75,19 @@ impl ShareRecord {
     /// # Errors
     /// [`FormatError`] for a threshold that must not be, or any other byte that [`ShareRecord::encode`] would not write.
     pub fn parse(bytes: &[u8]) -> Result<Self, FormatError> {
-        let mut reader = Reader::new(bytes);
+        let mut reader = Reader::new(bytes, "share record");
         reader.magic(MAGIC)?;
-        let (batch, index, epoch) = (BatchId(*reader.array()?), reader.u32()?, Epoch(reader.u64()?));
-        let (uid, version) = (KeyUid(*reader.array()?), KeyVersion(reader.u32()?));
-        let threshold = Threshold::new(reader.u8()?, reader.u8()?).map_err(|_| FormatError::Field("threshold"))?;
+        let (batch, index, epoch) = (BatchId(reader.array()?), reader.u32()?, Epoch(reader.u64()?));
+        let (uid, version) = (KeyUid(reader.array()?), KeyVersion(reader.u32()?));
+        let threshold = Threshold::new(reader.u8()?, reader.u8()?).map_err(|_| FormatError::Invalid("threshold"))?;
         let mut shares = Vec::with_capacity(threshold.holders().into());
         for _ in 0..threshold.holders() {
-            shares.push(SealedShare { commitment: *reader.array()?, sealed: *reader.array()? });
+            shares.push(SealedShare { commitment: reader.array()?, sealed: reader.array()? });
         }
         let recovery = match reader.u8()? {
             0 => None,
-            1 => Some(*reader.array()?),
-            _ => return Err(FormatError::Field("recovery flag")),
+            1 => Some(reader.array()?),
+            _ => return Err(FormatError::Invalid("recovery flag")),
         };
         reader.finish()?;
         Ok(Self { batch, index, epoch, uid, version, threshold, shares, recovery })

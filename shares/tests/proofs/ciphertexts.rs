@@ -239,13 +239,13 @@ fn contexts_that_cannot_be() {
     assert_eq!(context().iter().collect::<Vec<_>>(), [("app", "web"), ("tenant", "42")]);
     assert_eq!(Context::parse(&[0, 0]), Ok(Context::empty()));
     for (bytes, why) in [
-        (&[0][..], FormatError::Short),
+        (&[0][..], FormatError::Short("context")),
         (&[0, 0, 0], FormatError::Trailing(1)),
-        (&[0, 1, 0, 0, 0, 0], FormatError::Field("order of names")),
-        (&[0, 1, 0, 1, 0xff, 0, 0], FormatError::Field("text")),
-        (&[0, 2, 0, 1, b'b', 0, 0, 0, 1, b'a', 0, 0], FormatError::Field("order of names")),
-        (&[0, 2, 0, 1, b'a', 0, 0, 0, 1, b'a', 0, 0], FormatError::Field("order of names")),
-        (&[0, 1, 0xff, 0xff, b'a', 0, 0], FormatError::Short),
+        (&[0, 1, 0, 0, 0, 0], FormatError::Invalid("order of names")),
+        (&[0, 1, 0, 1, 0xff, 0, 0], FormatError::Invalid("text")),
+        (&[0, 2, 0, 1, b'b', 0, 0, 0, 1, b'a', 0, 0], FormatError::Invalid("order of names")),
+        (&[0, 2, 0, 1, b'a', 0, 0, 0, 1, b'a', 0, 0], FormatError::Invalid("order of names")),
+        (&[0, 1, 0xff, 0xff, b'a', 0, 0], FormatError::Short("context")),
     ] {
         assert_eq!(Context::parse(bytes), Err(why));
     }

@@ -184,7 +184,7 @@ fn a_reply_opens_only_on_its_connection() {
     assert_eq!(LockOpenReply::refuse(LockOpenCode::Ok, roster), None);
     let mut unknown = LockOpenReply::refuse(LockOpenCode::Busy, roster).unwrap().encode();
     unknown[4] = 7;
-    assert_eq!(LockOpenReply::parse(&unknown), Err(FormatError::Field("code")));
+    assert_eq!(LockOpenReply::parse(&unknown), Err(FormatError::Invalid("code")));
 }
 
 #[test]
@@ -209,7 +209,7 @@ fn requests_are_read_strictly() {
     for change in refused {
         let mut request = request.clone();
         change(&mut request);
-        assert!(matches!(LockOpenRequest::parse(&request.encode()), Err(FormatError::Field(_))));
+        assert!(matches!(LockOpenRequest::parse(&request.encode()), Err(FormatError::Invalid(_))));
     }
 }
 

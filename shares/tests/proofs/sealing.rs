@@ -254,18 +254,18 @@ fn headers_and_records_are_read_strictly() {
         bytes[at] = to;
         bytes
     };
-    assert_eq!(BatchHeader::parse(&changed(&header, 4, 2)), Err(FormatError::Field("suite")));
-    assert_eq!(BatchHeader::parse(&changed(&header, 85, 0)), Err(FormatError::Field("number of holders")));
-    assert_eq!(BatchHeader::parse(&changed(&header, 85, 10)), Err(FormatError::Field("number of holders")));
+    assert_eq!(BatchHeader::parse(&changed(&header, 4, 2)), Err(FormatError::Invalid("suite")));
+    assert_eq!(BatchHeader::parse(&changed(&header, 85, 0)), Err(FormatError::Invalid("number of holders")));
+    assert_eq!(BatchHeader::parse(&changed(&header, 85, 10)), Err(FormatError::Invalid("number of holders")));
     for x in [0, 2, 255] {
-        assert_eq!(BatchHeader::parse(&changed(&header, 86, x)), Err(FormatError::Field("share number")));
+        assert_eq!(BatchHeader::parse(&changed(&header, 86, x)), Err(FormatError::Invalid("share number")));
     }
-    assert_eq!(BatchHeader::parse(&changed(&header, 94, 0)), Err(FormatError::Field("order of holders")));
-    assert_eq!(BatchHeader::parse(&changed(&header, header.len() - 1, 2)), Err(FormatError::Field("recovery flag")));
+    assert_eq!(BatchHeader::parse(&changed(&header, 94, 0)), Err(FormatError::Invalid("order of holders")));
+    assert_eq!(BatchHeader::parse(&changed(&header, header.len() - 1, 2)), Err(FormatError::Invalid("recovery flag")));
     for t in [0, 1, 4] {
-        assert_eq!(ShareRecord::parse(&changed(&record, 52, t)), Err(FormatError::Field("threshold")));
+        assert_eq!(ShareRecord::parse(&changed(&record, 52, t)), Err(FormatError::Invalid("threshold")));
     }
-    assert_eq!(ShareRecord::parse(&changed(&record, record.len() - 1, 1)), Err(FormatError::Short));
+    assert_eq!(ShareRecord::parse(&changed(&record, record.len() - 1, 1)), Err(FormatError::Short("share record")));
 }
 
 proptest! {
