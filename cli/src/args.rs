@@ -6,10 +6,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use quorate_client::wire::SOCKET;
 use quorate_client::{KeyName, KeyVersion, NodeName};
-
-/// Where the daemon listens for its owner.
-pub(crate) const SOCKET: &str = "/run/quorate/quorated.sock";
 
 /// A threshold-sharded key service that boots alone.
 #[derive(Debug, Parser)]

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use quorate_client::route::survey;
-use quorate_client::wire::{LocalStatus, Phase, PublicStatus, Status, WireError};
+use quorate_client::wire::{LocalStatus, Phase, PublicStatus, SOCKET, Status, WireError};
 use quorate_client::{ClusterFile, Code, NodeName, Options};
 use serde_json::{Value, json};
 
-use crate::args::{Format, SOCKET};
+use crate::args::Format;
 use crate::failure::{Failure, exit_code};
 use crate::place::{Cluster, cluster_path};
 use crate::{Session, exit, local, output};

@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 use super::{OperationStatus, Phase, Status};
 use crate::cluster_file::ClusterFile;
 
+/// Path of the local socket unless the configuration names another. The daemon and the command line share it.
+pub const SOCKET: &str = "/run/quorate/quorated.sock";
 /// The body of a request on `quorate-boot/1` for the [`PublicStatus`]; no token, and only what may be known by anybody.
 pub const PUBLIC_STATUS: &[u8] = b"QPS1";
 

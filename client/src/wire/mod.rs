@@ -18,7 +18,9 @@ use quorate_shares::ids::{Epoch, KeyName, KeyUid, KeyVersion, NodeName};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-pub use admin::{AdminProgress, AdminRequest, AdminResponse, LocalStatus, PUBLIC_STATUS, PublicStatus, SecretMemory};
+pub use admin::{
+    AdminProgress, AdminRequest, AdminResponse, LocalStatus, PUBLIC_STATUS, PublicStatus, SOCKET, SecretMemory,
+};
 pub use secret::{PLAINTEXT_BYTES_MAX, Plaintext, TOKEN_TEXT_PREFIX, Token, TokenError};
 pub use status::{
     Alarm, NodeInfo, NodeState, OldCopies, OperationStatus, Phase, Progress, RevocationProgress, Role, Stage, Status,
