@@ -10,6 +10,14 @@ use serde::{Deserialize, Serialize};
 
 /// Longest name of a key or a node, in bytes.
 pub const NAME_BYTES_MAX: usize = 127;
+/// Most addresses of one node.
+pub const ADDRESSES_MAX: usize = 8;
+/// Longest address of a node, in bytes: formats keep its length in one byte.
+pub const ADDRESS_BYTES_MAX: usize = 255;
+/// Most tags of one key.
+pub const TAGS_MAX: usize = 32;
+/// Longest name or value of a tag, in bytes.
+pub const TAG_BYTES_MAX: usize = 255;
 
 macro_rules! id16 {
     ($(#[$doc:meta])* $name:ident) => {
@@ -88,6 +96,11 @@ number!(
     /// A version of a master key, from 1.
     KeyVersion(u32)
 );
+
+impl ShareKeyGeneration {
+    /// The generation of a node's first share key.
+    pub const FIRST: Self = Self(1);
+}
 
 /// What is wrong with the text of an identifier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

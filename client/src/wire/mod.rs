@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 pub use admin::{
     AdminProgress, AdminRequest, AdminResponse, LocalStatus, PUBLIC_STATUS, PublicStatus, SOCKET, SecretMemory,
 };
+pub use quorate_shares::ids::{TAG_BYTES_MAX, TAGS_MAX};
 pub use secret::{PLAINTEXT_BYTES_MAX, Plaintext, TOKEN_TEXT_PREFIX, Token, TokenError};
 pub use status::{
     Alarm, NodeInfo, NodeState, OldCopies, OperationStatus, Phase, Progress, RevocationProgress, Role, Stage, Status,
@@ -34,10 +35,6 @@ use crate::frame::BODY_BYTES_MAX;
 pub const KEYS_PAGE_MAX: u32 = 1000;
 /// Largest data key, in bytes; a request for more is refused.
 pub const DATA_KEY_BYTES_MAX: u16 = 1024;
-/// Most tags of a key; more are refused.
-pub const TAGS_MAX: usize = 32;
-/// Longest name or value of a tag, in bytes; longer ones are refused.
-pub const TAG_BYTES_MAX: usize = 255;
 
 /// Names one attempt to change something: repeated with the same id, a change is made once.
 pub type RequestId = [u8; 16];

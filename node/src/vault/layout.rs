@@ -9,13 +9,10 @@ use std::fmt;
 use std::ops::Deref;
 use std::str::FromStr;
 
+use quorate_shares::ids::{ADDRESS_BYTES_MAX, ADDRESSES_MAX};
+
 pub use quorate_shares::error::FormatError as LayoutError;
 pub use quorate_shares::layout::Reader;
-
-/// Longest address of a node, in bytes: its length is one byte.
-pub const ADDRESS_BYTES_MAX: usize = 255;
-/// Most addresses of one node; more are refused where they are entered.
-pub const ADDRESSES_MAX: usize = 8;
 
 /// Where a node is reached: `host:port`, as the operator wrote it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -8,8 +8,8 @@ use aws_lc_rs::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use zeroize::Zeroize;
 
 use crate::error::Refused;
+use crate::primitive::TAG;
 
-const TAG: usize = 16;
 /// Plaintext bytes of every chunk but the last.
 pub(super) const CHUNK: usize = 16_384;
 
