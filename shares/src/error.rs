@@ -201,9 +201,9 @@ pub enum CiphertextError {
     TooLarge,
 }
 
-/// A plaintext beyond [`crate::envelope::MESSAGE_BYTES_MAX`].
+/// A plaintext beyond [`crate::envelope::PLAINTEXT_BYTES_MAX`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a message has at most {max} bytes", max = crate::envelope::MESSAGE_BYTES_MAX)]
+#[error("a message has at most {max} bytes", max = crate::envelope::PLAINTEXT_BYTES_MAX)]
 pub struct MessageTooLarge;
 
 /// A ciphertext does not open, and that is all that is said: wrong key, wrong context and damage look alike.

@@ -21,8 +21,9 @@ use serde::{Deserialize, Serialize};
 pub use admin::{
     AdminProgress, AdminRequest, AdminResponse, LocalStatus, PUBLIC_STATUS, PublicStatus, SOCKET, SecretMemory,
 };
+pub use quorate_shares::envelope::PLAINTEXT_BYTES_MAX;
 pub use quorate_shares::ids::{TAG_BYTES_MAX, TAGS_MAX};
-pub use secret::{PLAINTEXT_BYTES_MAX, Plaintext, TOKEN_TEXT_PREFIX, Token, TokenError};
+pub use secret::{Plaintext, TOKEN_TEXT_PREFIX, Token, TokenError};
 pub use status::{
     Alarm, NodeInfo, NodeState, OldCopies, OperationStatus, Phase, Progress, RevocationProgress, Role, Stage, Status,
 };

@@ -6,6 +6,7 @@ use std::fmt;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use quorate_shares::envelope::PLAINTEXT_BYTES_MAX;
 use quorate_shares::secret::Secret;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use sha2::{Digest, Sha256};
@@ -13,9 +14,6 @@ use zeroize::Zeroizing;
 
 use super::WireError;
 use crate::error::Code;
-
-/// Largest message that is encrypted in one piece; larger ones are refused.
-pub const PLAINTEXT_BYTES_MAX: usize = quorate_shares::envelope::MESSAGE_BYTES_MAX;
 
 /// What the text of a root token begins with.
 pub const TOKEN_TEXT_PREFIX: &str = "qrt-root-";

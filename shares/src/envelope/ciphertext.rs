@@ -13,7 +13,7 @@ use std::fmt::Write;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use crate::envelope::{MESSAGE_BYTES_MAX, PREFIX, chunks};
+use crate::envelope::{PLAINTEXT_BYTES_MAX, PREFIX, chunks};
 use crate::error::CiphertextError;
 use crate::ids::{KeyName, KeyVersion, NAME_BYTES_MAX};
 use crate::layout::Reader;
@@ -126,7 +126,7 @@ impl Ciphertext {
         let digits = !version.is_empty() && !version.starts_with('0') && version.bytes().all(|b| b.is_ascii_digit());
         let version = version.parse().ok().filter(|_| digits).and_then(parse_version);
         let version = version.ok_or(CiphertextError::Malformed("version"))?;
-        if body.len() > (PREFIX + chunks::sealed_len(MESSAGE_BYTES_MAX)).div_ceil(3) * 4 {
+        if body.len() > (PREFIX + chunks::sealed_len(PLAINTEXT_BYTES_MAX)).div_ceil(3) * 4 {
             return Err(CiphertextError::TooLarge);
         }
         let body = URL_SAFE_NO_PAD.decode(body).map_err(|_| CiphertextError::Malformed("base64url"))?;
@@ -179,7 +179,7 @@ impl Ciphertext {
     fn new(header: CiphertextHeader, body: Vec<u8>) -> Result<Self, CiphertextError> {
         let sealed = body.len().checked_sub(PREFIX).and_then(chunks::plain_len);
         match sealed.ok_or(CiphertextError::Malformed("the body is cut off"))? {
-            0..=MESSAGE_BYTES_MAX => Ok(Self { header, body }),
+            0..=PLAINTEXT_BYTES_MAX => Ok(Self { header, body }),
             _ => Err(CiphertextError::TooLarge),
         }
     }

@@ -28,8 +28,8 @@ use crate::labels;
 use crate::master::EncryptionRoot;
 use crate::primitive::{expand, hash};
 
-/// Longest plaintext; more goes by stream or data key.
-pub const MESSAGE_BYTES_MAX: usize = 65_536;
+/// Longest plaintext, in bytes. Larger data is encrypted under a data key.
+pub const PLAINTEXT_BYTES_MAX: usize = 65_536;
 
 const SALT: usize = 24;
 const COMMITMENT: usize = 32;
@@ -39,7 +39,7 @@ const PREFIX: usize = SALT + COMMITMENT;
 /// Encrypts `plaintext` under `root`, which must be of the key and version that `header` names.
 ///
 /// # Errors
-/// [`MessageTooLarge`] beyond [`MESSAGE_BYTES_MAX`].
+/// [`MessageTooLarge`] beyond [`PLAINTEXT_BYTES_MAX`].
 pub fn seal(
     root: &EncryptionRoot,
     header: CiphertextHeader,
@@ -64,7 +64,7 @@ pub fn seal_into(
     rng: &mut impl CryptoRng,
     body: &mut Vec<u8>,
 ) -> Result<(), MessageTooLarge> {
-    if plaintext.len() > MESSAGE_BYTES_MAX {
+    if plaintext.len() > PLAINTEXT_BYTES_MAX {
         return Err(MessageTooLarge);
     }
     let mut salt = [0; SALT];

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use quorate_shares::context::{CONTEXT_BYTES_MAX, Context};
-use quorate_shares::envelope::{self, Ciphertext, CiphertextHeader, Kind, MESSAGE_BYTES_MAX, Suite};
+use quorate_shares::envelope::{self, Ciphertext, CiphertextHeader, Kind, PLAINTEXT_BYTES_MAX, Suite};
 use quorate_shares::error::{CiphertextError, ContextError, FormatError, MessageTooLarge, Refused};
 use quorate_shares::ids::KeyVersion;
 use quorate_shares::master::{EncryptionRoot, MasterKey};
@@ -150,7 +150,7 @@ fn headers_cannot_be_exchanged() {
 #[test]
 fn chunks_cannot_be_moved() {
     let (root, context) = (root(), context());
-    for length in [0, 1, 16_383, 16_384, 16_385, 32_768, 40_000, MESSAGE_BYTES_MAX] {
+    for length in [0, 1, 16_383, 16_384, 16_385, 32_768, 40_000, PLAINTEXT_BYTES_MAX] {
         let plaintext: Vec<u8> = (0..length).map(|at| at as u8).collect();
         let binary = sealed(&plaintext).to_binary();
         let (front, chunks) = binary.split_at(binary.len() - length - 16 * (length / 16_384 + 1));
@@ -210,7 +210,7 @@ fn another_cipher_agrees() {
 
 #[test]
 fn limits() {
-    let too_long = vec![0; MESSAGE_BYTES_MAX + 1];
+    let too_long = vec![0; PLAINTEXT_BYTES_MAX + 1];
     let mut body = vec![1, 2, 3];
     let refused = envelope::seal_into(&root(), &header(), &context(), &too_long, &mut rng(1), &mut body);
     assert_eq!((refused, body.as_slice()), (Err(MessageTooLarge), [1, 2, 3].as_slice()));
