@@ -4,22 +4,13 @@
 //! `quorate: what went wrong`, then `hint: what to do`, and the exit code says which kind it was ([`exit`]). No secret is
 //! taken from or put into the arguments, where other users could read it, and none is written but the result itself.
 
-mod alarms;
 mod args;
-mod crypt;
-pub mod doctor;
+mod commands;
 mod failure;
-mod founding;
-mod interrupt;
-mod keys;
-mod local;
-mod manual;
-mod nearest;
-mod nodes;
-mod operations;
-mod output;
-mod place;
-mod status;
+mod reach;
+mod terminal;
+
+pub use commands::doctor;
 
 use std::ffi::OsString;
 use std::io::{Read, Write};
@@ -28,6 +19,7 @@ use clap::Parser;
 use clap::error::ErrorKind;
 
 use args::{AlarmCommand, Cli, ClusterCommand, Command, Common, KeyCommand, NodeCommand};
+use commands::{alarms, crypt, founding, keys, manual, nodes, operations, status};
 use failure::Failure;
 
 /// What exit codes mean.

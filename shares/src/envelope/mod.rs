@@ -15,6 +15,7 @@
 
 mod chunks;
 mod ciphertext;
+pub mod context;
 
 pub use ciphertext::{Ciphertext, CiphertextHeader, HEADER_BYTES_MAX, Kind, Suite};
 

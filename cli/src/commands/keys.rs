@@ -7,10 +7,11 @@ use quorate_client::wire::{KeyInfo, TAG_BYTES_MAX, TAGS_MAX};
 use serde_json::Value;
 
 use crate::args::{Create, Format, Rotate};
-use crate::crypt::explain;
+use crate::commands::crypt::explain;
 use crate::failure::Failure;
-use crate::place::Cluster;
-use crate::{Session, exit, output};
+use crate::reach::place::Cluster;
+use crate::terminal::output;
+use crate::{Session, exit};
 
 pub(crate) async fn create(session: &mut Session<'_>, options: Create) -> Result<u8, Failure> {
     let mut tags = BTreeMap::new();

@@ -9,8 +9,10 @@ use serde_json::{Value, json};
 
 use crate::args::Format;
 use crate::failure::{Failure, exit_code};
-use crate::place::{Cluster, cluster_path};
-use crate::{Session, exit, local, output};
+use crate::reach::local;
+use crate::reach::place::{Cluster, cluster_path};
+use crate::terminal::output;
+use crate::{Session, exit};
 
 /// How long the cluster may take to say how it is.
 const ASK_MAX: Duration = Duration::from_secs(2);

@@ -5,10 +5,13 @@ use quorate_client::{ClusterFile, Code, Error, NodeName};
 use serde_json::{Value, json};
 
 use crate::args::{Export, Format};
+use crate::commands::status;
 use crate::failure::Failure;
-use crate::nearest::nearest;
-use crate::place::{Cluster, cluster_path};
-use crate::{Session, exit, local, output, status};
+use crate::reach::local;
+use crate::reach::place::{Cluster, cluster_path};
+use crate::terminal::nearest::nearest;
+use crate::terminal::output;
+use crate::{Session, exit};
 
 pub(crate) async fn list(session: &mut Session<'_>) -> Result<u8, Failure> {
     let cluster = Cluster::open(session).await?;

@@ -10,11 +10,12 @@ use serde_json::json;
 use zeroize::Zeroizing;
 
 use crate::args::{Format, Invite, Remove, Replace, Revoke};
+use crate::commands::founding;
 use crate::failure::Failure;
-use crate::interrupt::Interrupt;
-use crate::nearest::nearest;
-use crate::place::Cluster;
-use crate::{Session, exit, founding};
+use crate::reach::place::Cluster;
+use crate::terminal::interrupt::Interrupt;
+use crate::terminal::nearest::nearest;
+use crate::{Session, exit};
 
 /// How often the cluster is asked how far it is.
 const LOOK: Duration = Duration::from_millis(100);

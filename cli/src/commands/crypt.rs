@@ -14,8 +14,8 @@ use zeroize::Zeroizing;
 
 use crate::args::{Bound, Datakey, Decrypt, Encrypt, Format};
 use crate::failure::Failure;
-use crate::nearest::nearest;
-use crate::place::Cluster;
+use crate::reach::place::Cluster;
+use crate::terminal::nearest::nearest;
 use crate::{Session, exit};
 
 /// Longer than the text of any ciphertext of 64 KiB; more is refused.

@@ -16,8 +16,10 @@ use tokio::time::timeout;
 
 use crate::args::{Doctor, Format};
 use crate::failure::Failure;
-use crate::place::token_path;
-use crate::{Session, exit, local, output};
+use crate::reach::local;
+use crate::reach::place::token_path;
+use crate::terminal::output;
+use crate::{Session, exit};
 
 /// Where a daemon keeps its data unless it is said otherwise, as the unit in docs/OPERATING.md has it.
 const DATA: &str = "/var/lib/quorate";

@@ -6,8 +6,9 @@ use serde_json::{Value, json};
 
 use crate::args::{Disarm, Format};
 use crate::failure::Failure;
-use crate::place::Cluster;
-use crate::{Session, exit, output};
+use crate::reach::place::Cluster;
+use crate::terminal::output;
+use crate::{Session, exit};
 
 pub(crate) async fn list(session: &mut Session<'_>) -> Result<u8, Failure> {
     let cluster = Cluster::open(session).await?;

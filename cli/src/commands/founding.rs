@@ -10,9 +10,9 @@ use zeroize::Zeroizing;
 
 use crate::args::{Format, Init, Join};
 use crate::failure::Failure;
-use crate::interrupt::Interrupt;
-use crate::local::{self, Conversation, News};
-use crate::place::{create_token, read_token, token_path};
+use crate::reach::local::{self, Conversation, News};
+use crate::reach::place::{create_token, read_token, token_path};
+use crate::terminal::interrupt::Interrupt;
 use crate::{Session, exit};
 
 /// Longest invitation; more is refused.
@@ -191,7 +191,7 @@ fn refuse_inside(token: &Path, data: &Path) -> Result<(), Failure> {
 
 pub(crate) fn read_invitation(session: &mut Session<'_>) -> Result<Zeroizing<String>, Failure> {
     let mut bytes = Zeroizing::new(vec![0; INVITATION_BYTES_MAX + 1]);
-    let read = crate::crypt::fill(session.input, &mut bytes)
+    let read = crate::commands::crypt::fill(session.input, &mut bytes)
         .map_err(|error| Failure::new(exit::FAILED, format!("standard input: {error}")))?;
     let text = std::str::from_utf8(&bytes[..read]).unwrap_or_default();
     Ok(Zeroizing::new(text.to_owned()))
@@ -257,7 +257,7 @@ impl Wait {
             names if progress.step.contains("waiting") => format!(" ({})", names.join(", ")),
             names => format!(", waiting for {}", names.join(", ")),
         };
-        let line = crate::output::plain(&format!("{}{waiting}", progress.step));
+        let line = crate::terminal::output::plain(&format!("{}{waiting}", progress.step));
         if line != self.shown {
             session.note(&line);
             self.shown = line;

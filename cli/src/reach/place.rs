@@ -11,7 +11,7 @@ use quorate_client::{Client, ClusterFile, Code, NodeName, Options, Token};
 use zeroize::Zeroizing;
 
 use crate::failure::Failure;
-use crate::nearest::nearest;
+use crate::terminal::nearest::nearest;
 use crate::{Session, exit};
 
 /// More than any token; a longer file is refused.
