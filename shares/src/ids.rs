@@ -1,7 +1,8 @@
 //! Identifiers: public values that name clusters, nodes, keys and epochs.
 //!
-//! Each is its own type, so that an epoch cannot be passed where a version is meant. None of them is secret: they may be
-//! printed, logged and compared freely. Names are parsed once, at the edge, into types that cannot hold a wrong one.
+//! Each is a type of its own, so that the compiler refuses an epoch where a version is meant. None of them is secret:
+//! all may be printed, logged and compared freely. Names are parsed once, at the edge, into types that cannot hold a
+//! wrong name.
 
 use std::fmt;
 use std::str::FromStr;
@@ -69,31 +70,32 @@ macro_rules! number {
 }
 
 id16!(
-    /// Names one cluster for ever: 16 random bytes made at `cluster init`.
+    /// Names one cluster for ever: 16 random bytes, drawn at `cluster init`.
     ClusterId
 );
 id16!(
-    /// Names one master key for ever, in logs and on disk, where its name must not appear.
+    /// Names one master key for ever: 16 random bytes. Logs and disks show this id, because the name of a key must not
+    /// appear there.
     KeyUid
 );
 id16!(
-    /// Names one dealing: the shares that one leader sealed under one encapsulation per holder.
+    /// Names one batch: the shares that one leader sealed under one encapsulation per holder. 16 random bytes.
     BatchId
 );
 number!(
-    /// A node of the cluster, given at admission and never reused. Zero is nobody.
+    /// The number of a node. It is given at admission and never reused. Zero stands for no node.
     NodeId(u64)
 );
 number!(
-    /// One committee of share holders; epochs only rise.
+    /// The number of one committee of share holders. Epochs only rise.
     Epoch(u64)
 );
 number!(
-    /// The generation of a node's share key.
+    /// The generation of a node's share key. It rises with every new key of the node.
     ShareKeyGeneration(u64)
 );
 number!(
-    /// A version of a master key, from 1.
+    /// The number of one version of a master key, from 1.
     KeyVersion(u32)
 );
 
@@ -102,16 +104,16 @@ impl ShareKeyGeneration {
     pub const FIRST: Self = Self(1);
 }
 
-/// What is wrong with the text of an identifier.
+/// Why text is not an identifier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum IdError {
-    /// Not 32 hexadecimal digits.
+    /// The text is not 32 hexadecimal digits.
     #[error("an identifier is 32 hexadecimal digits")]
     Hex,
-    /// Empty, or longer than [`NAME_BYTES_MAX`].
+    /// The name is empty, or longer than [`NAME_BYTES_MAX`].
     #[error("a name has 1 to {NAME_BYTES_MAX} characters")]
     NameLength,
-    /// A character outside the alphabet, or a forbidden sequence.
+    /// The name has a character outside the alphabet, or a forbidden sequence.
     #[error(
         "a name has only a-z, 0-9 and . _ - /, starts with a letter or digit, and has no '//', no '..' and no '/' at its end"
     )]
@@ -120,12 +122,12 @@ pub enum IdError {
 
 /// The name of a master key: `[a-z0-9][a-z0-9._/-]{0,126}`, without `//`, `..` or a `/` at the end.
 ///
-/// Immutable and never reused, since every ciphertext carries it.
+/// A name never changes and is never reused, because every ciphertext carries it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct KeyName(String);
 
-/// The operator's label of a node: like a key name, without `/`.
+/// The name that the operator gave a node: like the name of a key, without `/`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct NodeName(String);

@@ -5,8 +5,8 @@
 //! binary: "QRT1" | kind u8 | suite u8 | length u8 | name | version u32 | body
 //! ```
 //!
-//! Each converts to the other without loss. There is one way to write a ciphertext: anything else, down to a spare bit of
-//! the base64, is refused.
+//! Each form converts to the other without loss. There is exactly one way to write a ciphertext. Anything else is
+//! refused, even if only a spare bit of the base64 differs.
 
 use std::fmt::Write;
 
@@ -20,39 +20,39 @@ use crate::layout::Reader;
 
 const TEXT_MAGIC: &str = "qrt1";
 const BINARY_MAGIC: &[u8; 4] = b"QRT1";
-/// Longest binary header.
+/// Longest binary header, in bytes.
 pub const HEADER_BYTES_MAX: usize = 11 + NAME_BYTES_MAX;
 
 /// What a ciphertext holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// A message.
+    /// A message of the application.
     Message,
-    /// A data key, to be opened only as one.
+    /// A data key. The header is authenticated, so the kind of a ciphertext cannot be changed.
     DataKey,
 }
 
-/// How it is sealed.
+/// The algorithms that seal a ciphertext.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Suite {
-    /// ChaCha20-Poly1305 and HKDF-SHA-256.
+    /// ChaCha20-Poly1305 and HKDF-SHA-256 (C2SP chunked-encryption).
     ChaCha20Poly1305,
 }
 
 /// The part of a ciphertext that can be read without a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CiphertextHeader {
-    /// What it holds.
+    /// What the ciphertext holds.
     pub kind: Kind,
-    /// How it is sealed.
+    /// The algorithms that seal it.
     pub suite: Suite,
-    /// The key.
+    /// The name of the key.
     pub name: KeyName,
     /// The version of the key, from 1.
     pub version: KeyVersion,
 }
 
-/// A ciphertext that is well formed. Whether it opens is another matter.
+/// A ciphertext that is well formed. It may still not open.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ciphertext {
     pub(super) header: CiphertextHeader,
@@ -92,7 +92,7 @@ impl Suite {
 }
 
 impl CiphertextHeader {
-    /// Writes the binary header into `buffer` and returns the part that it fills.
+    /// Writes the binary header into `buffer` and returns the part that is filled.
     pub(super) fn write<'a>(&self, buffer: &'a mut [u8; HEADER_BYTES_MAX]) -> &'a [u8] {
         let name = self.name.as_str().as_bytes();
         let end = 11 + name.len();
@@ -107,7 +107,7 @@ impl CiphertextHeader {
 }
 
 impl Ciphertext {
-    /// Reads the text form.
+    /// Reads the text form, `qrt1:…`.
     ///
     /// # Errors
     /// [`CiphertextError`] for anything but the one way to write a ciphertext of a known kind and suite.
@@ -133,7 +133,7 @@ impl Ciphertext {
         Self::new(CiphertextHeader { kind, suite, name, version }, body)
     }
 
-    /// Reads the binary form.
+    /// Reads the binary form, `QRT1…`.
     ///
     /// # Errors
     /// [`CiphertextError`] for anything but the one way to write a ciphertext of a known kind and suite.
@@ -151,12 +151,12 @@ impl Ciphertext {
         Self::new(CiphertextHeader { kind, suite, name, version }, body.to_vec())
     }
 
-    /// What can be read without a key.
+    /// The header, which can be read without a key.
     pub fn header(&self) -> &CiphertextHeader {
         &self.header
     }
 
-    /// The text form.
+    /// The text form, as drawn above.
     pub fn to_text(&self) -> String {
         let CiphertextHeader { kind, suite, name, version } = &self.header;
         let mut text = String::with_capacity(TEXT_MAGIC.len() + name.as_str().len() + 16 + self.body.len() * 4 / 3);
@@ -166,7 +166,7 @@ impl Ciphertext {
         text
     }
 
-    /// The binary form.
+    /// The binary form, as drawn above.
     pub fn to_binary(&self) -> Vec<u8> {
         let mut buffer = [0; HEADER_BYTES_MAX];
         let header = self.header.write(&mut buffer);

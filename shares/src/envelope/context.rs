@@ -1,32 +1,33 @@
-//! The encryption context: public names and values that a ciphertext is bound to. Whoever opens it must give the same.
+//! The encryption context: public names and values that a ciphertext is bound to. To open it, a caller must give the
+//! same.
 //!
 //! ```text
 //! u16 count | sorted by name { u16 length | name | u16 length | value }
 //! ```
 //!
-//! Byte-exact: no normalisation, no case folding. The order in which the caller names them does not matter; a name given
-//! twice is refused, since whichever value won would surprise somebody.
+//! Names and values are compared byte by byte, without normalisation or case folding. The order in which the caller
+//! gives them does not matter. A name that is given twice is refused, because it would not be clear which value counts.
 
 use crate::error::{ContextError, FormatError};
 use crate::layout::Reader;
 
-/// Longest context, in the byte form above; a larger one is refused.
+/// Longest context in the byte form above, in bytes. A longer one is refused.
 pub const CONTEXT_BYTES_MAX: usize = 8192;
 
-/// Names and values in their one byte form.
+/// Names and values, in the one byte form that they have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Context(Vec<u8>);
 
 impl Context {
-    /// No names at all.
+    /// The context without any name.
     pub fn empty() -> Self {
         Self(vec![0, 0])
     }
 
-    /// Orders `pairs` by the bytes of their names.
+    /// Makes a context of `pairs` of name and value, in any order.
     ///
     /// # Errors
-    /// [`ContextError`] for a name that is empty or occurs twice, and for more than [`CONTEXT_BYTES_MAX`].
+    /// [`ContextError`] if a name is empty or occurs twice, or if the context is longer than [`CONTEXT_BYTES_MAX`].
     pub fn new<N: AsRef<str>, V: AsRef<str>>(pairs: impl IntoIterator<Item = (N, V)>) -> Result<Self, ContextError> {
         let mut pairs: Vec<(N, V)> = pairs.into_iter().collect();
         pairs.sort_by(|(one, _), (other, _)| one.as_ref().cmp(other.as_ref()));
@@ -52,10 +53,11 @@ impl Context {
         }
     }
 
-    /// Reads a context that fills `bytes` exactly, in its one byte form.
+    /// Reads a context that fills `bytes` exactly, in the byte form above.
     ///
     /// # Errors
-    /// [`FormatError`] if names are empty, out of order or repeated, or anything is not UTF-8.
+    /// [`FormatError`] if a name is empty, out of order or repeated, if a name or value is not UTF-8, or if the context
+    /// is longer than [`CONTEXT_BYTES_MAX`].
     pub fn parse(bytes: &[u8]) -> Result<Self, FormatError> {
         if bytes.len() > CONTEXT_BYTES_MAX {
             return Err(FormatError::Invalid("length of the context"));
@@ -73,12 +75,12 @@ impl Context {
         Ok(Self(bytes.to_vec()))
     }
 
-    /// The byte form, which is what is hashed.
+    /// The byte form, which is hashed when a message is sealed or opened.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 
-    /// Names and values, by rising name.
+    /// The pairs of name and value, by rising name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         let mut reader = Reader::new(&self.0[2..], "context");
         std::iter::from_fn(move || pair(&mut reader).ok())

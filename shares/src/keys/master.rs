@@ -1,7 +1,8 @@
-//! Master keys: 32 random bytes that exist whole only for moments, and what is derived from them.
+//! Master keys, 32 random bytes each, and what is derived from them.
 //!
-//! A node rebuilds a [`MasterKey`] from shares, derives the roots that it needs, and drops it. Only roots are kept in
-//! memory. The key-check value is public: it says whether a rebuilt key is the one that was dealt, and nothing about it.
+//! A node rebuilds a [`MasterKey`] from shares, derives the roots that it needs, and drops the key. So a whole master
+//! key exists only for moments; only roots stay in memory. The key-check value is public: it shows whether a rebuilt
+//! key is the one that was dealt, and reveals nothing else about the key.
 
 use rand_core::CryptoRng;
 use subtle::ConstantTimeEq;
@@ -11,50 +12,50 @@ use crate::labels;
 use crate::primitive;
 use crate::secret::Secret;
 
-/// Which key, for ever: every derivation is bound to all three.
+/// Names one version of one master key for ever. Every derivation is bound to all three fields.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct KeyIdentity {
     /// The cluster that made the key.
     pub cluster: ClusterId,
-    /// The key.
+    /// The id of the key.
     pub uid: KeyUid,
-    /// Its version.
+    /// The version of the key.
     pub version: KeyVersion,
 }
 
-/// What a root is for. A root of one purpose says nothing about the others.
+/// What a root is used for. A root for one purpose reveals nothing about the roots for others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RootPurpose {
-    /// Encryption of messages and data keys.
+    /// To encrypt messages and data keys.
     Encrypt,
-    /// The salt of deterministic encryption.
+    /// To derive the salt of deterministic encryption.
     Deterministic,
-    /// Message authentication codes.
+    /// To compute message authentication codes.
     Mac,
-    /// Ed25519 signatures.
+    /// To sign with Ed25519.
     Sign,
 }
 
-/// One version of a master key.
+/// One version of a master key: 32 bytes, wiped on drop.
 pub struct MasterKey(Secret<32>);
 
-/// The root that messages and data keys are encrypted under; all that a serving node keeps of a key.
+/// The root that messages and data keys are encrypted under. A serving node keeps only this of a key.
 pub struct EncryptionRoot(pub(crate) Secret<32>);
 
 impl EncryptionRoot {
-    /// A root that was derived elsewhere, or travelled.
+    /// Takes a root that was derived elsewhere, for example on another node.
     pub fn from_secret(root: Secret<32>) -> Self {
         Self(root)
     }
 }
 
 impl MasterKey {
-    /// A new key.
+    /// Draws a new key.
     pub fn random(rng: &mut impl CryptoRng) -> Self {
         Self(Secret::random(rng))
     }
 
-    /// A key from bytes that the caller knows to be uniformly random.
+    /// Takes 32 bytes as a key. The caller knows that they are uniformly random.
     pub fn from_secret(key: Secret<32>) -> Self {
         Self(key)
     }
@@ -64,17 +65,17 @@ impl MasterKey {
         &self.0
     }
 
-    /// The public key-check value: 32 bytes.
+    /// The public key-check value: 32 bytes, by HKDF-Expand-SHA-256 (RFC 5869) from the key and `identity`.
     pub fn kcv(&self, identity: &KeyIdentity) -> [u8; 32] {
         *self.expand(labels::KCV, identity).expose()
     }
 
-    /// Whether this is the key that `kcv` was made for, compared in constant time.
+    /// Whether this is the key that `kcv` was derived from, compared in constant time.
     pub fn matches(&self, identity: &KeyIdentity, kcv: &[u8; 32]) -> bool {
         self.kcv(identity).ct_eq(kcv).into()
     }
 
-    /// The root for one purpose.
+    /// The root for one purpose: 32 bytes, by HKDF-Expand-SHA-256 (RFC 5869) from the key and `identity`.
     pub fn root(&self, identity: &KeyIdentity, purpose: RootPurpose) -> Secret<32> {
         let label = match purpose {
             RootPurpose::Encrypt => labels::ROOT_ENC,
@@ -85,7 +86,7 @@ impl MasterKey {
         self.expand(label, identity)
     }
 
-    /// The root for encryption, in its own type.
+    /// The root for encryption, as a type of its own.
     pub fn encryption_root(&self, identity: &KeyIdentity) -> EncryptionRoot {
         EncryptionRoot(self.root(identity, RootPurpose::Encrypt))
     }

@@ -1,8 +1,8 @@
 //! A quorum: shares from distinct members of one epoch, and the key that they rebuild.
 //!
-//! Members are counted, never messages: a share counts once, for the member that holds its number, and only if it matches
-//! the commitment in this node's *own* replica. The one way out is [`Quorum::close`], which gives a key only when the
-//! threshold is reached and the key matches its public key-check value.
+//! Members are counted, not messages. A share counts once, for the member that holds its number, and only if it matches
+//! the commitment in this node's *own* replica. [`Quorum::close`] is the only way to the key: it returns the key only
+//! if the threshold is reached and the key matches its public key-check value.
 
 use std::collections::BTreeMap;
 
@@ -18,20 +18,20 @@ use crate::split;
 /// How many shares a quorum has, and how many it needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ShareCount {
-    /// Members counted.
+    /// How many members are counted.
     pub have: usize,
-    /// Members needed.
+    /// How many members are needed: the threshold.
     pub need: usize,
 }
 
 impl ShareCount {
-    /// Whether the quorum can be closed.
+    /// Whether enough members are counted to rebuild the key.
     pub fn reached(self) -> bool {
         self.have >= self.need
     }
 }
 
-/// Shares of one key version, gathered from the holders of one epoch.
+/// Shares of one key version that the holders of one epoch have sent.
 pub struct Quorum {
     record: ShareRecord,
     members: Vec<NodeId>,
@@ -41,7 +41,8 @@ pub struct Quorum {
 }
 
 impl Quorum {
-    /// An empty quorum for `record`, which this node's own replica holds for `identity` and whose epoch has `committee`.
+    /// An empty quorum for the key `identity` with key-check value `kcv`. `record` comes from this node's own replica,
+    /// and `committee` is the committee of its epoch.
     ///
     /// # Errors
     /// [`QuorumError::Committee`] if record, key and committee do not belong together.
@@ -62,7 +63,7 @@ impl Quorum {
     /// Counts the share `y` with number `x` from `member`.
     ///
     /// # Errors
-    /// [`QuorumError`] names the member whose share does not count; what was counted before stays.
+    /// [`QuorumError`] names the member whose share does not count. Shares that were counted before stay counted.
     pub fn add(&mut self, member: NodeId, x: u8, y: Secret<32>) -> Result<ShareCount, QuorumError> {
         let stranger = QuorumError::NotAHolder { member, x, epoch: self.record.epoch };
         let position = usize::from(x).checked_sub(1).ok_or(stranger)?;
@@ -82,22 +83,22 @@ impl Quorum {
         Ok(self.progress())
     }
 
-    /// How many members have been counted, and how many are needed.
+    /// How many members are counted, and how many are needed.
     pub fn progress(&self) -> ShareCount {
         ShareCount { have: self.shares.len(), need: self.record.threshold.needed().into() }
     }
 
-    /// The members that have not been counted.
+    /// The members that are not counted yet.
     pub fn missing(&self) -> impl Iterator<Item = NodeId> {
         let counted = |x: &u8| self.shares.contains_key(x);
         (1..).zip(&self.members).filter(move |(x, _)| !counted(x)).map(|(_, member)| *member)
     }
 
-    /// Rebuilds the key.
+    /// Rebuilds the key from the shares that are counted.
     ///
     /// # Errors
-    /// [`QuorumError::TooFew`] before the threshold is reached; [`QuorumError::WrongKey`] if what was rebuilt is not the
-    /// key that was dealt.
+    /// [`QuorumError::TooFew`] before the threshold is reached; [`QuorumError::WrongKey`] if the rebuilt key does not
+    /// match the key-check value.
     pub fn close(self) -> Result<MasterKey, QuorumError> {
         let ShareCount { have, need } = self.progress();
         if have < need {

@@ -1,17 +1,18 @@
 //! A share on its way from its holder to a node that loads the key.
 //!
-//! It travels inside a TLS session, and is sealed once more under a key that only the two ends of that very connection can
-//! export, so a frame that is logged, dumped or replayed on another connection is worth nothing.
+//! It travels inside a TLS session. It is also sealed under a key that only the two ends of this one connection can
+//! export. So a frame that is logged, dumped or replayed on another connection is useless.
 
 use crate::primitive::{self, Sealed32};
 use crate::secret::Secret;
 
-/// Which message of which side: no two are the same in the life of a connection.
+/// The place of a message on its connection. No two messages of a connection have the same place, so it serves as the
+/// nonce.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place {
-    /// 0 for what is sent by the side that opened the TLS connection, 1 for the side that accepted it.
+    /// 0 if the side that opened the TLS connection sends the message, 1 if the other side does.
     pub direction: u32,
-    /// Counted by the sender from 0, never reset.
+    /// The number of the message. The sender counts from 0 and never resets it.
     pub counter: u64,
 }
 
@@ -29,7 +30,7 @@ pub fn seal(exported: &Secret<32>, place: Place, request: &[u8], share: &Secret<
     primitive::seal_secret(exported, place.nonce(), &primitive::hash(&[request]), share)
 }
 
-/// Opens what [`seal`] made; `None` on another connection, in another place, or for another request.
+/// Opens a share that [`seal`] sealed. `None` if it belongs to another connection, place or request.
 pub fn open(exported: &Secret<32>, place: Place, request: &[u8], sealed: &[u8]) -> Option<Secret<32>> {
     let sealed: &Sealed32 = sealed.try_into().ok()?;
     primitive::open_secret(exported, place.nonce(), &primitive::hash(&[request]), sealed)

@@ -20,28 +20,28 @@ use crate::seal;
 /// One peer's piece of a lock.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LockPiece {
-    /// The peer.
+    /// The id of the peer.
     pub peer: NodeId,
-    /// The number of the piece.
+    /// The number of the piece, from 1.
     pub x: u8,
-    /// The number of the peer's lock key that it is sealed to.
+    /// The number of the peer's lock key that the piece is sealed to.
     pub key_number: u64,
-    /// That key: kept, so that the next piece can be sealed to a peer that is silent.
+    /// That lock key. The node keeps it so that it can seal the next piece to a peer that does not answer.
     pub public_key: PublicKey,
-    /// The encapsulation.
+    /// The encapsulation from which the peer derives the key of the sealed piece.
     pub encapsulation: Encapsulation,
-    /// The piece, sealed.
+    /// The piece of 32 bytes, sealed to the peer.
     pub sealed: Sealed32,
 }
 
-/// Where the local half of the key of the bundle is kept.
+/// Where the pin is stored, the local half of the bundle's key.
 #[derive(Clone, PartialEq, Eq)]
 pub enum PinPlace {
-    /// In the lock itself: it keeps the peers from learning the bundle's key, and nobody else.
+    /// In the lock itself. It keeps the peers from the bundle's key, but not a thief of the disk.
     Inline(Vec<u8>),
-    /// In a file at this path, perhaps on another device.
+    /// In a file at this path, for example on another device.
     File(String),
-    /// In a systemd credential of this name.
+    /// In a systemd credential with this name.
     Credential(String),
 }
 
@@ -71,7 +71,7 @@ impl PinPlace {
         }
     }
 
-    /// Whether `pin` can be used, and is the one kept here if it is kept here.
+    /// Checks that `pin` has a valid length and, if the pin is stored in the lock, that it is the stored one.
     pub(super) fn check(&self, pin: &[u8]) -> Result<(), LockError> {
         let kept_here = matches!(self, Self::Inline(_));
         let lengths = [pin.len(), self.as_bytes().len()];
@@ -84,7 +84,7 @@ impl PinPlace {
 }
 
 impl Lock {
-    /// The bytes, as in the drawing above.
+    /// The bytes, as drawn above.
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = self.bound();
         bytes.extend((self.bundle.len() as u32).to_be_bytes()); // at most BUNDLE_BYTES_MAX
@@ -95,8 +95,8 @@ impl Lock {
     /// Reads a lock that fills `bytes` exactly.
     ///
     /// # Errors
-    /// [`FormatError`] for a threshold that cannot be, piece numbers that are not 1 to n, node ids that do not rise, or
-    /// any other byte that [`Lock::encode`] would not write.
+    /// [`FormatError`] for a threshold that is not allowed, piece numbers that are not 1 to n, node ids that do not
+    /// rise, or any other byte that [`Lock::encode`] would not write.
     pub fn parse(bytes: &[u8]) -> Result<Self, FormatError> {
         let mut reader = Reader::new(bytes, "lock");
         let (generation, needed, count) = (reader.u64()?, reader.u8()?, reader.u8()?);
@@ -136,7 +136,7 @@ impl Lock {
         Ok(Self { generation, needed, pin, pieces, bundle })
     }
 
-    /// The hash of everything before the bundle: the bundle opens only in the lock that it was sealed in.
+    /// The hash of everything before the bundle. It makes the bundle open only in the lock that it was sealed in.
     pub(super) fn bound_hash(&self) -> [u8; 32] {
         hash(&[&self.bound()])
     }

@@ -1,11 +1,12 @@
-//! Where secrets live: one piece of memory that is never swapped, never dumped and, where the kernel can, not even mapped
-//! for the kernel itself. The only module with system calls and `unsafe`.
+//! The arena: one piece of memory for secrets that is never swapped and never dumped. Where the kernel supports it, the
+//! memory is not even mapped for the kernel itself. This is the only module with system calls and `unsafe`.
 //!
-//! The piece is cut into slots of 64 bytes. A [`crate::secret::Secret`] takes one when it is made and gives it back, wiped,
-//! when it is dropped. When all are taken, or the system grants no locked memory, secrets live on the heap and are still
-//! wiped; [`status`] says so, and the daemon warns. It never refuses to work for that reason.
+//! The arena is cut into slots of 64 bytes. A [`crate::secret::Secret`] takes a slot when it is made. When it is
+//! dropped, it wipes the slot and returns it. If all slots are taken, or the system grants no locked memory, secrets
+//! live on the heap and are still wiped; [`status`] shows it, and the daemon warns. The arena never refuses to work for
+//! that reason.
 //!
-//! What it does not do: keep secrets out of registers, or out of the working memory of the libraries that compute on them.
+//! It does not keep secrets out of registers, or out of the working memory of the libraries that compute on them.
 
 use std::io;
 use std::ptr::NonNull;
@@ -14,63 +15,65 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 use zeroize::Zeroize;
 
-/// Bytes of a slot; a larger secret lives on the heap.
+/// Size of a slot in bytes. A larger secret lives on the heap.
 pub const SLOT_BYTES: usize = 64;
-/// Slots that are asked for first (1 MiB), and, if that much may not be locked, second (32 KiB).
+/// Numbers of slots that are requested, one after the other: 1 MiB first, then 32 KiB if the system does not lock that
+/// much.
 const SLOTS: [usize; 2] = [16_384, 512];
 
-/// What is asked of the system.
+/// The memory that is requested from the system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SecretMemory {
-    /// memfd_secret(2): pages that no other process, and not even the kernel, has mapped. Falls back to `Mlock`.
+    /// memfd_secret(2): pages that neither another process nor the kernel has mapped. Falls back to `Mlock`.
     MemfdSecret,
-    /// Locked pages that stay out of core dumps.
+    /// mlock(2): pages that are never swapped and stay out of core dumps.
     Mlock,
 }
 
-/// What the system gave.
+/// The memory that the system granted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Backing {
-    /// See [`SecretMemory::MemfdSecret`].
+    /// Pages of memfd_secret(2): see [`SecretMemory::MemfdSecret`].
     MemfdSecret,
-    /// See [`SecretMemory::Mlock`].
+    /// Pages of mlock(2): see [`SecretMemory::Mlock`].
     Mlock,
-    /// Nothing: secrets are on the heap and may be swapped out.
+    /// No locked memory: secrets live on the heap and may be swapped out.
     Heap,
 }
 
 /// The state of the arena, for warnings and metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Status {
-    /// What the slots are made of.
+    /// The memory that holds the slots.
     pub backing: Backing,
-    /// Slots in all.
+    /// Number of slots.
     pub slots: usize,
-    /// Slots in use.
+    /// Number of slots in use.
     pub used: usize,
-    /// Secrets that found no slot, since the start, and went to the heap.
+    /// Number of secrets since the start that found no free slot and went to the heap.
     pub spilled: u64,
 }
 
-/// Makes the arena from `wanted`, unless the first secret has made it already from [`SecretMemory::MemfdSecret`].
+/// Makes the arena from `wanted`. If a secret exists already, the arena was made from [`SecretMemory::MemfdSecret`] and
+/// stays as it is.
 ///
-/// Called once, early in `main`. [`Status::backing`] of the answer says what came of it.
+/// Call it once, early in `main`. [`Status::backing`] of the result says what the system granted.
 pub fn prepare(wanted: SecretMemory) -> Status {
     ARENA.get_or_init(|| Arena::new(wanted));
     status()
 }
 
-/// How the arena is doing.
+/// The state of the arena now.
 pub fn status() -> Status {
     let arena = arena();
     let used = arena.slots - arena.free.lock().unwrap_or_else(PoisonError::into_inner).len();
     Status { backing: arena.backing, slots: arena.slots, used, spilled: arena.spilled.load(Ordering::Relaxed) }
 }
 
-/// Forbids core dumps of this process, and other processes to trace it or read its memory.
+/// Forbids core dumps of this process, and forbids other processes to trace it or to read its memory.
 ///
 /// # Errors
-/// What the system said.
+/// The error of prctl(2) or setrlimit(2).
 pub fn harden_process() -> io::Result<()> {
     let no_core = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: both calls read their arguments only; the pointer is to a live local.
@@ -82,11 +85,11 @@ pub fn harden_process() -> io::Result<()> {
     }
 }
 
-/// `N` bytes with one owner, zero at first, wiped when dropped.
+/// `N` bytes with one owner: zero at first, and wiped when dropped.
 pub(crate) enum Place<const N: usize> {
-    /// A slot of the arena.
+    /// In a slot of the arena.
     Slot(Slot),
-    /// Plain memory.
+    /// On the heap.
     Heap(Box<[u8; N]>),
 }
 
@@ -101,7 +104,8 @@ impl<const N: usize> Place<N> {
     pub(crate) fn bytes(&self) -> &[u8; N] {
         match self {
             // SAFETY: `Slot::take` gave a slot only because N <= SLOT_BYTES, the memory of a slot is initialised and
-            // mapped for ever, and this place owns the slot alone: a shared borrow of it is a shared borrow of the bytes.
+            // mapped for ever, and this place owns the slot alone: a shared borrow of it is a shared borrow of the
+            // bytes.
             Self::Slot(slot) => unsafe { slot.start.cast::<[u8; N]>().as_ref() },
             Self::Heap(bytes) => bytes,
         }
@@ -146,7 +150,7 @@ impl Slot {
     }
 }
 
-/// Gives slots back. Apart from `Place`, whose drop has wiped the bytes before its field is dropped.
+/// Returns the slot. The bytes are wiped already: `Place` wipes them in its own drop, before its field is dropped.
 impl Drop for Slot {
     fn drop(&mut self) {
         let returned = Slot { start: self.start };
@@ -211,7 +215,7 @@ fn map_memfd_secret(bytes: usize) -> Option<NonNull<u8>> {
 
 fn map_locked(bytes: usize) -> Option<NonNull<u8>> {
     let base = map(bytes, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1)?;
-    // SAFETY: the range is the mapping that was just made, and nobody uses it yet.
+    // SAFETY: the range is the mapping that was just made, and nothing uses it yet.
     unsafe {
         let start = base.as_ptr().cast();
         if libc::mlock(start, bytes) != 0 || libc::madvise(start, bytes, libc::MADV_DONTDUMP) != 0 {
@@ -238,7 +242,7 @@ mod tests {
 
     #[test]
     fn a_slot_is_wiped_before_it_is_used_again() {
-        // More places than one thread of the other tests can hold on to in between.
+        // More places than the other tests can hold at the same time.
         for _ in 0..1000 {
             let mut place = Place::<32>::zero();
             assert_eq!(*place.bytes(), [0; 32]);

@@ -1,7 +1,7 @@
-//! Secrets: bytes that are never copied by accident, printed, compared in variable time, or left behind.
+//! Secrets: bytes that are never copied by accident, printed, compared in variable time, or left in memory.
 //!
-//! A [`Secret`] has no Clone, Debug, Serialize or PartialEq. It is wiped when dropped and read only through
-//! [`Secret::expose`], so `grep expose` lists every place that touches key material.
+//! A [`Secret`] implements none of Clone, Debug, Serialize and PartialEq. It is wiped when it is dropped. It is read
+//! only through [`Secret::expose`], so `grep expose` lists every place that touches key material.
 
 use rand_core::CryptoRng;
 use subtle::ConstantTimeEq;
@@ -9,11 +9,11 @@ use zeroize::Zeroize;
 
 use crate::arena::Place;
 
-/// `N` secret bytes in locked memory (see [`crate::arena`]), wiped on drop.
+/// `N` secret bytes in locked memory (see [`crate::arena`]). They are wiped on drop.
 pub struct Secret<const N: usize>(Place<N>);
 
 impl<const N: usize> Secret<N> {
-    /// Takes the bytes out of `source` and wipes it.
+    /// Moves the bytes out of `source`, which is wiped.
     pub fn take(source: &mut [u8; N]) -> Self {
         let mut secret = Self::zero();
         secret.expose_mut().copy_from_slice(source);
@@ -21,7 +21,7 @@ impl<const N: usize> Secret<N> {
         secret
     }
 
-    /// Copies a slice; `None` if it does not have `N` bytes. The caller keeps, and wipes, the original.
+    /// Copies a slice; `None` if it does not have `N` bytes. The caller wipes the original.
     pub fn copy_of(source: &[u8]) -> Option<Self> {
         let source: &[u8; N] = source.try_into().ok()?;
         let mut secret = Self::zero();
@@ -29,7 +29,7 @@ impl<const N: usize> Secret<N> {
         Some(secret)
     }
 
-    /// `N` bytes from `rng`.
+    /// Draws `N` bytes from `rng`.
     pub fn random(rng: &mut impl CryptoRng) -> Self {
         let mut secret = Self::zero();
         rng.fill_bytes(secret.expose_mut());
@@ -41,24 +41,24 @@ impl<const N: usize> Secret<N> {
         Self(Place::zero())
     }
 
-    /// The bytes, for the length of a borrow.
+    /// Lends the bytes.
     pub fn expose(&self) -> &[u8; N] {
         self.0.bytes()
     }
 
-    /// The bytes, to be written in place.
+    /// Lends the bytes, to be written in place.
     pub fn expose_mut(&mut self) -> &mut [u8; N] {
         self.0.bytes_mut()
     }
 
-    /// A second owner of the same bytes, said in so many words.
+    /// A second owner of the same bytes. There is no `Clone`, so that each copy is visible in the code.
     pub fn duplicate(&self) -> Self {
         let mut second = Self::zero();
         second.expose_mut().copy_from_slice(self.expose());
         second
     }
 
-    /// Compares in constant time.
+    /// Whether both hold the same bytes, compared in constant time.
     pub fn same_as(&self, other: &Self) -> bool {
         self.expose().as_slice().ct_eq(other.expose().as_slice()).into()
     }

@@ -1,4 +1,4 @@
-//! Ciphertexts: what opens, what is refused, and that all refusals look alike.
+//! Ciphertexts: which open, which are refused, and that all refusals look alike.
 
 use proptest::prelude::*;
 use quorate_shares::context::{CONTEXT_BYTES_MAX, Context};
@@ -29,7 +29,7 @@ fn sealed(plaintext: &[u8]) -> Ciphertext {
     envelope::seal(&root(), header(), &context(), plaintext, &mut rng(1)).unwrap()
 }
 
-/// T40: nothing of a message is given away before all of it is authentic, not even its first, undamaged chunks.
+/// T40: no byte of a message is returned before the whole message is authentic, not even its first, undamaged chunks.
 #[test]
 fn a_buffer_of_the_caller_gets_a_whole_message_or_nothing() {
     let plaintext: Vec<u8> = (0..50_000u32).map(|i| i as u8).collect();
@@ -45,7 +45,7 @@ fn a_buffer_of_the_caller_gets_a_whole_message_or_nothing() {
     assert_eq!(buffer, b"before");
 }
 
-/// The commented cases of `vectors/ciphertexts.txt`: most are refusals, and all are for ever.
+/// The commented cases of `vectors/ciphertexts.txt`. Most are refusals. They must hold for ever.
 #[test]
 fn every_case_opens_or_refuses_as_it_says() {
     let mut seen = [0; 3];
@@ -84,8 +84,8 @@ fn every_case_opens_or_refuses_as_it_says() {
     assert!(seen[0] >= 40 && seen[1] >= 9 && seen[2] >= 25, "{seen:?}");
 }
 
-/// T35: every single bit of both forms. Without the commitment the header and context are still bound, through the key;
-/// without the tag the message is not.
+/// T35: flips every single bit of both forms. Without the check of the commitment, header and context would still be
+/// bound, through the key; without the tag, the message would not.
 #[test]
 fn no_bit_can_be_flipped() {
     let sealed = sealed(b"hello world");
@@ -119,7 +119,7 @@ fn no_bit_can_be_flipped() {
     }
 }
 
-/// T37: a body under another's name, version or kind, in every combination.
+/// T37: combines each body with the name, version and kind of every other ciphertext.
 #[test]
 fn headers_cannot_be_exchanged() {
     let mut headers = Vec::new();
@@ -146,7 +146,7 @@ fn headers_cannot_be_exchanged() {
     }
 }
 
-/// T40: chunks dropped, repeated, exchanged, cut and added, at every boundary.
+/// T40: drops, repeats, swaps, cuts and adds chunks, at every boundary.
 #[test]
 fn chunks_cannot_be_moved() {
     let (root, context) = (root(), context());
@@ -209,7 +209,7 @@ fn another_cipher_agrees() {
 }
 
 #[test]
-fn limits() {
+fn messages_and_contexts_have_limits() {
     let too_long = vec![0; PLAINTEXT_BYTES_MAX + 1];
     let mut body = vec![1, 2, 3];
     let refused = envelope::seal_into(&root(), &header(), &context(), &too_long, &mut rng(1), &mut body);
@@ -226,9 +226,9 @@ fn limits() {
     assert_eq!(Ciphertext::parse_binary(&sealed.to_binary()), Ok(sealed));
 }
 
-/// T39, the part that is decided before any key is used.
+/// T39: the part that is decided before any key is used.
 #[test]
-fn contexts_that_cannot_be() {
+fn contexts_in_another_form_are_refused() {
     assert_eq!(Context::new([("a", "1"), ("a", "1")]), Err(ContextError::Duplicate));
     assert_eq!(Context::new([("a", "1"), ("b", "2"), ("a", "3")]), Err(ContextError::Duplicate));
     assert_eq!(Context::new([("", "1")]), Err(ContextError::EmptyName));

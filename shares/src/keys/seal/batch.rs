@@ -5,8 +5,8 @@
 //! | n u8 | n x { x u8 | node_id u64 | skgen u64 | enc 1120 } | r u8 (0 or 1) | r x { enc 1120 }
 //! ```
 //!
-//! The bound part goes into the HPKE info of every encapsulation, with the place of its holder, so that an encapsulation
-//! moved to another batch, epoch, committee or place gives a useless key.
+//! The HPKE info of every encapsulation contains the bound part and the place of its holder. So an encapsulation that
+//! is moved to another batch, epoch, committee or place gives a useless key.
 
 use crate::error::FormatError;
 use crate::ids::{BatchId, ClusterId, Epoch, NodeId, ShareKeyGeneration};
@@ -22,37 +22,37 @@ const BOUND_BYTES: usize = 85;
 /// One holder's place in a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recipient {
-    /// The number of its shares.
+    /// The number of the holder's shares.
     pub x: u8,
-    /// The holder.
+    /// The node that holds them.
     pub node: NodeId,
-    /// The generation of the share key that this is sealed to.
+    /// The generation of the share key that the encapsulation is made for.
     pub generation: ShareKeyGeneration,
-    /// The encapsulation.
+    /// The encapsulation from which the holder derives its key of this batch.
     pub encapsulation: Encapsulation,
 }
 
-/// Who may open a batch, and with which keys. Public.
+/// Which nodes may open a batch, and with which keys. It is public.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BatchHeader {
-    /// The cluster.
+    /// The cluster of the keys that are dealt.
     pub cluster: ClusterId,
-    /// The batch.
+    /// The id of the batch.
     pub batch: BatchId,
-    /// The epoch that it deals to.
+    /// The epoch whose committee gets the shares.
     pub epoch: Epoch,
-    /// See [`super::Committee::hash`].
+    /// The hash of that committee: [`super::Committee::hash`].
     pub committee_hash: [u8; 32],
-    /// The leader that dealt it.
+    /// The leader that opened the batch.
     pub dealer: NodeId,
     /// The holders, numbered from 1 without a gap.
     pub recipients: Vec<Recipient>,
-    /// The recovery recipient's encapsulation: not written yet, read for the day when it is.
+    /// The encapsulation for the recovery recipient. No version writes it yet; this one can read it.
     pub recovery: Option<Encapsulation>,
 }
 
 impl BatchHeader {
-    /// The bytes, as in the drawing above.
+    /// The bytes, as drawn above.
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(BOUND_BYTES + 2 + (17 + ENCAPSULATION_BYTES) * self.recipients.len());
         bytes.extend(self.bound());

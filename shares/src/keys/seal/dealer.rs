@@ -1,4 +1,4 @@
-//! The leader's side: one open batch, dealing key after key.
+//! The leader's side: an open batch that deals key after key.
 
 use rand_core::CryptoRng;
 
@@ -14,13 +14,14 @@ use crate::seal::{Committee, Holder};
 use crate::secret::Secret;
 use crate::split::{self, Coefficients, Threshold};
 
-/// Most records of one batch; then a new one must be opened.
+/// Most records of one batch. After that, the leader opens a new one.
 pub const BATCH_RECORDS_MAX: u32 = 10_000;
 
-/// An open batch: the header that everybody stores, and the keys that only this process and each holder have.
+/// An open batch: the header that all nodes store, and the keys that only this process and each holder have.
 ///
-/// Dropping it closes the batch and wipes the keys; the caller drops it at loss of leadership or lease, at node seal, and
-/// after ten minutes. An index is spent when it is dealt, even if the record is then lost on its way to the log.
+/// To drop it closes the batch and wipes the keys. The caller drops it when the node loses leadership or lease, when
+/// the node is sealed, and after ten minutes. An index is used up when it is dealt, even if the record never reaches
+/// the log.
 pub struct Dealer {
     header: BatchHeader,
     threshold: Threshold,
@@ -51,12 +52,12 @@ impl Dealer {
         Self { header, threshold: committee.threshold(), keys, coefficients, dealt: 0 }
     }
 
-    /// The header, to be replicated before the first record.
+    /// The header, which must be replicated before the first record.
     pub fn header(&self) -> &BatchHeader {
         &self.header
     }
 
-    /// How many records it has dealt.
+    /// How many records this batch has dealt.
     pub fn dealt(&self) -> u32 {
         self.dealt
     }
@@ -64,7 +65,8 @@ impl Dealer {
     /// Splits `key` among the committee and seals each share to its holder.
     ///
     /// # Errors
-    /// [`DealError`]: the batch is full, or `key` is not the one that `kcv` was made for, which must never be dealt.
+    /// [`DealError`] if the batch is full, or if `key` belongs to another cluster or is not the key of `kcv`. Such a
+    /// key is never dealt.
     pub fn deal(&mut self, key: &MasterKey, identity: &KeyIdentity, kcv: &[u8; 32]) -> Result<ShareRecord, DealError> {
         if identity.cluster != self.header.cluster {
             return Err(DealError::WrongCluster);

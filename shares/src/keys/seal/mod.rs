@@ -1,11 +1,16 @@
-//! Layer 1: shares of master keys, sealed to the nodes that hold them, and replicated to all.
+//! Layer 1: shares of master keys, sealed to their holders and replicated to all nodes.
 //!
-//! The leader opens a batch for a committee ([`Dealer::open`]): one encapsulation per holder, from which both sides derive
-//! one key. Under it the share of each key that is dealt is sealed with its index as the nonce, so that dealing costs no
-//! public-key operation. A record carries the sealed shares of *all* holders and goes into one log entry: it is complete
-//! or absent. A holder opens the batch once ([`BatchOpener::open`]) and then its share of each record.
+//! 1. The leader opens a batch for a committee ([`Dealer::open`]): one encapsulation per holder. From it, leader and
+//! holder
+//!    derive the same key.
+//! 2. The leader deals key after key. Each share is sealed under the key of its holder, with the index of the record as
+//! the
+//!    nonce. So dealing costs no public-key operation.
+//! 3. A record carries the sealed shares of *all* holders and goes into one log entry: it is complete or absent.
+//! 4. A holder opens the batch once ([`BatchOpener::open`]), and then its share in each record.
 //!
-//! Nothing here decides *when* a committee may be dealt to, nor keeps anything: that is the replicated state's part.
+//! This module does not decide *when* a committee may receive shares, and stores nothing. The replicated state does
+//! both.
 
 mod batch;
 mod dealer;
@@ -25,27 +30,27 @@ use crate::labels;
 use crate::primitive::hash;
 use crate::split::Threshold;
 
-/// A member as it stands in the roster: what a committee is made from.
+/// A member of the roster, from which a committee is made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Member {
-    /// The node.
+    /// The id of the node.
     pub node: NodeId,
-    /// The generation of the share key below.
+    /// The generation of `public_key`.
     pub generation: ShareKeyGeneration,
-    /// The key that its shares are sealed to.
+    /// The share key that its shares are sealed to.
     pub public_key: PublicKey,
 }
 
 /// One place in a committee.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Holder {
-    /// The number of its share: 1 for the lowest node id, and so on. Never the node id itself.
+    /// The number of its share: 1 for the lowest node id, 2 for the next, and so on. It is not the node id.
     pub x: u8,
-    /// Who sits there.
+    /// The member in this place.
     pub member: Member,
 }
 
-/// The holders of one epoch, in order of node id, and how many of them rebuild a key.
+/// The holders of one epoch in order of node id, and how many of them rebuild a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Committee {
     epoch: Epoch,
@@ -54,10 +59,10 @@ pub struct Committee {
 }
 
 impl Committee {
-    /// Seats `members` in order of node id and numbers them.
+    /// Orders `members` by node id and numbers them from 1.
     ///
     /// # Errors
-    /// [`CommitteeError`] if the threshold does not fit, or a node is zero or named twice.
+    /// [`CommitteeError`] if the threshold does not fit, a node id is zero, or a node is named twice.
     pub fn new(epoch: Epoch, needed: u8, mut members: Vec<Member>) -> Result<Self, CommitteeError> {
         let threshold = Threshold::new(needed, u8::try_from(members.len()).unwrap_or(u8::MAX))?;
         members.sort_by_key(|member| member.node);
@@ -82,17 +87,18 @@ impl Committee {
         self.threshold
     }
 
-    /// The holders in order: the first has share number 1.
+    /// The holders, by rising node id. The first has share number 1.
     pub fn holders(&self) -> &[Holder] {
         &self.holders
     }
 
-    /// The holder that `node` is.
+    /// The place of `node`; `None` if it holds no share.
     pub fn holder(&self, node: NodeId) -> Option<&Holder> {
         self.holders.iter().find(|holder| holder.member.node == node)
     }
 
-    /// The hash that every batch names: epoch, threshold, and each holder's number, node, generation and key.
+    /// The hash that every batch names: SHA-256 over the epoch, the threshold, and the number, node, generation and key
+    /// of each holder.
     pub fn hash(&self, cluster: ClusterId) -> [u8; 32] {
         let mut places = Vec::with_capacity(self.holders.len() * 49);
         for Holder { x, member } in &self.holders {
@@ -102,7 +108,7 @@ impl Committee {
             places.extend(hash(&[member.public_key.as_bytes()]));
         }
         let numbers = [self.threshold.needed(), self.threshold.holders()];
-        // No recovery recipient exists yet; zeros stand where the hash of its key will.
+        // There is no recovery recipient yet. Zeros take the place of the hash of its key.
         let recovery = [0; 32];
         hash(&[labels::COMMITTEE, &cluster.0, &self.epoch.0.to_be_bytes(), &numbers, &places, &recovery])
     }

@@ -1,4 +1,4 @@
-//! The holder's side: open a batch once, then the own share of each of its records.
+//! The holder's side: opens a batch once, and then its own share in each record of the batch.
 
 use subtle::ConstantTimeEq;
 
@@ -14,7 +14,7 @@ use crate::seal::record::{ShareRecord, share_aad, share_commitment, share_nonce}
 use crate::secret::Secret;
 use crate::split::Threshold;
 
-/// A batch opened by one of its holders: worth keeping, since opening costs a decapsulation.
+/// A batch that one of its holders has opened. It is worth keeping, because opening costs a decapsulation.
 pub struct BatchOpener {
     identity: BatchIdentity,
     x: u8,
@@ -30,10 +30,10 @@ struct BatchIdentity {
 }
 
 impl BatchOpener {
-    /// Opens `header` for `node`, whose share key of `generation` grows from `seed`. `committee` is the one that this
-    /// node's own replica has for the epoch.
+    /// Opens `header` for `node`, whose share key of `generation` is derived from `seed`. `committee` comes from this
+    /// node's own replica.
     ///
-    /// A wrong seed is noticed only when a record is opened.
+    /// A wrong seed is not detected here, but when a record is opened.
     ///
     /// # Errors
     /// [`ShareError::Committee`], [`ShareError::NotAHolder`] or [`ShareError::Generation`] if the batch is not for this
@@ -63,7 +63,7 @@ impl BatchOpener {
         Ok(Self { identity, x: holder.x, key: key.ok_or(ShareError::Sealed)? })
     }
 
-    /// The number of the shares that this opens.
+    /// The number of the shares that this holder opens.
     pub fn x(&self) -> u8 {
         self.x
     }
@@ -71,7 +71,8 @@ impl BatchOpener {
     /// Opens this holder's share in `record`, which must be of the key `identity` with key-check value `kcv`.
     ///
     /// # Errors
-    /// [`ShareError`] if the record is of anything else, does not open, or opens to a share that its commitment denies.
+    /// [`ShareError`] if the record belongs to another key, batch, epoch or threshold, does not open, or opens to a
+    /// share that does not match its commitment.
     pub fn open_share(
         &self,
         record: &ShareRecord,

@@ -5,9 +5,9 @@
 //! | n x { commit 16 | sealed 48 } | r u8 (0 or 1) | r x { sealed 48 }
 //! ```
 //!
-//! `sealed` is ChaCha20-Poly1305 under the key of the holder in the batch, with the index as nonce, and with everything
-//! that names the share as associated data. `commit` is a public hash of the share: a share of full entropy hides behind
-//! it, and a wrong one is found out, by everybody.
+//! `sealed` is ChaCha20-Poly1305 under the key that the holder has in this batch. The nonce is the index; the
+//! associated data is everything that names the share. `commit` is a public hash of the share. It does not reveal the
+//! share, which has full entropy, and it lets every node detect a wrong share.
 
 use crate::error::FormatError;
 use crate::ids::{BatchId, ClusterId, Epoch, KeyUid, KeyVersion};
@@ -20,38 +20,38 @@ use crate::split::Threshold;
 
 const MAGIC: &[u8; 4] = b"QSH1";
 
-/// One holder's share, as everybody stores it.
+/// One holder's share in the form that every node stores.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SealedShare {
-    /// See [`share_commitment`].
+    /// The commitment to the share: [`share_commitment`].
     pub commitment: [u8; 16],
-    /// The share, sealed to its holder.
+    /// The share of 32 bytes, sealed to its holder.
     pub sealed: Sealed32,
 }
 
-/// The sealed shares of one key version. Public, but of no use to fewer than a quorum of holders.
+/// The sealed shares of one key version. The record is public: only a quorum of holders can rebuild the key from it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ShareRecord {
     /// The batch whose keys seal the shares.
     pub batch: BatchId,
-    /// The number of this record in its batch; never used twice.
+    /// The number of this record in its batch. It is never used twice.
     pub index: u32,
     /// The epoch whose committee holds the shares.
     pub epoch: Epoch,
-    /// The key.
+    /// The id of the key.
     pub uid: KeyUid,
-    /// Its version.
+    /// The version of the key.
     pub version: KeyVersion,
     /// How many of the shares rebuild the key.
     pub threshold: Threshold,
-    /// One per holder, in order: the first has number 1.
+    /// One share per holder. The first has number 1.
     pub shares: Vec<SealedShare>,
-    /// The key itself, sealed to the recovery recipient: not written yet, read for the day when it is.
+    /// The key itself, sealed to the recovery recipient. No version writes it yet; this one can read it.
     pub recovery: Option<Sealed32>,
 }
 
 impl ShareRecord {
-    /// The bytes, as in the drawing above: 55 + 64 n.
+    /// The bytes, as drawn above: 55 + 64 n.
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(55 + 64 * self.shares.len());
         bytes.extend(MAGIC);
@@ -73,7 +73,8 @@ impl ShareRecord {
     /// Reads a record that fills `bytes` exactly.
     ///
     /// # Errors
-    /// [`FormatError`] for a threshold that must not be, or any other byte that [`ShareRecord::encode`] would not write.
+    /// [`FormatError`] for a threshold that is not allowed, or any other byte that [`ShareRecord::encode`] would not
+    /// write.
     pub fn parse(bytes: &[u8]) -> Result<Self, FormatError> {
         let mut reader = Reader::new(bytes, "share record");
         reader.magic(MAGIC)?;
@@ -93,12 +94,12 @@ impl ShareRecord {
         Ok(Self { batch, index, epoch, uid, version, threshold, shares, recovery })
     }
 
-    /// The key that this record is of, in `cluster`.
+    /// The key of this record in `cluster`.
     pub fn identity(&self, cluster: ClusterId) -> KeyIdentity {
         KeyIdentity { cluster, uid: self.uid, version: self.version }
     }
 
-    /// The share with number `x`, if there is one.
+    /// The share with number `x`; `None` if there is none.
     pub fn share(&self, x: u8) -> Option<&SealedShare> {
         self.shares.get(usize::from(x).checked_sub(1)?)
     }
@@ -148,7 +149,7 @@ pub(super) fn share_aad(
     .concat()
 }
 
-/// The nonce of record `index`: a key of a batch seals one share under each.
+/// The nonce of record `index`. Each key of a batch seals one share per index, so no nonce is used twice.
 pub(super) fn share_nonce(index: u32) -> [u8; 12] {
     let mut nonce = [0; 12];
     nonce[8..].copy_from_slice(&index.to_be_bytes());

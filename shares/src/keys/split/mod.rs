@@ -1,8 +1,9 @@
-//! Shamir's secret sharing over GF(256): 32 bytes into numbered shares, any threshold of which give them back.
+//! Shamir's secret sharing over GF(256): splits 32 bytes into numbered shares and rebuilds them from a threshold of
+//! shares.
 //!
-//! The field arithmetic is vsss-rs (Shamir, "How to share a secret", 1979, byte by byte), and this is its only user. It
-//! returns a *wrong* secret without an error when shares are missing or false, so nothing here may be used without a
-//! check of what was rebuilt: [`crate::quorum`] and [`crate::lock`] are the two callers, and both check.
+//! The field arithmetic is that of vsss-rs (Shamir, "How to share a secret", 1979, byte by byte). This module is its
+//! only user. If shares are missing or false, vsss-rs returns a *wrong* secret and no error. So every caller must check
+//! the rebuilt secret. The two callers, [`crate::quorum`] and [`crate::lock`], do.
 
 use rand_chacha::ChaCha20Rng;
 use rand_core::{CryptoRng, SeedableRng};
@@ -12,10 +13,11 @@ use zeroize::{Zeroize, Zeroizing};
 use crate::error::{CombineError, ThresholdError};
 use crate::secret::Secret;
 
-/// Most holders of one key: the size of cluster that is tested.
+/// Most holders of one key: the largest cluster that is tested.
 pub const HOLDERS_MAX: u8 = 9;
 
-/// How many shares of how many rebuild a key: at least a majority, so that no two disjoint groups can.
+/// How many of how many shares rebuild a key. It is at least a majority, so that two disjoint groups of holders can
+/// never both rebuild it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Threshold {
     needed: u8,
@@ -26,7 +28,7 @@ impl Threshold {
     /// `needed` of `holders`, for 1 <= holders <= [`HOLDERS_MAX`] and majority <= needed <= holders.
     ///
     /// # Errors
-    /// [`ThresholdError`] for anything else; in particular one share never rebuilds what several hold.
+    /// [`ThresholdError`] for anything else. So among several holders, one share alone never rebuilds a key.
     pub fn new(needed: u8, holders: u8) -> Result<Self, ThresholdError> {
         let majority = holders / 2 + 1;
         match (1..=HOLDERS_MAX).contains(&holders) && (majority..=holders).contains(&needed) {
@@ -35,22 +37,23 @@ impl Threshold {
         }
     }
 
-    /// Shares that rebuild the key.
+    /// How many shares rebuild the key.
     pub fn needed(self) -> u8 {
         self.needed
     }
 
-    /// Shares that are dealt, numbered 1 to this.
+    /// How many shares are dealt. They are numbered from 1.
     pub fn holders(self) -> u8 {
         self.holders
     }
 }
 
-/// The random coefficients of sharing polynomials: ChaCha20 seeded once, instead of one system call per byte.
+/// The random coefficients of the sharing polynomials: a ChaCha20 stream that is seeded once. This avoids one system
+/// call per byte.
 pub(crate) struct Coefficients(Box<ChaCha20Rng>);
 
 impl Coefficients {
-    /// Seeds the stream with 32 bytes of `rng`.
+    /// Seeds the stream with 32 bytes from `rng`.
     pub(crate) fn seeded(rng: &mut impl CryptoRng) -> Self {
         let mut seed = Zeroizing::new([0; 32]);
         rng.fill_bytes(seed.as_mut_slice());
@@ -60,13 +63,14 @@ impl Coefficients {
 
 impl Drop for Coefficients {
     fn drop(&mut self) {
-        // The generator offers no wiping; a stream of a known seed takes its place, before the compiler's eyes.
+        // The generator has no method that wipes it, so a stream with a known seed overwrites it. `black_box` keeps the
+        // compiler from removing the write.
         *self.0 = ChaCha20Rng::from_seed([0; 32]);
         std::hint::black_box(&self.0);
     }
 }
 
-/// Splits `secret` into shares numbered 1 to `holders`; one needed share is the secret itself.
+/// Splits `secret` into shares numbered 1 to `holders`. If `needed` is 1, each share is the secret itself.
 ///
 /// The caller has checked 1 <= needed <= holders <= 255.
 pub(crate) fn split(secret: &Secret<32>, needed: u8, holders: u8, rng: &mut Coefficients) -> Vec<Secret<32>> {
@@ -89,7 +93,7 @@ pub(crate) fn split(secret: &Secret<32>, needed: u8, holders: u8, rng: &mut Coef
 /// Rebuilds a secret from exactly `needed` shares with distinct numbers from 1 to `holders`.
 ///
 /// # Errors
-/// [`CombineError`]. False shares are *not* noticed: they give a wrong secret, which the caller must detect.
+/// [`CombineError`]. False shares are *not* detected here: they give a wrong secret, and the caller must check it.
 pub(crate) fn combine(shares: &[(u8, &Secret<32>)], needed: u8, holders: u8) -> Result<Secret<32>, CombineError> {
     if needed == 0 || shares.len() != usize::from(needed) {
         return Err(CombineError::Count { have: shares.len(), need: needed.into() });

@@ -1,15 +1,15 @@
 //! The arithmetic of sharing, and the statistics of its coefficients.
 //!
-//! Two families of real failures are guarded here: coefficients that were always odd or never zero (vsss-rs before 5.4,
-//! RUSTSEC-2024-0398), and share numbers that were zero or repeated. Every statistical test has a dealer beside it that is
-//! broken on purpose and must be caught.
+//! The tests guard against two kinds of failure that other implementations had: coefficients that were always odd or
+//! never zero (vsss-rs before 5.4, RUSTSEC-2024-0398), and share numbers that were zero or repeated. Each statistical
+//! test also runs a dealer that is broken on purpose, and must detect it.
 
 use super::*;
 use crate::ids::{ClusterId, KeyUid, KeyVersion};
 use crate::master::{KeyIdentity, MasterKey};
 use proptest::prelude::*;
 
-/// All randomness here comes from this seed.
+/// The seed of all randomness in these tests.
 const SEED: [u8; 32] = *b"statistics of dealing, seed one!";
 
 fn coefficients() -> Coefficients {
@@ -25,7 +25,7 @@ fn numbered(shares: &[Secret<32>]) -> Vec<(u8, &Secret<32>)> {
 }
 
 #[test]
-fn thresholds_that_must_never_be() {
+fn thresholds_below_a_majority_are_refused() {
     let allowed: Vec<(u8, u8)> = (0..=u8::MAX)
         .flat_map(|n| (0..=u8::MAX).map(move |t| (t, n)))
         .filter(|(t, n)| Threshold::new(*t, *n).is_ok())
@@ -34,9 +34,9 @@ fn thresholds_that_must_never_be() {
     assert!(allowed.iter().all(|(t, n)| t <= n && 2 * t > *n && (*t > 1 || *n == 1)));
 }
 
-/// T31 at the level of arithmetic. Without the checks of `combine` these give a wrong secret without a word.
+/// T31 at the level of arithmetic. Without the checks of `combine`, these shares give a wrong secret and no error.
 #[test]
-fn share_numbers_that_must_never_be() {
+fn share_numbers_that_are_zero_repeated_or_too_large_are_refused() {
     let shares = split(&secret(7), 2, 3, &mut coefficients());
     let (a, b) = (&shares[0], &shares[1]);
     let refused = |pair: [(u8, &Secret<32>); 2]| combine(&pair, 2, 3).map(|_| ()).expect_err("refused");
@@ -51,7 +51,7 @@ fn share_numbers_that_must_never_be() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// S7: any t shares give the same secret, and t - 1 of them with a forged one do not.
+    /// S7: any t shares give the same secret. If one of the t shares is forged, they give another.
     #[test]
     fn any_quorum_rebuilds_and_no_smaller_one_does(
         bytes in any::<[u8; 32]>(),
@@ -76,9 +76,9 @@ proptest! {
     }
 }
 
-/// T08: shares of two dealings of one key that are put together all the same, by somebody who asks for no commitment, give
-/// neither the key nor anything that its key-check value takes for it. Every quorum is mixed in every way, so that it has t - 1
-/// shares of one dealing and others of the next, and the reverse.
+/// T08: a thief who ignores commitments combines shares from two dealings of one key. The result is not the key, and
+/// its key-check value refuses it. Every quorum is mixed in every way: t - 1 shares of one dealing with others of the
+/// next, and the reverse.
 #[test]
 fn shares_of_two_dealings_give_nothing_together() {
     let identity = KeyIdentity { cluster: ClusterId([0xc1; 16]), uid: KeyUid([0x1d; 16]), version: KeyVersion(3) };
@@ -109,7 +109,8 @@ fn shares_of_two_dealings_give_nothing_together() {
     }
 }
 
-/// Chi-square over 256 values; beyond 377 with a probability of one in a million, were the seed not fixed.
+/// Chi-square over 256 values. With a random seed, a right dealer would exceed 377 with a probability of one in a
+/// million.
 fn uniform(histogram: &[u32; 256]) -> bool {
     let expected = f64::from(histogram.iter().sum::<u32>()) / 256.0;
     let chi_square: f64 = histogram.iter().map(|&seen| (f64::from(seen) - expected).powi(2) / expected).sum();
@@ -164,10 +165,10 @@ fn the_highest_coefficient_is_uniform() {
     assert!(uniform(&histogram), "{histogram:?}");
 }
 
-/// How often one secret is shared anew.
+/// How many times one secret is dealt.
 const DEALINGS: usize = 4_000;
 
-/// A dealer that is made for these tests: [`split`] among three, with coefficients that `draw` makes of uniform bytes.
+/// A dealer for these tests: as [`split`] among three holders, but `draw` maps uniform bytes to the coefficients.
 fn split_skewed(secret: &Secret<32>, needed: u8, rng: &mut Coefficients, draw: fn(u8) -> u8) -> Vec<Secret<32>> {
     let mut coefficients = vec![[0; 32]; usize::from(needed) - 1];
     for bytes in &mut coefficients {
@@ -181,8 +182,9 @@ fn split_skewed(secret: &Secret<32>, needed: u8, rng: &mut Coefficients, draw: f
     (1..=3).map(|x| Secret::take(&mut std::array::from_fn(|i| at(x, i)))).collect()
 }
 
-/// What a thief sees who keeps t - 1 shares of every dealing. Of each byte of the secret: that byte of each share, and of two
-/// shares also of their sum and of what they would be shares of if two were enough.
+/// What a thief sees who keeps t - 1 shares of every dealing. For each byte of the secret, it counts the values of that
+/// byte in each share. For two shares, it also counts them in their sum, and in the secret that they would give if two
+/// were enough.
 struct Thief {
     views: Vec<[[u32; 256]; 32]>,
 }
@@ -206,10 +208,11 @@ impl Thief {
         Self { views }
     }
 
-    /// All values of a byte are as likely as each other, for each byte and, since those of this secret are all `byte`, for all
-    /// of them together; and the secret itself is as possible as any other value. Were the seed not fixed, a dealer that is
-    /// right would be called wrong once in 6 000 times: [`uniform`] is asked 132 times, and one value of 128 histograms may be
-    /// missing by chance with a probability of one in six millions each.
+    /// Whether all values of a byte are equally likely: for each byte alone and, since every byte of this secret is
+    /// `byte`, for all of them together. The value of the secret must be as possible as any other.
+    ///
+    /// With a random seed, a right dealer would fail once in 6 000 times: [`uniform`] is asked 132 times, and in each
+    /// of 128 histograms one value may be missing by chance, with a probability of one in six millions.
     fn learns_nothing(&self, byte: u8) -> bool {
         self.views.iter().all(|view| {
             let together: [u32; 256] = std::array::from_fn(|value| view.iter().map(|histogram| histogram[value]).sum());
@@ -221,11 +224,11 @@ impl Thief {
     }
 }
 
-/// T33: t - 1 shares of each of 4 000 dealings of one secret say nothing of any byte of it, neither each by itself nor both of
-/// a dealing together. Dealers that are broken on purpose are caught, of which one that never draws zero gives the secret away:
-/// it is the one value that is never seen.
+/// T33: t - 1 shares from each of 4 000 dealings of one secret reveal nothing about any byte of it, neither one share
+/// alone nor both shares of a dealing together. Dealers that are broken on purpose are detected. One of them never
+/// draws zero and so reveals the secret: it is the one value that never occurs.
 #[test]
-fn re_sharing_for_ever_says_nothing() {
+fn shares_of_many_dealings_reveal_nothing() {
     let secret = secret(0x5a);
     for needed in [2, 3] {
         let mut rng = coefficients();
