@@ -249,7 +249,7 @@ async fn a_peer_that_never_reads_stops_being_written_to() {
     tokio::time::sleep(SHORT).await;
     let sent = server.quic().stats().udp_tx.bytes;
     assert!(sent < 40 << 20, "{sent}");
-    assert!(server.is_closed().is_none());
+    assert!(server.is_open());
 
     // And towards a peer that takes no requests a call waits no longer than its deadline.
     let deaf = Conn::start(connection, None);
