@@ -5,7 +5,7 @@ use quorate_client::wire::WireError;
 use quorate_client::{Code, Error};
 
 use crate::exit;
-use crate::reach::place::WHICH_TOKEN;
+use crate::reach::cluster::WHICH_TOKEN;
 
 #[derive(Debug)]
 pub(crate) struct Failure {

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::args::{Disarm, Format};
 use crate::failure::Failure;
-use crate::reach::place::Cluster;
+use crate::reach::cluster::Cluster;
 use crate::terminal::output;
 use crate::{Session, exit};
 

@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 
 use crate::args::{Bound, Datakey, Decrypt, Encrypt, Format};
 use crate::failure::Failure;
-use crate::reach::place::Cluster;
+use crate::reach::cluster::Cluster;
 use crate::terminal::nearest::nearest;
 use crate::{Session, exit};
 

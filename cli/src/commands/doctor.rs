@@ -16,8 +16,8 @@ use tokio::time::timeout;
 
 use crate::args::{Doctor, Format};
 use crate::failure::Failure;
-use crate::reach::local;
-use crate::reach::place::token_path;
+use crate::reach::cluster::token_path;
+use crate::reach::daemon;
 use crate::terminal::output;
 use crate::{Session, exit};
 
@@ -81,7 +81,7 @@ impl Finding {
 }
 
 pub(crate) async fn doctor(session: &mut Session<'_>, options: Doctor) -> Result<u8, Failure> {
-    let daemon = local::daemon(session).await.ok();
+    let daemon = daemon::status_and_process(session).await.ok();
     let data = daemon.as_ref().map(|(status, _)| PathBuf::from(&status.data_directory));
     let machine = Machine {
         proc: "/proc".into(),

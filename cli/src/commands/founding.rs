@@ -10,8 +10,8 @@ use zeroize::Zeroizing;
 
 use crate::args::{Format, Init, Join};
 use crate::failure::Failure;
-use crate::reach::local::{self, Conversation, News};
-use crate::reach::place::{create_token, read_token, token_path};
+use crate::reach::cluster::{create_token, read_token, token_path};
+use crate::reach::daemon::{self, Conversation, News};
 use crate::terminal::interrupt::Interrupt;
 use crate::{Session, exit};
 
@@ -23,7 +23,7 @@ pub(crate) async fn init(session: &mut Session<'_>, options: Init) -> Result<u8,
     check(&options)?;
     let token_path = token_path(session)?;
     let client_file = token_path.with_file_name("cluster.toml");
-    let status = local::status(session).await?;
+    let status = daemon::status(session).await?;
     refuse_inside(&token_path, Path::new(&status.data_directory))?;
     let fresh = match status.public.phase {
         Phase::Uninitialised => true,
@@ -60,7 +60,7 @@ pub(crate) async fn init(session: &mut Session<'_>, options: Init) -> Result<u8,
         );
         return Ok(exit::INTERRUPTED);
     };
-    let AdminResponse::Founded(file) = answer else { return Err(local::unexpected()) };
+    let AdminResponse::Founded(file) = answer else { return Err(daemon::unexpected()) };
     file.write(&client_file)?;
     let names: Vec<_> = file.nodes.iter().map(|node| node.name.to_string()).collect();
     session.note(&format!("founded cluster {} with {}", file.cluster, names.join(", ")));
@@ -92,7 +92,7 @@ pub(crate) async fn join(session: &mut Session<'_>, options: Join) -> Result<u8,
             .note("joining goes on without this command; `quorate node status` shows it, and repeating it waits again");
         return Ok(if options.no_wait { exit::DONE } else { exit::INTERRUPTED });
     };
-    let AdminResponse::Joined { node, cluster } = answer else { return Err(local::unexpected()) };
+    let AdminResponse::Joined { node, cluster } = answer else { return Err(daemon::unexpected()) };
     session.note(&format!("{node} serves in cluster {cluster}"));
     if session.common.output == Format::Json {
         let result = json!({ "node": node.as_str(), "cluster": cluster.to_string() });
@@ -146,7 +146,7 @@ impl NewToken {
 
     /// Removes it if the daemon says that it knows of no founding; one that does not answer may know of it.
     async fn discard_if_unknown(&self, session: &Session<'_>) {
-        let status = local::status(session).await;
+        let status = daemon::status(session).await;
         if status.is_ok_and(|status| status.public.phase == Phase::Uninitialised) {
             // One that stays is used by the next `init`.
             drop(fs::remove_file(&self.unconfirmed));

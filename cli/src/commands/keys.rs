@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::args::{Create, Format, Rotate};
 use crate::commands::crypt::explain;
 use crate::failure::Failure;
-use crate::reach::place::Cluster;
+use crate::reach::cluster::Cluster;
 use crate::terminal::output;
 use crate::{Session, exit};
 

@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use crate::args::{Export, Format};
 use crate::commands::status;
 use crate::failure::Failure;
-use crate::reach::local;
-use crate::reach::place::{Cluster, cluster_path};
+use crate::reach::cluster::{Cluster, cluster_path};
+use crate::reach::daemon;
 use crate::terminal::nearest::nearest;
 use crate::terminal::output;
 use crate::{Session, exit};
@@ -29,7 +29,7 @@ pub(crate) async fn list(session: &mut Session<'_>) -> Result<u8, Failure> {
 /// One node as the cluster sees it; without a name this machine's, as it sees itself.
 pub(crate) async fn status(session: &mut Session<'_>, name: Option<NodeName>) -> Result<u8, Failure> {
     let Some(name) = name else {
-        let status = local::status(session).await?;
+        let status = daemon::status(session).await?;
         return status::show_local(session, &status);
     };
     let cluster = Cluster::open(session).await?;
@@ -64,9 +64,9 @@ pub(crate) async fn seal(session: &mut Session<'_>, name: Option<NodeName>, seal
             cluster.close(session).await;
             answer.map(|()| name)?
         }
-        None => match local::answer(session, &AdminRequest::Seal { sealed }).await? {
+        None => match daemon::answer(session, &AdminRequest::Seal { sealed }).await? {
             AdminResponse::Sealed { node, .. } => node,
-            _ => return Err(local::unexpected()),
+            _ => return Err(daemon::unexpected()),
         },
     };
     let result = match session.common.output {
@@ -80,9 +80,9 @@ pub(crate) async fn seal(session: &mut Session<'_>, name: Option<NodeName>, seal
 /// A node may come back after a long absence: at every member, or at this machine's alone.
 pub(crate) async fn admit(session: &mut Session<'_>, name: NodeName, local: bool) -> Result<u8, Failure> {
     let (at, silent) = match local || !cluster_path(session)?.exists() {
-        true => match local::answer(session, &AdminRequest::Admit { name: name.clone() }).await? {
+        true => match daemon::answer(session, &AdminRequest::Admit { name: name.clone() }).await? {
             AdminResponse::Admitted { at } => (vec![at], Vec::new()),
-            _ => return Err(local::unexpected()),
+            _ => return Err(daemon::unexpected()),
         },
         false => {
             let cluster = Cluster::open(session).await?;
@@ -108,9 +108,9 @@ pub(crate) async fn admit(session: &mut Session<'_>, name: NodeName, local: bool
 /// The client file, from the cluster or, on a machine that has none yet, from its own daemon.
 pub(crate) async fn export(session: &mut Session<'_>, options: Export) -> Result<u8, Failure> {
     let file = if options.local || !cluster_path(session)?.exists() {
-        match local::answer(session, &AdminRequest::Export).await? {
+        match daemon::answer(session, &AdminRequest::Export).await? {
             AdminResponse::Export(file) => file,
-            _ => return Err(local::unexpected()),
+            _ => return Err(daemon::unexpected()),
         }
     } else {
         let cluster = Cluster::open(session).await?;

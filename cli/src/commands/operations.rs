@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 use crate::args::{Format, Invite, Remove, Replace, Revoke};
 use crate::commands::founding;
 use crate::failure::Failure;
-use crate::reach::place::Cluster;
+use crate::reach::cluster::Cluster;
 use crate::terminal::interrupt::Interrupt;
 use crate::terminal::nearest::nearest;
 use crate::{Session, exit};

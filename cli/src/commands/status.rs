@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 
 use crate::args::Format;
 use crate::failure::{Failure, exit_code};
-use crate::reach::local;
-use crate::reach::place::{Cluster, cluster_path};
+use crate::reach::cluster::{Cluster, cluster_path};
+use crate::reach::daemon;
 use crate::terminal::output;
 use crate::{Session, exit};
 
@@ -25,7 +25,7 @@ const SURVEY_MAX: Duration = Duration::from_secs(2);
 pub(crate) async fn status(session: &mut Session<'_>) -> Result<u8, Failure> {
     let path = cluster_path(session)?;
     if !path.exists() && (session.common.socket.exists() || session.common.socket.as_os_str() != SOCKET) {
-        let status = local::status(session).await?;
+        let status = daemon::status(session).await?;
         return show_local(session, &status);
     }
     // To be told now how it is, and not after it is better.

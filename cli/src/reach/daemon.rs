@@ -71,11 +71,11 @@ impl Conversation {
 
 /// How this machine's node is.
 pub(crate) async fn status(session: &Session<'_>) -> Result<LocalStatus, Failure> {
-    daemon(session).await.map(|(status, _)| status)
+    status_and_process(session).await.map(|(status, _)| status)
 }
 
 /// The same, and the process that answers.
-pub(crate) async fn daemon(session: &Session<'_>) -> Result<(LocalStatus, Option<i32>), Failure> {
+pub(crate) async fn status_and_process(session: &Session<'_>) -> Result<(LocalStatus, Option<i32>), Failure> {
     let conversation = Conversation::begin(session, &AdminRequest::Status).await?;
     let pid = conversation.pid;
     match conversation.answer().await? {
