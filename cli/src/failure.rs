@@ -1,4 +1,4 @@
-//! How a command fails: an exit code, what went wrong, what to do.
+//! How a command fails: with an exit code, a message, and a hint what to do.
 
 use quorate_client::cluster_file::ClusterFileError;
 use quorate_client::wire::WireError;
@@ -24,13 +24,13 @@ impl Failure {
         self
     }
 
-    /// The result could not be written.
+    /// The failure to write the result.
     pub(crate) fn output(error: std::io::Error) -> Self {
         Self::new(exit::FAILED, format!("the result cannot be written: {error}"))
     }
 }
 
-/// The exit code of what a node, or the client, refuses with.
+/// The exit code for an error of a node or of the client.
 pub(crate) fn exit_code(code: Code) -> u8 {
     match code {
         Code::Locked | Code::NoQuorum | Code::NotServing | Code::KeyUnavailable | Code::Unreachable => exit::NO_QUORUM,
@@ -49,7 +49,7 @@ pub(crate) fn exit_code(code: Code) -> u8 {
     }
 }
 
-/// What to do, where the node did not say.
+/// The hint for an error without a hint of its own.
 fn usual_hint(code: Code) -> Option<&'static str> {
     Some(match code {
         Code::Locked | Code::NoQuorum | Code::NotServing | Code::KeyUnavailable | Code::Unreachable => {

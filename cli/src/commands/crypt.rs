@@ -18,13 +18,13 @@ use crate::reach::cluster::Cluster;
 use crate::terminal::nearest::nearest;
 use crate::{Session, exit};
 
-/// Longer than the text of any ciphertext of 64 KiB; more is refused.
+/// Longest input of `decrypt` in bytes: more than the text of any ciphertext. A longer one is refused.
 const CIPHERTEXT_BYTES_MAX: usize = 2 * PLAINTEXT_BYTES_MAX;
 
 pub(crate) async fn encrypt(session: &mut Session<'_>, options: Encrypt) -> Result<u8, Failure> {
     let context = context(&options.bound)?;
     let message = read(session, options.file.as_deref(), PLAINTEXT_BYTES_MAX)?;
-    // Refused here, before anything is sent.
+    // Refused before anything is sent.
     let message = Plaintext::new(message).map_err(|error| match error.code {
         Code::TooLarge => Failure::new(exit::FAILED, "the message is larger than 64 KiB").hint(
             "`quorate datakey KEY` gives a key for large data: encrypt with its plaintext, keep its wrapped form beside",
@@ -35,7 +35,7 @@ pub(crate) async fn encrypt(session: &mut Session<'_>, options: Encrypt) -> Resu
     let answer = cluster.client.encrypt(&options.key, &context, message.expose()).await;
     let text = match answer {
         Ok(text) => text,
-        Err(error) => return Err(explain(session, cluster, &options.key, error).await),
+        Err(error) => return Err(with_similar_key(session, cluster, &options.key, error).await),
     };
     cluster.close(session).await;
     let result = match session.common.output {
@@ -77,7 +77,7 @@ pub(crate) async fn data_key(session: &mut Session<'_>, options: Datakey) -> Res
     let cluster = Cluster::open(session).await?;
     let key = match cluster.client.data_key(&options.key, &context, options.bytes).await {
         Ok(key) => key,
-        Err(error) => return Err(explain(session, cluster, &options.key, error).await),
+        Err(error) => return Err(with_similar_key(session, cluster, &options.key, error).await),
     };
     cluster.close(session).await;
     let plaintext = Zeroizing::new(STANDARD.encode(key.plaintext.expose()));
@@ -94,8 +94,13 @@ pub(crate) async fn data_key(session: &mut Session<'_>, options: Datakey) -> Res
     Ok(exit::DONE)
 }
 
-/// Says what was probably meant when a key does not exist.
-pub(crate) async fn explain(session: &mut Session<'_>, cluster: Cluster, key: &KeyName, error: Error) -> Failure {
+/// The failure for `error`. If the key does not exist, its hint suggests a key with a similar name.
+pub(crate) async fn with_similar_key(
+    session: &mut Session<'_>,
+    cluster: Cluster,
+    key: &KeyName,
+    error: Error,
+) -> Failure {
     let mut failure = Failure::from(error.clone());
     if error.code() == Code::NotFound
         && let Ok(keys) = cluster.client.list_keys().await
@@ -114,12 +119,12 @@ fn context(bound: &Bound) -> Result<Context, Failure> {
         .map_err(|error| Failure::new(exit::USAGE, format!("-c: {error}")))
 }
 
-/// Exactly one newline, as `encrypt` and editors put it at the end of a line.
+/// The text without one newline at its end, which `encrypt` and editors append.
 fn without_newline(text: &[u8]) -> &[u8] {
     text.strip_suffix(b"\n").unwrap_or(text)
 }
 
-/// Reads the input, and of one that is too long one byte more than `limit`.
+/// Reads the input. Of an input that is too long, it reads one byte more than `limit`.
 fn read(session: &mut Session<'_>, file: Option<&Path>, limit: usize) -> Result<Zeroizing<Vec<u8>>, Failure> {
     let mut bytes = Zeroizing::new(vec![0; limit + 1]);
     let result = match file {
@@ -132,7 +137,7 @@ fn read(session: &mut Session<'_>, file: Option<&Path>, limit: usize) -> Result<
     Ok(bytes)
 }
 
-/// Reads until `buffer` is full or the input ends, into this buffer and no other, so that nothing unwiped is left behind.
+/// Reads until `buffer` is full or the input ends. It uses no other buffer, so that no copy stays unwiped.
 pub(crate) fn fill(input: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
     let mut filled = 0;
     while filled < buffer.len() {
@@ -146,7 +151,7 @@ pub(crate) fn fill(input: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize>
     Ok(filled)
 }
 
-/// Writes the result; into a file only once it is there, and a new file is readable by its owner only.
+/// Writes the result. A file is opened only when the result is there, and only its owner may read a new file.
 fn write(session: &mut Session<'_>, path: Option<&Path>, bytes: &[u8]) -> Result<(), Failure> {
     let Some(path) = path else { return session.result(bytes) };
     let mut file = fs::OpenOptions::new()

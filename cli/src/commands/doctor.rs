@@ -1,7 +1,7 @@
-//! `doctor`: what on this machine weakens what Quorate promises.
+//! `doctor`: finds what weakens the promises of Quorate on this machine.
 //!
-//! Every check is a function of what was read, one line of result each: fine, or a warning that says what to do. Nothing is
-//! changed, and nothing leaves the machine. What cannot be read is a warning too: an unknown is not a good sign.
+//! Each check is a function of what was read. Its result is one line: fine, or a warning that says what to do. The
+//! command changes nothing, and sends nothing to other machines. If something cannot be read, that is also a warning.
 
 use std::fs;
 use std::io::Read;
@@ -21,32 +21,32 @@ use crate::reach::daemon;
 use crate::terminal::output;
 use crate::{Session, exit};
 
-/// Where a daemon keeps its data unless it is said otherwise, as the unit in docs/OPERATING.md has it.
+/// The data directory of a daemon unless the user or the daemon names another: that of the unit in docs/OPERATING.md.
 const DATA: &str = "/var/lib/quorate";
-/// What the arena for secrets asks for.
+/// Size of the locked memory that the daemon requests for secrets.
 const ARENA_BYTES: u64 = 1 << 20;
-/// File systems that write a changed block elsewhere, and keep the old one for as long as they like.
+/// File systems that write a changed block to a new place and may keep the old block for any time.
 const COPY_ON_WRITE: [&str; 6] = ["btrfs", "zfs", "bcachefs", "overlay", "nilfs2", "apfs"];
-/// Programs that keep the clock right, as the kernel cuts their names off.
+/// Programs that synchronise the clock. The kernel cuts their names to 15 letters.
 const CLOCK_KEEPERS: [&str; 6] = ["chronyd", "ntpd", "ntpd-rs", "openntpd", "systemd-timesyn", "ptp4l"];
-/// How long the system may take to say how its clock is.
+/// How long systemd may take to answer about the clock.
 const CLOCK_MAX: Duration = Duration::from_secs(2);
-/// Files of a data directory that are looked into for a token.
+/// Most files of a data directory that are searched for a token.
 const FILES_MAX: usize = 1_000;
 
-/// What is examined, and where it is read.
+/// What the checks examine, and where they read it.
 #[derive(Debug, Clone)]
 pub struct Machine {
-    /// Where procfs is: `/proc`.
+    /// The path of procfs: `/proc`.
     pub proc: PathBuf,
     /// `None` if no daemon answers at the socket.
     pub daemon: Option<Daemon>,
     /// The data directory of the daemon.
     pub data: PathBuf,
     pub socket: PathBuf,
-    /// The token of whoever asks, which may not exist.
+    /// The token file of the user. It may not exist.
     pub token: PathBuf,
-    /// Whether the system says that its clock is synchronised; `None` if it says nothing.
+    /// Whether the clock is synchronised; `None` if the system does not say.
     pub clock: Option<bool>,
 }
 
@@ -62,7 +62,7 @@ pub struct Daemon {
 pub struct Finding {
     pub check: &'static str,
     pub found: String,
-    /// What to do about it; `None` if nothing is wrong.
+    /// What to do; `None` if all is well.
     pub advice: Option<String>,
 }
 
@@ -108,7 +108,7 @@ fn line(finding: &Finding) -> String {
     }
 }
 
-/// The findings as programs read them.
+/// The findings as JSON.
 pub fn json(findings: &[Finding]) -> Value {
     let finding = |finding: &Finding| {
         json!({
@@ -121,7 +121,7 @@ pub fn json(findings: &[Finding]) -> Value {
     Value::Array(findings.iter().map(finding).collect())
 }
 
-/// What systemd says of the clock, where there is one to ask.
+/// Whether systemd says that the clock is synchronised; `None` without systemd.
 async fn clock_of_the_system() -> Option<bool> {
     let mut command = tokio::process::Command::new("timedatectl");
     command.args(["show", "--property=NTPSynchronized", "--value"]).kill_on_drop(true);
@@ -134,7 +134,7 @@ async fn clock_of_the_system() -> Option<bool> {
     }
 }
 
-/// Every check, one finding each.
+/// Runs every check. Each gives one finding.
 pub fn examine(machine: &Machine) -> Vec<Finding> {
     let Machine { proc, daemon, data, socket, token, clock } = machine;
     let read = |name: &str| fs::read_to_string(proc.join(name)).map_err(|error| format!("{name}: {error}"));
@@ -164,7 +164,8 @@ fn unreadable(check: &'static str, error: &str) -> Finding {
     Finding::warning(check, error, "run this as the user that runs quorated, on the machine itself")
 }
 
-/// Whether secrets lie in memory that is neither swapped nor dumped, and whether the limit leaves room for it.
+/// Checks that secrets lie in memory that is neither swapped nor dumped, and that the limit of locked memory is high
+/// enough.
 pub fn secret_memory(limits: &str, memory: SecretMemory) -> Finding {
     const CHECK: &str = "secret memory";
     let room = limit(limits, "Max locked memory");
@@ -178,7 +179,7 @@ pub fn secret_memory(limits: &str, memory: SecretMemory) -> Finding {
     }
 }
 
-/// Swap takes a copy of memory to a disk, where it stays. Locked memory is left out.
+/// Checks for swap, which copies memory to a disk, where it stays. Locked memory is never swapped.
 pub fn swap(swaps: &str, memory: Option<SecretMemory>) -> Finding {
     const CHECK: &str = "swap";
     let devices: Vec<_> = swaps.lines().skip(1).filter_map(|line| line.split_whitespace().next()).collect();
@@ -195,7 +196,8 @@ pub fn swap(swaps: &str, memory: Option<SecretMemory>) -> Finding {
     }
 }
 
-/// A core is a copy of memory on a disk. The daemon forbids its own; a limit that is not zero means that it could not.
+/// Checks that there are no core dumps, which copy memory to a disk. The daemon sets its own limit to zero. Another
+/// limit means that it could not.
 pub fn core_dumps(limits: &str, pattern: &str) -> Finding {
     const CHECK: &str = "core dumps";
     let goes_to = if pattern.is_empty() { "core".to_owned() } else { output::plain(pattern) };
@@ -209,7 +211,7 @@ pub fn core_dumps(limits: &str, pattern: &str) -> Finding {
     }
 }
 
-/// The soft limit of that name in `/proc/PID/limits`; `None` if there is none, `u64::MAX` if it is unlimited.
+/// The soft limit `name` in `/proc/PID/limits`; `None` if there is none, `u64::MAX` if it is unlimited.
 fn limit(limits: &str, name: &str) -> Option<u64> {
     let line = limits.lines().find_map(|line| line.strip_prefix(name))?;
     match line.split_whitespace().next()? {
@@ -218,7 +220,7 @@ fn limit(limits: &str, name: &str) -> Option<u64> {
     }
 }
 
-/// Whether nobody but the owner may open these. One that is not there is not open to anybody.
+/// Checks that only the owner may open `paths`. A path that does not exist is fine.
 pub fn file_modes(check: &'static str, paths: &[PathBuf]) -> Finding {
     let (mut seen, mut open) = (0, Vec::new());
     for path in paths {
@@ -244,7 +246,7 @@ pub fn file_modes(check: &'static str, paths: &[PathBuf]) -> Finding {
     }
 }
 
-/// A token beside the data needs no second disk: whoever takes this one may ask for everything.
+/// Checks that no token lies in the data directory. A thief of that disk could use the token to ask for everything.
 pub fn token_place(token: &Path, data: &Path) -> Finding {
     const CHECK: &str = "token place";
     let real = |path: &Path| fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
@@ -265,7 +267,8 @@ pub fn token_place(token: &Path, data: &Path) -> Finding {
     }
 }
 
-/// No decision rests on the clock but the expiry of invitations; people go by it when they compare logs.
+/// Checks that the clock is synchronised. Only the expiry of invitations depends on it, and people need it to compare
+/// logs.
 pub fn clock_sync(synchronised: Option<bool>, commands: &[String]) -> Finding {
     const CHECK: &str = "clock";
     let advice = "let chrony or systemd-timesyncd keep it: logs and the expiry of invitations go by it";
@@ -278,7 +281,7 @@ pub fn clock_sync(synchronised: Option<bool>, commands: &[String]) -> Finding {
     }
 }
 
-/// The names of all processes.
+/// The command names of all processes.
 fn commands(proc: &Path) -> Vec<String> {
     let entries = fs::read_dir(proc).into_iter().flatten().flatten().map(|entry| entry.path());
     let is_process = |path: &PathBuf| path.file_name().is_some_and(|name| name.as_encoded_bytes()[0].is_ascii_digit());
@@ -286,7 +289,7 @@ fn commands(proc: &Path) -> Vec<String> {
     entries.filter(is_process).filter_map(command).collect()
 }
 
-/// Whether what is erased in the data directory is gone from the disk, as far as the file system has a say in it.
+/// Checks that the file system removes from the disk what is erased in the data directory.
 pub fn file_system(mounts: &str, data: &Path) -> Finding {
     const CHECK: &str = "file system";
     let data = fs::canonicalize(data).unwrap_or_else(|_| data.to_owned());
@@ -294,7 +297,7 @@ pub fn file_system(mounts: &str, data: &Path) -> Finding {
         let mut fields = line.split_whitespace().skip(1);
         Some((PathBuf::from(unescape(fields.next()?)), fields.next()?.to_owned()))
     };
-    // The deepest one; of two at one place the later covers the earlier.
+    // The deepest mount. Of two mounts at the same place, the later one counts.
     let over = mounts.lines().filter_map(mount).filter(|(at, _)| data.starts_with(at));
     let Some((at, kind)) = over.max_by_key(|(at, _)| at.components().count()) else {
         return unreadable(CHECK, &format!("no mount for {}", data.display()));
@@ -310,7 +313,7 @@ pub fn file_system(mounts: &str, data: &Path) -> Finding {
     }
 }
 
-/// `/proc/mounts` writes spaces and the like as three octal digits.
+/// Decodes a field of `/proc/mounts`, which writes spaces and some other characters as three octal digits.
 fn unescape(field: &str) -> String {
     let mut parts = field.split('\\');
     let first = parts.next().unwrap_or_default().to_owned();

@@ -1,4 +1,5 @@
-//! `cluster init` and `node join`: how a node gets its cluster. Both talk to the daemon of this machine, and wait.
+//! `cluster init` and `node join`, with which a node gets its cluster. Both talk to the daemon of this machine, and
+//! wait.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,20 +12,20 @@ use zeroize::Zeroizing;
 use crate::args::{Format, Init, Join};
 use crate::failure::Failure;
 use crate::reach::cluster::{create_token, read_token, token_path};
-use crate::reach::daemon::{self, Conversation, News};
+use crate::reach::daemon::{self, Conversation, Message};
 use crate::terminal::interrupt::Interrupt;
 use crate::{Session, exit};
 
-/// Longest invitation; more is refused.
+/// Longest text of an invitation in bytes. A longer one is refused.
 const INVITATION_BYTES_MAX: usize = 4096;
 
-/// Founds a cluster. The root token is made here, and only its hash leaves this process other than into its file.
+/// Founds a cluster. This process draws the root token and writes it to its file. The daemon gets only the hash.
 pub(crate) async fn init(session: &mut Session<'_>, options: Init) -> Result<u8, Failure> {
-    check(&options)?;
+    check_options(&options)?;
     let token_path = token_path(session)?;
     let client_file = token_path.with_file_name("cluster.toml");
     let status = daemon::status(session).await?;
-    refuse_inside(&token_path, Path::new(&status.data_directory))?;
+    refuse_token_in_data(&token_path, Path::new(&status.data_directory))?;
     let fresh = match status.public.phase {
         Phase::Uninitialised => true,
         Phase::Joining => false,
@@ -101,8 +102,8 @@ pub(crate) async fn join(session: &mut Session<'_>, options: Join) -> Result<u8,
     Ok(exit::DONE)
 }
 
-/// A root token beside its place, until the daemon is known to have its hash. Whatever dies in between, a repeated `init`
-/// finds the token that the daemon may know.
+/// A new root token. It lies in a second file beside its final place until the daemon is known to have its hash. If the
+/// daemon or this process ends in between, a repeated `init` finds the token that the daemon may know.
 struct NewToken {
     unconfirmed: PathBuf,
     place: PathBuf,
@@ -115,7 +116,7 @@ impl NewToken {
         Self { unconfirmed: place.with_file_name(name), place: place.to_owned() }
     }
 
-    /// A token for a new cluster: that of an `init` which came to nothing, or a fresh one.
+    /// The token for a new cluster: the token of an earlier `init` that failed, or a new one.
     fn draw(&self) -> Result<Token, Failure> {
         if self.place.exists() {
             return Err(Failure::new(exit::CONFLICT, format!("the token file {} exists", self.place.display()))
@@ -129,13 +130,13 @@ impl NewToken {
         Ok(token)
     }
 
-    /// The token of the founding that is under way.
+    /// The token of the founding that already runs.
     fn find(&self) -> Result<Token, Failure> {
         let confirmed = self.place.exists() || !self.unconfirmed.exists();
         read_token(if confirmed { &self.place } else { &self.unconfirmed })
     }
 
-    /// The daemon has its hash.
+    /// Moves the token to its final place, because the daemon has its hash.
     fn confirm(&self) -> Result<(), Failure> {
         if self.place.exists() || !self.unconfirmed.exists() {
             return Ok(());
@@ -144,18 +145,18 @@ impl NewToken {
             .map_err(|error| Failure::new(exit::FAILED, format!("{}: {error}", self.place.display())))
     }
 
-    /// Removes it if the daemon says that it knows of no founding; one that does not answer may know of it.
+    /// Removes the token if the daemon says that no founding runs. A daemon that does not answer may know the token.
     async fn discard_if_unknown(&self, session: &Session<'_>) {
         let status = daemon::status(session).await;
         if status.is_ok_and(|status| status.public.phase == Phase::Uninitialised) {
-            // One that stays is used by the next `init`.
+            // If the file cannot be removed, the next `init` uses it.
             drop(fs::remove_file(&self.unconfirmed));
         }
     }
 }
 
-/// What can be refused without asking anybody.
-fn check(options: &Init) -> Result<(), Failure> {
+/// Refuses options that cannot be right, before anything is asked.
+fn check_options(options: &Init) -> Result<(), Failure> {
     let (founders, majority) = (options.founders, options.founders / 2 + 1);
     if founders == 1 && !options.allow_solo {
         return Err(Failure::new(exit::USAGE, "with a single node, one stolen disk opens everything")
@@ -173,10 +174,10 @@ fn check(options: &Init) -> Result<(), Failure> {
     }
 }
 
-/// A thief who takes the data directory must not find the token in it.
-fn refuse_inside(token: &Path, data: &Path) -> Result<(), Failure> {
+/// Refuses a token file in the data directory: a thief who takes the directory must not find the token in it.
+fn refuse_token_in_data(token: &Path, data: &Path) -> Result<(), Failure> {
     let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    // The deepest directory that exists decides, with links followed.
+    // The deepest directory that exists, with links resolved.
     let real = |path: &Path| absolute(path).ancestors().find_map(|path| path.canonicalize().ok());
     let data_real = data.canonicalize().unwrap_or_else(|_| absolute(data));
     if absolute(token).starts_with(absolute(data)) || real(token).is_some_and(|real| real.starts_with(&data_real)) {
@@ -197,17 +198,17 @@ pub(crate) fn read_invitation(session: &mut Session<'_>) -> Result<Zeroizing<Str
     Ok(Zeroizing::new(text.to_owned()))
 }
 
-/// Waiting with the step and those waited for in view.
+/// Waits for the daemon and shows its step and the nodes that it waits for.
 #[derive(Default)]
 struct Wait {
-    /// Until the daemon has taken the order.
+    /// The token, until the daemon has taken the order.
     new_token: Option<NewToken>,
     invitations: Vec<String>,
     shown: String,
 }
 
 impl Wait {
-    /// Runs until the answer, or `None` when interrupted, or begun and not to be waited for.
+    /// Waits for the answer. `None` if Ctrl-C was pressed, or if `only_begin` and the work has begun.
     async fn run(
         &mut self,
         session: &mut Session<'_>,
@@ -217,16 +218,16 @@ impl Wait {
         let mut interrupt = Interrupt::listen()?;
         let mut conversation = Conversation::begin(session, request).await?;
         loop {
-            let news = tokio::select! {
-                news = conversation.next() => news?,
+            let message = tokio::select! {
+                message = conversation.next() => message?,
                 () = interrupt.pressed() => return Ok(None),
             };
-            match news {
-                News::Answer(answer) => {
+            match message {
+                Message::Answer(answer) => {
                     self.new_token.take().map_or(Ok(()), |token| token.confirm())?;
                     return Ok(Some(answer));
                 }
-                News::Progress(progress) => {
+                Message::Progress(progress) => {
                     if let Some(token) = self.new_token.take() {
                         token.confirm()?;
                     }
@@ -239,7 +240,7 @@ impl Wait {
         }
     }
 
-    /// Invitations are a result, each on a line of its own; the rest is for people.
+    /// Shows progress. Invitations are a result, each on a line of its own; everything else is for people.
     fn show(&mut self, session: &mut Session<'_>, progress: &AdminProgress) -> Result<(), Failure> {
         let new: Vec<_> = progress.invitations.iter().filter(|known| !self.invitations.contains(known)).collect();
         if !new.is_empty() {

@@ -7,7 +7,7 @@ use quorate_client::wire::{KeyInfo, TAG_BYTES_MAX, TAGS_MAX};
 use serde_json::Value;
 
 use crate::args::{Create, Format, Rotate};
-use crate::commands::crypt::explain;
+use crate::commands::crypt::with_similar_key;
 use crate::failure::Failure;
 use crate::reach::cluster::Cluster;
 use crate::terminal::output;
@@ -26,7 +26,7 @@ pub(crate) async fn create(session: &mut Session<'_>, options: Create) -> Result
     let cluster = Cluster::open(session).await?;
     let answer = cluster.client.create_key(&options.name, tags).await;
     cluster.close(session).await;
-    changed(session, "created", &answer?)
+    show_change(session, "created", &answer?)
 }
 
 pub(crate) async fn rotate(session: &mut Session<'_>, options: Rotate) -> Result<u8, Failure> {
@@ -34,9 +34,9 @@ pub(crate) async fn rotate(session: &mut Session<'_>, options: Rotate) -> Result
     match cluster.client.rotate_key(&options.name, options.expect).await {
         Ok(info) => {
             cluster.close(session).await;
-            changed(session, "rotated", &info)
+            show_change(session, "rotated", &info)
         }
-        Err(error) => Err(explain(session, cluster, &options.name, error).await),
+        Err(error) => Err(with_similar_key(session, cluster, &options.name, error).await),
     }
 }
 
@@ -44,7 +44,7 @@ pub(crate) async fn show(session: &mut Session<'_>, name: KeyName) -> Result<u8,
     let cluster = Cluster::open(session).await?;
     let info = match cluster.client.show_key(&name).await {
         Ok(info) => info,
-        Err(error) => return Err(explain(session, cluster, &name, error).await),
+        Err(error) => return Err(with_similar_key(session, cluster, &name, error).await),
     };
     cluster.close(session).await;
     let result = match session.common.output {
@@ -90,7 +90,7 @@ pub(crate) async fn list(session: &mut Session<'_>) -> Result<u8, Failure> {
     Ok(exit::DONE)
 }
 
-fn changed(session: &mut Session<'_>, verb: &str, info: &KeyInfo) -> Result<u8, Failure> {
+fn show_change(session: &mut Session<'_>, verb: &str, info: &KeyInfo) -> Result<u8, Failure> {
     let result = match session.common.output {
         Format::Json => output::pretty(&output::key(info)),
         Format::Text => {

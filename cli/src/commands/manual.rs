@@ -1,4 +1,5 @@
-//! Completions and manual pages, both drawn from the definitions of the command line, so that they cannot disagree with it.
+//! Completions and manual pages. Both are generated from the definitions of the command line, so they always agree with
+//! it.
 
 use std::path::Path;
 
@@ -9,7 +10,7 @@ use crate::args::Cli;
 use crate::failure::Failure;
 use crate::{Session, exit};
 
-/// Prints what a shell needs to complete `quorate`.
+/// Prints a script that makes a shell complete `quorate`.
 pub(crate) fn completions(session: &mut Session<'_>, shell: Shell) -> Result<u8, Failure> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "quorate", &mut script);
@@ -31,7 +32,7 @@ mod tests {
 
     use super::*;
 
-    /// Every command, and every group of commands, under the words that are typed for it.
+    /// Every command and every group of commands, with the words that a user types for it.
     fn every_command() -> Vec<(String, Command)> {
         fn walk(typed: &str, command: &Command, found: &mut Vec<(String, Command)>) {
             found.push((typed.to_owned(), command.clone()));
@@ -54,16 +55,16 @@ mod tests {
         (code, String::from_utf8(out).expect("text"), String::from_utf8(err).expect("text"))
     }
 
-    /// The lines of `help` that show how a command is used.
+    /// The example lines in `help`.
     fn examples(help: &str) -> Vec<&str> {
         let shown = help.lines().skip_while(|line| !matches!(*line, "Example:" | "Examples:")).skip(1);
         shown.map_while(|line| line.strip_prefix("  ")).collect()
     }
 
-    /// The calls of `quorate` in a line of shell, as words.
+    /// The calls of `quorate` in a line of shell, split into words.
     fn calls(line: &str) -> Vec<Vec<String>> {
         let parts = line.split(" | ").flat_map(|part| part.split(" > ")).flat_map(|part| part.split(" && "));
-        // What comes from a file is not a word of the call.
+        // A redirected file is not a word of the call.
         let parts = parts.map(|part| part.split(" < ").next().unwrap_or_default());
         let words = |part: &str| part.split_whitespace().map(|word| word.replace('\'', "")).collect::<Vec<_>>();
         parts.map(words).filter(|words| words.first().is_some_and(|first| first == "quorate")).collect()

@@ -1,4 +1,4 @@
-//! What each command does.
+//! What each command does: one module per group of commands.
 
 pub(crate) mod alarms;
 pub(crate) mod crypt;

@@ -26,14 +26,14 @@ pub(crate) async fn list(session: &mut Session<'_>) -> Result<u8, Failure> {
     Ok(exit::DONE)
 }
 
-/// One node as the cluster sees it; without a name this machine's, as it sees itself.
+/// Shows one node as the cluster sees it. Without a name, it shows the node of this machine as the node sees itself.
 pub(crate) async fn status(session: &mut Session<'_>, name: Option<NodeName>) -> Result<u8, Failure> {
     let Some(name) = name else {
         let status = daemon::status(session).await?;
         return status::show_local(session, &status);
     };
     let cluster = Cluster::open(session).await?;
-    let answer = cluster.client.node(&name).await.map_err(|error| unless_mistyped(error, &name, &cluster.file));
+    let answer = cluster.client.node(&name).await.map_err(|error| with_similar_node(error, &name, &cluster.file));
     cluster.close(session).await;
     let node = answer?;
     let result = match session.common.output {
@@ -44,8 +44,8 @@ pub(crate) async fn status(session: &mut Session<'_>, name: Option<NodeName>) ->
     Ok(exit::DONE)
 }
 
-/// A refusal that concerns the node of that name; if there is none, with the one that was meant.
-fn unless_mistyped(error: Error, name: &NodeName, file: &ClusterFile) -> Failure {
+/// The failure for `error`. If there is no node `name`, its hint suggests a node with a similar name.
+fn with_similar_node(error: Error, name: &NodeName, file: &ClusterFile) -> Failure {
     let meant = nearest(name.as_str(), file.nodes.iter().map(|node| node.name.as_str()));
     match meant.filter(|_| error.code() == Code::NotFound) {
         Some(meant) => Failure::from(error).hint(format!("did you mean {meant}?")),
@@ -53,14 +53,14 @@ fn unless_mistyped(error: Error, name: &NodeName, file: &ClusterFile) -> Failure
     }
 }
 
-/// A node forgets its keys, or serves again; without a name this machine's.
+/// Seals or unseals a node. Without a name, the node of this machine.
 pub(crate) async fn seal(session: &mut Session<'_>, name: Option<NodeName>, sealed: bool) -> Result<u8, Failure> {
     let name = match name {
         Some(name) => {
             let cluster = Cluster::open(session).await?;
             let client = &cluster.client;
             let answer = if sealed { client.seal_node(&name).await } else { client.unseal_node(&name).await };
-            let answer = answer.map_err(|error| unless_mistyped(error, &name, &cluster.file));
+            let answer = answer.map_err(|error| with_similar_node(error, &name, &cluster.file));
             cluster.close(session).await;
             answer.map(|()| name)?
         }
@@ -77,7 +77,7 @@ pub(crate) async fn seal(session: &mut Session<'_>, name: Option<NodeName>, seal
     Ok(exit::DONE)
 }
 
-/// A node may come back after a long absence: at every member, or at this machine's alone.
+/// Admits a node again after a long absence: at every member, or only at the node of this machine.
 pub(crate) async fn admit(session: &mut Session<'_>, name: NodeName, local: bool) -> Result<u8, Failure> {
     let (at, silent) = match local || !cluster_path(session)?.exists() {
         true => match daemon::answer(session, &AdminRequest::Admit { name: name.clone() }).await? {
@@ -87,7 +87,7 @@ pub(crate) async fn admit(session: &mut Session<'_>, name: NodeName, local: bool
         false => {
             let cluster = Cluster::open(session).await?;
             let answer = cluster.client.admit_node(&name).await;
-            let answer = answer.map_err(|error| unless_mistyped(error, &name, &cluster.file));
+            let answer = answer.map_err(|error| with_similar_node(error, &name, &cluster.file));
             cluster.close(session).await;
             answer?
         }
@@ -105,7 +105,7 @@ pub(crate) async fn admit(session: &mut Session<'_>, name: NodeName, local: bool
     Ok(exit::DONE)
 }
 
-/// The client file, from the cluster or, on a machine that has none yet, from its own daemon.
+/// Shows the client file. It comes from the cluster or, on a machine without a client file, from the daemon.
 pub(crate) async fn export(session: &mut Session<'_>, options: Export) -> Result<u8, Failure> {
     let file = if options.local || !cluster_path(session)?.exists() {
         match daemon::answer(session, &AdminRequest::Export).await? {

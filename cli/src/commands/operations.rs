@@ -1,5 +1,5 @@
-//! `node remove` and `node revoke`: begun with one request, and followed until the person in front has seen enough. Whoever
-//! stops waiting stops nothing. `node invite` and `node replace` only prepare what `node join` begins.
+//! `node remove` and `node revoke`, which start an operation and show its progress. Ctrl-C stops only the waiting: the
+//! operation continues. `node invite` and `node replace` only prepare what `node join` starts.
 
 use std::time::{Duration, Instant};
 
@@ -17,11 +17,11 @@ use crate::terminal::interrupt::Interrupt;
 use crate::terminal::nearest::nearest;
 use crate::{Session, exit};
 
-/// How often the cluster is asked how far it is.
-const LOOK: Duration = Duration::from_millis(100);
-/// How often the number of keys that are left is told, while nothing else is new.
+/// Pause between two requests for the progress.
+const POLL_PAUSE: Duration = Duration::from_millis(100);
+/// How often the number of remaining keys is shown while the step stays the same.
 const COUNT_EVERY: Duration = Duration::from_secs(5);
-/// Longest line that is read as a confirmation.
+/// Longest confirmation in bytes. The rest of a longer line is not read.
 const CONFIRMATION_BYTES_MAX: usize = 1024;
 
 pub(crate) async fn remove(session: &mut Session<'_>, options: Remove) -> Result<u8, Failure> {
@@ -36,14 +36,14 @@ pub(crate) async fn remove(session: &mut Session<'_>, options: Remove) -> Result
         begun = cluster.client.remove_node(name, &terms) => begun,
         () = interrupt.pressed() => return unanswered(session),
     };
-    let operation = begun.map_err(|error| meant(error, &cluster))?;
+    let operation = begun.map_err(|error| with_similar_node(error, &cluster))?;
     if options.no_wait {
         session.note("it goes on by itself; `quorate status` shows how far it is");
         return done(session, cluster, std::slice::from_ref(name), operation, None).await;
     }
     let end = |progress: &Progress| progress.stage != Stage::Runs;
     let names = std::slice::from_ref(name);
-    let Some(last) = follow(session, &cluster.client, &mut interrupt, (operation, names), end).await? else {
+    let Some(last) = watch(session, &cluster.client, &mut interrupt, (operation, names), end).await? else {
         return interrupted(session);
     };
     if last.stage == Stage::Preempted {
@@ -65,14 +65,14 @@ pub(crate) async fn revoke(session: &mut Session<'_>, options: Revoke) -> Result
         begun = cluster.client.revoke_nodes(&options.names) => begun,
         () = interrupt.pressed() => return unanswered(session),
     };
-    let operation = begun.map_err(|error| meant(error, &cluster))?;
+    let operation = begun.map_err(|error| with_similar_node(error, &cluster))?;
     let end = |progress: &Progress| match (&progress.revocation, options.wait) {
         (Some(revocation), false) => revocation.leases_over,
         (Some(revocation), true) => revocation.leases_over && progress.stage != Stage::Runs,
         (None, _) => progress.stage != Stage::Runs,
     };
     let names = &options.names;
-    let Some(last) = follow(session, &cluster.client, &mut interrupt, (operation, names), end).await? else {
+    let Some(last) = watch(session, &cluster.client, &mut interrupt, (operation, names), end).await? else {
         return interrupted(session);
     };
     if last.stage == Stage::Runs {
@@ -123,7 +123,7 @@ pub(crate) async fn replace(session: &mut Session<'_>, options: Replace) -> Resu
     }
     let cluster = Cluster::open(session).await?;
     let answer = cluster.client.replace_node(name, invitation.trim().as_bytes()).await;
-    answer.map_err(|error| meant(error, &cluster))?;
+    answer.map_err(|error| with_similar_node(error, &cluster))?;
     cluster.close(session).await;
     session.note(&format!("whoever joins with this invitation takes the place of {name}"));
     if session.common.output == Format::Json {
@@ -132,16 +132,15 @@ pub(crate) async fn replace(session: &mut Session<'_>, options: Replace) -> Resu
     Ok(exit::DONE)
 }
 
-/// Asks how far an operation by which `names` leave is, tells what is new, and returns when there is enough of it; `None` if it
-/// was interrupted.
-async fn follow(
+/// Shows the progress of an operation by which `names` leave, until it is `enough`. `None` if Ctrl-C was pressed.
+async fn watch(
     session: &mut Session<'_>,
     client: &Client,
     interrupt: &mut Interrupt,
     (operation, names): (Epoch, &[NodeName]),
     enough: impl Fn(&Progress) -> bool,
 ) -> Result<Option<Progress>, Failure> {
-    let (mut told, mut last) = (Told::default(), None);
+    let (mut shown, mut last) = (Shown::default(), None);
     loop {
         let progress = tokio::select! {
             progress = client.progress(operation) => progress,
@@ -149,15 +148,15 @@ async fn follow(
         };
         match progress {
             Ok(progress) => {
-                told.tell(session, &progress, Instant::now());
+                shown.show(session, &progress, Instant::now());
                 if enough(&progress) {
                     return Ok(Some(progress));
                 }
                 last = Some(progress);
             }
-            // A leader that has just been elected, or a node that has just learned that it is not wanted any more.
-            Err(error) if error.code().retryable() => told.step(session, "waiting for a quorum"),
-            // It is over, and others followed since: who is a member says how it ended.
+            // The node that answers may be a new leader, or may just have learned that it is removed.
+            Err(error) if error.code().retryable() => shown.step(session, "waiting for a quorum"),
+            // It is over, and other operations followed. The list of members shows how it ended.
             Err(error) if error.code() == Code::NotFound && last.is_some() => {
                 let nodes = client.nodes().await?;
                 let out = names.iter().all(|name| nodes.iter().all(|node| node.name != *name));
@@ -167,25 +166,25 @@ async fn follow(
             Err(error) => return Err(error.into()),
         }
         tokio::select! {
-            () = tokio::time::sleep(LOOK) => {}
+            () = tokio::time::sleep(POLL_PAUSE) => {}
             () = interrupt.pressed() => return Ok(None),
         }
     }
 }
 
-/// What the person in front has been told.
+/// What the user has already seen.
 #[derive(Default)]
-struct Told {
+struct Shown {
     step: String,
-    /// When that was, or its number was told again.
+    /// When the step or its number was last shown.
     since: Option<Instant>,
     decisive: bool,
     dead: Option<(u8, u8)>,
     names: Option<(u8, u8)>,
 }
 
-impl Told {
-    fn tell(&mut self, session: &mut Session<'_>, progress: &Progress, now: Instant) {
+impl Shown {
+    fn show(&mut self, session: &mut Session<'_>, progress: &Progress, now: Instant) {
         if let Some(revocation) = &progress.revocation {
             self.revocation(session, revocation);
         }
@@ -193,7 +192,7 @@ impl Told {
         if operation.step.is_empty() {
             return;
         }
-        // The number of keys that are left changes with every look; the step does not.
+        // The number of remaining keys changes with each request; the step does not.
         let (kind, count) = operation.step.split_once(':').unwrap_or((&operation.step, ""));
         let waiting = match operation.waiting_for.is_empty() {
             true => String::new(),
@@ -234,7 +233,7 @@ impl Told {
     }
 }
 
-/// Says what will happen and has the names typed, unless the command line said yes.
+/// Says what will happen and asks the user to type the names, unless the command line has --yes.
 fn confirm(session: &mut Session<'_>, yes: bool, what: &str, names: &[NodeName]) -> Result<(), Failure> {
     if yes {
         return Ok(());
@@ -252,7 +251,7 @@ fn confirm(session: &mut Session<'_>, yes: bool, what: &str, names: &[NodeName])
     Err(Failure::new(exit::FAILED, "not confirmed, so nothing was done").hint("--yes does it without asking"))
 }
 
-/// A new version of every key.
+/// Creates a new version of every key.
 async fn rotate_all(session: &mut Session<'_>, client: &Client) -> Result<(), Failure> {
     let keys = client.list_keys().await?;
     for key in &keys {
@@ -284,7 +283,7 @@ async fn done(
     Ok(exit::DONE)
 }
 
-/// Before it was answered.
+/// Ctrl-C was pressed before the cluster answered.
 fn unanswered(session: &mut Session<'_>) -> Result<u8, Failure> {
     session.note("it may have begun, or not: `quorate status` shows which; typing it again does no harm");
     Ok(exit::INTERRUPTED)
@@ -295,7 +294,7 @@ fn interrupted(session: &mut Session<'_>) -> Result<u8, Failure> {
     Ok(exit::INTERRUPTED)
 }
 
-fn meant(error: Error, cluster: &Cluster) -> Failure {
+fn with_similar_node(error: Error, cluster: &Cluster) -> Failure {
     let code = error.code();
     let failure = Failure::from(error);
     let typed = failure.message.strip_prefix("no node named ");
@@ -322,7 +321,7 @@ mod tests {
     use crate::args::Cli;
 
     #[test]
-    fn a_long_step_says_now_and_then_how_much_is_left() {
+    fn a_long_step_shows_from_time_to_time_how_much_is_left() {
         let progress = |left: u64| {
             let step = format!("deals to epoch 7: {left} key versions left");
             let operation = OperationStatus { name: "remove n2".to_owned(), step, waiting_for: Vec::new() };
@@ -331,9 +330,9 @@ mod tests {
         let (mut input, mut out, mut err) = (std::io::empty(), Vec::new(), Vec::new());
         let common = Cli::try_parse_from(["quorate", "status"]).expect("a command line").common;
         let mut session = Session { common, input: &mut input, out: &mut out, err: &mut err };
-        let (mut told, begin) = (Told::default(), Instant::now());
+        let (mut shown, begin) = (Shown::default(), Instant::now());
         for second in 0..=11 {
-            told.tell(&mut session, &progress(1000 - second), begin + Duration::from_secs(second));
+            shown.show(&mut session, &progress(1000 - second), begin + Duration::from_secs(second));
         }
         let lines = "  deals to epoch 7\n  deals to epoch 7: 995 key versions left\n  deals to epoch 7: 990 key versions left\n";
         assert_eq!(String::from_utf8(err).expect("text"), lines);

@@ -1,4 +1,4 @@
-//! `status`: one screen that says whether keys can be used, and if not, why and who is missing.
+//! `status`: one screen that says whether keys can be used and, if not, why, and which nodes are missing.
 
 use std::time::Duration;
 
@@ -14,26 +14,27 @@ use crate::reach::daemon;
 use crate::terminal::output;
 use crate::{Session, exit};
 
-/// How long the cluster may take to say how it is.
+/// How long the cluster may take to answer.
 const ASK_MAX: Duration = Duration::from_secs(2);
-/// How long it may take until the nodes are asked one by one as well.
+/// After this time without an answer, each node is also asked for its public state.
 const SURVEY_AFTER: Duration = Duration::from_millis(300);
-/// How long each node may take to say how far it is.
+/// How long each node may take to answer with its public state.
 const SURVEY_MAX: Duration = Duration::from_secs(2);
 
-/// The cluster's state from a serving node; if none serves, how far each is; without a client file, this machine's node.
+/// Shows the state of the cluster, from a serving node. If no node serves, it shows the public state of each. Without a
+/// client file, it shows the node of this machine.
 pub(crate) async fn status(session: &mut Session<'_>) -> Result<u8, Failure> {
     let path = cluster_path(session)?;
     if !path.exists() && (session.common.socket.exists() || session.common.socket.as_os_str() != SOCKET) {
         let status = daemon::status(session).await?;
         return show_local(session, &status);
     }
-    // To be told now how it is, and not after it is better.
+    // The state now is wanted, not a better one later.
     let impatient = Options { patience: Duration::ZERO, deadline: ASK_MAX, ..Options::default() };
     let cluster = Cluster::open_with(session, impatient).await?;
     let file = cluster.file.clone();
     let mut ask = Box::pin(cluster.client.status());
-    // A silent node is waited for; meanwhile the others may say how far they are.
+    // A node may be silent. While the client waits for it, each node is asked for its public state.
     let (answer, nodes) = match tokio::time::timeout(SURVEY_AFTER, &mut ask).await {
         Ok(answer) => (answer, None),
         Err(_) => {
@@ -56,7 +57,7 @@ pub(crate) async fn status(session: &mut Session<'_>) -> Result<u8, Failure> {
     }
 }
 
-/// One node as it sees itself.
+/// Shows a node as it sees itself.
 pub(crate) fn show_local(session: &mut Session<'_>, status: &LocalStatus) -> Result<u8, Failure> {
     if let Some(full) = &status.full {
         return show(session, full);
@@ -170,9 +171,10 @@ fn text(status: &Status, serving: bool) -> String {
     text + "\n" + &output::nodes(&status.nodes)
 }
 
+/// A node, and its public state or why it has none.
 type Surveyed = (NodeName, Result<PublicStatus, WireError>);
 
-/// No node serves: what each of them says, which anybody may know.
+/// Shows the public state of each node, because no node serves.
 fn show_survey(session: &mut Session<'_>, file: &ClusterFile, nodes: &[Surveyed], reason: &str) -> Result<u8, Failure> {
     let result = match session.common.output {
         Format::Json => {
@@ -226,7 +228,7 @@ fn operation_line(operation: &quorate_client::wire::OperationStatus) -> String {
         [] => String::new(),
         names => format!(", waiting for {}", names.join(", ")),
     };
-    // The leader has not said yet how far it is.
+    // The step is empty until the leader has reported it.
     let step = if operation.step.is_empty() { String::new() } else { format!(": {}", operation.step) };
     output::plain(&format!("under way: {}{step}{waiting}", operation.name)) + "\n"
 }

@@ -1,4 +1,4 @@
-//! Where things are: the client file, the token, the cluster behind them.
+//! How a command reaches the cluster: with a client file and a token.
 
 use std::ffi::OsString;
 use std::fs;
@@ -14,12 +14,12 @@ use crate::failure::Failure;
 use crate::terminal::nearest::nearest;
 use crate::{Session, exit};
 
-/// More than any token; a longer file is refused.
+/// Most bytes of a token file that are read. A token is much shorter.
 const TOKEN_FILE_BYTES_MAX: u64 = 4096;
-/// Where a token is looked for.
+/// The hint that names the places of a token.
 pub(crate) const WHICH_TOKEN: &str = "check the token: --token-file, QUORATE_TOKEN_FILE, QUORATE_TOKEN";
 
-/// A file of the user's own configuration.
+/// The path of a file in the configuration directory of the user.
 fn configured(name: &str) -> Result<PathBuf, Failure> {
     let set = |variable| std::env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from);
     let base = set("XDG_CONFIG_HOME").or_else(|| set("HOME").map(|home| home.join(".config")));
@@ -28,22 +28,22 @@ fn configured(name: &str) -> Result<PathBuf, Failure> {
     })
 }
 
-/// A place that was named; an empty variable of the environment names none.
+/// A path that the user gave. An empty variable of the environment gives none.
 fn named(path: Option<&OsString>) -> Option<PathBuf> {
     path.filter(|path| !path.is_empty()).map(PathBuf::from)
 }
 
-/// Where the client file is, or would be.
+/// The path of the client file. The file may not exist.
 pub(crate) fn cluster_path(session: &Session<'_>) -> Result<PathBuf, Failure> {
     named(session.common.cluster.as_ref()).map_or_else(|| configured("cluster.toml"), Ok)
 }
 
-/// Where the token is, or would be.
+/// The path of the token file. The file may not exist.
 pub(crate) fn token_path(session: &Session<'_>) -> Result<PathBuf, Failure> {
     named(session.common.token_file.as_ref()).map_or_else(|| configured("token"), Ok)
 }
 
-/// The client file.
+/// Reads the client file.
 pub(crate) fn cluster_file(session: &Session<'_>) -> Result<ClusterFile, Failure> {
     let path = cluster_path(session)?;
     if !path.exists() {
@@ -54,7 +54,7 @@ pub(crate) fn cluster_file(session: &Session<'_>) -> Result<ClusterFile, Failure
     Ok(ClusterFile::read(&path)?)
 }
 
-/// The token: from the file that is named, else from QUORATE_TOKEN, else from the usual file.
+/// Reads the token: from the file that the user gave, else from QUORATE_TOKEN, else from the default file.
 fn token(session: &mut Session<'_>) -> Result<Token, Failure> {
     if named(session.common.token_file.as_ref()).is_none()
         && let Ok(text) = std::env::var("QUORATE_TOKEN").map(Zeroizing::new)
@@ -90,7 +90,7 @@ pub(crate) fn read_token(path: &Path) -> Result<Token, Failure> {
     }
 }
 
-/// Writes a token where there is none, readable by nobody else at any moment.
+/// Writes a new token file. At no time may another user read it. An existing file is refused.
 pub(crate) fn create_token(path: &Path, token: &Token) -> Result<(), Failure> {
     let failed = |error: std::io::Error| Failure::new(exit::FAILED, format!("{}: {error}", path.display()));
     if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
@@ -110,7 +110,7 @@ pub(crate) fn create_token(path: &Path, token: &Token) -> Result<(), Failure> {
     })
 }
 
-/// The cluster, and which of its nodes failed while it was asked.
+/// A client of the cluster, which notes the nodes that failed.
 pub(crate) struct Cluster {
     pub(crate) client: Client,
     pub(crate) file: ClusterFile,
@@ -118,18 +118,18 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// Reads the client file and the token. Nothing is sent yet.
+    /// Reads the client file and the token. It sends nothing yet.
     pub(crate) async fn open(session: &mut Session<'_>) -> Result<Self, Failure> {
         Self::open_with(session, Options::default()).await
     }
 
-    /// The same, for one that is asked otherwise than usual.
+    /// As [`Cluster::open`], with other options.
     pub(crate) async fn open_with(session: &mut Session<'_>, options: Options) -> Result<Self, Failure> {
         Self::open_without(session, &[], options).await
     }
 
-    /// The same, but nothing is asked of these nodes, as long as there are others: they are about to leave, may be down, and
-    /// may be in hands that must not get the token.
+    /// As [`Cluster::open_with`], but it does not ask the `leaving` nodes if there are others. They may be down, or in
+    /// the hands of a thief who must not get the token.
     pub(crate) async fn open_without(
         session: &mut Session<'_>,
         leaving: &[NodeName],
@@ -157,7 +157,7 @@ impl Cluster {
         let on_failure = move |failure: &quorate_client::error::NodeFailure| {
             let mut known = note.lock().unwrap_or_else(PoisonError::into_inner);
             let failure = failure.to_string();
-            // Each node is asked again and again while the client has patience.
+            // The client may ask each node many times.
             if !known.contains(&failure) {
                 known.push(failure);
             }
@@ -177,7 +177,7 @@ impl Cluster {
         Ok(Self { client, file, failures })
     }
 
-    /// Ends the connections, and says with -v which nodes failed.
+    /// Closes the connections. With -v, it shows which nodes failed.
     pub(crate) async fn close(self, session: &mut Session<'_>) {
         self.client.close().await;
         if session.common.verbose {

@@ -1,4 +1,4 @@
-//! Talking to this machine's daemon through its local socket, which only its owner may open.
+//! How a command talks to the daemon of this machine: through the local socket, which only the daemon's user may open.
 
 use std::io::ErrorKind;
 
@@ -10,17 +10,17 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use crate::failure::Failure;
 use crate::{Session, exit};
 
-/// One request, and what comes back.
+/// One request to the daemon, and the messages that it sends back.
 pub(crate) struct Conversation {
-    /// The daemon's process, as the kernel knows it.
+    /// The process id of the daemon, as the kernel gives it.
     pid: Option<i32>,
     reader: frame::Reader<OwnedReadHalf>,
-    /// Held open: the daemon takes its end for the asker having left.
+    /// Kept open: if it were closed, the daemon would conclude that the command has ended.
     _writer: OwnedWriteHalf,
 }
 
 /// A message of the daemon.
-pub(crate) enum News {
+pub(crate) enum Message {
     Progress(AdminProgress),
     Answer(AdminResponse),
 }
@@ -45,16 +45,16 @@ impl Conversation {
         Ok(Self { pid, reader: frame::Reader::new(reader), _writer: writer })
     }
 
-    pub(crate) async fn next(&mut self) -> Result<News, Failure> {
+    pub(crate) async fn next(&mut self) -> Result<Message, Failure> {
         let frame = self.reader.next().await.map_err(broken)?;
         let frame = frame.ok_or_else(|| {
             Failure::new(exit::FAILED, "the daemon ended before it answered").hint("its log says why; then repeat")
         })?;
         match frame.kind {
-            Kind::Progress => Ok(News::Progress(wire::decode(&frame.body)?)),
+            Kind::Progress => Ok(Message::Progress(wire::decode(&frame.body)?)),
             Kind::Response => {
                 let answer: Result<AdminResponse, WireError> = wire::decode(&frame.body)?;
-                Ok(News::Answer(answer?))
+                Ok(Message::Answer(answer?))
             }
             _ => Err(broken(frame::FrameError::Kind(frame.kind as u8))),
         }
@@ -62,19 +62,19 @@ impl Conversation {
 
     async fn answer(mut self) -> Result<AdminResponse, Failure> {
         loop {
-            if let News::Answer(answer) = self.next().await? {
+            if let Message::Answer(answer) = self.next().await? {
                 return Ok(answer);
             }
         }
     }
 }
 
-/// How this machine's node is.
+/// The state of the node on this machine.
 pub(crate) async fn status(session: &Session<'_>) -> Result<LocalStatus, Failure> {
     status_and_process(session).await.map(|(status, _)| status)
 }
 
-/// The same, and the process that answers.
+/// The state of the node on this machine, and the process id of its daemon.
 pub(crate) async fn status_and_process(session: &Session<'_>) -> Result<(LocalStatus, Option<i32>), Failure> {
     let conversation = Conversation::begin(session, &AdminRequest::Status).await?;
     let pid = conversation.pid;
@@ -84,7 +84,7 @@ pub(crate) async fn status_and_process(session: &Session<'_>) -> Result<(LocalSt
     }
 }
 
-/// Asks for what needs no waiting.
+/// Sends a request and waits for its answer, without showing progress.
 pub(crate) async fn answer(session: &Session<'_>, request: &AdminRequest) -> Result<AdminResponse, Failure> {
     Conversation::begin(session, request).await?.answer().await
 }

@@ -1,12 +1,12 @@
-//! Ctrl-C, while a command waits for something that goes on without it.
+//! Ctrl-C, while a command waits for work that continues without it.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::exit;
 use crate::failure::Failure;
 
-/// Hears Ctrl-C from when it is made. Before, Ctrl-C ends the command without a word, as it does by default: so this is made
-/// before anything is begun.
+/// Receives Ctrl-C from the time when it is made. Before that, Ctrl-C ends the command without a message. So a command
+/// makes it before it begins anything.
 pub(crate) struct Interrupt(Signal);
 
 impl Interrupt {
@@ -15,7 +15,7 @@ impl Interrupt {
         signal(SignalKind::interrupt()).map(Self).map_err(failed)
     }
 
-    /// Returns once it was pressed, now or since the last time.
+    /// Returns when Ctrl-C is pressed, or if it was pressed since the last call.
     pub(crate) async fn pressed(&mut self) {
         self.0.recv().await;
     }

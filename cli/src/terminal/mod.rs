@@ -1,4 +1,4 @@
-//! How results look, which name was probably meant, and when the person in front presses Ctrl-C.
+//! What the user sees and does: results, suggestions for mistyped names, and Ctrl-C.
 
 pub(crate) mod interrupt;
 pub(crate) mod nearest;

@@ -1,9 +1,10 @@
-//! The name that was probably meant.
+//! Suggestions for mistyped names.
 
 use strsim::osa_distance;
 
-/// The candidate that differs least from `typed`, if it differs little: insertions, deletions, replacements and swaps of
-/// neighbours are counted (optimal string alignment).
+/// The candidate that differs least from `typed`; `None` if all differ much. The difference is the optimal string
+/// alignment distance: it counts insertions, deletions, replacements and swaps of neighbours. At most a third of the
+/// letters may differ, and at most four.
 pub(crate) fn nearest<'a>(typed: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let limit = (typed.chars().count() / 3).clamp(1, 4);
     let ranked = candidates.into_iter().map(|candidate| (osa_distance(typed, candidate), candidate));

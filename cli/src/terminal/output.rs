@@ -1,4 +1,4 @@
-//! Forms of results: tables for people, JSON for programs.
+//! The forms of results: tables for people, JSON for programs.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -7,7 +7,7 @@ use quorate_client::NodeName;
 use quorate_client::wire::{Alarm, KeyInfo, KeySummary, NodeInfo, OldCopies, VersionInfo};
 use serde_json::{Value, json};
 
-/// Columns as wide as they need to be, two spaces between.
+/// A table. Each column is as wide as its longest cell, with two spaces between columns.
 pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     let mut widths: Vec<usize> = head.iter().map(|cell| cell.chars().count()).collect();
     for row in rows {
@@ -26,13 +26,14 @@ pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     text
 }
 
-/// RFC 3339 in UTC, to the second. A time later than a [`Timestamp`] can be (the end of December 9999) is shown as the latest.
+/// A time in milliseconds since 1970, as RFC 3339 in UTC, to the second. A time after the latest [`Timestamp`] (the end
+/// of December 9999) is shown as the latest.
 pub(crate) fn time(ms: u64) -> String {
     let second = i64::try_from(ms / 1000).unwrap_or(i64::MAX).min(Timestamp::MAX.as_second());
     Timestamp::from_second(second).expect("not later than the latest").to_string()
 }
 
-/// How long ago, in one unit.
+/// A time span of `ms` milliseconds before now, in one unit.
 pub(crate) fn ago(ms: u64) -> String {
     match ms / 1000 {
         0..2 => "now".to_owned(),
@@ -43,13 +44,13 @@ pub(crate) fn ago(ms: u64) -> String {
     }
 }
 
-/// How long since a moment.
+/// The time span between now and a time in milliseconds since 1970.
 pub(crate) fn since(ms: u64) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis());
     ago(u64::try_from(now).unwrap_or(u64::MAX).saturating_sub(ms))
 }
 
-/// What a node said is shown without what could steer a terminal.
+/// Text of a node without control characters, which could control a terminal.
 pub(crate) fn plain(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).collect()
 }
@@ -58,7 +59,7 @@ pub(crate) fn pretty(value: &Value) -> String {
     format!("{value:#}\n")
 }
 
-/// What is said of a key version, with a mark if one disk alone opened it once.
+/// Adds a mark to the state of a key version if one disk alone once opened it.
 pub(crate) fn marked(text: &str, one_disk: bool) -> String {
     if one_disk { format!("{text}, once on one disk") } else { text.to_owned() }
 }
@@ -144,7 +145,7 @@ fn old_copies(copies: OldCopies) -> String {
     if copies.are_dead() { "dead".to_owned() } else { format!("{} of {} erased", copies.erased, copies.needed) }
 }
 
-/// Tags on one line.
+/// The tags of a key on one line.
 pub(crate) fn tags(tags: &std::collections::BTreeMap<String, String>) -> String {
     let pairs: Vec<_> = tags.iter().map(|(name, value)| format!("{}={}", plain(name), plain(value))).collect();
     if pairs.is_empty() { "-".to_owned() } else { pairs.join(" ") }
