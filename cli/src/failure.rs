@@ -58,9 +58,9 @@ fn usual_hint(code: Code) -> Option<&'static str> {
         Code::Denied => WHICH_TOKEN,
         Code::BadCiphertext => "it is damaged, or it was encrypted with another context (-c) or by another cluster",
         Code::Identity => {
-            "do not go on until you know why: somebody else answers there, or the client file is an old one"
+            "do not continue until you know why: another machine answers there, or the client file is old"
         }
-        Code::Internal | Code::Storage => "the node's log says more; the other nodes go on",
+        Code::Internal | Code::Storage => "the node's log says more; the other nodes still serve",
         Code::Protocol => "client and cluster differ in version",
         Code::Busy | Code::Deadline => "try again; -v says which nodes failed",
         _ => return None,

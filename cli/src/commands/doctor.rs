@@ -238,11 +238,9 @@ pub fn file_modes(check: &'static str, paths: &[PathBuf]) -> Finding {
     }
     let first = paths.first().map_or_else(String::new, |path| path.display().to_string());
     match (open.is_empty(), seen) {
-        (false, _) => {
-            Finding::warning(check, open.join(", "), "chmod go= it, and find out who could have read it meanwhile")
-        }
+        (false, _) => Finding::warning(check, open.join(", "), "chmod go= it, and find out who may have read it"),
         (true, 0) => Finding::fine(check, format!("there is none at {first}")),
-        (true, _) => Finding::fine(check, format!("{first} is its owner's alone")),
+        (true, _) => Finding::fine(check, format!("only its owner may open {first}")),
     }
 }
 
@@ -261,7 +259,7 @@ pub fn token_place(token: &Path, data: &Path) -> Finding {
     match stray.or_else(|| Some(token.to_owned()).filter(|path| path.exists() && inside(path))) {
         Some(path) => {
             let found = format!("{} lies in the data directory", path.display());
-            Finding::warning(CHECK, found, "move it to another machine: this disk alone would be worth everything")
+            Finding::warning(CHECK, found, "move it to another machine: a thief of this disk could ask for everything")
         }
         None => Finding::fine(CHECK, format!("none in {}", data.display())),
     }
@@ -271,13 +269,14 @@ pub fn token_place(token: &Path, data: &Path) -> Finding {
 /// logs.
 pub fn clock_sync(synchronised: Option<bool>, commands: &[String]) -> Finding {
     const CHECK: &str = "clock";
-    let advice = "let chrony or systemd-timesyncd keep it: logs and the expiry of invitations go by it";
+    let advice =
+        "let chrony or systemd-timesyncd synchronise it: the expiry of invitations and the times in logs depend on it";
     let keeper = commands.iter().find(|command| CLOCK_KEEPERS.contains(&command.as_str()));
     match (synchronised, keeper) {
         (Some(true), _) => Finding::fine(CHECK, "synchronised"),
         (Some(false), _) => Finding::warning(CHECK, "not synchronised", advice),
         (None, Some(keeper)) => Finding::fine(CHECK, format!("kept by {keeper}")),
-        (None, None) => Finding::warning(CHECK, "nothing here keeps it right", advice),
+        (None, None) => Finding::warning(CHECK, "no program synchronises it", advice),
     }
 }
 

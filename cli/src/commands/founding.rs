@@ -57,7 +57,7 @@ pub(crate) async fn init(session: &mut Session<'_>, options: Init) -> Result<u8,
     }
     let Some(answer) = answer? else {
         session.note(
-            "founding goes on without this command; `quorate node status` shows it, and repeating it waits again",
+            "founding continues without this command; `quorate node status` shows it, and the same command waits again",
         );
         return Ok(exit::INTERRUPTED);
     };
@@ -66,7 +66,7 @@ pub(crate) async fn init(session: &mut Session<'_>, options: Init) -> Result<u8,
     let names: Vec<_> = file.nodes.iter().map(|node| node.name.to_string()).collect();
     session.note(&format!("founded cluster {} with {}", file.cluster, names.join(", ")));
     session.note(&format!("client file: {}", client_file.display()));
-    session.note(&format!("root token:  {} (keep it safe; it is nowhere else)", token_path.display()));
+    session.note(&format!("root token:  {} (keep it safe; there is no other copy)", token_path.display()));
     if session.common.output == Format::Json {
         let result = json!({
             "cluster": file.cluster.to_string(),
@@ -89,8 +89,9 @@ pub(crate) async fn join(session: &mut Session<'_>, options: Join) -> Result<u8,
     }
     let request = AdminRequest::Join { invitation: invitation.to_owned() };
     let Some(answer) = Wait::default().run(session, &request, options.no_wait).await? else {
-        session
-            .note("joining goes on without this command; `quorate node status` shows it, and repeating it waits again");
+        session.note(
+            "joining continues without this command; `quorate node status` shows it, and the same command waits again",
+        );
         return Ok(if options.no_wait { exit::DONE } else { exit::INTERRUPTED });
     };
     let AdminResponse::Joined { node, cluster } = answer else { return Err(daemon::unexpected()) };

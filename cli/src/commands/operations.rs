@@ -26,8 +26,7 @@ const CONFIRMATION_BYTES_MAX: usize = 1024;
 
 pub(crate) async fn remove(session: &mut Session<'_>, options: Remove) -> Result<u8, Failure> {
     let name = &options.name;
-    let what =
-        format!("{name} will leave the cluster: every key is dealt anew among the others, and {name} gets none.");
+    let what = format!("{name} will leave the cluster: every key is reshared among the others, without {name}.");
     confirm(session, options.yes, &what, std::slice::from_ref(name))?;
     let cluster = Cluster::open_without(session, std::slice::from_ref(name), Options::default()).await?;
     let terms = Removal { accept_no_redundancy: options.accept_no_redundancy, abandon: options.abandon };
@@ -38,7 +37,7 @@ pub(crate) async fn remove(session: &mut Session<'_>, options: Remove) -> Result
     };
     let operation = begun.map_err(|error| with_similar_node(error, &cluster))?;
     if options.no_wait {
-        session.note("it goes on by itself; `quorate status` shows how far it is");
+        session.note("it continues without this command; `quorate status` shows the progress");
         return done(session, cluster, std::slice::from_ref(name), operation, None).await;
     }
     let end = |progress: &Progress| progress.stage != Stage::Runs;
@@ -56,8 +55,7 @@ pub(crate) async fn remove(session: &mut Session<'_>, options: Remove) -> Result
 
 pub(crate) async fn revoke(session: &mut Session<'_>, options: Revoke) -> Result<u8, Failure> {
     let names = join(&options.names);
-    let what =
-        format!("{names} will be refused by all other nodes from now on, for ever, and every key is dealt anew.");
+    let what = format!("All other nodes will refuse {names} from now on, for ever, and every key is reshared.");
     confirm(session, options.yes, &what, &options.names)?;
     let cluster = Cluster::open_without(session, &options.names, Options::default()).await?;
     let mut interrupt = Interrupt::listen()?;
@@ -76,7 +74,7 @@ pub(crate) async fn revoke(session: &mut Session<'_>, options: Revoke) -> Result
         return interrupted(session);
     };
     if last.stage == Stage::Runs {
-        session.note("the rest goes on by itself; `quorate status` shows how far it is");
+        session.note("the rest continues without this command; `quorate status` shows the progress");
     }
     if options.rotate_keys {
         rotate_all(session, &cluster.client).await?;
@@ -111,8 +109,7 @@ pub(crate) async fn replace(session: &mut Session<'_>, options: Replace) -> Resu
     let from_stdin = options.invitation == "-";
     let invitation = if from_stdin { founding::read_invitation(session)? } else { options.invitation.into() };
     if !options.yes && !from_stdin {
-        let what =
-            format!("Whoever joins with this invitation takes the place of {name}, which is revoked then, for ever.");
+        let what = format!("The node that joins with this invitation replaces {name}, which is then revoked for ever.");
         confirm(session, false, &what, std::slice::from_ref(name))?;
     } else if !options.yes {
         return Err(Failure::new(
@@ -125,7 +122,7 @@ pub(crate) async fn replace(session: &mut Session<'_>, options: Replace) -> Resu
     let answer = cluster.client.replace_node(name, invitation.trim().as_bytes()).await;
     answer.map_err(|error| with_similar_node(error, &cluster))?;
     cluster.close(session).await;
-    session.note(&format!("whoever joins with this invitation takes the place of {name}"));
+    session.note(&format!("the node that joins with this invitation replaces {name}"));
     if session.common.output == Format::Json {
         session.result(format!("{}\n", json!({ "replaces": name.as_str() })).as_bytes())?;
     }
@@ -257,7 +254,7 @@ async fn rotate_all(session: &mut Session<'_>, client: &Client) -> Result<(), Fa
     for key in &keys {
         client.rotate_key(&key.name, None).await?;
     }
-    session.note(&format!("{} keys have a new version; what older ones encrypted stays readable", keys.len()));
+    session.note(&format!("{} keys have a new version; older ciphertexts stay readable", keys.len()));
     Ok(())
 }
 
@@ -285,12 +282,12 @@ async fn done(
 
 /// Ctrl-C was pressed before the cluster answered.
 fn unanswered(session: &mut Session<'_>) -> Result<u8, Failure> {
-    session.note("it may have begun, or not: `quorate status` shows which; typing it again does no harm");
+    session.note("it may or may not have started: `quorate status` shows which; running it again is safe");
     Ok(exit::INTERRUPTED)
 }
 
 fn interrupted(session: &mut Session<'_>) -> Result<u8, Failure> {
-    session.note("it goes on without this command; `quorate status` shows how far it is");
+    session.note("it continues without this command; `quorate status` shows the progress");
     Ok(exit::INTERRUPTED)
 }
 

@@ -48,7 +48,7 @@ pub(crate) fn cluster_file(session: &Session<'_>) -> Result<ClusterFile, Failure
     let path = cluster_path(session)?;
     if !path.exists() {
         return Err(Failure::new(exit::FAILED, format!("no client file at {}", path.display())).hint(
-            "`quorate cluster export` on a node prints it; then --cluster FILE, QUORATE_CLUSTER, or that very place",
+            "`quorate cluster export` on a node prints it; put it there, or name it: --cluster FILE, QUORATE_CLUSTER",
         ));
     }
     Ok(ClusterFile::read(&path)?)
@@ -142,11 +142,8 @@ impl Cluster {
         if let Some(name) = named.filter(|name| leaving.iter().any(|leaves| leaves.as_str() == *name))
             && !asked.nodes.is_empty()
         {
-            return Err(Failure::new(
-                exit::USAGE,
-                format!("{name} is about to leave, and cannot say what comes of it"),
-            )
-            .hint("leave out --node, or name a node that stays"));
+            return Err(Failure::new(exit::USAGE, format!("{name} leaves the cluster, and cannot report the result"))
+                .hint("leave out --node, or name a node that stays"));
         }
         if asked.nodes.is_empty() || named.is_some() {
             asked.nodes.clone_from(&file.nodes);

@@ -48,7 +48,8 @@ impl Conversation {
     pub(crate) async fn next(&mut self) -> Result<Message, Failure> {
         let frame = self.reader.next().await.map_err(broken)?;
         let frame = frame.ok_or_else(|| {
-            Failure::new(exit::FAILED, "the daemon ended before it answered").hint("its log says why; then repeat")
+            Failure::new(exit::FAILED, "the daemon ended before it answered")
+                .hint("its log says why; then run the command again")
         })?;
         match frame.kind {
             Kind::Progress => Ok(Message::Progress(wire::decode(&frame.body)?)),
