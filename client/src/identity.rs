@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use quorate_shares::ids::from_hex;
 use quorate_shares::secret::Secret;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
@@ -108,12 +109,7 @@ impl fmt::Debug for PublicKey {
 impl FromStr for PublicKey {
     type Err = PublicKeyError;
     fn from_str(text: &str) -> Result<Self, PublicKeyError> {
-        if text.len() == 64 && text.is_ascii() {
-            let mut key = [0; 32];
-            for (byte, pair) in key.iter_mut().zip(text.as_bytes().chunks(2)) {
-                let pair = std::str::from_utf8(pair).map_err(|_| PublicKeyError)?;
-                *byte = u8::from_str_radix(pair, 16).map_err(|_| PublicKeyError)?;
-            }
+        if let Some(key) = from_hex(text) {
             return Ok(Self(key));
         }
         let key = URL_SAFE_NO_PAD.decode(text).map_err(|_| PublicKeyError)?;

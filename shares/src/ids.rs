@@ -20,6 +20,19 @@ pub const TAGS_MAX: usize = 32;
 /// Longest name or value of a tag, in bytes.
 pub const TAG_BYTES_MAX: usize = 255;
 
+/// Reads exactly `2 * N` hexadecimal digits; `None` for any other text.
+pub fn from_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
+    if text.len() != 2 * N {
+        return None;
+    }
+    let digit = |letter: u8| char::from(letter).to_digit(16);
+    let mut bytes = [0; N];
+    for (byte, pair) in bytes.iter_mut().zip(text.as_bytes().chunks(2)) {
+        *byte = (digit(pair[0])? * 16 + digit(pair[1])?) as u8; // at most 255
+    }
+    Some(bytes)
+}
+
 macro_rules! id16 {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -41,15 +54,7 @@ macro_rules! id16 {
         impl FromStr for $name {
             type Err = IdError;
             fn from_str(text: &str) -> Result<Self, IdError> {
-                if text.len() != 32 || !text.is_ascii() {
-                    return Err(IdError::Hex);
-                }
-                let mut bytes = [0; 16];
-                for (byte, pair) in bytes.iter_mut().zip(text.as_bytes().chunks(2)) {
-                    let pair = std::str::from_utf8(pair).map_err(|_| IdError::Hex)?;
-                    *byte = u8::from_str_radix(pair, 16).map_err(|_| IdError::Hex)?;
-                }
-                Ok(Self(bytes))
+                from_hex(text).map(Self).ok_or(IdError::Hex)
             }
         }
     };
@@ -207,6 +212,8 @@ mod tests {
     fn identifiers_survive_their_text() {
         let id = ClusterId([0xa5; 16]);
         assert_eq!(id.to_string().parse(), Ok(id));
-        assert_eq!("zz".parse::<ClusterId>(), Err(IdError::Hex));
+        for bad in ["zz", &"+f".repeat(16), &"é".repeat(16), &"0".repeat(31), &"0".repeat(34)] {
+            assert_eq!(bad.parse::<ClusterId>(), Err(IdError::Hex), "{bad}");
+        }
     }
 }
