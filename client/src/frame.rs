@@ -79,7 +79,7 @@ pub enum FrameError {
     #[error("a frame of {0} bytes is too large")]
     TooLarge(usize),
     /// A frame took longer than [`Limits::patience`].
-    #[error("the rest of a frame did not come in time")]
+    #[error("the rest of a frame did not arrive in time")]
     Slow,
     /// A length is too small for kind and id.
     #[error("a frame of {0} bytes is too short")]

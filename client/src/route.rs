@@ -507,7 +507,7 @@ async fn attempt(target: &Target, fleet: &Fleet, body: &[u8], until: Instant) ->
             CallError::Closed(closed) => WireError::new(Code::Unreachable, format!("connection lost: {closed}")),
             CallError::Busy => WireError::new(Code::Busy, "too many requests in flight"),
             CallError::Deadline => WireError::new(Code::Deadline, "no answer in time"),
-            CallError::Failed => WireError::new(Code::Internal, "it gave up without an answer"),
+            CallError::Failed => WireError::new(Code::Internal, "the node ended the request without an answer"),
             CallError::TooLarge => WireError::new(Code::TooLarge, "the request is too large"),
         });
     }
@@ -550,7 +550,7 @@ fn all_nodes_failed(failures: Vec<NodeFailure>) -> Error {
 }
 
 fn unexpected() -> Error {
-    WireError::new(Code::Protocol, "an answer to another question").hint("client and cluster differ in version").into()
+    WireError::new(Code::Protocol, "the answer belongs to another request").hint("client and cluster differ in version").into()
 }
 
 fn operation(response: Response) -> Result<Epoch, Error> {

@@ -23,7 +23,7 @@ use super::{BoxFuture, Conn, Handler, IN_FLIGHT_MAX, Lane, Reply, close};
 use crate::frame::{self, FrameError, Kind};
 
 /// Reasons to close the connection of a peer that is too slow.
-const SLOW: &str = "the rest of what was begun did not come in time";
+const SLOW: &str = "the rest of a message did not arrive in time";
 const UNREAD: &str = "answers are not read";
 
 /// First byte of a lane.
