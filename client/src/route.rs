@@ -550,7 +550,9 @@ fn all_nodes_failed(failures: Vec<NodeFailure>) -> Error {
 }
 
 fn unexpected() -> Error {
-    WireError::new(Code::Protocol, "the answer belongs to another request").hint("client and cluster differ in version").into()
+    WireError::new(Code::Protocol, "the answer belongs to another request")
+        .hint("client and cluster differ in version")
+        .into()
 }
 
 fn operation(response: Response) -> Result<Epoch, Error> {

@@ -91,7 +91,8 @@ pub(crate) async fn answer(session: &Session<'_>, request: &AdminRequest) -> Res
 }
 
 pub(crate) fn unexpected() -> Failure {
-    Failure::new(exit::FAILED, "the answer of the daemon belongs to another request").hint("quorate and quorated differ in version")
+    Failure::new(exit::FAILED, "the answer of the daemon belongs to another request")
+        .hint("quorate and quorated differ in version")
 }
 
 fn broken(error: frame::FrameError) -> Failure {

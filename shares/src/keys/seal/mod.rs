@@ -1,11 +1,9 @@
 //! Layer 1: shares of master keys, sealed to their holders and replicated to all nodes.
 //!
 //! 1. The leader opens a batch for a committee ([`Dealer::open`]): one encapsulation per holder. From it, leader and
-//! holder
-//!    derive the same key.
+//!    holder derive the same key.
 //! 2. The leader deals key after key. Each share is sealed under the key of its holder, with the index of the record as
-//! the
-//!    nonce. So dealing costs no public-key operation.
+//!    the nonce. So dealing costs no public-key operation.
 //! 3. A record carries the sealed shares of *all* holders and goes into one log entry: it is complete or absent.
 //! 4. A holder opens the batch once ([`BatchOpener::open`]), and then its share in each record.
 //!
