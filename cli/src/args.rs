@@ -1,4 +1,4 @@
-//! What may be typed.
+//! The definition of the command line: commands, arguments and their help.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -6,10 +6,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use quorate_client::wire::SOCKET;
 use quorate_client::{KeyName, KeyVersion, NodeName};
-
-/// Where the daemon listens for its owner.
-pub(crate) const SOCKET: &str = "/run/quorate/quorated.sock";
 
 /// A threshold-sharded key service that boots alone.
 #[derive(Debug, Parser)]
@@ -39,10 +37,10 @@ pub(crate) struct Common {
     /// File with the token; QUORATE_TOKEN may hold the token itself [default: ~/.config/quorate/token]
     #[arg(long, global = true, value_name = "FILE", env = "QUORATE_TOKEN_FILE", hide_env_values = true)]
     pub(crate) token_file: Option<OsString>,
-    /// Ask this node alone
+    /// Ask only this node
     #[arg(long, global = true, value_name = "NAME|HOST:PORT")]
     pub(crate) node: Option<String>,
-    /// Local socket of this machine's daemon: init, join, and what is asked of this node itself
+    /// Local socket of this machine's daemon, for init, join and commands about this node
     #[arg(long, global = true, value_name = "FILE", env = "QUORATE_SOCKET", default_value = SOCKET, hide_env_values = true)]
     pub(crate) socket: PathBuf,
     /// Form of the result
@@ -71,7 +69,7 @@ pub(crate) enum Command {
   quorate cluster export -o cluster.toml"
     )]
     Cluster(ClusterCommand),
-    /// Invite, join, remove, revoke, list, look at, seal and admit nodes
+    /// Invite, join, remove, revoke, list, show, seal and admit nodes
     #[command(
         subcommand,
         after_help = "Examples:
@@ -83,7 +81,7 @@ pub(crate) enum Command {
   quorate node seal n2"
     )]
     Node(NodeCommand),
-    /// How the cluster is: exit 0 healthy, 3 locked or no quorum, 7 open alarm
+    /// Show the state of the cluster: exit 0 healthy, 3 locked or no quorum, 7 open alarm
     #[command(after_help = "Example:\n  quorate status --output json | jq .quorum")]
     Status,
     /// List and disarm alarms
@@ -113,22 +111,22 @@ pub(crate) enum Command {
   quorate decrypt -c customer=4711 message.qrt
   quorate decrypt disk.key.qrt | cryptsetup open --key-file - /dev/sdb1 data")]
     Decrypt(Decrypt),
-    /// A fresh key, in plain and encrypted under KEY, for data too large to send
+    /// Make a data key, in plain and encrypted under KEY, for data too large to send
     #[command(after_help = "Example:\n  quorate datakey billing/cards --output json")]
     Datakey(Datakey),
-    /// What on this machine weakens what Quorate promises: exit 1 if anything does
+    /// Find what weakens the promises of Quorate on this machine: exit 1 if anything does
     #[command(after_help = "Examples:
   quorate doctor
   quorate doctor --output json | jq '.[]|select(.ok|not)'
 
-Looks at the memory for secrets, swap, core dumps, file modes, the place of the token, the clock and the file system.")]
+Checks the memory for secrets, swap, core dumps, file modes, the place of the token, the clock and the file system.")]
     Doctor(Doctor),
     /// Print the completions of a shell
     #[command(after_help = "Examples:
   quorate completions bash > /usr/share/bash-completion/completions/quorate
   quorate completions fish > ~/.config/fish/completions/quorate.fish")]
     Completions {
-        /// Which
+        /// The shell
         shell: Shell,
     },
     /// Write a manual page for every command
@@ -145,7 +143,7 @@ pub(crate) enum ClusterCommand {
     #[command(after_help = "Example:
   quorate cluster init --founders 3
 
-Waits until the cluster stands. Ctrl-C stops only the waiting; the same command goes on with it, and prints new
+Waits until the cluster is founded. Ctrl-C stops only the waiting; the same command waits again, and prints new
 invitations for the founders that have not joined. The root token is written to --token-file and never shown.")]
     Init(Init),
     /// Print the client file, which tells clients where the cluster is
@@ -155,10 +153,10 @@ invitations for the founders that have not joined. The root token is written to 
 
 #[derive(Debug, Args)]
 pub(crate) struct Init {
-    /// Nodes to found with, this one included: 3, 4 or 5 as a rule
+    /// Number of founders, including this node: usually 3, 4 or 5
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=9))]
     pub(crate) founders: u8,
-    /// Nodes that must be up to use a key, and disks that a thief must have [default: the majority]
+    /// Nodes that must be up to use a key, and disks that a thief needs [default: the majority]
     #[arg(long, value_name = "T")]
     pub(crate) threshold: Option<u8>,
     /// Accept a single node: one stolen disk opens everything
@@ -188,77 +186,77 @@ pub(crate) enum NodeCommand {
 
 Waits until the node serves. Ctrl-C stops only the waiting.")]
     Join(Join),
-    /// All nodes
+    /// List all nodes
     #[command(after_help = "Example:\n  quorate node list")]
     List,
-    /// One node; without NAME this machine's, through its socket
+    /// Show one node; without NAME this machine's, through its socket
     #[command(after_help = "Examples:\n  quorate node status n2\n  quorate node status")]
     Status {
-        /// Its name
+        /// The name of the node
         name: Option<NodeName>,
     },
-    /// One invitation for one node, to be used once
+    /// Print an invitation for one node, to be used once
     #[command(after_help = "Examples:
   quorate node invite
   quorate node invite --name n4 --ttl 10m | ssh n4 quorate node join -
 
 The line that it prints is a secret until it is used.")]
     Invite(Invite),
-    /// Have whoever joins with an invitation take the place of a node that is lost
+    /// Let the node that joins with an invitation replace a lost node
     #[command(after_help = "Examples:
   quorate node invite > invitation
   quorate node replace n2 --with - --yes < invitation
   ssh n4 quorate node join - < invitation
 
-The new node joins and the old one is revoked in one operation, so that there is never one node more or less between.")]
+The new node joins and the old one is revoked in one operation, so the number of nodes never changes.")]
     Replace(Replace),
-    /// Take a node out in good order: its keys are dealt anew among the others first
+    /// Remove a node in an orderly way: all keys are first reshared among the others
     #[command(after_help = "Example:
   quorate node remove n4
 
-Waits until it is done. Ctrl-C stops only the waiting; `quorate status` shows how far it is. The node must be up, or the
+Waits until it is done. Ctrl-C stops only the waiting; `quorate status` shows the progress. The node must be up, or the
 others must be able to unlock without it. If its disk is lost or stolen, use `quorate node revoke`.")]
     Remove(Remove),
-    /// In an emergency: have nodes refused from this moment on, and make their disks worthless
+    /// In an emergency: refuse nodes from now on, and make their disks useless
     #[command(after_help = "Examples:
   quorate node revoke n2
   quorate node revoke n2 n5 --yes --wait
 
-Prints a line as each becomes true:
-  decisive        the others refuse it: it gets no key any more, and nobody can let it in
-  old disk: dead  its disk, with those of fewer others than the threshold, opens no key
-  names safe      nor anything else: no key name, no policy
+Prints a line when each becomes true:
+  decisive        the others refuse it: it gets no more keys, and no node can admit it
+  old disk: dead  its disk opens no key, even together with other disks below the threshold
+  names safe      its disk opens nothing else either: no key name, no policy
 
-Returns when it is decisive and no lease from before can still run. The rest goes on by itself.")]
+Returns when it is decisive and no earlier lease can still run. The rest continues without the command.")]
     Revoke(Revoke),
-    /// A node forgets its keys, until it is unsealed; without NAME this machine's
+    /// Make a node forget its keys until it is unsealed; without NAME this machine's
     #[command(after_help = "Examples:
   quorate node seal n2
   quorate node seal
 
-It goes on voting and helping others to unlock, and answers no client. A restart does not unseal it.")]
+It still votes and helps others to unlock, but it answers no client. A restart does not unseal it.")]
     Seal {
-        /// Its name
+        /// The name of the node
         name: Option<NodeName>,
     },
-    /// A node that was away for too long may unlock itself again
+    /// Let a node that was away for too long unlock itself again
     #[command(after_help = "Examples:
   quorate node admit n3
   quorate node admit n3 --local
 
-Beyond `timing.absence_window_ms` (72 h) its peers take a node for a stolen disk. Make sure that it is not one.
-With --local the member on this machine alone is told; enough when no quorum is left to ask.")]
+If a node was away for longer than `timing.absence_window_ms` (72 h), its peers treat it as a stolen disk. Make sure
+that it is not one. With --local only the member on this machine is told, which is enough if there is no quorum to ask.")]
     Admit {
-        /// Its name
+        /// The name of the node
         name: NodeName,
-        /// Tell this machine's node alone, through its socket, without client file and token
+        /// Tell only this machine's node, through its socket, without client file and token
         #[arg(long)]
         local: bool,
     },
-    /// A sealed node serves again; without NAME this machine's
+    /// Let a sealed node serve again; without NAME this machine's
     #[command(after_help = "Examples:\n  quorate node unseal n2\n  quorate node unseal")]
     Unseal {
-        /// Its name
+        /// The name of the node
         name: Option<NodeName>,
     },
 }
@@ -272,7 +270,7 @@ pub(crate) struct Doctor {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum AlarmCommand {
-    /// The open alarms of all nodes
+    /// List the open alarms of all nodes
     #[command(after_help = "Example:\n  quorate alarm list --output json")]
     List,
     /// Close alarms at all nodes, once you know what they mean
@@ -280,53 +278,53 @@ pub(crate) enum AlarmCommand {
   quorate alarm disarm stale_image duplicate_session
   quorate alarm disarm --all
 
-What goes on happening raises its alarm again.")]
+If the cause persists, the alarm is raised again.")]
     Disarm(Disarm),
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Disarm {
-    /// Alarms of these codes, as `alarm list` shows them
+    /// The codes of the alarms, as `alarm list` shows them
     #[arg(value_name = "CODE", required_unless_present = "all", conflicts_with = "all")]
     pub(crate) codes: Vec<String>,
-    /// All of them
+    /// Close all alarms
     #[arg(long)]
     pub(crate) all: bool,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Invite {
-    /// Only for a node of this name
+    /// Only for a node with this name
     #[arg(long)]
     pub(crate) name: Option<NodeName>,
-    /// How long it is good for, as in 10m, 1h or 2d
+    /// How long it is valid, as in 10m, 1h or 2d
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = duration)]
     pub(crate) ttl: Duration,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Replace {
-    /// The node that goes
+    /// The node to replace
     pub(crate) name: NodeName,
-    /// As printed by `node invite`; `-` reads it from standard input, out of sight of other users
+    /// The line that `node invite` printed; `-` reads it from standard input, which other users cannot see
     #[arg(long = "with", value_name = "INVITATION")]
     pub(crate) invitation: String,
-    /// Do not ask for the name to be typed
+    /// Do not ask to type the name
     #[arg(long)]
     pub(crate) yes: bool,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Remove {
-    /// The node to take out
+    /// The node to remove
     pub(crate) name: NodeName,
     /// Accept that two nodes remain: the loss of one disk then loses every key
     #[arg(long)]
     pub(crate) accept_no_redundancy: bool,
-    /// Count a node that is away as lost: without NAME it could not unlock itself again; may be repeated
+    /// Count this absent node as lost: it may not be able to unlock itself without NAME; may be repeated
     #[arg(long, value_name = "NODE")]
     pub(crate) abandon: Vec<NodeName>,
-    /// Do not ask for the name to be typed
+    /// Do not ask to type the name
     #[arg(long)]
     pub(crate) yes: bool,
     /// Return as soon as it has begun
@@ -339,20 +337,21 @@ pub(crate) struct Revoke {
     /// The nodes to revoke, all at once
     #[arg(required = true, value_name = "NAME")]
     pub(crate) names: Vec<NodeName>,
-    /// Do not ask for the names to be typed
+    /// Do not ask to type the names
     #[arg(long)]
     pub(crate) yes: bool,
     /// Return when everything is done, not as soon as it is decisive
     #[arg(long)]
     pub(crate) wait: bool,
-    /// Then make a new version of every key, for what may be left of old copies on worn-out flash
+    /// Then make a new version of every key, in case worn-out flash still holds old copies
     #[arg(long)]
     pub(crate) rotate_keys: bool,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Join {
-    /// As printed by `cluster init` or `node invite`; `-` reads it from standard input, out of sight of other users
+    /// The line that `cluster init` or `node invite` printed; `-` reads it from standard input, which other users
+    /// cannot see
     pub(crate) invitation: String,
     /// Return as soon as the node has begun
     #[arg(long)]
@@ -364,23 +363,23 @@ pub(crate) enum KeyCommand {
     /// Make a key
     #[command(after_help = "Example:\n  quorate key create billing/cards --tag owner=billing")]
     Create(Create),
-    /// All keys
+    /// List all keys
     #[command(after_help = "Example:\n  quorate key list --output json | jq -r '.[].name'")]
     List,
-    /// One key and its versions
+    /// Show one key and its versions
     #[command(after_help = "Example:\n  quorate key show billing/cards")]
     Show {
-        /// Its name
+        /// The name of the key
         name: KeyName,
     },
-    /// Make a new version; what older ones encrypted stays readable
+    /// Make a new version; older ciphertexts stay readable
     #[command(after_help = "Example:\n  quorate key rotate billing/cards")]
     Rotate(Rotate),
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Create {
-    /// Its name, for ever: a-z 0-9 . _ - /
+    /// The name, which never changes: a-z 0-9 . _ - /
     pub(crate) name: KeyName,
     /// A note for people; may be repeated
     #[arg(long = "tag", value_name = "NAME=VALUE", value_parser = pair)]
@@ -399,7 +398,7 @@ pub(crate) struct Rotate {
 /// What a ciphertext is bound to.
 #[derive(Debug, Args)]
 pub(crate) struct Bound {
-    /// Context: whoever decrypts must give the same; may be repeated
+    /// Context: to decrypt, give the same; may be repeated
     #[arg(short = 'c', long = "context", value_name = "NAME=VALUE", value_parser = pair)]
     pub(crate) context: Vec<(String, String)>,
 }
@@ -434,10 +433,10 @@ pub(crate) struct Datakey {
     pub(crate) key: KeyName,
     #[command(flatten)]
     pub(crate) bound: Bound,
-    /// Its length
+    /// The length of the key in bytes
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) bytes: u16,
-    /// Print only the encrypted form, to be decrypted where it is used
+    /// Print only the encrypted form, to decrypt it where it is used
     #[arg(long)]
     pub(crate) wrapped_only: bool,
 }

@@ -1,11 +1,11 @@
-//! How a command fails: an exit code, what went wrong, what to do.
+//! How a command fails: with an exit code, a message, and a hint what to do.
 
 use quorate_client::cluster_file::ClusterFileError;
 use quorate_client::wire::WireError;
 use quorate_client::{Code, Error};
 
 use crate::exit;
-use crate::place::WHICH_TOKEN;
+use crate::reach::cluster::WHICH_TOKEN;
 
 #[derive(Debug)]
 pub(crate) struct Failure {
@@ -24,13 +24,13 @@ impl Failure {
         self
     }
 
-    /// The result could not be written.
+    /// The failure to write the result.
     pub(crate) fn output(error: std::io::Error) -> Self {
         Self::new(exit::FAILED, format!("the result cannot be written: {error}"))
     }
 }
 
-/// The exit code of what a node, or the client, refuses with.
+/// The exit code for an error of a node or of the client.
 pub(crate) fn exit_code(code: Code) -> u8 {
     match code {
         Code::Locked | Code::NoQuorum | Code::NotServing | Code::KeyUnavailable | Code::Unreachable => exit::NO_QUORUM,
@@ -49,7 +49,7 @@ pub(crate) fn exit_code(code: Code) -> u8 {
     }
 }
 
-/// What to do, where the node did not say.
+/// The hint for an error without a hint of its own.
 fn usual_hint(code: Code) -> Option<&'static str> {
     Some(match code {
         Code::Locked | Code::NoQuorum | Code::NotServing | Code::KeyUnavailable | Code::Unreachable => {
@@ -58,9 +58,9 @@ fn usual_hint(code: Code) -> Option<&'static str> {
         Code::Denied => WHICH_TOKEN,
         Code::BadCiphertext => "it is damaged, or it was encrypted with another context (-c) or by another cluster",
         Code::Identity => {
-            "do not go on until you know why: somebody else answers there, or the client file is an old one"
+            "do not continue until you know why: another machine answers there, or the client file is old"
         }
-        Code::Internal | Code::Storage => "the node's log says more; the other nodes go on",
+        Code::Internal | Code::Storage => "the node's log says more; the other nodes still serve",
         Code::Protocol => "client and cluster differ in version",
         Code::Busy | Code::Deadline => "try again; -v says which nodes failed",
         _ => return None,

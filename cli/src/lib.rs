@@ -1,25 +1,16 @@
 //! The command line of Quorate, as a library: [`run`] does all that the command `quorate` does.
 //!
-//! What a command results in goes to `out`, and nothing else; progress, warnings and errors go to `err`. Errors read
-//! `quorate: what went wrong`, then `hint: what to do`, and the exit code says which kind it was ([`exit`]). No secret is
-//! taken from or put into the arguments, where other users could read it, and none is written but the result itself.
+//! The result of a command goes to `out`, and nothing else does. Progress, warnings and errors go to `err`. An error
+//! reads `quorate: what went wrong`, then `hint: what to do`, and the exit code gives its kind ([`exit`]). Arguments
+//! never hold a secret, because other users can read them. The only secret that is ever written is the result itself.
 
-mod alarms;
 mod args;
-mod crypt;
-pub mod doctor;
+mod commands;
 mod failure;
-mod founding;
-mod interrupt;
-mod keys;
-mod local;
-mod manual;
-mod nearest;
-mod nodes;
-mod operations;
-mod output;
-mod place;
-mod status;
+mod reach;
+mod terminal;
+
+pub use commands::doctor;
 
 use std::ffi::OsString;
 use std::io::{Read, Write};
@@ -28,31 +19,31 @@ use clap::Parser;
 use clap::error::ErrorKind;
 
 use args::{AlarmCommand, Cli, ClusterCommand, Command, Common, KeyCommand, NodeCommand};
+use commands::{alarms, crypt, founding, keys, manual, nodes, operations, status};
 use failure::Failure;
 
 /// What exit codes mean.
 pub mod exit {
-    /// Done.
     pub const DONE: u8 = 0;
-    /// Failed in another way than those below.
+    /// Failed in a way that has no code of its own.
     pub const FAILED: u8 = 1;
-    /// The command line makes no sense.
+    /// The command line is wrong.
     pub const USAGE: u8 = 2;
-    /// No node serves: locked, without a quorum, or not to be reached.
+    /// No node serves: all are locked, without a quorum, or unreachable.
     pub const NO_QUORUM: u8 = 3;
-    /// The token is missing, unknown, or does not allow this.
+    /// The token is missing or unknown, or does not permit the request.
     pub const DENIED: u8 = 4;
-    /// No key or node of that name.
+    /// There is no key or node with that name.
     pub const NOT_FOUND: u8 = 5;
     /// The state is not what the command expects.
     pub const CONFLICT: u8 = 6;
-    /// All works, but an alarm is open (`status` only).
+    /// Keys can be used, but an alarm is open (`status` only).
     pub const ALARM: u8 = 7;
-    /// Interrupted while waiting; what was begun goes on.
+    /// Interrupted while it waited. The work that was begun continues.
     pub const INTERRUPTED: u8 = 130;
 }
 
-/// The streams of one run, and what every command is told.
+/// The streams of one run, and the options that every command has.
 struct Session<'a> {
     common: Common,
     input: &'a mut dyn Read,
@@ -61,12 +52,12 @@ struct Session<'a> {
 }
 
 impl Session<'_> {
-    /// A line for people. That nobody reads it is no reason to stop.
+    /// Writes a line for people. If it cannot be written, the command goes on.
     fn note(&mut self, line: &str) {
         let _ = writeln!(self.err, "{line}");
     }
 
-    /// A part of the result.
+    /// Writes a part of the result.
     fn result(&mut self, bytes: &[u8]) -> Result<(), Failure> {
         self.out.write_all(bytes).and_then(|()| self.out.flush()).map_err(Failure::output)
     }
@@ -79,9 +70,9 @@ pub fn run(
     out: &mut dyn Write,
     err: &mut dyn Write,
 ) -> u8 {
-    let cli = match Cli::try_parse_from(asked_for_help(arguments.into_iter().collect())) {
+    let cli = match Cli::try_parse_from(help_as_option(arguments.into_iter().collect())) {
         Ok(cli) => cli,
-        Err(error) => return usage(&error, out, err),
+        Err(error) => return show_usage(&error, out, err),
     };
     let mut session = Session { common: cli.common, input, out, err };
     match execute(&mut session, cli.command) {
@@ -96,8 +87,8 @@ pub fn run(
     }
 }
 
-/// `quorate help key create`, as other programs take it, is `quorate key create --help`.
-fn asked_for_help(mut arguments: Vec<OsString>) -> Vec<OsString> {
+/// Rewrites `quorate help key create`, which other programs accept, to `quorate key create --help`.
+fn help_as_option(mut arguments: Vec<OsString>) -> Vec<OsString> {
     if arguments.get(1).is_some_and(|first| first == "help") {
         arguments.remove(1);
         arguments.push("--help".into());
@@ -105,16 +96,16 @@ fn asked_for_help(mut arguments: Vec<OsString>) -> Vec<OsString> {
     arguments
 }
 
-fn usage(error: &clap::Error, out: &mut dyn Write, err: &mut dyn Write) -> u8 {
+fn show_usage(error: &clap::Error, out: &mut dyn Write, err: &mut dyn Write) -> u8 {
     let text = error.render().to_string();
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-            // Nobody reading help is no failure.
+            // It is no failure if the help cannot be written.
             let _ = out.write_all(text.as_bytes());
             exit::DONE
         }
         _ => {
-            // In the words of every other error.
+            // In the form of all other errors.
             let text = text.strip_prefix("error:").map_or_else(|| text.clone(), |rest| format!("quorate:{rest}"));
             let text = text.replace("\n\n  tip: ", "\nhint: ");
             let text = text.replace("\nFor more information, try '--help'.", "\nhint: --help shows an example");

@@ -1,4 +1,4 @@
-//! The command `quorate`: hands the process's streams to the library.
+//! The command `quorate`: runs the library with the streams of the process.
 
 use std::io::{Write, stderr, stdin, stdout};
 use std::process::ExitCode;

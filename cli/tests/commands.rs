@@ -1,4 +1,4 @@
-//! Every command against a node that answers as the test wants it: results, messages and exit codes.
+//! Every command against a fake node: results, messages and exit codes.
 
 mod golden;
 mod kit;
@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use kit::{World, alarm};
 use quorate_client::identity::{Protocol, PublicKey, server_config};
-use quorate_client::wire::{AdminProgress, AdminRequest, AdminResponse, Operation, Phase, WireError};
+use quorate_client::wire::{AdminProgress, AdminRequest, AdminResponse, OperationStatus, Phase, WireError};
 use quorate_client::{Code, Token};
 
 fn mode(path: &std::path::Path) -> u32 {
@@ -27,7 +27,7 @@ fn what_is_encrypted_is_decrypted_byte_for_byte() {
         assert_eq!((opened.code, opened.err.as_str()), (0, ""));
         assert_eq!(opened.out, message);
     }
-    // By files, and in JSON.
+    // With files, and in JSON.
     std::fs::write(world.path("plain"), "from a file").expect("written");
     let (plain, sealed, opened) = (world.path("plain"), world.path("sealed"), world.path("opened"));
     let [plain, sealed_path, opened_path] = [&plain, &sealed, &opened].map(|path| path.to_str().expect("text"));
@@ -70,7 +70,7 @@ fn a_removal_is_confirmed_by_its_name_and_followed() {
     assert!(wrong.err.contains("no node named n3") && wrong.err.contains("did you mean n1?"), "{}", wrong.err);
 }
 
-/// The three lines come in their order, each once, and the command returns when no lease from before can run.
+/// The three lines come in order, each once, and the command returns when no earlier lease can run.
 #[test]
 fn a_revocation_says_what_has_become_true() {
     let world = World::new();
@@ -79,7 +79,7 @@ fn a_revocation_says_what_has_become_true() {
     let lines: Vec<_> = run.err.lines().filter(|line| !line.starts_with(' ')).collect();
     let told = ["decisive", "old disk: dead 2 of 2", "names safe: locks renewed 2 of 2"];
     assert_eq!(lines[..3], told);
-    assert!(lines[3].starts_with("the rest goes on by itself"), "{lines:?}");
+    assert!(lines[3].starts_with("the rest continues without this command"), "{lines:?}");
     assert_eq!(world.run(&["node", "revoke", "n2", "n7", "--yes"], b"").code, 5);
     assert_eq!(world.run(&["node", "revoke"], b"").code, 2);
 }
@@ -320,7 +320,7 @@ fn init_keeps_a_token_that_a_dead_daemon_may_know() {
             }
             AdminRequest::Init { token_hash, .. } => {
                 seen.push(token_hash);
-                // The first one is the last thing that the daemon hears: it has made its vault, and dies.
+                // After the first request the daemon makes its vault and dies.
                 (vec![], (seen.len() > 1).then(|| Ok(AdminResponse::Founded(file.clone()))))
             }
             other => panic!("{other:?}"),
@@ -366,8 +366,8 @@ fn init_repeated_while_founding_keeps_the_token_and_a_refused_one_leaves_none() 
         world.run(&["cluster", "init", "--founders", "3", "--token-file", place.to_str().expect("text")], b"");
     assert_eq!(refused.code, 1);
     let left = [place.clone(), place.with_file_name("token.new")].map(|path| path.exists());
-    assert_eq!(left, [false, false], "a token that nobody knows is not left behind");
-    // What can be refused without a daemon.
+    assert_eq!(left, [false, false], "a token that the daemon does not know is removed");
+    // Options that are refused without a daemon.
     for (arguments, message) in [
         (&["cluster", "init", "--founders", "1"][..], "one stolen disk opens everything"),
         (&["cluster", "init", "--founders", "2"], "one lost disk loses every key"),
@@ -420,7 +420,8 @@ fn this_machines_node_is_asked_through_its_socket() {
             (status.public.have, status.public.need) = (1, 2);
             status.public.waiting_for = vec!["n3".parse().expect("a name")];
             let waiting_for = vec!["n3".to_owned()];
-            status.operation = Some(Operation { name: "founding".to_owned(), step: "locks".to_owned(), waiting_for });
+            status.operation =
+                Some(OperationStatus { name: "founding".to_owned(), step: "locks".to_owned(), waiting_for });
             (vec![], Some(Ok(AdminResponse::Status(status))))
         }
         AdminRequest::Export => (vec![], Some(Ok(AdminResponse::Export(file.clone())))),

@@ -16,7 +16,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let key: KeyName = key.parse()?;
     let client = Client::connect(cluster, token, Options::default()).await?;
 
-    // Whoever decrypts must name the same context: here, that it was made by this example.
+    // To decrypt, a caller must give the same context: here, that this example made the message.
     let context = Context::new([("made-by", "example")])?;
     let ciphertext = client.encrypt(&key, &context, b"attack at dawn").await?;
     let plaintext = client.decrypt(&ciphertext, &context).await?;

@@ -1,5 +1,7 @@
-//! The client file: which cluster, and where its nodes are. It holds no secret, and is safe to hand around; whoever can
-//! change it can send a client to other nodes, so it is read from where only its owner may write.
+//! The client file: which cluster, and where its nodes are.
+//!
+//! It holds no secret and may be given to anyone. But a person who can change it can send a client to other nodes, so
+//! keep it where only its owner may write.
 //!
 //! ```toml
 //! cluster = "00112233445566778899aabbccddeeff"
@@ -9,7 +11,7 @@
 //! id = 1
 //! addresses = ["10.0.0.1:7250"]
 //! key = "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"       # op key: serves clients
-//! boot_key = "PUAXw-hDiVqStwqnTRt-vJyYLM8uxJaMwM1V8Sr0Zgw"  # boot key: tells how far a locked node is
+//! boot_key = "PUAXw-hDiVqStwqnTRt-vJyYLM8uxJaMwM1V8Sr0Zgw"  # boot key: shows the state of a locked node
 //! ```
 
 use std::collections::BTreeSet;
@@ -23,55 +25,55 @@ use serde::{Deserialize, Serialize};
 
 use crate::identity::PublicKey;
 
-/// Largest client file that is read; more is refused.
+/// Largest client file in bytes. A larger one is refused.
 pub const CLUSTER_FILE_BYTES_MAX: u64 = 256 << 10;
 
 /// Which cluster, and where its nodes are.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClusterFile {
-    /// The cluster.
+    /// The id of the cluster.
     pub cluster: ClusterId,
-    /// Its nodes, by rising id.
+    /// The nodes of the cluster, by rising id. Never empty.
     pub nodes: Vec<ClusterNode>,
 }
 
 /// One node of a cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClusterNode {
-    /// Its name.
+    /// The name of the node.
     pub name: NodeName,
-    /// Its number.
+    /// The number of the node. Never zero.
     pub id: NodeId,
-    /// `host:port`, at least one.
+    /// Where the node listens, as `host:port`. At least one.
     pub addresses: Vec<String>,
-    /// Its op key, which serves clients.
+    /// The op key of the node, which serves clients.
     pub key: PublicKey,
-    /// Its boot key, which tells how far a node is that does not serve.
+    /// The boot key of the node, which shows its state while it does not serve.
     pub boot_key: PublicKey,
 }
 
 /// Why a client file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ClusterFileError {
-    /// It cannot be read or written.
+    /// The file cannot be read or written.
     #[error("{}: {source}", path.display())]
     Io {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// Why.
+        /// What the system says.
         source: std::io::Error,
     },
-    /// It is not a client file.
+    /// The text is not a client file.
     #[error("client file{line}: {message}", line = line.map(|line| format!(" line {line}")).unwrap_or_default())]
     Form {
-        /// Where, from 1.
+        /// The line, from 1, if one is at fault.
         line: Option<usize>,
-        /// What is wrong there.
+        /// What is wrong.
         message: String,
     },
 }
 
-/// The file as it is written.
+/// The fields of the file.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Text {
@@ -91,10 +93,10 @@ struct NodeText {
 }
 
 impl ClusterFile {
-    /// Reads the text of a client file. Fields that it does not know are refused.
+    /// Reads the text of a client file. Unknown fields are refused.
     ///
     /// # Errors
-    /// [`ClusterFileError::Form`] with the line.
+    /// [`ClusterFileError::Form`] with the line that is wrong.
     pub fn parse(text: &str) -> Result<Self, ClusterFileError> {
         let at =
             |offset: usize| Some(1 + text.as_bytes()[..offset.min(text.len())].iter().filter(|b| **b == b'\n').count());
@@ -133,7 +135,7 @@ impl ClusterFile {
         Ok(Self { cluster, nodes })
     }
 
-    /// The text of the file, with a line that says what it is.
+    /// The text of the file, with a comment that says what it is.
     pub fn to_text(&self) -> String {
         let mut text = "# Quorate client file: the cluster and where its nodes are. It holds no secret.\n".to_owned();
         text += &format!("cluster = \"{}\"\n", self.cluster);
@@ -148,10 +150,10 @@ impl ClusterFile {
         text
     }
 
-    /// Reads a client file.
+    /// Reads the client file at `path`.
     ///
     /// # Errors
-    /// [`ClusterFileError`].
+    /// [`ClusterFileError`], also for a file above [`CLUSTER_FILE_BYTES_MAX`].
     pub fn read(path: &Path) -> Result<Self, ClusterFileError> {
         let failed = |source| ClusterFileError::Io { path: path.to_owned(), source };
         if fs::metadata(path).map_err(failed)?.len() > CLUSTER_FILE_BYTES_MAX {
@@ -160,7 +162,7 @@ impl ClusterFile {
         Self::parse(&fs::read_to_string(path).map_err(failed)?)
     }
 
-    /// Writes it, 0644, in one step: a reader sees the old file or the new one.
+    /// Writes the file with mode 0644 in one step: a reader sees the old file or the new one.
     ///
     /// # Errors
     /// [`ClusterFileError::Io`].
@@ -178,18 +180,18 @@ impl ClusterFile {
         write().inspect_err(|_| drop(fs::remove_file(&new))).map_err(failed)
     }
 
-    /// The node of this name.
+    /// The node with this name.
     pub fn node(&self, name: &str) -> Option<&ClusterNode> {
         self.nodes.iter().find(|node| node.name.as_str() == name)
     }
 
-    /// Whose key this is.
+    /// The node whose op key or boot key this is.
     pub fn owner(&self, key: PublicKey) -> Option<&ClusterNode> {
         self.nodes.iter().find(|node| node.key == key || node.boot_key == key)
     }
 }
 
-/// `host:port`, without saying that the host exists.
+/// Whether `text` has the form `host:port`. The host need not exist.
 fn is_address(text: &str) -> bool {
     let port = text.rsplit_once(':').filter(|(host, _)| !host.is_empty() && !host.contains(char::is_whitespace));
     port.is_some_and(|(_, port)| port.parse::<u16>().is_ok_and(|port| port > 0))
@@ -225,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn the_file_survives_its_text_and_is_readable_by_everybody() {
+    fn the_file_survives_its_text_and_every_user_may_read_it() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("cluster.toml");
         sample().write(&path).expect("written");

@@ -1,4 +1,4 @@
-//! What can go wrong, sorted by whose turn it is.
+//! What can go wrong, and who can do something about it.
 
 use std::fmt;
 
@@ -6,37 +6,37 @@ use serde::{Deserialize, Serialize};
 
 use crate::wire::WireError;
 
-/// Whose turn it is.
+/// Who can do something about an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Blame {
-    /// The request is wrong; repeating it will not help.
+    /// The caller: the request is wrong, and it fails again if it is repeated.
     Yours,
-    /// Another machine is not what it should be.
+    /// Another machine: it is not what it should be, or does not answer.
     Theirs,
-    /// Quorate failed.
+    /// Quorate, or its machine: it failed.
     Ours,
-    /// Nothing is wrong for good: try again.
+    /// Time: the same request may succeed later.
     TryAgain,
 }
 
 macro_rules! codes {
     ($($(#[$doc:meta])* $name:ident = $text:literal, $blame:ident;)*) => {
-        /// What went wrong, for programs. The order is part of the wire protocol: new codes are appended.
+        /// What went wrong, for programs. The order of the codes is part of the wire protocol: new codes are appended.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
         pub enum Code {
             $($(#[$doc])* $name,)*
         }
 
         impl Code {
-            /// Every code.
+            /// All codes, in the order of the wire protocol.
             pub const ALL: &[Code] = &[$(Code::$name,)*];
 
-            /// The stable name, as in JSON.
+            /// The stable name of the code, as in JSON.
             pub fn as_str(self) -> &'static str {
                 match self { $(Self::$name => $text,)* }
             }
 
-            /// Whose turn it is.
+            /// Who can do something about it.
             pub fn blame(self) -> Blame {
                 match self { $(Self::$name => Blame::$blame,)* }
             }
@@ -47,46 +47,46 @@ macro_rules! codes {
 codes! {
     /// The request makes no sense.
     BadRequest = "bad_request", Yours;
-    /// A message, context or name beyond its limit.
+    /// A message, context or name is longer than its limit.
     TooLarge = "too_large", Yours;
-    /// The token is unknown, or does not allow this.
+    /// The token is unknown, or does not permit the request.
     Denied = "denied", Yours;
-    /// No key, version or node of that name.
+    /// There is no key, version or node with that name.
     NotFound = "not_found", Yours;
     /// The state is not what the request expects.
     Conflict = "conflict", Yours;
-    /// The ciphertext does not open: damaged, of another cluster, or given another context.
+    /// The ciphertext does not open: it is damaged, belongs to another cluster, or was sealed with another context.
     BadCiphertext = "bad_ciphertext", Yours;
     /// The server proved another identity than the expected one.
     Identity = "identity", Theirs;
     /// The other side does not speak this protocol.
     Protocol = "protocol", Theirs;
-    /// Nothing answers at the address.
+    /// No node answers at the address.
     Unreachable = "unreachable", Theirs;
     /// A bug, or a machine that fails.
     Internal = "internal", Ours;
     /// The disk failed or holds damaged data.
     Storage = "storage", Ours;
-    /// The node waits for its peers to unlock it.
+    /// The node is locked and waits for its peers to unlock it.
     Locked = "locked", TryAgain;
     /// The node is cut off from the quorum.
     NoQuorum = "no_quorum", TryAgain;
-    /// The node is starting, founding, sealed, or without a lease.
+    /// The node starts, founds a cluster, is sealed, or has no lease.
     NotServing = "not_serving", TryAgain;
-    /// Too much at once.
+    /// Too many requests are in flight.
     Busy = "busy", TryAgain;
-    /// The time was up; the work may have been done or not.
+    /// The deadline passed. The work may or may not be done.
     Deadline = "deadline", TryAgain;
-    /// Too few nodes are up to put this key together.
+    /// Too few nodes are up to rebuild this key.
     KeyUnavailable = "key_unavailable", TryAgain;
 }
 
 impl Code {
-    /// Whether another node, or the same one later, may do what this one could not.
+    /// Whether another node, or the same node later, may answer the request.
     pub fn retryable(self) -> bool {
         match self.blame() {
             Blame::TryAgain | Blame::Theirs => true,
-            // A node with a broken disk says so; the others have their own.
+            // A node with a broken disk says so. Other nodes have other disks.
             Blame::Ours => true,
             Blame::Yours => false,
         }
@@ -99,12 +99,12 @@ impl fmt::Display for Code {
     }
 }
 
-/// One node that could not answer, and why.
+/// A node that could not answer a request, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeFailure {
-    /// Its name in the client file.
+    /// The name of the node in the client file, or its address.
     pub node: String,
-    /// Why not.
+    /// Why it could not answer.
     pub error: WireError,
 }
 
@@ -114,12 +114,12 @@ impl fmt::Display for NodeFailure {
     }
 }
 
-/// Why a request has no answer: the error itself, and every node that failed on the way.
+/// Why a request failed: the error to report, and every node that failed before.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Error {
-    /// What to report.
+    /// The error to report.
     pub error: WireError,
-    /// The nodes that were tried in vain.
+    /// The nodes that were asked and could not answer.
     pub failures: Vec<NodeFailure>,
 }
 
@@ -129,7 +129,7 @@ impl Error {
         self.error.code
     }
 
-    /// What to do about it.
+    /// What the user can do about it.
     pub fn hint(&self) -> Option<&str> {
         self.error.hint.as_deref()
     }

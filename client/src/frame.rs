@@ -1,12 +1,12 @@
-//! Frames: how requests and answers lie on a stream, of QUIC or of the local socket.
+//! Frames: how requests and answers are laid out on a stream of QUIC or of the local socket.
 //!
 //! ```text
-//! len u32 | kind u8 | id u64 | body          big-endian; len counts all that follows it, 9 + body
+//! len u32 | kind u8 | id u64 | body          big-endian; len counts what follows it: 9 + body
 //! ```
 //!
-//! A length is checked before anything is allocated, and memory then grows only with bytes that have arrived, so a
-//! hostile length costs its sender more than its reader. A stream that ends inside a frame is an error; one that ends
-//! between frames has ended.
+//! A length is checked before memory is allocated, and memory then grows only with the bytes that arrive. So a hostile
+//! length costs its sender more than its reader. It is an error if a stream ends inside a frame. A stream may end
+//! between frames.
 
 use std::io;
 use std::time::Duration;
@@ -15,31 +15,31 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, timeout_at};
 
-/// Largest frame, without its length field. Beyond it the stream is refused.
+/// Largest frame in bytes, without its length field. A larger frame is an error, after which the stream is not usable.
 pub const FRAME_BYTES_MAX: usize = 8 << 20;
-/// Largest body of a frame.
+/// Largest body of a frame in bytes.
 pub const BODY_BYTES_MAX: usize = FRAME_BYTES_MAX - HEAD_BYTES;
 
-/// Kind and id.
+/// Bytes of kind and id, which precede the body.
 const HEAD_BYTES: usize = 9;
-/// What a reader asks its source for at a time.
+/// Bytes that a reader asks its source for at a time.
 const READ_BYTES: usize = 64 << 10;
 
-/// What a frame is.
+/// The kind of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Kind {
-    /// A question; the answer carries the same id.
+    /// A request. Its answer carries the same id.
     Request = 1,
-    /// The one answer.
+    /// The answer to a request. There is one for each.
     Response = 2,
-    /// Not even begun: too many are in flight.
+    /// The request was not begun, because too many are in flight.
     Busy = 3,
-    /// The asker no longer waits.
+    /// The asker no longer waits for the answer.
     Cancel = 4,
-    /// News before the answer (local socket only).
+    /// Progress that precedes the answer. Only on the local socket.
     Progress = 5,
-    /// Begun and given up without an answer.
+    /// The request was begun and ended without an answer.
     Failed = 6,
 }
 
@@ -58,14 +58,14 @@ impl TryFrom<u8> for Kind {
     }
 }
 
-/// One frame.
+/// One frame of a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame {
-    /// What it is.
+    /// What the frame is.
     pub kind: Kind,
-    /// Which request it belongs to, in the words of the asker.
+    /// The request that it belongs to. The asker chooses the id.
     pub id: u64,
-    /// The rest.
+    /// The message itself.
     pub body: Bytes,
 }
 
@@ -75,16 +75,16 @@ pub enum FrameError {
     /// The stream ended inside a frame.
     #[error("the stream ended inside a frame")]
     Truncated,
-    /// A length beyond [`FRAME_BYTES_MAX`], or beyond the [`Limits`] of the reader.
+    /// A length is above [`FRAME_BYTES_MAX`], or above the [`Limits`] of the reader.
     #[error("a frame of {0} bytes is too large")]
     TooLarge(usize),
-    /// A frame that had begun did not end within the patience of the reader.
-    #[error("the rest of a frame did not come in time")]
+    /// A frame took longer than [`Limits::patience`].
+    #[error("the rest of a frame did not arrive in time")]
     Slow,
-    /// A length too small for kind and id.
+    /// A length is too small for kind and id.
     #[error("a frame of {0} bytes is too short")]
     Short(usize),
-    /// A kind that does not exist.
+    /// There is no such kind of frame.
     #[error("a frame of the unknown kind {0}")]
     Kind(u8),
     /// The stream failed.
@@ -92,18 +92,18 @@ pub enum FrameError {
     Io(#[from] io::Error),
 }
 
-/// What a reader puts up with.
+/// Limits on what a reader accepts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Largest frame, without its length field; a larger one is an error.
+    /// Largest frame in bytes, without its length field. A larger one is an error.
     pub frame_bytes: usize,
-    /// How long a frame may take from its first byte to its last; `None` waits for ever. Between frames a stream may be
-    /// silent for as long as it likes.
+    /// How long a frame may take from its first byte to its last. `None` waits for ever. Between frames a stream may be
+    /// silent for any time.
     pub patience: Option<Duration>,
 }
 
 impl Default for Limits {
-    /// Whatever a frame can be, as slowly as it comes.
+    /// Frames up to [`FRAME_BYTES_MAX`], without a limit on time.
     fn default() -> Self {
         Self { frame_bytes: FRAME_BYTES_MAX, patience: None }
     }
@@ -112,7 +112,7 @@ impl Default for Limits {
 /// Appends a frame to `buffer`.
 ///
 /// # Errors
-/// [`FrameError::TooLarge`] if `body` is beyond [`BODY_BYTES_MAX`]; nothing is written then.
+/// [`FrameError::TooLarge`] if `body` is longer than [`BODY_BYTES_MAX`]; then nothing is appended.
 pub fn encode(buffer: &mut BytesMut, kind: Kind, id: u64, body: &[u8]) -> Result<(), FrameError> {
     if body.len() > BODY_BYTES_MAX {
         return Err(FrameError::TooLarge(body.len().saturating_add(HEAD_BYTES)));
@@ -129,7 +129,7 @@ pub fn encode(buffer: &mut BytesMut, kind: Kind, id: u64, body: &[u8]) -> Result
 /// Writes one frame and flushes it.
 ///
 /// # Errors
-/// [`FrameError::TooLarge`], or the stream's own.
+/// [`FrameError::TooLarge`], or [`FrameError::Io`] with the error of the stream.
 pub async fn write(stream: &mut (impl AsyncWrite + Unpin), kind: Kind, id: u64, body: &[u8]) -> Result<(), FrameError> {
     let mut buffer = BytesMut::new();
     encode(&mut buffer, kind, id, body)?;
@@ -138,37 +138,37 @@ pub async fn write(stream: &mut (impl AsyncWrite + Unpin), kind: Kind, id: u64, 
     Ok(())
 }
 
-/// Takes frames off a stream.
+/// Reads frames from a stream.
 #[derive(Debug)]
 pub struct Reader<R> {
     stream: R,
     buffer: BytesMut,
     limits: Limits,
-    /// When the frame that is coming in began.
+    /// When the first byte of the present frame arrived.
     begun: Option<Instant>,
 }
 
 impl<R: AsyncRead + Unpin> Reader<R> {
-    /// A reader at the beginning of a frame.
+    /// Reads a stream, with the default [`Limits`]. It must be at the beginning of a frame.
     pub fn new(stream: R) -> Self {
         Self::limited(stream, Limits::default())
     }
 
-    /// A reader that does not put up with everything.
+    /// As [`Reader::new`], with other limits.
     pub fn limited(stream: R, limits: Limits) -> Self {
         Self { stream, buffer: BytesMut::new(), limits, begun: None }
     }
 
-    /// Whether [`Reader::next`] has something to say without waiting for the stream.
+    /// Whether [`Reader::next`] returns without waiting for the stream.
     pub fn has_frame(&self) -> bool {
         let length = self.buffer.first_chunk::<4>().map(|length| u32::from_be_bytes(*length) as usize);
         length.is_some_and(|length| length > self.limits.frame_bytes || self.buffer.len() >= 4 + length)
     }
 
-    /// The next frame, or `None` when the stream ended between two. Nothing is lost if the future is dropped.
+    /// The next frame; `None` if the stream ended between two frames. No byte is lost if the future is dropped.
     ///
     /// # Errors
-    /// [`FrameError`]; the stream is of no further use after one.
+    /// [`FrameError`]. After an error the stream is not usable.
     pub async fn next(&mut self) -> Result<Option<Frame>, FrameError> {
         loop {
             if let Some(frame) = take(&mut self.buffer, self.limits.frame_bytes)? {
@@ -195,7 +195,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     }
 }
 
-/// Splits the first whole frame off `buffer`, without copying its body.
+/// Takes the first frame off `buffer`, without copying its body; `None` if it is not complete.
 fn take(buffer: &mut BytesMut, frame_bytes: usize) -> Result<Option<Frame>, FrameError> {
     let Some(length) = buffer.first_chunk::<4>() else { return Ok(None) };
     let length = u32::from_be_bytes(*length) as usize;
@@ -249,7 +249,7 @@ mod tests {
         }
     }
 
-    /// Trickling does not help: the time runs from the first byte of a frame, and only there.
+    /// A sender that trickles bytes gains no time: the time runs from the first byte of a frame.
     #[tokio::test]
     async fn a_frame_that_has_begun_must_end_in_time() {
         let mut whole = BytesMut::new();
@@ -262,7 +262,7 @@ mod tests {
         assert!(reader.next().await.expect("in time").is_some());
         let trickle = tokio::spawn(async move {
             for byte in whole.iter().cycle() {
-                // Until the reader has had enough.
+                // Ends when the reader closes the stream.
                 if far.write_all(&[*byte]).await.is_err() {
                     break;
                 }

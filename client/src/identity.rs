@@ -1,13 +1,13 @@
-//! Who speaks: Ed25519 identities as raw public keys (RFC 7250), and the TLS that proves them.
+//! Identities: Ed25519 keys as raw public keys (RFC 7250), and the TLS that proves them.
 //!
-//! There is no certificate and no authority. A node is its public key, and whoever dials it names the one key that he
-//! expects. A node has two: the *boot key*, which lies in plain on its disk and may ask for very little, and the *op key*,
-//! which only a quorum can unlock. Which of them answers a connection is decided by the protocol that the caller asks for
-//! ([`Protocol`], the ALPN of the handshake), so that no client ever hands its token to a boot key.
+//! There are no certificates and no authority. A node is identified by its public key, and a caller that connects to it
+//! names the one key that it expects. A node has two keys. The *boot key* lies in plain on its disk and may ask for
+//! very little. The *op key* is unlocked only by a quorum. The protocol that the caller asks for ([`Protocol`], the
+//! ALPN of the handshake) decides which key the node uses. So no client ever sends its token to a boot key.
 //!
-//! A server accepts any raw Ed25519 key whose signature holds; who that is, and what he may do, is read from the
-//! connection after the handshake ([`peer_key`], [`Protocol::of`]) and judged by the caller against its roster. TLS 1.3,
-//! X25519MLKEM768 and nothing else; no resumption, no early data, and SSLKEYLOGFILE is not obeyed.
+//! A server accepts any raw Ed25519 key with a valid signature. After the handshake, the caller reads the key and the
+//! protocol of a connection ([`peer_key`], [`Protocol::of`]) and checks them against its roster. TLS is 1.3 with
+//! X25519MLKEM768 and nothing else: no resumption, no early data, and SSLKEYLOGFILE is ignored.
 
 mod tls;
 
@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use quorate_shares::ids::from_hex;
 use quorate_shares::secret::Secret;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
@@ -24,26 +25,26 @@ use rustls::sign::CertifiedKey;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use zeroize::Zeroizing;
 
-pub use tls::{DialError, dial, server_config, widen};
+pub use tls::{DialError, dial, server_config, widen_windows};
 
-/// What a connection is for: the ALPN of its handshake.
+/// The purpose of a connection: the ALPN of its handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Protocol {
-    /// Boot keys on both sides: LockOpen, and a status that takes no token.
+    /// Boot keys on both sides: opens locks, and serves a status that needs no token.
     Boot,
-    /// The server's boot key; the caller's key is the boot key that it registers.
+    /// The boot key of the server, and the boot key that the caller registers.
     Join,
-    /// Op keys on both sides: what unlocked nodes say to each other.
+    /// Op keys on both sides: messages between unlocked nodes.
     Peer,
-    /// The server's op key; the caller shows a token with each request.
+    /// The op key of the server. The caller shows a token with each request.
     Client,
 }
 
 impl Protocol {
-    /// Every protocol there is.
+    /// All protocols.
     pub const ALL: [Protocol; 4] = [Protocol::Boot, Protocol::Join, Protocol::Peer, Protocol::Client];
 
-    /// The name in the handshake.
+    /// The name of the protocol in the handshake (RFC 7301).
     pub fn alpn(self) -> &'static [u8] {
         match self {
             Self::Boot => b"quorate-boot/1",
@@ -53,7 +54,7 @@ impl Protocol {
         }
     }
 
-    /// What was agreed on an established connection.
+    /// The protocol of an established connection; `None` if it is unknown.
     pub fn of(connection: &quinn::Connection) -> Option<Self> {
         let data = connection.handshake_data()?.downcast::<quinn::crypto::rustls::HandshakeData>().ok()?;
         Self::named(&data.protocol?)
@@ -70,7 +71,7 @@ impl Protocol {
 
 /// An Ed25519 public key: the identity of a node, or of one client process.
 ///
-/// As text, base64url without padding; hexadecimal is read too. In frames, 32 bytes.
+/// As text, it is base64url without padding; hexadecimal is also read. In frames, it is 32 bytes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PublicKey(pub [u8; 32]);
 
@@ -79,10 +80,10 @@ pub struct PublicKey(pub [u8; 32]);
 #[error("a public key is 32 bytes as base64url (43 characters) or hexadecimal (64 digits)")]
 pub struct PublicKeyError;
 
-/// SubjectPublicKeyInfo of an Ed25519 key up to the key itself (RFC 8410).
+/// The bytes of a SubjectPublicKeyInfo of Ed25519 that precede the key (RFC 8410).
 const SPKI_PREFIX: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
 
-/// PKCS#8 of an Ed25519 key up to the seed (RFC 8410).
+/// The bytes of a PKCS#8 of Ed25519 that precede the seed (RFC 8410).
 const PKCS8_PREFIX: [u8; 16] =
     [0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20];
 
@@ -108,12 +109,7 @@ impl fmt::Debug for PublicKey {
 impl FromStr for PublicKey {
     type Err = PublicKeyError;
     fn from_str(text: &str) -> Result<Self, PublicKeyError> {
-        if text.len() == 64 && text.is_ascii() {
-            let mut key = [0; 32];
-            for (byte, pair) in key.iter_mut().zip(text.as_bytes().chunks(2)) {
-                let pair = std::str::from_utf8(pair).map_err(|_| PublicKeyError)?;
-                *byte = u8::from_str_radix(pair, 16).map_err(|_| PublicKeyError)?;
-            }
+        if let Some(key) = from_hex(text) {
             return Ok(Self(key));
         }
         let key = URL_SAFE_NO_PAD.decode(text).map_err(|_| PublicKeyError)?;
@@ -137,7 +133,7 @@ impl<'de> Deserialize<'de> for PublicKey {
     }
 }
 
-/// An Ed25519 key pair that can prove itself in a handshake. The private half stays inside the TLS library.
+/// An Ed25519 key pair that proves itself in a handshake. The private half stays inside the TLS library.
 #[derive(Clone)]
 pub struct Identity {
     certified: Arc<CertifiedKey>,
@@ -145,7 +141,7 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// The identity that `seed` stands for (RFC 8032, 32 bytes).
+    /// The identity of a seed of 32 bytes (RFC 8032).
     pub fn from_seed(seed: &Secret<32>) -> Self {
         let mut der = Zeroizing::new([0; PKCS8_PREFIX.len() + 32]);
         der[..PKCS8_PREFIX.len()].copy_from_slice(&PKCS8_PREFIX);
@@ -158,14 +154,14 @@ impl Identity {
         Self { certified: Arc::new(certified), public }
     }
 
-    /// A fresh identity, known to nobody: what an ordinary client presents.
+    /// Draws a new identity, which no node knows. An ordinary client presents one.
     pub fn random() -> Self {
         let mut seed = Secret::zero();
         getrandom::fill(seed.expose_mut()).expect("the operating system gives randomness");
         Self::from_seed(&seed)
     }
 
-    /// The public half.
+    /// The public half of the key pair.
     pub fn public(&self) -> PublicKey {
         self.public
     }
@@ -177,7 +173,7 @@ impl fmt::Debug for Identity {
     }
 }
 
-/// The public key that the other side proved in the handshake.
+/// The public key that the other side proved in the handshake; `None` if it proved none.
 pub fn peer_key(connection: &quinn::Connection) -> Option<PublicKey> {
     let chain = connection.peer_identity()?.downcast::<Vec<CertificateDer<'static>>>().ok()?;
     PublicKey::from_spki(chain.first()?)
@@ -188,7 +184,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_seed_stands_for_the_public_key_of_rfc_8032() {
+    fn a_seed_gives_the_public_key_of_rfc_8032() {
         let hex = |text: &str| text.parse::<PublicKey>().expect("64 digits");
         let seed = hex("9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60").0;
         let public = hex("d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a");

@@ -17,10 +17,13 @@
 //! # Ok(()) }
 //! ```
 //!
-//! [`Client`] is all that an application needs: it knows the nodes by their keys, keeps a connection, and asks another
-//! node when one fails. The modules below it are shared with the daemon, which speaks to its peers through [`conn`].
-//! Nothing here touches a disk but the [`ClusterFile`], and nothing depends on the storage engine, so that an initramfs
-//! can link it.
+//! An application needs only [`Client`]. It knows the nodes by their keys, keeps a connection open, and asks another
+//! node if one fails.
+//!
+//! The other modules are shared with the daemon, which talks to its peers through [`conn`]. Only [`ClusterFile`] reads
+//! or writes files. The crate does not depend on the storage engine, so that an initramfs can link it.
+
+#![warn(missing_docs)]
 
 pub mod error;
 pub mod wire;

@@ -1,12 +1,12 @@
-//! The client: which node is asked, and what is asked again elsewhere.
+//! The client: which node it asks, and when it asks another.
 //!
-//! Any serving node answers any request. The client keeps to the one that answered last and holds its connection. When
-//! that one fails, or is merely slow, the next is asked; the first answer wins. A refusal that another node would repeat
-//! (no such key, no permission) is final. When no node serves, the client goes on for [`Options::patience`], long enough
-//! for an election, and then says what each of them said.
+//! Any serving node answers any request. The client first asks the node that answered last, and keeps its connection.
+//! If that node fails or is slow, the client also asks the next node, and the first answer wins. A refusal that every
+//! node would repeat (no such key, no permission) is final. While no node serves, the client asks again for
+//! [`Options::patience`], which is long enough for an election. Then it reports what each node said.
 //!
-//! Everything here may be asked twice: reads, encryption and decryption change nothing, and changes carry a request id
-//! under which they are made once. Changes are never sent to two nodes at the same time, though.
+//! Every request may be repeated. Reads, encryption and decryption change nothing. A change carries a request id, and
+//! the cluster makes a change with one id only once. But a change is never sent to two nodes at the same time.
 
 mod dial;
 
@@ -34,22 +34,22 @@ use crate::wire::{
 };
 use dial::{Fleet, Target};
 
-/// How a client behaves.
+/// How a client chooses nodes, and how long it waits.
 #[derive(Clone)]
 pub struct Options {
     /// Ask only this node: its name in the client file, or `host:port`.
     pub node: Option<String>,
-    /// The longest that one request takes, retries included.
+    /// The longest time that one request takes, including retries.
     pub deadline: Duration,
-    /// How long to go on while no node serves. An election takes about a second.
+    /// How long to ask again while no node serves. An election takes about a second.
     pub patience: Duration,
-    /// How long to wait for an answer before another node is asked as well.
+    /// How long to wait for an answer before another node is also asked.
     pub hedge: Duration,
-    /// Told of every node that failed, as it happens.
+    /// Is called for every node that fails, when it fails.
     pub on_failure: Option<OnFailure>,
 }
 
-/// See [`Options::on_failure`].
+/// A callback for a node that failed: [`Options::on_failure`].
 pub type OnFailure = Arc<dyn Fn(&NodeFailure) + Send + Sync>;
 
 impl Default for Options {
@@ -75,25 +75,26 @@ impl fmt::Debug for Options {
     }
 }
 
-/// A fresh data key.
+/// A new data key, in plain and encrypted.
 #[derive(Debug)]
 pub struct DataKey {
-    /// The key, to be used and forgotten.
+    /// The key itself. Use it and forget it.
     pub plaintext: Plaintext,
-    /// The same key encrypted, to be kept beside what it encrypts; [`Client::decrypt`] opens it.
+    /// The same key, encrypted, in the text form. Store it beside the data that it encrypts. [`Client::decrypt`] opens
+    /// it.
     pub wrapped: String,
 }
 
-/// What is accepted when a node is removed; by default nothing that could cost a key.
+/// Risks that the operator accepts when a node is removed. By default none.
 #[derive(Debug, Clone, Default)]
 pub struct Removal {
-    /// Two nodes may remain, of which the loss of one disk loses every key.
+    /// Two nodes may remain. Then the loss of one disk loses every key.
     pub accept_no_redundancy: bool,
-    /// Nodes that are away and count as lost.
+    /// Nodes that do not answer and count as lost. They may be unable to unlock themselves later.
     pub abandon: Vec<NodeName>,
 }
 
-/// A client of one cluster. Clones share its connections; the last one closes them.
+/// A client of one cluster. Clones share its connections; they close when the last clone is dropped.
 #[derive(Clone)]
 pub struct Client(Arc<Inner>);
 
@@ -101,8 +102,8 @@ struct Inner {
     fleet: Fleet,
     token: Token,
     options: Options,
-    /// The node that answered last.
-    favourite: AtomicUsize,
+    /// The number of the node that answered last.
+    preferred: AtomicUsize,
 }
 
 impl fmt::Debug for Client {
@@ -112,20 +113,21 @@ impl fmt::Debug for Client {
 }
 
 impl Client {
-    /// A client for the nodes of `file`. Nothing is sent yet: each node is dialled when it is first asked.
+    /// A client for the nodes of `file`. It sends nothing yet: it connects to a node when it first asks the node.
     ///
     /// # Errors
-    /// [`Code::NotFound`] if [`Options::node`] is not in the file, and [`Code::Internal`] without a network.
+    /// [`Code::NotFound`] if [`Options::node`] is not in the file; [`Code::Internal`] if there is no network.
     pub async fn connect(file: ClusterFile, token: Token, options: Options) -> Result<Self, Error> {
         let fleet = Fleet::new(file, options.node.as_deref())?;
-        // Clients that start together do not all begin with the same node.
+        // A random first node, so that clients that start together do not all ask the same one.
         let mut start = [0; 8];
         getrandom::fill(&mut start).expect("the operating system gives randomness");
-        let favourite = usize::from_be_bytes(start) % fleet.targets().len();
-        Ok(Self(Arc::new(Inner { fleet, token, options, favourite: AtomicUsize::new(favourite) })))
+        let preferred = usize::from_be_bytes(start) % fleet.targets().len();
+        Ok(Self(Arc::new(Inner { fleet, token, options, preferred: AtomicUsize::new(preferred) })))
     }
 
-    /// Encrypts `plaintext` (at most 64 KiB) under the newest version of `key`, bound to `context`: one line of text.
+    /// Encrypts `plaintext` (at most 64 KiB) under the newest version of `key`, bound to `context`. The result is one
+    /// line of text.
     ///
     /// # Errors
     /// [`Error`]; [`Code::TooLarge`] before anything is sent.
@@ -137,7 +139,7 @@ impl Client {
         }
     }
 
-    /// Decrypts a ciphertext, text or binary, that was encrypted with the same `context`.
+    /// Decrypts a ciphertext in text or binary form. `context` must be the context that it was encrypted with.
     ///
     /// # Errors
     /// [`Error`]; [`Code::BadCiphertext`] does not say which check failed.
@@ -149,7 +151,7 @@ impl Client {
         }
     }
 
-    /// A fresh key of `bytes` bytes (1 to 1024), in plain and encrypted under `key`.
+    /// Draws a new data key of `bytes` bytes (1 to 1024), and encrypts it under `key`, bound to `context`.
     ///
     /// # Errors
     /// [`Error`].
@@ -160,16 +162,16 @@ impl Client {
         }
     }
 
-    /// Makes a key.
+    /// Creates a key with its first version.
     ///
     /// # Errors
-    /// [`Error`]; [`Code::Conflict`] if the name was ever used.
+    /// [`Error`]; [`Code::Conflict`] if the name is in use or was used before.
     pub async fn create_key(&self, name: &KeyName, tags: BTreeMap<String, String>) -> Result<KeyInfo, Error> {
         let request = Request::CreateKey { request_id: random_id(), name: name.clone(), tags };
         key_info(self.ask(request).await?)
     }
 
-    /// Makes a new version of a key; refused if `expect` is given and not the newest.
+    /// Creates a new version of a key. If `expect` is given, it must be the newest version now.
     ///
     /// # Errors
     /// [`Error`].
@@ -198,7 +200,7 @@ impl Client {
             else {
                 return Err(unexpected());
             };
-            // A page that does not advance would be asked for for ever.
+            // A page that does not advance would be requested for ever.
             let advances = keys.first().is_some_and(|first| all.last().is_none_or(|last| first.name > last.name));
             let done = !more || !advances;
             all.extend(keys);
@@ -208,8 +210,8 @@ impl Client {
         }
     }
 
-    /// The state of the cluster, as a node that stands in the quorum sees it, or, if none does, as another. When none
-    /// answers, [`survey`] asks each how far it is.
+    /// The state of the cluster as a node in the quorum sees it. If no node is in a quorum, as another node sees it. If
+    /// no node answers at all, [`survey`] asks each node for its own state.
     ///
     /// # Errors
     /// [`Error`].
@@ -221,10 +223,10 @@ impl Client {
         }
     }
 
-    /// The state of the cluster from the first node that stands in the quorum. A node that is sealed, or was cut off, speaks
-    /// for itself only.
+    /// The state of the cluster from the first node in the quorum that answers. A node that is sealed or was cut off
+    /// knows only its own state.
     async fn status_in_quorum(&self) -> Option<Status> {
-        let until = Instant::now() + self.0.options.deadline.min(SECOND_OPINION);
+        let until = Instant::now() + self.0.options.deadline.min(OTHER_STATUS_MAX);
         let body = Zeroizing::new(wire::encode(&self.envelope(Request::Status)));
         let asked = self.0.fleet.targets().iter().map(|target| attempt(target, &self.0.fleet, &body, until));
         let asked = timeout_at(until, async {
@@ -241,23 +243,24 @@ impl Client {
         asked.await.unwrap_or(None)
     }
 
-    /// One node forgets its keys and stays without them, over restarts, until it is unsealed; durable when this returns.
+    /// Seals a node: it forgets its keys and stays without them, also after restarts, until it is unsealed. The seal is
+    /// durable when this returns.
     ///
     /// # Errors
-    /// [`Error`]; [`Code::Unreachable`] if no node that answers has a session with it.
+    /// [`Error`]; [`Code::Unreachable`] if the nodes that answer have no session with it.
     pub async fn seal_node(&self, name: &NodeName) -> Result<(), Error> {
         done(self.ask(Request::SealNode { name: name.clone() }).await?)
     }
 
-    /// Takes [`Client::seal_node`] back.
+    /// Unseals a node: the reverse of [`Client::seal_node`].
     ///
     /// # Errors
-    /// As there.
+    /// As [`Client::seal_node`].
     pub async fn unseal_node(&self, name: &NodeName) -> Result<(), Error> {
         done(self.ask(Request::UnsealNode { name: name.clone() }).await?)
     }
 
-    /// All nodes.
+    /// All nodes, by rising id.
     ///
     /// # Errors
     /// [`Error`].
@@ -279,7 +282,7 @@ impl Client {
         }
     }
 
-    /// The client file as the cluster knows it now.
+    /// The client file with the nodes that the cluster has now.
     ///
     /// # Errors
     /// [`Error`].
@@ -290,25 +293,25 @@ impl Client {
         }
     }
 
-    /// Takes a node out of the cluster in good order. Returns the operation, which goes on by itself.
+    /// Removes a node from the cluster in an orderly way. Returns the operation, which continues without the client.
     ///
     /// # Errors
-    /// [`Error`]; [`Code::Conflict`] if the nodes that remain could not do without it.
+    /// [`Error`]; [`Code::Conflict`] if the cluster could not work without the node.
     pub async fn remove_node(&self, name: &NodeName, terms: &Removal) -> Result<Epoch, Error> {
         let (request_id, name, abandon) = (random_id(), name.clone(), terms.abandon.clone());
         let accept_no_redundancy = terms.accept_no_redundancy;
-        begun(self.ask(Request::RemoveNode { request_id, name, accept_no_redundancy, abandon }).await?)
+        operation(self.ask(Request::RemoveNode { request_id, name, accept_no_redundancy, abandon }).await?)
     }
 
-    /// Has nodes refused from now on. Returns the operation, which goes on by itself.
+    /// Revokes nodes: the others refuse them from now on. Returns the operation, which continues without the client.
     ///
     /// # Errors
     /// [`Error`]; [`Code::Conflict`] if too few would remain.
     pub async fn revoke_nodes(&self, names: &[NodeName]) -> Result<Epoch, Error> {
-        begun(self.ask(Request::RevokeNodes { request_id: random_id(), names: names.to_vec() }).await?)
+        operation(self.ask(Request::RevokeNodes { request_id: random_id(), names: names.to_vec() }).await?)
     }
 
-    /// An invitation for one node, good for `ttl`; with a name only for a node of that name.
+    /// An invitation for one node, valid for `ttl`. If `name` is given, only a node with that name can use it.
     ///
     /// # Errors
     /// [`Error`].
@@ -320,7 +323,7 @@ impl Client {
         }
     }
 
-    /// Has whoever joins with `invitation` take the place of a node, which is revoked then.
+    /// The node that joins with `invitation` replaces `name`, which is then revoked.
     ///
     /// # Errors
     /// [`Error`]; [`Code::Conflict`] if the invitation was used.
@@ -332,10 +335,10 @@ impl Client {
         }
     }
 
-    /// How far an operation is.
+    /// The progress of an operation.
     ///
     /// # Errors
-    /// [`Error`]; [`Code::NotFound`] if others followed since.
+    /// [`Error`]; [`Code::NotFound`] if it is over and other operations followed.
     pub async fn progress(&self, operation: Epoch) -> Result<Progress, Error> {
         match self.ask(Request::Progress { operation }).await? {
             Response::Progress(progress) => Ok(*progress),
@@ -343,7 +346,7 @@ impl Client {
         }
     }
 
-    /// The same bytes back: what a round trip costs.
+    /// Returns `bytes` as a node sends them back. It measures a round trip.
     ///
     /// # Errors
     /// [`Error`].
@@ -354,8 +357,8 @@ impl Client {
         }
     }
 
-    /// A node may come back, however long it was away: returns the members that will unlock it, and those that could not be
-    /// told.
+    /// Admits a node again, for any length of its absence. Returns the members that will unlock it, and the members
+    /// that could not be told.
     ///
     /// # Errors
     /// [`Error`].
@@ -377,11 +380,11 @@ impl Client {
         }
     }
 
-    /// Closes alarms at all nodes, those of some codes or, with `None`, all: returns those that are closed now, and the nodes
-    /// that could not be told.
+    /// Closes alarms at all nodes: those with the given codes or, with `None`, all. Returns the alarms that are closed
+    /// now, and the nodes that could not be told.
     ///
     /// # Errors
-    /// [`Error`]; [`Code::NotFound`] if no alarm of some code is open.
+    /// [`Error`]; [`Code::NotFound`] if no alarm with one of the codes is open.
     pub async fn disarm_alarms(&self, codes: Option<BTreeSet<String>>) -> Result<(Vec<Alarm>, Vec<NodeName>), Error> {
         match self.ask(Request::DisarmAlarms { codes }).await? {
             Response::Disarmed { alarms, silent } => Ok((alarms, silent)),
@@ -389,7 +392,7 @@ impl Client {
         }
     }
 
-    /// Closes all connections and waits, briefly, until the nodes can know.
+    /// Closes all connections, and waits up to 20 ms so that the nodes learn it.
     pub async fn close(self) {
         self.0.fleet.close().await;
     }
@@ -419,7 +422,7 @@ impl Client {
             }
             let now = Instant::now();
             if now + pause >= (begin + self.0.options.patience).min(until) {
-                return Err(nobody(failures));
+                return Err(all_nodes_failed(failures));
             }
             sleep(pause).await;
             pause = (pause * 2).min(PAUSE_MAX);
@@ -431,13 +434,15 @@ impl Client {
         Envelope { token: self.0.token.duplicate(), deadline_ms, request }
     }
 
-    /// Asks every node once, in turn or, if `hedge`, overlapping. `None` if all failed in ways that may pass.
+    /// Asks every node once: one after the other or, if `hedge`, the next while the last is slow. `None` if all nodes
+    /// failed in ways that may pass.
     async fn round(&self, body: &[u8], hedge: bool, until: Instant, failures: &mut Vec<NodeFailure>) -> Option<Answer> {
         let targets = self.0.fleet.targets();
-        let favourite = self.0.favourite.load(Ordering::Relaxed);
-        let mut order = (0..targets.len()).map(|offset| (favourite + offset) % targets.len());
+        let preferred = self.0.preferred.load(Ordering::Relaxed);
+        let mut order = (0..targets.len()).map(|offset| (preferred + offset) % targets.len());
         let ask = |number: usize| async move { (number, attempt(&targets[number], &self.0.fleet, body, until).await) };
-        // Polled by this task and dropped with it: whoever is not done when this returns is told to give up.
+        // This task polls the requests. When it returns, those that are left are dropped, and their nodes are told to
+        // stop.
         let mut asked = FuturesUnordered::new();
         asked.push(ask(order.next()?));
         loop {
@@ -446,12 +451,12 @@ impl Client {
             match timeout_at(wake, asked.next()).await {
                 Ok(None) => return None,
                 Ok(Some((number, Ok(response)))) => {
-                    self.0.favourite.store(number, Ordering::Relaxed);
+                    self.0.preferred.store(number, Ordering::Relaxed);
                     return Some(Ok(response));
                 }
                 Ok(Some((_, Err(error)))) if !error.code.retryable() => return Some(Err(error)),
                 Ok(Some((number, Err(error)))) => {
-                    self.failed(number, error, failures);
+                    self.record_failure(number, error, failures);
                     asked.extend(order.next().map(ask));
                 }
                 Err(_) if wake == until => return Some(Err(WireError::new(Code::Deadline, "no answer in time"))),
@@ -460,25 +465,25 @@ impl Client {
         }
     }
 
-    fn failed(&self, number: usize, error: WireError, failures: &mut Vec<NodeFailure>) {
+    fn record_failure(&self, number: usize, error: WireError, failures: &mut Vec<NodeFailure>) {
         let failure = NodeFailure { node: self.0.fleet.targets()[number].label().to_owned(), error };
         tracing::debug!(node = failure.node, code = failure.error.code.as_str(), "a node failed: {}", failure.error);
-        if let Some(tell) = &self.0.options.on_failure {
-            tell(&failure);
+        if let Some(on_failure) = &self.0.options.on_failure {
+            on_failure(&failure);
         }
         failures.push(failure);
     }
 }
 
-/// Pauses between rounds over all nodes.
+/// The first and the longest pause between two rounds over all nodes.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_millis(400);
 
-/// How long other nodes may take to say that they stand in a quorum, when one said that it does not.
-const SECOND_OPINION: Duration = Duration::from_secs(1);
+/// How long other nodes may take to answer with a status, after one said that it is not in a quorum.
+const OTHER_STATUS_MAX: Duration = Duration::from_secs(1);
 
-/// Asks one node, until its caller no longer waits. A kept connection may have died unnoticed, so its loss is a reason for
-/// one new connection.
+/// Asks one node, for as long as the caller waits. A connection that was kept may be dead already. If it is lost, the
+/// node is asked once more on a new connection.
 async fn attempt(target: &Target, fleet: &Fleet, body: &[u8], until: Instant) -> Answer {
     loop {
         let (conn, kept) = target.connection(fleet, until).await?;
@@ -502,21 +507,21 @@ async fn attempt(target: &Target, fleet: &Fleet, body: &[u8], until: Instant) ->
             CallError::Closed(closed) => WireError::new(Code::Unreachable, format!("connection lost: {closed}")),
             CallError::Busy => WireError::new(Code::Busy, "too many requests in flight"),
             CallError::Deadline => WireError::new(Code::Deadline, "no answer in time"),
-            CallError::Failed => WireError::new(Code::Internal, "it gave up without an answer"),
+            CallError::Failed => WireError::new(Code::Internal, "the node ended the request without an answer"),
             CallError::TooLarge => WireError::new(Code::TooLarge, "the request is too large"),
         });
     }
 }
 
-/// An answer that left a node, or reached this process, after the lease that it rests on had ended.
+/// The error for an answer that came after the end of the lease that it depends on.
 fn too_late() -> WireError {
     WireError::new(Code::NoQuorum, "its answer came after its lease had ended")
 }
 
-/// One error for many: the most telling code, and what each node said.
-fn nobody(failures: Vec<NodeFailure>) -> Error {
-    // What an operator acts on comes first: a wrong identity is not cured by waiting, a lost quorum is.
-    const TELLING: [Code; 11] = [
+/// The error when all nodes failed: the most important code, and what each node said.
+fn all_nodes_failed(failures: Vec<NodeFailure>) -> Error {
+    // Codes that need an operator come first: time does not cure a wrong identity, but it may cure a lost quorum.
+    const BY_IMPORTANCE: [Code; 11] = [
         Code::Identity,
         Code::Storage,
         Code::Internal,
@@ -529,7 +534,7 @@ fn nobody(failures: Vec<NodeFailure>) -> Error {
         Code::Deadline,
         Code::Unreachable,
     ];
-    let first = TELLING.iter().find_map(|code| failures.iter().find(|failure| failure.error.code == *code));
+    let first = BY_IMPORTANCE.iter().find_map(|code| failures.iter().find(|failure| failure.error.code == *code));
     let Some(first) = first else {
         return WireError::new(Code::Unreachable, "no node to ask").into();
     };
@@ -545,10 +550,12 @@ fn nobody(failures: Vec<NodeFailure>) -> Error {
 }
 
 fn unexpected() -> Error {
-    WireError::new(Code::Protocol, "an answer to another question").hint("client and cluster differ in version").into()
+    WireError::new(Code::Protocol, "the answer belongs to another request")
+        .hint("client and cluster differ in version")
+        .into()
 }
 
-fn begun(response: Response) -> Result<Epoch, Error> {
+fn operation(response: Response) -> Result<Epoch, Error> {
     match response {
         Response::Begun { operation } => Ok(operation),
         _ => Err(unexpected()),

@@ -21,7 +21,7 @@ struct Scripted {
     broken: Arc<AtomicUsize>,
 }
 
-/// Counts itself out when it is dropped.
+/// Decrements a counter when it is dropped.
 struct Counted(Arc<AtomicUsize>, Arc<AtomicUsize>);
 
 impl Drop for Counted {
@@ -46,7 +46,7 @@ impl Handler for Scripted {
             }
             Some(b'p') => Reply::later(async move { panic!("as the test wants it") }),
             Some(b'b') => Reply::Inline(vec![7; 1 << 20]),
-            // Asks back over the same connection.
+            // Sends a request back over the same connection.
             Some(b'r') => {
                 let conn = conn.clone();
                 Reply::later(async move {
@@ -109,7 +109,7 @@ async fn the_protocol_decides_which_key_answers() {
         let conn = node.dial(&me, key, protocol).await.expect("each protocol with its key");
         assert_eq!(Protocol::of(&conn), Some(protocol));
     }
-    // A client's token must never reach a boot key, so neither protocol is served by the other's key.
+    // A client's token must never reach a boot key, so no protocol is served by the key of another.
     let swapped = node.dial(&me, node.boot.public(), Protocol::Client).await.expect_err("a boot key serves no client");
     assert_eq!(swapped, DialError::WrongIdentity { presented: node.op.public() });
 }
@@ -124,7 +124,7 @@ async fn what_is_offered_changes_at_run_time() {
     node.endpoint.set_server_config(Some(config));
     node.dial(&me, node.op.public(), Protocol::Client).await.expect("offered now");
 
-    // Without an op key nothing that needs one is offered, whatever the caller lists.
+    // Without an op key, no protocol that needs one is offered, even if the caller lists it.
     node.endpoint.set_server_config(Some(server_config(&node.boot, None, &Protocol::ALL)));
     let closed = node.dial(&me, node.op.public(), Protocol::Peer).await.expect_err("no op key");
     assert_eq!(closed, DialError::NotOffered);
@@ -147,7 +147,7 @@ async fn nobody_there_ends_with_the_deadline() {
     let endpoint = kit::endpoint();
     let begin = Instant::now();
     let error = dial(&endpoint, address, &Identity::random(), PublicKey([1; 32]), Protocol::Boot, SHORT).await;
-    assert_eq!(error.expect_err("nobody answers"), DialError::Deadline);
+    assert_eq!(error.expect_err("no server answers"), DialError::Deadline);
     assert!(begin.elapsed() < LONG);
 }
 
@@ -208,7 +208,7 @@ async fn the_request_beyond_the_limit_is_refused_and_room_returns() {
     assert_eq!(here.call(Lane::Ordinary, b"one more", LONG).await, Err(CallError::Busy));
     assert!(here.call(Lane::Urgent, b"other lane", LONG).await.is_ok());
 
-    // Callers that no longer wait are told to the other side, which stops working for them.
+    // When a caller no longer waits, the other side is told and stops the work for it.
     waiting.iter().for_each(|call| call.abort());
     wait_until("all are given up", || handler.running.load(Ordering::SeqCst) == 0).await;
     assert_eq!(handler.dropped.load(Ordering::SeqCst), IN_FLIGHT_MAX);
@@ -242,16 +242,17 @@ async fn a_call_ends_with_its_deadline() {
 async fn a_peer_that_never_reads_stops_being_written_to() {
     let node = Node::serving(Arc::new(Scripted::default()));
     let connection = node.dial(&Identity::random(), node.op.public(), Protocol::Peer).await.expect("connected");
-    // Answers of a mebibyte that nobody reads: the server stops handling instead of keeping them all.
+    // The client does not read answers of a mebibyte each. The server stops handling requests instead of keeping all
+    // answers.
     let requests: Vec<_> = (0..200).map(|id| kit::request(id, b"big answer")).collect();
     let (_send, _frames) = kit::raw_lane(&connection, &requests.concat()).await;
     let server = node.accepted().await;
     tokio::time::sleep(SHORT).await;
     let sent = server.quic().stats().udp_tx.bytes;
     assert!(sent < 40 << 20, "{sent}");
-    assert!(server.is_closed().is_none());
+    assert!(server.is_open());
 
-    // And towards a peer that takes no requests a call waits no longer than its deadline.
+    // If a peer takes no requests, a call waits no longer than its deadline.
     let deaf = Conn::start(connection, None);
     let calls: Vec<_> = (0..20)
         .map(|_| {
@@ -316,7 +317,7 @@ async fn bytes_that_break_the_protocol_end_the_connection() {
         let end = tokio::time::timeout(LONG, connection.closed()).await;
         assert!(matches!(end, Ok(quinn::ConnectionError::ApplicationClosed(_))), "{name}: {end:?}");
     }
-    // A frame that breaks off, and one number for two requests at a time.
+    // A frame that breaks off, and two requests at a time with the same id.
     let node = Node::serving(Arc::new(Scripted::default()));
     let connection = node.dial(&Identity::random(), node.op.public(), Protocol::Peer).await.expect("connected");
     let (mut send, _frames) = kit::raw_lane(&connection, &kit::request(1, b"wait")[..10]).await;
@@ -344,7 +345,7 @@ async fn bulk_transfers_arrive_whole_or_not_at_all() {
     assert_eq!(refused.finish(LONG).await, Err(BulkError::Refused));
     assert!(matches!(here.open_bulk(&vec![0; 70 << 10]).await, Err(BulkError::TooLarge(_))));
 
-    // Dropped half-way: the receiver must not take it for complete.
+    // Dropped half-way: the receiver must not regard it as complete.
     let mut half = here.open_bulk(b"snapshot").await.expect("opened");
     half.send(&[1]).await.expect("sent");
     wait_until("the receiver has begun", || handler.begun.load(Ordering::SeqCst) == 3).await;

@@ -1,4 +1,4 @@
-//! The client against nodes that serve, fail, hang, lie, or are not there.
+//! The client against nodes that serve, fail, hang, lie, or do not exist.
 
 mod kit;
 
@@ -22,7 +22,7 @@ use quorate_client::{Client, ClusterFile, ClusterId, Code, Context, Error, Optio
 /// What a node of the test answers.
 type Script = Box<dyn Fn(usize, Request) -> Option<Answer> + Send + Sync>;
 
-/// When a lease ends: an answer is ready after `after`, and good for `good_for_ms`.
+/// A lease that ends: an answer is ready after `after`, and valid for `good_for_ms`.
 #[derive(Clone, Copy)]
 struct Lease {
     good_for_ms: u32,
@@ -103,7 +103,7 @@ impl Cluster {
     }
 }
 
-/// A stand-in for encryption: the tests are about who is asked.
+/// A replacement for encryption: the tests are about which node is asked.
 fn serve(_: usize, request: Request) -> Option<Answer> {
     Some(Ok(match request {
         Request::Encrypt { plaintext, .. } => Response::Ciphertext(String::from_utf8_lossy(plaintext.expose()).into()),
@@ -243,7 +243,7 @@ async fn a_change_is_repeated_under_the_same_request_id_and_never_at_two_nodes_a
 
     let cluster = Cluster::start(vec![Box::new(|_, _| None), Box::new(|_, _| None)]);
     let options = Options { deadline: Duration::from_millis(900), ..Options::default() };
-    let error = cluster.client(options).await.create_key(&key, BTreeMap::new()).await.expect_err("nobody answers");
+    let error = cluster.client(options).await.create_key(&key, BTreeMap::new()).await.expect_err("no node answers");
     assert_eq!(error.code(), Code::Deadline);
     assert_eq!(cluster.asked(0) + cluster.asked(1), 1);
 }
@@ -260,8 +260,8 @@ async fn a_slow_node_does_not_make_a_slow_client() {
     assert!(cluster.asked(0) <= 1 && cluster.asked(2) <= 1);
 }
 
-/// T58, the client's half: an answer, good or bad, that comes after the lease behind it has ended is not believed, and
-/// another node is asked. The control is the same answer in time.
+/// T58, the client's half: if an answer comes after the end of its lease, the client ignores it and asks another node.
+/// The control is the same answer in time.
 #[tokio::test]
 async fn an_answer_that_comes_after_its_lease_is_not_believed() {
     let lease = |good_for_ms, after| Lease { good_for_ms, after: Duration::from_millis(after) };

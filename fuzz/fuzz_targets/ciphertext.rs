@@ -1,4 +1,4 @@
-//! Ciphertexts, text and binary: one way to write each, and both say the same.
+//! Ciphertexts in text and binary: each form is written in one way, and both hold the same.
 #![no_main]
 
 use quorate_shares::envelope::Ciphertext;

@@ -1,4 +1,4 @@
-//! Client files: whatever is read is written in one way, which is read as the same.
+//! Client files: a file that is read is written in one form, which is read as the same file.
 #![no_main]
 
 use quorate_client::ClusterFile;

@@ -1,4 +1,4 @@
-//! What clients and nodes send each other, and what a person at the machine says: bounded, and stable once read.
+//! The messages between clients and nodes, and those on the local socket: bounded, and stable once they are read.
 #![no_main]
 
 use quorate_client::wire::{AdminProgress, AdminRequest, AdminResponse, Answered, Envelope, PublicStatus, WireError};

@@ -1,4 +1,4 @@
-//! Contexts: one byte form, and it gives the pairs that give it.
+//! Contexts: there is one byte form, and its pairs give the same bytes again.
 #![no_main]
 
 use quorate_shares::context::Context;

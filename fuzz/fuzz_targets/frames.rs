@@ -1,4 +1,4 @@
-//! Frames on a stream: whatever is read can be written again, and gives the same bytes.
+//! Frames on a stream: a frame that is read can be written again and gives the same bytes.
 #![no_main]
 
 use std::pin::pin;

@@ -1,4 +1,4 @@
-//! Invitations: one text each.
+//! Invitations: each has one text form.
 #![no_main]
 
 use quorate_node::vault::invitation::Invitation;

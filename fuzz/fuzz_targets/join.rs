@@ -1,4 +1,4 @@
-//! Join requests and replies, which are parsed before it is checked who they are from; nobody proves anything by chance.
+//! Join requests and replies, which are parsed before the sender is checked. No random bytes pass for a proof.
 #![no_main]
 
 use quorate_node::vault::invitation::{InvitationKey, JoinCode, JoinReply, JoinRequest};

@@ -1,4 +1,4 @@
-//! LockOpen requests and replies: one form each.
+//! LockOpen requests and replies: each has one byte form.
 #![no_main]
 
 use quorate_shares::lock::{LockOpenReply, LockOpenRequest};

@@ -1,4 +1,4 @@
-//! What nodes say to each other: bounded, and stable once read.
+//! The messages between nodes: bounded, and stable once they are read.
 #![no_main]
 
 use quorate_node::peers::peer::{PeerReply, PeerRequest, decode, encode};

@@ -1,4 +1,4 @@
-//! Batch headers, share records and locks: one form each.
+//! Batch headers, share records and locks: each has one byte form.
 #![no_main]
 
 use quorate_shares::lock::Lock;

@@ -1,4 +1,4 @@
-//! What replicas send each other: requests, replies, entries of the log, chunks of a snapshot and the state in them.
+//! The messages between replicas: requests, replies, log entries, chunks of a snapshot and the state in them.
 #![no_main]
 
 use quorate_raft::fuzzing;

@@ -1,4 +1,4 @@
-//! The body of a vault: what is read is written again byte for byte.
+//! The body of a vault: a body that is read is written again byte for byte.
 #![no_main]
 
 use quorate_node::vault::Vault;

@@ -1,4 +1,5 @@
-//! Both slots of a vault file, with a checksum that fits, since no fuzzer guesses one: whatever opens opens again.
+//! Both slots of a vault file: a file that opens also opens again. The target computes the checksum, which no fuzzer
+//! guesses.
 #![no_main]
 
 use std::io;
@@ -33,7 +34,7 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     }
 });
 
-/// A slot that begins with `bytes`, and the checksum where its length field says.
+/// A slot that begins with `bytes`, with the checksum at the place that its length field gives.
 fn filled(bytes: &[u8]) -> Box<[u8; SLOT_BYTES]> {
     let mut slot = Box::new([0; SLOT_BYTES]);
     let length = bytes.len().min(SLOT_BYTES);

@@ -41,18 +41,11 @@ use crate::rows::{RowKey, RowV1, RowWrite, Rows};
 pub use epochs::SWEEP_MAX;
 pub use joining::{INVITATION_TTL_MAX_MS, INVITATIONS_MAX};
 pub use operations::LockTerms;
+pub use quorate_shares::ids::{ADDRESS_BYTES_MAX, ADDRESSES_MAX, TAG_BYTES_MAX, TAGS_MAX};
 pub use restore::RestoreError;
 
 /// Most members. The committee's share numbers would allow 254, but only this many are tested.
 pub const MEMBERS_MAX: usize = 9;
-/// Most addresses of a member.
-pub const ADDRESSES_MAX: usize = 8;
-/// Longest address, in bytes.
-pub const ADDRESS_BYTES_MAX: usize = 255;
-/// Most tags of a key.
-pub const TAGS_MAX: usize = 32;
-/// Longest name or value of a tag, in bytes.
-pub const TAG_BYTES_MAX: usize = 255;
 /// Most keys; a key beyond it is refused.
 pub const KEYS_MAX: usize = 1_000_000;
 /// Most versions of one key; a rotation beyond it is refused.

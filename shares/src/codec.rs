@@ -1,8 +1,9 @@
-//! The one door to bincode: how frames and stored structs become bytes.
+//! The only user of bincode: how frames and stored structs become bytes.
 //!
-//! Bincode without a limit aborts the process on an eleven-byte message that claims a string of 2^60 bytes, so every
-//! decoding here names its limit. A value must fill its bytes exactly: trailing bytes are refused, and so is an unknown
-//! variant. Nothing that is hashed, signed or authenticated goes through here; those bytes are laid out by hand.
+//! Without a limit, bincode aborts the process on an eleven-byte message that claims a string of 2^60 bytes. So every
+//! decoding here names its limit. A value must fill its bytes exactly: trailing bytes and unknown variants are refused.
+//! Bytes that are hashed, signed or authenticated are not encoded here; they are laid out by hand (see
+//! [`crate::layout`]).
 
 use bincode::config;
 use bincode::enc::write::SizeWriter;
@@ -22,10 +23,10 @@ pub enum CodecError {
     TooLarge,
 }
 
-/// Most messages fit this many bytes; a larger one grows its buffer.
+/// Initial size of a buffer in bytes: most messages fit. A larger message grows its buffer.
 const USUAL_BYTES: usize = 512;
 
-/// Encodes `value`.
+/// Encodes `value` in the standard configuration of bincode.
 ///
 /// # Errors
 /// [`CodecError::TooLarge`] if it cannot be written.
@@ -35,7 +36,7 @@ pub fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, CodecError> {
     Ok(bytes)
 }
 
-/// How many bytes [`encode`] makes of `value`, without making them.
+/// Counts the bytes that [`encode`] would write, without writing them.
 ///
 /// # Errors
 /// As [`encode`].
@@ -45,7 +46,7 @@ pub fn encoded_len<T: Serialize>(value: &T) -> Result<usize, CodecError> {
     Ok(counter.bytes_written)
 }
 
-/// Decodes a value that fills `bytes` exactly, never allocating more than `LIMIT` bytes for what a length field claims.
+/// Decodes a value that fills `bytes` exactly. It never allocates more than `LIMIT` bytes for what length fields claim.
 ///
 /// # Errors
 /// [`CodecError`] for anything but one whole value.

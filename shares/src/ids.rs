@@ -1,7 +1,8 @@
 //! Identifiers: public values that name clusters, nodes, keys and epochs.
 //!
-//! Each is its own type, so that an epoch cannot be passed where a version is meant. None of them is secret: they may be
-//! printed, logged and compared freely. Names are parsed once, at the edge, into types that cannot hold a wrong one.
+//! Each is a type of its own, so that the compiler refuses an epoch where a version is meant. None of them is secret:
+//! all may be printed, logged and compared freely. Names are parsed once, at the edge, into types that cannot hold a
+//! wrong name.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,6 +11,27 @@ use serde::{Deserialize, Serialize};
 
 /// Longest name of a key or a node, in bytes.
 pub const NAME_BYTES_MAX: usize = 127;
+/// Most addresses of one node.
+pub const ADDRESSES_MAX: usize = 8;
+/// Longest address of a node, in bytes: formats keep its length in one byte.
+pub const ADDRESS_BYTES_MAX: usize = 255;
+/// Most tags of one key.
+pub const TAGS_MAX: usize = 32;
+/// Longest name or value of a tag, in bytes.
+pub const TAG_BYTES_MAX: usize = 255;
+
+/// Reads exactly `2 * N` hexadecimal digits; `None` for any other text.
+pub fn from_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
+    if text.len() != 2 * N {
+        return None;
+    }
+    let digit = |letter: u8| char::from(letter).to_digit(16);
+    let mut bytes = [0; N];
+    for (byte, pair) in bytes.iter_mut().zip(text.as_bytes().chunks(2)) {
+        *byte = (digit(pair[0])? * 16 + digit(pair[1])?) as u8; // at most 255
+    }
+    Some(bytes)
+}
 
 macro_rules! id16 {
     ($(#[$doc:meta])* $name:ident) => {
@@ -32,15 +54,7 @@ macro_rules! id16 {
         impl FromStr for $name {
             type Err = IdError;
             fn from_str(text: &str) -> Result<Self, IdError> {
-                if text.len() != 32 || !text.is_ascii() {
-                    return Err(IdError::Hex);
-                }
-                let mut bytes = [0; 16];
-                for (byte, pair) in bytes.iter_mut().zip(text.as_bytes().chunks(2)) {
-                    let pair = std::str::from_utf8(pair).map_err(|_| IdError::Hex)?;
-                    *byte = u8::from_str_radix(pair, 16).map_err(|_| IdError::Hex)?;
-                }
-                Ok(Self(bytes))
+                from_hex(text).map(Self).ok_or(IdError::Hex)
             }
         }
     };
@@ -61,44 +75,50 @@ macro_rules! number {
 }
 
 id16!(
-    /// Names one cluster for ever: 16 random bytes made at `cluster init`.
+    /// Names one cluster for ever: 16 random bytes, drawn at `cluster init`.
     ClusterId
 );
 id16!(
-    /// Names one master key for ever, in logs and on disk, where its name must not appear.
+    /// Names one master key for ever: 16 random bytes. Logs and disks show this id, because the name of a key must not
+    /// appear there.
     KeyUid
 );
 id16!(
-    /// Names one dealing: the shares that one leader sealed under one encapsulation per holder.
+    /// Names one batch: the shares that one leader sealed under one encapsulation per holder. 16 random bytes.
     BatchId
 );
 number!(
-    /// A node of the cluster, given at admission and never reused. Zero is nobody.
+    /// The number of a node. It is given at admission and never reused. Zero stands for no node.
     NodeId(u64)
 );
 number!(
-    /// One committee of share holders; epochs only rise.
+    /// The number of one committee of share holders. Epochs only rise.
     Epoch(u64)
 );
 number!(
-    /// The generation of a node's share key.
+    /// The generation of a node's share key. It rises with every new key of the node.
     ShareKeyGeneration(u64)
 );
 number!(
-    /// A version of a master key, from 1.
+    /// The number of one version of a master key, from 1.
     KeyVersion(u32)
 );
 
-/// What is wrong with the text of an identifier.
+impl ShareKeyGeneration {
+    /// The generation of a node's first share key.
+    pub const FIRST: Self = Self(1);
+}
+
+/// Why text is not an identifier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum IdError {
-    /// Not 32 hexadecimal digits.
+    /// The text is not 32 hexadecimal digits.
     #[error("an identifier is 32 hexadecimal digits")]
     Hex,
-    /// Empty, or longer than [`NAME_BYTES_MAX`].
+    /// The name is empty, or longer than [`NAME_BYTES_MAX`].
     #[error("a name has 1 to {NAME_BYTES_MAX} characters")]
     NameLength,
-    /// A character outside the alphabet, or a forbidden sequence.
+    /// The name has a character outside the alphabet, or a forbidden sequence.
     #[error(
         "a name has only a-z, 0-9 and . _ - /, starts with a letter or digit, and has no '//', no '..' and no '/' at its end"
     )]
@@ -107,12 +127,12 @@ pub enum IdError {
 
 /// The name of a master key: `[a-z0-9][a-z0-9._/-]{0,126}`, without `//`, `..` or a `/` at the end.
 ///
-/// Immutable and never reused, since every ciphertext carries it.
+/// A name never changes and is never reused, because every ciphertext carries it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct KeyName(String);
 
-/// The operator's label of a node: like a key name, without `/`.
+/// The name that the operator gave a node: like the name of a key, without `/`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct NodeName(String);
@@ -192,6 +212,8 @@ mod tests {
     fn identifiers_survive_their_text() {
         let id = ClusterId([0xa5; 16]);
         assert_eq!(id.to_string().parse(), Ok(id));
-        assert_eq!("zz".parse::<ClusterId>(), Err(IdError::Hex));
+        for bad in ["zz", &"+f".repeat(16), &"é".repeat(16), &"0".repeat(31), &"0".repeat(34)] {
+            assert_eq!(bad.parse::<ClusterId>(), Err(IdError::Hex), "{bad}");
+        }
     }
 }

@@ -1,7 +1,7 @@
-//! HPKE (RFC 9180) with the hybrid X-Wing KEM: what shares and locks are sealed to. The only user of the crate `hpke`.
+//! HPKE (RFC 9180) with the hybrid X-Wing KEM. Shares and locks are sealed with it. The only user of the crate `hpke`.
 //!
-//! X-Wing (MLKEM768-X25519, KEM 0x647a, draft-ietf-hpke-pq) stays safe while either ML-KEM-768 or X25519 does. Base mode
-//! only: the KEM has no authenticated mode, and who sealed something is known from the log or the connection instead.
+//! X-Wing (MLKEM768-X25519, KEM 0x647a, draft-ietf-hpke-pq) is safe as long as ML-KEM-768 or X25519 is safe. Only base
+//! mode is used, because the KEM has no authenticated mode. The log or the connection shows who sealed something.
 
 use hpke::aead::{ChaCha20Poly1305, ExportOnlyAead};
 use hpke::kdf::HkdfSha256;
@@ -14,12 +14,12 @@ use crate::error::FormatError;
 use crate::primitive::Sealed32;
 use crate::secret::Secret;
 
-/// Length of a public key.
+/// Length of a public key in bytes.
 pub const PUBLIC_KEY_BYTES: usize = 1216;
-/// Length of an encapsulation.
+/// Length of an encapsulation in bytes.
 pub const ENCAPSULATION_BYTES: usize = 1120;
 
-/// The public half of a share key or lock key: 1 216 bytes that were seen to be a valid key.
+/// The public half of a share key or lock key: 1 216 bytes that were checked to be a valid key.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Vec<u8>", into = "Vec<u8>")]
 pub struct PublicKey(Box<[u8; PUBLIC_KEY_BYTES]>);
@@ -29,22 +29,22 @@ pub struct PublicKey(Box<[u8; PUBLIC_KEY_BYTES]>);
 pub struct Encapsulation(pub(crate) Box<[u8; ENCAPSULATION_BYTES]>);
 
 impl PublicKey {
-    /// Checks and takes the bytes of a key.
+    /// Takes the 1 216 bytes of a key, after a check.
     ///
     /// # Errors
-    /// [`FormatError::Field`] if they are not a key.
+    /// [`FormatError::Invalid`] if they are not a key.
     pub fn parse(bytes: &[u8]) -> Result<Self, FormatError> {
-        let key: [u8; PUBLIC_KEY_BYTES] = bytes.try_into().map_err(|_| FormatError::Field("public key"))?;
-        <XWing as Kem>::PublicKey::from_bytes(&key).map_err(|_| FormatError::Field("public key"))?;
+        let key: [u8; PUBLIC_KEY_BYTES] = bytes.try_into().map_err(|_| FormatError::Invalid("public key"))?;
+        <XWing as Kem>::PublicKey::from_bytes(&key).map_err(|_| FormatError::Invalid("public key"))?;
         Ok(Self(Box::new(key)))
     }
 
-    /// The public half of the key that grows from a 32-byte seed.
+    /// Derives the public half from the 32-byte seed of a key.
     pub fn of_seed(seed: &Secret<32>) -> Self {
         Self::from_hpke(&XWing::sk_to_pk(&private_key(seed)))
     }
 
-    /// The bytes of the key.
+    /// The 1 216 bytes of the key.
     pub fn as_bytes(&self) -> &[u8; PUBLIC_KEY_BYTES] {
         &self.0
     }
@@ -116,8 +116,8 @@ pub(crate) fn export_to(
     (Encapsulation::from_hpke(&encapsulation), key)
 }
 
-/// Derives at the recipient what [`export_to`] gave the sender. A wrong seed or encapsulation gives another key, not an
-/// error: whatever the key opens must be authenticated.
+/// Derives at the recipient the key that [`export_to`] gave the sender. A wrong seed or encapsulation gives another key
+/// and no error, so everything that this key opens must be authenticated.
 pub(crate) fn export_from(
     seed: &Secret<32>,
     encapsulation: &Encapsulation,
@@ -156,7 +156,7 @@ pub(crate) fn seal_to(
     (Encapsulation::from_hpke(&encapsulation), sealed)
 }
 
-/// Opens what [`seal_to`] sealed; `None` if it is not for this key and `info`.
+/// Opens a secret that [`seal_to`] sealed; `None` if it was sealed to another key or with another `info`.
 pub(crate) fn open_from(
     seed: &Secret<32>,
     encapsulation: &Encapsulation,
@@ -183,7 +183,7 @@ fn private_key(seed: &Secret<32>) -> <XWing as Kem>::PrivateKey {
 mod tests {
     use super::*;
 
-    /// A vector of draft-ietf-hpke-pq (see its `source`): this is the suite that the draft means.
+    /// A test vector of draft-ietf-hpke-pq (see its `source`) shows that this is the suite of the draft.
     #[test]
     fn hpke_with_x_wing_as_in_the_draft() {
         let vector: serde_json::Value =

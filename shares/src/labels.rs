@@ -1,7 +1,7 @@
-//! Every domain-separation string there is, in one table.
+//! All domain-separation labels, in one table.
 //!
-//! A label never changes meaning: a new use gets a new label. Those ending in a zero byte stand before other bytes in a
-//! hash or derivation; none is the beginning of another, so no two uses can ever hash the same input.
+//! A label never changes its meaning: a new use gets a new label. In a hash or derivation, a label that ends in a zero
+//! byte precedes other bytes. No label is the beginning of another, so two uses never hash the same input.
 
 /// Key-check value of a master key version.
 pub(crate) const KCV: &[u8] = b"quorate/v1/kcv\0";
@@ -35,21 +35,22 @@ pub(crate) const CONTEXT: &[u8] = b"quorate/v1/ctx\0";
 /// Key, nonce and commitment of a ciphertext of suite 1 (C2SP chunked-encryption).
 pub(crate) const CHUNKED_SUITE_1: &[u8] = b"c2sp.org/chunked-encryption@v1+AEAD_CHACHA20_POLY1305\0";
 
-/// What the state keeps of an invitation: a hash of its secret.
+/// The hash of an invitation's secret, which the state stores in place of the secret.
 pub const INVITE: &[u8] = b"quorate/v1/invite\0";
 /// Proof that a joiner holds the secret of an invitation.
 pub const JOIN: &[u8] = b"quorate/v1/join\0";
-/// Proof that the inviter holds it too.
+/// Proof that the inviter holds the same secret.
 pub const JOIN_OK: &[u8] = b"quorate/v1/join-ok\0";
 
 /// TLS exporter label of a join connection.
 pub const EXPORTER_JOIN: &[u8] = b"EXPORTER-quorate-join";
-/// TLS exporter label under which a piece of a lock returns; its context is the hash of the request.
+/// TLS exporter label of the key that seals a piece of a lock in a reply. The exporter context is the hash of the
+/// request.
 pub const EXPORTER_LOCK: &[u8] = b"EXPORTER-quorate-lock";
-/// TLS exporter label under which shares travel; its context is the cluster id.
+/// TLS exporter label of the key that seals shares in transit. The exporter context is the cluster id.
 pub const EXPORTER_SHARE: &[u8] = b"EXPORTER-quorate-share";
 
-/// Key of QUIC's stateless resets, from a node's boot seed.
+/// Key of QUIC's stateless resets (RFC 9000 section 10.3), derived from a node's boot seed.
 pub const QUIC_RESET: &[u8] = b"quorate/v1/quic-reset\0";
 
 #[cfg(test)]

@@ -1,9 +1,16 @@
-//! All cryptography of Quorate, and nothing else: no I/O, no async, no clock; randomness is an argument.
+//! All cryptography of Quorate, and nothing else: no I/O, no async, no clock. Randomness is an argument.
 //!
-//! In reading order: what names things and how bytes are laid out; what a secret is; how keys are split, sealed to their
-//! holders and put together again; how a node's own keys are locked by its peers; what a ciphertext is.
+//! | module | what it answers |
+//! |---|---|
+//! | [`ids`], [`labels`], [`layout`], [`codec`], [`error`] | how things are named, and how bytes are laid out and read |
+//! | `memory`: [`secret`], [`arena`] | where secrets live |
+//! | [`kem`] | how a secret is sealed to the public key of a node |
+//! | `keys`: [`master`], [`split`], [`seal`], [`transit`], [`quorum`] | how a key is split, sealed to holders, sent and rebuilt |
+//! | [`lock`] | how the peers of a node lock its own keys |
+//! | [`envelope`], [`context`] | what a ciphertext is |
 
 #![deny(unsafe_code)]
+#![warn(missing_docs)]
 
 pub mod codec;
 pub mod error;
@@ -11,19 +18,16 @@ pub mod ids;
 pub mod labels;
 pub mod layout;
 
-#[expect(unsafe_code, reason = "locked memory and process hardening are system calls")]
-pub mod arena;
+mod memory;
+pub use memory::{arena, secret};
+
 pub mod kem;
 mod primitive;
-pub mod secret;
 
-pub mod master;
-pub mod quorum;
-pub mod seal;
-pub mod split;
-pub mod transit;
+mod keys;
+pub use keys::{master, quorum, seal, split, transit};
 
 pub mod lock;
 
-pub mod context;
 pub mod envelope;
+pub use envelope::context;

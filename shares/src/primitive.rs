@@ -1,8 +1,8 @@
 //! SHA-256, HMAC, HKDF-Expand and ChaCha20-Poly1305, in the few shapes that the formats use.
 //!
-//! Keys come in as borrows of [`Secret`]s; whatever is derived goes straight into one. The libraries below leave copies of
-//! what they compute on in their stack frames, such as a key under the pads of HMAC; so the stack is written over whenever
-//! they come back.
+//! Keys are borrowed from [`Secret`]s, and derived keys are written straight into new ones. The libraries below leave
+//! copies of their input in their stack frames, for example a key under the pads of HMAC. So the stack is overwritten
+//! after each call.
 
 use std::hint::black_box;
 
@@ -28,7 +28,7 @@ pub(crate) fn hash(parts: &[&[u8]]) -> [u8; 32] {
     hasher.finalize().into()
 }
 
-/// [`hash`] of parts that are not all public.
+/// As [`hash`], for parts that are partly secret: no copy of them stays on the stack.
 pub(crate) fn hash_secret(parts: &[&[u8]]) -> [u8; 32] {
     leaving_no_trace(|| hash(parts))
 }
@@ -58,7 +58,7 @@ pub(crate) fn derive(key: &Secret<32>, info: &[&[u8]]) -> Secret<32> {
     derived
 }
 
-/// Seals `buffer` in place and returns the tag. A key seals at most once under one nonce: the caller's duty.
+/// Seals `buffer` in place and returns the tag. The caller must never use one nonce twice with one key.
 pub(crate) fn seal(key: &Secret<32>, nonce: [u8; 12], aad: &[u8], buffer: &mut [u8]) -> [u8; TAG] {
     leaving_no_trace(|| {
         let tag = ChaCha20Poly1305::new(key.expose().into()).encrypt_inout_detached(&nonce.into(), aad, buffer.into());
@@ -66,7 +66,7 @@ pub(crate) fn seal(key: &Secret<32>, nonce: [u8; 12], aad: &[u8], buffer: &mut [
     })
 }
 
-/// Opens `buffer` in place; `None`, and no plaintext, unless the tag holds.
+/// Opens `buffer` in place. If the tag does not match: `None`, and no plaintext.
 pub(crate) fn open(key: &Secret<32>, nonce: [u8; 12], aad: &[u8], buffer: &mut [u8], tag: &[u8; TAG]) -> Option<()> {
     leaving_no_trace(|| {
         let cipher = ChaCha20Poly1305::new(key.expose().into());
@@ -92,10 +92,11 @@ pub(crate) fn open_secret(key: &Secret<32>, nonce: [u8; 12], aad: &[u8], sealed:
     Some(secret)
 }
 
-/// More stack than anything here takes; a search of a daemon's memory (`tests/src/promises/memory.rs`) says whether it is enough.
+/// Bytes of stack that are overwritten: more than any function here uses. A test that searches the memory of a daemon
+/// (`tests/src/promises/memory.rs`) shows that it is enough.
 const STACK_BYTES: usize = 4096;
 
-/// Does `work` in stack frames of its own, and writes over the place where they were.
+/// Runs `work` in stack frames of its own, and then overwrites the stack that they used.
 fn leaving_no_trace<T>(work: impl FnOnce() -> T) -> T {
     #[inline(never)]
     fn apart<T>(work: impl FnOnce() -> T) -> T {
@@ -103,7 +104,7 @@ fn leaving_no_trace<T>(work: impl FnOnce() -> T) -> T {
     }
     #[inline(never)]
     fn write_over() {
-        // Mutable, or it would be a constant elsewhere.
+        // Mutable: an immutable array would be a constant outside of the stack.
         let mut below = [0u8; STACK_BYTES];
         black_box(&mut below);
     }

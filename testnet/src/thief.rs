@@ -22,7 +22,7 @@ use quorate_shares::context::Context;
 use quorate_shares::envelope::{self, Ciphertext};
 use quorate_shares::ids::{Epoch, KeyName, NodeId};
 use quorate_shares::lock::Bundle;
-use quorate_shares::master::{KeyIdentity, MasterKey, Purpose};
+use quorate_shares::master::{KeyIdentity, MasterKey, RootPurpose};
 use quorate_shares::secret::Secret;
 
 use crate::canary::Canary;
@@ -84,7 +84,7 @@ impl RecoveredKey {
 
     /// The root that a node which serves this key keeps in memory.
     pub fn root(&self) -> Secret<32> {
-        self.key.root(&self.identity, Purpose::Encrypt)
+        self.key.root(&self.identity, RootPurpose::Encrypt)
     }
 }
 

@@ -1,12 +1,14 @@
-//! `--output json` is stable: what programs read is held against `json.txt`, byte for byte, so that a change is seen as one.
-//! A field that is taken away or renamed breaks somebody's program; docs/JSON.md says what each of them means.
+//! `--output json` is stable: the results are compared with `json.txt`, byte for byte, so that every change is visible.
+//! A field that is removed or renamed breaks the programs of users. docs/JSON.md says what each field means.
 
 use quorate_client::identity::{Protocol, PublicKey, server_config};
-use quorate_client::wire::{AdminProgress, AdminRequest, AdminResponse, Operation, Phase, PublicStatus, SecretMemory};
+use quorate_client::wire::{
+    AdminProgress, AdminRequest, AdminResponse, OperationStatus, Phase, PublicStatus, SecretMemory,
+};
 
 use crate::kit::{World, alarm};
 
-/// What was typed and what came of it, one after the other.
+/// The commands and their results, one after the other.
 struct Record {
     world: World,
     text: String,
@@ -17,7 +19,7 @@ impl Record {
         Self { world: World::new(), text: String::new() }
     }
 
-    /// Notes the result of one command, with this world's directory as `DIR`.
+    /// Notes the result of one command, with the directory of this world as `DIR`.
     fn note(&mut self, typed: &str, input: &[u8]) {
         let words: Vec<_> =
             typed.split(' ').skip(1).chain(["--output", "json"]).map(|word| self.placed(word)).collect();
@@ -32,8 +34,8 @@ impl Record {
     }
 }
 
-fn operation() -> Operation {
-    Operation { name: "founding".to_owned(), step: "locking".to_owned(), waiting_for: vec!["n3".to_owned()] }
+fn operation() -> OperationStatus {
+    OperationStatus { name: "founding".to_owned(), step: "locking".to_owned(), waiting_for: vec!["n3".to_owned()] }
 }
 
 fn keys_and_messages() -> String {
@@ -76,7 +78,7 @@ fn nodes_and_status() -> String {
         status.alarms.push(alarm());
     }
     record.note("quorate status", b"");
-    // No node serves: one is locked, and nobody answers at the address of the other.
+    // No node serves: one is locked, and none answers at the address of the other.
     let silent = std::net::UdpSocket::bind("127.0.0.1:0").expect("a free port");
     let mut file = record.world.file.clone();
     let mut other = file.nodes[0].clone();
@@ -88,13 +90,13 @@ fn nodes_and_status() -> String {
     record.world.endpoint.set_server_config(Some(server_config(&record.world.boot, None, &[Protocol::Boot])));
     let before = record.text.len();
     record.note("quorate status", b"");
-    // Whom a client asks first is chance, and so is what it heard last.
+    // Which node a client asks first is random, and so is the last error.
     let masked = masked(&masked(&record.text[before..], "error"), "reason");
     record.text.truncate(before);
     record.text + &masked
 }
 
-/// With the values of one field left out.
+/// `text` without the values of one field.
 fn masked(text: &str, field: &str) -> String {
     let begins = format!("\"{field}\": \"");
     let mut parts = text.split(&begins);
@@ -134,7 +136,7 @@ fn this_machine() -> String {
             (vec![], Some(Ok(AdminResponse::Sealed { node: "n1".parse().expect("a name"), sealed })))
         }
         AdminRequest::Admit { .. } => (vec![], Some(Ok(AdminResponse::Admitted { at: "n1".parse().expect("a name") }))),
-        AdminRequest::Export => panic!("nobody asks for it here"),
+        AdminRequest::Export => panic!("no test asks for it"),
     });
     record.note("quorate node status", b"");
     record.note("quorate node status", b"");
@@ -146,7 +148,7 @@ fn this_machine() -> String {
     record.text
 }
 
-/// A machine on which all is well but the swap.
+/// A machine on which only the swap is wrong.
 fn examined() -> String {
     let directory = tempfile::tempdir().expect("a directory");
     let at = |name: &str| directory.path().join(name);

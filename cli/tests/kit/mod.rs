@@ -1,4 +1,4 @@
-//! A node that answers as a test wants it: over QUIC to clients, over a socket to the person at the machine.
+//! A fake node that answers as a test wants: clients over QUIC, and the user of the machine over a socket.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -16,14 +16,14 @@ use quorate_client::frame::{self, Kind};
 use quorate_client::identity::{Identity, Protocol, server_config};
 use quorate_client::wire::{
     self, AdminProgress, AdminRequest, AdminResponse, Alarm, Answer, Answered, Envelope, KeyInfo, KeySummary,
-    LocalStatus, NodeInfo, NodeState, OldCopies, Operation, Phase, Progress, PublicStatus, Request, Response,
-    Revocation, Role, SecretMemory, Stage, Status, VersionInfo, WireError,
+    LocalStatus, NodeInfo, NodeState, OldCopies, OperationStatus, Phase, Progress, PublicStatus, Request, Response,
+    RevocationProgress, Role, SecretMemory, Stage, Status, VersionInfo, WireError,
 };
 use quorate_client::{ClusterFile, ClusterId, Code, KeyName, KeyVersion, Plaintext, Token};
 use quorate_shares::ids::{Epoch, KeyUid, NodeId};
 use tokio::net::UnixListener;
 
-/// What one run of the command line did.
+/// The result of one run of the command line.
 pub(crate) struct Run {
     pub(crate) code: u8,
     pub(crate) out: Vec<u8>,
@@ -90,7 +90,7 @@ impl World {
         self.directory.path().join(name)
     }
 
-    /// Runs a command line with the world's files and nothing else.
+    /// Runs a command line with the files of this world and no other configuration.
     pub(crate) fn run(&self, arguments: &[&str], input: &[u8]) -> Run {
         let mut all = vec![
             OsString::from("quorate"),
@@ -109,7 +109,7 @@ impl World {
         run
     }
 
-    /// Serves the local socket: every request is handed to `script`, which gives the progress and the answer.
+    /// Serves the local socket: `script` gives the progress and the answer to every request.
     pub(crate) fn daemon(
         &self,
         script: impl Fn(AdminRequest) -> (Vec<AdminProgress>, Option<Result<AdminResponse, WireError>>)
@@ -158,12 +158,12 @@ pub(crate) fn run(arguments: Vec<OsString>, mut input: &[u8]) -> Run {
     Run { code, out, err: String::from_utf8(err).expect("messages are text") }
 }
 
-/// Keys, versions and a stand-in for encryption that shows its inputs.
+/// Keys, versions, and a replacement for encryption that shows its inputs.
 pub(crate) struct FakeNode {
     hash: [u8; 32],
     keys: Mutex<BTreeMap<KeyName, KeyInfo>>,
     pub(crate) status: Mutex<Status>,
-    /// How often somebody asked how far an operation is.
+    /// How often the progress of an operation was requested.
     looks: AtomicU8,
 }
 
@@ -290,7 +290,7 @@ impl FakeNode {
     }
 }
 
-/// The operations that the stand-in knows.
+/// The operations that the fake node knows.
 const REMOVAL: Epoch = Epoch(7);
 const REVOCATION: Epoch = Epoch(8);
 
@@ -298,10 +298,10 @@ fn no_node(name: &str) -> WireError {
     WireError::new(Code::NotFound, format!("no node named {name}")).hint("the nodes are n1, n2")
 }
 
-/// An operation that comes a little further with each look.
+/// An operation that makes progress with each request.
 fn progress(operation: Epoch, looks: u8) -> Progress {
     let stage = if looks < 4 { Stage::Runs } else { Stage::Done };
-    let revocation = (operation == REVOCATION).then_some(Revocation {
+    let revocation = (operation == REVOCATION).then_some(RevocationProgress {
         decisive: looks > 0,
         leases_over: looks > 2,
         erased: looks.min(2),
@@ -315,7 +315,7 @@ fn progress(operation: Epoch, looks: u8) -> Progress {
         _ => String::new(),
     };
     let name = if revocation.is_some() { "revoke n2" } else { "remove n2" }.to_owned();
-    Progress { stage, operation: Operation { name, step, waiting_for }, revocation }
+    Progress { stage, operation: OperationStatus { name, step, waiting_for }, revocation }
 }
 
 fn seal(key: &KeyName, context: &[u8], message: &[u8]) -> String {
@@ -326,7 +326,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// A node that serves and was seen so long ago.
+/// A node that serves and reported `last_seen_ms` ago.
 fn seen(last_seen_ms: u64) -> NodeState {
     NodeState {
         phase: Phase::Serving,
@@ -338,12 +338,12 @@ fn seen(last_seen_ms: u64) -> NodeState {
     }
 }
 
-/// A node that is there now.
+/// A node that reported now.
 fn now(name: &str, id: u64) -> NodeInfo {
     NodeInfo { state: Some(seen(0)), ..node(name, id) }
 }
 
-/// The first was seen a moment ago; the others never.
+/// The first node reported a moment ago; the others never.
 fn node(name: &str, id: u64) -> NodeInfo {
     NodeInfo {
         name: name.parse().expect("a name"),

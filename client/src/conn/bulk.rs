@@ -1,4 +1,4 @@
-//! Bulk transfers: a body larger than a frame, on a stream of its own, with one answer at the end.
+//! Bulk transfers: a body that is too large for a frame, on a stream of its own, with one answer at the end.
 
 use std::time::Duration;
 
@@ -8,24 +8,24 @@ use super::serve::BULK;
 use super::{Closed, close};
 use crate::frame::BODY_BYTES_MAX;
 
-/// Largest header of a bulk transfer; the receiver refuses more.
+/// Largest header of a bulk transfer in bytes. The receiver refuses a larger one.
 pub const BULK_HEADER_BYTES_MAX: usize = 64 << 10;
-/// Largest chunk of a bulk transfer; the receiver refuses more.
+/// Largest chunk of a bulk transfer in bytes. The receiver refuses a larger one.
 pub const BULK_CHUNK_BYTES_MAX: usize = 1 << 20;
 
-/// Why a bulk transfer did not succeed.
+/// Why a bulk transfer failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BulkError {
-    /// A header, chunk or answer beyond its limit.
+    /// A header, chunk or answer is empty or larger than its limit. It says how large.
     #[error("{0} bytes are more than a part of a bulk transfer may have")]
     TooLarge(usize),
-    /// The stream ended before the transfer did.
+    /// The stream ended before the transfer was complete.
     #[error("the bulk transfer broke off")]
     Truncated,
-    /// The receiver gave up without an answer.
+    /// The receiver ended the transfer without an answer.
     #[error("the peer refused the bulk transfer")]
     Refused,
-    /// The time was up.
+    /// The deadline passed.
     #[error("no answer in time")]
     Deadline,
     /// The connection ended.
@@ -33,7 +33,7 @@ pub enum BulkError {
     Closed(Closed),
 }
 
-/// The sending side. Dropped before [`BulkSender::finish`], the receiver sees the transfer broken off.
+/// The sending side. If it is dropped before [`BulkSender::finish`], the receiver sees that the transfer broke off.
 #[derive(Debug)]
 pub struct BulkSender {
     send: quinn::SendStream,
@@ -55,10 +55,10 @@ impl BulkSender {
         Ok(sender)
     }
 
-    /// Sends one chunk, waiting until there is room for it.
+    /// Sends one chunk. It waits until there is room for it.
     ///
     /// # Errors
-    /// [`BulkError`]; a chunk is neither empty nor larger than [`BULK_CHUNK_BYTES_MAX`].
+    /// [`BulkError`], also for a chunk that is empty or larger than [`BULK_CHUNK_BYTES_MAX`].
     pub async fn send(&mut self, chunk: &[u8]) -> Result<(), BulkError> {
         if chunk.is_empty() || chunk.len() > BULK_CHUNK_BYTES_MAX {
             return Err(BulkError::TooLarge(chunk.len()));
@@ -68,13 +68,13 @@ impl BulkSender {
         self.write(part.freeze()).await
     }
 
-    /// Says that all was sent, and waits for the answer.
+    /// Says that all chunks were sent, and waits for the answer, at most for `deadline`.
     ///
     /// # Errors
     /// [`BulkError`].
     pub async fn finish(mut self, deadline: Duration) -> Result<Bytes, BulkError> {
         let finish = async {
-            // An end of its own: a stream that merely stops must not look complete.
+            // An explicit end: a stream that only stops must not look complete.
             self.write(Bytes::from_static(&[0; 4])).await?;
             match read_part(&mut self.receive, BODY_BYTES_MAX).await {
                 Err(BulkError::Truncated) => Err(BulkError::Refused),
@@ -95,12 +95,12 @@ impl BulkSender {
 
 impl Drop for BulkSender {
     fn drop(&mut self) {
-        // No effect once all was sent and acknowledged.
+        // No effect after all bytes were sent and acknowledged.
         let _ = self.send.reset(close::DONE.into());
     }
 }
 
-/// The receiving side. Dropped without [`BulkReceiver::reply`], the sender sees the transfer refused.
+/// The receiving side. If it is dropped without [`BulkReceiver::reply`], the sender sees that the transfer was refused.
 #[derive(Debug)]
 pub struct BulkReceiver {
     header: Bytes,
@@ -115,12 +115,12 @@ impl BulkReceiver {
         Ok(Self { header, send, receive, complete: false })
     }
 
-    /// What the transfer is.
+    /// The header, which says what the transfer is.
     pub fn header(&self) -> &Bytes {
         &self.header
     }
 
-    /// The next chunk; `None` once the sender has said that all was sent.
+    /// The next chunk; `None` after the sender has said that all were sent.
     ///
     /// # Errors
     /// [`BulkError`]; [`BulkError::Truncated`] if the sender broke off.
@@ -133,7 +133,7 @@ impl BulkReceiver {
         Ok((!self.complete).then_some(chunk))
     }
 
-    /// Answers the sender.
+    /// Answers the sender, at most [`BODY_BYTES_MAX`] bytes.
     ///
     /// # Errors
     /// [`BulkError`].
@@ -156,7 +156,7 @@ fn put_part(buffer: &mut BytesMut, part: &[u8]) {
     buffer.put_slice(part);
 }
 
-/// Reads `len u32 | bytes`; the length is checked first, and memory grows only with what arrives.
+/// Reads `len u32 | bytes`. The length is checked first, and memory grows only with the bytes that arrive.
 async fn read_part(stream: &mut quinn::RecvStream, limit: usize) -> Result<Bytes, BulkError> {
     let mut length = [0; 4];
     stream.read_exact(&mut length).await.map_err(read_failed)?;

@@ -10,15 +10,16 @@
 //! # Ok(()) }
 //! ```
 //!
-//! Either side may ask; what a side answers is its [`Handler`]. Requests share a few long-lived bidirectional streams, the
-//! [`Lane`]s, told apart by an id, and whatever is waiting to be sent leaves in one write: many times cheaper than a stream
-//! per request. Lanes do not hold each other up, so a lane full of log entries does not delay a heartbeat. Bodies too large
-//! for a frame get a stream of their own ([`Conn::open_bulk`]).
+//! Either side may send requests. The [`Handler`] of a side answers those of the other. Requests share a few long-lived
+//! bidirectional streams, the [`Lane`]s, and are distinguished by an id. All frames that wait leave in one write, which
+//! is many times cheaper than a stream per request. Lanes do not block each other, so a lane full of log entries does
+//! not delay a heartbeat. A body that is too large for a frame gets a stream of its own ([`Conn::open_bulk`]).
 //!
-//! A connection stays open until one side closes it or falls silent; then every call in flight ends with
-//! [`CallError::Closed`]. A peer that does not read stops being written to: callers wait, at most for their deadline.
-//! What is *not* done here: retries, choice of a node, and any judgement of who the peer is. Buffers under way are not
-//! wiped; those of QUIC are not either.
+//! A connection stays open until one side closes it or becomes silent. Then every call in flight ends with
+//! [`CallError::Closed`]. If a peer does not read, callers wait, at most until their deadline.
+//!
+//! This module does *not* retry, choose a node, or decide what a peer may do. It does not wipe the buffers of messages
+//! in transit; QUIC does not wipe its own either.
 
 mod bulk;
 mod outbox;
@@ -46,36 +47,36 @@ use crate::frame::{self, BODY_BYTES_MAX, Kind};
 use crate::identity::{Protocol, PublicKey, peer_key};
 use outbox::Outbox;
 
-/// Requests in flight on one lane of a connection, counted by the asker and by the answerer; the next is refused as busy.
+/// Most requests in flight on one lane of a connection. Both sides count. A further request is refused as busy.
 pub const IN_FLIGHT_MAX: usize = 1024;
 
-/// Codes that end a connection; the reason beside them is for people.
+/// Codes with which a connection is closed. Each comes with a reason for people.
 pub mod close {
-    /// Nothing more to say.
+    /// The side that closes needs the connection no longer.
     pub const DONE: u32 = 0;
-    /// The other side broke the protocol.
+    /// The other side violated the protocol.
     pub const PROTOCOL: u32 = 1;
-    /// Refused for now: the peer may try again.
+    /// The peer is refused now and may try again.
     pub const DENIED: u32 = 2;
-    /// Refused for ever.
+    /// The peer is refused for ever.
     pub const REVOKED: u32 = 3;
-    /// Another connection of the same pair took over.
+    /// A newer connection of the same two nodes replaces this one.
     pub const REPLACED: u32 = 4;
-    /// The process ends.
+    /// The process of the side that closes ends.
     pub const SHUTDOWN: u32 = 5;
-    /// The peer's storage is older than what it reported before.
+    /// The storage of the peer is older than the peer reported before.
     pub const STALE: u32 = 6;
 }
 
-/// Independent streams of one connection.
+/// One of the independent streams of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Lane {
-    /// Short and urgent: heartbeats, votes, leases, pings. Leaves before the others.
+    /// Short and urgent: heartbeats, votes, leases, pings. It is sent before the others.
     Urgent = 0,
     /// Ordinary requests.
     Ordinary = 1,
-    /// Large bodies that may wait: entries of the log.
+    /// Large bodies that can wait: entries of the log.
     Heavy = 2,
 }
 
@@ -92,21 +93,21 @@ impl Lane {
     }
 }
 
-/// A future on the heap, as a [`Handler`] returns it.
+/// A future on the heap, which a [`Handler`] returns.
 pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
-/// What one side of a connection answers.
+/// Answers the requests that arrive at one side of a connection.
 pub trait Handler: Send + Sync + 'static {
-    /// Answers one request. Runs on the task that reads the lane: whatever waits belongs into [`Reply::Later`].
+    /// Answers one request. It runs on the task that reads the lane, so work that waits must go into [`Reply::Later`].
     fn handle(&self, conn: &Conn, body: Bytes) -> Reply;
 
-    /// What is put up with from the other side. Its patience also ends when nobody reads the answers. Unless overridden,
-    /// whatever the protocol allows, for ever.
+    /// Limits on what the other side may send. [`Limits::patience`] also limits how long the other side may leave
+    /// answers unread. The default is what the protocol allows, without a limit on time.
     fn limits(&self) -> Limits {
         Limits::default()
     }
 
-    /// Takes one bulk transfer. Unless overridden it is refused.
+    /// Receives one bulk transfer. The default refuses it.
     fn bulk(&self, conn: &Conn, bulk: BulkReceiver) -> BoxFuture<()> {
         let _ = (conn, bulk);
         Box::pin(std::future::ready(()))
@@ -115,28 +116,28 @@ pub trait Handler: Send + Sync + 'static {
 
 /// How a request is answered.
 pub enum Reply {
-    /// Here is the answer: for work in memory, without the cost of a task.
+    /// The answer itself. Fit for work in memory, since it saves the cost of a task.
     Inline(Vec<u8>),
-    /// It takes a while. The future is dropped when the asker no longer waits or the connection ends, so work that must
-    /// finish runs on a task of its own.
+    /// A future that gives the answer. It is dropped when the asker no longer waits or the connection ends, so work
+    /// that must finish runs on a task of its own.
     Later(BoxFuture<Vec<u8>>),
 }
 
 impl Reply {
-    /// An answer that takes a while.
+    /// An answer that `answer` gives later.
     pub fn later(answer: impl Future<Output = Vec<u8>> + Send + 'static) -> Self {
         Self::Later(Box::pin(answer))
     }
 }
 
-/// Who is at the other end.
+/// The other side of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PeerInfo {
-    /// The key that it proved.
+    /// The public key that it proved.
     pub key: PublicKey,
-    /// What the connection is for.
+    /// The purpose of the connection.
     pub protocol: Protocol,
-    /// Its address when the connection was made.
+    /// Its address when the connection was established.
     pub remote: SocketAddr,
     /// Whether this side opened the connection.
     pub dialled: bool,
@@ -145,9 +146,9 @@ pub struct PeerInfo {
 /// How a connection ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Closed {
-    /// The code that the peer gave ([`close`]); `None` if it gave none.
+    /// The code that the peer gave (see [`close`]); `None` if it gave none.
     pub code: Option<u32>,
-    /// For people, one line.
+    /// The reason for people, in one line.
     pub reason: String,
 }
 
@@ -161,7 +162,7 @@ impl From<quinn::ConnectionError> for Closed {
     fn from(error: quinn::ConnectionError) -> Self {
         match error {
             quinn::ConnectionError::ApplicationClosed(frame) => {
-                // The peer chose these bytes: nothing of them may steer a terminal or fill a log.
+                // The peer chose these bytes. They must not control a terminal or fill a log.
                 let text = String::from_utf8_lossy(&frame.reason);
                 let reason = text.chars().filter(|c| !c.is_control()).take(200).collect();
                 Self { code: u32::try_from(frame.error_code.into_inner()).ok(), reason }
@@ -173,19 +174,19 @@ impl From<quinn::ConnectionError> for Closed {
     }
 }
 
-/// Why a call has no answer.
+/// Why a call got no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CallError {
-    /// [`IN_FLIGHT_MAX`] requests are in flight, counted here or there.
+    /// [`IN_FLIGHT_MAX`] requests are in flight, as this side or the peer counts them.
     #[error("too many requests in flight")]
     Busy,
-    /// The time was up.
+    /// The deadline passed.
     #[error("no answer in time")]
     Deadline,
-    /// The body is larger than a frame takes.
+    /// The body is longer than [`BODY_BYTES_MAX`].
     #[error("message larger than {BODY_BYTES_MAX} bytes")]
     TooLarge,
-    /// The peer gave up without an answer.
+    /// The peer began the request and ended it without an answer.
     #[error("the peer failed to answer")]
     Failed,
     /// The connection ended.
@@ -193,7 +194,7 @@ pub enum CallError {
     Closed(Closed),
 }
 
-/// One connection. Clones are the same connection.
+/// One connection. A clone is the same connection.
 #[derive(Clone)]
 pub struct Conn(Arc<Shared>);
 
@@ -205,13 +206,14 @@ struct Shared {
 }
 
 impl Conn {
-    /// Runs the protocol on an established connection, answering with `handler`; without one nothing is answered.
+    /// Runs the protocol on an established connection. `handler` answers the requests of the peer; without one, no
+    /// request is answered.
     ///
-    /// Must be called within a tokio runtime.
+    /// It must be called within a tokio runtime.
     pub fn start(connection: quinn::Connection, handler: Option<Arc<dyn Handler>>) -> Self {
         let (key, protocol) = (peer_key(&connection), Protocol::of(&connection));
         if key.is_none() || protocol.is_none() {
-            // Both are part of every handshake that `identity` configures; one that lacks them is not for us.
+            // Every handshake that `identity` configures has both. A connection without them is a violation.
             connection.close(close::PROTOCOL.into(), b"no identity");
         }
         let peer = PeerInfo {
@@ -227,18 +229,19 @@ impl Conn {
         conn
     }
 
-    /// Asks, and waits for the answer at most for `deadline`.
+    /// Sends a request and waits for the answer, at most for `deadline`.
     ///
     /// # Errors
-    /// [`CallError`]. After [`CallError::Deadline`] and [`CallError::Closed`] the peer may have done the work or not.
+    /// [`CallError`]. After [`CallError::Deadline`] and [`CallError::Closed`], the peer may or may not have done the
+    /// work.
     pub async fn call(&self, lane: Lane, body: &[u8], deadline: Duration) -> Result<Bytes, CallError> {
         tokio::time::timeout(deadline, self.ask(lane, body)).await.unwrap_or(Err(CallError::Deadline))
     }
 
-    /// Asks, and waits as long as the caller does. Dropping the future tells the peer to give up.
+    /// Sends a request and waits for the answer without a limit. If the future is dropped, the peer is told to stop.
     ///
     /// # Errors
-    /// As [`Conn::call`], but for [`CallError::Deadline`].
+    /// As [`Conn::call`], except [`CallError::Deadline`].
     pub async fn ask(&self, lane: Lane, body: &[u8]) -> Result<Bytes, CallError> {
         if body.len() > BODY_BYTES_MAX {
             return Err(CallError::TooLarge);
@@ -247,26 +250,26 @@ impl Conn {
         let id = self.0.next_id.fetch_add(1, Ordering::Relaxed);
         let (answer, wait) = oneshot::channel();
         calls.expect(id, answer)?;
-        let mut interest = Interest { calls, id, sent: false };
+        let mut waiting = WaitingCall { calls, id, sent: false };
         calls.outbox.push(Kind::Request, id, body).await.map_err(|()| self.lost())?;
-        interest.sent = true;
+        waiting.sent = true;
         wait.await.unwrap_or_else(|_| Err(self.lost()))
     }
 
-    /// Opens a stream of its own for a body that is larger than a frame.
+    /// Opens a stream of its own for a body that is too large for a frame.
     ///
     /// # Errors
-    /// [`BulkError`].
+    /// [`BulkError`], also for a header above [`BULK_HEADER_BYTES_MAX`].
     pub async fn open_bulk(&self, header: &[u8]) -> Result<BulkSender, BulkError> {
         BulkSender::open(&self.0.connection, header).await
     }
 
-    /// Who is at the other end.
+    /// The other side of the connection.
     pub fn peer(&self) -> &PeerInfo {
         &self.0.peer
     }
 
-    /// A key that both ends of this one connection share (RFC 8446 section 7.5).
+    /// Derives a key that only the two ends of this connection share (TLS exporter, RFC 8446 section 7.5).
     pub fn export(&self, label: &[u8], context: &[u8]) -> Secret<32> {
         let mut key = Secret::zero();
         self.0
@@ -276,22 +279,23 @@ impl Conn {
         key
     }
 
-    /// Ends the connection: a code of [`close`] and a line for people. Calls in flight, on both sides, end with an error.
+    /// Closes the connection with a code of [`close`] and a reason for people. Calls in flight end with an error on
+    /// both sides.
     pub fn close(&self, code: u32, reason: &str) {
-        // QUIC would overwrite the reason of an earlier end, which callers still want to read.
+        // QUIC would overwrite the reason of an earlier close, which callers may still read.
         if self.0.connection.close_reason().is_none() {
             self.0.connection.close(code.into(), reason.as_bytes());
         }
     }
 
-    /// Waits for the end.
+    /// Waits until the connection ends, and says how it ended.
     pub async fn closed(&self) -> Closed {
         self.0.connection.closed().await.into()
     }
 
-    /// How the connection ended, if it has.
-    pub fn is_closed(&self) -> Option<Closed> {
-        self.0.connection.close_reason().map(Closed::from)
+    /// Whether the connection has not ended.
+    pub fn is_open(&self) -> bool {
+        self.0.connection.close_reason().is_none()
     }
 
     /// Whether both are the same connection.
@@ -299,15 +303,15 @@ impl Conn {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    /// The connection underneath.
+    /// The underlying QUIC connection.
     pub fn quic(&self) -> &quinn::Connection {
         &self.0.connection
     }
 
-    /// How the connection ended, as a call reports it.
+    /// The error of a call that found the connection ended.
     fn lost(&self) -> CallError {
-        let unknown = || Closed { code: None, reason: "the stream ended".to_owned() };
-        CallError::Closed(self.is_closed().unwrap_or_else(unknown))
+        let ended = self.0.connection.close_reason().map(Closed::from);
+        CallError::Closed(ended.unwrap_or_else(|| Closed { code: None, reason: "the stream ended".to_owned() }))
     }
 }
 
@@ -317,7 +321,7 @@ impl fmt::Debug for Conn {
     }
 }
 
-/// The asking side of one lane: opened with the first request, gone with the connection.
+/// The asking side of one lane. The first request opens it; it ends with the connection.
 struct CallLane {
     outbox: Arc<Outbox>,
     pending: Mutex<Pending>,
@@ -333,7 +337,7 @@ impl CallLane {
     async fn open(conn: &Conn, lane: Lane) -> Result<Arc<Self>, CallError> {
         let opened = conn.0.connection.open_bi().await;
         let (send, receive) = opened.map_err(|error| CallError::Closed(error.into()))?;
-        // Fails only for a stream that is closed already, which the first write reports.
+        // Fails only if the stream is closed already, which the first write reports.
         let _ = send.set_priority(lane.priority());
         let outbox = Arc::new(Outbox::beginning_with(&[serve::LANE, lane as u8]));
         let calls = Arc::new(Self { outbox: outbox.clone(), pending: Mutex::default() });
@@ -347,14 +351,14 @@ impl CallLane {
         if pending.calls.len() >= IN_FLIGHT_MAX {
             return Err(CallError::Busy);
         }
-        // After the end nobody would answer; the dropped sender reports it.
+        // After the end of the lane no answer comes; the caller learns it from the dropped sender.
         if !pending.ended {
             pending.calls.insert(id, answer);
         }
         Ok(())
     }
 
-    /// Hands answers to those who wait, until the lane ends; then everybody left is told.
+    /// Passes answers to the callers that wait for them. When the lane ends, it tells those that are left.
     async fn collect(self: Arc<Self>, conn: Conn, receive: quinn::RecvStream) {
         let mut reader = frame::Reader::new(receive);
         let reason = loop {
@@ -366,7 +370,7 @@ impl CallLane {
                         Kind::Failed => Err(CallError::Failed),
                         Kind::Request | Kind::Cancel | Kind::Progress => break "a request among answers".to_owned(),
                     };
-                    // Nobody waits for an answer to a cancelled call.
+                    // A call that was cancelled waits for no answer.
                     if let Some(caller) = self.pending.lock().calls.remove(&frame.id) {
                         let _ = caller.send(answer);
                     }
@@ -375,7 +379,7 @@ impl CallLane {
                 Err(error) => break error.to_string(),
             }
         };
-        // Without one of its lanes a connection is of no use. Closing a closed one changes nothing.
+        // A connection is useless without one of its lanes. To close a closed connection changes nothing.
         conn.close(close::PROTOCOL, &reason);
         self.outbox.stop();
         let mut pending = self.pending.lock();
@@ -386,14 +390,14 @@ impl CallLane {
     }
 }
 
-/// Somebody waits for an answer. When he no longer does, the peer is told.
-struct Interest<'a> {
+/// A call that waits for an answer. If it is dropped before, the peer is told to stop.
+struct WaitingCall<'a> {
     calls: &'a CallLane,
     id: u64,
     sent: bool,
 }
 
-impl Drop for Interest<'_> {
+impl Drop for WaitingCall<'_> {
     fn drop(&mut self) {
         let waiting = self.calls.pending.lock().calls.remove(&self.id).is_some();
         if waiting && self.sent {

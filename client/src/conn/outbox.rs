@@ -1,4 +1,4 @@
-//! What waits to be written on one stream: one buffer that many fill and one task empties, in one write at a time.
+//! The outbox of one stream: a buffer that many tasks fill and one task writes, as a whole each time.
 
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
@@ -6,9 +6,9 @@ use tokio::sync::Notify;
 
 use crate::frame::{self, Kind};
 
-/// Unsent bytes beyond which whoever has more to send waits. A frame that begins below it may end above it.
+/// Unsent bytes above which a task with more frames waits. A frame that begins below it may end above it.
 const HIGH_WATER_BYTES: usize = 1 << 20;
-/// Staged bytes that are worth writing at once, although more may follow.
+/// Staged bytes that are written at once, although more may follow.
 const FLUSH_BYTES: usize = 16 << 10;
 
 pub(super) struct Outbox {
@@ -29,15 +29,15 @@ impl Outbox {
         Self { waiting: Mutex::new(waiting), filled: Notify::new(), drained: Notify::new() }
     }
 
-    /// Queues a frame and sends it, waiting while too much is unsent. An error when the stream has ended or the frame is too
-    /// large.
+    /// Queues a frame and sends it. It waits while too much is unsent. An error if the stream has ended or the frame is
+    /// too large.
     pub(super) async fn push(&self, kind: Kind, id: u64, body: &[u8]) -> Result<(), ()> {
         let pushed = self.stage(kind, id, body).await;
         self.flush();
         pushed
     }
 
-    /// As [`Outbox::push`], but it may wait for others until [`Outbox::flush`]: frames that leave together cost less.
+    /// As [`Outbox::push`], but the frame may wait until [`Outbox::flush`]: frames that leave together cost less.
     pub(super) async fn stage(&self, kind: Kind, id: u64, body: &[u8]) -> Result<(), ()> {
         if let Some(result) = self.offer(kind, id, body, HIGH_WATER_BYTES) {
             return result;
@@ -46,7 +46,7 @@ impl Outbox {
         loop {
             let drained = self.drained.notified();
             tokio::pin!(drained);
-            // Registered before looking again, so that a drain between the two is not missed.
+            // Registered before the second look, so that a drain between the two is not missed.
             drained.as_mut().enable();
             if let Some(result) = self.offer(kind, id, body, HIGH_WATER_BYTES) {
                 return result;
@@ -55,19 +55,19 @@ impl Outbox {
         }
     }
 
-    /// Queues a frame without waiting: only for what is small, and bounded in number by the requests in flight.
+    /// Queues a frame without waiting. Only for small frames whose number is bounded by the requests in flight.
     pub(super) fn push_now(&self, kind: Kind, id: u64, body: &[u8]) {
-        // On a stream that has ended there is nobody to tell.
+        // If the stream has ended, the frame has no receiver.
         let _ = self.offer(kind, id, body, usize::MAX);
         self.flush();
     }
 
-    /// Sends what is queued.
+    /// Sends all queued frames.
     pub(super) fn flush(&self) {
         self.filled.notify_one();
     }
 
-    /// Ends the writing task and everyone who waits for it.
+    /// Ends the task that writes, and all that wait for room.
     pub(super) fn stop(&self) {
         let mut waiting = self.waiting.lock();
         waiting.stopped = true;
@@ -77,7 +77,7 @@ impl Outbox {
         self.drained.notify_waiters();
     }
 
-    /// Writes until the stream ends.
+    /// Writes queued frames until the stream ends.
     pub(super) async fn run(self: std::sync::Arc<Self>, mut stream: quinn::SendStream) {
         loop {
             let Some(batch) = self.take() else { return };
@@ -93,7 +93,7 @@ impl Outbox {
         }
     }
 
-    /// `None` when there is no room below `limit` bytes.
+    /// Queues a frame; `None` if `limit` bytes or more are unsent.
     fn offer(&self, kind: Kind, id: u64, body: &[u8], limit: usize) -> Option<Result<(), ()>> {
         let mut waiting = self.waiting.lock();
         if waiting.stopped {
@@ -111,7 +111,7 @@ impl Outbox {
         Some(queued)
     }
 
-    /// Everything that waits; `None` when stopped.
+    /// Takes everything that is queued; `None` if the outbox is stopped.
     fn take(&self) -> Option<Bytes> {
         let mut waiting = self.waiting.lock();
         (!waiting.stopped).then(|| waiting.buffer.split().freeze())

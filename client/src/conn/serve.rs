@@ -1,4 +1,4 @@
-//! The answering side: streams that the peer opens, and the requests on them.
+//! The answering side of a connection: the streams that the peer opens, and the requests on them.
 //!
 //! ```text
 //! lane:  01 | lane u8 | frames                                   answers come back as frames
@@ -22,8 +22,8 @@ use super::outbox::Outbox;
 use super::{BoxFuture, Conn, Handler, IN_FLIGHT_MAX, Lane, Reply, close};
 use crate::frame::{self, FrameError, Kind};
 
-/// Why a connection ends whose peer keeps this side waiting.
-const SLOW: &str = "the rest of what was begun did not come in time";
+/// Reasons to close the connection of a peer that is too slow.
+const SLOW: &str = "the rest of a message did not arrive in time";
 const UNREAD: &str = "answers are not read";
 
 /// First byte of a lane.
@@ -31,7 +31,7 @@ pub(super) const LANE: u8 = 1;
 /// First byte of a bulk transfer.
 pub(super) const BULK: u8 = 2;
 
-/// Takes every stream that the peer opens, until the connection ends.
+/// Accepts every stream that the peer opens, until the connection ends.
 pub(super) async fn accept(conn: Conn, handler: Arc<dyn Handler>) {
     let lanes_open = Arc::new(AtomicU8::new(0));
     while let Ok((send, receive)) = conn.quic().accept_bi().await {
@@ -74,20 +74,20 @@ async fn serve_lane(
     send: quinn::SendStream,
     receive: quinn::RecvStream,
 ) {
-    // Fails only for a stream that is closed already.
+    // Fails only if the stream is closed already.
     let _ = send.set_priority(lane.priority());
     let limits = handler.limits();
     let outbox = Arc::new(Outbox::beginning_with(&[]));
     let work = Arc::new(Work { conn: conn.clone(), patience: limits.patience, outbox, running: Mutex::default() });
     tokio::spawn(work.outbox.clone().run(send));
-    // However this function ends, by a panic of the handler too, the peer's callers must not wait in vain.
-    let end = End { conn: conn.clone(), work: work.clone() };
+    // If this function ends in any way, even by a panic of the handler, the callers at the peer must learn it.
+    let end = LaneEnd { conn: conn.clone(), work: work.clone() };
     let mut reader = frame::Reader::limited(receive, limits);
     let mut staged = false;
     loop {
-        // A peer that keeps the lane full must not keep the thread to itself.
+        // A peer that keeps the lane full must not occupy the thread alone.
         tokio::task::coop::consume_budget().await;
-        // Whatever has arrived is answered first: the answers share a write, and packets.
+        // All requests that have arrived are answered first, so that the answers share a write and packets.
         if staged && !reader.has_frame() {
             work.outbox.flush();
             staged = false;
@@ -123,7 +123,7 @@ async fn serve_lane(
     }
 }
 
-/// The requests of one lane that take a while.
+/// The requests of one lane that are not answered yet.
 struct Work {
     conn: Conn,
     patience: Option<Duration>,
@@ -132,7 +132,7 @@ struct Work {
 }
 
 impl Work {
-    /// Queues an answer, to leave with the next ones or with [`Outbox::flush`].
+    /// Queues an answer. It leaves with the next ones or with [`Outbox::flush`].
     async fn stage(&self, id: u64, answer: &[u8]) -> Result<(), ()> {
         if answer.len() > frame::BODY_BYTES_MAX {
             return self.bounded(self.outbox.stage(Kind::Failed, id, &[])).await;
@@ -144,7 +144,7 @@ impl Work {
         self.bounded(self.outbox.push(kind, id, body)).await
     }
 
-    /// Waits while too much is unsent, and ends the connection of a peer that lets it be unsent for too long.
+    /// Waits while too much is unsent. If the peer does not read for too long, it closes the connection.
     async fn bounded(&self, queued: impl Future<Output = Result<(), ()>>) -> Result<(), ()> {
         within(self.patience, queued).await.unwrap_or_else(|| {
             self.conn.close(close::DENIED, UNREAD);
@@ -152,50 +152,50 @@ impl Work {
         })
     }
 
-    /// An error if the peer uses the number of a request that is still running.
+    /// Starts a task for an answer. An error if the peer reuses the id of a request that still runs.
     fn start(self: &Arc<Self>, id: u64, answer: BoxFuture<Vec<u8>>) -> Result<(), ()> {
         let mut running = self.running.lock();
         if running.contains_key(&id) {
             return Err(());
         }
-        // The task can end only after this lock is released, so its entry is there when it removes it.
-        let task = tokio::spawn(Promise { work: self.clone(), id, kept: false }.keep(answer));
+        // The task removes its entry at its end. The lock makes it wait until the entry is there.
+        let task = tokio::spawn(OwedAnswer { work: self.clone(), id, sent: false }.send(answer));
         running.insert(id, task.abort_handle());
         Ok(())
     }
 }
 
-/// An answer that is owed. Given up, by a panic or because nobody waits, the peer is told so.
-struct Promise {
+/// An answer that this side owes to the peer. If it is dropped unsent, for example by a panic, the peer is told.
+struct OwedAnswer {
     work: Arc<Work>,
     id: u64,
-    kept: bool,
+    sent: bool,
 }
 
-impl Promise {
-    async fn keep(mut self, answer: BoxFuture<Vec<u8>>) {
+impl OwedAnswer {
+    async fn send(mut self, answer: BoxFuture<Vec<u8>>) {
         let answer = answer.await;
-        self.kept = self.work.stage(self.id, &answer).await.is_ok();
+        self.sent = self.work.stage(self.id, &answer).await.is_ok();
         self.work.outbox.flush();
     }
 }
 
-impl Drop for Promise {
+impl Drop for OwedAnswer {
     fn drop(&mut self) {
         let waited_for = self.work.running.lock().remove(&self.id).is_some();
-        if waited_for && !self.kept {
+        if waited_for && !self.sent {
             self.work.outbox.push_now(Kind::Failed, self.id, &[]);
         }
     }
 }
 
-/// The end of a lane is the end of its connection and of what runs for it.
-struct End {
+/// Closes the connection and stops the work of a lane when the lane ends.
+struct LaneEnd {
     conn: Conn,
     work: Arc<Work>,
 }
 
-impl Drop for End {
+impl Drop for LaneEnd {
     fn drop(&mut self) {
         self.conn.close(close::PROTOCOL, "a lane ended");
         self.work.outbox.stop();
@@ -204,7 +204,7 @@ impl Drop for End {
     }
 }
 
-/// What `work` gives, if it gives it in time. What need not wait costs no look at a clock.
+/// The result of `work`; `None` if `patience` is over before. Work that is ready at once costs no look at the clock.
 async fn within<T>(patience: Option<Duration>, work: impl Future<Output = T>) -> Option<T> {
     let mut work = pin!(work);
     let first = poll_fn(|context| Poll::Ready(work.as_mut().poll(context))).await;

@@ -1,4 +1,4 @@
-//! TLS and QUIC as Quorate configures them, and the two verifiers: any raw key for servers, one pinned key for diallers.
+//! The configuration of TLS and QUIC, and the two verifiers: a server accepts any raw key, a dialler one pinned key.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,10 +16,11 @@ use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Signatu
 
 use super::{Identity, Protocol, PublicKey};
 
-/// What a node answers with: `boot` for [`Protocol::Boot`] and [`Protocol::Join`], `op` for the others.
+/// The configuration of a node's server: `boot` answers [`Protocol::Boot`] and [`Protocol::Join`], `op` the others.
 ///
-/// Only the `offered` protocols are agreed to, and those that need an op key only with one. A node that changes phase
-/// gives its endpoint a new configuration by `quinn::Endpoint::set_server_config`; established connections stay.
+/// The server accepts only the `offered` protocols, and protocols that need an op key only if there is `op`. When a
+/// node changes its phase, it gives its endpoint a new configuration by `quinn::Endpoint::set_server_config`.
+/// Established connections stay.
 pub fn server_config(boot: &Identity, op: Option<&Identity>, offered: &[Protocol]) -> quinn::ServerConfig {
     let offered: Vec<Protocol> =
         offered.iter().copied().filter(|protocol| op.is_some() || !protocol.needs_op_key()).collect();
@@ -40,33 +41,33 @@ pub fn server_config(boot: &Identity, op: Option<&Identity>, offered: &[Protocol
     config
 }
 
-/// Why a connection did not come about.
+/// Why a connection was not established.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DialError {
     /// The server proved another key than the expected one.
     #[error("the server has the identity {presented}")]
     WrongIdentity {
-        /// The key that it presented.
+        /// The key that the server presented.
         presented: PublicKey,
     },
-    /// The server is there and does not speak this protocol now: a locked node asked for anything but boot/1.
+    /// The server answers, but does not offer this protocol now. For example, a locked node offers boot/1 only.
     #[error("the server does not serve this protocol now")]
     NotOffered,
-    /// The time was up.
+    /// The deadline passed.
     #[error("no answer in time")]
     Deadline,
-    /// The server ended the handshake.
+    /// The server ended the handshake. It says why.
     #[error("the server refused the connection: {0}")]
     Refused(String),
-    /// Nothing of this kind answers there.
+    /// No node answers at the address. It says why.
     #[error("unreachable: {0}")]
     Unreachable(String),
 }
 
-/// Connects to `address`, presents `me`, and accepts the server only if it proves to be `expected`.
+/// Connects to `address`, presents `me`, and accepts the server only if it proves the key `expected`.
 ///
 /// # Errors
-/// [`DialError`]; a wrong identity is reported with the key that was presented, so that the caller can say whose it is.
+/// [`DialError`]. A wrong identity is reported with the presented key, so that the caller can name its owner.
 pub async fn dial(
     endpoint: &quinn::Endpoint,
     address: SocketAddr,
@@ -76,7 +77,7 @@ pub async fn dial(
     deadline: Duration,
 ) -> Result<quinn::Connection, DialError> {
     let provider = Arc::new(provider());
-    let pin = Arc::new(Pin { expected, presented: Mutex::new(None), provider: provider.clone() });
+    let pin = Arc::new(PinnedKey { expected, presented: Mutex::new(None), provider: provider.clone() });
     let mut tls = rustls::ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
         .expect("the provider has suites of TLS 1.3")
@@ -90,14 +91,14 @@ pub async fn dial(
     let mut config = quinn::ClientConfig::new(Arc::new(crypto));
     config.transport_config(Arc::new(transport()));
 
-    // The name is never sent: the server is known by its key alone.
+    // The name is never sent. The server is identified by its key alone.
     let connecting =
         endpoint.connect_with(config, address, "quorate").map_err(|error| DialError::Unreachable(error.to_string()))?;
     let error = match tokio::time::timeout(deadline, connecting).await {
         Err(_) => return Err(DialError::Deadline),
         Ok(Ok(connection)) => {
             if protocol == Protocol::Peer {
-                widen(&connection);
+                widen_windows(&connection);
             }
             return Ok(connection);
         }
@@ -118,38 +119,39 @@ pub async fn dial(
     })
 }
 
-/// The alert of RFC 7301, as QUIC carries it.
+/// The alert `no_application_protocol` of RFC 7301, as QUIC carries it.
 fn no_application_protocol() -> quinn::TransportErrorCode {
     quinn::TransportErrorCode::crypto(120)
 }
 
-/// aws-lc-rs with the hybrid post-quantum exchange as the only one: whoever cannot do it is refused.
+/// aws-lc-rs, with the hybrid post-quantum key exchange as the only one. A peer without it is refused.
 fn provider() -> CryptoProvider {
     let mut provider = aws_lc_rs::default_provider();
     provider.kx_groups = vec![aws_lc_rs::kx_group::X25519MLKEM768];
     provider
 }
 
-/// Streams that one side may have open at a time: its lanes and a few bulk transfers. The next ones wait.
+/// Most streams that one side may have open at a time: its lanes and a few bulk transfers. Further streams wait.
 const STREAMS_MAX: u32 = 16;
-/// Bytes of one stream that may be under way unread; the sender waits beyond it.
+/// Most unread bytes of one stream. Beyond it, the sender waits.
 const STREAM_WINDOW_BYTES: u32 = 4 << 20;
-/// Bytes of one connection that may be under way unread, in each direction; the sender waits beyond it. There may be
-/// thousands of connections, and anybody can open one.
+/// Most unread bytes of one connection, in each direction. Beyond it, the sender waits. It is small because any host
+/// can open a connection, and there may be thousands.
 const CONNECTION_WINDOW_BYTES: u32 = 2 << 20;
-/// The same for connections between nodes, of which there are few, and which carry the log and snapshots.
+/// As [`CONNECTION_WINDOW_BYTES`], for connections between nodes. There are few, and they carry the log and snapshots.
 const PEER_WINDOW_BYTES: u32 = 16 << 20;
-/// A connection on which nothing arrives for so long is dead.
+/// A connection is dead if nothing arrives on it for this long.
 const IDLE_MAX: Duration = Duration::from_secs(10);
-/// Small enough that two lost packets do not make a quiet connection look dead.
+/// How often a quiet connection sends a packet. Two lost packets do not make it look dead.
 const KEEP_ALIVE: Duration = Duration::from_secs(3);
 
-/// What the round trip is taken for until one was measured. A third of a second, as QUIC would have it, makes the first
-/// packet to a node that is just starting be sent again after a whole second; on a slow link this one costs a spare packet.
+/// The assumed round trip until one is measured. QUIC's default is a third of a second. With it, a first packet that is
+/// lost because the node is just starting is sent again only after a whole second. On a slow link, this value costs one
+/// spare packet.
 const INITIAL_RTT: Duration = Duration::from_millis(50);
 
-/// Lets more be under way on a connection between nodes. Each side does this once it knows who the other one is.
-pub fn widen(connection: &quinn::Connection) {
+/// Raises the windows of a connection between nodes. Each side calls it once it knows that the other is a node.
+pub fn widen_windows(connection: &quinn::Connection) {
     connection.set_receive_window(PEER_WINDOW_BYTES.into());
     connection.set_send_window(PEER_WINDOW_BYTES.into());
 }
@@ -169,7 +171,7 @@ fn transport() -> quinn::TransportConfig {
     transport
 }
 
-/// Picks the server's key by the protocol that the client asks for.
+/// Selects the key of the server by the protocol that the client asks for.
 #[derive(Debug)]
 struct ByProtocol {
     boot: Arc<CertifiedKey>,
@@ -178,7 +180,7 @@ struct ByProtocol {
 
 impl ResolvesServerCert for ByProtocol {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        // Exactly one protocol: with a choice, the key picked here and the protocol agreed later could differ.
+        // Exactly one protocol: if the client offered two, the key chosen here might not fit the protocol chosen later.
         let mut asked = hello.alpn()?;
         let (first, second) = (asked.next()?, asked.next());
         if second.is_some() {
@@ -186,7 +188,7 @@ impl ResolvesServerCert for ByProtocol {
         }
         match Protocol::named(first) {
             Some(protocol) if protocol.needs_op_key() => self.op.clone().or_else(|| Some(self.boot.clone())),
-            // What is not offered fails when the protocol is agreed, before a key is shown or signs anything.
+            // A protocol that is not offered fails in the negotiation, before a key is shown or signs anything.
             _ => Some(self.boot.clone()),
         }
     }
@@ -196,7 +198,7 @@ impl ResolvesServerCert for ByProtocol {
     }
 }
 
-/// The server's side: any raw Ed25519 key whose signature holds.
+/// The server's verifier: accepts any raw Ed25519 key with a valid signature.
 #[derive(Debug)]
 struct AnyRawKey(Arc<CryptoProvider>);
 
@@ -242,15 +244,15 @@ impl ClientCertVerifier for AnyRawKey {
     }
 }
 
-/// The dialler's side: one expected key, and a note of any other that was presented.
+/// The dialler's verifier: accepts one expected key, and notes any other that was presented.
 #[derive(Debug)]
-struct Pin {
+struct PinnedKey {
     expected: PublicKey,
     presented: Mutex<Option<PublicKey>>,
     provider: Arc<CryptoProvider>,
 }
 
-impl ServerCertVerifier for Pin {
+impl ServerCertVerifier for PinnedKey {
     fn verify_server_cert(
         &self,
         key: &CertificateDer<'_>,

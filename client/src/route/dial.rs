@@ -1,4 +1,4 @@
-//! Reaching nodes: addresses, pinned identities, and connections that are kept.
+//! How the client reaches nodes: addresses, pinned identities, and kept connections.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -15,13 +15,13 @@ use crate::error::{Code, Error};
 use crate::identity::{DialError, Identity, Protocol, PublicKey, dial};
 use crate::wire::{self, PUBLIC_STATUS, PublicStatus, WireError};
 
-/// A host that does not answer at all is given up after so long.
+/// How long a connection or the resolution of a name may take.
 const DIAL_MAX: Duration = Duration::from_secs(3);
 
-/// How long a closing client waits for its last packets to leave.
-const FAREWELL: Duration = Duration::from_millis(20);
+/// How long a client that closes waits for its last packets to leave.
+const CLOSE_MAX: Duration = Duration::from_millis(20);
 
-/// The nodes that may be asked, and the socket to ask from.
+/// The nodes that the client may ask, and the socket from which it asks.
 pub(super) struct Fleet {
     endpoint: quinn::Endpoint,
     me: Identity,
@@ -29,19 +29,20 @@ pub(super) struct Fleet {
     targets: Vec<Target>,
 }
 
-/// One node that may be asked.
+/// One node that the client may ask.
 pub(super) struct Target {
     label: String,
     addresses: Vec<String>,
-    /// The key that it must prove; `None` for an address given by hand, where any node of the cluster may answer.
+    /// The key that the node must prove. `None` for an address that the user gave; there, any node of the cluster may
+    /// answer.
     key: Option<PublicKey>,
     kept: RwLock<Option<Conn>>,
-    /// Held while dialling: whoever comes meanwhile waits for that connection.
+    /// Locked during dialling, so that other requests wait for that connection.
     dialling: Mutex<()>,
 }
 
 impl Fleet {
-    /// All nodes of `file`, or `only` one of them.
+    /// All nodes of `file`, or `only` one: its name, or an address.
     pub(super) fn new(file: ClusterFile, only: Option<&str>) -> Result<Self, Error> {
         let known = |node: &ClusterNode| Target::new(node.name.to_string(), node.addresses.clone(), Some(node.key));
         let targets: Vec<_> = match only {
@@ -68,9 +69,9 @@ impl Fleet {
 
     pub(super) async fn close(&self) {
         self.endpoint.close(close::DONE.into(), b"done");
-        // Long enough for the farewell to leave; QUIC itself would wait for packets that are still under way. Whoever does
-        // not hear it finds out by himself.
-        let _ = timeout(FAREWELL, self.endpoint.wait_idle()).await;
+        // Long enough for the last packets to leave. QUIC itself would wait until all are acknowledged. A node that
+        // does not receive them learns from the silence that the connection ended.
+        let _ = timeout(CLOSE_MAX, self.endpoint.wait_idle()).await;
     }
 }
 
@@ -89,7 +90,7 @@ impl Target {
         &self.label
     }
 
-    /// A connection, and whether it was kept from before.
+    /// A connection to the node, and whether it existed before.
     pub(super) async fn connection(&self, fleet: &Fleet, until: Instant) -> Result<(Conn, bool), WireError> {
         if let Some(conn) = self.kept() {
             return Ok((conn, true));
@@ -104,7 +105,7 @@ impl Target {
         Ok((conn, false))
     }
 
-    /// Drops a connection that has ended, unless another has taken its place.
+    /// Drops the kept connection if it is `ended`.
     pub(super) fn forget(&self, ended: &Conn) {
         let mut kept = self.kept.write();
         if kept.as_ref().is_some_and(|conn| conn.same_as(ended)) {
@@ -117,8 +118,8 @@ impl Target {
     }
 }
 
-/// Asks every node of `file` how far it is, without a token: what can be known while no node serves. Boot keys lie in
-/// plain on disks, so this is good for telling people, and for nothing else.
+/// Asks every node of `file` for its public state, without a token. This works while no node serves. Boot keys lie in
+/// plain on disks, so a stolen disk can give such an answer: show it to people, and base no decision on it.
 pub async fn survey(file: &ClusterFile, deadline: Duration) -> Vec<(NodeName, Result<PublicStatus, WireError>)> {
     let endpoint = match endpoint() {
         Ok(endpoint) => endpoint,
@@ -148,7 +149,7 @@ pub async fn survey(file: &ClusterFile, deadline: Duration) -> Vec<(NodeName, Re
     answers.into_iter().map(|(number, answer)| (file.nodes[number].name.clone(), answer)).collect()
 }
 
-/// Dials the addresses of `target` in turn, all of a name's included, and accepts no other identity than the pinned one.
+/// Connects to the first address of `target` that answers with the pinned identity. A name may have several addresses.
 async fn reach(
     endpoint: &quinn::Endpoint,
     me: &Identity,
@@ -194,7 +195,7 @@ async fn reach_one(
         dial(endpoint, address, me, expected, protocol, left)
     };
     let Some(key) = key else {
-        // Any node of the cluster will do: the first try finds out which it is, the second holds it to that.
+        // Any node of the cluster may answer. The first try finds which it is, and the second one requires its key.
         let guess = file.nodes.first().map_or(PublicKey([0; 32]), |node| node.key);
         return match dial_once(guess).await {
             Err(DialError::WrongIdentity { presented }) if file.nodes.iter().any(|node| node.key == presented) => {
@@ -224,7 +225,7 @@ fn explain(error: DialError, file: &ClusterFile, target: &Target, address: &str)
     }
 }
 
-/// A socket that reaches both families, or IPv4 alone where there is no other.
+/// A socket for IPv6 and IPv4, or for IPv4 alone if there is no IPv6.
 fn endpoint() -> Result<quinn::Endpoint, Error> {
     let both = quinn::Endpoint::client(SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)));
     let endpoint = both.or_else(|_| quinn::Endpoint::client(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0))));

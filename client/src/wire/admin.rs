@@ -1,29 +1,32 @@
-//! What a person at the machine says to its node, through the local socket; and the status that takes no token.
+//! The messages on the local socket of a daemon, and the status that needs no token.
 //!
-//! One request per connection, in one frame. Any number of [`AdminProgress`] frames may come before the one answer, a
-//! [`Result`] of [`AdminResponse`] and [`super::WireError`]. A client that leaves changes nothing: what was begun goes on.
+//! A connection to the socket carries one request in one frame. Any number of [`AdminProgress`] frames may precede the
+//! answer, a [`Result`] of [`AdminResponse`] and [`super::WireError`]. If the client closes the connection, the work
+//! continues.
 
 use std::fmt;
 
 use quorate_shares::ids::{ClusterId, NodeName};
 use serde::{Deserialize, Serialize};
 
-use super::{Operation, Phase, Status};
+use super::{OperationStatus, Phase, Status};
 use crate::cluster_file::ClusterFile;
 
-/// The body of a request on `quorate-boot/1` for the [`PublicStatus`]; no token, and only what may be known by anybody.
+/// Path of the local socket unless the configuration names another. The daemon and the command line share it.
+pub const SOCKET: &str = "/run/quorate/quorated.sock";
+/// The body of a request on `quorate-boot/1` for the [`PublicStatus`]. It needs no token.
 pub const PUBLIC_STATUS: &[u8] = b"QPS1";
 
-/// What a node tells anybody: how far it is, and who is missing.
+/// What a node tells every caller: its phase, and which nodes are missing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PublicStatus {
-    /// How far it is.
+    /// The phase of the node.
     pub phase: Phase,
-    /// Pieces of its lock that it has, while locked; otherwise nodes of the quorum that it stands in.
+    /// While the node is locked: number of pieces of its lock that it has. Otherwise: number of nodes in its quorum.
     pub have: u8,
-    /// How many of them it needs.
+    /// How many of these the node needs.
     pub need: u8,
-    /// Whom it waits for.
+    /// The nodes that it waits for.
     pub waiting_for: Vec<NodeName>,
 }
 
@@ -38,110 +41,110 @@ impl fmt::Display for PublicStatus {
     }
 }
 
-/// What may be asked through the local socket.
+/// What a person at the machine asks of its daemon.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum AdminRequest {
-    /// Founds a cluster. Repeated with the same options while founding is unfinished, it goes on waiting.
+    /// Founds a cluster. If founding already runs with the same options, the request waits for it.
     Init {
-        /// Nodes to found with, this one included.
+        /// Number of founders, including this node.
         founders: u8,
-        /// Shares that open a key; the majority unless said otherwise.
+        /// How many shares rebuild a key; `None` for a majority.
         threshold: Option<u8>,
-        /// Accept one founder, whose disk alone holds everything.
+        /// Accept a single founder. Then one stolen disk opens everything.
         allow_solo: bool,
-        /// Accept two founders, either of whom loses all keys with its disk.
+        /// Accept two founders. Then the loss of one disk loses every key.
         accept_no_redundancy: bool,
         /// [`super::Token::hash`] of the root token.
         token_hash: [u8; 32],
     },
-    /// Joins the cluster of an invitation. Repeated with the same invitation, it goes on waiting.
+    /// Joins the cluster of an invitation. If joining already runs with the same invitation, the request waits for it.
     Join {
-        /// As printed by the inviting node.
+        /// The text of the invitation, as the inviting node printed it.
         invitation: String,
     },
-    /// How this node is.
+    /// Asks for the state of this node.
     Status,
-    /// The client file.
+    /// Asks for the client file.
     Export,
-    /// Forget all keys and stay without until told otherwise, over restarts, or serve again.
+    /// Seals this node, so that it forgets all keys and stays without them also after restarts, or unseals it.
     Seal {
-        /// Which of the two.
+        /// `true` to seal, `false` to unseal.
         sealed: bool,
     },
-    /// At this node alone, with or without a quorum: a member may come back, however long it was away.
+    /// Admits a member again at this node alone, for any length of its absence. It needs no quorum.
     Admit {
-        /// Its name.
+        /// The name of the member.
         name: NodeName,
     },
 }
 
-/// News of an [`AdminRequest`] that takes a while. Each replaces the one before.
+/// The progress of a long [`AdminRequest`]. Each message replaces the one before.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AdminProgress {
-    /// Invitations that are open now, one use each. They are secrets of an hour.
+    /// The texts of the open invitations. Each is a secret that can be used once, within an hour.
     pub invitations: Vec<String>,
-    /// The step that is under way.
+    /// The step that runs now.
     pub step: String,
-    /// Whom it waits for.
+    /// The nodes that it waits for.
     pub waiting_for: Vec<String>,
 }
 
-/// What is answered through the local socket, unless it is a [`super::WireError`].
+/// The answer to an [`AdminRequest`] that succeeded.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum AdminResponse {
-    /// To [`AdminRequest::Init`], once keys may exist.
+    /// To [`AdminRequest::Init`], when keys can be created: the client file.
     Founded(ClusterFile),
-    /// To [`AdminRequest::Join`], once the node serves.
+    /// To [`AdminRequest::Join`], when the node serves.
     Joined {
-        /// Its name.
+        /// The name of this node.
         node: NodeName,
-        /// The cluster that it belongs to now.
+        /// The cluster that the node belongs to now.
         cluster: ClusterId,
     },
     /// To [`AdminRequest::Status`].
     Status(Box<LocalStatus>),
     /// To [`AdminRequest::Export`].
     Export(ClusterFile),
-    /// To [`AdminRequest::Seal`], once it is durable.
+    /// To [`AdminRequest::Seal`], when the change is durable.
     Sealed {
-        /// This node.
+        /// The name of this node.
         node: NodeName,
-        /// What it is now.
+        /// Whether the node is sealed now.
         sealed: bool,
     },
-    /// To [`AdminRequest::Admit`], once it is durable.
+    /// To [`AdminRequest::Admit`], when the change is durable.
     Admitted {
-        /// This node.
+        /// The name of this node.
         at: NodeName,
     },
 }
 
-/// How one node is, for whoever may open its socket.
+/// The state of a node, for a user who may open its socket.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LocalStatus {
-    /// Where it keeps its data.
+    /// The path of the data directory.
     pub data_directory: String,
-    /// Its name, once it has one.
+    /// The name of the node, if it has one.
     pub name: Option<NodeName>,
-    /// Its cluster, once it has one.
+    /// The cluster of the node, if it has one.
     pub cluster: Option<ClusterId>,
-    /// What anybody may know.
+    /// The public part of the state.
     pub public: PublicStatus,
-    /// What is under way: founding, joining.
-    pub operation: Option<Operation>,
+    /// The operation that runs, such as founding or joining.
+    pub operation: Option<OperationStatus>,
     /// The state of the cluster, if this node knows it.
     pub full: Option<Status>,
     /// Where the daemon keeps secrets in memory.
     pub secret_memory: SecretMemory,
 }
 
-/// What the system gave a daemon for its secrets.
+/// The memory that the system granted a daemon for its secrets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SecretMemory {
-    /// Pages that not even the kernel maps.
+    /// Pages that the kernel itself does not map (memfd_secret(2)).
     Hidden,
-    /// Pages that are never swapped out.
+    /// Pages that are never swapped out (mlock(2)).
     Locked,
-    /// Nothing special: they may be swapped out.
+    /// Ordinary pages, which may be swapped out.
     Ordinary,
 }

@@ -1,9 +1,10 @@
-//! Every byte that a client sends or receives.
+//! The messages between clients and nodes.
 //!
-//! A request is an [`Envelope`] in a frame of `quorate-client/1`, its answer an [`Answered`].
-//! Values are encoded by `quorate_shares::codec`: bounded, with nothing left over, and variants that are not known are
-//! refused. Variants and fields are appended, never moved. What nodes say to each other is not here; what a person at the
-//! machine says through the local socket is in [`AdminRequest`].
+//! A request is an [`Envelope`] in a frame of `quorate-client/1`; its answer is an [`Answered`]. Messages are encoded
+//! by `quorate_shares::codec`: they have limits, leave no bytes over, and unknown variants are refused. New variants
+//! and fields are appended, never moved.
+//!
+//! The messages on the local socket are [`AdminRequest`] and its answers. The messages between nodes are not here.
 
 mod admin;
 mod secret;
@@ -18,196 +19,199 @@ use quorate_shares::ids::{Epoch, KeyName, KeyUid, KeyVersion, NodeName};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-pub use admin::{AdminProgress, AdminRequest, AdminResponse, LocalStatus, PUBLIC_STATUS, PublicStatus, SecretMemory};
-pub use secret::{PLAINTEXT_BYTES_MAX, Plaintext, TOKEN_TEXT_PREFIX, Token, TokenError};
-pub use status::{Alarm, NodeInfo, NodeState, OldCopies, Operation, Phase, Progress, Revocation, Role, Stage, Status};
+pub use admin::{
+    AdminProgress, AdminRequest, AdminResponse, LocalStatus, PUBLIC_STATUS, PublicStatus, SOCKET, SecretMemory,
+};
+pub use quorate_shares::envelope::PLAINTEXT_BYTES_MAX;
+pub use quorate_shares::ids::{TAG_BYTES_MAX, TAGS_MAX};
+pub use secret::{Plaintext, TOKEN_TEXT_PREFIX, Token, TokenError};
+pub use status::{
+    Alarm, NodeInfo, NodeState, OldCopies, OperationStatus, Phase, Progress, RevocationProgress, Role, Stage, Status,
+};
 
 use crate::cluster_file::ClusterFile;
 use crate::error::Code;
 use crate::frame::BODY_BYTES_MAX;
 
-/// Most keys in one page of a list; a request for more gets this many.
+/// Most keys in one page of a list. A request for more gets this many.
 pub const KEYS_PAGE_MAX: u32 = 1000;
-/// Largest data key, in bytes; a request for more is refused.
+/// Longest data key, in bytes. A request for a longer one is refused.
 pub const DATA_KEY_BYTES_MAX: u16 = 1024;
-/// Most tags of a key; more are refused.
-pub const TAGS_MAX: usize = 32;
-/// Longest name or value of a tag, in bytes; longer ones are refused.
-pub const TAG_BYTES_MAX: usize = 255;
 
-/// Names one attempt to change something: repeated with the same id, a change is made once.
+/// Names one attempt to change something: 16 random bytes. A change that is repeated with the same id is made once.
 pub type RequestId = [u8; 16];
 
-/// What a client sends.
+/// A request of a client, with what every request carries.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Envelope {
-    /// Who asks.
+    /// The token of the client.
     pub token: Token,
-    /// How long the client waits.
+    /// How long the client waits, in milliseconds.
     pub deadline_ms: u32,
-    /// What for.
+    /// The request itself.
     pub request: Request,
 }
 
-/// What a client may ask.
+/// What a client asks.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Request {
-    /// The state of the cluster.
+    /// Asks for the state of the cluster.
     Status,
     /// Encrypts under the newest version of `key`.
     Encrypt {
-        /// The key's name.
+        /// The name of the key.
         key: KeyName,
         /// What the ciphertext is bound to.
         #[serde(with = "context")]
         context: Context,
-        /// The message.
+        /// The message to encrypt.
         plaintext: Plaintext,
     },
-    /// Decrypts a ciphertext, which says its key itself.
+    /// Decrypts a ciphertext, whose header names its key.
     Decrypt {
-        /// Text or binary form.
+        /// The ciphertext in text or binary form.
         #[serde(with = "serde_bytes")]
         ciphertext: Vec<u8>,
         /// The context that it was encrypted with.
         #[serde(with = "context")]
         context: Context,
     },
-    /// A fresh key in plain and encrypted under `key`.
+    /// Draws a data key, and returns it in plain and encrypted under `key`.
     DataKey {
-        /// The key's name.
+        /// The name of the key.
         key: KeyName,
-        /// What the wrapped form is bound to.
+        /// What the encrypted form is bound to.
         #[serde(with = "context")]
         context: Context,
-        /// Its length, 1 to [`DATA_KEY_BYTES_MAX`].
+        /// The length of the data key in bytes: 1 to [`DATA_KEY_BYTES_MAX`].
         bytes: u16,
     },
-    /// Makes a key.
+    /// Creates a key.
     CreateKey {
-        /// Names the attempt.
+        /// Names this attempt.
         request_id: RequestId,
-        /// Its name, for ever.
+        /// The name of the key. It never changes.
         name: KeyName,
-        /// Notes for people.
+        /// Notes for people, by name.
         tags: BTreeMap<String, String>,
     },
-    /// Keys in order of name.
+    /// Asks for one page of the list of keys, by rising name.
     ListKeys {
-        /// Those behind this one; `None` from the first.
+        /// The page begins after this name; `None` for the first page.
         after: Option<KeyName>,
-        /// At most so many, and at most [`KEYS_PAGE_MAX`].
+        /// Most keys in the page. It is cut to [`KEYS_PAGE_MAX`].
         limit: u32,
     },
-    /// One key and its versions.
+    /// Asks for one key and its versions.
     ShowKey {
-        /// Its name.
+        /// The name of the key.
         name: KeyName,
     },
-    /// Makes a new version.
+    /// Creates a new version of a key.
     RotateKey {
-        /// Names the attempt.
+        /// Names this attempt.
         request_id: RequestId,
-        /// The key's name.
+        /// The name of the key.
         name: KeyName,
-        /// Refuse unless this is the newest version.
+        /// If given, refuse unless this is the newest version.
         expect: Option<KeyVersion>,
     },
-    /// All nodes.
+    /// Asks for all nodes.
     ListNodes,
-    /// One node.
+    /// Asks for one node.
     NodeStatus {
-        /// Its name.
+        /// The name of the node.
         name: NodeName,
     },
-    /// The client file.
+    /// Asks for the client file.
     Export,
-    /// The same bytes back.
+    /// Asks for the same bytes back.
     Echo(#[serde(with = "serde_bytes")] Vec<u8>),
-    /// Takes a node out of the cluster in good order.
+    /// Removes a node from the cluster in an orderly way.
     RemoveNode {
-        /// Names the attempt.
+        /// Names this attempt.
         request_id: RequestId,
-        /// Which.
+        /// The name of the node.
         name: NodeName,
-        /// Two nodes may remain, of which the loss of one disk loses every key.
+        /// Two nodes may remain. Then the loss of one disk loses every key.
         accept_no_redundancy: bool,
-        /// Nodes that are away and count as lost: that they could not unlock themselves again does not hold it up.
+        /// Nodes that do not answer and count as lost. The removal goes on although they may be unable to unlock
+        /// themselves later.
         abandon: Vec<NodeName>,
     },
-    /// Has nodes refused from now on, and everything dealt anew without them.
+    /// Revokes nodes: the others refuse them from now on, and all keys are reshared without them.
     RevokeNodes {
-        /// Names the attempt.
+        /// Names this attempt.
         request_id: RequestId,
-        /// Which: at least one.
+        /// The names of the nodes: at least one.
         names: Vec<NodeName>,
     },
-    /// How far an operation is.
+    /// Asks for the progress of an operation.
     Progress {
-        /// Which.
+        /// The operation, named by the epoch that it brings.
         operation: Epoch,
     },
-    /// One node forgets all keys and stays without, over restarts, until it is unsealed.
+    /// Seals a node: it forgets all keys and stays without them, also after restarts, until it is unsealed.
     SealNode {
-        /// Its name.
+        /// The name of the node.
         name: NodeName,
     },
-    /// It serves again.
+    /// Unseals a node: it serves again.
     UnsealNode {
-        /// Its name.
+        /// The name of the node.
         name: NodeName,
     },
-    /// A node may come back, however long it was away.
+    /// Admits a node again, for any length of its absence.
     AdmitNode {
-        /// Its name.
+        /// The name of the node.
         name: NodeName,
     },
-    /// The open alarms of all nodes.
+    /// Asks for the open alarms of all nodes.
     ListAlarms,
     /// Closes alarms at all nodes.
     DisarmAlarms {
-        /// Alarms of which codes; `None` means all.
+        /// The codes of the alarms; `None` for all alarms.
         codes: Option<BTreeSet<String>>,
     },
-    /// An invitation for one node.
+    /// Asks for an invitation for one node.
     InviteNode {
-        /// The name that the node must have, if one is chosen.
+        /// The name that the node must have; `None` for any name.
         name: Option<NodeName>,
-        /// How long it is good for.
+        /// How long the invitation is valid, in milliseconds.
         ttl_ms: u64,
     },
-    /// Whoever joins with the invitation takes the place of a node, which is revoked.
+    /// Designates a replacement: the node that joins with the invitation replaces a node, which is then revoked.
     ReplaceNode {
-        /// The node that goes.
+        /// The name of the node that is replaced.
         name: NodeName,
         /// The text of the invitation.
         invitation: Plaintext,
     },
 }
 
-/// What a client is answered, unless it is a [`WireError`].
+/// The answer to a [`Request`] that succeeded.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Response {
     /// To [`Request::Status`].
     Status(Box<Status>),
-    /// To [`Request::Encrypt`]: the text form.
+    /// To [`Request::Encrypt`]: the ciphertext in its text form.
     Ciphertext(String),
-    /// To [`Request::Decrypt`].
+    /// To [`Request::Decrypt`]: the message.
     Plaintext(Plaintext),
     /// To [`Request::DataKey`].
     DataKey {
-        /// The key itself.
+        /// The data key itself.
         plaintext: Plaintext,
-        /// The same, encrypted: the text form.
+        /// The same data key, encrypted, in the text form of a ciphertext.
         wrapped: String,
     },
     /// To [`Request::CreateKey`], [`Request::ShowKey`] and [`Request::RotateKey`].
     Key(KeyInfo),
     /// To [`Request::ListKeys`].
     Keys {
-        /// By rising name.
+        /// The keys, by rising name.
         keys: Vec<KeySummary>,
-        /// Whether there are more behind the last.
+        /// Whether more keys follow the last one.
         more: bool,
     },
     /// To [`Request::ListNodes`], by rising id.
@@ -216,87 +220,89 @@ pub enum Response {
     Node(Box<NodeInfo>),
     /// To [`Request::Export`].
     Export(ClusterFile),
-    /// To [`Request::Echo`].
+    /// To [`Request::Echo`]: the bytes of the request.
     Echo(#[serde(with = "serde_bytes")] Vec<u8>),
-    /// To [`Request::RemoveNode`] and [`Request::RevokeNodes`]: the operation runs, or ran to its end before.
+    /// To [`Request::RemoveNode`] and [`Request::RevokeNodes`]: the operation runs, or is already done.
     Begun {
-        /// The epoch that it brings, which names it.
+        /// The epoch that the operation brings. It names the operation.
         operation: Epoch,
     },
     /// To [`Request::Progress`].
     Progress(Box<Progress>),
-    /// To [`Request::SealNode`] and [`Request::UnsealNode`], once it is durable there.
+    /// To [`Request::SealNode`] and [`Request::UnsealNode`], when the change is durable at the node.
     Done,
     /// To [`Request::AdmitNode`].
     Admitted {
-        /// Members that will unlock it.
+        /// Members that will unlock the node.
         at: Vec<NodeName>,
-        /// Members that could not be told, and still count its absence.
+        /// Members that could not be told. They still count its absence.
         silent: Vec<NodeName>,
     },
     /// To [`Request::ListAlarms`], oldest first.
     Alarms(Vec<Alarm>),
-    /// To [`Request::DisarmAlarms`], once it is durable.
+    /// To [`Request::DisarmAlarms`], when the change is durable.
     Disarmed {
         /// The alarms that are closed now.
         alarms: Vec<Alarm>,
-        /// Members that could not be told, whose alarms stay.
+        /// Members that could not be told. Their alarms stay open.
         silent: Vec<NodeName>,
     },
-    /// To [`Request::InviteNode`]: the text of the invitation, a secret.
+    /// To [`Request::InviteNode`]: the text of the invitation, which is a secret.
     Invitation(Plaintext),
     /// To [`Request::ReplaceNode`].
     Designated,
 }
 
-/// The answer to a request.
+/// The answer to a request, or why it is refused.
 pub type Answer = Result<Response, WireError>;
 
-/// What a node sends back: an answer, and how long it may be believed.
+/// The message that a node sends back: an answer, and how long it is valid.
 ///
-/// A node answers only while it holds a lease. Between its last look at the lease and the network it may be stopped for any
-/// length of time (SIGSTOP, a paused virtual machine), and no check of its own can see that: the answer leaves when it goes
-/// on. So every answer says how long it holds, and the client, whose clock went on, discards one that comes later.
+/// A node answers only while it holds a lease. But it may be stopped (SIGSTOP, a paused virtual machine) after its last
+/// check of the lease and before the answer leaves, for any length of time. The node itself cannot detect this. So
+/// every answer says how long it is valid. The clock of the client goes on meanwhile, and the client discards an answer
+/// that comes later.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Answered {
-    /// Milliseconds since the request reached the node. The client counts from when it sent the request, which is earlier.
+    /// How long the answer is valid, in milliseconds since the request reached the node. The client counts from the
+    /// time when it sent the request, which is earlier.
     pub good_for_ms: u32,
-    /// The answer.
+    /// The answer itself.
     pub answer: Answer,
 }
 
 impl Answered {
-    /// [`Answered::good_for_ms`] of an answer that rests on no lease: how a node is, or that it does not serve.
+    /// [`Answered::good_for_ms`] of an answer that needs no lease: the state of a node, or that it does not serve.
     pub const ALWAYS: u32 = u32::MAX;
 
-    /// An answer that rests on no lease.
+    /// An answer that needs no lease.
     pub fn always(answer: Answer) -> Self {
         Self { good_for_ms: Self::ALWAYS, answer }
     }
 
-    /// The answer, unless it is too old now, `age_ms` milliseconds after its request was sent.
+    /// The answer; `None` if it is too old `age_ms` milliseconds after its request was sent.
     pub fn fresh(self, age_ms: u64) -> Option<Answer> {
         Self::holds(self.good_for_ms, age_ms).then_some(self.answer)
     }
 
-    /// Whether an answer that is good for so long holds at this age.
+    /// Whether an answer that is valid for `good_for_ms` is still valid after `age_ms`, both in milliseconds.
     pub fn holds(good_for_ms: u32, age_ms: u64) -> bool {
         good_for_ms == Self::ALWAYS || age_ms < u64::from(good_for_ms)
     }
 }
 
-/// One key with its versions.
+/// One key and its versions.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyInfo {
-    /// Its name.
+    /// The name of the key.
     pub name: KeyName,
-    /// How logs call it.
+    /// The id under which logs show the key.
     pub uid: KeyUid,
-    /// When it was made, in milliseconds since 1970.
+    /// When it was created, in milliseconds since 1970.
     pub created_ms: u64,
-    /// Notes for people.
+    /// Notes for people, by name.
     pub tags: BTreeMap<String, String>,
-    /// By rising number; never empty.
+    /// The versions, by rising number. Never empty.
     pub versions: Vec<VersionInfo>,
 }
 
@@ -310,41 +316,41 @@ impl KeyInfo {
 /// One version of a key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VersionInfo {
-    /// Its number, from 1.
+    /// The number of the version, from 1.
     pub version: KeyVersion,
-    /// When it was made, in milliseconds since 1970.
+    /// When it was created, in milliseconds since 1970.
     pub created_ms: u64,
-    /// Whether enough holders have checked their shares of it, so that it may be used.
+    /// Whether enough holders have checked their shares of this version. Before that, it may not be used.
     pub ready: bool,
-    /// Whether it existed while one disk alone opened every key: whoever had that disk has this version.
+    /// Whether the version existed while one disk alone opened every key. A person who had that disk has this version.
     pub one_disk: bool,
 }
 
 /// One key in a list.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeySummary {
-    /// Its name.
+    /// The name of the key.
     pub name: KeyName,
-    /// How logs call it.
+    /// The id under which logs show the key.
     pub uid: KeyUid,
-    /// When it was made, in milliseconds since 1970.
+    /// When it was created, in milliseconds since 1970.
     pub created_ms: u64,
-    /// Its newest version.
+    /// The number of the newest version.
     pub newest: KeyVersion,
-    /// Whether that existed while one disk alone opened every key.
+    /// Whether the newest version existed while one disk alone opened every key.
     pub one_disk: bool,
-    /// Notes for people.
+    /// Notes for people, by name.
     pub tags: BTreeMap<String, String>,
 }
 
 /// A refusal: what went wrong, and what to do about it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WireError {
-    /// For programs.
+    /// What went wrong, for programs.
     pub code: Code,
-    /// For people: lower case, no full stop, never a secret.
+    /// What went wrong, for people: in lower case, without a full stop, and never with a secret.
     pub message: String,
-    /// What to do.
+    /// What the user can do.
     pub hint: Option<String>,
 }
 
@@ -354,7 +360,7 @@ impl WireError {
         Self { code, message: message.into(), hint: None }
     }
 
-    /// The same, with a hint.
+    /// Adds a hint, which says what the user can do.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
@@ -370,7 +376,7 @@ impl fmt::Display for WireError {
 
 impl std::error::Error for WireError {}
 
-/// The bytes of a message.
+/// Encodes a message.
 pub fn encode<T: Serialize>(message: &T) -> Vec<u8> {
     codec::encode(message).expect("writing into memory does not fail")
 }
@@ -378,7 +384,7 @@ pub fn encode<T: Serialize>(message: &T) -> Vec<u8> {
 /// Reads a message that fills `bytes` exactly.
 ///
 /// # Errors
-/// [`Code::TooLarge`] for more than [`BODY_BYTES_MAX`] bytes, [`Code::BadRequest`] for anything but one whole message.
+/// [`Code::TooLarge`] for more than [`BODY_BYTES_MAX`] bytes; [`Code::BadRequest`] for anything but one whole message.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, WireError> {
     if bytes.len() > BODY_BYTES_MAX {
         return Err(WireError::new(Code::TooLarge, format!("message larger than {BODY_BYTES_MAX} bytes")));
@@ -386,10 +392,10 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, WireError> {
     codec::decode::<T, DECODE_LIMIT>(bytes).map_err(|error| WireError::new(Code::BadRequest, error.to_string()))
 }
 
-/// The bytes that a length field inside a message may claim.
+/// Most bytes that the length fields of a message may claim.
 const DECODE_LIMIT: usize = 2 * BODY_BYTES_MAX;
 
-/// A context travels in its one byte form, so that nothing but that form is ever accepted.
+/// A context is sent in its one byte form, so that no other form is accepted.
 mod context {
     use quorate_shares::context::Context;
     use serde::{Deserialize, Deserializer, Serializer, de};
@@ -432,7 +438,7 @@ mod tests {
 
     /// T45.
     #[test]
-    fn what_is_not_known_is_refused_and_not_ignored() {
+    fn unknown_variants_and_bytes_are_refused_and_not_ignored() {
         let good = encode(&envelope(Request::Status));
         decode::<Envelope>(&good).expect("the control");
         let mut trailing = good.clone();

@@ -1,11 +1,12 @@
-//! The two secrets that travel: the token that opens the door, and the message.
+//! The two secrets in messages: the token, which authorises a request, and the plaintext.
 //!
-//! Neither has a Clone, nor a Debug that shows it; both are wiped when dropped.
+//! Neither implements Clone, their Debug does not show them, and both are wiped when they are dropped.
 
 use std::fmt;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use quorate_shares::envelope::PLAINTEXT_BYTES_MAX;
 use quorate_shares::secret::Secret;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use sha2::{Digest, Sha256};
@@ -14,20 +15,17 @@ use zeroize::Zeroizing;
 use super::WireError;
 use crate::error::Code;
 
-/// Largest message that is encrypted in one piece; larger ones are refused.
-pub const PLAINTEXT_BYTES_MAX: usize = quorate_shares::envelope::MESSAGE_BYTES_MAX;
-
-/// What the text of a root token begins with.
+/// The beginning of the text of a root token.
 pub const TOKEN_TEXT_PREFIX: &str = "qrt-root-";
 
-/// A message in plain: at most [`PLAINTEXT_BYTES_MAX`] bytes, wiped on drop.
+/// A plaintext of at most [`PLAINTEXT_BYTES_MAX`] bytes, wiped on drop.
 pub struct Plaintext(Zeroizing<Vec<u8>>);
 
 impl Plaintext {
-    /// Takes the message.
+    /// Takes the bytes of a plaintext.
     ///
     /// # Errors
-    /// [`Code::TooLarge`] beyond [`PLAINTEXT_BYTES_MAX`].
+    /// [`Code::TooLarge`] for more than [`PLAINTEXT_BYTES_MAX`] bytes.
     pub fn new(message: impl Into<Zeroizing<Vec<u8>>>) -> Result<Self, WireError> {
         let message = message.into();
         if message.len() > PLAINTEXT_BYTES_MAX {
@@ -39,12 +37,12 @@ impl Plaintext {
         Ok(Self(message))
     }
 
-    /// The message, for the length of a borrow.
+    /// Lends the bytes.
     pub fn expose(&self) -> &[u8] {
         &self.0
     }
 
-    /// The message itself, still wiped when dropped.
+    /// The bytes themselves. They are still wiped on drop.
     pub fn into_inner(self) -> Zeroizing<Vec<u8>> {
         self.0
     }
@@ -69,33 +67,33 @@ impl<'de> Deserialize<'de> for Plaintext {
     }
 }
 
-/// The root token: 32 random bytes, of which the cluster keeps the SHA-256 only.
+/// The root token: 32 random bytes. The cluster stores only its SHA-256.
 pub struct Token(Secret<32>);
 
-/// Text that is not a token. It does not repeat the text.
+/// The text is not a token. The error does not repeat the text, which may be a secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not a token: it begins with {TOKEN_TEXT_PREFIX} and has 43 characters behind it")]
 pub struct TokenError;
 
 impl Token {
-    /// A fresh token.
+    /// Draws a new token.
     pub fn random() -> Self {
         let mut bytes = Secret::zero();
         getrandom::fill(bytes.expose_mut()).expect("the operating system gives randomness");
         Self(bytes)
     }
 
-    /// Reads the text form, surrounding white space aside.
+    /// Reads the text form. White space around it is ignored.
     ///
     /// # Errors
-    /// [`TokenError`].
+    /// [`TokenError`] if the text is not a token.
     pub fn parse(text: &str) -> Result<Self, TokenError> {
         let text = text.trim().strip_prefix(TOKEN_TEXT_PREFIX).ok_or(TokenError)?;
         let bytes = Zeroizing::new(URL_SAFE_NO_PAD.decode(text).map_err(|_| TokenError)?);
         Secret::copy_of(&bytes).map(Self).ok_or(TokenError)
     }
 
-    /// The text form, for the token file.
+    /// The text form, which the token file holds.
     pub fn text(&self) -> Zeroizing<String> {
         let mut text = Zeroizing::new(String::with_capacity(64));
         text.push_str(TOKEN_TEXT_PREFIX);
@@ -103,12 +101,12 @@ impl Token {
         text
     }
 
-    /// SHA-256 of the 32 bytes: what the cluster knows of a token.
+    /// SHA-256 of the 32 bytes. The cluster knows only this of a token.
     pub fn hash(&self) -> [u8; 32] {
         Sha256::digest(self.0.expose()).into()
     }
 
-    /// A second owner of the same token, said in so many words.
+    /// A second owner of the same token. There is no `Clone`, so that each copy is visible in the code.
     pub fn duplicate(&self) -> Self {
         Self(self.0.duplicate())
     }

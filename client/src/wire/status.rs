@@ -1,32 +1,32 @@
-//! What a node and a cluster say about themselves.
+//! The state of nodes, of the cluster and of operations, as nodes report it.
 
 use std::fmt;
 
 use quorate_shares::ids::{ClusterId, Epoch, NodeId, NodeName};
 use serde::{Deserialize, Serialize};
 
-/// How far a node is.
+/// The phase of a node between its first start and its service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Phase {
-    /// No vault: waits for `cluster init` or `node join`.
+    /// The node has no vault and waits for `cluster init` or `node join`.
     Uninitialised,
-    /// Founding a cluster, or joining one.
+    /// The node founds a cluster, or joins one.
     Joining,
-    /// Waits for its peers to unlock it.
+    /// The node waits for its peers to unlock it.
     Locked,
-    /// Unlocked, without a lease.
+    /// The node is unlocked, but has no lease.
     Open,
-    /// Answers clients.
+    /// The node answers clients.
     Serving,
-    /// Told to forget its keys until told otherwise.
+    /// An operator sealed the node: it holds no keys until it is unsealed.
     Sealed,
-    /// Removed from the cluster for good.
+    /// The node is removed from the cluster for ever.
     Revoked,
 }
 
 impl Phase {
-    /// The word for people and for JSON.
+    /// The word for this value, for people and in JSON.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Uninitialised => "uninitialised",
@@ -46,20 +46,20 @@ impl fmt::Display for Phase {
     }
 }
 
-/// A node's part in the cluster's decisions.
+/// The role of a node in Raft.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
-    /// Leads the others.
+    /// The node leads the others, and has a vote and a share of every key.
     Leader,
-    /// Has a vote, and a share of every key.
+    /// The node has a vote, and a share of every key.
     Voter,
-    /// Follows without a vote.
+    /// The node follows without a vote.
     Learner,
 }
 
 impl Role {
-    /// The word for people and for JSON.
+    /// The word for this value, for people and in JSON.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Leader => "leader",
@@ -75,50 +75,53 @@ impl fmt::Display for Role {
     }
 }
 
-/// The state of a cluster, as one serving node sees it.
+/// The state of a cluster as one node sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
-    /// Which cluster.
+    /// The id of the cluster.
     pub cluster: ClusterId,
-    /// Who answers.
+    /// The name of the node that answers.
     pub node: NodeName,
-    /// The software that it runs.
+    /// The version of the software on that node.
     pub version: String,
-    /// Its phase.
+    /// The phase of that node.
     pub phase: Phase,
-    /// Whether it stands in a quorum now.
+    /// Whether that node is in a quorum now.
     pub quorum: bool,
-    /// Why it does not.
+    /// Why it is not in a quorum; `None` if it is.
     pub reason: Option<String>,
-    /// Shares that open a key.
+    /// How many shares rebuild a key.
     pub threshold: u8,
-    /// Voters.
+    /// Number of nodes with a vote.
     pub voters: u8,
-    /// Disks that a thief must have at one instant to open anything; below `threshold` while a change is under way.
+    /// How many disks, all as they are at one instant, a thief needs to open anything. It is below `threshold` while a
+    /// change of members runs.
     pub theft_threshold: u8,
-    /// The active epoch.
+    /// The epoch whose shares are in use.
     pub epoch: Epoch,
-    /// Who leads, if known.
+    /// The leader, if it is known.
     pub leader: Option<NodeName>,
-    /// What is left of the answering node's lease; `None` without one.
+    /// What is left of the answering node's lease, in milliseconds; `None` without a lease.
     pub lease_ms: Option<u32>,
-    /// Keys that exist.
+    /// Number of keys.
     pub keys: u64,
-    /// Those whose newest version existed while one disk alone opened every key; after growth they should be rotated.
+    /// Number of keys whose newest version existed while one disk alone opened every key. They should be rotated when
+    /// the cluster has grown.
     pub one_disk_keys: u64,
-    /// A change of members that is under way.
-    pub operation: Option<Operation>,
-    /// Open alarms, oldest first.
+    /// The operation that runs now, if one does.
+    pub operation: Option<OperationStatus>,
+    /// The open alarms, oldest first.
     pub alarms: Vec<Alarm>,
-    /// Whom the answering node waits for.
+    /// The nodes that the answering node waits for.
     pub waiting_for: Vec<NodeName>,
     /// All nodes, by rising id.
     pub nodes: Vec<NodeInfo>,
 }
 
 impl Status {
-    /// How many more nodes may fail while every key can still be used: as many as neither the majority of the voters nor the
-    /// threshold needs. A sealed node votes, and gives no share. `None` without a quorum, and if too few give shares already.
+    /// How many more nodes may fail while every key can still be used. A majority of the voters must remain, and enough
+    /// nodes for the threshold. A sealed node votes but gives no share. `None` without a quorum, or if too few nodes
+    /// give shares now.
     pub fn may_lose(&self) -> Option<u8> {
         let is = |node: &&NodeInfo, phases: &[Phase]| {
             let now = node.state.as_ref().filter(|state| state.last_seen_ms == 0);
@@ -132,125 +135,127 @@ impl Status {
     }
 }
 
-/// A long operation and where it stands.
+/// A long operation and its present step.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Operation {
-    /// What was ordered, as in `founding` or `revoke n4`.
+pub struct OperationStatus {
+    /// The name of the operation, as in `founding` or `revoke n4`.
     pub name: String,
-    /// The step that is under way.
+    /// The step that runs now.
     pub step: String,
-    /// Whom it waits for.
+    /// The nodes that it waits for.
     pub waiting_for: Vec<String>,
 }
 
-/// How far an operation is.
+/// The progress of an operation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
-    /// Whether it still runs.
+    /// Whether the operation still runs.
     pub stage: Stage,
-    /// What it is and where it stands; only its name once it is over.
-    pub operation: Operation,
-    /// What has become of the nodes that it revokes, if it does.
-    pub revocation: Option<Revocation>,
+    /// The operation and its step. When it is over, only the name is set.
+    pub operation: OperationStatus,
+    /// The progress of the revocation, if the operation revokes nodes.
+    pub revocation: Option<RevocationProgress>,
 }
 
 /// Whether an operation still runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Stage {
-    /// It does.
+    /// It still runs.
     Runs,
     /// It is done.
     Done,
-    /// A revocation took its place; it can be ordered again.
+    /// A revocation replaced it. It can be started again.
     Preempted,
 }
 
-/// What has become of revoked nodes.
+/// How effective the revocation of nodes is so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Revocation {
-    /// Enough nodes refuse them that the rest cannot let them in any more.
+pub struct RevocationProgress {
+    /// So many nodes refuse the revoked nodes that the others cannot admit them any more.
     pub decisive: bool,
-    /// No lease that was given before still runs.
+    /// No lease that was given before the revocation still runs.
     pub leases_over: bool,
-    /// Nodes that have erased what their disks need to be opened.
+    /// Number of nodes that have erased the lock keys that the disks of the revoked nodes need.
     pub erased: u8,
-    /// How many must have, for their disks to be dead.
+    /// How many nodes must have erased them, so that those disks never open again.
     pub erased_needed: u8,
-    /// Nodes that renewed their own locks without them.
+    /// Number of nodes that have renewed their own locks without the revoked nodes.
     pub renewed: u8,
-    /// Nodes that remain.
+    /// Number of nodes that remain in the cluster.
     pub remaining: u8,
 }
 
-impl Revocation {
-    /// Whether a stolen disk of theirs, with those of fewer than the threshold of others, opens no key.
+impl RevocationProgress {
+    /// Whether the stolen disk of a revoked node opens no key, even together with the disks of other nodes below the
+    /// threshold.
     pub fn disk_is_dead(&self) -> bool {
         self.decisive && self.erased >= self.erased_needed
     }
 
-    /// Whether it opens nothing at all, names included: neither its own lock nor, with its help, that of another.
+    /// Whether that disk opens nothing at all, not even names: neither its own lock nor, with its help, the lock of
+    /// another node.
     pub fn names_are_safe(&self) -> bool {
         self.disk_is_dead() && self.renewed >= self.remaining
     }
 }
 
-/// Something that an operator should look at.
+/// A condition that an operator should examine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Alarm {
-    /// For programs, as in `stale_image`.
+    /// The kind of alarm for programs, as in `stale_image`.
     pub code: String,
-    /// For people.
+    /// What happened, for people.
     pub message: String,
-    /// The node that it is about.
+    /// The node that the alarm is about, if it is about one.
     pub node: Option<NodeName>,
-    /// Since when, in milliseconds since 1970.
+    /// When the alarm was raised, in milliseconds since 1970.
     pub since_ms: u64,
 }
 
 /// One node as the cluster knows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeInfo {
-    /// Its name.
+    /// The name of the node.
     pub name: NodeName,
-    /// Its number, never reused.
+    /// The number of the node. It is never reused.
     pub id: NodeId,
-    /// Where it listens.
+    /// Where the node listens, as `host:port`.
     pub addresses: Vec<String>,
-    /// Its part.
+    /// The role of the node in Raft.
     pub role: Role,
-    /// What it reported when it was last heard of; `None` if it has not been since the answering node started.
+    /// The last report of the node; `None` if there was none since the answering node started.
     pub state: Option<NodeState>,
 }
 
-/// Whether copies of a node's disk from before its last renewal still open.
+/// Whether a copy of a node's disk from before its last lock renewal still opens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OldCopies {
-    /// Peers that can open no piece of an older lock any more.
+    /// Number of peers that cannot open a piece of an older lock any more.
     pub erased: u8,
-    /// How many of them are enough: from then on no number of current disks that is below the threshold opens an old copy.
+    /// How many such peers are enough. Then no set of current disks below the threshold opens an old copy.
     pub needed: u8,
 }
 
 impl OldCopies {
-    /// Whether every older copy is worthless.
+    /// Whether no older copy opens any more.
     pub fn are_dead(self) -> bool {
         self.erased >= self.needed
     }
 }
 
-/// What a node reports about itself.
+/// The report of a node about itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeState {
-    /// How far it is.
+    /// The phase of the node.
     pub phase: Phase,
-    /// Entries of the log that it has still to apply.
+    /// Number of log entries that the node has still to apply.
     pub lag: u64,
-    /// The epoch that it holds shares of.
+    /// The epoch of the shares that the node holds.
     pub epoch: Epoch,
-    /// The generation of its quorum lock.
+    /// The generation of the node's quorum lock.
     pub lock_generation: u64,
-    /// What has become of older locks; `None` until it renews its lock after a start.
+    /// Whether copies with older locks still open; `None` until the node has renewed its lock after a start.
     pub old_copies: Option<OldCopies>,
-    /// How long ago it was heard of, in milliseconds.
+    /// How long ago the report came, in milliseconds.
     pub last_seen_ms: u64,
 }

@@ -1,4 +1,4 @@
-//! Two ends of a connection, and ways to misbehave on one.
+//! Both ends of a connection, and ways to misbehave at one end.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 use std::net::SocketAddr;
@@ -14,9 +14,9 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 use tokio::sync::{Mutex, mpsc};
 
-/// More than anything takes that is to succeed, on a loaded machine.
+/// A deadline for what must succeed, even on a loaded machine.
 pub(crate) const LONG: Duration = Duration::from_secs(20);
-/// Enough to see that something does not happen.
+/// How long to wait to see that something does not happen.
 pub(crate) const SHORT: Duration = Duration::from_millis(300);
 
 pub(crate) fn any_port() -> SocketAddr {
@@ -45,7 +45,7 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// Listens, and answers nothing.
+    /// Listens, and answers no request.
     pub(crate) fn start(offered: &[Protocol]) -> Self {
         Self::run(offered, None)
     }
@@ -115,7 +115,7 @@ pub(crate) async fn raw_lane(
     (send, frame::Reader::new(receive))
 }
 
-/// What the TLS library offers: with the post-quantum exchange, or with X25519 alone.
+/// The key exchanges that the dialler offers: the post-quantum one, or X25519 alone.
 pub(crate) fn provider(post_quantum: bool) -> CryptoProvider {
     let mut provider = aws_lc_rs::default_provider();
     let group = if post_quantum { aws_lc_rs::kx_group::X25519MLKEM768 } else { aws_lc_rs::kx_group::X25519 };
@@ -139,7 +139,7 @@ pub(crate) async fn dial_by_hand(
         .with_protocol_versions(&[&rustls::version::TLS13])
         .expect("TLS 1.3")
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Anybody))
+        .with_custom_certificate_verifier(Arc::new(AnyServer))
         .with_client_cert_resolver(Arc::new(resolver));
     tls.alpn_protocols = protocols.iter().map(|protocol| protocol.alpn().to_vec()).collect();
     let crypto = quinn::crypto::rustls::QuicClientConfig::try_from(tls).expect("a suite for QUIC");
@@ -149,9 +149,9 @@ pub(crate) async fn dial_by_hand(
 }
 
 #[derive(Debug)]
-struct Anybody;
+struct AnyServer;
 
-impl ServerCertVerifier for Anybody {
+impl ServerCertVerifier for AnyServer {
     fn verify_server_cert(
         &self,
         _: &CertificateDer<'_>,

@@ -8,14 +8,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
+use quorate_client::wire::SOCKET;
 use quorate_shares::ids::NodeName;
 use quorate_shares::lock::PIN_BYTES_MAX;
 use serde::Deserialize;
 
 use crate::vault::disk;
-
-/// Where the local socket is unless said otherwise; the command line looks there too.
-pub const SOCKET: &str = "/run/quorate/quorated.sock";
 
 /// Flags and environment of `quorated`; every one overrides its namesake in the file.
 #[derive(Debug, Default, clap::Parser)]

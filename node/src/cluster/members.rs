@@ -199,7 +199,7 @@ pub fn present(node: &Node, replica: &Replica) -> BTreeSet<NodeId> {
 }
 
 /// The operation as an operator is told of it.
-fn told(state: &State, step: &Step, short_of: &BTreeSet<NodeId>) -> Option<wire::Operation> {
+fn told(state: &State, step: &Step, short_of: &BTreeSet<NodeId>) -> Option<wire::OperationStatus> {
     let running = state.operations.running.as_ref()?;
     let names = |nodes: &mut dyn Iterator<Item = NodeId>| nodes.map(|id| name_in(state, id)).collect::<Vec<_>>();
     let name = operation_name(state, &running.operation);
@@ -234,7 +234,7 @@ fn told(state: &State, step: &Step, short_of: &BTreeSet<NodeId>) -> Option<wire:
         Step::Propose(change) => (change.kind().replace('_', " "), Vec::new()),
         Step::AwaitFounding | Step::Rekey | Step::Nothing => (String::new(), Vec::new()),
     };
-    Some(wire::Operation { name, step, waiting_for })
+    Some(wire::OperationStatus { name, step, waiting_for })
 }
 
 /// What was ordered, as in `revoke n4`.

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use quorate_client::error::Code;
-use quorate_client::wire::{self, Plaintext, Progress, Revocation, Stage, WireError};
+use quorate_client::wire::{self, Plaintext, Progress, RevocationProgress, Stage, WireError};
 use quorate_raft::command::{Begin, Change, Operation, Outcome};
 use quorate_raft::refusal::Refusal;
 use quorate_raft::state::{Running, State, majority};
@@ -272,13 +272,13 @@ pub async fn progress(node: &Arc<Node>, replica: &Replica, operation: Epoch) -> 
     })?;
     let shown = node.operation.lock().clone().filter(|_| stage == Stage::Runs);
     let name = replica.read(|state| members::operation_name(state, &running.operation));
-    let shown = shown.unwrap_or(wire::Operation { name, step: String::new(), waiting_for: Vec::new() });
+    let shown = shown.unwrap_or(wire::OperationStatus { name, step: String::new(), waiting_for: Vec::new() });
     let revocation = if running.operation.revokes() { revocation(node, replica, &running).await } else { None };
     Ok(Progress { stage, operation: shown, revocation })
 }
 
 /// What has become of the nodes that `running` revokes.
-async fn revocation(node: &Node, replica: &Replica, running: &Running) -> Option<Revocation> {
+async fn revocation(node: &Node, replica: &Replica, running: &Running) -> Option<RevocationProgress> {
     let membership = replica.membership().await.ok()?;
     let matched = replica.matched();
     let revoked = running.operation.leaving();
@@ -304,7 +304,7 @@ async fn revocation(node: &Node, replica: &Replica, running: &Running) -> Option
         let locks = || remaining.iter().filter_map(|node| state.locks.get(node));
         let erased = locks().filter(|lock| expelled && lock.holds_for.is_disjoint(&out)).count();
         let renewed = locks().filter(|lock| lock.peers.is_disjoint(&out)).count();
-        Some(Revocation {
+        Some(RevocationProgress {
             decisive,
             leases_over: decisive && over,
             erased: count(erased),

@@ -9,7 +9,7 @@ use quorate_client::cluster_file::{ClusterFile, ClusterNode};
 use quorate_client::conn::{Conn, Lane};
 use quorate_client::identity::{Protocol, PublicKey};
 use quorate_client::wire::{
-    self, Alarm, NodeInfo, NodeState, Operation, PUBLIC_STATUS, Phase, PublicStatus, Role, Status,
+    self, Alarm, NodeInfo, NodeState, OperationStatus, PUBLIC_STATUS, Phase, PublicStatus, Role, Status,
 };
 use quorate_raft::state::State;
 use quorate_raft::{Membership, Replica};
@@ -66,13 +66,13 @@ pub fn report(node: &Node) -> Report {
 }
 
 /// What is under way at this node: founding, joining, or rebuilding its state.
-pub fn operation(node: &Node) -> Option<Operation> {
+pub fn operation(node: &Node) -> Option<OperationStatus> {
     if node.rebuild().is_some() {
         let step = "takes the state from another node".to_owned();
         let roster = node.roster();
         let others = roster.members.iter().filter(|member| member.node != node.id());
         let waiting_for = others.map(|member| member.name.to_string()).collect();
-        return Some(Operation { name: "rebuilding".to_owned(), step, waiting_for });
+        return Some(OperationStatus { name: "rebuilding".to_owned(), step, waiting_for });
     }
     if node.phase() == Phase::Locked {
         return unlocking(node);
@@ -81,11 +81,11 @@ pub fn operation(node: &Node) -> Option<Operation> {
         return None;
     }
     let founding = node.founding.borrow().clone();
-    Some(Operation { name: "founding".to_owned(), step: founding.step, waiting_for: founding.waiting_for })
+    Some(OperationStatus { name: "founding".to_owned(), step: founding.step, waiting_for: founding.waiting_for })
 }
 
 /// How far the operation of this name is, as the leader last said.
-fn led(node: &Node, leader: Option<NodeId>, name: String) -> Operation {
+fn led(node: &Node, leader: Option<NodeId>, name: String) -> OperationStatus {
     let said = match leader {
         Some(leader) if leader == node.id() => node.operation.lock().clone(),
         Some(leader) => node.last_reports.lock().get(&leader).and_then(|(report, _)| report.operation.clone()),
@@ -93,16 +93,16 @@ fn led(node: &Node, leader: Option<NodeId>, name: String) -> Operation {
     };
     // It may have spoken of another one, before this one began.
     let said = said.filter(|said| said.name == name);
-    said.unwrap_or(Operation { name, step: String::new(), waiting_for: Vec::new() })
+    said.unwrap_or(OperationStatus { name, step: String::new(), waiting_for: Vec::new() })
 }
 
 /// Why peers have not unlocked this node, in their own words, once they have said something.
-fn unlocking(node: &Node) -> Option<Operation> {
+fn unlocking(node: &Node) -> Option<OperationStatus> {
     let unlocking = node.unlocking.lock().clone();
     let said = unlocking.waiting_for.iter().filter(|(_, said)| !said.is_empty());
     let said: Vec<_> = said.map(|(&peer, said)| format!("{}: {said}", node.name_of(peer))).collect();
     let waiting_for = unlocking.waiting_for.keys().map(|&peer| node.name_of(peer)).collect();
-    (!said.is_empty()).then(|| Operation { name: "unlocking".to_owned(), step: said.join("; "), waiting_for })
+    (!said.is_empty()).then(|| OperationStatus { name: "unlocking".to_owned(), step: said.join("; "), waiting_for })
 }
 
 /// The file that a client needs: who the nodes are, and how to know them.

@@ -38,8 +38,6 @@ pub const FIRST: NodeId = NodeId(1);
 const ROUND: Duration = Duration::from_millis(200);
 /// How long a peer may take to answer.
 const PEER: Duration = Duration::from_secs(3);
-/// Generation of a founder's first share key, and number of its first storage key.
-const FIRST_GENERATION: ShareKeyGeneration = ShareKeyGeneration(1);
 
 /// Why founding ended without a cluster.
 #[derive(Debug, thiserror::Error)]
@@ -78,7 +76,7 @@ pub fn draw_keys() -> Bundle {
     Bundle {
         op_seed: Secret::random(rng),
         storage_keys: vec![StorageKey { number: 1, key: Secret::random(rng) }],
-        share_keys: vec![ShareKey { generation: FIRST_GENERATION, seed: Secret::random(rng) }],
+        share_keys: vec![ShareKey { generation: ShareKeyGeneration::FIRST, seed: Secret::random(rng) }],
     }
 }
 
@@ -373,7 +371,7 @@ fn founding_entry(node: &Node, first: &FirstFounder) -> Found {
         boot_pk: founder.boot_pk,
         op_pk: founder.op_pk,
         share_pk: founder.share_pk.as_bytes().to_vec(),
-        skgen: FIRST_GENERATION,
+        skgen: ShareKeyGeneration::FIRST,
     });
     Found {
         cluster: node.cluster(),

@@ -11,7 +11,7 @@ use std::sync::{Arc, OnceLock};
 use parking_lot::{Mutex, RwLock};
 use quorate_client::conn::close;
 use quorate_client::identity::{Identity, PublicKey};
-use quorate_client::wire::{Alarm, Operation};
+use quorate_client::wire::{Alarm, OperationStatus};
 use quorate_raft::command::{Change, Command};
 use quorate_raft::{Flushed, Rebuild, Replica};
 use quorate_shares::ids::{ClusterId, NodeId, NodeName, ShareKeyGeneration};
@@ -101,7 +101,7 @@ pub struct Node {
     /// How far founding is, in words and names.
     pub founding: watch::Sender<Founding>,
     /// The operation that this node leads, where it stands, and whom it waits for.
-    pub operation: Mutex<Option<Operation>>,
+    pub operation: Mutex<Option<OperationStatus>>,
     /// The time of what this node proposes while it leads.
     pub stamps: Mutex<Stamps>,
     /// Since when those that are revoked get no lease, as this node sees it while it leads.

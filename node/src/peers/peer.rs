@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use quorate_client::wire::{Alarm, OldCopies, Operation, Phase, Progress, WireError};
+use quorate_client::wire::{Alarm, OldCopies, OperationStatus, Phase, Progress, WireError};
 use quorate_raft::command::{Command, Invite};
 use quorate_raft::{Flushed, LogPlace};
 use quorate_shares::codec;
@@ -293,7 +293,7 @@ pub struct Report {
     /// Its open alarms.
     pub alarms: Vec<Alarm>,
     /// The operation that it leads.
-    pub operation: Option<Operation>,
+    pub operation: Option<OperationStatus>,
 }
 
 /// Why a peer refuses.

@@ -119,7 +119,7 @@ impl Founding {
 
     pub(super) fn read(mut reader: Reader<'_>) -> Result<Self, LayoutError> {
         let (attempt, tag) = (reader.u32()?, reader.u8()?);
-        let (name, addresses) = (reader.name()?, reader.addresses()?);
+        let (name, addresses) = (reader.name()?, Address::read_list(&mut reader)?);
         let role = match tag {
             1 => Role::FirstFounder(FirstFounder::read(&mut reader)?),
             2 => Role::Founder(Invited::read(&mut reader)?),
@@ -196,7 +196,7 @@ impl FounderKeys {
             op_pk: reader.array()?,
             share_pk: reader.share_pk()?,
             name: reader.name()?,
-            addresses: reader.addresses()?,
+            addresses: Address::read_list(reader)?,
         })
     }
 }
@@ -223,7 +223,7 @@ impl Invited {
     fn read(reader: &mut Reader<'_>) -> Result<Self, LayoutError> {
         let key = InvitationKey::from(reader.secret()?);
         let inviters = (0..reader.count(INVITERS_MAX, "inviters")?)
-            .map(|_| Ok(Inviter { boot_pk: reader.array()?, address: reader.address()? }))
+            .map(|_| Ok(Inviter { boot_pk: reader.array()?, address: Address::read(reader)? }))
             .collect::<Result<Vec<_>, LayoutError>>()?;
         match inviters.is_empty() {
             false => Ok(Self { key, inviters }),

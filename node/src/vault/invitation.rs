@@ -120,7 +120,7 @@ impl FromStr for Invitation {
         }
         let (cluster, secret) = (reader.cluster()?, reader.secret()?);
         let inviters = (0..reader.count(INVITERS_MAX, "inviters")?)
-            .map(|_| Ok(Inviter { boot_pk: reader.array()?, address: reader.address()? }))
+            .map(|_| Ok(Inviter { boot_pk: reader.array()?, address: Address::read(&mut reader)? }))
             .collect::<Result<Vec<_>, LayoutError>>()?;
         reader.finish()?;
         match inviters.is_empty() {
@@ -233,7 +233,7 @@ impl JoinRequest {
             op_pk: reader.array()?,
             share_pk: reader.share_pk()?,
             name: reader.name()?,
-            addresses: reader.addresses()?,
+            addresses: Address::read_list(&mut reader)?,
         };
         let proof = reader.array()?;
         reader.finish()?;

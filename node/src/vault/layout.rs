@@ -9,36 +9,10 @@ use std::fmt;
 use std::ops::Deref;
 use std::str::FromStr;
 
-use quorate_shares::ids::{ClusterId, NodeId, NodeName};
-use quorate_shares::kem::{PUBLIC_KEY_BYTES, PublicKey};
-use quorate_shares::secret::Secret;
+use quorate_shares::ids::{ADDRESS_BYTES_MAX, ADDRESSES_MAX};
 
-/// Longest address of a node, in bytes: its length is one byte.
-pub const ADDRESS_BYTES_MAX: usize = 255;
-/// Most addresses of one node; more are refused where they are entered.
-pub const ADDRESSES_MAX: usize = 8;
-
-/// Why bytes are not the value that was expected.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum LayoutError {
-    /// The bytes end inside the value.
-    #[error("the bytes end inside {0}")]
-    Short(&'static str),
-    /// The value ends before the bytes do.
-    #[error("{0} bytes after the end of the value")]
-    Trailing(usize),
-    /// A field holds what it may not.
-    #[error("invalid {0}")]
-    Invalid(&'static str),
-    /// More of something than its limit.
-    #[error("more than {limit} {what}")]
-    TooMany {
-        /// What there is too much of.
-        what: &'static str,
-        /// How much would be accepted.
-        limit: usize,
-    },
-}
+pub use quorate_shares::error::FormatError as LayoutError;
+pub use quorate_shares::layout::Reader;
 
 /// Where a node is reached: `host:port`, as the operator wrote it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -48,6 +22,16 @@ impl Address {
     /// The address as text.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// Reads an address behind its length in one byte.
+    pub fn read(reader: &mut Reader<'_>) -> Result<Self, LayoutError> {
+        reader.text()?.parse()
+    }
+
+    /// Reads a list of addresses behind their count in one byte.
+    pub fn read_list(reader: &mut Reader<'_>) -> Result<Vec<Self>, LayoutError> {
+        (0..reader.count(ADDRESSES_MAX, "addresses of a node")?).map(|_| Self::read(reader)).collect()
     }
 }
 
@@ -70,131 +54,6 @@ impl FromStr for Address {
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
-    }
-}
-
-/// Takes fields off the front of borrowed bytes.
-pub struct Reader<'a> {
-    rest: &'a [u8],
-    what: &'static str,
-}
-
-impl<'a> Reader<'a> {
-    /// Reads `bytes`; `what` names them in errors.
-    pub fn new(bytes: &'a [u8], what: &'static str) -> Self {
-        Self { rest: bytes, what }
-    }
-
-    /// Whether every byte is used.
-    pub fn is_empty(&self) -> bool {
-        self.rest.is_empty()
-    }
-
-    /// How many bytes are left.
-    pub fn left(&self) -> usize {
-        self.rest.len()
-    }
-
-    /// The next `count` bytes.
-    pub fn bytes(&mut self, count: usize) -> Result<&'a [u8], LayoutError> {
-        let (taken, rest) = self.rest.split_at_checked(count).ok_or(LayoutError::Short(self.what))?;
-        self.rest = rest;
-        Ok(taken)
-    }
-
-    /// The next `N` bytes, by value.
-    pub fn array<const N: usize>(&mut self) -> Result<[u8; N], LayoutError> {
-        let (taken, rest) = self.rest.split_first_chunk::<N>().ok_or(LayoutError::Short(self.what))?;
-        self.rest = rest;
-        Ok(*taken)
-    }
-
-    /// The next `N` bytes, straight into wiped memory.
-    pub fn secret<const N: usize>(&mut self) -> Result<Secret<N>, LayoutError> {
-        Secret::copy_of(self.bytes(N)?).ok_or(LayoutError::Short(self.what))
-    }
-
-    /// One byte.
-    pub fn u8(&mut self) -> Result<u8, LayoutError> {
-        Ok(u8::from_be_bytes(self.array()?))
-    }
-
-    /// Two bytes.
-    pub fn u16(&mut self) -> Result<u16, LayoutError> {
-        Ok(u16::from_be_bytes(self.array()?))
-    }
-
-    /// Four bytes.
-    pub fn u32(&mut self) -> Result<u32, LayoutError> {
-        Ok(u32::from_be_bytes(self.array()?))
-    }
-
-    /// Eight bytes.
-    pub fn u64(&mut self) -> Result<u64, LayoutError> {
-        Ok(u64::from_be_bytes(self.array()?))
-    }
-
-    /// A length byte that counts entries and may not exceed `limit`.
-    pub fn count(&mut self, limit: usize, what: &'static str) -> Result<usize, LayoutError> {
-        match usize::from(self.u8()?) {
-            count if count > limit => Err(LayoutError::TooMany { what, limit }),
-            count => Ok(count),
-        }
-    }
-
-    /// A byte that is 0 or 1.
-    pub fn flag(&mut self, what: &'static str) -> Result<bool, LayoutError> {
-        match self.u8()? {
-            0 => Ok(false),
-            1 => Ok(true),
-            _ => Err(LayoutError::Invalid(what)),
-        }
-    }
-
-    /// A cluster id.
-    pub fn cluster(&mut self) -> Result<ClusterId, LayoutError> {
-        Ok(ClusterId(self.array()?))
-    }
-
-    /// A node id; zero is refused.
-    pub fn node(&mut self) -> Result<NodeId, LayoutError> {
-        match self.u64()? {
-            0 => Err(LayoutError::Invalid("node id")),
-            id => Ok(NodeId(id)),
-        }
-    }
-
-    /// A share key or lock key, checked to be one.
-    pub fn share_pk(&mut self) -> Result<PublicKey, LayoutError> {
-        PublicKey::parse(self.bytes(PUBLIC_KEY_BYTES)?).map_err(|_| LayoutError::Invalid("share key"))
-    }
-
-    /// A name with its length byte.
-    pub fn name(&mut self) -> Result<NodeName, LayoutError> {
-        self.text()?.parse().map_err(|_| LayoutError::Invalid("node name"))
-    }
-
-    /// An address with its length byte.
-    pub fn address(&mut self) -> Result<Address, LayoutError> {
-        self.text()?.parse()
-    }
-
-    /// A list of addresses with its count.
-    pub fn addresses(&mut self) -> Result<Vec<Address>, LayoutError> {
-        (0..self.count(ADDRESSES_MAX, "addresses of a node")?).map(|_| self.address()).collect()
-    }
-
-    /// Refuses bytes that nothing used.
-    pub fn finish(self) -> Result<(), LayoutError> {
-        match self.rest.len() {
-            0 => Ok(()),
-            trailing => Err(LayoutError::Trailing(trailing)),
-        }
-    }
-
-    fn text(&mut self) -> Result<&'a str, LayoutError> {
-        let length = self.u8()?;
-        std::str::from_utf8(self.bytes(usize::from(length))?).map_err(|_| LayoutError::Invalid("text"))
     }
 }
 
@@ -311,15 +170,6 @@ impl Writer {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_reader_uses_every_byte_or_says_so() {
-        let mut reader = Reader::new(&[1, 0, 2, 9], "test");
-        assert_eq!(reader.u8(), Ok(1));
-        assert_eq!(reader.u16(), Ok(2));
-        assert_eq!(reader.u16(), Err(LayoutError::Short("test")));
-        assert_eq!(reader.finish(), Err(LayoutError::Trailing(1)));
-    }
 
     #[test]
     fn an_address_has_a_host_and_a_port() {

@@ -201,7 +201,7 @@ impl RosterMember {
             op_pk: reader.array()?,
             standing: Standing::from_bits(reader.u8()?)?,
             name: reader.name()?,
-            addresses: reader.addresses()?,
+            addresses: Address::read_list(reader)?,
         })
     }
 }

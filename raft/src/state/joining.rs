@@ -20,8 +20,6 @@ use crate::rows::{RowKey, RowV1, Rows};
 pub const INVITATIONS_MAX: usize = 64;
 /// Longest that an invitation is good for.
 pub const INVITATION_TTL_MAX_MS: u64 = 7 * 24 * 3_600_000;
-/// Generation of a joiner's first share key.
-const FIRST_GENERATION: ShareKeyGeneration = ShareKeyGeneration(1);
 
 pub(super) fn invite(state: &mut State, invite: &Invite, rows: &mut Rows) -> Result<Outcome, Refusal> {
     let id: [u8; 32] = Sha256::digest(invite.proof_key).into();
@@ -124,7 +122,7 @@ pub(super) fn admit(state: &mut State, admit: &Admit, rows: &mut Rows) -> Result
         boot_pk: admit.boot_pk,
         op_pk: admit.op_pk,
         share_pk,
-        skgen: FIRST_GENERATION,
+        skgen: ShareKeyGeneration::FIRST,
         state: MemberState::Joining,
     };
     put_member(state, member, rows);

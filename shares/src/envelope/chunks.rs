@@ -1,24 +1,24 @@
-//! The chunks of a body: each sealed under its own nonce, the last one shorter than the others, so that none can be cut
-//! off, moved or added unnoticed.
+//! The chunks of a body. Each is sealed under its own nonce, and the last is shorter than the others. So a chunk that
+//! is cut off, moved or added is detected.
 //!
-//! aws-lc-rs does the AEAD here: on short messages it is nine times as fast as the pure-Rust crate that seals shares, and
-//! it is linked for TLS anyway. A test opens with the one what the other sealed.
+//! The AEAD here is that of aws-lc-rs. On short messages it is nine times as fast as the pure-Rust crate that seals
+//! shares, and it is linked for TLS anyway. A test seals with one crate and opens with the other.
 
 use aws_lc_rs::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use zeroize::Zeroize;
 
 use crate::error::Refused;
+use crate::primitive::TAG;
 
-const TAG: usize = 16;
-/// Plaintext bytes of every chunk but the last.
+/// Plaintext bytes of every chunk except the last.
 pub(super) const CHUNK: usize = 16_384;
 
-/// Bytes that the chunks of `length` plaintext bytes take.
+/// Length of the sealed chunks of `length` plaintext bytes.
 pub(super) fn sealed_len(length: usize) -> usize {
     length + TAG * (length / CHUNK + 1)
 }
 
-/// Plaintext bytes in chunks of `sealed` bytes; `None` if no plaintext is that long.
+/// Length of the plaintext in `sealed` bytes of chunks; `None` if no plaintext gives this length.
 pub(super) fn plain_len(sealed: usize) -> Option<usize> {
     let (full, last) = (sealed / (CHUNK + TAG), sealed % (CHUNK + TAG));
     Some(full * CHUNK + last.checked_sub(TAG)?)
@@ -39,13 +39,13 @@ pub(super) fn seal(key: &[u8; 32], base_nonce: &[u8; 12], plaintext: &[u8], outp
     }
 }
 
-/// Appends to `output` what [`seal`] was given, or refuses all of it and leaves `output` as it was.
+/// Appends the plaintext to `output`. If any chunk does not open, it refuses all of them and leaves `output` unchanged.
 pub(super) fn open(key: &[u8; 32], base_nonce: &[u8; 12], sealed: &[u8], output: &mut Vec<u8>) -> Result<(), Refused> {
     let start = output.len();
     output.resize(start + plain_len(sealed.len()).ok_or(Refused)?, 0);
     let opened = open_chunks(&cipher(key), base_nonce, sealed, &mut output[start..]);
     if opened.is_err() {
-        // Chunks before the one that was refused are authentic, and still not a message.
+        // The chunks before the refused one are authentic, but they are not a whole message.
         output[start..].zeroize();
         output.truncate(start);
     }
@@ -65,7 +65,7 @@ fn cipher(key: &[u8; 32]) -> LessSafeKey {
     LessSafeKey::new(UnboundKey::new(&CHACHA20_POLY1305, key).expect("32 bytes are a key"))
 }
 
-/// The base nonce with the chunk's number added without carry (exclusive or) into its last bytes.
+/// The base nonce XOR the number of the chunk, in its last eight bytes.
 fn nonce(base: &[u8; 12], index: usize) -> Nonce {
     let mut nonce = *base;
     for (byte, count) in nonce[4..].iter_mut().zip((index as u64).to_be_bytes()) {

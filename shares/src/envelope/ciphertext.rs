@@ -5,54 +5,54 @@
 //! binary: "QRT1" | kind u8 | suite u8 | length u8 | name | version u32 | body
 //! ```
 //!
-//! Each converts to the other without loss. There is one way to write a ciphertext: anything else, down to a spare bit of
-//! the base64, is refused.
+//! Each form converts to the other without loss. There is exactly one way to write a ciphertext. Anything else is
+//! refused, even if only a spare bit of the base64 differs.
 
 use std::fmt::Write;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use crate::envelope::{MESSAGE_BYTES_MAX, PREFIX, chunks};
+use crate::envelope::{PLAINTEXT_BYTES_MAX, PREFIX, chunks};
 use crate::error::CiphertextError;
 use crate::ids::{KeyName, KeyVersion, NAME_BYTES_MAX};
 use crate::layout::Reader;
 
 const TEXT_MAGIC: &str = "qrt1";
 const BINARY_MAGIC: &[u8; 4] = b"QRT1";
-/// Longest binary header.
+/// Longest binary header, in bytes.
 pub const HEADER_BYTES_MAX: usize = 11 + NAME_BYTES_MAX;
 
 /// What a ciphertext holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// A message.
+    /// A message of the application.
     Message,
-    /// A data key, to be opened only as one.
+    /// A data key. The header is authenticated, so the kind of a ciphertext cannot be changed.
     DataKey,
 }
 
-/// How it is sealed.
+/// The algorithms that seal a ciphertext.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Suite {
-    /// ChaCha20-Poly1305 and HKDF-SHA-256.
+    /// ChaCha20-Poly1305 and HKDF-SHA-256 (C2SP chunked-encryption).
     ChaCha20Poly1305,
 }
 
 /// The part of a ciphertext that can be read without a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CiphertextHeader {
-    /// What it holds.
+    /// What the ciphertext holds.
     pub kind: Kind,
-    /// How it is sealed.
+    /// The algorithms that seal it.
     pub suite: Suite,
-    /// The key.
+    /// The name of the key.
     pub name: KeyName,
     /// The version of the key, from 1.
     pub version: KeyVersion,
 }
 
-/// A ciphertext that is well formed. Whether it opens is another matter.
+/// A ciphertext that is well formed. It may still not open.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ciphertext {
     pub(super) header: CiphertextHeader,
@@ -92,7 +92,7 @@ impl Suite {
 }
 
 impl CiphertextHeader {
-    /// Writes the binary header into `buffer` and returns the part that it fills.
+    /// Writes the binary header into `buffer` and returns the part that is filled.
     pub(super) fn write<'a>(&self, buffer: &'a mut [u8; HEADER_BYTES_MAX]) -> &'a [u8] {
         let name = self.name.as_str().as_bytes();
         let end = 11 + name.len();
@@ -107,7 +107,7 @@ impl CiphertextHeader {
 }
 
 impl Ciphertext {
-    /// Reads the text form.
+    /// Reads the text form, `qrt1:…`.
     ///
     /// # Errors
     /// [`CiphertextError`] for anything but the one way to write a ciphertext of a known kind and suite.
@@ -126,37 +126,37 @@ impl Ciphertext {
         let digits = !version.is_empty() && !version.starts_with('0') && version.bytes().all(|b| b.is_ascii_digit());
         let version = version.parse().ok().filter(|_| digits).and_then(parse_version);
         let version = version.ok_or(CiphertextError::Malformed("version"))?;
-        if body.len() > (PREFIX + chunks::sealed_len(MESSAGE_BYTES_MAX)).div_ceil(3) * 4 {
+        if body.len() > (PREFIX + chunks::sealed_len(PLAINTEXT_BYTES_MAX)).div_ceil(3) * 4 {
             return Err(CiphertextError::TooLarge);
         }
         let body = URL_SAFE_NO_PAD.decode(body).map_err(|_| CiphertextError::Malformed("base64url"))?;
         Self::new(CiphertextHeader { kind, suite, name, version }, body)
     }
 
-    /// Reads the binary form.
+    /// Reads the binary form, `QRT1…`.
     ///
     /// # Errors
     /// [`CiphertextError`] for anything but the one way to write a ciphertext of a known kind and suite.
     pub fn parse_binary(bytes: &[u8]) -> Result<Self, CiphertextError> {
         let short = |_| CiphertextError::Malformed("it ends too early");
-        let mut reader = Reader::new(bytes);
+        let mut reader = Reader::new(bytes, "ciphertext");
         reader.magic(BINARY_MAGIC).map_err(|_| CiphertextError::Malformed("it does not begin with QRT1"))?;
         let kind = Kind::parse(reader.u8().map_err(short)?)?;
         let suite = Suite::parse(reader.u8().map_err(short)?)?;
         let length = reader.u8().map_err(short)?;
-        let name = reader.slice(length.into()).map_err(short)?;
+        let name = reader.bytes(length.into()).map_err(short)?;
         let name = parse_name(std::str::from_utf8(name).map_err(|_| CiphertextError::Malformed("name"))?)?;
         let version = parse_version(reader.u32().map_err(short)?).ok_or(CiphertextError::Malformed("version"))?;
-        let body = reader.slice(reader.remaining()).map_err(short)?;
+        let body = reader.bytes(reader.remaining()).map_err(short)?;
         Self::new(CiphertextHeader { kind, suite, name, version }, body.to_vec())
     }
 
-    /// What can be read without a key.
+    /// The header, which can be read without a key.
     pub fn header(&self) -> &CiphertextHeader {
         &self.header
     }
 
-    /// The text form.
+    /// The text form, as drawn above.
     pub fn to_text(&self) -> String {
         let CiphertextHeader { kind, suite, name, version } = &self.header;
         let mut text = String::with_capacity(TEXT_MAGIC.len() + name.as_str().len() + 16 + self.body.len() * 4 / 3);
@@ -166,7 +166,7 @@ impl Ciphertext {
         text
     }
 
-    /// The binary form.
+    /// The binary form, as drawn above.
     pub fn to_binary(&self) -> Vec<u8> {
         let mut buffer = [0; HEADER_BYTES_MAX];
         let header = self.header.write(&mut buffer);
@@ -179,7 +179,7 @@ impl Ciphertext {
     fn new(header: CiphertextHeader, body: Vec<u8>) -> Result<Self, CiphertextError> {
         let sealed = body.len().checked_sub(PREFIX).and_then(chunks::plain_len);
         match sealed.ok_or(CiphertextError::Malformed("the body is cut off"))? {
-            0..=MESSAGE_BYTES_MAX => Ok(Self { header, body }),
+            0..=PLAINTEXT_BYTES_MAX => Ok(Self { header, body }),
             _ => Err(CiphertextError::TooLarge),
         }
     }

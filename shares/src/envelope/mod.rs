@@ -1,20 +1,21 @@
-//! Ciphertexts: what applications keep. One format, readable without a key as far as its header goes.
+//! Ciphertexts, which applications store. There is one format. Its header can be read without a key.
 //!
 //! The body is C2SP chunked-encryption (c2sp.org/chunked-encryption@v1) with ChaCha20-Poly1305 and HKDF-SHA-256:
 //!
 //! ```text
-//! body   = salt 24 | commitment 32 | chunks of 16 KiB, each with its tag; the last one always shorter, perhaps empty
+//! body   = salt 24 | commitment 32 | chunks of 16 KiB, each with its tag; the last is always shorter, and may be empty
 //! ctx    = SHA-256(label | u16 length | binary header | context)
 //! key 32 | base nonce 12 | commitment 32 = HKDF-Expand(root, label | salt | ctx, 76)
 //! chunk i: nonce = base nonce XOR i, no associated data
 //! ```
 //!
-//! Key, name, version, kind, suite and context are all in the derivation; the commitment, compared before anything is
-//! decrypted, binds a ciphertext to one key. The salt is drawn here and never comes from a caller. Whatever is wrong with a
-//! ciphertext that parses, the answer is the same [`Refused`].
+//! Key, name, version, kind, suite and context all enter the derivation. The commitment binds a ciphertext to one key;
+//! it is compared before anything is decrypted. The salt is drawn here and never comes from a caller. If a ciphertext
+//! parses but does not open, the error is always [`Refused`], whatever the cause.
 
 mod chunks;
 mod ciphertext;
+pub mod context;
 
 pub use ciphertext::{Ciphertext, CiphertextHeader, HEADER_BYTES_MAX, Kind, Suite};
 
@@ -28,18 +29,18 @@ use crate::labels;
 use crate::master::EncryptionRoot;
 use crate::primitive::{expand, hash};
 
-/// Longest plaintext; more goes by stream or data key.
-pub const MESSAGE_BYTES_MAX: usize = 65_536;
+/// Longest plaintext, in bytes. Larger data is encrypted under a data key.
+pub const PLAINTEXT_BYTES_MAX: usize = 65_536;
 
 const SALT: usize = 24;
 const COMMITMENT: usize = 32;
-/// Bytes of a body before its chunks.
+/// Bytes of a body that precede its chunks.
 const PREFIX: usize = SALT + COMMITMENT;
 
-/// Encrypts `plaintext` under `root`, which must be of the key and version that `header` names.
+/// Encrypts `plaintext` under `root`, which must belong to the key and version that `header` names.
 ///
 /// # Errors
-/// [`MessageTooLarge`] beyond [`MESSAGE_BYTES_MAX`].
+/// [`MessageTooLarge`] for more than [`PLAINTEXT_BYTES_MAX`] bytes.
 pub fn seal(
     root: &EncryptionRoot,
     header: CiphertextHeader,
@@ -52,10 +53,10 @@ pub fn seal(
     Ok(Ciphertext { header, body })
 }
 
-/// Like [`seal`], appending the body to a buffer of the caller's.
+/// As [`seal`], but appends the body to `body`.
 ///
 /// # Errors
-/// [`MessageTooLarge`], and then `body` is as it was.
+/// [`MessageTooLarge`]; then `body` is unchanged.
 pub fn seal_into(
     root: &EncryptionRoot,
     header: &CiphertextHeader,
@@ -64,7 +65,7 @@ pub fn seal_into(
     rng: &mut impl CryptoRng,
     body: &mut Vec<u8>,
 ) -> Result<(), MessageTooLarge> {
-    if plaintext.len() > MESSAGE_BYTES_MAX {
+    if plaintext.len() > PLAINTEXT_BYTES_MAX {
         return Err(MessageTooLarge);
     }
     let mut salt = [0; SALT];
@@ -77,20 +78,20 @@ pub fn seal_into(
     Ok(())
 }
 
-/// Decrypts `ciphertext` with the root of the key and version that its header names.
+/// Decrypts `ciphertext` with `root`, which must belong to the key and version that its header names.
 ///
 /// # Errors
-/// [`Refused`], whatever is wrong.
+/// [`Refused`], whatever the cause.
 pub fn open(root: &EncryptionRoot, ciphertext: &Ciphertext, context: &Context) -> Result<Zeroizing<Vec<u8>>, Refused> {
     let mut plaintext = Zeroizing::new(Vec::new());
     open_into(root, ciphertext, context, &mut plaintext)?;
     Ok(plaintext)
 }
 
-/// Like [`open`], appending the plaintext to a buffer of the caller's, who wipes it.
+/// As [`open`], but appends the plaintext to `plaintext`. The caller wipes that buffer.
 ///
 /// # Errors
-/// [`Refused`], and then `plaintext` is as it was.
+/// [`Refused`]; then `plaintext` is unchanged.
 pub fn open_into(
     root: &EncryptionRoot,
     ciphertext: &Ciphertext,
@@ -106,7 +107,8 @@ pub fn open_into(
     chunks::open(keys.key(), keys.base_nonce(), sealed, plaintext)
 }
 
-/// What root, header, context and salt derive. On the stack, and wiped, since it lives for one message.
+/// Key, base nonce and commitment, derived from root, header, context and salt. They live for one message, on the
+/// stack, and are wiped.
 struct Derived(Zeroizing<[u8; 76]>);
 
 impl Derived {

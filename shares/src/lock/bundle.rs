@@ -1,4 +1,4 @@
-//! The bundle: everything that makes a node more than its disk.
+//! The bundle: the keys that a node has only while it is unlocked.
 //!
 //! ```text
 //! plaintext: op_seed 32 | m u8 | m x { dkey u8 | D 32 } | k u8 | k x { skgen u64 | seed 32 }
@@ -13,39 +13,39 @@ use crate::layout::Reader;
 use crate::primitive::{self, TAG};
 use crate::secret::Secret;
 
-/// Most storage keys, and most share keys, in one bundle: an operation adds one and drops one.
+/// Most storage keys, and most share keys, in one bundle. An operation adds one and drops one.
 pub const BUNDLE_KEYS_MAX: usize = 64;
-/// Longest sealed bundle.
+/// Longest sealed bundle, in bytes.
 pub(super) const BUNDLE_BYTES_MAX: usize = 34 + (33 + 40) * BUNDLE_KEYS_MAX + TAG;
 
 /// A key that seals what the node stores.
 pub struct StorageKey {
-    /// Named in every value that it seals.
+    /// The number of the key. Every value that it seals names this number.
     pub number: u8,
-    /// The key (D).
+    /// The key itself (D).
     pub key: Secret<32>,
 }
 
-/// A key that shares are sealed to.
+/// The private half of a key that shares are sealed to.
 pub struct ShareKey {
-    /// The generation that is registered with its public half.
+    /// The generation under which its public half is registered.
     pub generation: ShareKeyGeneration,
-    /// The seed that it grows from.
+    /// The seed that it is derived from.
     pub seed: Secret<32>,
 }
 
 /// The keys that a lock protects.
 pub struct Bundle {
-    /// Seed of the Ed25519 op key.
+    /// The seed of the Ed25519 op key (RFC 8032).
     pub op_seed: Secret<32>,
-    /// Storage keys, by rising number: new values are sealed under the last.
+    /// The storage keys, by rising number. New values are sealed under the last.
     pub storage_keys: Vec<StorageKey>,
-    /// Share keys, by rising generation.
+    /// The share keys, by rising generation.
     pub share_keys: Vec<ShareKey>,
 }
 
 impl Bundle {
-    /// A second owner of the same keys, said in so many words.
+    /// A second owner of the same keys. There is no `Clone`, so that each copy is visible in the code.
     pub fn duplicate(&self) -> Self {
         let storage = |key: &StorageKey| StorageKey { number: key.number, key: key.key.duplicate() };
         let share = |key: &ShareKey| ShareKey { generation: key.generation, seed: key.seed.duplicate() };
@@ -58,7 +58,7 @@ impl Bundle {
 
     pub(super) fn seal(&self, key: &Secret<32>, aad: &[u8; 32]) -> Result<Vec<u8>, LockError> {
         self.check()?;
-        // The full capacity at once: a buffer that grows leaves copies of secrets behind.
+        // The full capacity at once: a buffer that grows leaves copies of secrets in memory.
         let mut plain = Zeroizing::new(Vec::with_capacity(BUNDLE_BYTES_MAX));
         plain.extend(self.op_seed.expose());
         plain.push(self.storage_keys.len() as u8); // at most BUNDLE_KEYS_MAX
@@ -87,23 +87,22 @@ impl Bundle {
     }
 
     fn parse(plain: &[u8]) -> Result<Self, FormatError> {
-        let mut reader = Reader::new(plain);
-        let secret = |reader: &mut Reader<'_>| Ok(Secret::copy_of(reader.array::<32>()?).expect("32 bytes"));
-        let op_seed = secret(&mut reader)?;
+        let mut reader = Reader::new(plain, "key bundle");
+        let op_seed = reader.secret()?;
         let mut storage_keys = Vec::new();
         for _ in 0..reader.u8()? {
-            storage_keys.push(StorageKey { number: reader.u8()?, key: secret(&mut reader)? });
+            storage_keys.push(StorageKey { number: reader.u8()?, key: reader.secret()? });
         }
         let mut share_keys = Vec::new();
         for _ in 0..reader.u8()? {
             let generation = ShareKeyGeneration(reader.u64()?);
-            share_keys.push(ShareKey { generation, seed: secret(&mut reader)? });
+            share_keys.push(ShareKey { generation, seed: reader.secret()? });
         }
         reader.finish()?;
         Ok(Self { op_seed, storage_keys, share_keys })
     }
 
-    /// Both lists are short, in rising order and without repetition: one bundle, one byte form.
+    /// Checks that both lists are within the limit, rise, and repeat no number: so one bundle has one byte form.
     fn check(&self) -> Result<(), LockError> {
         let short = self.storage_keys.len().max(self.share_keys.len()) <= BUNDLE_KEYS_MAX;
         let storage = self.storage_keys.is_sorted_by(|one, next| one.number < next.number);

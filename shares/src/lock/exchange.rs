@@ -7,7 +7,8 @@
 //! ```
 //!
 //! The piece in a reply is sealed under a key that both ends export from their TLS connection (label
-//! [`crate::labels::EXPORTER_LOCK`], context = hash of the request): replayed on another connection it opens nowhere.
+//! [`crate::labels::EXPORTER_LOCK`], context = hash of the request). So a reply that is replayed on another connection
+//! does not open.
 
 use crate::error::{FormatError, LockError};
 use crate::ids::{ClusterId, NodeId};
@@ -20,41 +21,41 @@ use crate::secret::Secret;
 
 const REQUEST_MAGIC: &[u8; 4] = b"QLO1";
 const REPLY_MAGIC: &[u8; 4] = b"QLR1";
-/// Length of a request.
+/// Length of a request in bytes.
 pub const LOCK_REQUEST_BYTES: usize = 1255;
-/// Length of a reply that carries a piece.
+/// Length of a reply that carries a piece, in bytes.
 pub const LOCK_REPLY_BYTES: usize = 77;
 const REPLY_BOUND_BYTES: usize = 29;
 
-/// "Open my piece."
+/// A locked node asks a peer to open its piece of the lock.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LockOpenRequest {
-    /// The cluster.
+    /// The cluster of both nodes.
     pub cluster: ClusterId,
-    /// Who asks.
+    /// The locked node that asks.
     pub from: NodeId,
-    /// Who is asked.
+    /// The peer that is asked.
     pub to: NodeId,
-    /// Generation of the asker's lock.
+    /// The generation of the asker's lock.
     pub generation: u64,
-    /// Pieces that the lock needs (u).
+    /// How many pieces the lock needs (u).
     pub needed: u8,
-    /// Peers that the lock names (n).
+    /// How many peers the lock names (n).
     pub peers: u8,
-    /// Number of this piece.
+    /// The number of this piece, from 1.
     pub x: u8,
-    /// Number of the lock key that it is sealed to.
+    /// The number of the lock key that the piece is sealed to.
     pub key_number: u64,
-    /// Drawn at the asker's start: tells a restarted node from a second one.
+    /// Drawn when the asker starts. It distinguishes a node that restarted from a second copy of the node.
     pub boot_nonce: [u8; 32],
-    /// The encapsulation.
+    /// The encapsulation from which the peer derives the key of the piece.
     pub encapsulation: Encapsulation,
-    /// The sealed piece.
+    /// The sealed piece of 32 bytes.
     pub sealed: Sealed32,
 }
 
 impl LockOpenRequest {
-    /// The bytes, as in the drawing above.
+    /// The bytes, as drawn above.
     pub fn encode(&self) -> Vec<u8> {
         let fields: [&[u8]; 12] = [
             REQUEST_MAGIC,
@@ -76,28 +77,28 @@ impl LockOpenRequest {
     /// Reads a request that fills `bytes` exactly.
     ///
     /// # Errors
-    /// [`FormatError`] for numbers that cannot be, a node that asks itself, or wrong lengths.
+    /// [`FormatError`] for numbers out of range, a node that asks itself, or a wrong length.
     pub fn parse(bytes: &[u8]) -> Result<Self, FormatError> {
-        let mut reader = Reader::new(bytes);
+        let mut reader = Reader::new(bytes, "lock request");
         reader.magic(REQUEST_MAGIC)?;
-        let cluster = ClusterId(*reader.array()?);
+        let cluster = ClusterId(reader.array()?);
         let (from, to, generation) = (NodeId(reader.u64()?), NodeId(reader.u64()?), reader.u64()?);
         let (needed, peers, x, key_number) = (reader.u8()?, reader.u8()?, reader.u8()?, reader.u64()?);
         if from == NodeId(0) || to == NodeId(0) || from == to {
-            return Err(FormatError::Field("node"));
+            return Err(FormatError::Invalid("node"));
         }
-        check_threshold(needed, peers.into()).map_err(|_| FormatError::Field("threshold"))?;
+        check_threshold(needed, peers.into()).map_err(|_| FormatError::Invalid("threshold"))?;
         if x == 0 || x > peers {
-            return Err(FormatError::Field("piece number"));
+            return Err(FormatError::Invalid("piece number"));
         }
-        let boot_nonce = *reader.array()?;
+        let boot_nonce = reader.array()?;
         let encapsulation = seal::encapsulation(&mut reader)?;
-        let sealed = *reader.array()?;
+        let sealed = reader.array()?;
         reader.finish()?;
         Ok(Self { cluster, from, to, generation, needed, peers, x, key_number, boot_nonce, encapsulation, sealed })
     }
 
-    /// SHA-256 of the request: the context of the exporter key of its reply.
+    /// SHA-256 of the request: the exporter context of the key that seals the reply.
     pub fn hash(&self) -> [u8; 32] {
         hash(&[&self.encode()])
     }
@@ -106,19 +107,19 @@ impl LockOpenRequest {
 /// How a peer answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LockOpenCode {
-    /// Here is the piece.
+    /// The peer grants the piece.
     Ok,
-    /// The peer has appended the asker's removal: ask again, it may not be final.
+    /// The peer has appended the asker's removal to its log. It may not be final: ask again.
     Denied,
-    /// The asker is removed for good.
+    /// The asker is removed for ever.
     Revoked,
-    /// The lock is older than one that the peer has confirmed.
+    /// The lock is older than one that the peer has already confirmed.
     StaleGeneration,
-    /// The asker is alive elsewhere.
+    /// Another copy of the asker has a live session.
     DuplicateSession,
-    /// The asker was away for longer than the absence window: an operator must admit it.
+    /// The asker was away for longer than the absence window. An operator must admit it.
     AwayTooLong,
-    /// Ask again later.
+    /// The peer cannot answer now. Ask again later.
     Busy,
 }
 
@@ -137,15 +138,15 @@ impl LockOpenCode {
 /// How new the roster of the answering peer is: the Raft log id of its last change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct RosterPosition {
-    /// Term of the leader that wrote it.
+    /// The term of the leader that wrote the change.
     pub term: u64,
-    /// That leader.
+    /// The id of that leader.
     pub leader: NodeId,
-    /// Index in the log.
+    /// The index of the change in the log.
     pub index: u64,
 }
 
-/// A peer's answer.
+/// The answer of a peer to a [`LockOpenRequest`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LockOpenReply {
     code: LockOpenCode,
@@ -154,19 +155,19 @@ pub struct LockOpenReply {
 }
 
 impl LockOpenReply {
-    /// Gives `piece` to the other end of the connection that `exporter_key` comes from.
+    /// Grants `piece` to the other end of the connection that exported `exporter_key`.
     pub fn grant(roster: RosterPosition, piece: &Secret<32>, exporter_key: &Secret<32>) -> Self {
         let mut reply = Self { code: LockOpenCode::Ok, roster, sealed: None };
         reply.sealed = Some(primitive::seal_secret(exporter_key, [0; 12], &reply.bound(), piece));
         reply
     }
 
-    /// Gives nothing, and says why; `None` if `code` is [`LockOpenCode::Ok`].
+    /// Refuses, with the reason `code`; `None` if `code` is [`LockOpenCode::Ok`].
     pub fn refuse(code: LockOpenCode, roster: RosterPosition) -> Option<Self> {
         (code != LockOpenCode::Ok).then_some(Self { code, roster, sealed: None })
     }
 
-    /// The answer.
+    /// Whether the peer grants the piece, or why not.
     pub fn code(&self) -> LockOpenCode {
         self.code
     }
@@ -179,13 +180,13 @@ impl LockOpenReply {
     /// The piece, opened with the key that this end exported from the same connection for the same request.
     ///
     /// # Errors
-    /// [`LockError::Reply`] if there is none, or it comes from another connection or request.
+    /// [`LockError::Reply`] if the reply has no piece, or belongs to another connection or request.
     pub fn open(&self, exporter_key: &Secret<32>) -> Result<Secret<32>, LockError> {
         let sealed = self.sealed.as_ref().ok_or(LockError::Reply)?;
         primitive::open_secret(exporter_key, [0; 12], &self.bound(), sealed).ok_or(LockError::Reply)
     }
 
-    /// The bytes, as in the drawing above.
+    /// The bytes, as drawn above.
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = self.bound().to_vec();
         bytes.extend(self.sealed.iter().flatten());
@@ -195,14 +196,14 @@ impl LockOpenReply {
     /// Reads a reply that fills `bytes` exactly.
     ///
     /// # Errors
-    /// [`FormatError`] for an unknown code or wrong lengths.
+    /// [`FormatError`] for an unknown code or a wrong length.
     pub fn parse(bytes: &[u8]) -> Result<Self, FormatError> {
-        let mut reader = Reader::new(bytes);
+        let mut reader = Reader::new(bytes, "lock reply");
         reader.magic(REPLY_MAGIC)?;
-        let code = LockOpenCode::ALL.get(usize::from(reader.u8()?)).ok_or(FormatError::Field("code"))?;
+        let code = LockOpenCode::ALL.get(usize::from(reader.u8()?)).ok_or(FormatError::Invalid("code"))?;
         let roster = RosterPosition { term: reader.u64()?, leader: NodeId(reader.u64()?), index: reader.u64()? };
         let sealed = match code {
-            LockOpenCode::Ok => Some(*reader.array()?),
+            LockOpenCode::Ok => Some(reader.array()?),
             _ => None,
         };
         reader.finish()?;

@@ -1,14 +1,15 @@
-//! Layer 2: the quorum lock. A node's own keys at rest, which only its running peers can open for it.
+//! Layer 2: the quorum lock. It seals a node's own keys at rest, so that the node needs its running peers to open them.
 //!
-//! A fresh secret w, together with a local pin, seals the [`Bundle`]: the node's op key, storage keys and share keys. w
-//! itself is split among the peers, each piece sealed to a key that the peer keeps for this node alone; any u of them
-//! rebuild w. The disk of the node then holds only what u other disks can open.
+//! A fresh secret w and a local pin seal the [`Bundle`]: the node's op key, storage keys and share keys. w is split
+//! among the peers. Each piece is sealed to a key that the peer keeps for this node alone, and any u pieces rebuild w.
+//! So what lies on the node's disk opens only with the help of u other disks.
 //!
-//! **Nothing is ever sealed twice under one w and generation**: whatever changes, [`Lock::seal`] makes a new lock of a
-//! higher generation. That is the only way to make one.
+//! **Nothing is ever sealed twice under one w and generation.** After every change, [`Lock::seal`] makes a new lock
+//! with a higher generation. There is no other way to make a lock.
 //!
-//! Opening: [`Lock::request`] for each peer, [`open_piece`] there, [`Lock::open`] with u pieces. Who may ask, and which
-//! generation is too old, the peers decide (in the node); this module has no memory.
+//! To open a lock: [`Lock::request`] makes a request to each peer, [`open_piece`] opens a piece at the peer, and
+//! [`Lock::open`] takes u pieces. The peers decide who may ask and which generation is too old; that code is in the
+//! node. This module stores nothing.
 
 mod bundle;
 mod exchange;
@@ -32,32 +33,32 @@ use crate::split::{self, Coefficients};
 
 /// Most peers that one lock names.
 pub const LOCK_PEERS_MAX: usize = 16;
-/// Longest pin, and longest path or name of one.
+/// Longest pin, and longest path or name of a pin, in bytes.
 pub const PIN_BYTES_MAX: usize = 1024;
 
-/// Whose lock, and which.
+/// Which lock of which node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LockParams {
-    /// The cluster.
+    /// The cluster of the node.
     pub cluster: ClusterId,
     /// The node whose bundle this locks.
     pub node: NodeId,
-    /// Rises with every lock that the node makes.
+    /// The generation of the lock. It rises with every lock that the node makes.
     pub generation: u64,
 }
 
-/// A peer to be named in a lock, and the key that it keeps for this node.
+/// A peer that gets a piece of a lock, and the key that it keeps for the locked node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LockPeer {
-    /// The peer.
+    /// The id of the peer.
     pub peer: NodeId,
-    /// The number of its key.
+    /// The number of that key.
     pub key_number: u64,
     /// The public half of that key.
     pub public_key: PublicKey,
 }
 
-/// One lock: section 3 of the vault file. Holds nothing that is secret from the disk it lies on.
+/// One lock: section 3 of the vault file. It holds no secret that is not already on the same disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lock {
     generation: u64,
@@ -68,11 +69,11 @@ pub struct Lock {
 }
 
 impl Lock {
-    /// Locks `bundle` among `peers`, of which `needed` (u) open it together with `pin`. Without peers (solo) `needed` is 0
-    /// and the pin alone opens. The order of `peers` does not matter: pieces are numbered by rising node id.
+    /// Locks `bundle`: `needed` (u) of `peers` and `pin` together open it. Without peers (solo), `needed` is 0 and the
+    /// pin alone opens it. The order of `peers` does not matter: pieces are numbered by rising node id.
     ///
     /// # Errors
-    /// [`LockError`] if peers and `needed` do not go together, or pin or bundle cannot be kept.
+    /// [`LockError`] if `needed` does not fit the number of peers, or a peer, the pin or the bundle is not valid.
     pub fn seal(
         params: &LockParams,
         needed: u8,
@@ -113,11 +114,11 @@ impl Lock {
         Ok(lock)
     }
 
-    /// Opens the bundle with exactly `needed` pieces, each with its number, and the pin.
+    /// Opens the bundle with the pin and exactly `needed` pieces, each with its number.
     ///
     /// # Errors
-    /// [`LockError::Pieces`] for another number of pieces or a number twice; [`LockError::Sealed`] for a wrong piece, a
-    /// wrong pin or a damaged lock, which cannot be told apart.
+    /// [`LockError::Pieces`] for another number of pieces, or a number twice. [`LockError::Sealed`] for a wrong piece,
+    /// a wrong pin or a damaged lock, which look alike.
     pub fn open(&self, params: &LockParams, pieces: &[(u8, Secret<32>)], pin: &[u8]) -> Result<Bundle, LockError> {
         if params.generation != self.generation {
             return Err(LockError::Sealed);
@@ -130,7 +131,7 @@ impl Lock {
         Bundle::open(&bundle_key(params, pin, &secret), &self.bound_hash(), &self.bundle)
     }
 
-    /// What to ask of `peer`; `None` if the lock does not name it. `boot_nonce` is drawn anew at each start of a node.
+    /// The request to `peer`; `None` if the lock does not name it. The node draws a new `boot_nonce` at each start.
     pub fn request(&self, params: &LockParams, peer: NodeId, boot_nonce: [u8; 32]) -> Option<LockOpenRequest> {
         let piece = self.pieces.iter().find(|piece| piece.peer == peer)?;
         Some(LockOpenRequest {
@@ -153,33 +154,33 @@ impl Lock {
         self.generation
     }
 
-    /// How many pieces open it (u).
+    /// How many pieces open this lock (u).
     pub fn needed(&self) -> u8 {
         self.needed
     }
 
-    /// Where the pin is.
+    /// Where the pin is stored.
     pub fn pin(&self) -> &PinPlace {
         &self.pin
     }
 
-    /// The pieces, numbered from 1, in order of node id.
+    /// The pieces, by rising node id and numbered from 1.
     pub fn pieces(&self) -> &[LockPiece] {
         &self.pieces
     }
 }
 
-/// Opens, at the peer, the piece that `request` carries, with the seed of the lock key that it names.
+/// Opens the piece that `request` carries. The peer calls it, with the seed of the lock key that the request names.
 ///
 /// # Errors
-/// [`LockError::Piece`] if it was not sealed to this key for exactly this request.
+/// [`LockError::Piece`] if the piece was not sealed to this key for exactly this request.
 pub fn open_piece(seed: &Secret<32>, request: &LockOpenRequest) -> Result<Secret<32>, LockError> {
     let LockOpenRequest { cluster, from, to, generation, needed, peers, x, key_number, .. } = *request;
     let info = piece_info(&LockParams { cluster, node: from, generation }, to, needed, peers, x, key_number);
     kem::open_from(seed, &request.encapsulation, &info, &request.sealed).ok_or(LockError::Piece)
 }
 
-/// u pieces of n peers: none of none, or 1 <= u <= n.
+/// Checks u of n peers: 0 of 0, or 1 <= u <= n <= [`LOCK_PEERS_MAX`].
 fn check_threshold(needed: u8, peers: usize) -> Result<(), LockError> {
     let solo = needed == 0 && peers == 0;
     let shared = needed >= 1 && usize::from(needed) <= peers && peers <= LOCK_PEERS_MAX;
@@ -189,7 +190,7 @@ fn check_threshold(needed: u8, peers: usize) -> Result<(), LockError> {
     }
 }
 
-/// The HPKE info that binds a piece to its lock, place and key.
+/// The HPKE info that binds a piece to its lock, its place and the key of its peer.
 fn piece_info(params: &LockParams, peer: NodeId, needed: u8, peers: u8, x: u8, key_number: u64) -> Vec<u8> {
     [
         labels::LOCK,
@@ -203,7 +204,7 @@ fn piece_info(params: &LockParams, peer: NodeId, needed: u8, peers: u8, x: u8, k
     .concat()
 }
 
-/// The key of the bundle: what the peers give back, extracted with what stayed here.
+/// The key of the bundle: HMAC of the secret that the peers return, under the pin that stayed on the node.
 fn bundle_key(params: &LockParams, pin: &[u8], secret: &Secret<32>) -> Secret<32> {
     let info: [&[u8]; 4] =
         [labels::BUNDLE, &params.cluster.0, &params.node.0.to_be_bytes(), &params.generation.to_be_bytes()];

@@ -20,28 +20,28 @@ use crate::seal;
 /// One peer's piece of a lock.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LockPiece {
-    /// The peer.
+    /// The id of the peer.
     pub peer: NodeId,
-    /// The number of the piece.
+    /// The number of the piece, from 1.
     pub x: u8,
-    /// The number of the peer's lock key that it is sealed to.
+    /// The number of the peer's lock key that the piece is sealed to.
     pub key_number: u64,
-    /// That key: kept, so that the next piece can be sealed to a peer that is silent.
+    /// That lock key. The node keeps it so that it can seal the next piece to a peer that does not answer.
     pub public_key: PublicKey,
-    /// The encapsulation.
+    /// The encapsulation from which the peer derives the key of the sealed piece.
     pub encapsulation: Encapsulation,
-    /// The piece, sealed.
+    /// The piece of 32 bytes, sealed to the peer.
     pub sealed: Sealed32,
 }
 
-/// Where the local half of the key of the bundle is kept.
+/// Where the pin is stored, the local half of the bundle's key.
 #[derive(Clone, PartialEq, Eq)]
 pub enum PinPlace {
-    /// In the lock itself: it keeps the peers from learning the bundle's key, and nobody else.
+    /// In the lock itself. It keeps the peers from the bundle's key, but not a thief of the disk.
     Inline(Vec<u8>),
-    /// In a file at this path, perhaps on another device.
+    /// In a file at this path, for example on another device.
     File(String),
-    /// In a systemd credential of this name.
+    /// In a systemd credential with this name.
     Credential(String),
 }
 
@@ -71,7 +71,7 @@ impl PinPlace {
         }
     }
 
-    /// Whether `pin` can be used, and is the one kept here if it is kept here.
+    /// Checks that `pin` has a valid length and, if the pin is stored in the lock, that it is the stored one.
     pub(super) fn check(&self, pin: &[u8]) -> Result<(), LockError> {
         let kept_here = matches!(self, Self::Inline(_));
         let lengths = [pin.len(), self.as_bytes().len()];
@@ -84,7 +84,7 @@ impl PinPlace {
 }
 
 impl Lock {
-    /// The bytes, as in the drawing above.
+    /// The bytes, as drawn above.
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = self.bound();
         bytes.extend((self.bundle.len() as u32).to_be_bytes()); // at most BUNDLE_BYTES_MAX
@@ -95,48 +95,48 @@ impl Lock {
     /// Reads a lock that fills `bytes` exactly.
     ///
     /// # Errors
-    /// [`FormatError`] for a threshold that cannot be, piece numbers that are not 1 to n, node ids that do not rise, or
-    /// any other byte that [`Lock::encode`] would not write.
+    /// [`FormatError`] for a threshold that is not allowed, piece numbers that are not 1 to n, node ids that do not
+    /// rise, or any other byte that [`Lock::encode`] would not write.
     pub fn parse(bytes: &[u8]) -> Result<Self, FormatError> {
-        let mut reader = Reader::new(bytes);
+        let mut reader = Reader::new(bytes, "lock");
         let (generation, needed, count) = (reader.u64()?, reader.u8()?, reader.u8()?);
-        check_threshold(needed, count.into()).map_err(|_| FormatError::Field("threshold"))?;
+        check_threshold(needed, count.into()).map_err(|_| FormatError::Invalid("threshold"))?;
         let (kind, length) = (reader.u8()?, usize::from(reader.u16()?));
         if !(1..=PIN_BYTES_MAX).contains(&length) {
-            return Err(FormatError::Field("pin"));
+            return Err(FormatError::Invalid("pin"));
         }
-        let pin = reader.slice(length)?.to_vec();
-        let name = |pin| String::from_utf8(pin).map_err(|_| FormatError::Field("pin"));
+        let pin = reader.bytes(length)?.to_vec();
+        let name = |pin| String::from_utf8(pin).map_err(|_| FormatError::Invalid("pin"));
         let pin = match kind {
             0 => PinPlace::Inline(pin),
             1 => PinPlace::File(name(pin)?),
             2 => PinPlace::Credential(name(pin)?),
-            _ => return Err(FormatError::Field("pin kind")),
+            _ => return Err(FormatError::Invalid("pin kind")),
         };
         let mut pieces: Vec<LockPiece> = Vec::with_capacity(count.into());
         for expected in 1..=count {
             let (peer, x, key_number) = (NodeId(reader.u64()?), reader.u8()?, reader.u64()?);
             let previous = pieces.last().map_or(NodeId(0), |piece| piece.peer);
             if x != expected {
-                return Err(FormatError::Field("piece number"));
+                return Err(FormatError::Invalid("piece number"));
             }
             if peer <= previous {
-                return Err(FormatError::Field("order of peers"));
+                return Err(FormatError::Invalid("order of peers"));
             }
-            let public_key = PublicKey::parse(reader.slice(PUBLIC_KEY_BYTES)?)?;
+            let public_key = PublicKey::parse(reader.bytes(PUBLIC_KEY_BYTES)?)?;
             let encapsulation = seal::encapsulation(&mut reader)?;
-            pieces.push(LockPiece { peer, x, key_number, public_key, encapsulation, sealed: *reader.array()? });
+            pieces.push(LockPiece { peer, x, key_number, public_key, encapsulation, sealed: reader.array()? });
         }
         let length = reader.u32()? as usize;
         if length > BUNDLE_BYTES_MAX {
-            return Err(FormatError::Field("bundle length"));
+            return Err(FormatError::Invalid("bundle length"));
         }
-        let bundle = reader.slice(length)?.to_vec();
+        let bundle = reader.bytes(length)?.to_vec();
         reader.finish()?;
         Ok(Self { generation, needed, pin, pieces, bundle })
     }
 
-    /// The hash of everything before the bundle: the bundle opens only in the lock that it was sealed in.
+    /// The hash of everything before the bundle. It makes the bundle open only in the lock that it was sealed in.
     pub(super) fn bound_hash(&self) -> [u8; 32] {
         hash(&[&self.bound()])
     }

@@ -1,8 +1,8 @@
-//! Ciphertexts: what opens, what is refused, and that all refusals look alike.
+//! Ciphertexts: which open, which are refused, and that all refusals look alike.
 
 use proptest::prelude::*;
 use quorate_shares::context::{CONTEXT_BYTES_MAX, Context};
-use quorate_shares::envelope::{self, Ciphertext, CiphertextHeader, Kind, MESSAGE_BYTES_MAX, Suite};
+use quorate_shares::envelope::{self, Ciphertext, CiphertextHeader, Kind, PLAINTEXT_BYTES_MAX, Suite};
 use quorate_shares::error::{CiphertextError, ContextError, FormatError, MessageTooLarge, Refused};
 use quorate_shares::ids::KeyVersion;
 use quorate_shares::master::{EncryptionRoot, MasterKey};
@@ -29,7 +29,7 @@ fn sealed(plaintext: &[u8]) -> Ciphertext {
     envelope::seal(&root(), header(), &context(), plaintext, &mut rng(1)).unwrap()
 }
 
-/// T40: nothing of a message is given away before all of it is authentic, not even its first, undamaged chunks.
+/// T40: no byte of a message is returned before the whole message is authentic, not even its first, undamaged chunks.
 #[test]
 fn a_buffer_of_the_caller_gets_a_whole_message_or_nothing() {
     let plaintext: Vec<u8> = (0..50_000u32).map(|i| i as u8).collect();
@@ -45,7 +45,7 @@ fn a_buffer_of_the_caller_gets_a_whole_message_or_nothing() {
     assert_eq!(buffer, b"before");
 }
 
-/// The commented cases of `vectors/ciphertexts.txt`: most are refusals, and all are for ever.
+/// The commented cases of `vectors/ciphertexts.txt`. Most are refusals. They must hold for ever.
 #[test]
 fn every_case_opens_or_refuses_as_it_says() {
     let mut seen = [0; 3];
@@ -84,8 +84,8 @@ fn every_case_opens_or_refuses_as_it_says() {
     assert!(seen[0] >= 40 && seen[1] >= 9 && seen[2] >= 25, "{seen:?}");
 }
 
-/// T35: every single bit of both forms. Without the commitment the header and context are still bound, through the key;
-/// without the tag the message is not.
+/// T35: flips every single bit of both forms. Without the check of the commitment, header and context would still be
+/// bound, through the key; without the tag, the message would not.
 #[test]
 fn no_bit_can_be_flipped() {
     let sealed = sealed(b"hello world");
@@ -119,7 +119,7 @@ fn no_bit_can_be_flipped() {
     }
 }
 
-/// T37: a body under another's name, version or kind, in every combination.
+/// T37: combines each body with the name, version and kind of every other ciphertext.
 #[test]
 fn headers_cannot_be_exchanged() {
     let mut headers = Vec::new();
@@ -146,11 +146,11 @@ fn headers_cannot_be_exchanged() {
     }
 }
 
-/// T40: chunks dropped, repeated, exchanged, cut and added, at every boundary.
+/// T40: drops, repeats, swaps, cuts and adds chunks, at every boundary.
 #[test]
 fn chunks_cannot_be_moved() {
     let (root, context) = (root(), context());
-    for length in [0, 1, 16_383, 16_384, 16_385, 32_768, 40_000, MESSAGE_BYTES_MAX] {
+    for length in [0, 1, 16_383, 16_384, 16_385, 32_768, 40_000, PLAINTEXT_BYTES_MAX] {
         let plaintext: Vec<u8> = (0..length).map(|at| at as u8).collect();
         let binary = sealed(&plaintext).to_binary();
         let (front, chunks) = binary.split_at(binary.len() - length - 16 * (length / 16_384 + 1));
@@ -193,7 +193,7 @@ fn another_cipher_agrees() {
     let bound = Sha256::digest([b"quorate/v1/ctx\0", &length[..], header, context().as_bytes()].concat());
     let label: &[u8] = b"c2sp.org/chunked-encryption@v1+AEAD_CHACHA20_POLY1305\0";
     let root = MasterKey::from_secret(Secret::take(&mut [7; 32]));
-    let root = root.root(&IDENTITY, quorate_shares::master::Purpose::Encrypt);
+    let root = root.root(&IDENTITY, quorate_shares::master::RootPurpose::Encrypt);
     let mut derived = [0; 76];
     let hkdf = hkdf::Hkdf::<Sha256>::from_prk(root.expose()).unwrap();
     hkdf.expand(&[label, salt, &bound[..]].concat(), &mut derived).unwrap();
@@ -209,8 +209,8 @@ fn another_cipher_agrees() {
 }
 
 #[test]
-fn limits() {
-    let too_long = vec![0; MESSAGE_BYTES_MAX + 1];
+fn messages_and_contexts_have_limits() {
+    let too_long = vec![0; PLAINTEXT_BYTES_MAX + 1];
     let mut body = vec![1, 2, 3];
     let refused = envelope::seal_into(&root(), &header(), &context(), &too_long, &mut rng(1), &mut body);
     assert_eq!((refused, body.as_slice()), (Err(MessageTooLarge), [1, 2, 3].as_slice()));
@@ -226,9 +226,9 @@ fn limits() {
     assert_eq!(Ciphertext::parse_binary(&sealed.to_binary()), Ok(sealed));
 }
 
-/// T39, the part that is decided before any key is used.
+/// T39: the part that is decided before any key is used.
 #[test]
-fn contexts_that_cannot_be() {
+fn contexts_in_another_form_are_refused() {
     assert_eq!(Context::new([("a", "1"), ("a", "1")]), Err(ContextError::Duplicate));
     assert_eq!(Context::new([("a", "1"), ("b", "2"), ("a", "3")]), Err(ContextError::Duplicate));
     assert_eq!(Context::new([("", "1")]), Err(ContextError::EmptyName));
@@ -239,13 +239,13 @@ fn contexts_that_cannot_be() {
     assert_eq!(context().iter().collect::<Vec<_>>(), [("app", "web"), ("tenant", "42")]);
     assert_eq!(Context::parse(&[0, 0]), Ok(Context::empty()));
     for (bytes, why) in [
-        (&[0][..], FormatError::Short),
+        (&[0][..], FormatError::Short("context")),
         (&[0, 0, 0], FormatError::Trailing(1)),
-        (&[0, 1, 0, 0, 0, 0], FormatError::Field("order of names")),
-        (&[0, 1, 0, 1, 0xff, 0, 0], FormatError::Field("text")),
-        (&[0, 2, 0, 1, b'b', 0, 0, 0, 1, b'a', 0, 0], FormatError::Field("order of names")),
-        (&[0, 2, 0, 1, b'a', 0, 0, 0, 1, b'a', 0, 0], FormatError::Field("order of names")),
-        (&[0, 1, 0xff, 0xff, b'a', 0, 0], FormatError::Short),
+        (&[0, 1, 0, 0, 0, 0], FormatError::Invalid("order of names")),
+        (&[0, 1, 0, 1, 0xff, 0, 0], FormatError::Invalid("text")),
+        (&[0, 2, 0, 1, b'b', 0, 0, 0, 1, b'a', 0, 0], FormatError::Invalid("order of names")),
+        (&[0, 2, 0, 1, b'a', 0, 0, 0, 1, b'a', 0, 0], FormatError::Invalid("order of names")),
+        (&[0, 1, 0xff, 0xff, b'a', 0, 0], FormatError::Short("context")),
     ] {
         assert_eq!(Context::parse(bytes), Err(why));
     }

@@ -18,7 +18,7 @@ pub(crate) fn rng(seed: u64) -> ChaCha20Rng {
     ChaCha20Rng::seed_from_u64(seed)
 }
 
-/// A node with a share key; its id is not its share number.
+/// A node with a share key. Its id differs from its share number.
 pub(crate) struct Holder {
     pub(crate) member: Member,
     pub(crate) seed: Secret<32>,
@@ -42,7 +42,7 @@ pub(crate) fn opener(header: &BatchHeader, committee: &Committee, holder: &Holde
     BatchOpener::open(header, committee, holder.member.node, holder.member.generation, &holder.seed).unwrap()
 }
 
-/// Yields the bytes that it was given, in order, and panics at their end: the "randomness" of a known answer.
+/// The "randomness" of a known answer: yields given bytes in order, and panics at their end.
 pub(crate) struct Fixed(pub(crate) std::collections::VecDeque<u8>);
 
 impl TryRng for Fixed {

@@ -1,4 +1,4 @@
-//! Locks: three nodes lock, any two open, one cannot. Each refusal was seen to vanish when its check was taken out.
+//! Locks: three nodes lock, any two open, one cannot. For each refusal, the test was seen to fail without the check.
 
 use quorate_shares::error::{CombineError, FormatError, LockError};
 use quorate_shares::ids::{NodeId, ShareKeyGeneration};
@@ -61,7 +61,7 @@ fn same(one: &Bundle, other: &Bundle) -> bool {
         && one.share_keys.iter().zip(&other.share_keys).all(|(a, b)| a.seed.same_as(&b.seed))
 }
 
-/// With n - 1 peers named and u = t - 1 pieces needed, the node and any u peers are t: enough; fewer are not.
+/// A lock names n - 1 peers and needs u = t - 1 pieces. The node and any u peers are t nodes and open it; fewer do not.
 #[test]
 fn any_quorum_opens_and_no_fewer() {
     for (needed, count) in [(1, 1), (1, 2), (2, 3), (2, 4), (3, 5), (4, 8)] {
@@ -79,7 +79,7 @@ fn any_quorum_opens_and_no_fewer() {
     }
 }
 
-/// One disk alone: with a lock that claims to need nothing, or with guesses in place of pieces, nothing opens.
+/// One disk alone does not open its lock, neither with a lock that claims to need no piece, nor with guessed pieces.
 #[test]
 fn without_its_peers_a_lock_does_not_open() {
     let (lock, _) = sealed(1, 2);
@@ -101,13 +101,13 @@ fn a_solo_lock_opens_with_its_pin_alone() {
     assert!(same(&lock.open(&params(), &[], PIN).unwrap(), &bundle()));
     assert_eq!(lock.open(&params(), &[], b"another pin").err(), Some(LockError::Sealed));
     assert_eq!(lock.open(&params(), &[(1, Secret::zero())], PIN).err().map(|_| ()), Some(()));
-    // A pin that is kept in the lock is the pin that seals it.
+    // The pin that is stored in the lock must be the pin that seals it.
     assert_eq!(seal(PinPlace::Inline(PIN.to_vec()), b"another pin").err(), Some(LockError::Pin));
     assert_eq!(seal(PinPlace::Inline(Vec::new()), b"").err(), Some(LockError::Pin));
     assert_eq!(seal(PinPlace::File("/pin".to_owned()), &[1; PIN_BYTES_MAX + 1]).err(), Some(LockError::Pin));
 }
 
-/// Peers learn their pieces, and from all of them still not the bundle: the pin stayed with the node (T13).
+/// T13: all pieces together do not open the bundle, because the pin stays on the node.
 #[test]
 fn all_pieces_without_the_pin_do_not_open() {
     let (lock, seeds) = sealed(2, 4);
@@ -129,7 +129,7 @@ fn all_pieces_without_the_pin_do_not_open() {
     assert_eq!(lock.open(&other, &two(0, 3), PIN).err(), Some(LockError::Sealed));
 }
 
-/// The request names everything that the piece was sealed for; whatever is changed in it, the peer opens nothing.
+/// The request names everything that the piece was sealed for. If any of it is changed, the peer opens nothing.
 #[test]
 fn a_piece_opens_only_for_the_request_that_it_was_sealed_for() {
     let (lock, seeds) = sealed(2, 3);
@@ -156,7 +156,7 @@ fn a_piece_opens_only_for_the_request_that_it_was_sealed_for() {
     assert_eq!(lock.request(&params(), NodeId(9), [9; 32]), None);
 }
 
-/// T20: a reply is sealed to one connection and one request. Under any other exporter key it opens nowhere.
+/// T20: a reply is sealed to one connection and one request. It does not open under any other exporter key.
 #[test]
 fn a_reply_opens_only_on_its_connection() {
     let (piece, key, other_key) =
@@ -184,7 +184,7 @@ fn a_reply_opens_only_on_its_connection() {
     assert_eq!(LockOpenReply::refuse(LockOpenCode::Ok, roster), None);
     let mut unknown = LockOpenReply::refuse(LockOpenCode::Busy, roster).unwrap().encode();
     unknown[4] = 7;
-    assert_eq!(LockOpenReply::parse(&unknown), Err(FormatError::Field("code")));
+    assert_eq!(LockOpenReply::parse(&unknown), Err(FormatError::Invalid("code")));
 }
 
 #[test]
@@ -209,11 +209,11 @@ fn requests_are_read_strictly() {
     for change in refused {
         let mut request = request.clone();
         change(&mut request);
-        assert!(matches!(LockOpenRequest::parse(&request.encode()), Err(FormatError::Field(_))));
+        assert!(matches!(LockOpenRequest::parse(&request.encode()), Err(FormatError::Invalid(_))));
     }
 }
 
-/// One lock, one byte form; and no byte of it can be changed without losing the bundle.
+/// A lock has one byte form, and after a change to any byte the bundle does not open.
 #[test]
 fn locks_are_read_strictly_and_bound_to_the_last_byte() {
     let (lock, seeds) = sealed(1, 2);
@@ -234,7 +234,7 @@ fn locks_are_read_strictly_and_bound_to_the_last_byte() {
 }
 
 #[test]
-fn locks_that_cannot_be() {
+fn locks_with_wrong_numbers_are_refused() {
     let seal = |needed, peers: &[LockPeer], bundle: &Bundle| {
         Lock::seal(&params(), needed, PinPlace::File("p".to_owned()), PIN, peers, bundle, &mut rng(1)).err()
     };
@@ -255,9 +255,9 @@ fn locks_that_cannot_be() {
     assert_eq!(seal(1, &two, &repeated), Some(LockError::Bundle));
 }
 
-/// Two locks of the same bundle share nothing: w is drawn anew each time.
+/// Two locks of the same bundle have nothing in common: each draws a new w.
 #[test]
-fn a_new_lock_is_new_all_through() {
+fn two_locks_of_one_bundle_have_nothing_in_common() {
     let (peers, seeds) = peers(2);
     let mut rng = rng(1);
     let mut seal = || {

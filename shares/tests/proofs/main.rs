@@ -1,7 +1,7 @@
-//! What the cryptography promises, by promise.
+//! What the cryptography promises, one test per promise.
 //!
-//! `vectors` and `ciphertexts` hold the formats to the byte, for ever; the others break a rule at a time and expect its
-//! refusal. All randomness comes from seeds in the tests.
+//! `vectors` and `ciphertexts` fix the formats to the byte, for ever. The others break one rule at a time and expect
+//! the refusal. All randomness comes from seeds in the tests.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 

@@ -1,16 +1,16 @@
-//! Shares: dealt, sealed, opened, gathered. Each refusal was seen to vanish when its check was taken out.
+//! Shares: dealt, sealed, opened, combined. For each refusal, the test was seen to fail without the check.
 
 use proptest::prelude::*;
 use quorate_shares::error::{CommitteeError, DealError, FormatError, QuorumError, ShareError};
 use quorate_shares::ids::{BatchId, ClusterId, Epoch, KeyUid, KeyVersion, NodeId, ShareKeyGeneration};
 use quorate_shares::master::{KeyIdentity, MasterKey};
-use quorate_shares::quorum::{Progress, Quorum};
+use quorate_shares::quorum::{Quorum, ShareCount};
 use quorate_shares::seal::{BATCH_RECORDS_MAX, BatchHeader, BatchOpener, Committee, Dealer, ShareRecord};
 use quorate_shares::secret::Secret;
 
 use crate::kit::{CLUSTER, Holder, IDENTITY, committee, holders, opener, rng};
 
-/// One key dealt to three of five.
+/// One key, dealt to three of five.
 struct Dealt {
     holders: Vec<Holder>,
     committee: Committee,
@@ -48,7 +48,7 @@ fn refused<T>(result: Result<T, ShareError>) -> ShareError {
     result.err().unwrap()
 }
 
-/// S7: all subsets of t members, through seals and commitments; t - 1 never close.
+/// S7: every subset of t members rebuilds the key, through seals and commitments. t - 1 members never do.
 #[test]
 fn every_quorum_rebuilds_the_key_and_no_fewer() {
     for (needed, count) in [(1, 1), (2, 2), (2, 3), (3, 4), (3, 5)] {
@@ -71,8 +71,8 @@ fn every_quorum_rebuilds_the_key_and_no_fewer() {
     }
 }
 
-/// T29: a wrong share is refused, its sender named, and the quorum closes with others. Without the commitment check in
-/// `Quorum::add` the shares would be counted and the key would not close at all.
+/// T29: a wrong share is refused, its sender is named, and other members complete the quorum. Without the check of the
+/// commitment in `Quorum::add`, the wrong share would be counted and the key could not be rebuilt.
 #[test]
 fn a_wrong_share_names_its_sender_and_the_quorum_goes_on() {
     let this = dealt(3, 5, 1);
@@ -92,7 +92,7 @@ fn a_wrong_share_names_its_sender_and_the_quorum_goes_on() {
     let stranger = NodeId(99);
     let no_holder = QuorumError::NotAHolder { member: stranger, x: 1, epoch: Epoch(1) };
     assert_eq!(quorum.add(stranger, 1, this.share(0)).err(), Some(no_holder));
-    assert_eq!(quorum.progress(), Progress { have: 0, need: 3 });
+    assert_eq!(quorum.progress(), ShareCount { have: 0, need: 3 });
 
     quorum.add(this.node(0), 1, this.share(0)).unwrap();
     assert_eq!(quorum.add(this.node(0), 1, this.share(0)).err(), Some(QuorumError::Counted(this.node(0))));
@@ -101,9 +101,9 @@ fn a_wrong_share_names_its_sender_and_the_quorum_goes_on() {
     assert!(quorum.close().unwrap().matches(&IDENTITY, &this.kcv));
 }
 
-/// The last line of defence: shares that match all commitments, and yet of another key than the metadata says.
+/// The last line of defence: shares that match all commitments but belong to another key than the metadata says.
 #[test]
-fn a_rebuilt_key_that_is_not_the_right_one_is_never_given_out() {
+fn a_wrong_rebuilt_key_is_never_returned() {
     let dealt = dealt(2, 3, 1);
     let mut quorum = Quorum::new(dealt.record.clone(), IDENTITY, &dealt.committee, [0; 32]).unwrap();
     quorum.add(dealt.node(0), 1, dealt.share(0)).unwrap();
@@ -124,7 +124,7 @@ fn a_quorum_belongs_to_one_key_and_one_epoch() {
     assert!(Quorum::new(dealt.record.clone(), other, &dealt.committee, dealt.kcv).is_err());
 }
 
-/// S3, and the epochs' fence: a batch opens only for its committee, in the place and with the key that it names.
+/// S3, and the separation of epochs: a batch opens only for its committee, in the place and with the key that it names.
 #[test]
 fn a_batch_opens_only_for_its_holders() {
     let dealt = dealt(2, 3, 1);
@@ -142,7 +142,7 @@ fn a_batch_opens_only_for_its_holders() {
     header.recipients[1].generation = ShareKeyGeneration(2);
     assert_eq!(open(&header, &dealt.committee, holder.node, 1), ShareError::Committee);
 
-    // What the HPKE info binds: changed, the batch seems to open, and then opens no record.
+    // If a field that the HPKE info binds is changed, the batch seems to open, but then it opens no record.
     let opens = |header: &BatchHeader| {
         let opener = opener(header, &dealt.committee, &dealt.holders[1]);
         let record = ShareRecord { batch: header.batch, ..dealt.record.clone() };
@@ -160,7 +160,7 @@ fn a_batch_opens_only_for_its_holders() {
     assert_eq!(opens(&header), Some(ShareError::Sealed));
 }
 
-/// S6: whatever is changed in a record, its holder does not get a share out of it.
+/// S6: after any change to a record, its holder gets no share from it.
 #[test]
 fn a_record_opens_only_as_what_it_is() {
     let dealt = dealt(2, 3, 1);
@@ -206,8 +206,8 @@ fn a_dealer_never_repeats_an_index_and_never_deals_a_wrong_key() {
     assert_eq!(dealer.dealt(), BATCH_RECORDS_MAX);
 }
 
-/// T08: two dealings of one key have nothing in common, so that old and new shares do not mix. What comes of them if they are put
-/// together all the same is asked where that can be done: beside `split`.
+/// T08: two dealings of one key have nothing in common, so old and new shares do not mix. A test beside `split`, where
+/// commitments can be ignored, shows what they give if they are combined nevertheless.
 #[test]
 fn shares_of_two_dealings_do_not_mix() {
     let (old, new) = (dealt(2, 3, 1), dealt(2, 3, 2));
@@ -220,7 +220,7 @@ fn shares_of_two_dealings_do_not_mix() {
 
 /// T31 at the level of committees.
 #[test]
-fn committees_that_cannot_be() {
+fn committees_with_wrong_members_are_refused() {
     let make = |needed, ids: &[u64]| {
         let mut members: Vec<_> = holders(ids.len() as u64, 1).into_iter().map(|holder| holder.member).collect();
         members.iter_mut().zip(ids).for_each(|(member, id)| member.node = NodeId(*id));
@@ -234,8 +234,8 @@ fn committees_that_cannot_be() {
     }
 }
 
-/// One structure, one byte form: any prefix, any suffix and most changed bytes are refused, and whatever parses is written
-/// back as it was read.
+/// A structure has one byte form: any prefix, any suffix and most changed bytes are refused, and what is read is
+/// written back with the same bytes.
 #[test]
 fn headers_and_records_are_read_strictly() {
     let dealt = dealt(2, 3, 1);
@@ -254,18 +254,18 @@ fn headers_and_records_are_read_strictly() {
         bytes[at] = to;
         bytes
     };
-    assert_eq!(BatchHeader::parse(&changed(&header, 4, 2)), Err(FormatError::Field("suite")));
-    assert_eq!(BatchHeader::parse(&changed(&header, 85, 0)), Err(FormatError::Field("number of holders")));
-    assert_eq!(BatchHeader::parse(&changed(&header, 85, 10)), Err(FormatError::Field("number of holders")));
+    assert_eq!(BatchHeader::parse(&changed(&header, 4, 2)), Err(FormatError::Invalid("suite")));
+    assert_eq!(BatchHeader::parse(&changed(&header, 85, 0)), Err(FormatError::Invalid("number of holders")));
+    assert_eq!(BatchHeader::parse(&changed(&header, 85, 10)), Err(FormatError::Invalid("number of holders")));
     for x in [0, 2, 255] {
-        assert_eq!(BatchHeader::parse(&changed(&header, 86, x)), Err(FormatError::Field("share number")));
+        assert_eq!(BatchHeader::parse(&changed(&header, 86, x)), Err(FormatError::Invalid("share number")));
     }
-    assert_eq!(BatchHeader::parse(&changed(&header, 94, 0)), Err(FormatError::Field("order of holders")));
-    assert_eq!(BatchHeader::parse(&changed(&header, header.len() - 1, 2)), Err(FormatError::Field("recovery flag")));
+    assert_eq!(BatchHeader::parse(&changed(&header, 94, 0)), Err(FormatError::Invalid("order of holders")));
+    assert_eq!(BatchHeader::parse(&changed(&header, header.len() - 1, 2)), Err(FormatError::Invalid("recovery flag")));
     for t in [0, 1, 4] {
-        assert_eq!(ShareRecord::parse(&changed(&record, 52, t)), Err(FormatError::Field("threshold")));
+        assert_eq!(ShareRecord::parse(&changed(&record, 52, t)), Err(FormatError::Invalid("threshold")));
     }
-    assert_eq!(ShareRecord::parse(&changed(&record, record.len() - 1, 1)), Err(FormatError::Short));
+    assert_eq!(ShareRecord::parse(&changed(&record, record.len() - 1, 1)), Err(FormatError::Short("share record")));
 }
 
 proptest! {

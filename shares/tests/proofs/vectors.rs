@@ -1,4 +1,4 @@
-//! Known answers, computed by an independent program (`vectors/gen.py`), and those of the drafts that we build on.
+//! Known answers: from an independent program (`vectors/gen.py`), and from the drafts that the formats build on.
 
 use quorate_shares::context::Context;
 use quorate_shares::envelope::{self, Ciphertext, CiphertextHeader, Kind, Suite};
@@ -9,7 +9,7 @@ use quorate_shares::lock::{
     Bundle, Lock, LockOpenCode, LockOpenReply, LockOpenRequest, LockParams, LockPeer, PinPlace, RosterPosition,
     ShareKey, StorageKey, open_piece,
 };
-use quorate_shares::master::{KeyIdentity, MasterKey, Purpose};
+use quorate_shares::master::{KeyIdentity, MasterKey, RootPurpose};
 use quorate_shares::quorum::Quorum;
 use quorate_shares::seal::{
     BatchHeader, BatchOpener, Committee, Dealer, Member, SealedShare, ShareRecord, share_commitment,
@@ -68,8 +68,12 @@ fn key_check_value_and_roots() {
     let v = vectors();
     let (key, identity) = (master(&v), identity(&v));
     assert_eq!(key.kcv(&identity), array(&v["kcv"]));
-    let purposes =
-        [("enc", Purpose::Encrypt), ("det", Purpose::Deterministic), ("mac", Purpose::Mac), ("sign", Purpose::Sign)];
+    let purposes = [
+        ("enc", RootPurpose::Encrypt),
+        ("det", RootPurpose::Deterministic),
+        ("mac", RootPurpose::Mac),
+        ("sign", RootPurpose::Sign),
+    ];
     for (name, purpose) in purposes {
         assert!(key.root(&identity, purpose).same_as(&secret(&v["roots"][name])), "{name}");
     }
@@ -125,7 +129,7 @@ fn ciphertexts_to_the_byte() {
     }
 }
 
-/// Every pair, or triple, of the shares that Python dealt gives the key through the one door there is.
+/// Every pair, or triple, of the shares that Python dealt rebuilds the key through `Quorum`.
 #[test]
 fn shares_and_commitments() {
     let v = vectors();
@@ -184,7 +188,8 @@ fn committees_batches_and_records() {
             .collect();
 
         if case["recovery_seed"].is_string() {
-            // Nobody writes these yet. They are read; a committee that names a recovery key is not one that we know.
+            // No version writes these yet, but this one reads them. It does not know a committee that names a recovery
+            // key.
             assert!(header.recovery.is_some() && records.iter().all(|record| record.recovery.is_some()));
             let holder = &committee.holders()[0].member;
             let seed = secret(&case["holders"][0]["seed"]);
@@ -194,7 +199,7 @@ fn committees_batches_and_records() {
         }
         assert_eq!(committee.hash(identity.cluster), array(&case["committee_hash"]));
 
-        // Dealing with Python's randomness gives Python's header.
+        // With the same randomness, Rust deals the same header as Python.
         let mut randomness = bytes(&case["batch_id"]);
         list(&case["randomness"]).iter().for_each(|encapsulation| randomness.extend(bytes(encapsulation)));
         randomness.extend([0; 32]);
@@ -203,7 +208,7 @@ fn committees_batches_and_records() {
         assert!(fixed.0.is_empty());
         assert_eq!(dealer.header(), &header);
         if case["t"] == 1 {
-            // Without coefficients a whole record is a known answer too.
+            // A dealing without coefficients draws no randomness, so the whole record is a known answer.
             assert_eq!(dealer.deal(&master(&v), &identity, &kcv).unwrap(), records[0]);
         }
 
@@ -214,7 +219,7 @@ fn committees_batches_and_records() {
                 let share = opener.open_share(parsed, &identity, &kcv).unwrap();
                 assert!(share.same_as(&secret(&record["shares"][usize::from(place.x) - 1])));
             }
-            // Well sealed, but with commitments to other shares: only a check after the opening notices.
+            // Well sealed, but with commitments to other shares: only the check after the opening detects it.
             let lying = ShareRecord::parse(&bytes(&case["lying_record"])).unwrap();
             assert_eq!(opener.open_share(&lying, &identity, &kcv).err(), Some(ShareError::Commitment));
         }
@@ -325,7 +330,7 @@ fn shares_on_their_way() {
     }
 }
 
-/// The draft's own vectors: a seed gives the public key that it says.
+/// The vectors of the draft: a seed gives the public key that the draft says.
 #[test]
 fn x_wing_keys_of_the_draft() {
     let v: Value = serde_json::from_str(include_str!("../../vectors/x-wing.json")).unwrap();

@@ -108,7 +108,16 @@ fn formats_draws_every_field_in_its_order() {
         ("client/src/wire/mod.rs", &["Envelope ", "WireError ", "KeyInfo", "VersionInfo", "KeySummary"]),
         (
             "client/src/wire/status.rs",
-            &["Status", "Operation", "Alarm", "NodeInfo", "NodeState", "OldCopies", "Progress", "Revocation"],
+            &[
+                "Status",
+                "OperationStatus",
+                "Alarm",
+                "NodeInfo",
+                "NodeState",
+                "OldCopies",
+                "Progress",
+                "RevocationProgress",
+            ],
         ),
         ("client/src/wire/admin.rs", &["PublicStatus", "LocalStatus"]),
         ("client/src/cluster_file.rs", &["ClusterFile", "ClusterNode"]),

@@ -6,7 +6,7 @@ use std::fs;
 use std::time::Duration;
 
 use quorate_client::Code;
-use quorate_client::wire::{Phase, Revocation};
+use quorate_client::wire::{Phase, RevocationProgress};
 use quorate_shares::ids::Epoch;
 use quorate_testnet::load::{Load, Options};
 use quorate_testnet::shim::{Clock, Clocks, Shim};
@@ -81,7 +81,7 @@ impl Adrift {
     }
 
     /// What has become of whom `operation` revokes, as a client of node `at` is told.
-    fn revocation(&self, at: &str, operation: Epoch) -> Option<Revocation> {
+    fn revocation(&self, at: &str, operation: Epoch) -> Option<RevocationProgress> {
         self.site.block(self.site.client(Some(at)).progress(operation)).ok()?.revocation
     }
 

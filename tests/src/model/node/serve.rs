@@ -226,7 +226,7 @@ impl Daemon {
         match leadership.leader {
             Some(_) if leadership.am_leader => drop(self.take_order(context, ReplyTo::Job(id), operate)),
             Some(leader) => {
-                drop(self.ask(context, leader, &forwarded(ForwardedRequest::Operate(operate)), Asked::Order(id)))
+                self.ask(context, leader, &forwarded(ForwardedRequest::Operate(operate)), Asked::Order(id));
             }
             None => self.done(context, id, Said::TryAgain),
         }
@@ -251,7 +251,7 @@ impl Daemon {
         match leadership.leader {
             Some(_) if leadership.am_leader => drop(self.take_change(context, ReplyTo::Job(id), change)),
             Some(leader) => {
-                drop(self.ask(context, leader, &forwarded(ForwardedRequest::Change(change)), Asked::Change(id)))
+                self.ask(context, leader, &forwarded(ForwardedRequest::Change(change)), Asked::Change(id));
             }
             None => self.done(context, id, Said::TryAgain),
         }

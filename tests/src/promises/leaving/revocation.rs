@@ -60,7 +60,7 @@ fn revoke_one(nodes: u8, what: Victim) {
     let told: Vec<_> =
         finished.stderr.lines().filter(|line| LINES.iter().any(|known| line.starts_with(known))).collect();
     let in_order = told.iter().zip(LINES).all(|(told, known)| told.starts_with(known));
-    let all = told.len() == LINES.len() || finished.stderr.contains("the rest goes on by itself");
+    let all = told.len() == LINES.len() || finished.stderr.contains("the rest continues without this command");
     assert!(!told.is_empty() && in_order && all, "{}", finished.stderr);
     let status = settled(&site, &stay, 2);
     let majority = (nodes - 1) / 2 + 1;
