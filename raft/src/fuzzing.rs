@@ -5,11 +5,11 @@
 use quorate_shares::codec;
 use quorate_shares::ids::KeyUid;
 
-use crate::format::{Reach, decode_entry, encode, encode_entry};
-use crate::messages::{Ask, Reply, Request};
-use crate::rows::{COLD_ROWS, Row, RowKey, RowV1};
+use crate::consensus::messages::{Ask, Reply, Request};
+use crate::live::rows::{COLD_ROWS, Row, RowKey, RowV1};
+use crate::live::state::State;
 use crate::snapshot::Chunk;
-use crate::state::State;
+use crate::stored::format::{Reach, decode_entry, encode, encode_entry};
 
 /// What rows may claim in memory.
 const ROWS_CLAIM_MAX: usize = 1 << 20;

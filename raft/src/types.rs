@@ -6,9 +6,9 @@ use openraft::entry::RaftPayload;
 use openraft::{BasicNode, Membership};
 use serde::{Deserialize, Serialize};
 
-use crate::command::{Command, Outcome};
-use crate::refusal::Refusal;
-use crate::voters::Intent;
+use crate::live::command::{Command, Outcome};
+use crate::live::refusal::Refusal;
+use crate::live::voters::Intent;
 
 /// What applying an entry answers; `None` for entries of openraft's own.
 pub(crate) type Answer = Option<Result<Outcome, Refusal>>;

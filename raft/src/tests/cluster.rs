@@ -5,7 +5,7 @@ use tokio::sync::mpsc;
 
 use super::fixture::{CLUSTER, found, ready, storage_keys, uid};
 use super::wire::Cluster;
-use crate::command::{Change, Command, Outcome};
+use crate::live::command::{Change, Command, Outcome};
 use crate::{Flushed, ProposeError, ReadIndexError, Refusal, ServeError, Timing, offline};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -139,11 +139,11 @@ async fn messages_for_others_are_refused() {
     cluster.leader().await;
     let (two, three) = (cluster.replica(2), cluster.replica(3));
     let request = |to: u64| {
-        use crate::messages::{Ask, Request, RequestV1};
+        use crate::consensus::messages::{Ask, Request, RequestV1};
         let (cluster, from) = (CLUSTER, NodeId(1));
         let vote = crate::Ballot { term: 0, node: NodeId(1), committed: false };
         let ask = Ask::Append { vote, previous: None, entries: Vec::new(), committed: None };
-        crate::format::encode(&Request::V1(RequestV1 { cluster, from, to: NodeId(to), ask }))
+        crate::stored::format::encode(&Request::V1(RequestV1 { cluster, from, to: NodeId(to), ask }))
     };
     assert!(two.serve(NodeId(1), &request(2)).await.is_ok());
     assert!(matches!(three.serve(NodeId(1), &request(2)).await, Err(ServeError::WrongNode)));
@@ -156,7 +156,7 @@ async fn messages_for_others_are_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_solo_replica_leads_itself() {
     let cluster = Cluster::start(1, Timing::default()).await;
-    let solo = crate::command::Found { threshold: 1, allow_solo: true, ..found(1, 1) };
+    let solo = crate::live::command::Found { threshold: 1, allow_solo: true, ..found(1, 1) };
     assert_eq!(cluster.propose(Change::Found(solo)).await, Ok(Outcome::Founded));
     // When closing returns the database is closed, not about to be.
     for _ in 0..20 {
@@ -171,7 +171,7 @@ async fn a_solo_replica_leads_itself() {
 /// A stream that ends early, or that does not add up, leaves the state alone.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broken_snapshot_stream_is_refused() {
-    use crate::messages::{Ask, Request, RequestV1};
+    use crate::consensus::messages::{Ask, Request, RequestV1};
     let cluster = Cluster::start(3, Timing::default()).await;
     let mut dealer = cluster.found().await;
     cluster.propose(Change::CreateKey(dealer.create(1, "kept"))).await.expect("made");
@@ -185,9 +185,9 @@ async fn a_broken_snapshot_stream_is_refused() {
     assert!(chunks.len() >= 3);
     let vote = leader.flushed().vote.expect("it was elected");
     let ask = Ask::Snapshot { vote };
-    let start = crate::format::encode(&Request::V1(RequestV1 { cluster: CLUSTER, from, to, ask }));
+    let start = crate::stored::format::encode(&Request::V1(RequestV1 { cluster: CLUSTER, from, to, ask }));
 
-    let end = crate::format::encode(&crate::snapshot::Chunk::EndV1 { rows: 1 });
+    let end = crate::stored::format::encode(&crate::snapshot::Chunk::EndV1 { rows: 1 });
     let headless = [&chunks[1..]].concat();
     let short = chunks[..chunks.len() - 1].to_vec();
     let miscounted = [&chunks[..chunks.len() - 1], &[end]].concat();

@@ -10,17 +10,17 @@ use rocksdb::{DB, Options};
 use tempfile::TempDir;
 
 use super::fixture::{CLUSTER, Leader, founded, step, storage_keys, uid};
-use crate::command::Change;
-use crate::disk::Disk;
-use crate::error::StorageProblem;
-use crate::fatal::Fatal;
-use crate::format::{Ballot, LogPlace, MetaV1};
+use crate::consensus::error::StorageProblem;
+use crate::consensus::machine::Machine;
+use crate::live::command::Change;
+use crate::live::rows::RowKey;
+use crate::live::state::State;
 use crate::log::LogStore;
-use crate::machine::Machine;
-use crate::rows::RowKey;
-use crate::seal::{Family, SealProblem};
 use crate::snapshot;
-use crate::state::State;
+use crate::stored::disk::Disk;
+use crate::stored::fatal::Fatal;
+use crate::stored::format::{Ballot, LogPlace, MetaV1};
+use crate::stored::seal::{Family, SealProblem};
 use crate::{OpenError, StorageError};
 
 fn open(dir: &Path) -> Result<Disk, OpenError> {
@@ -160,7 +160,7 @@ async fn a_damaged_entry_stops_the_node_when_it_is_read() {
         let disk = open(dir.path()).expect("a new database");
         let mut batch = disk.batch();
         // Stored under another index than its own.
-        batch.put(Family::Log, &4u64.to_be_bytes(), &crate::format::encode_entry(&entry));
+        batch.put(Family::Log, &4u64.to_be_bytes(), &crate::stored::format::encode_entry(&entry));
         batch.put_meta("vote", MetaV1::Vote(Ballot { term: 1, node: NodeId(1), committed: true }));
         batch.write_synced().expect("written");
     }
@@ -224,9 +224,9 @@ async fn records_of_closed_epochs_stay_out_of_snapshots() {
     let mut batch = disk.batch();
     rows.iter().for_each(|row| batch.row(row));
     let mut epoch = state.epochs[&Epoch(1)].clone();
-    epoch.phase = crate::state::EpochPhase::Retired;
-    let mut write = crate::rows::Rows::default();
-    write.put(RowKey::Epoch(Epoch(1)), crate::rows::RowV1::Epoch(epoch));
+    epoch.phase = crate::live::state::EpochPhase::Retired;
+    let mut write = crate::live::rows::Rows::default();
+    write.put(RowKey::Epoch(Epoch(1)), crate::live::rows::RowV1::Epoch(epoch));
     write.0.iter().for_each(|row| batch.row(row));
     batch.write_synced().expect("written");
 

@@ -8,11 +8,11 @@ use quorate_shares::master::{KeyIdentity, MasterKey};
 use quorate_shares::seal::Dealer;
 use quorate_shares::secret::Secret;
 
-use crate::command::{
+use crate::live::command::{
     Change, Command, CreateKey, Found, NewMember, Ready, RecordBytes, ReportLock, RotateKey, Verified,
 };
-use crate::plan::{self, Step, View};
-use crate::state::{Applied, State, apply};
+use crate::live::plan::{self, Step, View};
+use crate::live::state::{Applied, State, apply};
 use crate::{Refusal, StorageKeys};
 
 pub(super) const CLUSTER: ClusterId = ClusterId([0xc1; 16]);
@@ -89,7 +89,7 @@ pub(super) fn next_changes(state: &State) -> Vec<Change> {
         Step::Propose(change) => vec![change],
         Step::CollectAcks { epoch, redealt, missing, .. } => missing
             .into_iter()
-            .map(|node| Change::EpochAck(crate::command::EpochAck { epoch, node, redealt }))
+            .map(|node| Change::EpochAck(crate::live::command::EpochAck { epoch, node, redealt }))
             .collect(),
         _ => Vec::new(),
     }
@@ -160,6 +160,6 @@ pub(super) fn refused(state: &mut State, change: Change) -> Refusal {
     let applied = step(state, change);
     before.time_ms = state.time_ms;
     assert!(*state == before, "a refused command changed the state");
-    assert!(applied.rows.iter().all(|row| row.key == crate::rows::RowKey::Clock), "a refused command wrote rows");
+    assert!(applied.rows.iter().all(|row| row.key == crate::live::rows::RowKey::Clock), "a refused command wrote rows");
     applied.outcome.expect_err("this must be refused")
 }

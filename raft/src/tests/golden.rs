@@ -7,12 +7,12 @@ use openraft::{BasicNode, Membership};
 use quorate_shares::ids::{BatchId, Epoch, KeyVersion, NodeId, ShareKeyGeneration};
 
 use super::fixture::{CLUSTER, uid};
-use crate::command::{Change, Command, CreateKey, RecordBytes, Seat};
-use crate::format::{self, Applied, Ballot, LogPlace, Meta, MetaV1, Reach, encode};
-use crate::rows::{KeyRow, Row, RowV1};
-use crate::state::{EpochInfo, EpochPhase, RecordRef, Version};
+use crate::live::command::{Change, Command, CreateKey, RecordBytes, Seat};
+use crate::live::rows::{KeyRow, Row, RowV1};
+use crate::live::state::{EpochInfo, EpochPhase, RecordRef, Version};
+use crate::live::voters::{Intent, Purpose};
+use crate::stored::format::{self, Applied, Ballot, LogPlace, Meta, MetaV1, Reach, encode};
 use crate::types::{Payload, Types};
-use crate::voters::{Intent, Purpose};
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()

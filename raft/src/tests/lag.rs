@@ -12,11 +12,11 @@ use quorate_shares::ids::{BatchId, Epoch, NodeId};
 
 use super::fixture::{CLUSTER, storage_keys};
 use super::wire::Cluster;
-use crate::command::{Change, Command};
-use crate::disk::Disk;
-use crate::rows::{RowKey, RowV1, Rows};
-use crate::seal::Family;
-use crate::state::BatchInfo;
+use crate::live::command::{Change, Command};
+use crate::live::rows::{RowKey, RowV1, Rows};
+use crate::live::state::BatchInfo;
+use crate::stored::disk::Disk;
+use crate::stored::seal::Family;
 use crate::{ProposeError, Refusal, Timing};
 
 #[global_allocator]

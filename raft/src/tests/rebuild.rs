@@ -8,12 +8,13 @@ use rocksdb::{DB, IteratorMode, Options};
 use super::damage::tamper;
 use super::fixture::{CLUSTER, Leader, storage_keys, uid};
 use super::wire::Cluster;
-use crate::command::{Change, Command};
-use crate::disk::Disk;
-use crate::format::{LogPlace, MetaV1};
-use crate::rows::RowKey;
-use crate::seal::Family;
-use crate::{Flushed, RebuildError, Timing, rebuild, snapshot};
+use crate::consensus::rebuild;
+use crate::live::command::{Change, Command};
+use crate::live::rows::RowKey;
+use crate::stored::disk::Disk;
+use crate::stored::format::{LogPlace, MetaV1};
+use crate::stored::seal::Family;
+use crate::{Flushed, RebuildError, Timing, snapshot};
 
 /// Entries that only a leader without a quorum has.
 const LOST: u64 = 30;

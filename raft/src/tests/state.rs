@@ -7,12 +7,12 @@ use quorate_shares::seal::ShareRecord;
 
 use super::fixture::{CLUSTER, Leader, activate, found, founded, lock, next_changes, ready, refused, step, uid, view};
 use crate::Refusal;
-use crate::command::{
+use crate::live::command::{
     Begin, Change, Command, EpochAck, Found, OpenEpoch, Operation, Outcome, Ready, RecordBytes, Seat, Verified,
 };
-use crate::plan::{self, Step, VERIFY_MAX, View};
-use crate::rows::{RowKey, RowWrite};
-use crate::state::{EpochInfo, EpochPhase, KEY_VERSIONS_MAX, State, apply};
+use crate::live::plan::{self, Step, VERIFY_MAX, View};
+use crate::live::rows::{RowKey, RowWrite};
+use crate::live::state::{EpochInfo, EpochPhase, KEY_VERSIONS_MAX, State, apply};
 
 fn with_key() -> (State, Leader) {
     let mut state = founded(3, 2);
@@ -240,7 +240,8 @@ fn records_are_fenced() {
     assert_eq!(refused(&mut state, spoil(|record| record.index = 10_000)), range);
     assert!(matches!(refused(&mut state, spoil(|record| record.batch.0[0] ^= 1)), Refusal::UnknownBatch { .. }));
 
-    let records = |records: Vec<RecordBytes>| Change::CreateKey(crate::command::CreateKey { records, ..good.clone() });
+    let records =
+        |records: Vec<RecordBytes>| Change::CreateKey(crate::live::command::CreateKey { records, ..good.clone() });
     assert_eq!(refused(&mut state, records(Vec::new())), Refusal::RecordCount { given: 0, need: 1 });
     let twice = vec![good.records[0].clone(), good.records[0].clone()];
     assert_eq!(refused(&mut state, records(twice)), Refusal::RecordCount { given: 2, need: 1 });
@@ -405,7 +406,7 @@ fn a_state_restored_from_its_rows_is_the_same() {
     keep(step(&mut state, Change::ReportLock(lock(1, 1, 1, &[2]))).rows);
 
     let mut restored = State::default();
-    for (key, value) in rows.iter().filter(|(key, _)| key[0] < crate::rows::COLD_ROWS) {
+    for (key, value) in rows.iter().filter(|(key, _)| key[0] < crate::live::rows::COLD_ROWS) {
         restored.restore_row(RowKey::parse(key).expect("a row"), value).expect("a good row");
     }
     assert!(restored.restored().expect("whole") == state);

@@ -10,10 +10,10 @@ use tokio::time::{Instant, sleep};
 
 use super::fixture::found;
 use super::wire::{Cluster, PATIENCE};
-use crate::command::{Change, Found};
-use crate::error::ChangeError;
+use crate::consensus::error::ChangeError;
+use crate::live::command::{Change, Found};
+use crate::live::voters::Intent;
 use crate::types::{Payload, Types};
-use crate::voters::Intent;
 use crate::{Membership, Purpose, Replica, Timing};
 
 fn set(nodes: impl IntoIterator<Item = u64>) -> BTreeSet<NodeId> {
@@ -290,7 +290,7 @@ async fn the_next_leader_finishes_a_joint_membership() {
         if snapshots {
             let far = leader.applied_index() + 20;
             while leader.applied_index() < far {
-                let again = crate::command::Command::new(1, Change::Found(found(5, 3)));
+                let again = crate::live::command::Command::new(1, Change::Found(found(5, 3)));
                 drop(leader.propose(again).await);
             }
             let joint = leader.membership().await.expect("runs").place.expect("there").index;

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::fixture::{CLUSTER, Leader, found, next_changes, storage_keys};
-use crate::command::{Change, Command, Outcome};
+use crate::live::command::{Change, Command, Outcome};
 use crate::log;
 use crate::{
     Denial, Gate, Lane, Link, LinkError, LogPlace, OpenError, Options, ProposeError, Rebuild, RebuildError, Refusal,

@@ -8,10 +8,10 @@ use rand_core::SeedableRng;
 use sha2::{Digest, Sha256};
 
 use crate::Refusal;
-use crate::command::{Admit, Begin, Change, Command, EpochAck, Found, Invite, NewMember, Operation, Outcome};
-use crate::plan::{self, Patience, REDEAL_MAX, Step, View};
-use crate::rows::{COLD_ROWS, RowKey, RowWrite};
-use crate::state::{EpochPhase, State, apply};
+use crate::live::command::{Admit, Begin, Change, Command, EpochAck, Found, Invite, NewMember, Operation, Outcome};
+use crate::live::plan::{self, Patience, REDEAL_MAX, Step, View};
+use crate::live::rows::{COLD_ROWS, RowKey, RowWrite};
+use crate::live::state::{EpochPhase, State, apply};
 use crate::tests::fixture::{found, member, next_changes, step};
 
 /// Most steps of one operation, and of what follows it.

@@ -6,10 +6,10 @@ use quorate_shares::secret::Secret;
 
 use super::cluster::Cluster;
 use crate::Refusal;
-use crate::command::{Change, EpochAck, Operation, RegisterShareKey};
-use crate::plan::{self, Patience, Step};
-use crate::rows::RowKey;
-use crate::state::State;
+use crate::live::command::{Change, EpochAck, Operation, RegisterShareKey};
+use crate::live::plan::{self, Patience, Step};
+use crate::live::rows::RowKey;
+use crate::live::state::State;
 use crate::tests::fixture::{rng, uid};
 
 #[test]

@@ -6,9 +6,9 @@ use quorate_shares::ids::{Epoch, KeyVersion, NodeId};
 
 use super::cluster::{Cluster, STEPS_MAX, admit, invitation, invite, proof_key};
 use crate::Refusal;
-use crate::command::{Admit, Change, Found, Invite, Operation, Outcome};
-use crate::plan::{Patience, Step};
-use crate::state::INVITATION_TTL_MAX_MS;
+use crate::live::command::{Admit, Change, Found, Invite, Operation, Outcome};
+use crate::live::plan::{Patience, Step};
+use crate::live::state::INVITATION_TTL_MAX_MS;
 use crate::tests::fixture::{found, member, uid};
 
 /// A share of every key, and a piece of everybody's lock, which it has no sooner than it has a lock itself.

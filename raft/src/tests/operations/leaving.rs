@@ -6,10 +6,10 @@ use quorate_shares::ids::{Epoch, KeyVersion, NodeId, ShareKeyGeneration};
 
 use super::cluster::Cluster;
 use crate::Refusal;
-use crate::command::{Begin, Change, Operation};
-use crate::plan::Step;
-use crate::rows::RowKey;
-use crate::state::EpochPhase;
+use crate::live::command::{Begin, Change, Operation};
+use crate::live::plan::Step;
+use crate::live::rows::RowKey;
+use crate::live::state::EpochPhase;
 use crate::tests::fixture::uid;
 
 /// Neither a seat nor a piece of a lock, neither keys nor records.

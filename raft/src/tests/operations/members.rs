@@ -10,11 +10,11 @@ use quorate_shares::seal::{BatchHeader, BatchOpener, Dealer, ShareRecord};
 use quorate_shares::secret::Secret;
 
 use super::cluster::Cluster;
-use crate::command::{
+use crate::live::command::{
     Change, CreateKey, Outcome, Ready, RecordBytes, Redeal, Redealt, RegisterShareKey, ReportLock, Verified,
 };
-use crate::refusal::Refusal;
-use crate::rows::RowKey;
+use crate::live::refusal::Refusal;
+use crate::live::rows::RowKey;
 use crate::tests::fixture::{CLUSTER, uid};
 
 impl Cluster {

@@ -15,8 +15,8 @@ use quorate_shares::ids::{Epoch, KeyVersion, NodeId};
 
 use super::cluster::{Cluster, STEPS_MAX, admit, invitation, proof_key};
 use super::told::label;
-use crate::command::{Begin, Change, Invite, Operation, Outcome};
-use crate::plan::Step;
+use crate::live::command::{Begin, Change, Invite, Operation, Outcome};
+use crate::live::plan::Step;
 use crate::tests::fixture::{found, uid};
 
 /// A node by its name, `n1`.

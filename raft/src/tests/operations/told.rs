@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use quorate_shares::ids::{Epoch, NodeId, ShareKeyGeneration};
 
 use super::cluster::Cluster;
-use crate::command::{Change, Operation};
-use crate::plan::Step;
-use crate::state::{EpochInfo, EpochPhase, LockReport, MemberState, State};
+use crate::live::command::{Change, Operation};
+use crate::live::plan::Step;
+use crate::live::state::{EpochInfo, EpochPhase, LockReport, MemberState, State};
 
 /// All that is told about.
 #[derive(Clone)]

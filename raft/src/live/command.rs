@@ -1,0 +1,548 @@
+//! Every change there is.
+//!
+//! A [`Command`] is one entry of the Raft log: a [`Change`] and the time at which its proposer made it. Whatever needs a
+//! clock, a random number or a secret was done before a command exists, so that every replica that applies it reaches
+//! the same state. Each change names the state that it expects and may be proposed again after a lost answer: the first
+//! answer comes back, and nothing happens twice.
+//!
+//! What comes back is an [`Outcome`], or a [`Refusal`](crate::live::refusal::Refusal): both are deterministic answers.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use quorate_shares::ids::{
+    BatchId, ClusterId, Epoch, KeyName, KeyUid, KeyVersion, NodeId, NodeName, ShareKeyGeneration,
+};
+use serde::{Deserialize, Serialize};
+
+/// Most bytes of one command. Larger ones are refused before they enter the log, so that one entry always fits one frame.
+pub const COMMAND_BYTES_MAX: usize = 1 << 20;
+
+/// A client's name for one request: a repetition carries the same one and gets the first answer.
+pub type RequestId = [u8; 16];
+
+/// One change, stamped by its proposer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Command {
+    /// The proposer's clock, in milliseconds since 1970. The state's time is the largest seen: it never goes back.
+    pub time_ms: u64,
+    /// What changes.
+    pub change: Change,
+}
+
+impl Command {
+    /// Stamps a change.
+    pub fn new(time_ms: u64, change: Change) -> Self {
+        Self { time_ms, change }
+    }
+}
+
+impl fmt::Display for Command {
+    /// Names the kind only: a log line must carry no key name.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}", self.change.kind(), self.time_ms)
+    }
+}
+
+/// What a command changes: one variant per kind. The order of the variants is part of the stored format, so a new kind
+/// goes to the end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Change {
+    /// The first command of every cluster: who is in it, and on which terms.
+    Found(Found),
+    /// Opens the next epoch as PENDING, with its committee.
+    OpenEpoch(OpenEpoch),
+    /// One holder opened and verified the records of an epoch.
+    EpochAck(EpochAck),
+    /// Makes the PENDING epoch the ACTIVE one.
+    ActivateEpoch {
+        /// The epoch that must be PENDING.
+        epoch: Epoch,
+    },
+    /// Announces a dealing, before any record of it.
+    OpenBatch {
+        /// The batch header, laid out as FORMATS 3 says.
+        #[serde(with = "serde_bytes")]
+        header: Vec<u8>,
+    },
+    /// Makes a named key and its version 1.
+    CreateKey(CreateKey),
+    /// Makes the next version of a key.
+    RotateKey(RotateKey),
+    /// Key versions whose shares were opened and verified by a threshold of holders: they may encrypt from now on.
+    Ready(Ready),
+    /// A member rotated its lock, or erased a key that it held for a peer's.
+    ReportLock(ReportLock),
+    /// Begins an operation: what follows until its [`Change::Finish`] is the leader's, step by step.
+    Begin(Begin),
+    /// A member's share key for the epoch that comes next, durable in its lock.
+    RegisterShareKey(RegisterShareKey),
+    /// Records of the PENDING epoch for versions that exist already.
+    Redeal(Redeal),
+    /// The members that an operation removes are members no more.
+    Expel {
+        /// The operation, by its epoch.
+        operation: Epoch,
+    },
+    /// The RETIRING epoch is over: its holders erase its share keys.
+    RetireEpoch {
+        /// The epoch that must be RETIRING.
+        epoch: Epoch,
+    },
+    /// The operation is done.
+    Finish {
+        /// The operation, by its epoch.
+        operation: Epoch,
+    },
+    /// Drops records and batches of an epoch that is over, as many as one command may.
+    Sweep {
+        /// The RETIRED or ABANDONED epoch.
+        epoch: Epoch,
+    },
+    /// Somebody may join, once.
+    Invite(Invite),
+    /// Whoever joins with the invitation takes the place of a member.
+    Designate {
+        /// SHA-256 of the invitation's V.
+        invitation: [u8; 32],
+        /// The member that goes.
+        gone: NodeId,
+    },
+    /// An invitation was proved: the operation that lets its bearer join begins, or goes on with new keys.
+    Admit(Admit),
+    /// The joiner's first lock is durable: it can be asked for pieces of others', and dealt to.
+    Admitted {
+        /// The joiner.
+        node: NodeId,
+    },
+}
+
+impl Change {
+    /// The kind, for logs and metrics.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Found(_) => "found",
+            Self::OpenEpoch(_) => "open_epoch",
+            Self::EpochAck(_) => "epoch_ack",
+            Self::ActivateEpoch { .. } => "activate_epoch",
+            Self::OpenBatch { .. } => "open_batch",
+            Self::CreateKey(_) => "create_key",
+            Self::RotateKey(_) => "rotate_key",
+            Self::Ready(_) => "ready",
+            Self::ReportLock(_) => "report_lock",
+            Self::Begin(_) => "begin",
+            Self::RegisterShareKey(_) => "register_share_key",
+            Self::Redeal(_) => "redeal",
+            Self::Expel { .. } => "expel",
+            Self::RetireEpoch { .. } => "retire_epoch",
+            Self::Finish { .. } => "finish",
+            Self::Sweep { .. } => "sweep",
+            Self::Invite(_) => "invite",
+            Self::Designate { .. } => "designate",
+            Self::Admit(_) => "admit",
+            Self::Admitted { .. } => "admitted",
+        }
+    }
+
+    /// Bytes of what it carries that has no small bound of its own: headers, records and tags.
+    pub(crate) fn carried_bytes(&self) -> usize {
+        let records = |records: &[RecordBytes]| records.iter().map(|record| record.0.len()).sum::<usize>();
+        match self {
+            Self::OpenBatch { header } => header.len(),
+            Self::CreateKey(create) => {
+                let tags = create.tags.iter().map(|(name, value)| name.len() + value.len());
+                records(&create.records) + tags.sum::<usize>()
+            }
+            Self::RotateKey(rotate) => records(&rotate.records),
+            Self::Redeal(redeal) => redeal.dealt.iter().map(|dealt| dealt.record.0.len()).sum(),
+            Self::RegisterShareKey(register) => register.share_pk.len(),
+            Self::Admit(admit) => admit.share_pk.len(),
+            _ => 0,
+        }
+    }
+}
+
+/// Founds the cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Found {
+    /// The cluster's identifier, for ever.
+    pub cluster: ClusterId,
+    /// SHA-256 of the root token.
+    pub token_hash: [u8; 32],
+    /// Shares needed: from a majority of the members up to all of them.
+    pub threshold: u8,
+    /// One member is enough (`--allow-solo`): one disk then holds everything.
+    pub allow_solo: bool,
+    /// Two members are enough (`--accept-no-redundancy`): losing one disk then loses every key.
+    pub accept_no_redundancy: bool,
+    /// The founders. Their node ids were given in the order in which they proved their invitations.
+    pub members: Vec<NewMember>,
+}
+
+/// A member as it is admitted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewMember {
+    /// Given once, never reused.
+    pub node: NodeId,
+    /// The operator's label.
+    pub name: NodeName,
+    /// Where it listens, as `host:port`, best first.
+    pub addresses: Vec<String>,
+    /// Ed25519 key that may ask for LockOpen only.
+    pub boot_pk: [u8; 32],
+    /// Ed25519 key for everything else.
+    pub op_pk: [u8; 32],
+    /// X-Wing key that its shares are sealed to, 1216 bytes.
+    #[serde(with = "serde_bytes")]
+    pub share_pk: Vec<u8>,
+    /// The generation of `share_pk`.
+    pub skgen: ShareKeyGeneration,
+}
+
+/// One holder of an epoch. Its share number is its position in the committee plus one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seat {
+    /// The member.
+    pub node: NodeId,
+    /// The share key that its shares are sealed to.
+    pub skgen: ShareKeyGeneration,
+}
+
+/// Opens an epoch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenEpoch {
+    /// One more than the newest epoch; the first is 1.
+    pub epoch: Epoch,
+    /// Shares needed in this epoch.
+    pub threshold: u8,
+    /// The holders, sorted by node.
+    pub committee: Vec<Seat>,
+    /// The committee hash of FORMATS 3, which every replica computes again.
+    pub committee_hash: [u8; 32],
+}
+
+/// A holder's word that it can open its shares of an epoch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EpochAck {
+    /// The epoch.
+    pub epoch: Epoch,
+    /// The holder.
+    pub node: NodeId,
+    /// How many re-dealt records the epoch had when it opened and verified all of them.
+    pub redealt: u64,
+}
+
+/// Makes a key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CreateKey {
+    /// Repeats share it.
+    pub request: RequestId,
+    /// The key's identifier, for ever.
+    pub uid: KeyUid,
+    /// The key's name, for ever.
+    pub name: KeyName,
+    /// Notes for people: names and values.
+    pub tags: BTreeMap<String, String>,
+    /// The key-check value of version 1.
+    pub kcv: [u8; 32],
+    /// One share record for the ACTIVE epoch, and one for the PENDING epoch if there is one.
+    pub records: Vec<RecordBytes>,
+}
+
+/// Makes the next version of a key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RotateKey {
+    /// Repeats share it.
+    pub request: RequestId,
+    /// The key.
+    pub uid: KeyUid,
+    /// The newest version at the moment of the request; the new one is one more.
+    pub expect: KeyVersion,
+    /// The key-check value of the new version.
+    pub kcv: [u8; 32],
+    /// As in [`CreateKey::records`].
+    pub records: Vec<RecordBytes>,
+}
+
+/// A share record, laid out as FORMATS 3 says.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordBytes(#[serde(with = "serde_bytes")] pub Vec<u8>);
+
+impl fmt::Debug for RecordBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RecordBytes({} bytes)", self.0.len())
+    }
+}
+
+/// Key versions that a threshold of holders can open.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ready {
+    /// The epoch of the records that were opened.
+    pub epoch: Epoch,
+    /// At most [`VERIFY_MAX`](crate::live::plan::VERIFY_MAX) of them.
+    pub verified: Vec<Verified>,
+}
+
+/// One verified record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verified {
+    /// The key.
+    pub uid: KeyUid,
+    /// The version.
+    pub version: KeyVersion,
+    /// Who opened and verified a share of it: a set, so that nobody counts twice.
+    pub holders: BTreeSet<NodeId>,
+}
+
+/// A member's lock as it lies on its disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReportLock {
+    /// The member.
+    pub node: NodeId,
+    /// The lock's generation, which only rises.
+    pub generation: u64,
+    /// Pieces needed to open it.
+    pub threshold: u8,
+    /// The peers that hold a piece.
+    pub peers: BTreeSet<NodeId>,
+    /// The share keys that the lock protects.
+    pub share_keys: BTreeSet<ShareKeyGeneration>,
+    /// The nodes for whose locks this member holds keys.
+    pub holds_for: BTreeSet<NodeId>,
+    /// Writes of the member's vault so far: of two reports the one with more is the newer.
+    pub writes: u64,
+}
+
+/// Begins an operation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Begin {
+    /// Repeats share it.
+    pub request: RequestId,
+    /// What is to be done.
+    pub operation: Operation,
+    /// Two members may remain, of which the loss of one disk loses every key.
+    pub accept_no_redundancy: bool,
+    /// Members that are away and count as lost.
+    pub abandon: BTreeSet<NodeId>,
+}
+
+/// What an operator, or the leader by itself, wants of the cluster. Each brings one epoch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Operation {
+    /// The same members with new share keys, so that those who were away can erase old ones.
+    Rekey,
+    /// A member leaves in good order: its seat first, then its vote.
+    Remove {
+        /// Who.
+        node: NodeId,
+    },
+    /// Members are refused from now on, and everything else follows.
+    Revoke {
+        /// Who.
+        nodes: BTreeSet<NodeId>,
+    },
+    /// A node comes in.
+    Join {
+        /// Who.
+        node: NodeId,
+    },
+    /// A node comes in and takes the place of a member, which is revoked.
+    Replace {
+        /// Who goes.
+        gone: NodeId,
+        /// Who comes.
+        node: NodeId,
+    },
+}
+
+impl Operation {
+    /// The members that are none when it is done.
+    pub fn leaving(&self) -> BTreeSet<NodeId> {
+        match self {
+            Self::Rekey | Self::Join { .. } => BTreeSet::new(),
+            Self::Remove { node } | Self::Replace { gone: node, .. } => [*node].into(),
+            Self::Revoke { nodes } => nodes.clone(),
+        }
+    }
+
+    /// The member that is new when it is done.
+    pub fn joining(&self) -> Option<NodeId> {
+        match self {
+            Self::Join { node } | Self::Replace { node, .. } => Some(*node),
+            Self::Rekey | Self::Remove { .. } | Self::Revoke { .. } => None,
+        }
+    }
+
+    /// The kind, for status and logs.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Rekey => "rekey",
+            Self::Remove { .. } => "remove",
+            Self::Revoke { .. } => "revoke",
+            Self::Join { .. } => "join",
+            Self::Replace { .. } => "replace",
+        }
+    }
+
+    /// Whether those who leave are refused before everybody can do without them.
+    pub fn revokes(&self) -> bool {
+        matches!(self, Self::Revoke { .. } | Self::Replace { .. })
+    }
+}
+
+/// Invites.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Invite {
+    /// V, which proves it: the hash of a secret that is kept nowhere.
+    pub proof_key: [u8; 32],
+    /// The name that the joiner must have, if one was chosen.
+    pub name: Option<NodeName>,
+    /// How long it is good for.
+    pub ttl_ms: u64,
+}
+
+impl fmt::Debug for Invite {
+    /// Whoever knows V can join.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Invite").field("ttl_ms", &self.ttl_ms).finish_non_exhaustive()
+    }
+}
+
+/// What a joiner registers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Admit {
+    /// SHA-256 of the invitation's V.
+    pub invitation: [u8; 32],
+    /// The joiner's label.
+    pub name: NodeName,
+    /// Where it listens, as `host:port`, best first.
+    pub addresses: Vec<String>,
+    /// Its boot key.
+    pub boot_pk: [u8; 32],
+    /// Its op key.
+    pub op_pk: [u8; 32],
+    /// Its first share key, to which nothing is ever dealt.
+    #[serde(with = "serde_bytes")]
+    pub share_pk: Vec<u8>,
+}
+
+/// Registers a share key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegisterShareKey {
+    /// Whose.
+    pub node: NodeId,
+    /// The number of the epoch that it was drawn for.
+    pub skgen: ShareKeyGeneration,
+    /// X-Wing key, 1216 bytes.
+    #[serde(with = "serde_bytes")]
+    pub share_pk: Vec<u8>,
+}
+
+/// Deals existing versions to the PENDING epoch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Redeal {
+    /// The PENDING epoch.
+    pub epoch: Epoch,
+    /// At most [`REDEAL_MAX`](crate::live::plan::REDEAL_MAX) of them.
+    pub dealt: Vec<Redealt>,
+}
+
+/// One version, dealt anew.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Redealt {
+    /// The key.
+    pub uid: KeyUid,
+    /// The version.
+    pub version: KeyVersion,
+    /// Its record in the PENDING epoch.
+    pub record: RecordBytes,
+}
+
+/// The answer to a change that was made, now or at the first of several repetitions.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// The cluster exists.
+    Founded,
+    /// The epoch is open.
+    EpochOpened {
+        /// Which.
+        epoch: Epoch,
+    },
+    /// The acknowledgement is counted.
+    EpochAcked {
+        /// The epoch.
+        epoch: Epoch,
+        /// The holder.
+        node: NodeId,
+    },
+    /// The epoch is ACTIVE.
+    EpochActivated {
+        /// Which.
+        epoch: Epoch,
+    },
+    /// Records of the batch may follow.
+    BatchOpened {
+        /// Which.
+        batch: BatchId,
+    },
+    /// The version exists. It encrypts once it is ready.
+    VersionMade {
+        /// The key, which is another than the request's when the request repeats an earlier one.
+        uid: KeyUid,
+        /// The version.
+        version: KeyVersion,
+        /// When it was made, in the state's time.
+        created_ms: u64,
+    },
+    /// The records are marked as verified.
+    MadeReady {
+        /// How many versions can encrypt now that could not before.
+        versions: u32,
+    },
+    /// The lock report is stored, unless a newer one was already.
+    LockReported {
+        /// The member.
+        node: NodeId,
+    },
+    /// The operation runs, or ran to its end.
+    Begun {
+        /// The epoch that it brings, which names it.
+        operation: Epoch,
+    },
+    /// The share key is registered.
+    ShareKeyRegistered {
+        /// Whose.
+        node: NodeId,
+    },
+    /// The invitation can be proved.
+    Invited,
+    /// The joiner has an id.
+    Admitted {
+        /// Its.
+        node: NodeId,
+    },
+    /// The records are stored.
+    Redealt {
+        /// Versions that still lack a record in the PENDING epoch.
+        left: u64,
+    },
+    /// They are members no more.
+    Expelled,
+    /// The epoch is RETIRED.
+    EpochRetired {
+        /// Which.
+        epoch: Epoch,
+    },
+    /// The operation is over.
+    Finished {
+        /// The operation, by its epoch.
+        operation: Epoch,
+    },
+    /// Some of what was left of the epoch is gone.
+    Swept {
+        /// Which.
+        epoch: Epoch,
+        /// Whether nothing is left.
+        done: bool,
+    },
+}

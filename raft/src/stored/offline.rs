@@ -1,0 +1,53 @@
+//! Reading the database of a node that is not running, with keys from elsewhere.
+//!
+//! For tools that ask what a stolen disk is worth. Nothing is written, so it can be a copy that was taken at any moment,
+//! also of a node that was running. What cannot be opened is said with its place.
+
+use std::path::Path;
+
+use quorate_shares::ids::{BatchId, Epoch, KeyUid, KeyVersion};
+
+use crate::consensus::error::{OpenError, StorageError};
+use crate::live::rows::RowKey;
+use crate::live::state::State;
+use crate::stored::disk::Disk;
+use crate::stored::seal::{Family, StorageKeys};
+
+/// A database, open for reading.
+pub struct OfflineStore {
+    disk: Disk,
+    state: State,
+}
+
+/// Opens the database below the data directory `dir`.
+///
+/// # Errors
+/// [`OpenError`], in particular [`OpenError::WrongStorageKey`].
+pub fn open(dir: &Path, keys: StorageKeys) -> Result<OfflineStore, OpenError> {
+    let disk = Disk::open_read_only(dir, keys)?;
+    let state = disk.live_state()?;
+    Ok(OfflineStore { disk, state })
+}
+
+impl OfflineStore {
+    /// The state as it was last applied to disk.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// The bytes of a share record.
+    ///
+    /// # Errors
+    /// [`StorageError`].
+    pub fn record(&self, uid: KeyUid, version: KeyVersion, epoch: Epoch) -> Result<Option<Vec<u8>>, StorageError> {
+        self.disk.read(Family::State, &RowKey::Record(uid, version, epoch).to_bytes())
+    }
+
+    /// The bytes of a batch header.
+    ///
+    /// # Errors
+    /// [`StorageError`].
+    pub fn batch(&self, batch: BatchId) -> Result<Option<Vec<u8>>, StorageError> {
+        self.disk.read(Family::State, &RowKey::Header(batch).to_bytes())
+    }
+}
