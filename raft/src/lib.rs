@@ -36,23 +36,20 @@ mod consensus;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 
-pub use consensus::error;
-pub use consensus::error::{
-    ChangeError, InitializeError, OpenError, ProposeError, ReadError, ReadIndexError, RebuildError, StorageError,
-    WaitError,
-};
+pub use consensus::error::{InitializeError, ProposeError, ReadError, ReadIndexError, RebuildError, WaitError};
 pub use consensus::messages::MESSAGE_BYTES_MAX;
 pub use consensus::network::{Lane, Link, LinkError};
 pub use consensus::options::{Options, Timing};
 pub use consensus::rebuild::Rebuild;
 pub use consensus::replica::{Leadership, Replica, Stored};
 pub use consensus::serve::ServeError;
+pub use live::place::{Ballot, LogPlace};
 pub use live::refusal::Refusal;
-pub use live::voters::{Denial, Gate, Intent, Membership, Purpose};
+pub use live::voters::{ChangeError, Denial, Gate, Intent, Membership, Purpose};
 pub use live::{command, plan, refusal, rows, state, voters};
 pub use log::Flushed;
 pub use snapshot::CHUNK_BYTES_MAX;
-pub use stored::format::{Ballot, LogPlace};
+pub use stored::error::{OpenError, StorageError, StorageProblem};
 pub use stored::seal::StorageKeys;
 pub use stored::{offline, seal};
 

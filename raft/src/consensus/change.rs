@@ -22,10 +22,11 @@ use openraft::{BasicNode, ChangeMembers, Precondition};
 use quorate_shares::ids::NodeId;
 use tokio::sync::watch;
 
-use crate::consensus::error::{ChangeError, ReadError};
+use crate::consensus::error::ReadError;
 use crate::consensus::replica::{Inner, Replica};
+use crate::live::place::LogPlace;
+use crate::live::voters::ChangeError;
 use crate::live::voters::{self, Intent, Matched, Membership, Purpose};
-use crate::stored::format::LogPlace;
 use crate::types::{Payload, Types};
 
 /// How long a leader leaves a joint membership to whoever may be about to finish it, and pauses between two attempts.

@@ -16,15 +16,16 @@ use parking_lot::{Mutex, RwLock};
 use quorate_shares::ids::ClusterId;
 use tokio::sync::watch;
 
-use crate::consensus::error::StorageError;
+use crate::live::place::LogPlace;
 use crate::live::rows::RowKey;
 use crate::live::state::{State, apply};
 use crate::live::voters::{Denial, Gate, Membership, denied_at_commit, denied_by_joint};
 use crate::log;
 use crate::snapshot::{self, SnapshotFile};
 use crate::stored::disk::Disk;
+use crate::stored::error::StorageError;
 use crate::stored::fatal::Fatal;
-use crate::stored::format::{LogPlace, Reach};
+use crate::stored::format::Reach;
 use crate::types::{Payload, Types};
 
 /// Most entries that are applied under one lock and written in one batch.

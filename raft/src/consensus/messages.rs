@@ -13,7 +13,8 @@ use quorate_shares::ids::{ClusterId, NodeId};
 use serde::{Deserialize, Serialize};
 
 use crate::live::command::COMMAND_BYTES_MAX;
-use crate::stored::format::{self, Ballot, LogPlace};
+use crate::live::place::{Ballot, LogPlace};
+use crate::stored::format;
 use crate::types::Types;
 
 /// Most bytes of entries in one request, unless a single one is larger.

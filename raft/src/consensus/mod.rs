@@ -5,7 +5,7 @@
 //! changes the voters ([`change`]), and how it replaces a damaged state ([`rebuild`]).
 
 pub(crate) mod change;
-pub mod error;
+pub(crate) mod error;
 pub(crate) mod machine;
 pub(crate) mod messages;
 pub(crate) mod network;

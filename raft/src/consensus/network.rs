@@ -21,8 +21,9 @@ use quorate_shares::ids::{ClusterId, NodeId};
 use tokio::sync::mpsc;
 
 use crate::consensus::messages::{self, Ask, Candidacy, Reply, Request, RequestV1, Tell};
+use crate::live::place::Ballot;
 use crate::snapshot::SnapshotFile;
-use crate::stored::format::{Ballot, encode};
+use crate::stored::format::encode;
 use crate::types::Types;
 
 /// Chunks of a snapshot that wait for the link.

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use openraft::{Config, SnapshotPolicy};
 use quorate_shares::ids::{ClusterId, NodeId};
 
-use crate::consensus::error::OpenError;
 use crate::consensus::network::Link;
 use crate::live::voters::Gate;
+use crate::stored::error::OpenError;
 use crate::stored::seal::StorageKeys;
 
 /// Who, where, and how to reach the others.

@@ -23,15 +23,17 @@ use parking_lot::Mutex;
 use quorate_shares::ids::{ClusterId, NodeId};
 use tokio::sync::mpsc;
 
-use crate::consensus::error::{OpenError, RebuildError, StorageError, StorageProblem};
+use crate::consensus::error::RebuildError;
 use crate::consensus::messages::{Ask, Reply, Request, RequestV1, Tell};
 use crate::consensus::network::{Lane, Link};
 use crate::consensus::options::Options;
 use crate::consensus::serve::{self, STATE_DEADLINE, ServeError};
+use crate::live::place::{Ballot, LogPlace};
 use crate::log::{self, Flushed};
 use crate::snapshot::SnapshotFile;
 use crate::stored::disk::Disk;
-use crate::stored::format::{self, Ballot, LogPlace, MetaV1, encode};
+use crate::stored::error::{OpenError, StorageError, StorageProblem};
+use crate::stored::format::{self, MetaV1, encode};
 use crate::stored::seal::Family;
 use crate::types::Types;
 

@@ -14,18 +14,20 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::consensus::change;
-use crate::consensus::error::{InitializeError, OpenError, ProposeError, ReadError, ReadIndexError, WaitError};
+use crate::consensus::error::{InitializeError, ProposeError, ReadError, ReadIndexError, WaitError};
 use crate::consensus::machine::{Live, Machine};
 use crate::consensus::network::{Link, Network};
 use crate::consensus::options::{Options, config};
 use crate::live::command::{COMMAND_BYTES_MAX, Command, Outcome};
+use crate::live::place::LogPlace;
 use crate::live::rows::RowKey;
 use crate::live::state::State;
 use crate::live::voters::{Gate, Membership};
 use crate::log::{self, Flushed, LogStore};
 use crate::stored::disk::Disk;
+use crate::stored::error::OpenError;
 use crate::stored::fatal::Fatal;
-use crate::stored::format::{LogPlace, encoded_len};
+use crate::stored::format::encoded_len;
 use crate::stored::seal::Family;
 use crate::types::Types;
 

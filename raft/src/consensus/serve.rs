@@ -6,13 +6,14 @@ use openraft::alias::SnapshotOf;
 use quorate_shares::ids::{ClusterId, NodeId};
 use tokio::sync::mpsc;
 
-use crate::consensus::error::StorageError;
 use crate::consensus::messages::{self, Ask, Reply, Request, RequestV1, Tell};
 use crate::consensus::network;
 use crate::consensus::replica::Replica;
+use crate::live::place::LogPlace;
 use crate::snapshot::{self, CHUNK_BYTES_MAX, Chunk, SNAPSHOT_BYTES_MAX, SnapshotFile, SnapshotWriter};
 use crate::stored::disk::Disk;
-use crate::stored::format::{LogPlace, Reach, encode};
+use crate::stored::error::StorageError;
+use crate::stored::format::{Reach, encode};
 use crate::stored::seal::Family;
 use crate::types::Types;
 
@@ -67,7 +68,7 @@ impl Replica {
                 let request = openraft::raft::TransferLeaderRequest::new(
                     from_leader.vote(),
                     to.0,
-                    last.map(crate::stored::format::LogPlace::log_id),
+                    last.map(crate::live::place::LogPlace::log_id),
                 );
                 Tell::from(raft.handle_transfer_leader(request).await.map_err(stopped)?)
             }
@@ -98,7 +99,7 @@ impl Replica {
             self.inner.fatal.guard(snapshot::discard(&disk, id))?;
         }
         let vote = installed.map_err(|_| ServeError::Stopped)?.vote;
-        Ok(self.reply(Tell::Snapshot { vote: crate::stored::format::Ballot::of(vote) }))
+        Ok(self.reply(Tell::Snapshot { vote: crate::live::place::Ballot::of(vote) }))
     }
 
     /// Streams the state of this moment to a replica that lost its own; `false` if it does not reach far enough, the other

@@ -16,11 +16,8 @@ use quorate_shares::ids::{Epoch, KeyUid, KeyVersion, NodeId};
 
 use crate::live::command::{Change, OpenEpoch, Seat};
 use crate::live::state::{EpochInfo, EpochPhase, MemberState, Running, State, majority};
+pub use crate::live::state::{REDEAL_MAX, VERIFY_MAX};
 
-/// Most versions in one `Ready`; the rest come in the next step.
-pub const VERIFY_MAX: usize = 256;
-/// Most versions that are dealt anew in one command.
-pub const REDEAL_MAX: usize = 256;
 /// How many a leader deals anew at a time, and has in plain: so few that no node is busy for long with the command, and clients
 /// are answered; so many that the rounds between nodes cost little.
 const REDEAL_AT_ONCE: usize = 192;

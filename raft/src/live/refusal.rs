@@ -1,7 +1,7 @@
 //! Why a change is refused: every reason has its own name.
 //!
 //! A refusal is an answer like any other: each replica reaches the same one from the same log. It is not a failure of
-//! the node; those are [`StorageError`](crate::consensus::error::StorageError) and stop it.
+//! the node; those are [`StorageError`](crate::StorageError) and stop it.
 
 use quorate_shares::ids::{BatchId, Epoch, KeyUid, KeyVersion, NodeId};
 use serde::{Deserialize, Serialize};

@@ -15,14 +15,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use openraft::alias::{EntryOf, StoredMembershipOf};
-use openraft::{BasicNode, Membership as RaftMembership};
 use quorate_shares::ids::NodeId;
 use serde::{Deserialize, Serialize};
 
-use crate::consensus::error::ChangeError;
-use crate::stored::format::LogPlace;
-use crate::types::{Payload, Types};
+use super::place::LogPlace;
 
 /// Why the voters change. It is stored in the entry that changes them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,22 +86,6 @@ impl Membership {
     pub fn names(&self, node: NodeId) -> bool {
         self.configs.last().is_some_and(|voters| voters.contains(&node)) || self.learners.contains(&node)
     }
-
-    pub(crate) fn of(stored: &StoredMembershipOf<Types>, committed: bool) -> Self {
-        Self { place: stored.log_id().map(LogPlace::of), committed, ..Self::from(stored.membership()) }
-    }
-}
-
-impl From<&RaftMembership<u64, BasicNode>> for Membership {
-    fn from(membership: &RaftMembership<u64, BasicNode>) -> Self {
-        let configs = membership.get_joint_config().iter();
-        Self {
-            configs: configs.map(|voters| voters.iter().copied().map(NodeId).collect()).collect(),
-            learners: membership.learner_ids().map(NodeId).collect(),
-            place: None,
-            committed: false,
-        }
-    }
 }
 
 /// A voter that an entry leaves out.
@@ -157,12 +137,6 @@ impl Gate for () {
     fn is_denied(&self, _: NodeId) -> bool {
         false
     }
-}
-
-/// Whom an entry denies as soon as it is appended.
-pub(crate) fn denied_at_append(entry: &EntryOf<Types>) -> Vec<Denial> {
-    let Payload::Membership(Some(intent), membership) = &entry.payload else { return Vec::new() };
-    denied_by_joint(*intent, &Membership::from(membership), LogPlace::of(entry.log_id))
 }
 
 /// The voters that a joint configuration leaves out, if that denies them already.
@@ -228,6 +202,73 @@ pub fn intent(
 pub(crate) fn missing(voters: &BTreeSet<NodeId>, present: &BTreeSet<NodeId>) -> Option<BTreeSet<NodeId>> {
     let have = voters.intersection(present).count();
     (have <= voters.len() / 2).then(|| voters.difference(present).copied().collect())
+}
+
+/// Why the voters or learners were not changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ChangeError {
+    /// Nothing was proposed: this node does not lead.
+    #[error("this node does not lead")]
+    NotLeader {
+        /// Who does.
+        leader: Option<NodeId>,
+    },
+    /// Nothing was proposed: too few of the old or of the new voters can be reached. Try again when these are back.
+    #[error("waiting for {}: without them the change would have no majority", listed(.missing))]
+    Waiting {
+        /// Those that cannot be reached; not all of them may be needed.
+        missing: BTreeSet<NodeId>,
+    },
+    /// Nothing was proposed, and never will be: without those who are to be denied there is no majority, whoever is there.
+    #[error("no majority is possible without {}, who are denied or to be denied", listed(.denied))]
+    NeedsTheDenied {
+        /// Whose consent would be needed.
+        denied: BTreeSet<NodeId>,
+    },
+    /// The leader is among those who leave: it must let another one lead first.
+    #[error("the leader is among those who leave: transfer leadership first")]
+    LeaderLeaves,
+    /// A new voter must follow as a learner first.
+    #[error("node {node} is not a learner yet")]
+    NotALearner {
+        /// Who.
+        node: NodeId,
+    },
+    /// A voter is not let go like a learner.
+    #[error("node {node} is a voter")]
+    IsAVoter {
+        /// Who.
+        node: NodeId,
+    },
+    /// The new voters are not what such a change makes of the old ones.
+    #[error("the new voters are not what `{purpose}` makes of the present ones")]
+    Unfit {
+        /// What was asked for.
+        purpose: Purpose,
+    },
+    /// Another change is not committed yet, or came in between. Try again soon.
+    #[error("another change of the membership is under way")]
+    UnderWay,
+    /// Leadership was lost meanwhile; the change may come about yet. Ask for it again: it happens once.
+    #[error("leadership was lost while the voters were changing")]
+    Unknown {
+        /// The next leader.
+        leader: Option<NodeId>,
+    },
+    /// Storage failed, or the replica is shut down.
+    #[error("this replica has stopped")]
+    Stopped,
+}
+
+impl ChangeError {
+    /// Whether to ask again is useless: the caller must ask for something else.
+    pub fn is_final(&self) -> bool {
+        matches!(self, Self::NeedsTheDenied { .. } | Self::IsAVoter { .. } | Self::Unfit { .. } | Self::Stopped)
+    }
+}
+
+fn listed(nodes: &BTreeSet<NodeId>) -> String {
+    nodes.iter().map(|node| format!("node {node}")).collect::<Vec<_>>().join(", ")
 }
 
 /// How far each member's log is known to agree with the leader's.

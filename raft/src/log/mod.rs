@@ -32,14 +32,15 @@ use openraft::{LogState, OptionalSend, RaftLogReader};
 use parking_lot::{Condvar, Mutex};
 use serde::{Deserialize, Serialize};
 
-use crate::consensus::error::{StorageError, StorageProblem};
-use crate::live::voters::{Denial, Gate, denied_at_append};
+use crate::live::place::{Ballot, LogPlace};
+use crate::live::voters::{Denial, Gate};
 use crate::log::recent::Recent;
 use crate::stored::disk::Disk;
+use crate::stored::error::{StorageError, StorageProblem};
 use crate::stored::fatal::Fatal;
-use crate::stored::format::{self, Ballot, LogPlace, MetaV1};
+use crate::stored::format::{self, MetaV1};
 use crate::stored::seal::Family;
-use crate::types::Types;
+use crate::types::{Types, denied_at_append};
 
 /// Most bytes of entries that one read for replication or for applying returns, unless a single one is larger.
 pub(crate) const READ_BYTES_MAX: usize = 4 << 20;

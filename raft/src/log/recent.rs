@@ -76,7 +76,7 @@ mod tests {
     use quorate_shares::ids::NodeId;
 
     use super::*;
-    use crate::stored::format::LogPlace;
+    use crate::live::place::LogPlace;
     use crate::types::Payload;
 
     fn entry(term: u64, index: u64) -> EntryOf<Types> {

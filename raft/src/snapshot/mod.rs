@@ -28,10 +28,10 @@ use quorate_shares::codec;
 use quorate_shares::ids::ClusterId;
 use serde::{Deserialize, Serialize};
 
-use crate::consensus::error::{StorageError, StorageProblem};
 use crate::live::rows::{Row, RowKey, RowV1};
 use crate::live::state::EpochPhase;
 use crate::stored::disk::Disk;
+use crate::stored::error::{StorageError, StorageProblem};
 use crate::stored::format::{Applied, MetaV1, Reach, SnapshotId, encode};
 use crate::stored::seal::{Family, SEAL_BYTES, StorageKeys};
 use crate::types::Types;

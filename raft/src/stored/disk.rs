@@ -33,9 +33,9 @@ use rocksdb::{
 };
 use tokio::sync::watch;
 
-use crate::consensus::error::{OpenError, StorageError, StorageProblem};
 use crate::live::rows::{COLD_ROWS, RowKey, RowWrite};
 use crate::live::state::State;
+use crate::stored::error::{OpenError, StorageError, StorageProblem};
 use crate::stored::format::{self, Applied, Meta, MetaV1, Reach};
 use crate::stored::seal::{Family, StorageKeys};
 use crate::types::Types;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use crate::consensus::error::StorageError;
+use crate::stored::error::StorageError;
 
 /// Remembers the first failure. Clones share it.
 #[derive(Debug, Clone)]

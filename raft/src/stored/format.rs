@@ -6,14 +6,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use openraft::alias::{EntryOf, LogIdOf, SnapshotMetaOf, StoredMembershipOf, VoteOf};
-use openraft::vote::RaftLeaderId;
+use openraft::alias::{EntryOf, LogIdOf, SnapshotMetaOf, StoredMembershipOf};
 use openraft::{BasicNode, Membership};
 use quorate_shares::codec;
 use quorate_shares::ids::{ClusterId, NodeId};
 use serde::{Deserialize, Serialize};
 
 use crate::live::command::{COMMAND_BYTES_MAX, Command};
+use crate::live::place::{Ballot, LogPlace};
 use crate::live::voters::{Intent, Purpose};
 use crate::types::{Payload, Types};
 
@@ -21,28 +21,6 @@ use crate::types::{Payload, Types};
 pub(crate) const ENTRY_CLAIM_MAX: usize = 4 * COMMAND_BYTES_MAX;
 /// What decoding a meta row may claim.
 const META_CLAIM_MAX: usize = 64 * 1024;
-
-/// The place of an entry in the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct LogPlace {
-    /// The leader's term.
-    pub term: u64,
-    /// The leader.
-    pub node: NodeId,
-    /// The index in the log.
-    pub index: u64,
-}
-
-/// A vote: the newest term that this node knows, for whom, and whether a quorum granted it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Ballot {
-    /// The term.
-    pub term: u64,
-    /// The candidate or leader.
-    pub node: NodeId,
-    /// Granted by a quorum.
-    pub committed: bool,
-}
 
 /// Who votes and who learns: one set of voters, or two while it changes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -181,29 +159,6 @@ pub(crate) fn decode_meta(bytes: &[u8]) -> Result<MetaV1, codec::CodecError> {
 /// Decodes the first row of `state`.
 pub(crate) fn decode_applied(bytes: &[u8]) -> Result<Applied, codec::CodecError> {
     codec::decode::<_, META_CLAIM_MAX>(bytes)
-}
-
-impl LogPlace {
-    pub(crate) fn of(id: LogIdOf<Types>) -> Self {
-        Self { term: id.leader_id.term, node: NodeId(id.leader_id.node_id), index: id.index }
-    }
-
-    pub(crate) fn log_id(self) -> LogIdOf<Types> {
-        LogIdOf::<Types> { leader_id: RaftLeaderId::new(self.term, self.node.0), index: self.index }
-    }
-}
-
-impl Ballot {
-    pub(crate) fn of(vote: VoteOf<Types>) -> Self {
-        let leader = vote.leader_id;
-        Self { term: leader.term, node: NodeId(leader.node_id), committed: vote.committed }
-    }
-
-    pub(crate) fn vote(self) -> VoteOf<Types> {
-        let mut vote = VoteOf::<Types>::new(self.term, self.node.0);
-        vote.committed = self.committed;
-        vote
-    }
 }
 
 impl From<&Membership<u64, BasicNode>> for Roster {

@@ -4,6 +4,7 @@
 //! ([`disk`]). A failure here stops the node ([`fatal`]).
 
 pub(crate) mod disk;
+pub(crate) mod error;
 pub(crate) mod fatal;
 pub(crate) mod format;
 pub mod offline;

@@ -7,10 +7,10 @@ use std::path::Path;
 
 use quorate_shares::ids::{BatchId, Epoch, KeyUid, KeyVersion};
 
-use crate::consensus::error::{OpenError, StorageError};
 use crate::live::rows::RowKey;
 use crate::live::state::State;
 use crate::stored::disk::Disk;
+use crate::stored::error::{OpenError, StorageError};
 use crate::stored::seal::{Family, StorageKeys};
 
 /// A database, open for reading.

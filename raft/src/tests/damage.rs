@@ -10,16 +10,17 @@ use rocksdb::{DB, Options};
 use tempfile::TempDir;
 
 use super::fixture::{CLUSTER, Leader, founded, step, storage_keys, uid};
-use crate::consensus::error::StorageProblem;
 use crate::consensus::machine::Machine;
 use crate::live::command::Change;
+use crate::live::place::{Ballot, LogPlace};
 use crate::live::rows::RowKey;
 use crate::live::state::State;
 use crate::log::LogStore;
 use crate::snapshot;
 use crate::stored::disk::Disk;
+use crate::stored::error::StorageProblem;
 use crate::stored::fatal::Fatal;
-use crate::stored::format::{Ballot, LogPlace, MetaV1};
+use crate::stored::format::MetaV1;
 use crate::stored::seal::{Family, SealProblem};
 use crate::{OpenError, StorageError};
 

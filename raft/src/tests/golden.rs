@@ -8,10 +8,11 @@ use quorate_shares::ids::{BatchId, Epoch, KeyVersion, NodeId, ShareKeyGeneration
 
 use super::fixture::{CLUSTER, uid};
 use crate::live::command::{Change, Command, CreateKey, RecordBytes, Seat};
+use crate::live::place::{Ballot, LogPlace};
 use crate::live::rows::{KeyRow, Row, RowV1};
 use crate::live::state::{EpochInfo, EpochPhase, RecordRef, Version};
 use crate::live::voters::{Intent, Purpose};
-use crate::stored::format::{self, Applied, Ballot, LogPlace, Meta, MetaV1, Reach, encode};
+use crate::stored::format::{self, Applied, Meta, MetaV1, Reach, encode};
 use crate::types::{Payload, Types};
 
 fn hex(bytes: &[u8]) -> String {

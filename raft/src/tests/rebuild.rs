@@ -10,9 +10,10 @@ use super::fixture::{CLUSTER, Leader, storage_keys, uid};
 use super::wire::Cluster;
 use crate::consensus::rebuild;
 use crate::live::command::{Change, Command};
+use crate::live::place::LogPlace;
 use crate::live::rows::RowKey;
 use crate::stored::disk::Disk;
-use crate::stored::format::{LogPlace, MetaV1};
+use crate::stored::format::MetaV1;
 use crate::stored::seal::Family;
 use crate::{Flushed, RebuildError, Timing, snapshot};
 

@@ -10,8 +10,8 @@ use tokio::time::{Instant, sleep};
 
 use super::fixture::found;
 use super::wire::{Cluster, PATIENCE};
-use crate::consensus::error::ChangeError;
 use crate::live::command::{Change, Found};
+use crate::live::voters::ChangeError;
 use crate::live::voters::Intent;
 use crate::types::{Payload, Types};
 use crate::{Membership, Purpose, Replica, Timing};

@@ -9,9 +9,13 @@ use sha2::{Digest, Sha256};
 use super::epochs::open_epoch;
 use super::{BatchInfo, KEY_VERSIONS_MAX, KEYS_MAX, Key, RecordRef, State, TAG_BYTES_MAX, TAGS_MAX, Version};
 use crate::live::command::{CreateKey, Outcome, Ready, RecordBytes, Redeal, RequestId, RotateKey, Verified};
-use crate::live::plan::{REDEAL_MAX, VERIFY_MAX};
 use crate::live::refusal::Refusal;
 use crate::live::rows::{KeyRow, RowKey, RowV1, Rows};
+
+/// Most versions in one `Ready`; the rest come in the next step.
+pub const VERIFY_MAX: usize = 256;
+/// Most versions that are dealt anew in one command.
+pub const REDEAL_MAX: usize = 256;
 
 pub(super) fn open_batch(state: &mut State, bytes: &[u8], rows: &mut Rows) -> Result<Outcome, Refusal> {
     let cluster = state.cluster.as_ref().ok_or(Refusal::NotFounded)?.cluster;

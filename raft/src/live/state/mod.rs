@@ -40,6 +40,7 @@ use crate::live::rows::{RowKey, RowV1, RowWrite, Rows};
 
 pub use epochs::SWEEP_MAX;
 pub use joining::{INVITATION_TTL_MAX_MS, INVITATIONS_MAX};
+pub use keys::{REDEAL_MAX, VERIFY_MAX};
 pub use operations::LockTerms;
 pub use restore::RestoreError;
 
