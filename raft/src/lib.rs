@@ -45,7 +45,7 @@ pub use consensus::replica::{Leadership, Replica, Stored};
 pub use consensus::serve::ServeError;
 pub use live::place::{Ballot, LogPlace};
 pub use live::refusal::Refusal;
-pub use live::voters::{ChangeError, Denial, Gate, Intent, Membership, Purpose};
+pub use live::voters::{ChangeError, ChangePurpose, Denial, Gate, Intent, Membership};
 pub use live::{command, plan, refusal, rows, state, voters};
 pub use log::Flushed;
 pub use snapshot::CHUNK_BYTES_MAX;

@@ -26,7 +26,7 @@ use crate::consensus::error::ReadError;
 use crate::consensus::replica::{Inner, Replica};
 use crate::live::place::LogPlace;
 use crate::live::voters::ChangeError;
-use crate::live::voters::{self, Intent, Matched, Membership, Purpose};
+use crate::live::voters::{self, ChangePurpose, Intent, Matched, Membership};
 use crate::types::{Payload, Types};
 
 /// How long a leader leaves a joint membership to whoever may be about to finish it, and pauses between two attempts.
@@ -104,7 +104,7 @@ impl Replica {
     pub async fn change_voters(
         &self,
         voters: BTreeSet<NodeId>,
-        purpose: Purpose,
+        purpose: ChangePurpose,
         reachable: &BTreeSet<NodeId>,
     ) -> Result<(), ChangeError> {
         let _one = self.inner.changing.lock().await;

@@ -22,7 +22,7 @@ use super::place::LogPlace;
 
 /// Why the voters change. It is stored in the entry that changes them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Purpose {
+pub enum ChangePurpose {
     /// A learner becomes a voter; nobody leaves.
     Add,
     /// A voter leaves in peace.
@@ -33,7 +33,7 @@ pub enum Purpose {
     Replace,
 }
 
-impl fmt::Display for Purpose {
+impl fmt::Display for ChangePurpose {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Add => "add",
@@ -48,7 +48,7 @@ impl fmt::Display for Purpose {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Intent {
     /// Why the voters change.
-    pub purpose: Purpose,
+    pub purpose: ChangePurpose,
     /// Those who leave are denied when the entry is appended, not only when the final configuration is committed.
     pub denies_at_append: bool,
 }
@@ -159,7 +159,7 @@ pub fn denied_at_commit(previous: &Membership, committed: &Membership, by: LogPl
 /// [`ChangeError`], before anything is proposed.
 pub fn intent(
     now: &Membership,
-    (voters, purpose): (&BTreeSet<NodeId>, Purpose),
+    (voters, purpose): (&BTreeSet<NodeId>, ChangePurpose),
     me: NodeId,
     reachable: &BTreeSet<NodeId>,
     is_denied: impl Fn(NodeId) -> bool,
@@ -168,9 +168,9 @@ pub fn intent(
     let leaving: BTreeSet<NodeId> = old.difference(voters).copied().collect();
     let coming: BTreeSet<NodeId> = voters.difference(&old).copied().collect();
     let fits = match purpose {
-        Purpose::Add => leaving.is_empty(),
-        Purpose::Remove | Purpose::Revoke => coming.is_empty(),
-        Purpose::Replace => !leaving.is_empty() && !coming.is_empty(),
+        ChangePurpose::Add => leaving.is_empty(),
+        ChangePurpose::Remove | ChangePurpose::Revoke => coming.is_empty(),
+        ChangePurpose::Replace => !leaving.is_empty() && !coming.is_empty(),
     };
     if !fits || voters.is_empty() {
         return Err(ChangeError::Unfit { purpose });
@@ -183,7 +183,7 @@ pub fn intent(
     }
     // One that does not answer cannot help, so nothing is lost by refusing it at once.
     let silent = !leaving.is_empty() && leaving.is_disjoint(reachable);
-    let denies_at_append = !leaving.is_empty() && (purpose == Purpose::Revoke || silent);
+    let denies_at_append = !leaving.is_empty() && (purpose == ChangePurpose::Revoke || silent);
     let refused = |node: &NodeId| is_denied(*node) || (denies_at_append && leaving.contains(node));
     let present = reachable.iter().chain([&me]).copied().filter(|node| !refused(node)).collect();
     for side in [&old, voters] {
@@ -244,7 +244,7 @@ pub enum ChangeError {
     #[error("the new voters are not what `{purpose}` makes of the present ones")]
     Unfit {
         /// What was asked for.
-        purpose: Purpose,
+        purpose: ChangePurpose,
     },
     /// Another change is not committed yet, or came in between. Try again soon.
     #[error("another change of the membership is under way")]
@@ -317,8 +317,8 @@ mod tests {
     fn those_who_are_left_out_are_denied_and_nobody_else() {
         let joint = membership(&[&[1, 2, 3, 4], &[1, 2, 5]], &[], place(2, 9));
         let denied = |denials: Vec<Denial>| denials.into_iter().map(|denial| denial.node.0).collect::<Vec<_>>();
-        let revoke = Intent { purpose: Purpose::Revoke, denies_at_append: true };
-        let remove = Intent { purpose: Purpose::Remove, denies_at_append: false };
+        let revoke = Intent { purpose: ChangePurpose::Revoke, denies_at_append: true };
+        let remove = Intent { purpose: ChangePurpose::Remove, denies_at_append: false };
         assert_eq!(denied(denied_by_joint(revoke, &joint, place(2, 9))), [3, 4]);
         assert_eq!(denied(denied_by_joint(remove, &joint, place(2, 9))), [0u64; 0]);
         let last = membership(&[&[1, 2, 5]], &[4], place(2, 10));

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::live::command::{COMMAND_BYTES_MAX, Command};
 use crate::live::place::{Ballot, LogPlace};
-use crate::live::voters::{Intent, Purpose};
+use crate::live::voters::{ChangePurpose, Intent};
 use crate::types::{Payload, Types};
 
 /// What decoding one entry may claim: a command, and the vectors inside it, which claim more than they fill.
@@ -44,7 +44,7 @@ enum PayloadV1 {
     Membership(Roster),
     /// A change of the voters, and why.
     Change {
-        purpose: Purpose,
+        purpose: ChangePurpose,
         denies_at_append: bool,
         membership: Roster,
     },
@@ -73,7 +73,7 @@ enum PayloadRefV1<'a> {
     Blank,
     Command(&'a Command),
     Membership(Roster),
-    Change { purpose: Purpose, denies_at_append: bool, membership: Roster },
+    Change { purpose: ChangePurpose, denies_at_append: bool, membership: Roster },
 }
 
 /// A row of `meta`.

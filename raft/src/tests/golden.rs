@@ -11,7 +11,7 @@ use crate::live::command::{Change, Command, CreateKey, RecordBytes, Seat};
 use crate::live::place::{Ballot, LogPlace};
 use crate::live::rows::{KeyRow, Row, RowV1};
 use crate::live::state::{EpochInfo, EpochPhase, RecordRef, Version};
-use crate::live::voters::{Intent, Purpose};
+use crate::live::voters::{ChangePurpose, Intent};
 use crate::stored::format::{self, Applied, Meta, MetaV1, Reach, encode};
 use crate::types::{Payload, Types};
 
@@ -42,7 +42,7 @@ fn entries_keep_their_bytes() {
     let nodes: BTreeMap<u64, BasicNode> = voters.iter().map(|id| (*id, BasicNode::new(format!("n{id}")))).collect();
     let membership = Membership::new(vec![voters.clone()], nodes.clone()).expect("two voters");
     let joint = Membership::new(vec![voters, [1].into()], nodes).expect("two voters, or one");
-    let revoke = Intent { purpose: Purpose::Revoke, denies_at_append: true };
+    let revoke = Intent { purpose: ChangePurpose::Revoke, denies_at_append: true };
     let cases = [
         (Payload::Blank, "000301fb2c0100"),
         (Payload::Membership(None, membership), "000301fb2c0102010201020201026e3102026e32"),
@@ -76,7 +76,7 @@ fn meta_rows_keep_their_bytes() {
     }
     let reach = Reach { last: Some(place(9).log_id()), ..Reach::default() };
     assert_eq!(hex(&encode(&Applied::from(&reach))), "010103010900000000");
-    let intent = Some(Intent { purpose: Purpose::Remove, denies_at_append: false });
+    let intent = Some(Intent { purpose: ChangePurpose::Remove, denies_at_append: false });
     let changed = Reach {
         membership: StoredMembershipOf::<Types>::new(reach.last, Membership::default()),
         intent,

@@ -14,7 +14,7 @@ use crate::live::command::{Change, Found};
 use crate::live::voters::ChangeError;
 use crate::live::voters::Intent;
 use crate::types::{Payload, Types};
-use crate::{Membership, Purpose, Replica, Timing};
+use crate::{ChangePurpose, Membership, Replica, Timing};
 
 fn set(nodes: impl IntoIterator<Item = u64>) -> BTreeSet<NodeId> {
     nodes.into_iter().map(NodeId).collect()
@@ -49,7 +49,7 @@ fn denied(cluster: &Cluster, node: u64) -> BTreeSet<NodeId> {
 }
 
 /// Asks again after what passes by itself.
-async fn change(cluster: &Cluster, voters: &BTreeSet<NodeId>, purpose: Purpose, reachable: &BTreeSet<NodeId>) {
+async fn change(cluster: &Cluster, voters: &BTreeSet<NodeId>, purpose: ChangePurpose, reachable: &BTreeSet<NodeId>) {
     until("the voters to change", async || {
         let leader = cluster.leader().await;
         match leader.change_voters(voters.clone(), purpose, reachable).await {
@@ -75,7 +75,7 @@ async fn voters_come_and_go() {
         let (old, grown, new) = (set(1..=founders), set(1..=founders + 1), founders + 1);
         let cluster = Cluster::start_with(founders, new, Timing::default()).await;
         let leader = settled(&cluster).await;
-        let refused = leader.change_voters(grown.clone(), Purpose::Add, &grown).await;
+        let refused = leader.change_voters(grown.clone(), ChangePurpose::Add, &grown).await;
         assert_eq!(refused, Err(ChangeError::NotALearner { node: NodeId(new) }));
         leader.add_learner(NodeId(new), "new".to_owned()).await.expect("committed");
         leader.add_learner(NodeId(new), "new".to_owned()).await.expect("done already");
@@ -86,8 +86,8 @@ async fn voters_come_and_go() {
         .await;
         assert_eq!(leader.matched().keys().copied().collect::<BTreeSet<_>>(), grown);
         assert_eq!(leader.remove_learner(NodeId(1)).await, Err(ChangeError::IsAVoter { node: NodeId(1) }));
-        leader.change_voters(grown.clone(), Purpose::Add, &grown).await.expect("committed");
-        leader.change_voters(grown.clone(), Purpose::Add, &grown).await.expect("done already");
+        leader.change_voters(grown.clone(), ChangePurpose::Add, &grown).await.expect("committed");
+        leader.change_voters(grown.clone(), ChangePurpose::Add, &grown).await.expect("done already");
         let now = leader.membership().await.expect("runs");
         assert!(now.committed && !now.is_joint() && now.learners.is_empty());
         assert_eq!(now.newest(), grown);
@@ -95,7 +95,7 @@ async fn voters_come_and_go() {
 
         // The first one goes, whoever leads.
         let left = set(2..=founders + 1);
-        change(&cluster, &left, Purpose::Remove, &grown).await;
+        change(&cluster, &left, ChangePurpose::Remove, &grown).await;
         for node in 2..=founders + 1 {
             until("the removed one to be denied", async || denied(&cluster, node) == set([1])).await;
             let replica = cluster.replica(node);
@@ -134,28 +134,28 @@ async fn a_change_without_a_majority_is_not_proposed() {
     let [a, b] = [1, 2, 3].into_iter().filter(|&node| node != me).collect::<Vec<_>>()[..] else { unreachable!() };
     let place = leader.membership().await.expect("runs").place;
 
-    let revoke = |reachable| leader.change_voters(set([me, a]), Purpose::Revoke, reachable);
+    let revoke = |reachable| leader.change_voters(set([me, a]), ChangePurpose::Revoke, reachable);
     let (alone, with_denied, everybody) = (set([]), set([b]), set([a, b]));
     assert_eq!(revoke(&alone).await, Err(ChangeError::Waiting { missing: set([a]) }));
     assert_eq!(revoke(&with_denied).await, Err(ChangeError::Waiting { missing: set([a]) }));
-    let removed = leader.change_voters(set([me]), Purpose::Revoke, &everybody).await;
+    let removed = leader.change_voters(set([me]), ChangePurpose::Revoke, &everybody).await;
     assert_eq!(removed, Err(ChangeError::NeedsTheDenied { denied: set([a, b]) }));
-    let left = leader.change_voters(set([a, b]), Purpose::Remove, &everybody).await;
+    let left = leader.change_voters(set([a, b]), ChangePurpose::Remove, &everybody).await;
     assert_eq!(left, Err(ChangeError::LeaderLeaves));
     for (voters, purpose) in [
-        (set([me, a, b, 4]), Purpose::Remove),
-        (set([me, a]), Purpose::Add),
-        (set([me, a]), Purpose::Replace),
-        (set([]), Purpose::Remove),
+        (set([me, a, b, 4]), ChangePurpose::Remove),
+        (set([me, a]), ChangePurpose::Add),
+        (set([me, a]), ChangePurpose::Replace),
+        (set([]), ChangePurpose::Remove),
     ] {
         assert_eq!(leader.change_voters(voters, purpose, &everybody).await, Err(ChangeError::Unfit { purpose }));
     }
     // To grow from two to four needs three of the four.
     leader.add_learner(NodeId(4), "new".to_owned()).await.expect("committed");
-    let grow = leader.change_voters(set([1, 2, 3, 4]), Purpose::Add, &set([a])).await;
+    let grow = leader.change_voters(set([1, 2, 3, 4]), ChangePurpose::Add, &set([a])).await;
     assert_eq!(grow, Err(ChangeError::Waiting { missing: set([b, 4]) }));
     let follower = cluster.replica(a);
-    let elsewhere = follower.change_voters(set([1, 2, 3, 4]), Purpose::Add, &everybody).await;
+    let elsewhere = follower.change_voters(set([1, 2, 3, 4]), ChangePurpose::Add, &everybody).await;
     assert!(matches!(elsewhere, Err(ChangeError::NotLeader { .. })));
     let now = leader.membership().await.expect("runs");
     assert!(now.newest() == set([1, 2, 3]) && now.place > place, "only the learner was added");
@@ -167,7 +167,7 @@ async fn a_change_without_a_majority_is_not_proposed() {
     let cluster = Cluster::start(2, Timing::default()).await;
     let leader = settled(&cluster).await;
     let (me, other) = (node_of(&leader), 3 - node_of(&leader));
-    let revoked = leader.change_voters(set([me]), Purpose::Revoke, &set([other])).await;
+    let revoked = leader.change_voters(set([me]), ChangePurpose::Revoke, &set([other])).await;
     assert_eq!(revoked, Err(ChangeError::NeedsTheDenied { denied: set([other]) }));
     drop(leader);
     cluster.stop().await;
@@ -182,7 +182,7 @@ async fn a_revocation_needs_nothing_of_the_revoked() {
         let leader = settled(&cluster).await;
         let revoked = (1..=founders).find(|&node| node != node_of(&leader)).expect("there are more");
         let rest = set((1..=founders).filter(|&node| node != revoked));
-        leader.change_voters(rest.clone(), Purpose::Revoke, &rest).await.expect("a majority is there");
+        leader.change_voters(rest.clone(), ChangePurpose::Revoke, &rest).await.expect("a majority is there");
         let now = leader.membership().await.expect("runs");
         assert_eq!((now.newest(), now.is_joint(), now.committed), (rest.clone(), false, true));
         for node in &rest {
@@ -210,7 +210,7 @@ async fn a_denial_at_append_outlives_a_restart_and_ends_only_as_it_must() {
     let proposing = tokio::spawn({
         let (leader, all) = (leader.clone(), set(1..=5));
         let remaining = set((1..=5).filter(|&node| node != revoked));
-        async move { leader.change_voters(remaining, Purpose::Revoke, &all).await }
+        async move { leader.change_voters(remaining, ChangePurpose::Revoke, &all).await }
     });
     until("the follower to append it", async || denied(&cluster, follower) == set([revoked])).await;
     until("the leader to append it", async || denied(&cluster, old) == set([revoked])).await;
@@ -273,7 +273,7 @@ async fn the_next_leader_finishes_a_joint_membership() {
         let rest = set((1..=5).filter(|&node| node != gone));
         // No other change meanwhile, above all no finishing.
         let lock = leader.inner.changing.lock().await;
-        let intent = Some(Intent { purpose: Purpose::Revoke, denies_at_append: true });
+        let intent = Some(Intent { purpose: ChangePurpose::Revoke, denies_at_append: true });
         let members = ChangeMembers::ReplaceAllVoters(rest.iter().map(|node| node.0).collect());
         let request = ChangeMembershipRequest::<Types>::new(members, false)
             .with_payload(Payload::intending(intent), Payload::intending(intent));
@@ -333,7 +333,7 @@ async fn a_joiner_that_replays_history_denies_nobody() {
         let leader = settled(&cluster).await;
         let gone = node_of(&leader) % 4 + 1;
         let rest = set((1..=4).filter(|&node| node != gone));
-        leader.change_voters(rest.clone(), Purpose::Revoke, &rest).await.expect("committed");
+        leader.change_voters(rest.clone(), ChangePurpose::Revoke, &rest).await.expect("committed");
         let place = leader.membership().await.expect("runs").place.expect("in the log");
         if snapshots {
             cluster.close(gone).await;
