@@ -38,7 +38,7 @@ pub mod fuzzing;
 
 pub use consensus::error::{InitializeError, ProposeError, ReadError, ReadIndexError, RebuildError, WaitError};
 pub use consensus::messages::MESSAGE_BYTES_MAX;
-pub use consensus::network::{Lane, Link, LinkError};
+pub use consensus::network::{Link, LinkError, MessageClass};
 pub use consensus::options::{Options, Timing};
 pub use consensus::rebuild::Rebuild;
 pub use consensus::replica::{Leadership, Replica, Stored};

@@ -1,7 +1,7 @@
 //! openraft's network over a [`Link`], which somebody else lays between nodes.
 //!
 //! The link authenticates: it knows which node is at its other end. This part says what is sent: the prefix of entries
-//! that fits one message, heartbeats and votes on lanes of their own so that a full request does not hold them up, and
+//! that fits one message, heartbeats and votes in classes of their own so that a full request does not hold them up, and
 //! snapshots as a stream of plain chunks. Before it believes a reply it checks that the right node gave it.
 
 use std::future::Future;
@@ -32,11 +32,17 @@ const CHUNKS_WAITING: usize = 4;
 /// Carries messages to the other members.
 #[async_trait]
 pub trait Link: Send + Sync + 'static {
-    /// Sends one request and waits for its reply, at most for `deadline`. A lane must not wait for another one.
+    /// Sends one request and waits for its reply, at most for `deadline`. A class must not wait for another one.
     ///
     /// # Errors
     /// [`LinkError`]; the request may have arrived all the same.
-    async fn call(&self, to: NodeId, lane: Lane, request: Vec<u8>, deadline: Duration) -> Result<Vec<u8>, LinkError>;
+    async fn call(
+        &self,
+        to: NodeId,
+        class: MessageClass,
+        request: Vec<u8>,
+        deadline: Duration,
+    ) -> Result<Vec<u8>, LinkError>;
 
     /// Streams chunks of at most 1 MiB and waits for the reply. A stream whose sender goes away without its last chunk is
     /// recognised by the receiver.
@@ -51,9 +57,9 @@ pub trait Link: Send + Sync + 'static {
     ) -> Result<Vec<u8>, LinkError>;
 }
 
-/// What a request must not wait behind: another lane's requests.
+/// Requests of one class do not wait behind those of another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Lane {
+pub enum MessageClass {
     /// Entries, up to 4 MiB at once.
     Log,
     /// The leader's sign of life, and read-index rounds.
@@ -85,14 +91,14 @@ pub(crate) struct Network {
     pub(crate) append_deadline: Duration,
 }
 
-/// One client: to one node, on one lane.
+/// One client: to one node, for one class of messages.
 pub(crate) struct Client {
     cluster: ClusterId,
     node: NodeId,
     link: Arc<dyn Link>,
     append_deadline: Duration,
     to: NodeId,
-    lane: Lane,
+    class: MessageClass,
     pace: Pace,
 }
 
@@ -118,14 +124,14 @@ impl Pace {
 }
 
 impl Network {
-    fn client(&self, target: u64, lane: Lane) -> Client {
+    fn client(&self, target: u64, class: MessageClass) -> Client {
         Client {
             cluster: self.cluster,
             node: self.node,
             link: self.link.clone(),
             append_deadline: self.append_deadline,
             to: NodeId(target),
-            lane,
+            class,
             pace: Pace(Pace::FIRST),
         }
     }
@@ -135,11 +141,11 @@ impl RaftNetworkFactory<Types> for Network {
     type Network = Client;
 
     async fn new_client(&mut self, target: u64, _: &BasicNode) -> Client {
-        self.client(target, Lane::Log)
+        self.client(target, MessageClass::Log)
     }
 
     async fn new_heartbeat_client(&mut self, target: u64, _: &BasicNode) -> Client {
-        self.client(target, Lane::Heartbeat)
+        self.client(target, MessageClass::Heartbeat)
     }
 }
 
@@ -148,10 +154,16 @@ impl Client {
         encode(&Request::V1(RequestV1 { cluster: self.cluster, from: self.node, to: self.to, ask }))
     }
 
-    async fn call(&self, lane: Lane, action: RPCTypes, ask: Ask, limit: Duration) -> Result<Tell, RPCError<Types>> {
+    async fn call(
+        &self,
+        class: MessageClass,
+        action: RPCTypes,
+        ask: Ask,
+        limit: Duration,
+    ) -> Result<Tell, RPCError<Types>> {
         let request = self.request(ask);
         let timeout = || Timeout { action, id: self.node.0, target: self.to.0, timeout: limit };
-        let reply = tokio::time::timeout(limit, self.link.call(self.to, lane, request, limit)).await;
+        let reply = tokio::time::timeout(limit, self.link.call(self.to, class, request, limit)).await;
         match reply.map_err(|_| timeout())? {
             Ok(reply) => self.tell(&reply).ok_or_else(|| self.nonsense().into()),
             Err(LinkError::Timeout) => Err(timeout().into()),
@@ -179,12 +191,12 @@ impl RaftNetworkV2<Types> for Client {
         rpc: AppendEntriesRequest<Types>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<Types>, RPCError<Types>> {
-        let limit = match self.lane {
-            Lane::Log => self.append_deadline.max(option.soft_ttl()),
-            Lane::Heartbeat | Lane::Vote => option.soft_ttl(),
+        let limit = match self.class {
+            MessageClass::Log => self.append_deadline.max(option.soft_ttl()),
+            MessageClass::Heartbeat | MessageClass::Vote => option.soft_ttl(),
         };
         let (ask, cut) = messages::append(rpc, self.pace.bytes());
-        let told = self.call(self.lane, RPCTypes::AppendEntries, ask, limit).await;
+        let told = self.call(self.class, RPCTypes::AppendEntries, ask, limit).await;
         match &told {
             Ok(_) => self.pace.in_time(),
             Err(RPCError::Timeout(_)) => self.pace.too_late(),
@@ -199,7 +211,7 @@ impl RaftNetworkV2<Types> for Client {
         option: RPCOption,
     ) -> Result<VoteResponse<Types>, RPCError<Types>> {
         let ask = Ask::Vote(Candidacy::of(&rpc));
-        let tell = self.call(Lane::Vote, RPCTypes::Vote, ask, option.soft_ttl()).await?;
+        let tell = self.call(MessageClass::Vote, RPCTypes::Vote, ask, option.soft_ttl()).await?;
         tell.voted().ok_or_else(|| self.nonsense().into())
     }
 
@@ -209,7 +221,7 @@ impl RaftNetworkV2<Types> for Client {
         option: RPCOption,
     ) -> Result<VoteResponse<Types>, RPCError<Types>> {
         let ask = Ask::PreVote(Candidacy::of(&rpc));
-        let tell = self.call(Lane::Vote, RPCTypes::Vote, ask, option.soft_ttl()).await?;
+        let tell = self.call(MessageClass::Vote, RPCTypes::Vote, ask, option.soft_ttl()).await?;
         tell.voted().ok_or_else(|| self.nonsense().into())
     }
 
@@ -219,7 +231,7 @@ impl RaftNetworkV2<Types> for Client {
         option: RPCOption,
     ) -> Result<TransferLeaderResponse<Types>, RPCError<Types>> {
         let ask = messages::transfer(&rpc);
-        let tell = self.call(Lane::Vote, RPCTypes::TransferLeader, ask, option.soft_ttl()).await?;
+        let tell = self.call(MessageClass::Vote, RPCTypes::TransferLeader, ask, option.soft_ttl()).await?;
         tell.transferred().ok_or_else(|| self.nonsense().into())
     }
 

@@ -25,7 +25,7 @@ use tokio::sync::mpsc;
 
 use crate::consensus::error::RebuildError;
 use crate::consensus::messages::{Ask, Reply, Request, RequestV1, Tell};
-use crate::consensus::network::{Lane, Link};
+use crate::consensus::network::{Link, MessageClass};
 use crate::consensus::options::Options;
 use crate::consensus::serve::{self, STATE_DEADLINE, ServeError};
 use crate::live::place::{Ballot, LogPlace};
@@ -82,7 +82,7 @@ impl Rebuild {
     pub async fn take_from(&self, peer: NodeId) -> Result<(), RebuildError> {
         let ask = Ask::WantState { reaching: self.purged };
         let request = encode(&Request::V1(RequestV1 { cluster: self.cluster, from: self.node, to: peer, ask }));
-        let reply = self.link.call(peer, Lane::Log, request, STATE_DEADLINE).await;
+        let reply = self.link.call(peer, MessageClass::Log, request, STATE_DEADLINE).await;
         if let Some(failure) = self.failure.lock().clone() {
             return Err(failure.into());
         }

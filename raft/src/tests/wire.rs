@@ -15,8 +15,8 @@ use super::fixture::{CLUSTER, Leader, found, next_changes, storage_keys};
 use crate::live::command::{Change, Command, Outcome};
 use crate::log;
 use crate::{
-    Denial, Gate, Lane, Link, LinkError, LogPlace, OpenError, Options, ProposeError, Rebuild, RebuildError, Refusal,
-    Replica, ServeError, Timing,
+    Denial, Gate, Link, LinkError, LogPlace, MessageClass, OpenError, Options, ProposeError, Rebuild, RebuildError,
+    Refusal, Replica, ServeError, Timing,
 };
 
 /// Longer than anything here takes on a busy machine.
@@ -34,7 +34,7 @@ pub(super) struct Ends {
     /// Those that wait for the state of another one.
     rebuilds: BTreeMap<NodeId, Arc<Rebuild>>,
     cut: BTreeSet<NodeId>,
-    /// What the log's lane carries in a second; everything at once if not said.
+    /// What messages of the class `Log` may take in a second, in bytes; `None` means no limit.
     pub(super) bytes_per_second: Option<usize>,
     pub(super) snapshots: u64,
     pub(super) largest_chunk: usize,
@@ -93,9 +93,9 @@ fn refused(error: ServeError) -> LinkError {
 
 #[async_trait]
 impl Link for End {
-    async fn call(&self, to: NodeId, lane: Lane, request: Vec<u8>, _: Duration) -> Result<Vec<u8>, LinkError> {
+    async fn call(&self, to: NodeId, class: MessageClass, request: Vec<u8>, _: Duration) -> Result<Vec<u8>, LinkError> {
         assert!(request.len() <= crate::MESSAGE_BYTES_MAX);
-        let rate = self.wire.0.lock().bytes_per_second.filter(|_| matches!(lane, Lane::Log));
+        let rate = self.wire.0.lock().bytes_per_second.filter(|_| matches!(class, MessageClass::Log));
         if let Some(rate) = rate {
             tokio::time::sleep(Duration::from_secs_f64(request.len() as f64 / rate as f64)).await;
         }

@@ -19,7 +19,7 @@ use quorate_client::wire::Phase;
 use quorate_node::peers::peer::{self, Hello, PeerReply, PeerRequest, Refusal};
 use quorate_node::vault::{self, Vault};
 use quorate_raft::{
-    ChangePurpose, Denial, Gate, Lane, Link, LinkError, LogPlace, Options, Replica, StorageKeys, Timing,
+    ChangePurpose, Denial, Gate, Link, LinkError, LogPlace, MessageClass, Options, Replica, StorageKeys, Timing,
 };
 use quorate_shares::ids::NodeId;
 use quorate_shares::lock::{LockOpenCode, LockOpenReply};
@@ -45,7 +45,13 @@ struct Ways {
 
 #[async_trait]
 impl Link for Ways {
-    async fn call(&self, to: NodeId, _: Lane, request: Vec<u8>, deadline: Duration) -> Result<Vec<u8>, LinkError> {
+    async fn call(
+        &self,
+        to: NodeId,
+        _: MessageClass,
+        request: Vec<u8>,
+        deadline: Duration,
+    ) -> Result<Vec<u8>, LinkError> {
         let conn = self.conns.lock().get(&to).filter(|conn| conn.is_closed().is_none()).cloned();
         let conn = conn.filter(|_| !self.is_denied(to)).ok_or_else(|| LinkError::Unreachable("away".to_owned()))?;
         let request = peer::encode(&PeerRequest::Raft(ByteBuf::from(request)));
