@@ -24,7 +24,7 @@ const META_CLAIM_MAX: usize = 64 * 1024;
 
 /// Who votes and who learns: one set of voters, or two while it changes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Roster {
+pub(crate) struct MembershipV1 {
     configs: Vec<BTreeSet<u64>>,
     nodes: BTreeMap<u64, String>,
 }
@@ -41,12 +41,12 @@ enum PayloadV1 {
     Blank,
     Command(Command),
     /// A membership that nobody had to say more about: the first of all, and those that only differ in learners.
-    Membership(Roster),
+    Membership(MembershipV1),
     /// A change of the voters, and why.
     Change {
         purpose: ChangePurpose,
         denies_at_append: bool,
-        membership: Roster,
+        membership: MembershipV1,
     },
 }
 
@@ -72,8 +72,8 @@ struct EntryRefV1<'a> {
 enum PayloadRefV1<'a> {
     Blank,
     Command(&'a Command),
-    Membership(Roster),
-    Change { purpose: ChangePurpose, denies_at_append: bool, membership: Roster },
+    Membership(MembershipV1),
+    Change { purpose: ChangePurpose, denies_at_append: bool, membership: MembershipV1 },
 }
 
 /// A row of `meta`.
@@ -111,12 +111,12 @@ pub(crate) enum Applied {
     V1 {
         last: Option<LogPlace>,
         membership_at: Option<LogPlace>,
-        membership: Roster,
+        membership: MembershipV1,
     },
     V2 {
         last: Option<LogPlace>,
         membership_at: Option<LogPlace>,
-        membership: Roster,
+        membership: MembershipV1,
         intent: Option<Intent>,
     },
 }
@@ -161,21 +161,21 @@ pub(crate) fn decode_applied(bytes: &[u8]) -> Result<Applied, codec::CodecError>
     codec::decode::<_, META_CLAIM_MAX>(bytes)
 }
 
-impl From<&Membership<u64, BasicNode>> for Roster {
+impl From<&Membership<u64, BasicNode>> for MembershipV1 {
     fn from(membership: &Membership<u64, BasicNode>) -> Self {
         let nodes = membership.nodes().map(|(node, basic)| (*node, basic.addr.clone()));
         Self { configs: membership.get_joint_config().clone(), nodes: nodes.collect() }
     }
 }
 
-impl TryFrom<Roster> for Membership<u64, BasicNode> {
+impl TryFrom<MembershipV1> for Membership<u64, BasicNode> {
     type Error = codec::CodecError;
-    fn try_from(roster: Roster) -> Result<Self, Self::Error> {
-        if roster.configs.is_empty() && roster.nodes.is_empty() {
+    fn try_from(stored: MembershipV1) -> Result<Self, Self::Error> {
+        if stored.configs.is_empty() && stored.nodes.is_empty() {
             return Ok(Self::default());
         }
-        let nodes: BTreeMap<_, _> = roster.nodes.into_iter().map(|(id, addr)| (id, BasicNode { addr })).collect();
-        Self::new(roster.configs, nodes).map_err(|_| codec::CodecError::Malformed)
+        let nodes: BTreeMap<_, _> = stored.nodes.into_iter().map(|(id, addr)| (id, BasicNode { addr })).collect();
+        Self::new(stored.configs, nodes).map_err(|_| codec::CodecError::Malformed)
     }
 }
 
@@ -230,7 +230,7 @@ impl EntryV1 {
         let payload = match self.payload {
             PayloadV1::Blank => Payload::Blank,
             PayloadV1::Command(command) => Payload::Command(command),
-            PayloadV1::Membership(roster) => Payload::Membership(None, roster.try_into()?),
+            PayloadV1::Membership(membership) => Payload::Membership(None, membership.try_into()?),
             PayloadV1::Change { purpose, denies_at_append, membership } => {
                 Payload::Membership(Some(Intent { purpose, denies_at_append }), membership.try_into()?)
             }
