@@ -9,7 +9,7 @@ use crate::consensus::messages::{Ask, Reply, Request};
 use crate::live::rows::{COLD_ROWS, Row, RowKey, RowV1};
 use crate::live::state::State;
 use crate::snapshot::Chunk;
-use crate::stored::format::{Reach, decode_entry, encode, encode_entry};
+use crate::stored::format::{AppliedPosition, decode_entry, encode, encode_entry};
 
 /// What rows may claim in memory.
 const ROWS_CLAIM_MAX: usize = 1 << 20;
@@ -74,7 +74,7 @@ pub fn chunk(bytes: &[u8]) {
     let written = encode(&chunk);
     assert_eq!(Chunk::decode(&written).expect("our own bytes"), chunk);
     match chunk {
-        Chunk::HeaderV1 { applied, .. } => drop(Reach::try_from(applied)),
+        Chunk::HeaderV1 { applied, .. } => drop(AppliedPosition::try_from(applied)),
         Chunk::RowsV1(rows) => {
             let mut state = State::default();
             for (key, value) in rows.iter().map(crate::snapshot::ChunkRow::parts) {

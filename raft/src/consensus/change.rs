@@ -157,8 +157,8 @@ impl Replica {
         if let Some(Payload::Membership(intent, _)) = entry.map(|entry| entry.payload) {
             return Ok(intent);
         }
-        let reach = self.inner.live.reach.lock();
-        Ok(reach.intent.filter(|_| reach.membership.log_id().map(LogPlace::of) == Some(place)))
+        let position = self.inner.live.position.lock();
+        Ok(position.intent.filter(|_| position.membership.log_id().map(LogPlace::of) == Some(place)))
     }
 
     async fn change(

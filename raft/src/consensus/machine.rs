@@ -25,7 +25,7 @@ use crate::snapshot::{self, SnapshotFile};
 use crate::stored::disk::Disk;
 use crate::stored::error::StorageError;
 use crate::stored::fatal::Fatal;
-use crate::stored::format::Reach;
+use crate::stored::format::AppliedPosition;
 use crate::types::{Payload, Types};
 
 /// Most entries that are applied under one lock and written in one batch.
@@ -37,7 +37,7 @@ const GROUP_BYTES_MAX: usize = 4 << 20;
 pub(crate) struct Live {
     pub(crate) state: RwLock<State>,
     /// How far the state goes. Changed while the state is locked for writing, and locked after it.
-    pub(crate) reach: Mutex<Reach>,
+    pub(crate) position: Mutex<AppliedPosition>,
     pub(crate) applied: watch::Sender<u64>,
     /// The index of the last entry that changed a member or the membership.
     pub(crate) members: watch::Sender<u64>,
@@ -66,11 +66,11 @@ impl Machine {
         fatal: Fatal,
     ) -> Result<Self, StorageError> {
         snapshot::recover(&disk)?;
-        let reach = disk.applied()?;
-        let index = reach.last.map_or(0, |last| last.index);
+        let position = disk.applied()?;
+        let index = position.last.map_or(0, |last| last.index);
         let live = Live {
             state: RwLock::new(disk.live_state()?),
-            reach: Mutex::new(reach),
+            position: Mutex::new(position),
             applied: watch::Sender::new(index),
             members: watch::Sender::new(index),
             readied: watch::Sender::new(index),
@@ -95,7 +95,7 @@ impl Machine {
         });
         let (mut previous, mut denied) = (None, Vec::new());
         for (place, membership) in memberships {
-            let before = previous.get_or_insert_with(|| Membership::of(&self.live.reach.lock().membership, true));
+            let before = previous.get_or_insert_with(|| Membership::of(&self.live.position.lock().membership, true));
             denied.extend(denied_at_commit(before, &membership, place));
             previous = Some(membership);
         }
@@ -104,12 +104,16 @@ impl Machine {
 
     /// Whom the membership of a snapshot denies: as its entry did where it was appended, and as the final configuration did
     /// where it was committed.
-    fn denied_by_snapshot(&self, reach: &Reach) -> Vec<Denial> {
-        let Some(place) = reach.membership.log_id().map(LogPlace::of) else { return Vec::new() };
-        let installed = Membership::of(&reach.membership, true);
-        let at_append = reach.intent.map(|intent| denied_by_joint(intent, &installed, place));
+    fn denied_by_snapshot(&self, position: &AppliedPosition) -> Vec<Denial> {
+        let Some(place) = position.membership.log_id().map(LogPlace::of) else { return Vec::new() };
+        let installed = Membership::of(&position.membership, true);
+        let at_append = position.intent.map(|intent| denied_by_joint(intent, &installed, place));
         let mut denied = at_append.unwrap_or_default();
-        denied.extend(denied_at_commit(&Membership::of(&self.live.reach.lock().membership, true), &installed, place));
+        denied.extend(denied_at_commit(
+            &Membership::of(&self.live.position.lock().membership, true),
+            &installed,
+            place,
+        ));
         denied
     }
 
@@ -117,10 +121,10 @@ impl Machine {
         let mut answers = Vec::with_capacity(group.len());
         let mut batch = self.disk.batch();
         let mut state = self.live.state.write();
-        let mut reach = self.live.reach.lock();
+        let mut position = self.live.position.lock();
         let (mut clock, mut readied, mut members) = (None, false, false);
         for (entry, responder) in group {
-            reach.last = Some(entry.log_id);
+            position.last = Some(entry.log_id);
             let answer = match entry.payload {
                 Payload::Blank => None,
                 Payload::Command(command) => {
@@ -135,8 +139,8 @@ impl Machine {
                     Some(applied.outcome)
                 }
                 Payload::Membership(intent, membership) => {
-                    reach.membership = StoredMembershipOf::<Types>::new(Some(entry.log_id), membership);
-                    reach.intent = intent;
+                    position.membership = StoredMembershipOf::<Types>::new(Some(entry.log_id), membership);
+                    position.intent = intent;
                     members = true;
                     None
                 }
@@ -144,10 +148,10 @@ impl Machine {
             answers.extend(responder.map(|responder| (responder, answer)));
         }
         clock.iter().for_each(|row| batch.row(row));
-        batch.put_applied(&reach);
+        batch.put_applied(&position);
         batch.write()?;
-        let index = reach.last.map_or(0, |last| last.index);
-        drop((state, reach));
+        let index = position.last.map_or(0, |last| last.index);
+        drop((state, position));
         self.live.applied.send_replace(index);
         if members {
             self.live.members.send_replace(index);
@@ -162,12 +166,12 @@ impl Machine {
     fn install(&self, file: &SnapshotFile) -> Result<(), StorageError> {
         let _rows = self.live.rows.write();
         snapshot::install(&self.disk, file)?;
-        let reach = self.disk.applied()?;
+        let position = self.disk.applied()?;
         let restored = self.disk.live_state()?;
-        let index = reach.last.map_or(0, |last| last.index);
+        let index = position.last.map_or(0, |last| last.index);
         {
             let mut state = self.live.state.write();
-            (*state, *self.live.reach.lock()) = (restored, reach);
+            (*state, *self.live.position.lock()) = (restored, position);
         }
         self.live.applied.send_replace(index);
         self.live.members.send_replace(index);
@@ -211,8 +215,8 @@ impl RaftStateMachine<Types> for Machine {
     type SnapshotBuilder = Self;
 
     async fn applied_state(&mut self) -> Result<(Option<LogIdOf<Types>>, StoredMembershipOf<Types>), io::Error> {
-        let reach = self.guard(self.disk.applied())?;
-        Ok((reach.last, reach.membership))
+        let position = self.guard(self.disk.applied())?;
+        Ok((position.last, position.membership))
     }
 
     async fn apply<S>(&mut self, mut entries: S) -> Result<(), io::Error>
@@ -243,8 +247,8 @@ impl RaftStateMachine<Types> for Machine {
     }
 
     async fn install_snapshot(&mut self, _: &SnapshotMetaOf<Types>, file: SnapshotFile) -> Result<(), io::Error> {
-        let reach = self.guard(file.reach())?;
-        log::deny(&self.gate, self.denied_by_snapshot(&reach), &self.fatal).await?;
+        let position = self.guard(file.position())?;
+        log::deny(&self.gate, self.denied_by_snapshot(&position), &self.fatal).await?;
         self.blocking(move |machine| machine.install(&file)).await
     }
 

@@ -191,8 +191,8 @@ impl Replica {
     /// Reads the live state together with how far it goes: its last entry, and the newest membership in it.
     pub fn read_members<R>(&self, read: impl FnOnce(&State, Option<LogPlace>, &Membership) -> R) -> R {
         let state = self.inner.live.state.read();
-        let reach = self.inner.live.reach.lock();
-        read(&state, reach.last.map(LogPlace::of), &Membership::of(&reach.membership, true))
+        let position = self.inner.live.position.lock();
+        read(&state, position.last.map(LogPlace::of), &Membership::of(&position.membership, true))
     }
 
     /// Changes whenever a member or the membership changed in what is applied, and when a snapshot was installed.

@@ -13,7 +13,7 @@ use crate::live::place::LogPlace;
 use crate::snapshot::{self, CHUNK_BYTES_MAX, Chunk, SNAPSHOT_BYTES_MAX, SnapshotFile, SnapshotWriter};
 use crate::stored::disk::Disk;
 use crate::stored::error::StorageError;
-use crate::stored::format::{Reach, encode};
+use crate::stored::format::{AppliedPosition, encode};
 use crate::stored::seal::Family;
 use crate::types::Types;
 
@@ -187,8 +187,8 @@ fn write_chunks(
         match Chunk::decode(&plain) {
             Some(Chunk::HeaderV1 { cluster: theirs, applied }) if first && theirs == cluster => {
                 // openraft panics on a snapshot that ends nowhere.
-                let reach = Reach::try_from(applied).map_err(|_| ServeError::Malformed)?;
-                reach.last.ok_or(ServeError::Malformed)?;
+                let position = AppliedPosition::try_from(applied).map_err(|_| ServeError::Malformed)?;
+                position.last.ok_or(ServeError::Malformed)?;
             }
             Some(Chunk::RowsV1(rows)) if !first => seen += rows.len() as u64,
             Some(Chunk::EndV1 { rows }) if !first && rows == seen => ended = true,

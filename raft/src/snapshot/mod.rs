@@ -32,7 +32,7 @@ use crate::live::rows::{Row, RowKey, RowV1};
 use crate::live::state::EpochPhase;
 use crate::stored::disk::Disk;
 use crate::stored::error::{StorageError, StorageProblem};
-use crate::stored::format::{Applied, MetaV1, Reach, SnapshotId, encode};
+use crate::stored::format::{AppliedPosition, AppliedRow, MetaV1, SnapshotId, encode};
 use crate::stored::seal::{Family, SEAL_BYTES, StorageKeys};
 use crate::types::Types;
 
@@ -49,7 +49,7 @@ const MAGIC: &[u8; 5] = b"QSNP\x01";
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Chunk {
     /// The first.
-    HeaderV1 { cluster: ClusterId, applied: Applied },
+    HeaderV1 { cluster: ClusterId, applied: AppliedRow },
     /// Rows in the order of their keys.
     RowsV1(Vec<ChunkRow>),
     /// The last.
@@ -125,17 +125,17 @@ impl SnapshotFile {
 
     /// What openraft wants to know of it.
     pub(crate) fn meta(&self) -> Result<SnapshotMetaOf<Types>, StorageError> {
-        self.reach().map(Reach::into_meta)
+        self.position().map(AppliedPosition::into_meta)
     }
 
     /// How far it goes, as its first chunk says.
-    pub(crate) fn reach(&self) -> Result<Reach, StorageError> {
+    pub(crate) fn position(&self) -> Result<AppliedPosition, StorageError> {
         let mut chunks = Chunks::new(self)?;
         let first = chunks.next().transpose()?.and_then(|bytes| Chunk::decode(&bytes));
         let Some(Chunk::HeaderV1 { applied, .. }) = first else {
             return Err(error(&self.path, 0, StorageProblem::Malformed));
         };
-        Reach::try_from(applied).map_err(|_| error(&self.path, 0, StorageProblem::Malformed))
+        AppliedPosition::try_from(applied).map_err(|_| error(&self.path, 0, StorageProblem::Malformed))
     }
 
     /// The chunks in plain.
@@ -280,7 +280,7 @@ pub(crate) fn write(disk: &Disk, cluster: ClusterId) -> Result<SnapshotFile, Sto
 
 fn write_state(disk: &Disk, cluster: ClusterId, writer: &mut SnapshotWriter) -> Result<(), StorageError> {
     let moment = disk.moment();
-    let applied = Applied::from(&disk.applied_at(&moment)?);
+    let applied = AppliedRow::from(&disk.applied_at(&moment)?);
     writer.write(&encode(&Chunk::HeaderV1 { cluster, applied }))?;
 
     let (mut filter, mut rows, mut pending, mut bytes) = (Filter::default(), 0u64, Vec::new(), 0);
@@ -368,12 +368,12 @@ pub(crate) fn install(disk: &Disk, snapshot: &SnapshotFile) -> Result<(), Storag
             _ => return Err(malformed(number)),
         }
     }
-    let reach = header.and_then(|applied| Reach::try_from(applied).ok());
-    let Some(reach) = reach.filter(|_| end == Some(rows)) else { return Err(malformed(0)) };
+    let position = header.and_then(|applied| AppliedPosition::try_from(applied).ok());
+    let Some(position) = position.filter(|_| end == Some(rows)) else { return Err(malformed(0)) };
 
     let previous = current_id(disk)?.filter(|&id| id != snapshot.id);
     let mut done = disk.batch();
-    done.put_applied(&reach);
+    done.put_applied(&position);
     done.put_meta("snapshot", MetaV1::Snapshot(snapshot.id));
     done.delete_meta("installing");
     done.write_synced()?;

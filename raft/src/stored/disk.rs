@@ -36,7 +36,7 @@ use tokio::sync::watch;
 use crate::live::rows::{COLD_ROWS, RowKey, RowWrite};
 use crate::live::state::State;
 use crate::stored::error::{OpenError, StorageError, StorageProblem};
-use crate::stored::format::{self, Applied, Meta, MetaV1, Reach};
+use crate::stored::format::{self, AppliedPosition, AppliedRow, Meta, MetaV1};
 use crate::stored::seal::{Family, StorageKeys};
 use crate::types::Types;
 
@@ -261,22 +261,22 @@ impl Disk {
     }
 
     /// How far the state goes.
-    pub(crate) fn applied(&self) -> Result<Reach, StorageError> {
+    pub(crate) fn applied(&self) -> Result<AppliedPosition, StorageError> {
         self.decode_applied(self.read(Family::State, APPLIED_KEY)?)
     }
 
     /// How far the state went at an earlier moment.
-    pub(crate) fn applied_at(&self, moment: &Moment<'_>) -> Result<Reach, StorageError> {
+    pub(crate) fn applied_at(&self, moment: &Moment<'_>) -> Result<AppliedPosition, StorageError> {
         let sealed = moment.get_pinned_cf(self.family(Family::State), APPLIED_KEY);
         let sealed = sealed.map_err(|error| self.database_error(Family::State, APPLIED_KEY, &error))?;
         let value = sealed.map(|sealed| self.unseal(Family::State, APPLIED_KEY, &sealed)).transpose()?;
         self.decode_applied(value)
     }
 
-    fn decode_applied(&self, value: Option<Vec<u8>>) -> Result<Reach, StorageError> {
-        let Some(value) = value else { return Ok(Reach::default()) };
-        let reach = format::decode_applied(&value).and_then(Reach::try_from);
-        reach.map_err(|_| self.error(Family::State, APPLIED_KEY, StorageProblem::Malformed))
+    fn decode_applied(&self, value: Option<Vec<u8>>) -> Result<AppliedPosition, StorageError> {
+        let Some(value) = value else { return Ok(AppliedPosition::default()) };
+        let position = format::decode_applied(&value).and_then(AppliedPosition::try_from);
+        position.map_err(|_| self.error(Family::State, APPLIED_KEY, StorageProblem::Malformed))
     }
 
     /// The live state, from its rows.
@@ -325,8 +325,8 @@ impl Batch<'_> {
         self.batch.delete_cf(self.disk.family(Family::Meta), key);
     }
 
-    pub(crate) fn put_applied(&mut self, reach: &Reach) {
-        self.put(Family::State, APPLIED_KEY, &format::encode(&Applied::from(reach)));
+    pub(crate) fn put_applied(&mut self, position: &AppliedPosition) {
+        self.put(Family::State, APPLIED_KEY, &format::encode(&AppliedRow::from(position)));
     }
 
     pub(crate) fn row(&mut self, write: &RowWrite) {

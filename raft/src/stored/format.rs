@@ -106,7 +106,7 @@ pub(crate) type SnapshotId = [u8; 16];
 
 /// The first row of `state`: how far the rows after it go.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Applied {
+pub(crate) enum AppliedRow {
     /// Written before memberships had an intent; read for ever.
     V1 {
         last: Option<LogPlace>,
@@ -123,7 +123,7 @@ pub(crate) enum Applied {
 
 /// How far the rows of `state` go, and the newest membership among what is applied.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(crate) struct Reach {
+pub(crate) struct AppliedPosition {
     pub(crate) last: Option<LogIdOf<Types>>,
     pub(crate) membership: StoredMembershipOf<Types>,
     pub(crate) intent: Option<Intent>,
@@ -157,7 +157,7 @@ pub(crate) fn decode_meta(bytes: &[u8]) -> Result<MetaV1, codec::CodecError> {
 }
 
 /// Decodes the first row of `state`.
-pub(crate) fn decode_applied(bytes: &[u8]) -> Result<Applied, codec::CodecError> {
+pub(crate) fn decode_applied(bytes: &[u8]) -> Result<AppliedRow, codec::CodecError> {
     codec::decode::<_, META_CLAIM_MAX>(bytes)
 }
 
@@ -179,30 +179,30 @@ impl TryFrom<MembershipV1> for Membership<u64, BasicNode> {
     }
 }
 
-impl From<&Reach> for Applied {
-    fn from(reach: &Reach) -> Self {
+impl From<&AppliedPosition> for AppliedRow {
+    fn from(position: &AppliedPosition) -> Self {
         Self::V2 {
-            last: reach.last.map(LogPlace::of),
-            membership_at: reach.membership.log_id().map(LogPlace::of),
-            membership: reach.membership.membership().into(),
-            intent: reach.intent,
+            last: position.last.map(LogPlace::of),
+            membership_at: position.membership.log_id().map(LogPlace::of),
+            membership: position.membership.membership().into(),
+            intent: position.intent,
         }
     }
 }
 
-impl Reach {
+impl AppliedPosition {
     /// As openraft describes a snapshot.
     pub(crate) fn into_meta(self) -> SnapshotMetaOf<Types> {
         SnapshotMetaOf::<Types> { last_log_id: self.last, last_membership: self.membership }
     }
 }
 
-impl TryFrom<Applied> for Reach {
+impl TryFrom<AppliedRow> for AppliedPosition {
     type Error = codec::CodecError;
-    fn try_from(applied: Applied) -> Result<Self, Self::Error> {
+    fn try_from(applied: AppliedRow) -> Result<Self, Self::Error> {
         let (last, at, membership, intent) = match applied {
-            Applied::V1 { last, membership_at, membership } => (last, membership_at, membership, None),
-            Applied::V2 { last, membership_at, membership, intent } => (last, membership_at, membership, intent),
+            AppliedRow::V1 { last, membership_at, membership } => (last, membership_at, membership, None),
+            AppliedRow::V2 { last, membership_at, membership, intent } => (last, membership_at, membership, intent),
         };
         let membership = StoredMembershipOf::<Types>::new(at.map(LogPlace::log_id), membership.try_into()?);
         Ok(Self { last: last.map(LogPlace::log_id), membership, intent })

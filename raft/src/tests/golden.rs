@@ -12,7 +12,7 @@ use crate::live::place::{Ballot, LogPlace};
 use crate::live::rows::{KeyRow, Row, RowV1};
 use crate::live::state::{EpochInfo, EpochPhase, RecordRef, Version};
 use crate::live::voters::{ChangePurpose, Intent};
-use crate::stored::format::{self, Applied, Meta, MetaV1, Reach, encode};
+use crate::stored::format::{self, AppliedPosition, AppliedRow, Meta, MetaV1, encode};
 use crate::types::{Payload, Types};
 
 fn hex(bytes: &[u8]) -> String {
@@ -74,18 +74,18 @@ fn meta_rows_keep_their_bytes() {
         assert_eq!(hex(&encode(&Meta::V1(row.clone()))), golden);
         assert_eq!(format::decode_meta(&unhex(golden)), Ok(row));
     }
-    let reach = Reach { last: Some(place(9).log_id()), ..Reach::default() };
-    assert_eq!(hex(&encode(&Applied::from(&reach))), "010103010900000000");
+    let position = AppliedPosition { last: Some(place(9).log_id()), ..AppliedPosition::default() };
+    assert_eq!(hex(&encode(&AppliedRow::from(&position))), "010103010900000000");
     let intent = Some(Intent { purpose: ChangePurpose::Remove, denies_at_append: false });
-    let changed = Reach {
-        membership: StoredMembershipOf::<Types>::new(reach.last, Membership::default()),
+    let changed = AppliedPosition {
+        membership: StoredMembershipOf::<Types>::new(position.last, Membership::default()),
         intent,
-        ..reach.clone()
+        ..position.clone()
     };
-    assert_eq!(hex(&encode(&Applied::from(&changed))), "0101030109010301090000010100");
+    assert_eq!(hex(&encode(&AppliedRow::from(&changed))), "0101030109010301090000010100");
     // As it was written before memberships had an intent.
-    let old = format::decode_applied(&unhex("0001030109000000")).and_then(Reach::try_from);
-    assert_eq!(old, Ok(reach));
+    let old = format::decode_applied(&unhex("0001030109000000")).and_then(AppliedPosition::try_from);
+    assert_eq!(old, Ok(position));
 }
 
 #[test]
