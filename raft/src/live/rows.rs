@@ -27,7 +27,9 @@ use quorate_shares::codec;
 use quorate_shares::ids::{BatchId, Epoch, KeyName, KeyUid, KeyVersion, NodeId};
 use serde::{Deserialize, Serialize};
 
-use crate::live::state::{BatchInfo, Cluster, EpochInfo, Former, Invitation, LockReport, Member, Operations, Version};
+use crate::live::state::{
+    BatchInfo, Cluster, EpochInfo, Former, InvitationInfo, LockReport, Member, Operations, Version,
+};
 
 /// Most bytes of one row of the live state.
 pub const ROW_BYTES_MAX: usize = 64 * 1024;
@@ -160,7 +162,7 @@ pub enum RowV1 {
     /// Under [`RowKey::Former`].
     Former(Former),
     /// Under [`RowKey::Invitation`].
-    Invitation(Invitation),
+    Invitation(InvitationInfo),
 }
 
 /// A key without its versions, which are rows of their own.

@@ -11,7 +11,7 @@ use quorate_shares::kem::PublicKey;
 use sha2::{Digest, Sha256};
 
 use super::founding::check_addresses;
-use super::{Invitation, MEMBERS_MAX, Member, MemberState, Running, State, operations};
+use super::{InvitationInfo, MEMBERS_MAX, Member, MemberState, Running, State, operations};
 use crate::live::command::{Admit, Invite, Operation, Outcome};
 use crate::live::refusal::Refusal;
 use crate::live::rows::{RowKey, RowV1, Rows};
@@ -45,7 +45,7 @@ pub(super) fn invite(state: &mut State, invite: &Invite, rows: &mut Rows) -> Res
         rows.delete(RowKey::Invitation(id));
     }
     let (proof_key, name, expires_ms) = (invite.proof_key, invite.name.clone(), now_ms + invite.ttl_ms);
-    put(state, id, Invitation { proof_key, name, expires_ms, bound: None, replaces: None }, rows);
+    put(state, id, InvitationInfo { proof_key, name, expires_ms, bound: None, replaces: None }, rows);
     Ok(Outcome::Invited)
 }
 
@@ -184,7 +184,7 @@ fn check_name(
     taken.map_or(Ok(()), |member| Err(Refusal::NodeNameTaken { node: member.node }))
 }
 
-fn put(state: &mut State, id: [u8; 32], invitation: Invitation, rows: &mut Rows) {
+fn put(state: &mut State, id: [u8; 32], invitation: InvitationInfo, rows: &mut Rows) {
     rows.put(RowKey::Invitation(id), RowV1::Invitation(invitation.clone()));
     state.invitations.insert(id, invitation);
 }

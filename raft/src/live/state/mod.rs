@@ -81,7 +81,7 @@ pub struct State {
     /// The operation that runs, and how the last one ended.
     pub operations: Operations,
     /// Invitations, by SHA-256 of their V.
-    pub invitations: BTreeMap<[u8; 32], Invitation>,
+    pub invitations: BTreeMap<[u8; 32], InvitationInfo>,
     /// Key versions, all keys together.
     pub live_versions: u64,
     /// The versions without a record in the PENDING epoch. Found again at a restart, not stored.
@@ -142,7 +142,7 @@ pub enum MemberState {
 
 /// An invitation that may be proved.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Invitation {
+pub struct InvitationInfo {
     /// V, which proves it.
     pub proof_key: [u8; 32],
     /// The name that the joiner must have, if one was chosen.
@@ -155,17 +155,17 @@ pub struct Invitation {
     pub replaces: Option<NodeId>,
 }
 
-impl Invitation {
+impl InvitationInfo {
     /// What names it without telling V: SHA-256 of V.
     pub fn id(&self) -> [u8; 32] {
         Sha256::digest(self.proof_key).into()
     }
 }
 
-impl std::fmt::Debug for Invitation {
+impl std::fmt::Debug for InvitationInfo {
     /// Whoever knows V can join.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Invitation").field("expires_ms", &self.expires_ms).finish_non_exhaustive()
+        f.debug_struct("InvitationInfo").field("expires_ms", &self.expires_ms).finish_non_exhaustive()
     }
 }
 
