@@ -134,7 +134,7 @@ impl Machine {
                     for row in applied.rows {
                         members |= matches!(row.key, RowKey::Member(_) | RowKey::Former(_));
                         // The time of the group's last command is the one that stays.
-                        if row.key == RowKey::Clock { clock = Some(row) } else { batch.row(&row) }
+                        if row.key == RowKey::Clock { clock = Some(row) } else { batch.row(row) }
                     }
                     Some(applied.outcome)
                 }
@@ -147,7 +147,7 @@ impl Machine {
             };
             answers.extend(responder.map(|responder| (responder, answer)));
         }
-        clock.iter().for_each(|row| batch.row(row));
+        clock.into_iter().for_each(|row| batch.row(row));
         batch.put_applied(&position);
         batch.write()?;
         let index = position.last.map_or(0, |last| last.index);

@@ -28,11 +28,11 @@ use quorate_shares::codec;
 use quorate_shares::ids::ClusterId;
 use serde::{Deserialize, Serialize};
 
-use crate::live::rows::{Row, RowKey, RowV1};
-use crate::live::state::EpochPhase;
+use crate::live::rows::{Row, RowKey};
 use crate::stored::disk::Disk;
 use crate::stored::error::{StorageError, StorageProblem};
 use crate::stored::format::{AppliedPosition, AppliedRow, MetaV1, SnapshotId, encode};
+use crate::stored::rows::StoredRow;
 use crate::stored::seal::{Family, SEAL_BYTES, StorageKeys};
 use crate::types::Types;
 
@@ -315,15 +315,12 @@ impl Filter {
     fn keeps(&mut self, key: &[u8], value: &[u8]) -> bool {
         match RowKey::parse(key) {
             Some(RowKey::Epoch(epoch)) => {
-                let row = Row::decode(value);
-                let closed = |phase| matches!(phase, EpochPhase::Retired | EpochPhase::Abandoned);
-                if matches!(row, Ok(Row::V1(RowV1::Epoch(info))) if !closed(info.phase)) {
+                if matches!(live_row(value), Some(Row::Epoch(info)) if !info.is_over()) {
                     self.epochs.insert(epoch);
                 }
             }
             Some(RowKey::Batch(batch)) => {
-                let row = Row::decode(value);
-                if matches!(row, Ok(Row::V1(RowV1::Batch(info))) if self.epochs.contains(&info.epoch)) {
+                if matches!(live_row(value), Some(Row::Batch(info)) if self.epochs.contains(&info.epoch)) {
                     self.batches.insert(batch);
                 }
             }
@@ -333,6 +330,10 @@ impl Filter {
         }
         true
     }
+}
+
+fn live_row(value: &[u8]) -> Option<Row> {
+    StoredRow::decode(value).ok().map(Row::from)
 }
 
 /// Replaces the state by a complete file. Whoever calls this keeps readers of rows away. A file of another directory is

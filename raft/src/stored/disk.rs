@@ -33,7 +33,8 @@ use rocksdb::{
 };
 use tokio::sync::watch;
 
-use crate::live::rows::{COLD_ROWS, RowKey, RowWrite};
+use super::rows::COLD_ROWS;
+use crate::live::rows::{RowKey, RowWrite};
 use crate::live::state::State;
 use crate::stored::error::{OpenError, StorageError, StorageProblem};
 use crate::stored::format::{self, AppliedPosition, AppliedRow, Meta, MetaV1};
@@ -329,10 +330,10 @@ impl Batch<'_> {
         self.put(Family::State, APPLIED_KEY, &format::encode(&AppliedRow::from(position)));
     }
 
-    pub(crate) fn row(&mut self, write: &RowWrite) {
+    pub(crate) fn row(&mut self, write: RowWrite) {
         let key = write.key.to_bytes();
-        match &write.value {
-            Some(value) => self.put(Family::State, &key, value),
+        match write.value {
+            Some(value) => self.put(Family::State, &key, &value.into_bytes()),
             None => self.batch.delete_cf(self.disk.family(Family::State), key),
         }
     }

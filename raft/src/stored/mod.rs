@@ -8,4 +8,6 @@ pub(crate) mod error;
 pub(crate) mod fatal;
 pub(crate) mod format;
 pub mod offline;
+pub(crate) mod rows;
 pub mod seal;
+pub(crate) mod v1;

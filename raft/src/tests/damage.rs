@@ -40,7 +40,7 @@ fn with_rows() -> (TempDir, State) {
         rows.extend(step(&mut state, Change::CreateKey(create)).rows);
     }
     let mut batch = disk.batch();
-    rows.iter().for_each(|row| batch.row(row));
+    rows.into_iter().for_each(|row| batch.row(row));
     batch.write_synced().expect("written");
     (dir, state)
 }
@@ -223,12 +223,12 @@ async fn records_of_closed_epochs_stay_out_of_snapshots() {
     let create = leader.create(9, "closed");
     rows.extend(step(&mut state, Change::CreateKey(create)).rows);
     let mut batch = disk.batch();
-    rows.iter().for_each(|row| batch.row(row));
+    rows.into_iter().for_each(|row| batch.row(row));
     let mut epoch = state.epochs[&Epoch(1)].clone();
     epoch.phase = crate::live::state::EpochPhase::Retired;
     let mut write = crate::live::rows::Rows::default();
-    write.put(RowKey::Epoch(Epoch(1)), crate::live::rows::RowV1::Epoch(epoch));
-    write.0.iter().for_each(|row| batch.row(row));
+    write.put(RowKey::Epoch(Epoch(1)), crate::live::rows::Row::Epoch(epoch));
+    write.0.into_iter().for_each(|row| batch.row(row));
     batch.write_synced().expect("written");
 
     let mut machine = Machine::open(disk.clone(), CLUSTER, Arc::new(()), Fatal::new()).expect("opens");

@@ -13,7 +13,7 @@ use quorate_shares::ids::{BatchId, Epoch, NodeId};
 use super::fixture::{CLUSTER, storage_keys};
 use super::wire::Cluster;
 use crate::live::command::{Change, Command};
-use crate::live::rows::{RowKey, RowV1, Rows};
+use crate::live::rows::{Row, RowKey, Rows};
 use crate::live::state::BatchInfo;
 use crate::stored::disk::Disk;
 use crate::stored::seal::Family;
@@ -143,9 +143,9 @@ fn a_large_state_is_sent_and_installed_in_bounded_memory() {
             for number in 0..MUCH_BYTES.div_ceil(HEADER_BYTES) as u128 {
                 let batch_id = BatchId(number.to_be_bytes());
                 let mut rows = Rows::default();
-                rows.put(RowKey::Batch(batch_id), RowV1::Batch(BatchInfo { batch: batch_id, ..info.clone() }));
+                rows.put(RowKey::Batch(batch_id), Row::Batch(BatchInfo { batch: batch_id, ..info.clone() }));
                 let mut batch = disk.batch();
-                rows.0.iter().for_each(|row| batch.row(row));
+                rows.0.into_iter().for_each(|row| batch.row(row));
                 batch.put(Family::State, &RowKey::Header(batch_id).to_bytes(), &[number as u8; HEADER_BYTES]);
                 batch.write().expect("written");
             }

@@ -383,7 +383,7 @@ fn a_state_restored_from_its_rows_is_the_same() {
     let mut rows = std::collections::BTreeMap::new();
     let mut keep = |written: Vec<RowWrite>| {
         for row in written {
-            rows.insert(row.key.to_bytes(), row.value.expect("nothing is deleted yet"));
+            rows.insert(row.key.to_bytes(), row.value.expect("nothing is deleted yet").into_bytes());
         }
     };
     keep(step(&mut state, Change::Found(found(3, 2))).rows);
@@ -406,7 +406,7 @@ fn a_state_restored_from_its_rows_is_the_same() {
     keep(step(&mut state, Change::ReportLock(lock(1, 1, 1, &[2]))).rows);
 
     let mut restored = State::default();
-    for (key, value) in rows.iter().filter(|(key, _)| key[0] < crate::live::rows::COLD_ROWS) {
+    for (key, value) in rows.iter().filter(|(key, _)| key[0] < crate::stored::rows::COLD_ROWS) {
         restored.restore_row(RowKey::parse(key).expect("a row"), value).expect("a good row");
     }
     assert!(restored.restored().expect("whole") == state);

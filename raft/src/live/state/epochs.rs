@@ -9,7 +9,7 @@ use quorate_shares::kem::PublicKey;
 use super::{EpochInfo, EpochPhase, State, check_threshold, keys};
 use crate::live::command::{EpochAck, OpenEpoch, Outcome, Seat};
 use crate::live::refusal::Refusal;
-use crate::live::rows::{RowKey, RowV1, Rows};
+use crate::live::rows::{Row, RowKey, Rows};
 
 /// Most versions that one [`Change::Sweep`](crate::live::command::Change::Sweep) looks at.
 pub const SWEEP_MAX: usize = 1_000;
@@ -136,7 +136,7 @@ pub(super) fn sweep(state: &mut State, epoch: Epoch, rows: &mut Rows) -> Result<
             if version.records.len() < before {
                 info.records -= 1;
                 rows.delete(RowKey::Record(uid, version.version, epoch));
-                rows.put(RowKey::Version(uid, version.version), RowV1::Version(version.as_ref().clone()));
+                rows.put(RowKey::Version(uid, version.version), Row::Version(version.as_ref().clone()));
             }
         }
     }
@@ -159,7 +159,7 @@ pub(super) fn open_epoch(state: &State, epoch: Epoch) -> Result<&EpochInfo, Refu
 }
 
 fn store(state: &mut State, info: EpochInfo, rows: &mut Rows) {
-    rows.put(RowKey::Epoch(info.epoch), RowV1::Epoch(info.clone()));
+    rows.put(RowKey::Epoch(info.epoch), Row::Epoch(info.clone()));
     state.epochs.insert(info.epoch, info);
 }
 

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::live::command::{Found, NewMember, Outcome, ReportLock};
 use crate::live::refusal::Refusal;
-use crate::live::rows::{RowKey, RowV1, Rows};
+use crate::live::rows::{Row, RowKey, Rows};
 
 pub(super) fn found(state: &mut State, found: &Found, rows: &mut Rows) -> Result<Outcome, Refusal> {
     if let Some(cluster) = &state.cluster {
@@ -45,7 +45,7 @@ pub(super) fn found(state: &mut State, found: &Found, rows: &mut Rows) -> Result
         founded_ms: state.time_ms,
         next_node_id: count as u64 + 1,
     };
-    rows.put(RowKey::Cluster, RowV1::Cluster(cluster.clone()));
+    rows.put(RowKey::Cluster, Row::Cluster(cluster.clone()));
     state.cluster = Some(cluster);
     for (new, share_pk) in found.members.iter().zip(keys) {
         let member = Member {
@@ -58,7 +58,7 @@ pub(super) fn found(state: &mut State, found: &Found, rows: &mut Rows) -> Result
             skgen: new.skgen,
             state: MemberState::Active,
         };
-        rows.put(RowKey::Member(new.node), RowV1::Member(member.clone()));
+        rows.put(RowKey::Member(new.node), Row::Member(member.clone()));
         state.members.insert(new.node, member);
     }
     Ok(Outcome::Founded)
@@ -118,7 +118,7 @@ pub(super) fn report_lock(state: &mut State, report: &ReportLock, rows: &mut Row
             writes: report.writes,
             reported_ms: state.time_ms,
         };
-        rows.put(RowKey::Lock(node), RowV1::Lock(stored.clone()));
+        rows.put(RowKey::Lock(node), Row::Lock(stored.clone()));
         state.locks.insert(node, stored);
     }
     Ok(Outcome::LockReported { node })

@@ -14,7 +14,7 @@ use super::founding::check_addresses;
 use super::{InvitationInfo, MEMBERS_MAX, Member, MemberState, Running, State, operations};
 use crate::live::command::{Admit, Invite, Operation, Outcome};
 use crate::live::refusal::Refusal;
-use crate::live::rows::{RowKey, RowV1, Rows};
+use crate::live::rows::{Row, RowKey, Rows};
 
 /// Most invitations at a time; those that have expired make room.
 pub const INVITATIONS_MAX: usize = 64;
@@ -114,7 +114,7 @@ pub(super) fn admit(state: &mut State, admit: &Admit, rows: &mut Rows) -> Result
     let cluster = state.cluster.as_mut().ok_or(Refusal::NotFounded)?;
     let node = NodeId(cluster.next_node_id);
     cluster.next_node_id += 1;
-    rows.put(RowKey::Cluster, RowV1::Cluster(cluster.clone()));
+    rows.put(RowKey::Cluster, Row::Cluster(cluster.clone()));
     invitation.bound = Some(admit.boot_pk);
     put(state, admit.invitation, invitation, rows);
     let member = Member {
@@ -185,11 +185,11 @@ fn check_name(
 }
 
 fn put(state: &mut State, id: [u8; 32], invitation: InvitationInfo, rows: &mut Rows) {
-    rows.put(RowKey::Invitation(id), RowV1::Invitation(invitation.clone()));
+    rows.put(RowKey::Invitation(id), Row::Invitation(invitation.clone()));
     state.invitations.insert(id, invitation);
 }
 
 fn put_member(state: &mut State, member: Member, rows: &mut Rows) {
-    rows.put(RowKey::Member(member.node), RowV1::Member(member.clone()));
+    rows.put(RowKey::Member(member.node), Row::Member(member.clone()));
     state.members.insert(member.node, member);
 }

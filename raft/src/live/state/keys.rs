@@ -10,7 +10,7 @@ use super::epochs::open_epoch;
 use super::{BatchInfo, KEY_VERSIONS_MAX, KEYS_MAX, Key, RecordRef, State, TAG_BYTES_MAX, TAGS_MAX, Version};
 use crate::live::command::{CreateKey, Outcome, Ready, RecordBytes, Redeal, RequestId, RotateKey, Verified};
 use crate::live::refusal::Refusal;
-use crate::live::rows::{KeyRow, RowKey, RowV1, Rows};
+use crate::live::rows::{KeyRow, Row, RowKey, Rows};
 
 /// Most versions in one `Ready`; the rest come in the next step.
 pub const VERIFY_MAX: usize = 256;
@@ -44,7 +44,7 @@ pub(super) fn open_batch(state: &mut State, bytes: &[u8], rows: &mut Rows) -> Re
         recovery: header.recovery.is_some(),
         used: Vec::new(),
     };
-    rows.put(RowKey::Batch(batch), RowV1::Batch(info.clone()));
+    rows.put(RowKey::Batch(batch), Row::Batch(info.clone()));
     rows.put_bytes(RowKey::Header(batch), bytes.to_vec());
     state.batches.insert(batch, info);
     Ok(Outcome::BatchOpened { batch })
@@ -74,7 +74,7 @@ pub(super) fn create(state: &mut State, create: &CreateKey, rows: &mut Rows) -> 
 
     let (name, created_ms, tags) = (create.name.clone(), state.time_ms, create.tags.clone());
     let key = Key { uid: create.uid, name: name.clone(), created_ms, tags: tags.clone(), versions: BTreeMap::new() };
-    rows.put(RowKey::Key(create.uid), RowV1::Key(KeyRow { name, created_ms, tags }));
+    rows.put(RowKey::Key(create.uid), Row::Key(KeyRow { name, created_ms, tags }));
     state.names.insert(create.name.clone(), create.uid);
     state.keys.insert(create.uid, key);
     add_version(state, create.uid, version, create.kcv, create.request, (records, &create.records), rows);
@@ -135,12 +135,12 @@ pub(super) fn redeal(state: &mut State, redeal: &Redeal, rows: &mut Rows) -> Res
         let version = version.expect("it lacks a record, so it exists");
         version.records.push(record);
         rows.put_bytes(RowKey::Record(uid, number, record.epoch), dealt.record.0.clone());
-        rows.put(RowKey::Version(uid, number), RowV1::Version(version.as_ref().clone()));
+        rows.put(RowKey::Version(uid, number), Row::Version(version.as_ref().clone()));
         state.batches.get_mut(&record.batch).expect("checked with the record").mark_used(record.index);
         state.undealt.remove(&(uid, number));
         (info.records, info.redealt) = (info.records + 1, info.redealt + 1);
     }
-    rows.put(RowKey::Epoch(info.epoch), RowV1::Epoch(info.clone()));
+    rows.put(RowKey::Epoch(info.epoch), Row::Epoch(info.clone()));
     state.epochs.insert(info.epoch, info);
     Ok(Outcome::Redealt { left: state.undealt.len() as u64 })
 }
@@ -167,7 +167,7 @@ pub(super) fn ready(state: &mut State, ready: &Ready, rows: &mut Rows) -> Result
         if *stored == before {
             continue;
         }
-        rows.put(RowKey::Version(item.uid, item.version), RowV1::Version(stored.clone()));
+        rows.put(RowKey::Version(item.uid, item.version), Row::Version(stored.clone()));
         if stored.ready && state.unready.remove(&(item.uid, item.version)) {
             versions += 1;
         }
@@ -185,7 +185,7 @@ pub(super) fn settle_ready(state: &mut State, rows: &mut Rows) {
         let version = version.expect("a version that is not ready exists");
         version.ready = version.is_verified(&open);
         if version.ready {
-            rows.put(RowKey::Version(uid, number), RowV1::Version(version.as_ref().clone()));
+            rows.put(RowKey::Version(uid, number), Row::Version(version.as_ref().clone()));
         }
         !version.ready
     });
@@ -255,7 +255,7 @@ fn add_version(
         rows.put_bytes(RowKey::Record(uid, number, record.epoch), bytes.0.clone());
     }
     let version = Version { version: number, created_ms: state.time_ms, kcv, ready: false, request, records };
-    rows.put(RowKey::Version(uid, number), RowV1::Version(version.clone()));
+    rows.put(RowKey::Version(uid, number), Row::Version(version.clone()));
     state.index_version(uid, &version);
     let key = state.keys.get_mut(&uid).expect("the key was looked up or made by the caller");
     key.versions.insert(number, Box::new(version));

@@ -31,12 +31,11 @@ use quorate_shares::ids::{
 };
 use quorate_shares::kem::PublicKey;
 use quorate_shares::seal::{self, Committee};
-use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::live::command::{Change, Command, Operation, Outcome, RequestId, Seat};
 use crate::live::refusal::Refusal;
-use crate::live::rows::{RowKey, RowV1, RowWrite, Rows};
+use crate::live::rows::{Row, RowKey, RowWrite, Rows};
 
 pub use epochs::SWEEP_MAX;
 pub use joining::{INVITATION_TTL_MAX_MS, INVITATIONS_MAX};
@@ -92,7 +91,7 @@ pub struct State {
 }
 
 /// The cluster.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cluster {
     /// Its identifier.
     pub cluster: ClusterId,
@@ -111,7 +110,7 @@ pub struct Cluster {
 }
 
 /// A member.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Member {
     /// Its id.
     pub node: NodeId,
@@ -132,7 +131,7 @@ pub struct Member {
 }
 
 /// Where a member stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MemberState {
     /// In the cluster.
     Active,
@@ -141,7 +140,7 @@ pub enum MemberState {
 }
 
 /// An invitation that may be proved.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct InvitationInfo {
     /// V, which proves it.
     pub proof_key: [u8; 32],
@@ -170,7 +169,7 @@ impl std::fmt::Debug for InvitationInfo {
 }
 
 /// Somebody who was a member once. Its id is never given again.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Former {
     /// Its id.
     pub node: NodeId,
@@ -187,7 +186,7 @@ pub struct Former {
 }
 
 /// At most one operation runs.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Operations {
     /// The one that runs.
     pub running: Option<Running>,
@@ -196,7 +195,7 @@ pub struct Operations {
 }
 
 /// An operation that runs.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Running {
     /// The epoch that it brings, which names it.
     pub epoch: Epoch,
@@ -211,7 +210,7 @@ pub struct Running {
 }
 
 /// An operation that is over.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ended {
     /// It.
     pub was: Running,
@@ -222,7 +221,7 @@ pub struct Ended {
 }
 
 /// Where an epoch stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EpochPhase {
     /// Being dealt to.
     Pending,
@@ -237,7 +236,7 @@ pub enum EpochPhase {
 }
 
 /// An epoch and its committee.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EpochInfo {
     /// Its number.
     pub epoch: Epoch,
@@ -260,7 +259,6 @@ pub struct EpochInfo {
     /// Records that a [`Change::Redeal`] brought: what holders acknowledge. Those of new keys are verified one by one.
     pub redealt: u64,
     /// Key versions with a record in this epoch. Counted again at a restart, not stored.
-    #[serde(skip)]
     pub records: u64,
 }
 
@@ -316,7 +314,7 @@ impl EpochInfo {
 }
 
 /// What the state remembers of a batch; the header itself is on disk.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BatchInfo {
     /// Its identifier.
     pub batch: BatchId,
@@ -331,7 +329,6 @@ pub struct BatchInfo {
     /// Whether each record carries a slot for the recovery recipient.
     pub recovery: bool,
     /// One bit per used index. Found again at a restart, not stored.
-    #[serde(skip)]
     pub(crate) used: Vec<u64>,
 }
 
@@ -378,7 +375,7 @@ impl Key {
 }
 
 /// A version of a key.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Version {
     /// Its number.
     pub version: KeyVersion,
@@ -407,7 +404,7 @@ impl Version {
 }
 
 /// Names one share record.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RecordRef {
     /// Its epoch.
     pub epoch: Epoch,
@@ -420,7 +417,7 @@ pub struct RecordRef {
 }
 
 /// A member's lock, as it reported it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LockReport {
     /// Whose.
     pub node: NodeId,
@@ -454,7 +451,7 @@ pub fn apply(state: &mut State, command: &Command) -> Applied {
     let mut rows = Rows::default();
     if command.time_ms > state.time_ms {
         state.time_ms = command.time_ms;
-        rows.put(RowKey::Clock, RowV1::Clock(state.time_ms));
+        rows.put(RowKey::Clock, Row::Clock(state.time_ms));
     }
     let outcome = match &command.change {
         Change::Found(found) => founding::found(state, found, &mut rows),

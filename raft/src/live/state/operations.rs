@@ -12,7 +12,7 @@ use quorate_shares::kem::PublicKey;
 use super::{Ended, EpochInfo, EpochPhase, Former, Member, MemberState, Operations, Running, State, epochs, majority};
 use crate::live::command::{Begin, Operation, Outcome, RegisterShareKey, RequestId};
 use crate::live::refusal::Refusal;
-use crate::live::rows::{RowKey, RowV1, Rows};
+use crate::live::rows::{Row, RowKey, Rows};
 
 pub(super) fn begin(state: &mut State, begin: &Begin, rows: &mut Rows) -> Result<Outcome, Refusal> {
     if let Some(known) = state.operation_of(&begin.request) {
@@ -139,7 +139,7 @@ pub(super) fn register_share_key(
         return Err(Refusal::StaleShareKey { node });
     }
     (member.skgen, member.share_pk) = (register.skgen, share_pk);
-    rows.put(RowKey::Member(node), RowV1::Member(member.clone()));
+    rows.put(RowKey::Member(node), Row::Member(member.clone()));
     Ok(Outcome::ShareKeyRegistered { node })
 }
 
@@ -159,7 +159,7 @@ pub(super) fn expel(state: &mut State, operation: Epoch, rows: &mut Rows) -> Res
         rows.delete(RowKey::Member(node));
         let (name, boot_pk, op_pk, ended_ms) = (member.name, member.boot_pk, member.op_pk, state.time_ms);
         let former = Former { node, name, boot_pk, op_pk, revoked, ended_ms };
-        rows.put(RowKey::Former(node), RowV1::Former(former.clone()));
+        rows.put(RowKey::Former(node), Row::Former(former.clone()));
         state.former.insert(node, former);
     }
     Ok(Outcome::Expelled)
@@ -188,7 +188,7 @@ pub(super) fn finish(state: &mut State, operation: Epoch, rows: &mut Rows) -> Re
 }
 
 pub(super) fn store(state: &State, rows: &mut Rows) {
-    rows.put(RowKey::Operations, RowV1::Operations(state.operations.clone()));
+    rows.put(RowKey::Operations, Row::Operations(state.operations.clone()));
 }
 
 /// What a member's lock must be like.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use quorate_shares::seal::BATCH_RECORDS_MAX;
 
 use super::{Key, State};
-use crate::live::rows::{Row, RowKey, RowV1};
+use crate::live::rows::{Row, RowKey};
 
 /// Why the rows on disk are no state.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -19,32 +19,30 @@ pub enum RestoreError {
 }
 
 impl State {
-    /// Adds one live row. Rows must come in the order of their keys, which is the order of RocksDB: what others refer to
-    /// comes first.
+    /// Adds one live row. Rows must come in the order of their keys: what others refer to comes first.
     ///
     /// # Errors
     /// [`RestoreError`] when the row cannot be part of a state.
-    pub fn restore_row(&mut self, key: RowKey, value: &[u8]) -> Result<(), RestoreError> {
-        let Row::V1(row) = Row::decode(value).map_err(|_| RestoreError::Malformed)?;
+    pub fn restore(&mut self, key: RowKey, row: Row) -> Result<(), RestoreError> {
         match (key, row) {
-            (RowKey::Clock, RowV1::Clock(time_ms)) => self.time_ms = time_ms,
-            (RowKey::Cluster, RowV1::Cluster(cluster)) => self.cluster = Some(cluster),
-            (RowKey::Member(node), RowV1::Member(member)) if member.node == node => {
+            (RowKey::Clock, Row::Clock(time_ms)) => self.time_ms = time_ms,
+            (RowKey::Cluster, Row::Cluster(cluster)) => self.cluster = Some(cluster),
+            (RowKey::Member(node), Row::Member(member)) if member.node == node => {
                 self.members.insert(node, member);
             }
-            (RowKey::Epoch(epoch), RowV1::Epoch(info)) if info.epoch == epoch => {
+            (RowKey::Epoch(epoch), Row::Epoch(info)) if info.epoch == epoch => {
                 self.epochs.insert(epoch, info);
             }
-            (RowKey::Batch(batch), RowV1::Batch(info)) if info.batch == batch => {
+            (RowKey::Batch(batch), Row::Batch(info)) if info.batch == batch => {
                 self.batches.insert(batch, info);
             }
-            (RowKey::Key(uid), RowV1::Key(row)) => {
+            (RowKey::Key(uid), Row::Key(row)) => {
                 self.names.insert(row.name.clone(), uid);
                 let (name, created_ms, tags) = (row.name, row.created_ms, row.tags);
                 let key = Key { uid, name, created_ms, tags, versions: BTreeMap::new() };
                 self.keys.insert(uid, key);
             }
-            (RowKey::Version(uid, number), RowV1::Version(version)) if version.version == number => {
+            (RowKey::Version(uid, number), Row::Version(version)) if version.version == number => {
                 if !self.keys.contains_key(&uid) {
                     return Err(RestoreError::Orphan);
                 }
@@ -55,14 +53,14 @@ impl State {
                 self.index_version(uid, &version);
                 self.keys.entry(uid).and_modify(|key| drop(key.versions.insert(number, Box::new(version))));
             }
-            (RowKey::Lock(node), RowV1::Lock(report)) if report.node == node => {
+            (RowKey::Lock(node), Row::Lock(report)) if report.node == node => {
                 self.locks.insert(node, report);
             }
-            (RowKey::Operations, RowV1::Operations(operations)) => self.operations = operations,
-            (RowKey::Former(node), RowV1::Former(former)) if former.node == node => {
+            (RowKey::Operations, Row::Operations(operations)) => self.operations = operations,
+            (RowKey::Former(node), Row::Former(former)) if former.node == node => {
                 self.former.insert(node, former);
             }
-            (RowKey::Invitation(id), RowV1::Invitation(invitation)) if invitation.id() == id => {
+            (RowKey::Invitation(id), Row::Invitation(invitation)) if invitation.id() == id => {
                 self.invitations.insert(id, invitation);
             }
             _ => return Err(RestoreError::Malformed),
@@ -94,7 +92,6 @@ mod tests {
     use super::*;
     use crate::live::rows::KeyRow;
     use crate::live::state::{RecordRef, Version};
-    use crate::stored::format::encode;
 
     #[test]
     fn a_record_beyond_its_batch_is_malformed() {
@@ -102,11 +99,11 @@ mod tests {
         let restored = |index| {
             let mut state = State::default();
             let key = KeyRow { name: "k".parse().expect("a name"), created_ms: 0, tags: BTreeMap::new() };
-            state.restore_row(RowKey::Key(uid), &encode(&Row::V1(RowV1::Key(key)))).expect("a row");
+            state.restore(RowKey::Key(uid), Row::Key(key)).expect("a row");
             let records = vec![RecordRef { epoch: Epoch(1), batch: BatchId([2; 16]), index, verified: true }];
             let version =
                 Version { version: number, created_ms: 0, kcv: [0; 32], ready: true, request: [0; 16], records };
-            state.restore_row(RowKey::Version(uid, number), &encode(&Row::V1(RowV1::Version(version))))
+            state.restore(RowKey::Version(uid, number), Row::Version(version))
         };
         assert_eq!(restored(BATCH_RECORDS_MAX - 1), Ok(()), "the control");
         assert_eq!(restored(BATCH_RECORDS_MAX), Err(RestoreError::Malformed));

@@ -10,8 +10,9 @@ use sha2::{Digest, Sha256};
 use crate::Refusal;
 use crate::live::command::{Admit, Begin, Change, Command, EpochAck, Found, Invite, NewMember, Operation, Outcome};
 use crate::live::plan::{self, Patience, REDEAL_MAX, Step, View};
-use crate::live::rows::{COLD_ROWS, RowKey, RowWrite};
+use crate::live::rows::{RowKey, RowWrite};
 use crate::live::state::{EpochPhase, State, apply};
+use crate::stored::rows::COLD_ROWS;
 use crate::tests::fixture::{found, member, next_changes, step};
 
 /// Most steps of one operation, and of what follows it.
@@ -319,7 +320,7 @@ fn keep(rows: &mut BTreeMap<Vec<u8>, Vec<u8>>, written: Vec<RowWrite>) {
             rows.remove(&key.to_bytes());
             continue;
         };
-        let old = rows.insert(key.to_bytes(), value);
+        let old = rows.insert(key.to_bytes(), value.into_bytes());
         assert!(!matches!(key, RowKey::Record(..)) || old.is_none(), "a version was dealt twice");
     }
 }
