@@ -32,10 +32,7 @@ pub enum RebuildError {
 pub enum ProposeError {
     /// Nothing was proposed: this node does not lead. Try again there, or soon.
     #[error("this node does not lead")]
-    NotLeader {
-        /// Who does.
-        leader: Option<NodeId>,
-    },
+    NotLeader { leader: Option<NodeId> },
     /// Leadership was lost meanwhile: the command may be applied yet. Propose it again, it happens once.
     #[error("leadership was lost while the command was on its way")]
     Unknown {
@@ -47,10 +44,7 @@ pub enum ProposeError {
     Refused(#[from] Refusal),
     /// It cannot be proposed.
     #[error("a command of {bytes} bytes is larger than {COMMAND_BYTES_MAX}")]
-    TooLarge {
-        /// Its size.
-        bytes: usize,
-    },
+    TooLarge { bytes: usize },
     /// Storage failed, or the replica is shut down; the command may be applied yet.
     #[error("this replica has stopped")]
     Stopped,
@@ -61,10 +55,7 @@ pub enum ProposeError {
 pub enum ReadIndexError {
     /// This node does not lead.
     #[error("this node does not lead")]
-    NotLeader {
-        /// Who does.
-        leader: Option<NodeId>,
-    },
+    NotLeader { leader: Option<NodeId> },
     /// No quorum confirmed that this node leads.
     #[error("no quorum confirmed this leader")]
     NoQuorum,
@@ -76,12 +67,8 @@ pub enum ReadIndexError {
 /// Why an index was not applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum WaitError {
-    /// Not in time.
     #[error("index {index} was not applied in time")]
-    Timeout {
-        /// Waited for.
-        index: u64,
-    },
+    Timeout { index: u64 },
     /// The replica is shut down.
     #[error("this replica has stopped")]
     Stopped,

@@ -64,7 +64,6 @@ pub enum MessageClass {
     Log,
     /// The leader's sign of life, and read-index rounds.
     Heartbeat,
-    /// Elections.
     Vote,
 }
 

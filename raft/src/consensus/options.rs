@@ -15,7 +15,6 @@ use crate::stored::seal::StorageKeys;
 pub struct Options {
     /// This node. An id is never reused: a node that lost its disk comes back under a new one.
     pub node: NodeId,
-    /// Its cluster.
     pub cluster: ClusterId,
     /// Its data directory; the database is made in it if there is none.
     pub dir: PathBuf,

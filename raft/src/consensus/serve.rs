@@ -31,10 +31,7 @@ pub enum ServeError {
     WrongNode,
     /// It names another sender than the session does.
     #[error("the request names node {named} as its sender")]
-    WrongSender {
-        /// In the request.
-        named: NodeId,
-    },
+    WrongSender { named: NodeId },
     /// The snapshot is larger than this program takes.
     #[error("the snapshot is larger than {SNAPSHOT_BYTES_MAX} bytes")]
     TooLarge,

@@ -10,10 +10,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use quorate_shares::ids::{
-    BatchId, ClusterId, Epoch, KeyName, KeyUid, KeyVersion, NodeId, NodeName, ShareKeyGeneration,
-};
+use quorate_shares::ids::{ClusterId, Epoch, KeyName, KeyUid, KeyVersion, NodeId, NodeName, ShareKeyGeneration};
 use serde::{Deserialize, Serialize};
+
+pub use super::outcome::Outcome;
 
 /// Most bytes of one command. Larger ones are refused before they enter the log, so that one entry always fits one frame.
 pub const COMMAND_BYTES_MAX: usize = 1 << 20;
@@ -26,12 +26,10 @@ pub type RequestId = [u8; 16];
 pub struct Command {
     /// The proposer's clock, in milliseconds since 1970. The state's time is the largest seen: it never goes back.
     pub time_ms: u64,
-    /// What changes.
     pub change: Change,
 }
 
 impl Command {
-    /// Stamps a change.
     pub fn new(time_ms: u64, change: Change) -> Self {
         Self { time_ms, change }
     }
@@ -111,10 +109,7 @@ pub enum Change {
     /// An invitation was proved: the operation that lets its bearer join begins, or goes on with new keys.
     Admit(Admit),
     /// The joiner's first lock is durable: it can be asked for pieces of others', and dealt to.
-    Admitted {
-        /// The joiner.
-        node: NodeId,
-    },
+    Admitted { node: NodeId },
 }
 
 impl Change {
@@ -162,7 +157,6 @@ impl Change {
     }
 }
 
-/// Founds the cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Found {
     /// The cluster's identifier, for ever.
@@ -184,7 +178,6 @@ pub struct Found {
 pub struct NewMember {
     /// Given once, never reused.
     pub node: NodeId,
-    /// The operator's label.
     pub name: NodeName,
     /// Where it listens, as `host:port`, best first.
     pub addresses: Vec<String>,
@@ -202,13 +195,11 @@ pub struct NewMember {
 /// One holder of an epoch. Its share number is its position in the committee plus one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Seat {
-    /// The member.
     pub node: NodeId,
     /// The share key that its shares are sealed to.
     pub skgen: ShareKeyGeneration,
 }
 
-/// Opens an epoch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OpenEpoch {
     /// One more than the newest epoch; the first is 1.
@@ -224,18 +215,14 @@ pub struct OpenEpoch {
 /// A holder's word that it can open its shares of an epoch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EpochAck {
-    /// The epoch.
     pub epoch: Epoch,
-    /// The holder.
     pub node: NodeId,
     /// How many re-dealt records the epoch had when it opened and verified all of them.
     pub redealt: u64,
 }
 
-/// Makes a key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CreateKey {
-    /// Repeats share it.
     pub request: RequestId,
     /// The key's identifier, for ever.
     pub uid: KeyUid,
@@ -252,9 +239,7 @@ pub struct CreateKey {
 /// Makes the next version of a key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RotateKey {
-    /// Repeats share it.
     pub request: RequestId,
-    /// The key.
     pub uid: KeyUid,
     /// The newest version at the moment of the request; the new one is one more.
     pub expect: KeyVersion,
@@ -283,12 +268,9 @@ pub struct Ready {
     pub verified: Vec<Verified>,
 }
 
-/// One verified record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verified {
-    /// The key.
     pub uid: KeyUid,
-    /// The version.
     pub version: KeyVersion,
     /// Who opened and verified a share of it: a set, so that nobody counts twice.
     pub holders: BTreeSet<NodeId>,
@@ -297,7 +279,6 @@ pub struct Verified {
 /// A member's lock as it lies on its disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReportLock {
-    /// The member.
     pub node: NodeId,
     /// The lock's generation, which only rises.
     pub generation: u64,
@@ -313,10 +294,8 @@ pub struct ReportLock {
     pub writes: u64,
 }
 
-/// Begins an operation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Begin {
-    /// Repeats share it.
     pub request: RequestId,
     /// What is to be done.
     pub operation: Operation,
@@ -332,27 +311,13 @@ pub enum Operation {
     /// The same members with new share keys, so that those who were away can erase old ones.
     Rekey,
     /// A member leaves in good order: its seat first, then its vote.
-    Remove {
-        /// Who.
-        node: NodeId,
-    },
+    Remove { node: NodeId },
     /// Members are refused from now on, and everything else follows.
-    Revoke {
-        /// Who.
-        nodes: BTreeSet<NodeId>,
-    },
+    Revoke { nodes: BTreeSet<NodeId> },
     /// A node comes in.
-    Join {
-        /// Who.
-        node: NodeId,
-    },
+    Join { node: NodeId },
     /// A node comes in and takes the place of a member, which is revoked.
-    Replace {
-        /// Who goes.
-        gone: NodeId,
-        /// Who comes.
-        node: NodeId,
-    },
+    Replace { gone: NodeId, node: NodeId },
 }
 
 impl Operation {
@@ -390,7 +355,6 @@ impl Operation {
     }
 }
 
-/// Invites.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Invite {
     /// V, which proves it: the hash of a secret that is kept nowhere.
@@ -413,23 +377,18 @@ impl fmt::Debug for Invite {
 pub struct Admit {
     /// SHA-256 of the invitation's V.
     pub invitation: [u8; 32],
-    /// The joiner's label.
     pub name: NodeName,
     /// Where it listens, as `host:port`, best first.
     pub addresses: Vec<String>,
-    /// Its boot key.
     pub boot_pk: [u8; 32],
-    /// Its op key.
     pub op_pk: [u8; 32],
     /// Its first share key, to which nothing is ever dealt.
     #[serde(with = "serde_bytes")]
     pub share_pk: Vec<u8>,
 }
 
-/// Registers a share key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RegisterShareKey {
-    /// Whose.
     pub node: NodeId,
     /// The number of the epoch that it was drawn for.
     pub skgen: ShareKeyGeneration,
@@ -441,7 +400,6 @@ pub struct RegisterShareKey {
 /// Deals existing versions to the PENDING epoch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Redeal {
-    /// The PENDING epoch.
     pub epoch: Epoch,
     /// At most [`REDEAL_MAX`](crate::live::plan::REDEAL_MAX) of them.
     pub dealt: Vec<Redealt>,
@@ -450,99 +408,8 @@ pub struct Redeal {
 /// One version, dealt anew.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Redealt {
-    /// The key.
     pub uid: KeyUid,
-    /// The version.
     pub version: KeyVersion,
     /// Its record in the PENDING epoch.
     pub record: RecordBytes,
-}
-
-/// The answer to a change that was made, now or at the first of several repetitions.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Outcome {
-    /// The cluster exists.
-    Founded,
-    /// The epoch is open.
-    EpochOpened {
-        /// Which.
-        epoch: Epoch,
-    },
-    /// The acknowledgement is counted.
-    EpochAcked {
-        /// The epoch.
-        epoch: Epoch,
-        /// The holder.
-        node: NodeId,
-    },
-    /// The epoch is ACTIVE.
-    EpochActivated {
-        /// Which.
-        epoch: Epoch,
-    },
-    /// Records of the batch may follow.
-    BatchOpened {
-        /// Which.
-        batch: BatchId,
-    },
-    /// The version exists. It encrypts once it is ready.
-    VersionMade {
-        /// The key, which is another than the request's when the request repeats an earlier one.
-        uid: KeyUid,
-        /// The version.
-        version: KeyVersion,
-        /// When it was made, in the state's time.
-        created_ms: u64,
-    },
-    /// The records are marked as verified.
-    MadeReady {
-        /// How many versions can encrypt now that could not before.
-        versions: u32,
-    },
-    /// The lock report is stored, unless a newer one was already.
-    LockReported {
-        /// The member.
-        node: NodeId,
-    },
-    /// The operation runs, or ran to its end.
-    Begun {
-        /// The epoch that it brings, which names it.
-        operation: Epoch,
-    },
-    /// The share key is registered.
-    ShareKeyRegistered {
-        /// Whose.
-        node: NodeId,
-    },
-    /// The invitation can be proved.
-    Invited,
-    /// The joiner has an id.
-    Admitted {
-        /// Its.
-        node: NodeId,
-    },
-    /// The records are stored.
-    Redealt {
-        /// Versions that still lack a record in the PENDING epoch.
-        left: u64,
-    },
-    /// They are members no more.
-    Expelled,
-    /// The epoch is RETIRED.
-    EpochRetired {
-        /// Which.
-        epoch: Epoch,
-    },
-    /// The operation is over.
-    Finished {
-        /// The operation, by its epoch.
-        operation: Epoch,
-    },
-    /// Some of what was left of the epoch is gone.
-    Swept {
-        /// Which.
-        epoch: Epoch,
-        /// Whether nothing is left.
-        done: bool,
-    },
 }

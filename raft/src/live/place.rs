@@ -6,9 +6,7 @@ use serde::{Deserialize, Serialize};
 /// The place of an entry in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct LogPlace {
-    /// The leader's term.
     pub term: u64,
-    /// The leader.
     pub node: NodeId,
     /// The index in the log.
     pub index: u64,
@@ -17,7 +15,6 @@ pub struct LogPlace {
 /// A vote: the newest term that this node knows, for whom, and whether a quorum granted it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Ballot {
-    /// The term.
     pub term: u64,
     /// The candidate or leader.
     pub node: NodeId,

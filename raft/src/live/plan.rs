@@ -41,7 +41,6 @@ impl Default for Patience {
 /// What the leader sees besides the state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct View {
-    /// The leader itself.
     pub me: NodeId,
     /// The nodes that can be asked now, the leader among them.
     pub present: BTreeSet<NodeId>,
@@ -79,7 +78,6 @@ impl View {
     }
 }
 
-/// One step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
     /// Nothing was applied yet: the first founder owes [`Change::Found`].
@@ -97,24 +95,20 @@ pub enum Step {
     Rekey,
     /// Wait until the joiner has made its first lock durable and said so, or has caught up with the log.
     AwaitJoiner {
-        /// Who.
         node: NodeId,
         /// It has its lock, and needs the log.
         locked: bool,
     },
     /// Revoke a joiner that does not come any more, so that nothing of it is left.
     GiveUpJoiner {
-        /// Who.
         node: NodeId,
     },
     /// Let the joiner follow the log.
     AddLearner {
-        /// Who.
         node: NodeId,
     },
     /// Let nobody follow the log who is about to be a member no more.
     RemoveLearner {
-        /// Who.
         node: NodeId,
     },
     /// Make these the voters.
@@ -133,7 +127,6 @@ pub enum Step {
     },
     /// Deal these versions to the PENDING epoch.
     Redeal {
-        /// The PENDING epoch.
         epoch: Epoch,
         /// At most [`REDEAL_MAX`], and fewer.
         versions: Vec<(KeyUid, KeyVersion)>,
@@ -142,7 +135,6 @@ pub enum Step {
     },
     /// Ask these holders to open and verify the epoch's records, and propose one `EpochAck` per answer.
     CollectAcks {
-        /// The PENDING epoch.
         epoch: Epoch,
         /// Records that were dealt anew, which an acknowledgement must cover.
         redealt: u64,
@@ -165,25 +157,18 @@ pub enum Step {
     },
     /// See that these members know which epoch is ACTIVE, then propose that the one before is RETIRED.
     Retire {
-        /// The RETIRING epoch.
         epoch: Epoch,
-        /// The ACTIVE one.
         active: Epoch,
-        /// Who must know.
         members: Vec<NodeId>,
     },
-    /// All is done.
     Nothing,
 }
 
 /// A record that no threshold of holders verified yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unverified {
-    /// The key.
     pub uid: KeyUid,
-    /// The version.
     pub version: KeyVersion,
-    /// The record's epoch.
     pub epoch: Epoch,
     /// How many holders must verify it.
     pub threshold: u8,

@@ -24,10 +24,7 @@ pub enum Refusal {
     },
     /// Node ids start at 1 and are never shared.
     #[error("node id {node} is zero or given twice")]
-    BadNodeId {
-        /// Which.
-        node: NodeId,
-    },
+    BadNodeId { node: NodeId },
     /// Two members with one name.
     #[error("the name of node {node} is taken")]
     NodeNameTaken {
@@ -42,16 +39,10 @@ pub enum Refusal {
     },
     /// Not an X-Wing public key, or generation zero.
     #[error("the share key of node {node} is malformed")]
-    BadShareKey {
-        /// Whose.
-        node: NodeId,
-    },
+    BadShareKey { node: NodeId },
     /// No address, too many, or one that is too long.
     #[error("the addresses of node {node} are malformed")]
-    BadAddresses {
-        /// Whose.
-        node: NodeId,
-    },
+    BadAddresses { node: NodeId },
     /// One member without `allow_solo`.
     #[error("one node alone holds everything on one disk")]
     SoloNotAllowed,
@@ -60,22 +51,12 @@ pub enum Refusal {
     NoRedundancyNotAccepted,
     /// Below a majority, or above the number of holders.
     #[error("a threshold of {threshold} of {holders} is not between a majority and all of them")]
-    BadThreshold {
-        /// The threshold.
-        threshold: u8,
-        /// The holders.
-        holders: usize,
-    },
+    BadThreshold { threshold: u8, holders: usize },
 
     // -- epochs
     /// The epoch is not the one after the newest.
     #[error("epoch {given} is not the next one, which is {next}")]
-    NotNextEpoch {
-        /// The proposer's.
-        given: Epoch,
-        /// The state's.
-        next: Epoch,
-    },
+    NotNextEpoch { given: Epoch, next: Epoch },
     /// One reconfiguration at a time.
     #[error("epoch {pending} is still pending")]
     EpochPending {
@@ -85,7 +66,6 @@ pub enum Refusal {
     /// The epoch is not in the phase that the change needs: a delayed command never reaches a closed epoch.
     #[error("epoch {given} is not open for this{}", .active.map(|epoch| format!("; epoch {epoch} is active")).unwrap_or_default())]
     WrongEpoch {
-        /// The proposer's.
         given: Epoch,
         /// The ACTIVE one, if any.
         active: Option<Epoch>,
@@ -95,38 +75,20 @@ pub enum Refusal {
     StaleCommittee,
     /// The node holds no shares of the epoch.
     #[error("node {node} is no holder of epoch {epoch}")]
-    NotAHolder {
-        /// The node.
-        node: NodeId,
-        /// The epoch.
-        epoch: Epoch,
-    },
+    NotAHolder { node: NodeId, epoch: Epoch },
     /// The holder claims more records than there are.
     #[error("epoch {epoch} has {records} records, fewer than acknowledged")]
     AckAhead {
-        /// The epoch.
         epoch: Epoch,
         /// How many it has.
         records: u64,
     },
     /// Too few holders acknowledged the epoch.
     #[error("{have} of {need} holders acknowledged epoch {epoch}")]
-    AcksMissing {
-        /// The epoch.
-        epoch: Epoch,
-        /// Acknowledged.
-        have: usize,
-        /// Needed.
-        need: usize,
-    },
+    AcksMissing { epoch: Epoch, have: usize, need: usize },
     /// Live key versions lack a record in the epoch.
     #[error("{missing} key versions have no record in epoch {epoch}")]
-    VersionsUncovered {
-        /// The epoch.
-        epoch: Epoch,
-        /// How many.
-        missing: u64,
-    },
+    VersionsUncovered { epoch: Epoch, missing: u64 },
 
     // -- batches and records
     /// Not a batch header.
@@ -134,30 +96,16 @@ pub enum Refusal {
     MalformedBatch,
     /// Another batch has this identifier.
     #[error("batch {batch} exists with other contents")]
-    BatchTaken {
-        /// Which.
-        batch: BatchId,
-    },
+    BatchTaken { batch: BatchId },
     /// The header's cluster, dealer or holders are not this state's.
     #[error("batch {batch} was made for another cluster or committee")]
-    BatchMismatch {
-        /// Which.
-        batch: BatchId,
-    },
+    BatchMismatch { batch: BatchId },
     /// Records must follow their batch.
     #[error("batch {batch} is not open")]
-    UnknownBatch {
-        /// Which.
-        batch: BatchId,
-    },
+    UnknownBatch { batch: BatchId },
     /// An index of a batch is used once.
     #[error("index {index} of batch {batch} is used or out of range")]
-    IndexUsed {
-        /// The batch.
-        batch: BatchId,
-        /// The index.
-        index: u32,
-    },
+    IndexUsed { batch: BatchId, index: u32 },
     /// Not a share record.
     #[error("malformed share record")]
     MalformedRecord,
@@ -166,12 +114,7 @@ pub enum Refusal {
     RecordMismatch,
     /// There must be exactly one record for every open epoch.
     #[error("{given} share records, where the open epochs need {need}")]
-    RecordCount {
-        /// Carried.
-        given: usize,
-        /// Needed.
-        need: usize,
-    },
+    RecordCount { given: usize, need: usize },
 
     // -- keys
     /// Names are never reused.
@@ -179,27 +122,14 @@ pub enum Refusal {
     NameTaken,
     /// Identifiers are never reused.
     #[error("key {uid} exists")]
-    UidTaken {
-        /// Which.
-        uid: KeyUid,
-    },
+    UidTaken { uid: KeyUid },
     /// The request identifier belongs to another request.
     #[error("this request id was used for another request")]
     RequestReused,
-    /// No such key.
     #[error("no key {uid}")]
-    UnknownKey {
-        /// Which.
-        uid: KeyUid,
-    },
-    /// No such version.
+    UnknownKey { uid: KeyUid },
     #[error("key {uid} has no version {version}")]
-    UnknownVersion {
-        /// The key.
-        uid: KeyUid,
-        /// The version.
-        version: KeyVersion,
-    },
+    UnknownVersion { uid: KeyUid, version: KeyVersion },
     /// Somebody else rotated the key meanwhile.
     #[error("the newest version is {newest}")]
     VersionChanged {
@@ -208,10 +138,7 @@ pub enum Refusal {
     },
     /// The newest version is not verified yet, so a newer one must wait.
     #[error("version {version} is not ready yet")]
-    NotReady {
-        /// Which.
-        version: KeyVersion,
-    },
+    NotReady { version: KeyVersion },
     /// [`KEYS_MAX`](crate::live::state::KEYS_MAX) reached.
     #[error("the cluster holds {max} keys, which is the limit", max = crate::live::state::KEYS_MAX)]
     KeysLimit,
@@ -224,24 +151,10 @@ pub enum Refusal {
     BadTags,
     /// Fewer holders verified the record than the threshold.
     #[error("{have} of {need} holders verified key {uid} version {version}")]
-    TooFewHolders {
-        /// The key.
-        uid: KeyUid,
-        /// The version.
-        version: KeyVersion,
-        /// Verified by.
-        have: usize,
-        /// Needed.
-        need: usize,
-    },
+    TooFewHolders { uid: KeyUid, version: KeyVersion, have: usize, need: usize },
     /// A list is longer than its limit.
     #[error("{given} items in one command, more than {max}")]
-    ListTooLong {
-        /// Its length.
-        given: usize,
-        /// The limit.
-        max: usize,
-    },
+    ListTooLong { given: usize, max: usize },
 
     // -- operations
     /// One operation at a time.
@@ -252,50 +165,27 @@ pub enum Refusal {
     },
     /// The change belongs to an operation that does not run.
     #[error("no operation of epoch {operation} runs")]
-    NoOperation {
-        /// Its.
-        operation: Epoch,
-    },
+    NoOperation { operation: Epoch },
     /// The operation has not come so far.
     #[error("the operation of epoch {operation} has not come so far")]
-    NotYet {
-        /// Which.
-        operation: Epoch,
-    },
+    NotYet { operation: Epoch },
     /// The shares of those who remain would not be enough to go on with.
     #[error("{remaining} holders would remain, and {needed} shares are needed")]
-    TooFewRemain {
-        /// Holders that remain.
-        remaining: usize,
-        /// Shares needed.
-        needed: u8,
-    },
+    TooFewRemain { remaining: usize, needed: u8 },
     /// A member's lock could not be opened any more.
     #[error("the lock of node {node} needs those who leave")]
-    Stranded {
-        /// Whose.
-        node: NodeId,
-    },
+    Stranded { node: NodeId },
     /// Share keys are drawn for the epoch that comes next, once.
     #[error("the share key of node {node} was drawn for another epoch")]
-    StaleShareKey {
-        /// Whose.
-        node: NodeId,
-    },
+    StaleShareKey { node: NodeId },
     /// The version has a record in the PENDING epoch.
     #[error("key {uid} version {version} is dealt already")]
-    AlreadyDealt {
-        /// The key.
-        uid: KeyUid,
-        /// The version.
-        version: KeyVersion,
-    },
+    AlreadyDealt { uid: KeyUid, version: KeyVersion },
 
     // -- joining
     /// No lifetime, or a longer one than an invitation may have.
     #[error("an invitation is good for a moment to {days} days", days = crate::live::state::INVITATION_TTL_MAX_MS / 86_400_000)]
     BadInvitation,
-    /// No such invitation.
     #[error("no such invitation")]
     UnknownInvitation,
     /// Another node has proved it, or it has served its purpose.
@@ -309,18 +199,9 @@ pub enum Refusal {
     NameNotInvited,
 
     // -- members
-    /// No such member.
     #[error("node {node} is no member")]
-    UnknownMember {
-        /// Which.
-        node: NodeId,
-    },
+    UnknownMember { node: NodeId },
     /// The lock's pieces do not add up.
     #[error("a lock of {threshold} of {peers} pieces cannot be opened by peers")]
-    BadLock {
-        /// Needed.
-        threshold: u8,
-        /// Named.
-        peers: usize,
-    },
+    BadLock { threshold: u8, peers: usize },
 }

@@ -10,34 +10,23 @@ use crate::live::state::{
     BatchInfo, Cluster, EpochInfo, Former, InvitationInfo, LockReport, Member, Operations, Version,
 };
 
-/// Names one row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum RowKey {
     /// The state's time.
     Clock,
-    /// The cluster itself.
     Cluster,
-    /// A member.
     Member(NodeId),
-    /// An epoch.
     Epoch(Epoch),
     /// What the state remembers of a batch.
     Batch(BatchId),
-    /// A key.
     Key(KeyUid),
-    /// A version of a key.
     Version(KeyUid, KeyVersion),
-    /// A member's lock report.
     Lock(NodeId),
-    /// Operations.
     Operations,
-    /// A former member.
     Former(NodeId),
     /// An invitation, by SHA-256 of its V.
     Invitation([u8; 32]),
-    /// A batch header.
     Header(BatchId),
-    /// A share record.
     Record(KeyUid, KeyVersion, Epoch),
 }
 
@@ -46,34 +35,22 @@ pub enum RowKey {
 pub enum Row {
     /// Under [`RowKey::Clock`], in milliseconds.
     Clock(u64),
-    /// Under [`RowKey::Cluster`].
     Cluster(Cluster),
-    /// Under [`RowKey::Member`].
     Member(Member),
-    /// Under [`RowKey::Epoch`].
     Epoch(EpochInfo),
-    /// Under [`RowKey::Batch`].
     Batch(BatchInfo),
-    /// Under [`RowKey::Key`].
     Key(KeyRow),
-    /// Under [`RowKey::Version`].
     Version(Version),
-    /// Under [`RowKey::Lock`].
     Lock(LockReport),
-    /// Under [`RowKey::Operations`].
     Operations(Operations),
-    /// Under [`RowKey::Former`].
     Former(Former),
-    /// Under [`RowKey::Invitation`].
     Invitation(InvitationInfo),
 }
 
 /// A key without its versions, which are rows of their own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyRow {
-    /// The key's name.
     pub name: KeyName,
-    /// When it was made.
     pub created_ms: u64,
     /// Notes for people: names and values.
     pub tags: BTreeMap<String, String>,

@@ -60,7 +60,6 @@ pub struct Membership {
     pub configs: Vec<BTreeSet<NodeId>>,
     /// Those that follow without a vote.
     pub learners: BTreeSet<NodeId>,
-    /// The entry.
     pub place: Option<LogPlace>,
     /// A quorum has it, as far as this node knows.
     pub committed: bool,
@@ -93,7 +92,6 @@ impl Membership {
 pub struct Denial {
     /// Whom to refuse.
     pub node: NodeId,
-    /// The entry.
     pub by: LogPlace,
 }
 
@@ -209,10 +207,7 @@ pub(crate) fn missing(voters: &BTreeSet<NodeId>, present: &BTreeSet<NodeId>) -> 
 pub enum ChangeError {
     /// Nothing was proposed: this node does not lead.
     #[error("this node does not lead")]
-    NotLeader {
-        /// Who does.
-        leader: Option<NodeId>,
-    },
+    NotLeader { leader: Option<NodeId> },
     /// Nothing was proposed: too few of the old or of the new voters can be reached. Try again when these are back.
     #[error("waiting for {}: without them the change would have no majority", listed(.missing))]
     Waiting {
@@ -230,16 +225,10 @@ pub enum ChangeError {
     LeaderLeaves,
     /// A new voter must follow as a learner first.
     #[error("node {node} is not a learner yet")]
-    NotALearner {
-        /// Who.
-        node: NodeId,
-    },
+    NotALearner { node: NodeId },
     /// A voter is not let go like a learner.
     #[error("node {node} is a voter")]
-    IsAVoter {
-        /// Who.
-        node: NodeId,
-    },
+    IsAVoter { node: NodeId },
     /// The new voters are not what such a change makes of the old ones.
     #[error("the new voters are not what `{purpose}` makes of the present ones")]
     Unfit {

@@ -16,6 +16,7 @@
 //! An entry that denies voters when it is appended goes to the [`Gate`] before it goes to the log, so it is never
 //! acknowledged, nor found in the log after a crash, by a node that does not refuse them.
 
+mod flusher;
 mod recent;
 
 use std::collections::VecDeque;
@@ -23,24 +24,24 @@ use std::fmt;
 use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
-use std::thread::JoinHandle;
 
 use futures::{Stream, future, stream};
 use openraft::alias::{EntryOf, LogIdOf, VoteOf};
 use openraft::storage::{IOFlushed, RaftLogStorage};
 use openraft::{LogState, OptionalSend, RaftLogReader};
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::live::place::{Ballot, LogPlace};
 use crate::live::voters::{Denial, Gate};
-use crate::log::recent::Recent;
 use crate::stored::disk::Disk;
 use crate::stored::error::{StorageError, StorageProblem};
 use crate::stored::fatal::Fatal;
 use crate::stored::format::{self, MetaV1};
 use crate::stored::seal::Family;
 use crate::types::{Types, denied_at_append};
+use flusher::Flusher;
+use recent::Recent;
 
 /// Most bytes of entries that one read for replication or for applying returns, unless a single one is larger.
 pub(crate) const READ_BYTES_MAX: usize = 4 << 20;
@@ -67,7 +68,6 @@ pub(crate) struct LogStore {
 }
 
 impl LogStore {
-    /// Starts the flusher.
     pub(crate) fn new(disk: Arc<Disk>, gate: Arc<dyn Gate>, fatal: Fatal) -> Result<Self, StorageError> {
         let flushed = read_flushed(&disk)?;
         let flusher = Flusher::start(disk.clone(), flushed, fatal.clone());
@@ -324,103 +324,4 @@ pub(crate) fn check_vote(disk: &Disk, vote: Option<Ballot>, last: Option<LogPlac
         return Err(disk.error(Family::Meta, b"vote", problem));
     }
     Ok(())
-}
-
-/// The one thread that syncs for appends.
-pub(crate) struct Flusher {
-    queue: Mutex<Queue>,
-    arrived: Condvar,
-    flushed: Mutex<Flushed>,
-    thread: Mutex<Option<JoinHandle<()>>>,
-}
-
-#[derive(Default)]
-struct Queue {
-    /// Its length is bounded by openraft, which waits for callbacks before it accepts more than its channels hold.
-    waiting: VecDeque<Append>,
-    closed: bool,
-}
-
-struct Append {
-    last: Option<LogPlace>,
-    /// A truncation since then means that `last` may be gone.
-    truncations: u64,
-    callback: IOFlushed<Types>,
-}
-
-impl Flusher {
-    fn start(disk: Arc<Disk>, flushed: Flushed, fatal: Fatal) -> Arc<Self> {
-        let flusher = Arc::new(Self {
-            queue: Mutex::default(),
-            arrived: Condvar::new(),
-            flushed: Mutex::new(flushed),
-            thread: Mutex::default(),
-        });
-        let worker = flusher.clone();
-        let thread = std::thread::Builder::new().name("log-flusher".to_owned());
-        let thread = thread.spawn(move || worker.run(&disk, &fatal)).expect("a thread can be started at boot");
-        *flusher.thread.lock() = Some(thread);
-        flusher
-    }
-
-    fn run(&self, disk: &Disk, fatal: &Fatal) {
-        while let Some(appends) = self.wait() {
-            let synced = fatal.guard(disk.sync());
-            if synced.is_ok() {
-                let mut flushed = self.flushed.lock();
-                let now = flushed.truncations;
-                // Entries come in order, so the newest that no truncation can have touched is the last one.
-                let mut newest =
-                    appends.iter().filter(|append| append.truncations == now).filter_map(|append| append.last);
-                flushed.last_log = newest.next_back().or(flushed.last_log);
-            }
-            for append in appends {
-                append.callback.io_completed(synced.clone().map_err(io::Error::from));
-            }
-        }
-    }
-
-    /// Everything that waits, or `None` when the flusher is closed and nothing does.
-    fn wait(&self) -> Option<VecDeque<Append>> {
-        let mut queue = self.queue.lock();
-        while queue.waiting.is_empty() {
-            if queue.closed {
-                return None;
-            }
-            self.arrived.wait(&mut queue);
-        }
-        Some(std::mem::take(&mut queue.waiting))
-    }
-
-    fn push(&self, last: Option<LogPlace>, callback: IOFlushed<Types>) {
-        let truncations = self.flushed().truncations;
-        let mut queue = self.queue.lock();
-        if queue.closed {
-            drop(queue);
-            return callback.io_completed(Err(io::Error::other("the log is closed")));
-        }
-        queue.waiting.push_back(Append { last, truncations, callback });
-        self.arrived.notify_one();
-    }
-
-    /// What is durable now.
-    pub(crate) fn flushed(&self) -> Flushed {
-        *self.flushed.lock()
-    }
-
-    fn with_flushed(&self, change: impl FnOnce(&mut Flushed)) {
-        change(&mut self.flushed.lock());
-    }
-
-    /// Syncs what waits and joins the thread. A thread that still held the database when the process ends would abort it
-    /// in RocksDB's destructors.
-    pub(crate) fn close(&self) {
-        self.queue.lock().closed = true;
-        self.arrived.notify_one();
-        let thread = self.thread.lock().take();
-        if let Some(thread) = thread.filter(|thread| thread.thread().id() != std::thread::current().id()) {
-            // A panic of the flusher was reported when it happened; there is nothing left to sync with.
-            drop(thread.join());
-        }
-    }
 }

@@ -59,7 +59,6 @@ const FAIRNESS: i32 = 10;
 const FAMILIES: [Family; 3] = [Family::Log, Family::State, Family::Meta];
 const APPLIED_KEY: &[u8] = &[0x00];
 
-/// An open database.
 pub(crate) struct Disk {
     db: DB,
     path: PathBuf,

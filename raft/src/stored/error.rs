@@ -15,7 +15,6 @@ pub struct StorageError {
     pub family: &'static str,
     /// The row, in hexadecimal or as text.
     pub key: String,
-    /// What is wrong.
     pub problem: StorageProblem,
 }
 
@@ -62,46 +61,25 @@ pub enum OpenError {
     /// The first value does not open: this is another node's directory, or another key.
     #[error("{path}: the storage key does not open this database ({problem}); is this the directory of this node?")]
     WrongStorageKey {
-        /// The database.
         path: String,
         /// What its first value says.
         problem: SealProblem,
     },
     /// Another process has it open.
     #[error("{path}: is open in another process; is this node running already?")]
-    InUse {
-        /// The database.
-        path: String,
-    },
+    InUse { path: String },
     /// The directory belongs to another node or cluster.
     #[error("{path}: belongs to node {node} of cluster {cluster}")]
-    WrongOwner {
-        /// The database.
-        path: String,
-        /// Its cluster.
-        cluster: ClusterId,
-        /// Its node.
-        node: NodeId,
-    },
+    WrongOwner { path: String, cluster: ClusterId, node: NodeId },
     /// Written by a newer program.
     #[error("{path}: has schema {found}, and this program knows {SCHEMA}; use the newer program")]
-    NewerSchema {
-        /// The database.
-        path: String,
-        /// Its schema.
-        found: u32,
-    },
+    NewerSchema { path: String, found: u32 },
     /// Something in it is damaged, or RocksDB cannot open it.
     #[error(transparent)]
     Storage(#[from] StorageError),
     /// The directory cannot be read or made.
     #[error("{path}: {source}")]
-    Directory {
-        /// Which.
-        path: String,
-        /// Why.
-        source: std::io::Error,
-    },
+    Directory { path: String, source: std::io::Error },
     /// The timing is contradictory.
     #[error("timing: {0}")]
     Timing(String),

@@ -139,7 +139,6 @@ pub(crate) fn encode<T: Serialize>(value: &T) -> Vec<u8> {
     codec::encode(value).expect("encoding to memory has no limit to exceed")
 }
 
-/// Decodes one entry.
 pub(crate) fn decode_entry(bytes: &[u8]) -> Result<EntryOf<Types>, codec::CodecError> {
     let StoredEntry::V1(entry) = codec::decode::<_, ENTRY_CLAIM_MAX>(bytes)?;
     entry.into_entry()

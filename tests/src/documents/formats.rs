@@ -41,7 +41,7 @@ fn formats_numbers_every_variant_as_the_code_does() {
         ("raft/src/stored/format.rs", "enum PayloadV1 {", "payload: 0", "change: 0"),
         ("raft/src/stored/format.rs", "pub(crate) enum MetaV1 {", "Meta: 0 V1(", "keys: identity"),
         ("raft/src/stored/v1.rs", "pub(crate) enum RowV1 {", "are `Row`: 0 V1(", "the variant must match"),
-        ("raft/src/snapshot/mod.rs", "pub(crate) enum Chunk {", "chunk: 0", "Rows are those"),
+        ("raft/src/snapshot/chunk.rs", "pub(crate) enum Chunk {", "chunk: 0", "Rows are those"),
         ("raft/src/stored/v1.rs", "pub(crate) enum EpochPhaseV1 {", "phase (0", "threshold, seats"),
     ] {
         let drawn = formats.split_once(from).unwrap_or_else(|| panic!("FORMATS has no {from:?}")).1;

@@ -21,19 +21,16 @@ mod founding;
 mod joining;
 mod keys;
 mod operations;
+mod parts;
 mod restore;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
 
-use quorate_shares::ids::{
-    BatchId, ClusterId, Epoch, KeyName, KeyUid, KeyVersion, NodeId, NodeName, ShareKeyGeneration,
-};
-use quorate_shares::kem::PublicKey;
-use quorate_shares::seal::{self, Committee};
-use sha2::{Digest, Sha256};
+use quorate_shares::ids::{BatchId, Epoch, KeyName, KeyUid, KeyVersion, NodeId};
+use quorate_shares::seal::Committee;
 
-use crate::live::command::{Change, Command, Operation, Outcome, RequestId, Seat};
+use crate::live::command::{Change, Command, Outcome, RequestId};
 use crate::live::refusal::Refusal;
 use crate::live::rows::{Row, RowKey, RowWrite, Rows};
 
@@ -41,6 +38,10 @@ pub use epochs::SWEEP_MAX;
 pub use joining::{INVITATION_TTL_MAX_MS, INVITATIONS_MAX};
 pub use keys::{REDEAL_MAX, VERIFY_MAX};
 pub use operations::LockTerms;
+pub use parts::{
+    BatchInfo, Cluster, Ended, EpochInfo, EpochPhase, Former, InvitationInfo, Key, LockReport, Member, MemberState,
+    Operations, RecordRef, Running, Version,
+};
 pub use restore::RestoreError;
 
 /// Most members. The committee's share numbers would allow 254, but only this many are tested.
@@ -65,13 +66,11 @@ pub struct State {
     pub time_ms: u64,
     /// The cluster, once it is founded.
     pub cluster: Option<Cluster>,
-    /// The members.
     pub members: BTreeMap<NodeId, Member>,
     /// Every epoch there ever was.
     pub epochs: BTreeMap<Epoch, EpochInfo>,
     /// Every batch there ever was.
     pub batches: BTreeMap<BatchId, BatchInfo>,
-    /// The keys.
     pub keys: BTreeMap<KeyUid, Key>,
     /// The members' newest lock reports.
     pub locks: BTreeMap<NodeId, LockReport>,
@@ -90,363 +89,14 @@ pub struct State {
     unready: BTreeSet<(KeyUid, KeyVersion)>,
 }
 
-/// The cluster.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Cluster {
-    /// Its identifier.
-    pub cluster: ClusterId,
-    /// SHA-256 of the root token.
-    pub token_hash: [u8; 32],
-    /// The threshold that the operator asked for; an epoch carries the one in force.
-    pub threshold: u8,
-    /// One member was accepted.
-    pub allow_solo: bool,
-    /// Two members were accepted.
-    pub accept_no_redundancy: bool,
-    /// When it was founded.
-    pub founded_ms: u64,
-    /// The next member's id; it only rises, so that no id is ever reused.
-    pub next_node_id: u64,
-}
-
-/// A member.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Member {
-    /// Its id.
-    pub node: NodeId,
-    /// Its label.
-    pub name: NodeName,
-    /// Where it listens.
-    pub addresses: Vec<String>,
-    /// Its boot key.
-    pub boot_pk: [u8; 32],
-    /// Its operating key.
-    pub op_pk: [u8; 32],
-    /// Its newest share key.
-    pub share_pk: PublicKey,
-    /// The generation of `share_pk`.
-    pub skgen: ShareKeyGeneration,
-    /// Where it stands.
-    pub state: MemberState,
-}
-
-/// Where a member stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MemberState {
-    /// In the cluster.
-    Active,
-    /// Known by its keys, and not locked yet.
-    Joining,
-}
-
-/// An invitation that may be proved.
-#[derive(Clone, PartialEq, Eq)]
-pub struct InvitationInfo {
-    /// V, which proves it.
-    pub proof_key: [u8; 32],
-    /// The name that the joiner must have, if one was chosen.
-    pub name: Option<NodeName>,
-    /// When nobody new may prove it any more.
-    pub expires_ms: u64,
-    /// The boot key that proved it first; no other may.
-    pub bound: Option<[u8; 32]>,
-    /// The member whose place the joiner takes.
-    pub replaces: Option<NodeId>,
-}
-
-impl InvitationInfo {
-    /// What names it without telling V: SHA-256 of V.
-    pub fn id(&self) -> [u8; 32] {
-        Sha256::digest(self.proof_key).into()
-    }
-}
-
-impl std::fmt::Debug for InvitationInfo {
-    /// Whoever knows V can join.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("InvitationInfo").field("expires_ms", &self.expires_ms).finish_non_exhaustive()
-    }
-}
-
-/// Somebody who was a member once. Its id is never given again.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Former {
-    /// Its id.
-    pub node: NodeId,
-    /// Its label, which others may bear now.
-    pub name: NodeName,
-    /// Its boot key.
-    pub boot_pk: [u8; 32],
-    /// Its operating key.
-    pub op_pk: [u8; 32],
-    /// It was revoked, and did not leave in good order.
-    pub revoked: bool,
-    /// When it ceased to be a member.
-    pub ended_ms: u64,
-}
-
-/// At most one operation runs.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Operations {
-    /// The one that runs.
-    pub running: Option<Running>,
-    /// The one before it.
-    pub ended: Option<Ended>,
-}
-
-/// An operation that runs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Running {
-    /// The epoch that it brings, which names it.
-    pub epoch: Epoch,
-    /// What is to be done.
-    pub operation: Operation,
-    /// The request that began it.
-    pub request: RequestId,
-    /// When.
-    pub began_ms: u64,
-    /// Members that are away and count as lost: whether they could still open their locks does not hold it up.
-    pub abandoned: BTreeSet<NodeId>,
-}
-
-/// An operation that is over.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ended {
-    /// It.
-    pub was: Running,
-    /// When it ended.
-    pub ended_ms: u64,
-    /// A revocation took its place before it was done.
-    pub preempted: bool,
-}
-
-/// Where an epoch stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum EpochPhase {
-    /// Being dealt to.
-    Pending,
-    /// The one that serves.
-    Active,
-    /// Replaced; its shares are being erased.
-    Retiring,
-    /// Gone.
-    Retired,
-    /// Given up before it was active; its number is not reused.
-    Abandoned,
-}
-
-/// An epoch and its committee.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct EpochInfo {
-    /// Its number.
-    pub epoch: Epoch,
-    /// Where it stands.
-    pub phase: EpochPhase,
-    /// Shares needed.
-    pub threshold: u8,
-    /// The holders, sorted by node; share numbers follow from the position.
-    pub committee: Vec<Seat>,
-    /// The holders' share keys, in the order of the committee; none once the epoch is over.
-    pub share_keys: Vec<PublicKey>,
-    /// The committee hash of FORMATS 3.
-    pub committee_hash: [u8; 32],
-    /// How many re-dealt records each holder opened and verified.
-    pub acks: BTreeMap<NodeId, u64>,
-    /// When it became ACTIVE; 0 before.
-    pub activated_ms: u64,
-    /// How far the records of an epoch that is over are dropped: everything up to this version.
-    pub swept: Option<(KeyUid, KeyVersion)>,
-    /// Records that a [`Change::Redeal`] brought: what holders acknowledge. Those of new keys are verified one by one.
-    pub redealt: u64,
-    /// Key versions with a record in this epoch. Counted again at a restart, not stored.
-    pub records: u64,
-}
-
-impl EpochInfo {
-    /// Whether records may name it: the fence against delayed commands.
-    pub fn is_open(&self) -> bool {
-        matches!(self.phase, EpochPhase::Active | EpochPhase::Pending)
-    }
-
-    /// The share number of a holder.
-    pub fn x_of(&self, node: NodeId) -> Option<u8> {
-        let position = self.committee.iter().position(|seat| seat.node == node)?;
-        u8::try_from(position + 1).ok()
-    }
-
-    /// How many holders must acknowledge it before it may become ACTIVE: the threshold, and a majority at least.
-    pub fn acks_needed(&self) -> usize {
-        usize::from(self.threshold).max(majority(self.committee.len()))
-    }
-
-    /// Whether `node` acknowledged every re-dealt record so far.
-    pub fn has_acknowledged(&self, node: NodeId) -> bool {
-        self.acks.get(&node).is_some_and(|&redealt| redealt >= self.redealt)
-    }
-
-    /// How many holders acknowledged every re-dealt record so far.
-    pub fn acknowledged(&self) -> usize {
-        self.acks.keys().filter(|&&node| self.has_acknowledged(node)).count()
-    }
-
-    /// Whether nobody deals to it or asks for its shares any more.
-    pub fn is_over(&self) -> bool {
-        matches!(self.phase, EpochPhase::Retired | EpochPhase::Abandoned)
-    }
-
-    /// The seat of a holder.
-    pub fn seat_of(&self, node: NodeId) -> Option<&Seat> {
-        self.committee.iter().find(|seat| seat.node == node)
-    }
-
-    /// The committee with its public keys, as dealer and holders need it; `None` once the epoch is over.
-    fn seated(&self) -> Option<Committee> {
-        let seats = self.committee.iter().zip(&self.share_keys);
-        let members =
-            seats.map(|(seat, key)| seal::Member { node: seat.node, generation: seat.skgen, public_key: key.clone() });
-        let members: Vec<_> = members.collect();
-        if members.len() < self.committee.len() {
-            None
-        } else {
-            Committee::new(self.epoch, self.threshold, members).ok()
-        }
-    }
-}
-
-/// What the state remembers of a batch; the header itself is on disk.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BatchInfo {
-    /// Its identifier.
-    pub batch: BatchId,
-    /// The epoch that it deals to.
-    pub epoch: Epoch,
-    /// Who dealt it.
-    pub dealer: NodeId,
-    /// When it was opened.
-    pub opened_ms: u64,
-    /// SHA-256 of the header, to tell a repetition from another batch of the same name.
-    pub header_hash: [u8; 32],
-    /// Whether each record carries a slot for the recovery recipient.
-    pub recovery: bool,
-    /// One bit per used index. Found again at a restart, not stored.
-    pub(crate) used: Vec<u64>,
-}
-
-impl BatchInfo {
-    /// Whether a record has this index.
-    pub fn is_used(&self, index: u32) -> bool {
-        self.used.get(index as usize / 64).is_some_and(|word| word >> (index % 64) & 1 == 1)
-    }
-
-    pub(crate) fn mark_used(&mut self, index: u32) {
-        let word = index as usize / 64;
-        if self.used.len() <= word {
-            self.used.resize(word + 1, 0);
-        }
-        self.used[word] |= 1 << (index % 64);
-    }
-}
-
-/// A master key.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Key {
-    /// Its identifier.
-    pub uid: KeyUid,
-    /// Its name.
-    pub name: KeyName,
-    /// When it was made.
-    pub created_ms: u64,
-    /// Notes for people: names and values.
-    pub tags: BTreeMap<String, String>,
-    /// Its versions, never empty. Boxed, because a tree has room for eleven where most keys have one.
-    pub versions: BTreeMap<KeyVersion, Box<Version>>,
-}
-
-impl Key {
-    /// The newest version, ready or not.
-    pub fn newest(&self) -> &Version {
-        self.versions.values().next_back().expect("a key is made with its first version")
-    }
-
-    /// The newest version that may encrypt.
-    pub fn newest_ready(&self) -> Option<&Version> {
-        self.versions.values().rev().map(Box::as_ref).find(|version| version.ready)
-    }
-}
-
-/// A version of a key.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Version {
-    /// Its number.
-    pub version: KeyVersion,
-    /// When it was made.
-    pub created_ms: u64,
-    /// Its key-check value.
-    pub kcv: [u8; 32],
-    /// Whether it may encrypt: its record in each open epoch was verified by a threshold of holders. It never goes back.
-    pub ready: bool,
-    /// The request that made it.
-    pub request: RequestId,
-    /// Where its share records are, at most one per epoch.
-    pub records: Vec<RecordRef>,
-}
-
-impl Version {
-    /// The record of an epoch.
-    pub fn record(&self, epoch: Epoch) -> Option<&RecordRef> {
-        self.records.iter().find(|record| record.epoch == epoch)
-    }
-
-    /// Whether a threshold of holders verified its record in each of the epochs that records are needed in.
-    fn is_verified(&self, open: &[Epoch]) -> bool {
-        open.iter().all(|&epoch| self.record(epoch).is_some_and(|record| record.verified))
-    }
-}
-
-/// Names one share record.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RecordRef {
-    /// Its epoch.
-    pub epoch: Epoch,
-    /// Its batch.
-    pub batch: BatchId,
-    /// Its index in the batch.
-    pub index: u32,
-    /// A threshold of holders opened and verified it.
-    pub verified: bool,
-}
-
-/// A member's lock, as it reported it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LockReport {
-    /// Whose.
-    pub node: NodeId,
-    /// Its generation.
-    pub generation: u64,
-    /// Pieces needed.
-    pub threshold: u8,
-    /// The peers that hold a piece.
-    pub peers: BTreeSet<NodeId>,
-    /// The share keys that the lock protects.
-    pub share_keys: BTreeSet<ShareKeyGeneration>,
-    /// The nodes for whose locks this member holds keys.
-    pub holds_for: BTreeSet<NodeId>,
-    /// Writes of the member's vault when it reported.
-    pub writes: u64,
-    /// When it was reported.
-    pub reported_ms: u64,
-}
-
 /// What one command did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Applied {
-    /// The answer.
     pub outcome: Result<Outcome, Refusal>,
     /// The rows to write, in order, together with the log id of the command.
     pub rows: Vec<RowWrite>,
 }
 
-/// Applies one command.
 pub fn apply(state: &mut State, command: &Command) -> Applied {
     let mut rows = Rows::default();
     if command.time_ms > state.time_ms {
@@ -509,7 +159,6 @@ impl State {
         self.epochs.values().next_back().filter(|epoch| epoch.phase == EpochPhase::Pending)
     }
 
-    /// An epoch.
     pub fn epoch(&self, epoch: Epoch) -> Option<&EpochInfo> {
         self.epochs.get(&epoch)
     }
@@ -535,7 +184,6 @@ impl State {
         self.keys.get(self.names.get(name)?)
     }
 
-    /// A version of a key.
     pub fn version(&self, uid: KeyUid, version: KeyVersion) -> Option<&Version> {
         self.keys.get(&uid)?.versions.get(&version).map(Box::as_ref)
     }
