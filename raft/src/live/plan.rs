@@ -186,14 +186,16 @@ pub fn next(state: &State, view: &View) -> Step {
     }
     let running = state.operations.running.as_ref();
     match (state.active(), running) {
-        (None, _) => state.pending().map_or_else(|| open_epoch(state), |pending| fill(state, view, pending)),
-        (Some(active), Some(running)) => go_on(state, view, active, running),
+        (None, _) => {
+            state.pending().map_or_else(|| open_epoch(state), |pending| complete_pending(state, view, pending))
+        }
+        (Some(active), Some(running)) => continue_operation(state, view, active, running),
         (Some(active), None) => idle(state, view, active),
     }
 }
 
 /// The next step of an operation.
-fn go_on(state: &State, view: &View, active: &EpochInfo, running: &Running) -> Step {
+fn continue_operation(state: &State, view: &View, active: &EpochInfo, running: &Running) -> Step {
     let (leaving, revoke) = (running.operation.leaving(), running.operation.revokes());
     // I9: whoever is about to go, or holds no shares, leads nobody through this.
     if leaving.contains(&view.me) || active.x_of(view.me).is_none() {
@@ -204,17 +206,17 @@ fn go_on(state: &State, view: &View, active: &EpochInfo, running: &Running) -> S
     let phase = epoch.map(|epoch| epoch.phase);
     if let Some(node) = running.operation.joining()
         && phase != Some(EpochPhase::Active)
-        && let Some(step) = take_in(state, view, running, node)
+        && let Some(step) = bring_joiner_to_vote(state, view, running, node)
     {
         return step;
     }
-    if revoke && let Some(step) = let_go(state, view, running) {
+    if revoke && let Some(step) = remove_leaving(state, view, running) {
         return step;
     }
     match phase {
         None => await_share_keys(state, view, running).unwrap_or_else(|| open_epoch(state)),
-        Some(EpochPhase::Pending) => fill(state, view, epoch.expect("it has a phase")),
-        _ => settle(state, view, running),
+        Some(EpochPhase::Pending) => complete_pending(state, view, epoch.expect("it has a phase")),
+        _ => finish_operation(state, view, running),
     }
 }
 
@@ -226,7 +228,7 @@ fn await_share_keys(state: &State, view: &View, running: &Running) -> Option<Ste
 }
 
 /// Brings a joiner as far as a vote. Everybody's lock names it before it has one: whoever votes also unlocks.
-fn take_in(state: &State, view: &View, running: &Running, node: NodeId) -> Option<Step> {
+fn bring_joiner_to_vote(state: &State, view: &View, running: &Running, node: NodeId) -> Option<Step> {
     if view.joiner_silent_ms >= view.patience.joiner_ms && !view.present.contains(&node) {
         return Some(Step::GiveUpJoiner { node });
     }
@@ -271,7 +273,7 @@ fn await_holders(state: &State, view: &View, leaving: &BTreeSet<NodeId>) -> Opti
 }
 
 /// Takes vote and identity from those who leave.
-fn let_go(state: &State, view: &View, running: &Running) -> Option<Step> {
+fn remove_leaving(state: &State, view: &View, running: &Running) -> Option<Step> {
     let leaving = running.operation.leaving();
     let revoke = running.operation.revokes();
     if leaving.iter().any(|node| view.voters.contains(node)) {
@@ -321,7 +323,7 @@ fn open_epoch(state: &State) -> Step {
 }
 
 /// Deals every version to the PENDING epoch, has the records verified, and makes it the ACTIVE one.
-fn fill(state: &State, view: &View, pending: &EpochInfo) -> Step {
+fn complete_pending(state: &State, view: &View, pending: &EpochInfo) -> Step {
     let epoch = pending.epoch;
     let left = state.undealt().len();
     if left > 0 {
@@ -339,7 +341,7 @@ fn fill(state: &State, view: &View, pending: &EpochInfo) -> Step {
 }
 
 /// What follows once the operation's epoch is ACTIVE.
-fn settle(state: &State, view: &View, running: &Running) -> Step {
+fn finish_operation(state: &State, view: &View, running: &Running) -> Step {
     // Nobody's lock may need the piece of somebody who is about to go. Of those who are away the old lock is known.
     let awaited = |node: &NodeId| !state.is_locked_as_due(*node, &view.present) && view.present.contains(node);
     let leaving = running.operation.leaving();
@@ -351,7 +353,7 @@ fn settle(state: &State, view: &View, running: &Running) -> Step {
     if !missing.is_empty() {
         return Step::AwaitLocks { missing: missing.into_iter().collect() };
     }
-    if let Some(step) = let_go(state, view, running) {
+    if let Some(step) = remove_leaving(state, view, running) {
         return step;
     }
     if let Some(old) = state.epochs.values().find(|epoch| epoch.phase == EpochPhase::Retiring) {

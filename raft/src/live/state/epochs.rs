@@ -87,7 +87,7 @@ pub(super) fn activate(state: &mut State, epoch: Epoch, rows: &mut Rows) -> Resu
     info.phase = EpochPhase::Active;
     info.activated_ms = state.time_ms;
     store(state, info, rows);
-    keys::settle_ready(state, rows);
+    keys::recheck_ready(state, rows);
     Ok(Outcome::EpochActivated { epoch })
 }
 
@@ -108,7 +108,7 @@ pub(super) fn abandon_pending(state: &mut State, rows: &mut Rows) {
     if let Some(pending) = state.pending().cloned() {
         close(state, pending, EpochPhase::Abandoned, rows);
         state.undealt.clear();
-        keys::settle_ready(state, rows);
+        keys::recheck_ready(state, rows);
     }
 }
 

@@ -177,7 +177,7 @@ pub(super) fn ready(state: &mut State, ready: &Ready, rows: &mut Rows) -> Result
 
 /// The epochs that a version must be verified in have changed: one that waited only for an epoch which does not count any more
 /// is ready now, and nobody would ask its holders again.
-pub(super) fn settle_ready(state: &mut State, rows: &mut Rows) {
+pub(super) fn recheck_ready(state: &mut State, rows: &mut Rows) {
     let open = state.record_epochs();
     let State { keys, unready, .. } = state;
     unready.retain(|&(uid, number)| {
