@@ -14,21 +14,21 @@ use crate::live::place::{Ballot, LogPlace};
 use crate::live::refusal::Refusal;
 use crate::live::voters::{Denial, Intent, Membership, denied_by_joint};
 
-/// What applying an entry answers; `None` for entries of openraft's own.
+/// The answer to an applied entry; `None` for openraft's own entries.
 pub(crate) type Answer = Option<Result<Outcome, Refusal>>;
 
-/// What an entry carries. openraft's own payload has no room for why a membership changes, and that must be one entry
-/// with the membership: whoever appends it acts on it at once.
+/// What an entry carries. openraft's own payload has no room for the reason of a change of membership. The reason must be in the
+/// same entry as the membership, because a node that appends the entry acts on both at once.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Payload {
     Blank,
     Command(Command),
-    /// The intent is that of whoever proposed it; the first membership of all, and learners, have none.
+    /// With the intent of the proposer. The first membership of all has none, and neither have changes of learners.
     Membership(Option<Intent>, openraft::Membership<u64, BasicNode>),
 }
 
 impl Payload {
-    /// What openraft is given to put the membership into.
+    /// A payload that openraft puts the membership into.
     pub(crate) fn intending(intent: Option<Intent>) -> Self {
         Self::Membership(intent, openraft::Membership::default())
     }
@@ -74,7 +74,7 @@ impl fmt::Display for Payload {
 }
 
 openraft::declare_raft_types!(
-    /// Commands in, answers out; node ids as numbers, and a label of each node for messages.
+    /// Commands in, answers out. Node ids are numbers, and each node has a label for messages.
     pub(crate) Types:
         D = Command,
         R = Answer,
@@ -124,7 +124,7 @@ impl From<&openraft::Membership<u64, BasicNode>> for Membership {
     }
 }
 
-/// Whom an entry denies as soon as it is appended.
+/// The nodes that an entry denies as soon as it is appended.
 pub(crate) fn denied_at_append(entry: &EntryOf<Types>) -> Vec<Denial> {
     let Payload::Membership(Some(intent), membership) = &entry.payload else { return Vec::new() };
     denied_by_joint(*intent, &Membership::from(membership), LogPlace::of(entry.log_id))

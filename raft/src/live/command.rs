@@ -1,11 +1,14 @@
-//! Every change there is.
+//! Every change of the replicated state.
 //!
-//! A [`Command`] is one entry of the Raft log: a [`Change`] and the time at which its proposer made it. Whatever needs a
-//! clock, a random number or a secret was done before a command exists, so that every replica that applies it reaches
-//! the same state. Each change names the state that it expects and may be proposed again after a lost answer: the first
-//! answer comes back, and nothing happens twice.
+//! A [`Command`] is one entry of the Raft log: a [`Change`] and the time at which its proposer made it. Everything that needs
+//! a clock, a random number or a secret is done before the command exists, so each replica that applies it reaches the same
+//! state. A change names the state that it expects. It may be proposed again after a lost answer: the first answer comes
+//! back, and nothing happens twice.
 //!
-//! What comes back is an [`Outcome`], or a [`Refusal`](crate::live::refusal::Refusal): both are deterministic answers.
+//! The answer is an [`Outcome`] or a [`Refusal`](crate::live::refusal::Refusal). Both are deterministic.
+//!
+//! These types are a format themselves: peers send each other commands, and the log stores them. They never change. A new
+//! kind is a new variant at the end of [`Change`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -15,10 +18,10 @@ use serde::{Deserialize, Serialize};
 
 pub use super::outcome::Outcome;
 
-/// Most bytes of one command. Larger ones are refused before they enter the log, so that one entry always fits one frame.
+/// Most bytes of one command. A larger one is refused before it enters the log, so one entry always fits one frame.
 pub const COMMAND_BYTES_MAX: usize = 1 << 20;
 
-/// A client's name for one request: a repetition carries the same one and gets the first answer.
+/// The id that a client gives to one request. A repetition carries the same id and gets the first answer.
 pub type RequestId = [u8; 16];
 
 /// One change, stamped by its proposer.
@@ -46,7 +49,7 @@ impl fmt::Display for Command {
 /// goes to the end.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Change {
-    /// The first command of every cluster: who is in it, and on which terms.
+    /// The first command of every cluster: its members and its terms.
     Found(Found),
     /// Opens the next epoch as PENDING, with its committee.
     OpenEpoch(OpenEpoch),
@@ -71,13 +74,13 @@ pub enum Change {
     Ready(Ready),
     /// A member rotated its lock, or erased a key that it held for a peer's.
     ReportLock(ReportLock),
-    /// Begins an operation: what follows until its [`Change::Finish`] is the leader's, step by step.
+    /// Begins an operation. The leader proposes its steps, up to [`Change::Finish`].
     Begin(Begin),
-    /// A member's share key for the epoch that comes next, durable in its lock.
+    /// A member's share key for the next epoch, durable in its lock.
     RegisterShareKey(RegisterShareKey),
     /// Records of the PENDING epoch for versions that exist already.
     Redeal(Redeal),
-    /// The members that an operation removes are members no more.
+    /// Ends the membership of the nodes that an operation removes.
     Expel {
         /// The operation, by its epoch.
         operation: Epoch,
@@ -92,23 +95,23 @@ pub enum Change {
         /// The operation, by its epoch.
         operation: Epoch,
     },
-    /// Drops records and batches of an epoch that is over, as many as one command may.
+    /// Drops records and batches of an epoch that is over, at most as many as one command may.
     Sweep {
         /// The RETIRED or ABANDONED epoch.
         epoch: Epoch,
     },
-    /// Somebody may join, once.
+    /// One node may join with this invitation.
     Invite(Invite),
-    /// Whoever joins with the invitation takes the place of a member.
+    /// The node that joins with the invitation replaces a member.
     Designate {
         /// SHA-256 of the invitation's V.
         invitation: [u8; 32],
-        /// The member that goes.
+        /// The member that is replaced, and then revoked.
         gone: NodeId,
     },
-    /// An invitation was proved: the operation that lets its bearer join begins, or goes on with new keys.
+    /// A node proved an invitation: the operation that lets it join begins, or continues with the node's new keys.
     Admit(Admit),
-    /// The joiner's first lock is durable: it can be asked for pieces of others', and dealt to.
+    /// The joiner's first lock is durable: it can hold pieces of the others' locks, and shares can be dealt to it.
     Admitted { node: NodeId },
 }
 
@@ -139,7 +142,7 @@ impl Change {
         }
     }
 
-    /// Bytes of what it carries that has no small bound of its own: headers, records and tags.
+    /// Bytes of headers, records, tags and keys: everything in it without a small bound of its own.
     pub(crate) fn carried_bytes(&self) -> usize {
         let records = |records: &[RecordBytes]| records.iter().map(|record| record.0.len()).sum::<usize>();
         match self {
@@ -159,15 +162,15 @@ impl Change {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Found {
-    /// The cluster's identifier, for ever.
+    /// Never changes.
     pub cluster: ClusterId,
     /// SHA-256 of the root token.
     pub token_hash: [u8; 32],
     /// Shares needed: from a majority of the members up to all of them.
     pub threshold: u8,
-    /// One member is enough (`--allow-solo`): one disk then holds everything.
+    /// The operator accepts one member (`--allow-solo`): one disk then holds everything.
     pub allow_solo: bool,
-    /// Two members are enough (`--accept-no-redundancy`): losing one disk then loses every key.
+    /// The operator accepts two members (`--accept-no-redundancy`): losing one disk then loses every key.
     pub accept_no_redundancy: bool,
     /// The founders. Their node ids were given in the order in which they proved their invitations.
     pub members: Vec<NewMember>,
@@ -176,12 +179,12 @@ pub struct Found {
 /// A member as it is admitted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NewMember {
-    /// Given once, never reused.
+    /// Assigned once and never reused.
     pub node: NodeId,
     pub name: NodeName,
-    /// Where it listens, as `host:port`, best first.
+    /// Where it listens, as `host:port`, preferred ones first.
     pub addresses: Vec<String>,
-    /// Ed25519 key that may ask for LockOpen only.
+    /// Ed25519 key that is accepted for LockOpen only.
     pub boot_pk: [u8; 32],
     /// Ed25519 key for everything else.
     pub op_pk: [u8; 32],
@@ -208,25 +211,25 @@ pub struct OpenEpoch {
     pub threshold: u8,
     /// The holders, sorted by node.
     pub committee: Vec<Seat>,
-    /// The committee hash of FORMATS 3, which every replica computes again.
+    /// The committee hash of FORMATS 3. Each replica computes it, too, and compares.
     pub committee_hash: [u8; 32],
 }
 
-/// A holder's word that it can open its shares of an epoch.
+/// A holder states that it can open its shares of an epoch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EpochAck {
     pub epoch: Epoch,
     pub node: NodeId,
-    /// How many re-dealt records the epoch had when it opened and verified all of them.
+    /// How many re-dealt records the holder opened and verified: all that the epoch had at that time.
     pub redealt: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CreateKey {
     pub request: RequestId,
-    /// The key's identifier, for ever.
+    /// Never changes.
     pub uid: KeyUid,
-    /// The key's name, for ever.
+    /// Never changes.
     pub name: KeyName,
     /// Notes for people: names and values.
     pub tags: BTreeMap<String, String>,
@@ -241,7 +244,7 @@ pub struct CreateKey {
 pub struct RotateKey {
     pub request: RequestId,
     pub uid: KeyUid,
-    /// The newest version at the moment of the request; the new one is one more.
+    /// The newest version when the request was made. The new version is one more.
     pub expect: KeyVersion,
     /// The key-check value of the new version.
     pub kcv: [u8; 32],
@@ -272,15 +275,15 @@ pub struct Ready {
 pub struct Verified {
     pub uid: KeyUid,
     pub version: KeyVersion,
-    /// Who opened and verified a share of it: a set, so that nobody counts twice.
+    /// The holders that opened and verified a share of it. A set, so each counts once.
     pub holders: BTreeSet<NodeId>,
 }
 
-/// A member's lock as it lies on its disk.
+/// A member's lock as it is stored on its disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReportLock {
     pub node: NodeId,
-    /// The lock's generation, which only rises.
+    /// It only rises.
     pub generation: u64,
     /// Pieces needed to open it.
     pub threshold: u8,
@@ -290,38 +293,37 @@ pub struct ReportLock {
     pub share_keys: BTreeSet<ShareKeyGeneration>,
     /// The nodes for whose locks this member holds keys.
     pub holds_for: BTreeSet<NodeId>,
-    /// Writes of the member's vault so far: of two reports the one with more is the newer.
+    /// Writes of the member's vault so far. Of two reports, the one with more writes is newer.
     pub writes: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Begin {
     pub request: RequestId,
-    /// What is to be done.
     pub operation: Operation,
-    /// Two members may remain, of which the loss of one disk loses every key.
+    /// The operator accepts that two members remain: losing one disk then loses every key.
     pub accept_no_redundancy: bool,
     /// Members that are away and count as lost.
     pub abandon: BTreeSet<NodeId>,
 }
 
-/// What an operator, or the leader by itself, wants of the cluster. Each brings one epoch.
+/// What an operator asks of the cluster, or the leader begins by itself. Each opens one epoch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Operation {
-    /// The same members with new share keys, so that those who were away can erase old ones.
+    /// The same members get new share keys, so members that were away can erase their old ones.
     Rekey,
     /// A member leaves in good order: its seat first, then its vote.
     Remove { node: NodeId },
-    /// Members are refused from now on, and everything else follows.
+    /// Members are refused from now on; votes, identities and seats follow.
     Revoke { nodes: BTreeSet<NodeId> },
-    /// A node comes in.
+    /// A node becomes a member.
     Join { node: NodeId },
-    /// A node comes in and takes the place of a member, which is revoked.
+    /// A node becomes a member and replaces another one, which is revoked.
     Replace { gone: NodeId, node: NodeId },
 }
 
 impl Operation {
-    /// The members that are none when it is done.
+    /// The nodes that are no longer members when it is done.
     pub fn leaving(&self) -> BTreeSet<NodeId> {
         match self {
             Self::Rekey | Self::Join { .. } => BTreeSet::new(),
@@ -330,7 +332,7 @@ impl Operation {
         }
     }
 
-    /// The member that is new when it is done.
+    /// The node that is a new member when it is done.
     pub fn joining(&self) -> Option<NodeId> {
         match self {
             Self::Join { node } | Self::Replace { node, .. } => Some(*node),
@@ -349,7 +351,7 @@ impl Operation {
         }
     }
 
-    /// Whether those who leave are refused before everybody can do without them.
+    /// Whether the nodes that leave are refused before the others can do without them.
     pub fn revokes(&self) -> bool {
         matches!(self, Self::Revoke { .. } | Self::Replace { .. })
     }
@@ -357,16 +359,16 @@ impl Operation {
 
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Invite {
-    /// V, which proves it: the hash of a secret that is kept nowhere.
+    /// V, which proves the invitation: the hash of a secret that the cluster never stores.
     pub proof_key: [u8; 32],
     /// The name that the joiner must have, if one was chosen.
     pub name: Option<NodeName>,
-    /// How long it is good for.
+    /// How long the invitation is valid.
     pub ttl_ms: u64,
 }
 
 impl fmt::Debug for Invite {
-    /// Whoever knows V can join.
+    /// Without V: a node that knows it can join.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Invite").field("ttl_ms", &self.ttl_ms).finish_non_exhaustive()
     }
@@ -382,7 +384,7 @@ pub struct Admit {
     pub addresses: Vec<String>,
     pub boot_pk: [u8; 32],
     pub op_pk: [u8; 32],
-    /// Its first share key, to which nothing is ever dealt.
+    /// Its first share key. No share is ever dealt to it.
     #[serde(with = "serde_bytes")]
     pub share_pk: Vec<u8>,
 }
@@ -390,7 +392,7 @@ pub struct Admit {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RegisterShareKey {
     pub node: NodeId,
-    /// The number of the epoch that it was drawn for.
+    /// The number of the epoch that the key was drawn for.
     pub skgen: ShareKeyGeneration,
     /// X-Wing key, 1216 bytes.
     #[serde(with = "serde_bytes")]
@@ -405,7 +407,7 @@ pub struct Redeal {
     pub dealt: Vec<Redealt>,
 }
 
-/// One version, dealt anew.
+/// One existing version with its new record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Redealt {
     pub uid: KeyUid,

@@ -3,7 +3,7 @@
 use quorate_shares::ids::{BatchId, Epoch, KeyUid, KeyVersion, NodeId};
 use serde::{Deserialize, Serialize};
 
-/// The answer to a change that was made, now or at the first of several repetitions.
+/// The answer to a change that was applied: now, or when it was proposed first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcome {
     Founded,
@@ -26,24 +26,24 @@ pub enum Outcome {
     },
     /// The version exists. It encrypts once it is ready.
     VersionMade {
-        /// The key, which is another than the request's when the request repeats an earlier one.
+        /// The key. If the request repeats an earlier one, it is the key that the earlier one made.
         uid: KeyUid,
         version: KeyVersion,
-        /// When it was made, in the state's time.
+        /// In the state's time.
         created_ms: u64,
     },
     /// The records are marked as verified.
     MadeReady {
-        /// How many versions can encrypt now that could not before.
+        /// How many versions became able to encrypt.
         versions: u32,
     },
     /// The lock report is stored, unless a newer one was already.
     LockReported {
         node: NodeId,
     },
-    /// The operation runs, or ran to its end.
+    /// The operation runs, or is finished.
     Begun {
-        /// The epoch that it brings, which names it.
+        /// The epoch that the operation opens; its number names the operation.
         operation: Epoch,
     },
     /// The share key is registered.
@@ -61,7 +61,7 @@ pub enum Outcome {
         /// Versions that still lack a record in the PENDING epoch.
         left: u64,
     },
-    /// They are members no more.
+    /// The nodes that leave are no longer members.
     Expelled,
     /// The epoch is RETIRED.
     EpochRetired {
@@ -72,7 +72,7 @@ pub enum Outcome {
         /// The operation, by its epoch.
         operation: Epoch,
     },
-    /// Some of what was left of the epoch is gone.
+    /// Some remains of the epoch are dropped.
     Swept {
         epoch: Epoch,
         /// Whether nothing is left.

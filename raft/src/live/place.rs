@@ -8,11 +8,10 @@ use serde::{Deserialize, Serialize};
 pub struct LogPlace {
     pub term: u64,
     pub node: NodeId,
-    /// The index in the log.
     pub index: u64,
 }
 
-/// A vote: the newest term that this node knows, for whom, and whether a quorum granted it.
+/// A vote: the newest term that this node knows, the node that it voted for, and whether a quorum granted it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Ballot {
     pub term: u64,

@@ -1,14 +1,19 @@
-//! What the leader still owes: the next step from the state to what was asked for.
+//! What the leader does next: one step from the state towards what was asked for.
 //!
-//! Pure. The leader's loop asks for the next step after every change and does it; each step may be repeated, so a new
-//! leader goes on where the last one stopped. Nothing here remembers anything: what the state cannot know (who is there,
-//! who votes) comes in as a [`View`].
+//! Pure. The leader's loop asks for the next step after every change, and takes it. Each step may be repeated, so a new
+//! leader continues where the last one stopped. Nothing is remembered here. What the state cannot know (which nodes answer,
+//! which vote) comes in as a [`View`].
 //!
-//! An operation brings one epoch. A planned removal goes from the inside out, so that nobody misses who leaves before
-//! everybody can do without it: the epoch without its seat, the locks without its piece, the vote, the identity. A
-//! revocation goes from the outside in: the vote and the identity first, then everything else in the same way. A joiner
-//! comes in from the outside: its lock, a copy of the state, its piece of the others' locks, its vote, its seat. A
-//! replacement is both at once, with one change of the voters and one epoch.
+//! Each operation opens one epoch. The order of its steps depends on the operation:
+//!
+//! ```text
+//! remove    epoch without its seat ─► locks without its piece ─► vote ─► identity
+//! revoke    vote ─► identity ─► epoch without its seat ─► locks without its piece
+//! join      its lock ─► a copy of the state ─► its piece of the others' locks ─► vote ─► seat
+//! replace   join and revoke together, with one change of the voters and one epoch
+//! ```
+//!
+//! A node that is removed helps until the others can do without it. A node that is revoked is refused first.
 
 use std::collections::BTreeSet;
 
@@ -18,17 +23,17 @@ use crate::live::command::{Change, OpenEpoch, Seat};
 use crate::live::state::{EpochInfo, EpochPhase, MemberState, Running, State, majority};
 pub use crate::live::state::{REDEAL_MAX, VERIFY_MAX};
 
-/// How many a leader deals anew at a time, and has in plain: so few that no node is busy for long with the command, and clients
-/// are answered; so many that the rounds between nodes cost little.
+/// How many versions a leader deals to the PENDING epoch in one command, and holds in plain meanwhile. Fewer would cost more
+/// rounds between nodes; more would keep each node busy with one command while clients wait.
 const REDEAL_AT_ONCE: usize = 192;
 
 /// How long the leader waits before it does something by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Patience {
-    /// An epoch that only lets returned members erase old share keys comes this long after the last one at the earliest, by
-    /// clocks that nobody sets.
+    /// An epoch whose only purpose is that returned members erase old share keys comes at the earliest this long after the
+    /// last one, on a monotonic clock.
     pub rekey_ms: u64,
-    /// A joiner that is silent for so long is given up.
+    /// A joiner that is silent for this long is given up.
     pub joiner_ms: u64,
 }
 
@@ -41,27 +46,27 @@ impl Default for Patience {
 /// What the leader sees besides the state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct View {
+    /// The leader itself.
     pub me: NodeId,
-    /// The nodes that can be asked now, the leader among them.
+    /// The nodes that answer now, the leader among them.
     pub present: BTreeSet<NodeId>,
-    /// Who votes, by the newest membership of Raft.
+    /// The voters of Raft's newest membership.
     pub voters: BTreeSet<NodeId>,
-    /// Who follows without a vote, by the same.
+    /// The learners of the same membership: they follow the log without a vote.
     pub learners: BTreeSet<NodeId>,
-    /// Whether that membership is one set of voters, and committed.
+    /// Whether that membership is committed and not joint.
     pub settled: bool,
     /// The learners that have nearly all of the log.
     pub caught_up: BTreeSet<NodeId>,
-    /// For how long the joiner has not been there, as far as this leader knows.
+    /// For how long the joiner has not answered, as far as this leader knows.
     pub joiner_silent_ms: u64,
-    /// For how long the ACTIVE epoch has been so, as far as this leader knows.
+    /// For how long the ACTIVE epoch has been ACTIVE, as far as this leader knows.
     pub active_ms: u64,
-    /// How long it waits.
     pub patience: Patience,
 }
 
 impl View {
-    /// What `me` sees while every member is there and votes.
+    /// What `me` sees while every member answers and votes.
     pub fn of_all(state: &State, me: NodeId) -> Self {
         let members: BTreeSet<_> = state.members.keys().copied().collect();
         Self {
@@ -80,13 +85,13 @@ impl View {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    /// Nothing was applied yet: the first founder owes [`Change::Found`].
+    /// Nothing was applied yet: the first founder must propose [`Change::Found`].
     AwaitFounding,
     /// Finish a change of voters that an earlier leader left half-way.
     FinishVoters,
-    /// Let another one lead, who holds shares and stays.
+    /// Let another node lead, one that holds shares and stays.
     TransferLeadership {
-        /// Any of these.
+        /// Each of these will do.
         to: BTreeSet<NodeId>,
     },
     /// Propose this change as it is.
@@ -96,75 +101,61 @@ pub enum Step {
     /// Wait until the joiner has made its first lock durable and said so, or has caught up with the log.
     AwaitJoiner {
         node: NodeId,
-        /// It has its lock, and needs the log.
+        /// It has its lock, and still needs the log.
         locked: bool,
     },
-    /// Revoke a joiner that does not come any more, so that nothing of it is left.
-    GiveUpJoiner {
-        node: NodeId,
-    },
+    /// Revoke a joiner that does not answer, so that the cluster keeps nothing of it.
+    GiveUpJoiner { node: NodeId },
     /// Let the joiner follow the log.
-    AddLearner {
-        node: NodeId,
-    },
-    /// Let nobody follow the log who is about to be a member no more.
-    RemoveLearner {
-        node: NodeId,
-    },
+    AddLearner { node: NodeId },
+    /// Stop a learner that is about to lose its membership from following the log.
+    RemoveLearner { node: NodeId },
     /// Make these the voters.
     ChangeVoters {
-        /// All voters from then on.
         voters: BTreeSet<NodeId>,
-        /// Those who vote no more are refused at once.
+        /// Refuse the nodes that lose their vote at once.
         revoke: bool,
     },
     /// Wait until these members have registered a share key for the epoch.
     AwaitShareKeys {
-        /// The epoch that comes next.
+        /// The next epoch.
         epoch: Epoch,
-        /// Whom to wait for.
         missing: Vec<NodeId>,
     },
     /// Deal these versions to the PENDING epoch.
     Redeal {
         epoch: Epoch,
-        /// At most [`REDEAL_MAX`], and fewer.
+        /// Fewer than [`REDEAL_MAX`].
         versions: Vec<(KeyUid, KeyVersion)>,
-        /// How many lack a record, these among them.
+        /// How many versions lack a record, these among them.
         left: usize,
     },
     /// Ask these holders to open and verify the epoch's records, and propose one `EpochAck` per answer.
     CollectAcks {
         epoch: Epoch,
-        /// Records that were dealt anew, which an acknowledgement must cover.
+        /// How many records of older versions were dealt to it: an acknowledgement must cover all of them.
         redealt: u64,
         /// How many more holders must acknowledge before the epoch may become ACTIVE.
         needed: usize,
-        /// The holders that did not yet.
+        /// The holders that did not acknowledge yet.
         missing: Vec<NodeId>,
     },
     /// Wait until the locks of these members are what they must be.
-    AwaitLocks {
-        /// Whom to wait for.
-        missing: Vec<NodeId>,
-    },
-    /// Wait until enough holders are there to deal from without whoever is about to be refused.
+    AwaitLocks { missing: Vec<NodeId> },
+    /// Wait until enough holders answer. The next epoch is dealt from their shares, without the node that is about to be refused.
     AwaitHolders {
-        /// How many more it takes.
+        /// How many more holders must answer.
         needed: usize,
         /// The holders that are away.
         missing: Vec<NodeId>,
     },
-    /// See that these members know which epoch is ACTIVE, then propose that the one before is RETIRED.
-    Retire {
-        epoch: Epoch,
-        active: Epoch,
-        members: Vec<NodeId>,
-    },
+    /// Make sure that these members know which epoch is ACTIVE, then propose that the one before is RETIRED.
+    Retire { epoch: Epoch, active: Epoch, members: Vec<NodeId> },
+    /// Everything is done.
     Nothing,
 }
 
-/// A record that no threshold of holders verified yet.
+/// A record that fewer holders than the threshold have verified.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unverified {
     pub uid: KeyUid,
@@ -197,7 +188,7 @@ pub fn next(state: &State, view: &View) -> Step {
 /// The next step of an operation.
 fn continue_operation(state: &State, view: &View, active: &EpochInfo, running: &Running) -> Step {
     let (leaving, revoke) = (running.operation.leaving(), running.operation.revokes());
-    // I9: whoever is about to go, or holds no shares, leads nobody through this.
+    // I9: a node that is about to leave, or that holds no shares, does not lead an operation.
     if leaving.contains(&view.me) || active.x_of(view.me).is_none() {
         let holds = |node: &NodeId| view.present.contains(node) && active.x_of(*node).is_some();
         return Step::TransferLeadership { to: state.staying().filter(holds).collect() };
@@ -220,14 +211,14 @@ fn continue_operation(state: &State, view: &View, active: &EpochInfo, running: &
     }
 }
 
-/// Members that are there and have not registered a share key for the operation's epoch.
+/// Waits for members that answer and have not registered a share key for the operation's epoch.
 fn await_share_keys(state: &State, view: &View, running: &Running) -> Option<Step> {
     let lacks = |node: &NodeId| state.members[node].skgen.0 < running.epoch.0 && view.present.contains(node);
     let missing: Vec<_> = state.staying().filter(lacks).collect();
     (!missing.is_empty()).then_some(Step::AwaitShareKeys { epoch: running.epoch, missing })
 }
 
-/// Brings a joiner as far as a vote. Everybody's lock names it before it has one: whoever votes also unlocks.
+/// The next step until a joiner votes. First every member's lock names it: each voter must be able to help others unlock.
 fn bring_joiner_to_vote(state: &State, view: &View, running: &Running, node: NodeId) -> Option<Step> {
     if view.joiner_silent_ms >= view.patience.joiner_ms && !view.present.contains(&node) {
         return Some(Step::GiveUpJoiner { node });
@@ -262,8 +253,9 @@ fn bring_joiner_to_vote(state: &State, view: &View, running: &Running, node: Nod
     Some(Step::ChangeVoters { voters, revoke: running.operation.revokes() })
 }
 
-/// Whoever is replaced is refused from the change of voters on, and its share with it, although it may be well: until all is
-/// dealt anew, keys rest on the others alone. A majority of the voters is not enough of them if the threshold is above it.
+/// Waits until a threshold of holders answers without `leaving`. A node that is replaced may work well, but from the change of
+/// voters on it is refused, and its shares with it. Until every version is dealt to the next epoch, keys can be opened with
+/// the shares of the others only. If the threshold is above a majority, a majority of the voters does not have enough shares.
 fn await_holders(state: &State, view: &View, leaving: &BTreeSet<NodeId>) -> Option<Step> {
     let active = state.active()?;
     let remain = state.members.keys().copied().filter(|node| active.x_of(*node).is_some() && !leaving.contains(node));
@@ -272,7 +264,7 @@ fn await_holders(state: &State, view: &View, leaving: &BTreeSet<NodeId>) -> Opti
     (needed > 0).then_some(Step::AwaitHolders { needed, missing })
 }
 
-/// Takes vote and identity from those who leave.
+/// Takes vote and identity from the nodes that leave.
 fn remove_leaving(state: &State, view: &View, running: &Running) -> Option<Step> {
     let leaving = running.operation.leaving();
     let revoke = running.operation.revokes();
@@ -287,20 +279,21 @@ fn remove_leaving(state: &State, view: &View, running: &Running) -> Option<Step>
     member.then_some(Step::Propose(Change::Expel { operation: running.epoch }))
 }
 
-/// Those of `leaving` whose votes end with one change: whoever is denied helps to decide nothing any more, and the rest must be a
-/// majority of the present voters. A revocation may name more of them, if it took the place of something else: of four
-/// voters, one that was about to leave and one that is revoked. Those who are away go first; the others can still help.
+/// Those of `leaving` whose votes end with one change. A node that is denied cannot help to commit the change, so the others
+/// must be a majority of the present voters. A revocation may name too many for one change: of four voters, it may take the
+/// place of a removal, and then names the node that was about to leave and the one that is revoked. The nodes that do not
+/// answer go first; the others can still help.
 fn denied_at_once(view: &View, leaving: &BTreeSet<NodeId>) -> BTreeSet<NodeId> {
     let most = view.voters.len() - majority(view.voters.len());
     let (mut first, present): (Vec<_>, Vec<_>) =
         view.voters.intersection(leaving).copied().partition(|node| !view.present.contains(node));
     first.extend(present);
-    // Of two voters neither can be denied: whoever is asked to says so.
+    // Of two voters neither can be denied. The change of voters refuses it with a reason.
     first.into_iter().take(most.max(1)).collect()
 }
 
-/// The next epoch: everybody who stays has a seat, with the share key that was drawn for it, or, for a member that is away,
-/// with the one of the seat that it has.
+/// Proposes the next epoch. Each member that stays has a seat, with the share key that it drew for this epoch. A member that
+/// is away drew none: it keeps the share key of its present seat.
 fn open_epoch(state: &State) -> Step {
     let epoch = state.next_epoch();
     let seat = |node: NodeId| {
@@ -310,13 +303,13 @@ fn open_epoch(state: &State) -> Step {
         Seat { node, skgen }
     };
     let committee: Vec<_> = state.staying().map(seat).collect();
-    // Of the founders' epoch the operator chose the threshold.
+    // The operator chose the threshold of the founders' epoch.
     let founded = state.cluster.as_ref().filter(|_| state.active().is_none()).map(|cluster| cluster.threshold);
     let threshold = founded.unwrap_or_else(|| state.threshold_for(committee.len()));
     let mut open = OpenEpoch { epoch, threshold, committee, committee_hash: [0; 32] };
     match state.opened(&open) {
         Some(info) => open.committee_hash = info.committee_hash,
-        // A member without any key that could be sealed to: it must register one first.
+        // A member has no key that shares could be sealed to: it must register one first.
         None => return Step::AwaitShareKeys { epoch, missing: state.staying().collect() },
     }
     Step::Propose(Change::OpenEpoch(open))
@@ -332,7 +325,8 @@ fn complete_pending(state: &State, view: &View, pending: &EpochInfo) -> Step {
     let (have, need) = (pending.acknowledged(), pending.acks_needed());
     let missing = pending.committee.iter().map(|seat| seat.node).filter(|node| !pending.has_acknowledged(*node));
     let missing: Vec<_> = missing.collect();
-    // Enough is enough, but whoever is there is asked: the more holders, the more of them may be lost.
+    // The needed acknowledgements are enough, but each holder that answers is asked: the more holders have their shares, the
+    // more of them may be lost.
     if have < need || missing.iter().any(|node| view.present.contains(node)) {
         let needed = need.saturating_sub(have);
         return Step::CollectAcks { epoch, redealt: pending.redealt, needed, missing };
@@ -340,9 +334,9 @@ fn complete_pending(state: &State, view: &View, pending: &EpochInfo) -> Step {
     Step::Propose(Change::ActivateEpoch { epoch })
 }
 
-/// What follows once the operation's epoch is ACTIVE.
+/// The next step once the operation's epoch is ACTIVE.
 fn finish_operation(state: &State, view: &View, running: &Running) -> Step {
-    // Nobody's lock may need the piece of somebody who is about to go. Of those who are away the old lock is known.
+    // No lock may need the piece of a node that is about to leave. A member that is away reported its old lock.
     let awaited = |node: &NodeId| !state.is_locked_as_due(*node, &view.present) && view.present.contains(node);
     let leaving = running.operation.leaving();
     let strands = !running.operation.revokes();
@@ -363,7 +357,7 @@ fn finish_operation(state: &State, view: &View, running: &Running) -> Step {
     Step::Propose(Change::Finish { operation: running.epoch })
 }
 
-/// What a leader does by itself.
+/// What a leader does while no operation runs.
 fn idle(state: &State, view: &View, active: &EpochInfo) -> Step {
     if let Some(epoch) = state.epochs.keys().copied().find(|epoch| state.is_unswept(*epoch)) {
         return Step::Propose(Change::Sweep { epoch });

@@ -1,7 +1,7 @@
-//! Why a change is refused: every reason has its own name.
+//! Why a change is refused. Each reason has its own name.
 //!
-//! A refusal is an answer like any other: each replica reaches the same one from the same log. It is not a failure of
-//! the node; those are [`StorageError`](crate::StorageError) and stop it.
+//! A refusal is a deterministic answer: each replica reaches the same one from the same log. It is not a failure of the node;
+//! those are a [`StorageError`](crate::StorageError), and stop it.
 
 use quorate_shares::ids::{BatchId, Epoch, KeyUid, KeyVersion, NodeId};
 use serde::{Deserialize, Serialize};
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum Refusal {
     // -- founding
-    /// Nothing but [`Change::Found`](crate::live::command::Change::Found) makes sense yet.
+    /// Only [`Change::Found`](crate::live::command::Change::Found) is possible yet.
     #[error("the cluster is not founded yet")]
     NotFounded,
     /// A cluster is founded once.
@@ -70,7 +70,8 @@ pub enum Refusal {
         /// The ACTIVE one, if any.
         active: Option<Epoch>,
     },
-    /// Not sorted by node, a stranger in it, another share key than the registered one, or another hash.
+    /// The committee is not sorted by node, names a node that is no member, names another share key than the registered one,
+    /// or has another hash.
     #[error("the committee is not the one of this state")]
     StaleCommittee,
     /// The node holds no shares of the epoch.
@@ -130,7 +131,7 @@ pub enum Refusal {
     UnknownKey { uid: KeyUid },
     #[error("key {uid} has no version {version}")]
     UnknownVersion { uid: KeyUid, version: KeyVersion },
-    /// Somebody else rotated the key meanwhile.
+    /// Another request rotated the key meanwhile.
     #[error("the newest version is {newest}")]
     VersionChanged {
         /// The newest one now.
@@ -166,16 +167,16 @@ pub enum Refusal {
     /// The change belongs to an operation that does not run.
     #[error("no operation of epoch {operation} runs")]
     NoOperation { operation: Epoch },
-    /// The operation has not come so far.
+    /// The operation has not reached this step.
     #[error("the operation of epoch {operation} has not come so far")]
     NotYet { operation: Epoch },
-    /// The shares of those who remain would not be enough to go on with.
+    /// The holders that would remain do not have enough shares for the next epoch.
     #[error("{remaining} holders would remain, and {needed} shares are needed")]
     TooFewRemain { remaining: usize, needed: u8 },
-    /// A member's lock could not be opened any more.
+    /// A member's lock could no longer be opened.
     #[error("the lock of node {node} needs those who leave")]
     Stranded { node: NodeId },
-    /// Share keys are drawn for the epoch that comes next, once.
+    /// A share key is drawn once, for the next epoch.
     #[error("the share key of node {node} was drawn for another epoch")]
     StaleShareKey { node: NodeId },
     /// The version has a record in the PENDING epoch.
@@ -188,10 +189,10 @@ pub enum Refusal {
     BadInvitation,
     #[error("no such invitation")]
     UnknownInvitation,
-    /// Another node has proved it, or it has served its purpose.
+    /// Another node has proved it, or the node that proved it was given up or revoked.
     #[error("the invitation was used")]
     InvitationUsed,
-    /// Nobody proved it in time.
+    /// No node proved it in time.
     #[error("the invitation has expired")]
     InvitationExpired,
     /// The invitation is for a node of another name.
@@ -201,7 +202,7 @@ pub enum Refusal {
     // -- members
     #[error("node {node} is no member")]
     UnknownMember { node: NodeId },
-    /// The lock's pieces do not add up.
+    /// No peers could open such a lock: the threshold is 0, above the number of peers, or the lock names its own node.
     #[error("a lock of {threshold} of {peers} pieces cannot be opened by peers")]
     BadLock { threshold: u8, peers: usize },
 }

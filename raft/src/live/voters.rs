@@ -1,16 +1,16 @@
-//! Who votes, why that changes, and who is denied for it: the rules, all pure.
+//! Which nodes vote, why that changes, and which nodes are denied because of it. All rules are pure.
 //!
-//! A change of the voters is two entries, a joint configuration of old and new voters and then the new one alone. Each says
-//! why it was made. A voter that the newest configuration leaves out is *denied*: its peers refuse it, so that whoever has
-//! its disk gets nothing from them. When that begins depends on the `Intent`:
+//! A change of the voters is two entries: a joint configuration of the old and the new voters, then the new one alone. Each
+//! entry says why it was made. A voter that the newest configuration leaves out is *denied*: its peers refuse it, so that a
+//! thief with its disk gets nothing from them. The [`Intent`] says when the denial begins:
 //!
 //! - at append, before the log acknowledges the entry: a node that is revoked, or that does not answer anyway. Once a
-//!   majority of the remaining members has appended the entry, no quorum of shares is left for the disk.
-//! - at commit of the final configuration: a node that answers and goes in peace, whose vote the change itself may need.
+//!   majority of the remaining members has appended the entry, the disk finds no quorum of shares.
+//! - at commit of the final configuration: a node that answers and is removed in good order. The change may need its vote.
 //!
-//! Denials lie outside of the log, with the [`Gate`], because a node that is locked cannot read its log and must refuse all
-//! the same. They are durable there before the log acknowledges. An entry that was appended need not be committed, so a
-//! denial ends, but only in two ways ([`Denial::stands`]); until then it stands, also over a restart.
+//! The [`Gate`] keeps denials outside of the log, because a locked node cannot read its log and must refuse all the same.
+//! They are durable there before the log acknowledges the entry. An appended entry may never be committed, so a denial can
+//! end, but only in two ways ([`Denial::stands`]). Until then it stands, also after a restart.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -23,13 +23,13 @@ use super::place::LogPlace;
 /// Why the voters change. It is stored in the entry that changes them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ChangePurpose {
-    /// A learner becomes a voter; nobody leaves.
+    /// A learner becomes a voter, and no voter leaves.
     Add,
-    /// A voter leaves in peace.
+    /// A voter leaves in good order.
     Remove,
     /// A voter is not trusted any more.
     Revoke,
-    /// One leaves and another takes its place.
+    /// A learner becomes a voter in the place of another.
     Replace,
 }
 
@@ -44,34 +44,34 @@ impl fmt::Display for ChangePurpose {
     }
 }
 
-/// What an entry says beside its membership.
+/// What an entry says besides its membership.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Intent {
     /// Why the voters change.
     pub purpose: ChangePurpose,
-    /// Those who leave are denied when the entry is appended, not only when the final configuration is committed.
+    /// The voters that leave are denied when the entry is appended, not only when the final configuration is committed.
     pub denies_at_append: bool,
 }
 
 /// The voters and learners as of one entry.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Membership {
-    /// One set of voters, or the old one and the new one while they change; none before there is a cluster.
+    /// One set of voters; the old one and the new one while they change; empty before there is a cluster.
     pub configs: Vec<BTreeSet<NodeId>>,
-    /// Those that follow without a vote.
+    /// The nodes that follow the log without a vote.
     pub learners: BTreeSet<NodeId>,
     pub place: Option<LogPlace>,
-    /// A quorum has it, as far as this node knows.
+    /// A quorum has the entry, as far as this node knows.
     pub committed: bool,
 }
 
 impl Membership {
-    /// Whether the voters are changing: a quorum then needs a majority of the old and of the new ones.
+    /// Whether the voters are changing. A quorum then needs a majority of the old voters and one of the new voters.
     pub fn is_joint(&self) -> bool {
         self.configs.len() > 1
     }
 
-    /// The voters that are, or are to be.
+    /// The voters, or those that will vote when the change is done.
     pub fn newest(&self) -> BTreeSet<NodeId> {
         self.configs.last().cloned().unwrap_or_default()
     }
@@ -81,7 +81,7 @@ impl Membership {
         self.configs.iter().flatten().copied().collect()
     }
 
-    /// Whether the newest configuration has `node` as a voter, or it is a learner.
+    /// Whether `node` is a voter in the newest configuration, or a learner.
     pub fn names(&self, node: NodeId) -> bool {
         self.configs.last().is_some_and(|voters| voters.contains(&node)) || self.learners.contains(&node)
     }
@@ -90,17 +90,17 @@ impl Membership {
 /// A voter that an entry leaves out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Denial {
-    /// Whom to refuse.
+    /// The node to refuse.
     pub node: NodeId,
     pub by: LogPlace,
 }
 
 impl Denial {
-    /// Whether it still stands once everything up to `applied` is applied, with `membership` the newest one among that. It
-    /// ends only
-    /// - (a) if a committed configuration behind its entry names the node as voter or learner; or
-    /// - (b) if its entry can never be committed: an entry of a later term is committed at or above its index, and the
-    ///   newest committed membership is from before it, so it is not among what is committed.
+    /// Whether the denial still stands once everything up to `applied` is applied, of which `membership` is the newest
+    /// membership. It ends only in two ways:
+    /// - (a) a committed configuration after its entry names the node as voter or learner; or
+    /// - (b) its entry can never be committed: an entry of a later term is committed at or above its index, and the newest
+    ///   committed membership is older than its entry, so the entry itself is not committed.
     pub fn stands(&self, applied: LogPlace, membership: &Membership) -> bool {
         let named_again = membership.place.is_some_and(|place| place > self.by) && membership.names(self.node);
         let never_committed = applied.index >= self.by.index
@@ -110,23 +110,23 @@ impl Denial {
     }
 }
 
-/// Keeps who is denied, where a node that is locked can read it.
+/// Keeps the denials where a locked node can read them.
 pub trait Gate: Send + Sync + 'static {
-    /// These nodes are refused from now on. When it returns that is so, and durable; the log is held up meanwhile. Called on
-    /// a thread that may block, and again after a restart.
+    /// Refuses these nodes from now on. When it returns, they are refused and that is durable; the log waits meanwhile. It is
+    /// called on a thread that may block, and once more after a restart.
     ///
-    /// Entries at or below what the gate's own roster reflects change nothing: a node that replays history must not deny
-    /// who is a member today.
+    /// A denial by an entry at or before the one that the gate's own roster reflects changes nothing: a node that replays
+    /// history must not deny a node that is a member today.
     ///
     /// # Errors
-    /// In words; the node must stop then.
+    /// The reason in words. The node must stop then.
     fn deny(&self, denials: &[Denial]) -> Result<(), String>;
 
     /// Whether `node` is refused.
     fn is_denied(&self, node: NodeId) -> bool;
 }
 
-/// Denies nobody: for replicas whose voters never change.
+/// Denies no node: for replicas whose voters never change.
 impl Gate for () {
     fn deny(&self, _: &[Denial]) -> Result<(), String> {
         Ok(())
@@ -137,21 +137,21 @@ impl Gate for () {
     }
 }
 
-/// The voters that a joint configuration leaves out, if that denies them already.
+/// Denies the voters that a joint configuration leaves out, if its intent denies at append.
 pub fn denied_by_joint(intent: Intent, membership: &Membership, by: LogPlace) -> Vec<Denial> {
     let newest = membership.newest();
     let left_out = membership.voters().into_iter().filter(|node| intent.denies_at_append && !newest.contains(node));
     left_out.map(|node| Denial { node, by }).collect()
 }
 
-/// Whom a committed configuration denies that follows `previous`: every voter that it leaves out, once it is final.
+/// Denies every voter of `previous` that the `committed` configuration after it leaves out, once that is final.
 pub fn denied_at_commit(previous: &Membership, committed: &Membership, by: LogPlace) -> Vec<Denial> {
     let left_out = previous.voters().into_iter().filter(|&node| !committed.is_joint() && !committed.names(node));
     left_out.map(|node| Denial { node, by }).collect()
 }
 
-/// Whether the leader `me` may propose to make `voters` the voters while it can reach `reachable`, and what the entries will
-/// say. `is_denied` says who is refused already.
+/// Checks whether the leader `me` may propose `voters` while it can reach `reachable`, and returns what the entries will say.
+/// `is_denied` tells which nodes are refused already.
 ///
 /// # Errors
 /// [`ChangeError`], before anything is proposed.
@@ -179,7 +179,7 @@ pub fn intent(
     if leaving.contains(&me) {
         return Err(ChangeError::LeaderLeaves);
     }
-    // One that does not answer cannot help, so nothing is lost by refusing it at once.
+    // A node that does not answer cannot help, so refusing it at once loses nothing.
     let silent = !leaving.is_empty() && leaving.is_disjoint(reachable);
     let denies_at_append = !leaving.is_empty() && (purpose == ChangePurpose::Revoke || silent);
     let refused = |node: &NodeId| is_denied(*node) || (denies_at_append && leaving.contains(node));
@@ -196,7 +196,7 @@ pub fn intent(
     Ok(Intent { purpose, denies_at_append })
 }
 
-/// Who is missing for a majority of `voters` among `present`; `None` if nobody is.
+/// The voters that are not `present`, or `None` if those that are present are a majority.
 pub(crate) fn missing(voters: &BTreeSet<NodeId>, present: &BTreeSet<NodeId>) -> Option<BTreeSet<NodeId>> {
     let have = voters.intersection(present).count();
     (have <= voters.len() / 2).then(|| voters.difference(present).copied().collect())
@@ -208,37 +208,34 @@ pub enum ChangeError {
     /// Nothing was proposed: this node does not lead.
     #[error("this node does not lead")]
     NotLeader { leader: Option<NodeId> },
-    /// Nothing was proposed: too few of the old or of the new voters can be reached. Try again when these are back.
+    /// Nothing was proposed: too few of the old or of the new voters can be reached. Try again when they are back.
     #[error("waiting for {}: without them the change would have no majority", listed(.missing))]
     Waiting {
-        /// Those that cannot be reached; not all of them may be needed.
+        /// The voters that cannot be reached. Perhaps not all of them are needed.
         missing: BTreeSet<NodeId>,
     },
-    /// Nothing was proposed, and never will be: without those who are to be denied there is no majority, whoever is there.
+    /// Nothing was proposed, and never will be: without the nodes that are denied no majority is possible.
     #[error("no majority is possible without {}, who are denied or to be denied", listed(.denied))]
     NeedsTheDenied {
-        /// Whose consent would be needed.
+        /// The nodes whose consent would be needed.
         denied: BTreeSet<NodeId>,
     },
-    /// The leader is among those who leave: it must let another one lead first.
+    /// The leader is among the nodes that leave: another one must lead first.
     #[error("the leader is among those who leave: transfer leadership first")]
     LeaderLeaves,
-    /// A new voter must follow as a learner first.
+    /// A new voter must be a learner first.
     #[error("node {node} is not a learner yet")]
     NotALearner { node: NodeId },
-    /// A voter is not let go like a learner.
+    /// Only a learner can be removed this way.
     #[error("node {node} is a voter")]
     IsAVoter { node: NodeId },
-    /// The new voters are not what such a change makes of the old ones.
+    /// The new voters do not fit the purpose: `Add` must not remove a voter, for example.
     #[error("the new voters are not what `{purpose}` makes of the present ones")]
-    Unfit {
-        /// What was asked for.
-        purpose: ChangePurpose,
-    },
+    Unfit { purpose: ChangePurpose },
     /// Another change is not committed yet, or came in between. Try again soon.
     #[error("another change of the membership is under way")]
     UnderWay,
-    /// Leadership was lost meanwhile; the change may come about yet. Ask for it again: it happens once.
+    /// Leadership was lost meanwhile; the change may or may not happen. Ask for it again: it happens once.
     #[error("leadership was lost while the voters were changing")]
     Unknown {
         /// The next leader.
@@ -250,7 +247,7 @@ pub enum ChangeError {
 }
 
 impl ChangeError {
-    /// Whether to ask again is useless: the caller must ask for something else.
+    /// Whether asking again is useless: the caller must ask for something else.
     pub fn is_final(&self) -> bool {
         matches!(self, Self::NeedsTheDenied { .. } | Self::IsAVoter { .. } | Self::Unfit { .. } | Self::Stopped)
     }
@@ -260,7 +257,7 @@ fn listed(nodes: &BTreeSet<NodeId>) -> String {
     nodes.iter().map(|node| format!("node {node}")).collect::<Vec<_>>().join(", ")
 }
 
-/// How far each member's log is known to agree with the leader's.
+/// The last entry of each member's log that is known to agree with the leader's log.
 pub type Matched = BTreeMap<NodeId, Option<LogPlace>>;
 
 #[cfg(test)]
