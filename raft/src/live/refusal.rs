@@ -189,7 +189,7 @@ pub enum Refusal {
     BadInvitation,
     #[error("no such invitation")]
     UnknownInvitation,
-    /// Another node has proved it, or the node that proved it was given up or revoked.
+    /// A node has proved it already, and this is not a repetition by that node.
     #[error("the invitation was used")]
     InvitationUsed,
     /// No node proved it in time.
@@ -202,7 +202,7 @@ pub enum Refusal {
     // -- members
     #[error("node {node} is no member")]
     UnknownMember { node: NodeId },
-    /// No peers could open such a lock: the threshold is 0, above the number of peers, or the lock names its own node.
+    /// Peers could not open such a lock: its threshold is 0 or above the number of peers, or it names its own node.
     #[error("a lock of {threshold} of {peers} pieces cannot be opened by peers")]
     BadLock { threshold: u8, peers: usize },
 }

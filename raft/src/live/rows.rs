@@ -1,6 +1,6 @@
 //! The live state cut into rows: what `apply` asks to be written, and what a restart reads back.
 //!
-//! How keys and values look as bytes is said where they are stored.
+//! `stored/` says how keys and values look as bytes.
 
 use std::collections::BTreeMap;
 

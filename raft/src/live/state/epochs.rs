@@ -1,4 +1,4 @@
-//! Epochs: opened, acknowledged by their holders, made active, retired, and swept away.
+//! Epochs: opened, acknowledged by their holders, made active, retired, and swept.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -33,7 +33,7 @@ pub(super) fn open(state: &mut State, open: &OpenEpoch, rows: &mut Rows) -> Resu
         return Err(Refusal::NoOperation { operation: open.epoch });
     }
     check_threshold(open.threshold, open.committee.len())?;
-    // The position is the share number, so the order is part of what is agreed, and nobody sits twice. Everybody who
+    // The position is the share number, so all replicas agree on the order, and no node has two seats. Each member that
     // stays has a seat: a member without one could not serve.
     let mut sitting = open.committee.iter().map(|seat| seat.node);
     if !open.committee.is_sorted_by(|a, b| a.node < b.node) || !sitting.all(|node| state.members.contains_key(&node)) {
@@ -91,7 +91,7 @@ pub(super) fn activate(state: &mut State, epoch: Epoch, rows: &mut Rows) -> Resu
     Ok(Outcome::EpochActivated { epoch })
 }
 
-/// I5: from here on no holder needs its share key of the epoch, and each erases it.
+/// I5: after this no holder needs its share key of the epoch, and each holder erases it.
 pub(super) fn retire(state: &mut State, epoch: Epoch, rows: &mut Rows) -> Result<Outcome, Refusal> {
     let info = state.epoch(epoch).cloned();
     let wrong = Refusal::WrongEpoch { given: epoch, active: state.active().map(|active| active.epoch) };
@@ -103,7 +103,7 @@ pub(super) fn retire(state: &mut State, epoch: Epoch, rows: &mut Rows) -> Result
     Ok(Outcome::EpochRetired { epoch })
 }
 
-/// Gives up the PENDING epoch, if there is one. Its number is not used again.
+/// Gives up the PENDING epoch, if there is one. Its number is never used again.
 pub(super) fn abandon_pending(state: &mut State, rows: &mut Rows) {
     if let Some(pending) = state.pending().cloned() {
         close(state, pending, EpochPhase::Abandoned, rows);
@@ -118,7 +118,7 @@ fn close(state: &mut State, mut info: EpochInfo, phase: EpochPhase, rows: &mut R
     store(state, info, rows);
 }
 
-/// Drops what is left of an epoch that is over, a bounded part at a time: records first, then its batches.
+/// Drops the remains of an epoch that is over, a bounded part at a time: records first, then batches.
 pub(super) fn sweep(state: &mut State, epoch: Epoch, rows: &mut Rows) -> Result<Outcome, Refusal> {
     let active = state.active().map(|active| active.epoch);
     let info = state.epoch(epoch).filter(|info| info.is_over());
@@ -164,14 +164,14 @@ fn store(state: &mut State, info: EpochInfo, rows: &mut Rows) {
 }
 
 impl State {
-    /// Whether something is left of an epoch that is over.
+    /// Whether the epoch is over and has records or batches left.
     pub fn is_unswept(&self, epoch: Epoch) -> bool {
         let over = self.epoch(epoch).filter(|info| info.is_over());
         over.is_some_and(|info| info.records > 0 || self.batches.values().any(|batch| batch.epoch == epoch))
     }
 
-    /// The epoch that `open` asks for, if each of its seats names a share key that may be sealed to: one that was drawn
-    /// for this epoch, or, for a member that is away, the one of its seat in the ACTIVE epoch, which it still has.
+    /// The epoch that `open` asks for, if shares may be sealed to the share key of each seat: a key that was drawn for this
+    /// epoch. A member that is away drew none, and keeps the key of its seat in the ACTIVE epoch.
     pub(crate) fn opened(&self, open: &OpenEpoch) -> Option<EpochInfo> {
         let cluster = self.cluster.as_ref()?.cluster;
         let share_keys = open.committee.iter().map(|seat| self.share_key_of(open.epoch, seat));

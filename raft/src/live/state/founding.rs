@@ -1,4 +1,4 @@
-//! Founding, and what members report about themselves.
+//! How a cluster is founded, and what members report about themselves.
 
 use std::collections::BTreeSet;
 
@@ -64,7 +64,7 @@ pub(super) fn found(state: &mut State, found: &Found, rows: &mut Rows) -> Result
     Ok(Outcome::Founded)
 }
 
-/// Founders are 1 to N; names and identity keys are their own.
+/// The founders have the ids 1 to N, and share no name and no identity key.
 fn check_members(members: &[NewMember]) -> Result<(), Refusal> {
     let (mut nodes, mut names, mut keys) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     for member in members {
@@ -89,13 +89,13 @@ pub(super) fn check_addresses(node: NodeId, addresses: &[String]) -> Result<(), 
     if fits { Ok(()) } else { Err(Refusal::BadAddresses { node }) }
 }
 
-/// A report that is older than the stored one is answered as done: it is a repetition that arrived late.
+/// Stores a lock report. One that is older than the stored one is a late repetition, and is answered as done.
 pub(super) fn report_lock(state: &mut State, report: &ReportLock, rows: &mut Rows) -> Result<Outcome, Refusal> {
     let node = report.node;
     let holds_all = |epoch: &EpochInfo| !epoch.is_over() && epoch.threshold == 1 && epoch.x_of(node).is_some();
     let alone = state.members.len() == 1 || state.epochs.values().any(holds_all);
     let solo = alone && report.peers.is_empty() && report.threshold == 0;
-    // A lock may name those who were members when it was made.
+    // A lock may name nodes that were members when it was made.
     let known = |node: &NodeId| state.members.contains_key(node) || state.former.contains_key(node);
     if let Some(&stranger) = report.peers.iter().find(|node| !known(node)) {
         return Err(Refusal::UnknownMember { node: stranger });

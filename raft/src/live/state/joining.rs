@@ -1,8 +1,8 @@
-//! Joining: invitations, and what their bearers register.
+//! Joining: invitations, and what the nodes that prove them register.
 //!
-//! An invitation is known by SHA-256 of its V, and V by the hash of a secret that is kept nowhere. It is bound to the first
-//! boot key that proves it: a joiner that restarts goes on, a stranger is refused. Until its first lock is durable nothing
-//! rests on a joiner's keys, so it may come back with new ones; from then on it may not.
+//! SHA-256 of V names an invitation. V is the hash of a secret that the cluster never stores. The first boot key that proves
+//! an invitation is bound to it: a joiner that restarts continues, another node is refused. Nothing depends on a joiner's keys
+//! before its first lock is durable, so until then it may come back with new keys, and after that it may not.
 
 use std::collections::BTreeSet;
 
@@ -16,9 +16,9 @@ use crate::live::command::{Admit, Invite, Operation, Outcome};
 use crate::live::refusal::Refusal;
 use crate::live::rows::{Row, RowKey, Rows};
 
-/// Most invitations at a time; those that have expired make room.
+/// Most invitations at a time. Expired ones are dropped to make room.
 pub const INVITATIONS_MAX: usize = 64;
-/// Longest that an invitation is good for.
+/// Longest lifetime of an invitation.
 pub const INVITATION_TTL_MAX_MS: u64 = 7 * 24 * 3_600_000;
 /// Generation of a joiner's first share key.
 const FIRST_GENERATION: ShareKeyGeneration = ShareKeyGeneration(1);
@@ -58,7 +58,7 @@ pub(super) fn designate(state: &mut State, id: &[u8; 32], gone: NodeId, rows: &m
     if invitation.replaces == Some(gone) {
         return Ok(Outcome::Invited);
     }
-    // Whoever has proved it is joining already, and not in anybody's place.
+    // A node that has proved it is joining already, and replaces no member.
     if invitation.bound.is_some() {
         return Err(Refusal::InvitationUsed);
     }
@@ -78,7 +78,7 @@ pub(super) fn admit(state: &mut State, admit: &Admit, rows: &mut Rows) -> Result
     let known = state.members.values().find(|member| member.boot_pk == admit.boot_pk).cloned();
     let known = known.filter(|_| invitation.bound.is_some());
     if invitation.bound.is_some() && known.is_none() {
-        // It joined with this invitation once, and was given up or revoked.
+        // The node joined with this invitation before, and was given up or revoked.
         return Err(Refusal::InvitationUsed);
     }
     if known.is_none() && state.time_ms >= invitation.expires_ms {
@@ -129,7 +129,7 @@ pub(super) fn admit(state: &mut State, admit: &Admit, rows: &mut Rows) -> Result
     };
     put_member(state, member, rows);
     let operation = gone.map_or(Operation::Join { node }, |gone| Operation::Replace { gone, node });
-    // Its own request: nobody who asked for an operation waits for this one.
+    // A request id of its own: no client waits for this operation.
     let mut request = [0; 16];
     request.copy_from_slice(&admit.invitation[..16]);
     let (epoch, began_ms) = (state.next_epoch(), state.time_ms);
@@ -148,7 +148,7 @@ fn come_back(
 ) -> Result<Outcome, Refusal> {
     let node = member.node;
     if member.state == MemberState::Active {
-        // Others may rest on its keys by now: one that lost them has lost its disk.
+        // Other nodes may depend on its keys by now. A node that lost its keys lost its disk.
         return if member.op_pk == admit.op_pk { Ok(Outcome::Admitted { node }) } else { Err(Refusal::InvitationUsed) };
     }
     let renamed = member.name != admit.name;

@@ -1,4 +1,4 @@
-//! Keys: dealings announced, keys made and rotated, versions made ready.
+//! Keys: announced dealings, keys that are made and rotated, versions that become ready.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,7 +14,7 @@ use crate::live::rows::{KeyRow, Row, RowKey, Rows};
 
 /// Most versions in one `Ready`; the rest come in the next step.
 pub const VERIFY_MAX: usize = 256;
-/// Most versions that are dealt anew in one command.
+/// Most versions in one `Redeal`.
 pub const REDEAL_MAX: usize = 256;
 
 pub(super) fn open_batch(state: &mut State, bytes: &[u8], rows: &mut Rows) -> Result<Outcome, Refusal> {
@@ -103,7 +103,7 @@ pub(super) fn rotate(state: &mut State, rotate: &RotateKey, rows: &mut Rows) -> 
     Ok(made(state, uid, version))
 }
 
-/// Existing versions get their records in the PENDING epoch: all of the command's, or none.
+/// Gives existing versions their records in the PENDING epoch: all that the command names, or none.
 pub(super) fn redeal(state: &mut State, redeal: &Redeal, rows: &mut Rows) -> Result<Outcome, Refusal> {
     if redeal.dealt.len() > REDEAL_MAX {
         return Err(Refusal::ListTooLong { given: redeal.dealt.len(), max: REDEAL_MAX });
@@ -113,7 +113,7 @@ pub(super) fn redeal(state: &mut State, redeal: &Redeal, rows: &mut Rows) -> Res
     let mut info = pending.ok_or(Refusal::WrongEpoch { given: redeal.epoch, active })?.clone();
     let mut records = Vec::with_capacity(redeal.dealt.len());
     for dealt in &redeal.dealt {
-        // S5: what was dealt once is never dealt again in this epoch.
+        // S5: a version is dealt once in an epoch.
         let (uid, version) = (dealt.uid, dealt.version);
         if !state.undealt.contains(&(uid, version)) {
             return Err(Refusal::AlreadyDealt { uid, version });
@@ -175,8 +175,8 @@ pub(super) fn ready(state: &mut State, ready: &Ready, rows: &mut Rows) -> Result
     Ok(Outcome::MadeReady { versions })
 }
 
-/// The epochs that a version must be verified in have changed: one that waited only for an epoch which does not count any more
-/// is ready now, and nobody would ask its holders again.
+/// Makes versions ready after the open epochs changed. A version may have waited only for an epoch that is not open any more:
+/// it is ready now, and the leader would not ask its holders again.
 pub(super) fn recheck_ready(state: &mut State, rows: &mut Rows) {
     let open = state.record_epochs();
     let State { keys, unready, .. } = state;
@@ -218,7 +218,7 @@ fn check_records(
     }
     let refs = records.iter().map(|bytes| check_record(state, uid, version, &bytes.0));
     let refs = refs.collect::<Result<Vec<_>, _>>()?;
-    // Every record names an open epoch, and there are as many as open epochs: distinct ones therefore cover them all.
+    // Every record names an open epoch, and there are as many records as open epochs: distinct epochs cover them all.
     let covered: BTreeSet<_> = refs.iter().map(|record| record.epoch).collect();
     if covered.len() < epochs.len() { Err(Refusal::RecordMismatch) } else { Ok(refs) }
 }
@@ -267,7 +267,7 @@ fn made(state: &State, uid: KeyUid, version: KeyVersion) -> Outcome {
 }
 
 impl State {
-    /// Counts a new version in everything that is derived from versions. A restart does the same with each stored one.
+    /// Adds a version to all that is derived from versions. A restart does the same for each stored version.
     pub(super) fn index_version(&mut self, uid: KeyUid, version: &Version) {
         self.live_versions += 1;
         self.requests.insert(version.request, (uid, version.version));

@@ -1,11 +1,11 @@
 //! The replicated state and its one transition, [`apply`].
 //!
-//! Pure: no clock, no randomness, no I/O. Two replicas that apply the same commands hold equal states, and answer each
-//! command alike. `apply` checks everything before it changes anything, so a refused command leaves no trace but the
-//! time that it brought. It returns the rows to write; the share records and batch headers among them live on disk only,
-//! and [`State`] keeps just enough of each to recognise a repetition.
+//! Pure: no clock, no randomness, no I/O. Two replicas that apply the same commands hold equal states and give equal answers.
+//! `apply` checks everything before it changes anything, so a refused command changes nothing but the time. It returns the
+//! rows to write. Share records and batch headers are kept on disk only; [`State`] keeps enough of each to recognise a
+//! repetition.
 //!
-//! What holds after every command (the numbers are those of the design, section 6):
+//! Invariants after every command, with their numbers in the design (section 6):
 //! - I1 every key version has a record in the ACTIVE epoch; I2 an epoch becomes ACTIVE only when every version has a
 //!   record in it and enough holders acknowledged them. Both are counters, not scans: a version has at most one record
 //!   per epoch, so an epoch covers all versions exactly when its counter equals [`State::live_versions`].
@@ -14,7 +14,7 @@
 //!   and key names are never reused.
 //! - I8 a version is ready only when a threshold of distinct holders verified its record in each open epoch.
 //!
-//! Time never goes back: a command from a slower clock is applied at the time already reached.
+//! Time never goes back: a command from a slower clock is applied at the largest time seen so far.
 
 mod epochs;
 mod founding;
@@ -67,22 +67,22 @@ pub struct State {
     /// The cluster, once it is founded.
     pub cluster: Option<Cluster>,
     pub members: BTreeMap<NodeId, Member>,
-    /// Every epoch there ever was.
+    /// Every epoch since the founding.
     pub epochs: BTreeMap<Epoch, EpochInfo>,
-    /// Every batch there ever was.
+    /// Every batch whose epoch is not swept.
     pub batches: BTreeMap<BatchId, BatchInfo>,
     pub keys: BTreeMap<KeyUid, Key>,
     /// The members' newest lock reports.
     pub locks: BTreeMap<NodeId, LockReport>,
-    /// Who was a member once.
+    /// The nodes that were members.
     pub former: BTreeMap<NodeId, Former>,
     /// The operation that runs, and how the last one ended.
     pub operations: Operations,
     /// Invitations, by SHA-256 of their V.
     pub invitations: BTreeMap<[u8; 32], InvitationInfo>,
-    /// Key versions, all keys together.
+    /// The number of key versions of all keys together.
     pub live_versions: u64,
-    /// The versions without a record in the PENDING epoch. Found again at a restart, not stored.
+    /// The versions without a record in the PENDING epoch. Not stored: a restart finds them again.
     undealt: BTreeSet<(KeyUid, KeyVersion)>,
     names: BTreeMap<KeyName, KeyUid>,
     requests: HashMap<RequestId, (KeyUid, KeyVersion)>,
@@ -129,12 +129,12 @@ pub fn apply(state: &mut State, command: &Command) -> Applied {
     Applied { outcome, rows: rows.0 }
 }
 
-/// The smallest number of members that every two groups of share one of.
+/// The smallest size at which any two groups of members have a member in common.
 pub fn majority(members: usize) -> usize {
     members / 2 + 1
 }
 
-/// A threshold lies between a majority and all holders; so 1 only for a solo node, and never above nine.
+/// A threshold is between a majority and the number of holders: 1 for a solo node only, and never above nine.
 pub(crate) fn check_threshold(threshold: u8, holders: usize) -> Result<(), Refusal> {
     let fits = holders <= MEMBERS_MAX && (majority(holders)..=holders).contains(&usize::from(threshold));
     if fits { Ok(()) } else { Err(Refusal::BadThreshold { threshold, holders }) }
@@ -146,8 +146,8 @@ impl State {
         self.epochs.values().rev().find(|epoch| epoch.phase == EpochPhase::Active)
     }
 
-    /// Until when one disk alone held enough shares to open every key: whoever had it then has every version that was made
-    /// up to then. 0 if no epoch ever had a threshold of one; [`u64::MAX`] as long as that holds.
+    /// The time until which one disk alone held enough shares to open every key. A thief of that disk has every version that
+    /// was made before. 0 if no epoch had a threshold of one; [`u64::MAX`] while the present epoch has one.
     pub fn one_disk_until_ms(&self) -> u64 {
         let Some(last) = self.epochs.values().rev().find(|epoch| epoch.threshold == 1) else { return 0 };
         let mut later = self.epochs.values().filter(|epoch| epoch.epoch > last.epoch && epoch.activated_ms > 0);
@@ -173,7 +173,7 @@ impl State {
         self.active().into_iter().chain(self.pending()).map(|epoch| epoch.epoch).collect()
     }
 
-    /// Keys in order of name, from the first one behind `after`.
+    /// Keys in order of their names, from the first one after `after`.
     pub fn keys_after(&self, after: Option<&KeyName>) -> impl Iterator<Item = &Key> {
         let start = after.map_or(Bound::Unbounded, Bound::Excluded);
         self.names.range::<KeyName, _>((start, Bound::Unbounded)).filter_map(|(_, uid)| self.keys.get(uid))
@@ -188,7 +188,7 @@ impl State {
         self.keys.get(&uid)?.versions.get(&version).map(Box::as_ref)
     }
 
-    /// What a request made, if it was applied before: to be asked before dealing.
+    /// The version that a request made, if it was applied before. Ask before dealing.
     pub fn answer(&self, request: &RequestId) -> Option<(KeyUid, KeyVersion)> {
         self.requests.get(request).copied()
     }
@@ -208,8 +208,8 @@ impl State {
         self.undealt.iter().copied()
     }
 
-    /// The next epoch's number. An operation that a revocation took the place of keeps its number, whether or not its epoch was
-    /// opened: the number names the operation to whoever waits for it.
+    /// The next epoch's number. An operation that a revocation preempted keeps its number, even if its epoch was never opened:
+    /// clients that wait for the operation name it by this number.
     pub fn next_epoch(&self) -> Epoch {
         let preempted = self.operations.ended.iter().filter(|ended| ended.preempted).map(|ended| ended.was.epoch);
         let newest = self.epochs.keys().next_back().copied().into_iter().chain(preempted).max();

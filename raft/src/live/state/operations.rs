@@ -1,8 +1,8 @@
-//! Operations: what an operator wants of the cluster, from the intent to its end.
+//! Operations: what an operator asks of the cluster, from the intent to the end.
 //!
-//! The intent lies in the state before anything is done about it, so that any leader goes on with it; which step comes
-//! next is said by [`plan`](crate::live::plan). One runs at a time. A revocation takes the place of whatever runs: it takes along
-//! whoever was about to join or to leave, so that nothing is left half-way.
+//! The intent is in the state before anything is done about it, so any leader can continue; [`plan`](crate::live::plan) finds
+//! the next step. One operation runs at a time. A revocation preempts the operation that runs. So that nothing stays
+//! half-way, it also revokes the nodes that were about to join or to leave.
 
 use std::collections::BTreeSet;
 
@@ -20,7 +20,7 @@ pub(super) fn begin(state: &mut State, begin: &Begin, rows: &mut Rows) -> Result
     }
     let mut operation = begin.operation.clone();
     if operation.joining().is_some() {
-        // Only an invitation that was proved begins these.
+        // Only a proved invitation begins these.
         return Err(Refusal::UnknownInvitation);
     }
     let leaving = operation.leaving();
@@ -51,7 +51,7 @@ pub(super) fn begin(state: &mut State, begin: &Begin, rows: &mut Rows) -> Result
     Ok(Outcome::Begun { operation: epoch })
 }
 
-/// What runs already waits no more for these.
+/// The running operation no longer waits for these nodes.
 fn give_up(state: &mut State, abandon: &BTreeSet<NodeId>, rows: &mut Rows) {
     let Some(running) = &mut state.operations.running else { return };
     if !abandon.is_subset(&running.abandoned) {
@@ -60,9 +60,10 @@ fn give_up(state: &mut State, abandon: &BTreeSet<NodeId>, rows: &mut Rows) {
     }
 }
 
-/// Whom a revocation of `nodes` revokes when it takes the place of what runs. What can still be taken back is not finished if
-/// that would leave too few for the revocation itself, nor if nothing but its joiner is revoked: so a joiner that does not
-/// come costs nobody his place.
+/// The nodes that a revocation of `nodes` revokes when it preempts the running operation. The joiner is always among them. The
+/// nodes that were about to leave are among them, too, except if the operation can be taken back and
+/// - too few holders would remain without them for the revocation itself, or
+/// - only the joiner is revoked: a joiner that does not come costs no member its place.
 fn taken_along(state: &State, running: &Running, nodes: &BTreeSet<NodeId>) -> BTreeSet<NodeId> {
     let joining = running.operation.joining();
     let is_member = |node: &NodeId| state.members.contains_key(node);
@@ -73,8 +74,8 @@ fn taken_along(state: &State, running: &Running, nodes: &BTreeSet<NodeId>) -> BT
     if can_be_taken_back(state, running) && (gives_up || too_few) { least } else { all }
 }
 
-/// Whether nobody was refused, and nobody is without a share, because of it: no member was removed from the voters, nor from
-/// the holders of the ACTIVE epoch. Of a replacement the former comes after the first lock of the joiner.
+/// Whether the operation changed nothing yet that members depend on: it removed no member from the voters, and none from the
+/// holders of the ACTIVE epoch. A replacement cannot be taken back once the joiner has its first lock.
 fn can_be_taken_back(state: &State, running: &Running) -> bool {
     match &running.operation {
         Operation::Remove { .. } => state.active().is_some_and(|active| active.epoch != running.epoch),
@@ -86,7 +87,7 @@ fn can_be_taken_back(state: &State, running: &Running) -> bool {
     }
 }
 
-/// Whether enough holders remain without these: their shares are what the next epoch is dealt from.
+/// Checks that enough holders remain without these nodes: the next epoch is dealt from their shares.
 pub(super) fn check_holders(state: &State, leaving: &BTreeSet<NodeId>) -> Result<(), Refusal> {
     let Some(active) = state.active() else { return Ok(()) };
     let holders = holders_without(state, active, leaving);
@@ -96,12 +97,12 @@ pub(super) fn check_holders(state: &State, leaving: &BTreeSet<NodeId>) -> Result
     Ok(())
 }
 
-/// The holders of an epoch that remain members without these.
+/// The number of holders of an epoch that are members, without these nodes.
 fn holders_without(state: &State, epoch: &EpochInfo, leaving: &BTreeSet<NodeId>) -> usize {
     state.members.keys().filter(|node| !leaving.contains(node) && epoch.x_of(**node).is_some()).count()
 }
 
-/// Whether those who remain can do without those who leave.
+/// Checks that the nodes that remain can do without the nodes that leave.
 fn check_remaining(state: &State, begin: &Begin, operation: &Operation) -> Result<(), Refusal> {
     let cluster = state.cluster.as_ref().ok_or(Refusal::NotFounded)?;
     if state.active().is_none() {
@@ -134,7 +135,7 @@ pub(super) fn register_share_key(
     if member.skgen == register.skgen && member.share_pk == share_pk {
         return Ok(Outcome::ShareKeyRegistered { node });
     }
-    // One key for each epoch, drawn before it is opened: a dealing never finds another key than the holder's.
+    // One key for each epoch, drawn before the epoch is opened: a dealing always finds the holder's own key.
     if register.skgen != ShareKeyGeneration(next.0) || member.skgen >= register.skgen {
         return Err(Refusal::StaleShareKey { node });
     }
@@ -143,8 +144,8 @@ pub(super) fn register_share_key(
     Ok(Outcome::ShareKeyRegistered { node })
 }
 
-/// Those who leave are members no more. For a planned removal this waits until everybody's lock does without them. What their
-/// own locks named stays known until the operation is over: so many disks open theirs.
+/// Ends the membership of the nodes that leave. A planned removal waits until every lock can be opened without them. Their own
+/// lock reports stay until the operation is over: they say how many disks open those locks.
 pub(super) fn expel(state: &mut State, operation: Epoch, rows: &mut Rows) -> Result<Outcome, Refusal> {
     let running = state.running(operation)?.clone();
     let revoked = running.operation.revokes();
@@ -194,19 +195,19 @@ pub(super) fn store(state: &State, rows: &mut Rows) {
 /// What a member's lock must be like.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LockTerms {
-    /// Who holds a piece.
+    /// The nodes that hold a piece.
     pub peers: BTreeSet<NodeId>,
     /// How many pieces open it.
     pub needed: u8,
     /// The share keys that it protects.
     pub share_keys: BTreeSet<ShareKeyGeneration>,
-    /// One more share key, not drawn yet or not registered yet.
+    /// One more share key, which is not drawn or not registered yet.
     pub next_share_key: Option<ShareKeyGeneration>,
 }
 
 impl LockTerms {
-    /// Whether a lock with pieces for `named` is as good as it can be while only `present` are there: nobody else holds a
-    /// piece, and whoever lacks one is away.
+    /// Whether a lock with pieces for `named` is as good as possible while only the nodes `present` answer: no other node holds
+    /// a piece, and each peer without a piece is away.
     pub fn names(&self, named: &BTreeSet<NodeId>, present: &BTreeSet<NodeId>) -> bool {
         named.is_subset(&self.peers) && self.peers.iter().all(|peer| named.contains(peer) || !present.contains(peer))
     }
@@ -226,15 +227,15 @@ impl State {
         self.operations.running.as_ref().map(|running| running.operation.leaving()).unwrap_or_default()
     }
 
-    /// Whoever is no member any more, and still has shares of an epoch that is not over.
+    /// The nodes that are no longer members and still have shares of an epoch that is not over.
     pub fn former_holders(&self) -> impl Iterator<Item = NodeId> + '_ {
         let open = self.epochs.values().filter(|epoch| !epoch.is_over());
         let seats = open.flat_map(|epoch| epoch.committee.iter().map(|seat| seat.node));
         seats.filter(|node| !self.members.contains_key(node))
     }
 
-    /// The threshold of an epoch with so many holders: a majority, unless the operator asked for more when the cluster was
-    /// founded; then that, as far as there are so many.
+    /// The threshold of an epoch with `holders` holders: a majority. If the operator asked for more than a majority when the
+    /// cluster was founded, it is what they asked for, but at most the number of holders.
     pub fn threshold_for(&self, holders: usize) -> u8 {
         let founders = self.epochs.values().next().map_or(holders, |first| first.committee.len());
         let asked = self.cluster.as_ref().map_or(0, |cluster| usize::from(cluster.threshold));
@@ -254,8 +255,8 @@ impl State {
         running.ok_or(Refusal::NoOperation { operation })
     }
 
-    /// The members whose locks, as they reported them, could not be opened any more without `leaving`; but for those that
-    /// the operator has given up.
+    /// The members whose reported locks could not be opened without `leaving`. Members that the operator has given up are not
+    /// among them.
     pub fn stranded<'a>(&'a self, leaving: &'a BTreeSet<NodeId>) -> impl Iterator<Item = NodeId> + 'a {
         let stays = |node: &NodeId| self.members.contains_key(node) && !leaving.contains(node);
         let running = self.operations.running.as_ref();
@@ -266,11 +267,13 @@ impl State {
             .map(|lock| lock.node)
     }
 
-    /// What the lock of `node` must be like now; `None` for those who leave, and before anything is settled.
+    /// What the lock of `node` must be like now; `None` for a node that leaves, and before the first epoch is ACTIVE.
     ///
-    /// A share key is kept as long as an epoch that is not over was dealt to it, or may be. Those who leave hold pieces
-    /// until nobody needs theirs: after a planned removal's epoch is ACTIVE, and not a moment longer when they are revoked. Whoever
-    /// is replaced holds them until the joiner has its first lock, and with it can hold pieces itself.
+    /// A share key is kept while an epoch that is not over was dealt to it, or may be dealt to it. How long a node that leaves
+    /// holds pieces depends on the operation:
+    /// - removed: until the operation's epoch is ACTIVE, because the others need its piece until then;
+    /// - revoked: no longer at all;
+    /// - replaced: until the joiner has its first lock, and so can hold pieces itself.
     pub fn lock_terms(&self, node: NodeId) -> Option<LockTerms> {
         let member = self.members.get(&node)?;
         let active = self.active()?;
@@ -296,7 +299,8 @@ impl State {
             share_keys.insert(member.skgen);
         }
         let wanted = running.filter(|running| running.epoch == next && member.skgen.0 < next.0);
-        // Whoever holds all needs nobody, until others hold shares too: it must not depend on a joiner that may never come.
+        // A node that holds everything alone opens its lock alone until others hold shares, too: it must not depend on a
+        // joiner that may never come.
         let alone = active.threshold == 1 && active.x_of(node).is_some();
         let peers: BTreeSet<_> = peers.filter(|_| !alone).collect();
         let least = u8::from(!peers.is_empty());
@@ -308,7 +312,7 @@ impl State {
         })
     }
 
-    /// Whether the lock of `node`, as it reported it, is what it must be, as far as it can be while only `present` are there.
+    /// Whether the reported lock of `node` is what it must be, as far as possible while only the nodes `present` answer.
     pub fn is_locked_as_due(&self, node: NodeId, present: &BTreeSet<NodeId>) -> bool {
         let (Some(terms), Some(lock)) = (self.lock_terms(node), self.locks.get(&node)) else { return false };
         terms.next_share_key.is_none()
@@ -317,8 +321,8 @@ impl State {
             && lock.share_keys == terms.share_keys
     }
 
-    /// Whether `node` still has a share key that an epoch that is over was dealt to: it was away when it should have
-    /// erased it, or its seat in the ACTIVE epoch rests on it.
+    /// Whether `node` still has a share key to which an epoch that is over was dealt: the node was away when it should have
+    /// erased the key, or its seat in the ACTIVE epoch uses it.
     pub fn owes_erasure(&self, node: NodeId) -> bool {
         let over = self.epochs.values().filter(|epoch| epoch.is_over());
         let mut dealt_to = over.filter_map(|epoch| Some(epoch.seat_of(node)?.skgen));

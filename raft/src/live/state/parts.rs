@@ -17,15 +17,14 @@ pub struct Cluster {
     pub cluster: ClusterId,
     /// SHA-256 of the root token.
     pub token_hash: [u8; 32],
-    /// The threshold that the operator asked for; an epoch carries the one in force.
+    /// The threshold that the operator asked for. The one in force is in the epoch.
     pub threshold: u8,
-    /// One member was accepted.
+    /// The operator accepted a cluster of one member.
     pub allow_solo: bool,
-    /// Two members were accepted.
+    /// The operator accepted a cluster of two members.
     pub accept_no_redundancy: bool,
-    /// When it was founded.
     pub founded_ms: u64,
-    /// The next member's id; it only rises, so that no id is ever reused.
+    /// It only rises, so no id is ever reused.
     pub next_node_id: u64,
 }
 
@@ -43,76 +42,73 @@ pub struct Member {
     pub state: MemberState,
 }
 
-/// Where a member stands.
+/// How far a member has joined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MemberState {
     Active,
-    /// Known by its keys, and not locked yet.
+    /// Its keys are known, and its first lock is not durable yet.
     Joining,
 }
 
 /// An invitation that may be proved.
 #[derive(Clone, PartialEq, Eq)]
 pub struct InvitationInfo {
-    /// V, which proves it.
+    /// V, which proves the invitation.
     pub proof_key: [u8; 32],
     /// The name that the joiner must have, if one was chosen.
     pub name: Option<NodeName>,
-    /// When nobody new may prove it any more.
+    /// From this time on, no new node may prove it.
     pub expires_ms: u64,
-    /// The boot key that proved it first; no other may.
+    /// The boot key that proved it first; no other key may prove it.
     pub bound: Option<[u8; 32]>,
-    /// The member whose place the joiner takes.
+    /// The member that the joiner replaces.
     pub replaces: Option<NodeId>,
 }
 
 impl InvitationInfo {
-    /// What names it without telling V: SHA-256 of V.
+    /// SHA-256 of V: names the invitation and does not reveal V.
     pub fn id(&self) -> [u8; 32] {
         Sha256::digest(self.proof_key).into()
     }
 }
 
 impl std::fmt::Debug for InvitationInfo {
-    /// Whoever knows V can join.
+    /// Without V: a node that knows it can join.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("InvitationInfo").field("expires_ms", &self.expires_ms).finish_non_exhaustive()
     }
 }
 
-/// Somebody who was a member once. Its id is never given again.
+/// A node that was a member. Its id is never assigned again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Former {
     pub node: NodeId,
-    /// Its label, which others may bear now.
+    /// Another node may have this name now.
     pub name: NodeName,
     pub boot_pk: [u8; 32],
     pub op_pk: [u8; 32],
-    /// It was revoked, and did not leave in good order.
+    /// True if it was revoked, false if it was removed in good order.
     pub revoked: bool,
-    /// When it ceased to be a member.
     pub ended_ms: u64,
 }
 
 /// At most one operation runs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Operations {
-    /// The one that runs.
     pub running: Option<Running>,
-    /// The one before it.
+    /// The operation before the running one.
     pub ended: Option<Ended>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Running {
-    /// The epoch that it brings, which names it.
+    /// The epoch that the operation opens; its number names the operation.
     pub epoch: Epoch,
-    /// What is to be done.
     pub operation: Operation,
     /// The request that began it.
     pub request: RequestId,
     pub began_ms: u64,
-    /// Members that are away and count as lost: whether they could still open their locks does not hold it up.
+    /// Members that are away and count as lost. The operation does not wait until they can open their locks.
     pub abandoned: BTreeSet<NodeId>,
 }
 
@@ -120,19 +116,20 @@ pub struct Running {
 pub struct Ended {
     pub was: Running,
     pub ended_ms: u64,
-    /// A revocation took its place before it was done.
+    /// A revocation ended it before it was done.
     pub preempted: bool,
 }
 
-/// Where an epoch stands.
+/// The phases of an epoch, in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EpochPhase {
-    /// Being dealt to.
+    /// Versions are dealt to it.
     Pending,
-    /// The one that serves.
+    /// Keys are opened with its shares.
     Active,
-    /// Replaced; its shares are being erased.
+    /// Replaced: its holders are erasing their share keys.
     Retiring,
+    /// Its holders erased their share keys.
     Retired,
     /// Given up before it was active; its number is not reused.
     Abandoned,
@@ -144,9 +141,9 @@ pub struct EpochInfo {
     pub epoch: Epoch,
     pub phase: EpochPhase,
     pub threshold: u8,
-    /// The holders, sorted by node; share numbers follow from the position.
+    /// The holders, sorted by node. The share number is the position plus one.
     pub committee: Vec<Seat>,
-    /// The holders' share keys, in the order of the committee; none once the epoch is over.
+    /// The holders' share keys, in the order of the committee. Empty once the epoch is over.
     pub share_keys: Vec<PublicKey>,
     /// The committee hash of FORMATS 3.
     pub committee_hash: [u8; 32],
@@ -154,16 +151,17 @@ pub struct EpochInfo {
     pub acks: BTreeMap<NodeId, u64>,
     /// When it became ACTIVE; 0 before.
     pub activated_ms: u64,
-    /// How far the records of an epoch that is over are dropped: everything up to this version.
+    /// Of an epoch that is over, the records of all versions up to this one are dropped.
     pub swept: Option<(KeyUid, KeyVersion)>,
-    /// Records that a [`Change::Redeal`] brought: what holders acknowledge. Those of new keys are verified one by one.
+    /// Number of records of existing versions, from [`Change::Redeal`](crate::live::command::Change::Redeal). Holders
+    /// acknowledge these; records of new versions are verified one by one.
     pub redealt: u64,
-    /// Key versions with a record in this epoch. Counted again at a restart, not stored.
+    /// Number of key versions with a record in this epoch. Not stored: a restart counts them again.
     pub records: u64,
 }
 
 impl EpochInfo {
-    /// Whether records may name it: the fence against delayed commands.
+    /// Whether records may name it. This keeps delayed commands out of closed epochs.
     pub fn is_open(&self) -> bool {
         matches!(self.phase, EpochPhase::Active | EpochPhase::Pending)
     }
@@ -189,7 +187,7 @@ impl EpochInfo {
         self.acks.keys().filter(|&&node| self.has_acknowledged(node)).count()
     }
 
-    /// Whether nobody deals to it or asks for its shares any more.
+    /// Whether its shares are no longer dealt or asked for.
     pub fn is_over(&self) -> bool {
         matches!(self.phase, EpochPhase::Retired | EpochPhase::Abandoned)
     }
@@ -199,7 +197,7 @@ impl EpochInfo {
         self.committee.iter().find(|seat| seat.node == node)
     }
 
-    /// The committee with its public keys, as dealer and holders need it; `None` once the epoch is over.
+    /// The committee with its public keys; `None` once the epoch is over.
     pub(super) fn seated(&self) -> Option<Committee> {
         let seats = self.committee.iter().zip(&self.share_keys);
         let members =
@@ -220,13 +218,12 @@ pub struct BatchInfo {
     /// The epoch that it deals to.
     pub epoch: Epoch,
     pub dealer: NodeId,
-    /// When it was opened.
     pub opened_ms: u64,
-    /// SHA-256 of the header, to tell a repetition from another batch of the same name.
+    /// SHA-256 of the header. It tells a repetition from another batch of the same id.
     pub header_hash: [u8; 32],
     /// Whether each record carries a slot for the recovery recipient.
     pub recovery: bool,
-    /// One bit per used index. Found again at a restart, not stored.
+    /// One bit per used index. Not stored: a restart finds them again.
     pub(crate) used: Vec<u64>,
 }
 
@@ -253,7 +250,7 @@ pub struct Key {
     pub created_ms: u64,
     /// Notes for people: names and values.
     pub tags: BTreeMap<String, String>,
-    /// Its versions, never empty. Boxed, because a tree has room for eleven where most keys have one.
+    /// Never empty. Boxed, because a tree has room for eleven versions, and most keys have one.
     pub versions: BTreeMap<KeyVersion, Box<Version>>,
 }
 
@@ -275,7 +272,7 @@ pub struct Version {
     pub created_ms: u64,
     /// Its key-check value.
     pub kcv: [u8; 32],
-    /// Whether it may encrypt: its record in each open epoch was verified by a threshold of holders. It never goes back.
+    /// Whether it may encrypt: a threshold of holders verified its record in each open epoch. Once true, it stays true.
     pub ready: bool,
     /// The request that made it.
     pub request: RequestId,
@@ -289,7 +286,7 @@ impl Version {
         self.records.iter().find(|record| record.epoch == epoch)
     }
 
-    /// Whether a threshold of holders verified its record in each of the epochs that records are needed in.
+    /// Whether a threshold of holders verified its record in each of these epochs.
     pub(super) fn is_verified(&self, open: &[Epoch]) -> bool {
         open.iter().all(|&epoch| self.record(epoch).is_some_and(|record| record.verified))
     }
