@@ -1,6 +1,7 @@
-//! What a fuzzer feeds: bytes that come from other replicas. Whatever is accepted must stay the same when it is written again.
+//! Entrances for a fuzzer: bytes that come from other replicas. Bytes that are accepted must stay the same when they are
+//! written again.
 //!
-//! Compiled with `--cfg fuzzing` alone (`.ci/fuzz`), since these formats are nobody's business outside of this crate.
+//! Compiled with `--cfg fuzzing` only (`.ci/fuzz`), because these formats are private to this crate.
 
 use quorate_shares::codec;
 use quorate_shares::ids::KeyUid;
@@ -12,7 +13,7 @@ use crate::snapshot::Chunk;
 use crate::stored::format::{AppliedPosition, decode_entry, encode, encode_entry};
 use crate::stored::rows::{COLD_ROWS, StoredRow};
 
-/// What rows may claim in memory.
+/// Most memory that decoding rows may claim.
 const ROWS_CLAIM_MAX: usize = 1 << 20;
 
 /// A request or a reply, and the entries inside a request.
@@ -40,7 +41,7 @@ pub fn entry(bytes: &[u8]) {
     }
 }
 
-/// Rows that belong together, in any order: either they are refused or they make a state.
+/// Rows of one state, in any order: they are refused, or they make a state.
 pub fn rows(bytes: &[u8]) {
     let Ok(rows) = codec::decode::<Vec<StoredRow>, ROWS_CLAIM_MAX>(bytes) else { return };
     let (mut state, mut uid) = (State::default(), KeyUid([0; 16]));

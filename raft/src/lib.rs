@@ -2,7 +2,7 @@
 //!
 //! This is the only crate that knows openraft and RocksDB; the rest of the program sees a [`Replica`]. It proposes a
 //! [`command::Command`], reads the [`state::State`], follows changes and leadership, and carries messages between replicas
-//! through a [`Link`]. What follows from the state for the leader is said by [`plan`].
+//! through a [`Link`]. [`plan`] finds the leader's next step.
 //!
 //! In reading order, where each folder uses only those before it:
 //!
@@ -11,7 +11,7 @@
 //! | `live/` | what does the cluster know, and what may change it? Pure: [`command`], [`refusal`], [`state`], [`rows`], [`plan`], [`voters`] |
 //! | `types` | which types is openraft told to work with? |
 //! | `stored/` | what lies on the disk, and as which bytes? [`seal`], the database, the formats, [`offline`] |
-//! | `log/` | what did this replica promise to the others? |
+//! | `log/` | what did this replica promise to the others, and what of it is durable? |
 //! | `snapshot/` | how is the whole state written to a file, and read from one? |
 //! | `consensus/` | how do the replicas agree? openraft, messages, and the handle [`Replica`] |
 //!
@@ -21,7 +21,7 @@
 //!               └─► machine: apply ─► rows + how far they go, one batch ─► answer
 //! ```
 //!
-//! It holds no secret but the storage keys: share records are sealed to their holders before they come here.
+//! The storage keys are the only secrets here: share records are sealed to their holders before they come here.
 
 mod live;
 mod types;

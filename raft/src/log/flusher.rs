@@ -1,4 +1,4 @@
-//! The thread that makes appends durable, many with one sync.
+//! The thread that makes appends durable: one sync for many.
 
 use std::collections::VecDeque;
 use std::io;
@@ -24,14 +24,14 @@ pub(crate) struct Flusher {
 
 #[derive(Default)]
 struct Queue {
-    /// Its length is bounded by openraft, which waits for callbacks before it accepts more than its channels hold.
+    /// openraft bounds its length: it waits for callbacks before it accepts more entries than its channels hold.
     waiting: VecDeque<Append>,
     closed: bool,
 }
 
 struct Append {
     last: Option<LogPlace>,
-    /// A truncation since then means that `last` may be gone.
+    /// The number of truncations when it was appended. If it is higher now, `last` may be gone.
     truncations: u64,
     callback: IOFlushed<Types>,
 }
@@ -57,7 +57,7 @@ impl Flusher {
             if synced.is_ok() {
                 let mut flushed = self.flushed.lock();
                 let now = flushed.truncations;
-                // Entries come in order, so the newest that no truncation can have touched is the last one.
+                // Entries come in order, so the last append since the newest truncation has the newest entry.
                 let mut newest =
                     appends.iter().filter(|append| append.truncations == now).filter_map(|append| append.last);
                 flushed.last_log = newest.next_back().or(flushed.last_log);
@@ -68,7 +68,7 @@ impl Flusher {
         }
     }
 
-    /// Everything that waits, or `None` when the flusher is closed and nothing does.
+    /// All appends that wait, or `None` when the flusher is closed and none waits.
     fn wait(&self) -> Option<VecDeque<Append>> {
         let mut queue = self.queue.lock();
         while queue.waiting.is_empty() {
@@ -100,8 +100,8 @@ impl Flusher {
         change(&mut self.flushed.lock());
     }
 
-    /// Syncs what waits and joins the thread. A thread that still held the database when the process ends would abort it
-    /// in RocksDB's destructors.
+    /// Syncs the appends that wait and joins the thread. If the thread still held the database at the end of the process,
+    /// RocksDB's destructors would abort the process.
     pub(crate) fn close(&self) {
         self.queue.lock().closed = true;
         self.arrived.notify_one();

@@ -1,20 +1,20 @@
-//! The Raft log and the vote, on disk before anybody is told.
+//! The Raft log and the vote: on disk before another node learns of them.
 //!
-//! Many appends share one sync: `append` writes without waiting, and the flusher, one thread, takes all callbacks that
-//! wait, syncs once, and completes them. Votes, truncations and purges sync before they return. openraft makes these calls
-//! one after another and RocksDB has one write-ahead log, so writes are never reordered.
+//! Many appends share one sync. `append` writes without waiting; the flusher, one thread, takes all waiting callbacks, syncs
+//! once, and completes them. Votes, truncations and purges sync before they return. openraft makes these calls one after
+//! another, and RocksDB has one write-ahead log, so writes are never reordered.
 //!
-//! A restored copy of the disk must be noticed by its peers. For that this replica reports what is durable, a [`Flushed`],
-//! which only rises while time goes forward: a truncation, which takes entries away, raises a counter in the same batch.
-//! What is reported is never more than what is durable, or an honest restart would look like a restored copy.
+//! The peers must notice a disk that was restored from an older copy. So this replica reports what is durable, a [`Flushed`],
+//! which never falls on an honest disk: a truncation removes entries, and raises a counter in the same batch. The report never
+//! says more than what is durable, or an honest restart would look like a restored copy.
 //!
-//! `committed` is stored without a sync, so that a restarted replica applies at once what it had applied before. After a
-//! loss of power it can be older than what this replica had answered from; that does no harm, because nothing is served
-//! before a read-index round of the leader was applied here, and that round covers everything ever acknowledged. For the
-//! same reason a restarted leader is not restored without an election.
+//! `committed` is stored without a sync, so that a restarted replica applies at once what it had applied before. After a loss
+//! of power it can be older than the state that this replica had answered from. That is safe: a replica serves nothing before
+//! it has applied the leader's read index, and that covers everything that was ever acknowledged. For the same reason a
+//! restarted leader does not lead again without an election.
 //!
-//! An entry that denies voters when it is appended goes to the [`Gate`] before it goes to the log, so it is never
-//! acknowledged, nor found in the log after a crash, by a node that does not refuse them.
+//! Some entries deny voters at append. Such an entry goes to the [`Gate`] before it goes to the log. So a node that has it in
+//! its log, or acknowledged it, refuses these voters, also after a crash.
 
 mod flusher;
 mod recent;
@@ -46,7 +46,7 @@ use recent::Recent;
 /// Most bytes of entries that one read for replication or for applying returns, unless a single one is larger.
 pub(crate) const READ_BYTES_MAX: usize = 4 << 20;
 
-/// What is durable on this replica's disk, compared in this order. It never falls.
+/// What is durable on this replica's disk, compared in the order of the fields. It never falls.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Flushed {
     /// The newest vote.
@@ -79,7 +79,7 @@ impl LogStore {
         Ok(self.entries(index, index + 1, usize::MAX)?.pop())
     }
 
-    /// The thread that syncs; it must be stopped before the process ends.
+    /// The thread that syncs. It must be closed before the process ends.
     pub(crate) fn flusher(&self) -> &Arc<Flusher> {
         &self.flusher
     }
@@ -136,7 +136,7 @@ impl RaftLogReader<Types> for LogStore {
         self.guard(self.entries(start, end, READ_BYTES_MAX))
     }
 
-    /// Entries to be applied. Piece by piece, since a replica that was away may have to apply more than fits its memory.
+    /// Entries to be applied, piece by piece: a replica that was away may have to apply more than its memory holds.
     async fn entries_stream<R: RangeBounds<u64> + Clone + fmt::Debug + OptionalSend>(
         &mut self,
         range: R,
@@ -237,7 +237,7 @@ impl RaftLogStorage<Types> for LogStore {
         batch.put_meta("purged", MetaV1::Purged(LogPlace::of(upto)));
         batch.delete_entries(0, upto.index + 1);
         self.guard(batch.write_synced())?;
-        // After a snapshot was installed the log starts behind everything that it had.
+        // After the installation of a snapshot the log begins after everything that it had.
         let purged = LogPlace::of(upto);
         self.flusher.with_flushed(|flushed| {
             if flushed.last_log.is_none_or(|last| last.index < purged.index) {
@@ -248,7 +248,7 @@ impl RaftLogStorage<Types> for LogStore {
     }
 }
 
-/// Has the gate refuse these nodes, durably, before anything is done that rests on it.
+/// Lets the gate refuse these nodes, durably, before anything else is done about the entry.
 pub(crate) async fn deny(gate: &Arc<dyn Gate>, denials: Vec<Denial>, fatal: &Fatal) -> Result<(), io::Error> {
     if denials.is_empty() {
         return Ok(());
@@ -308,15 +308,16 @@ pub(crate) fn read_flushed(disk: &Disk) -> Result<Flushed, StorageError> {
     Ok(Flushed { vote: read_vote(disk)?, truncations, last_log: read_last(disk)? })
 }
 
-/// What this replica promised: its vote, and where its log ends. Looked at before anything else, since damage there means
-/// that it must never vote again, whatever else is damaged.
+/// Checks what this replica promised: its vote, and where its log ends. It comes before all other checks: after damage there
+/// this node must never vote again, even if other things are damaged, too.
 pub(crate) fn check(disk: &Disk) -> Result<(), StorageError> {
     let flushed = read_flushed(disk)?;
     check_vote(disk, flushed.vote, flushed.last_log)
 }
 
-/// A vote that is older than the last entry was lost, and with it whom this node voted for: before an entry of a term is
-/// accepted, the vote of that term is durable. Only the first entry of all, of term 0, comes before any vote.
+/// Refuses a vote that is older than the last entry. The vote of a term is durable before an entry of that term is accepted, so
+/// an older vote means that a newer one was lost, and this node no longer knows which node it voted for. Only the first entry
+/// of all, of term 0, comes before any vote.
 pub(crate) fn check_vote(disk: &Disk, vote: Option<Ballot>, last: Option<LogPlace>) -> Result<(), StorageError> {
     let term = last.map_or(0, |last| last.term);
     if term > vote.map_or(0, |vote| vote.term) {

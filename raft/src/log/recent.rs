@@ -1,8 +1,8 @@
-//! The newest entries of the log in memory, beside the disk.
+//! The newest entries of the log, also in memory.
 //!
-//! An entry is read again right after it was written: once for each follower and once to be applied. Here it costs a copy
-//! instead of a search, a decryption and a decoding. What is kept is what was written and not yet taken away again, in
-//! order and without a hole; whatever is older, or not here, is read from the disk.
+//! An entry is read right after it was written: once for each follower, and once to be applied. From here, that costs a copy
+//! instead of a search, a decryption and a decoding. The entries here are in order and without a hole, and are in the log, too.
+//! All others are read from the disk.
 
 use std::collections::VecDeque;
 
@@ -10,7 +10,7 @@ use openraft::alias::EntryOf;
 
 use crate::types::Types;
 
-/// Most encoded bytes of entries that are kept; the oldest make room.
+/// Most encoded bytes of entries that are kept. Beyond it the oldest are dropped.
 const BYTES_MAX: usize = 1 << 20;
 
 #[derive(Default)]
@@ -34,7 +34,7 @@ impl Recent {
         }
     }
 
-    /// Forgets what is behind `last`.
+    /// Drops the entries after `last`.
     pub(crate) fn truncate_after(&mut self, last: Option<u64>) {
         while self.entries.back().is_some_and(|(entry, _)| last.is_none_or(|last| entry.log_id.index > last)) {
             let dropped = self.entries.pop_back();
@@ -42,15 +42,15 @@ impl Recent {
         }
     }
 
-    /// Forgets everything up to `upto`.
+    /// Drops the entries up to `upto`.
     pub(crate) fn purge(&mut self, upto: u64) {
         while self.entries.front().is_some_and(|(entry, _)| entry.log_id.index <= upto) {
             self.drop_oldest();
         }
     }
 
-    /// Entries from `start` up to `end`, up to `bytes_max` but at least one, as far as they are here; `None` if the first is
-    /// not.
+    /// Entries from `start` up to `end` that are here, at most `bytes_max` but at least one. `None` if the entry at `start` is
+    /// not here.
     pub(crate) fn read(&self, start: u64, end: u64, bytes_max: usize) -> Option<Vec<EntryOf<Types>>> {
         let first = self.entries.front()?.0.log_id.index;
         let skip = usize::try_from(start.checked_sub(first)?).ok().filter(|&skip| skip < self.entries.len())?;

@@ -1,4 +1,4 @@
-//! A snapshot file: written once, read chunk by chunk, each sealed.
+//! A snapshot file: written once, then read chunk by chunk. Each chunk is sealed.
 
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
@@ -46,7 +46,7 @@ impl SnapshotFile {
         self.position().map(AppliedPosition::into_meta)
     }
 
-    /// How far it goes, as its first chunk says.
+    /// The applied position in its first chunk.
     pub(crate) fn position(&self) -> Result<AppliedPosition, StorageError> {
         let mut chunks = Chunks::new(self)?;
         let first = chunks.next().transpose()?.and_then(|bytes| Chunk::decode(&bytes));
@@ -123,7 +123,7 @@ impl Iterator for Chunks {
     }
 }
 
-/// Writes a snapshot file; it counts only once it is finished.
+/// Writes a snapshot file, which is valid only once it is finished.
 pub(crate) struct SnapshotWriter {
     id: SnapshotId,
     path: PathBuf,
@@ -161,7 +161,7 @@ impl SnapshotWriter {
         let durable = self.file.flush().and_then(|()| self.file.get_ref().sync_all());
         let parent = path.parent().expect("the file was made in a directory");
         let durable = durable.and_then(|()| File::open(parent)?.sync_all());
-        // A file that may lack something is in nobody's way.
+        // An incomplete file must not stay.
         durable.inspect_err(|_| remove(&path)).map_err(|source| io_error(&path, number, &source))?;
         let file = File::open(&path).map_err(|source| io_error(&path, number, &source))?;
         Ok(SnapshotFile { id: self.id, path, file, keys: self.keys })
@@ -191,7 +191,7 @@ fn io_error(path: &Path, number: u32, source: &io::Error) -> StorageError {
     error(path, number, StorageProblem::Database(source.to_string()))
 }
 
-/// Removes a file that nothing points to. One that stays behind is tried again at the next open.
+/// Removes a file that nothing points to. If that fails, the next open tries again.
 pub(super) fn remove(path: &Path) {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {

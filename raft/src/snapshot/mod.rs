@@ -6,15 +6,17 @@
 //! chunk     Header { cluster, how far it goes, membership } | Rows ... | End { rows }      (each at most 1 MiB in plain)
 //! ```
 //!
-//! D never leaves a node, so chunks travel in plain inside the session between two nodes (share records stay sealed to
-//! their holders) and the receiver seals each under its own D before it touches the disk. Neither side holds more than a
-//! few chunks in memory. A stream without its `End` is refused, and so is a count that does not agree.
+//! D never leaves a node. So chunks travel in plain inside the session between two nodes (share records stay sealed to their
+//! holders), and the receiver seals each chunk under its own D before it is written. Neither side holds more than a few chunks
+//! in memory. A stream without its `End`, or with another count than `End` says, is refused.
 //!
-//! Records and batch headers of closed epochs are left out: nobody may use them any more.
+//! Records and batch headers of closed epochs are left out: they may not be used any more.
 //!
-//! A received file is complete and durable before the state is touched. Then a marker says that it is being installed;
-//! the rows are replaced; one synced batch sets how far they go and takes the marker away. A replica that finds the
-//! marker when it opens starts that again.
+//! Installing a file, in this order:
+//! 1. The file is complete and durable.
+//! 2. A marker says that it is being installed. A replica that finds the marker when it opens begins here again.
+//! 3. The rows are replaced.
+//! 4. One synced batch writes the applied position and deletes the marker.
 
 mod chunk;
 mod file;
@@ -36,9 +38,9 @@ pub use chunk::CHUNK_BYTES_MAX;
 pub(crate) use chunk::Chunk;
 pub(crate) use file::{SnapshotFile, SnapshotWriter};
 
-/// A chunk is closed before a row would take it beyond this; the rest is room for the largest row.
+/// A chunk ends before a row would make it larger than this. The difference to the limit is room for the largest row.
 const CHUNK_BYTES_AIM: usize = CHUNK_BYTES_MAX - (96 << 10);
-/// Most bytes of a snapshot that is received; a longer stream is refused.
+/// Most bytes of a received snapshot. A longer stream is refused.
 pub(crate) const SNAPSHOT_BYTES_MAX: u64 = 8 << 30;
 
 /// Writes the state of this moment to a file, and makes it the newest snapshot.
@@ -90,7 +92,7 @@ fn write_state(disk: &Disk, cluster: ClusterId, writer: &mut SnapshotWriter) -> 
     writer.write(&encode(&Chunk::EndV1 { rows }))
 }
 
-/// Leaves out what belongs to closed epochs. Live rows come first, so it learns the epochs before it needs them.
+/// Leaves out the records and headers of closed epochs. Live rows come first, so it learns the epochs before it needs them.
 #[derive(Default)]
 struct Filter {
     epochs: BTreeSet<quorate_shares::ids::Epoch>,
@@ -122,8 +124,8 @@ fn live_row(value: &[u8]) -> Option<Row> {
     StoredRow::decode(value).ok().map(Row::from)
 }
 
-/// Replaces the state by a complete file. Whoever calls this keeps readers of rows away. A file of another directory is
-/// copied first, so that the marker names one that is here.
+/// Replaces the state by a complete file. The caller keeps readers of rows away. A file of another directory is copied first,
+/// so that the marker names a file of this directory.
 pub(crate) fn install(disk: &Disk, snapshot: &SnapshotFile) -> Result<(), StorageError> {
     if snapshot.path.parent() != Some(disk.snapshots_dir()) {
         let mut copy = SnapshotWriter::start(disk)?;
@@ -168,7 +170,7 @@ pub(crate) fn install(disk: &Disk, snapshot: &SnapshotFile) -> Result<(), Storag
     Ok(())
 }
 
-/// At open: finishes what a crash interrupted, and removes files that nothing points to.
+/// At open: finishes an interrupted installation, and removes files that nothing points to.
 pub(crate) fn recover(disk: &Disk) -> Result<(), StorageError> {
     match disk.meta("installing")? {
         None => {}
@@ -193,7 +195,7 @@ pub(crate) fn discard(disk: &Disk, id: SnapshotId) -> Result<(), StorageError> {
     Ok(())
 }
 
-/// The newest complete snapshot. A file that somebody removed is made again by openraft.
+/// The newest complete snapshot. If its file was removed, openraft builds a new one.
 pub(crate) fn current(disk: &Disk) -> Result<Option<SnapshotFile>, StorageError> {
     match current_id(disk)? {
         Some(id) => SnapshotFile::open(disk, id),

@@ -1,4 +1,4 @@
-//! The database: three column families, every value sealed, and the rules for what is synced when.
+//! The database: three column families, every value sealed, and when each write is synced.
 //!
 //! ```text
 //! data directory
@@ -12,16 +12,20 @@
 //! ```
 //!
 //! All three share one write-ahead log, so writes reach the disk in the order in which they were made, and one sync makes
-//! everything before it durable. Synced before they return: votes, truncations, purges, markers. Synced by the flusher
-//! before Raft acknowledges: entries. Not synced: `applied` rows and `committed`; a crash may take back the newest of
-//! them, and the log brings them again.
+//! everything before it durable.
 //!
-//! RocksDB cannot tell damage inside the live write-ahead log from the torn end that a loss of power leaves: it takes what
-//! stands before it, and what was synced behind it is gone without a word. Only the peers notice then, that the storage
-//! went back ([`crate::Flushed`]), or the terms of the entries that are left (`log::check`).
+//! | write | synced |
+//! |---|---|
+//! | votes, truncations, purges, markers | before the call returns |
+//! | entries | by the flusher, before Raft acknowledges them |
+//! | rows of `state`, `committed` | not at all: a crash may undo the newest, and the log brings them again |
 //!
-//! A value that does not open or decode is named with its file, column family and key, and the node stops: in `state` a
-//! snapshot of the others mends it, in `log` or `meta` this node must never vote again.
+//! RocksDB cannot tell damage inside the live write-ahead log from the torn end that a loss of power leaves. It keeps what is
+//! before the damage and silently drops what was synced after it. Two things notice that: the peers see that the storage went
+//! back ([`crate::Flushed`]), and the terms of the remaining entries do not fit the vote (`log::check`).
+//!
+//! If a value does not open or decode, the error names its file, column family and key, and the node stops. In `state` a
+//! snapshot of another replica repairs it. In `log` or `meta` this node must never vote again.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -44,16 +48,16 @@ use crate::types::Types;
 /// The folder of the database.
 const DATABASE: &str = "raft";
 
-/// The layout of column families and rows. A program refuses a newer one than its own.
+/// The version of the layout of column families and rows. A program refuses a newer one than its own.
 pub(crate) const SCHEMA: u32 = 1;
 
-/// Bytes of sorted files that RocksDB writes in a second at most, when a buffer is full or files are compacted: three times
-/// what keys that are dealt anew at full rate need. At full speed 64 MiB take all of a processor for a second, at all nodes in
-/// the same moment, and clients wait. The log itself is not held up.
+/// Most bytes of sorted files that RocksDB writes in a second, when a buffer is full or files are compacted. It is three times
+/// what an epoch needs to which keys are dealt at full rate. Without a limit, 64 MiB take a whole processor for a second, on
+/// all nodes at the same moment, and clients wait. Writes to the log are not limited.
 const SORTED_PER_SECOND: i64 = 16 << 20;
-/// How often it may write some of them, in microseconds.
+/// How often a part of these bytes is released, in microseconds.
 const SORTED_EVERY_US: i64 = 10_000;
-/// One time in so many a compaction goes before a full buffer: what RocksDB recommends.
+/// One time in this many, a compaction goes before a full buffer. RocksDB recommends this value.
 const FAIRNESS: i32 = 10;
 
 const FAMILIES: [Family; 3] = [Family::Log, Family::State, Family::Meta];
@@ -64,8 +68,8 @@ pub(crate) struct Disk {
     path: PathBuf,
     snapshots: PathBuf,
     keys: Arc<StorageKeys>,
-    /// Dropped after `db`, since fields are dropped in order: whoever listens hears of it when RocksDB is closed, and not
-    /// already when the last owner lets go.
+    /// Dropped after `db`, because fields are dropped in order. So a listener hears of it when RocksDB is closed, and not
+    /// earlier, when the last owner drops the database.
     open: watch::Sender<()>,
 }
 
@@ -79,7 +83,7 @@ pub(crate) struct Batch<'a> {
 }
 
 impl Disk {
-    /// Whether a database was begun in `dir`: RocksDB's CURRENT names its manifest.
+    /// Whether `dir` holds a database: RocksDB's file CURRENT names its manifest.
     pub(crate) fn exists(dir: &Path) -> bool {
         dir.join(DATABASE).join("CURRENT").exists()
     }
@@ -94,7 +98,7 @@ impl Disk {
         let mut options = rocksdb::Options::default();
         options.create_if_missing(true);
         options.create_missing_column_families(true);
-        // A log file that was synced and is gone or short is noticed at open, not at the next election.
+        // If a synced log file is missing or short, this notices it at open, and not at the next election.
         options.set_track_and_verify_wals_in_manifest(true);
         options.set_keep_log_file_num(4);
         options.set_max_total_wal_size(64 << 20);
@@ -119,7 +123,7 @@ impl Disk {
         Ok(disk)
     }
 
-    /// Reads whose database this is; `None` if it is new.
+    /// The node and cluster that the database belongs to; `None` if it is new.
     fn identity(&self) -> Result<Option<MetaV1>, OpenError> {
         self.meta("identity").map_err(|error| match error.problem {
             StorageProblem::Sealed(problem) => OpenError::WrongStorageKey { path: error.path, problem },
@@ -138,7 +142,7 @@ impl Disk {
             }
             Some(MetaV1::Identity { .. }) => Ok(()),
             Some(_) => Err(self.error(Family::Meta, b"identity", StorageProblem::Malformed).into()),
-            // Nothing can have been written before the identity was.
+            // The identity is written first: without it the database must be empty.
             None if !self.is_empty()? => Err(self.error(Family::Meta, b"identity", StorageProblem::Missing).into()),
             None => {
                 let mut batch = self.batch();
@@ -158,8 +162,8 @@ impl Disk {
         Ok(true)
     }
 
-    /// Drops the whole of `state` without reading it, whatever lies in its files. A crash in the middle leaves no such
-    /// column family, and the next open makes an empty one.
+    /// Drops all of `state` without reading its files. After a crash in the middle the column family does not exist, and the
+    /// next open makes an empty one.
     pub(crate) fn drop_state(&mut self) -> Result<(), StorageError> {
         let name = Family::State.name();
         let dropped = self.db.drop_cf(name).and_then(|()| self.db.create_cf(name, &rocksdb::Options::default()));
@@ -210,12 +214,12 @@ impl Disk {
         value.map(decode).transpose()
     }
 
-    /// Says that a row of `meta` holds another kind of value than its key.
+    /// The error for a row of `meta` whose value is of another kind than its key says.
     pub(crate) fn malformed_meta(&self, key: &'static str) -> StorageError {
         self.error(Family::Meta, key.as_bytes(), StorageProblem::Malformed)
     }
 
-    /// Opens each value of a family from `from` on, in order, until `visit` says stop.
+    /// Opens each value of a family from `from` on, in order, until `visit` returns `false`.
     pub(crate) fn scan(
         &self,
         family: Family,
@@ -366,7 +370,7 @@ impl Batch<'_> {
 }
 
 fn unopened(path: &Path, error: &rocksdb::Error) -> OpenError {
-    // RocksDB has no kind for this one.
+    // RocksDB has no error kind for a held lock.
     if error.to_string().contains("/LOCK:") {
         return OpenError::InUse { path: path.display().to_string() };
     }

@@ -11,7 +11,7 @@ use super::seal::SealProblem;
 pub struct StorageError {
     /// The database or the snapshot file.
     pub path: String,
-    /// Which part of it.
+    /// The column family, or the kind of file.
     pub family: &'static str,
     /// The row, in hexadecimal or as text.
     pub key: String,
@@ -27,10 +27,10 @@ pub enum StorageProblem {
     /// It opened, but is not what the key says.
     #[error("the value opened but is malformed")]
     Malformed,
-    /// It should be there.
+    /// A value that must exist does not.
     #[error("the value is missing")]
     Missing,
-    /// RocksDB's own checks failed, or the file system did.
+    /// RocksDB or the file system reports an error.
     #[error("{0}")]
     Database(String),
 }
@@ -62,7 +62,7 @@ pub enum OpenError {
     #[error("{path}: the storage key does not open this database ({problem}); is this the directory of this node?")]
     WrongStorageKey {
         path: String,
-        /// What its first value says.
+        /// Why its first value does not open.
         problem: SealProblem,
     },
     /// Another process has it open.

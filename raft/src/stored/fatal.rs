@@ -1,7 +1,7 @@
-//! The first failure that this node cannot go on from.
+//! The first failure after which this node must stop.
 //!
-//! A deterministic refusal is an answer. Anything else that goes wrong below `apply` means that this replica might
-//! diverge from the others, so it says why, once, and the node stops.
+//! A deterministic refusal is an answer. Any other failure below `apply` means that this replica might diverge from the
+//! others. So it logs the reason, once, and the node stops.
 
 use std::sync::Arc;
 

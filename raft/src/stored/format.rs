@@ -1,8 +1,10 @@
-//! What the log and the meta rows look like as bytes, on disk and between nodes.
+//! What log entries, meta rows and the applied position look like as bytes, on disk and between nodes.
 //!
-//! openraft's own types never leave the process: their serde layout is not stable. Each stored thing is an enum with one
-//! variant per version of its format, encoded through [`quorate_shares::codec`] with a limit. Adding a field means adding
-//! a variant; a reader that meets a variant that it does not know refuses it.
+//! openraft's own types never leave the process, because their serde layout is not stable. Each stored value is an enum with
+//! one variant per version of its format, encoded through [`quorate_shares::codec`] with a limit. A new field needs a new
+//! variant. A reader refuses a variant that it does not know.
+//!
+//! A command is stored as it is: it is a format itself ([`command`](crate::live::command)).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,12 +19,12 @@ use crate::live::place::{Ballot, LogPlace};
 use crate::live::voters::{ChangePurpose, Intent};
 use crate::types::{Payload, Types};
 
-/// What decoding one entry may claim: a command, and the vectors inside it, which claim more than they fill.
+/// Most memory that decoding one entry may claim: a command, and its vectors, which claim more than they fill.
 pub(crate) const ENTRY_CLAIM_MAX: usize = 4 * COMMAND_BYTES_MAX;
-/// What decoding a meta row may claim.
+/// Most memory that decoding a meta row may claim.
 const META_CLAIM_MAX: usize = 64 * 1024;
 
-/// Who votes and who learns: one set of voters, or two while it changes.
+/// The voters and the learners: one set of voters, or two while they change. A node in no set is a learner.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct MembershipV1 {
     configs: Vec<BTreeSet<u64>>,
@@ -40,9 +42,9 @@ pub(crate) struct EntryV1 {
 enum PayloadV1 {
     Blank,
     Command(Command),
-    /// A membership that nobody had to say more about: the first of all, and those that only differ in learners.
+    /// A membership without an intent: the first of all, and those that differ in learners only.
     Membership(MembershipV1),
-    /// A change of the voters, and why.
+    /// A change of the voters, with its intent.
     Change {
         purpose: ChangePurpose,
         denies_at_append: bool,
@@ -56,7 +58,7 @@ pub(crate) enum StoredEntry {
     V1(EntryV1),
 }
 
-/// A [`StoredEntry`] that is only to be written: without a copy of the command.
+/// A [`StoredEntry`] for writing, which borrows the command instead of copying it.
 #[derive(Serialize)]
 enum StoredEntryRef<'a> {
     V1(EntryRefV1<'a>),
@@ -95,7 +97,7 @@ pub(crate) enum MetaV1 {
     Committed(Option<LogPlace>),
     Purged(LogPlace),
     Truncations(u64),
-    /// A snapshot is being installed from this file; whatever `state` holds is half old and half new.
+    /// A snapshot is being installed from this file. What `state` holds is half old and half new.
     Installing(SnapshotId),
     /// The newest complete snapshot file.
     Snapshot(SnapshotId),
@@ -107,7 +109,7 @@ pub(crate) type SnapshotId = [u8; 16];
 /// The first row of `state`: how far the rows after it go.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum AppliedRow {
-    /// Written before memberships had an intent; read for ever.
+    /// Written before memberships had an intent. Still read.
     V1 {
         last: Option<LogPlace>,
         membership_at: Option<LogPlace>,

@@ -1,7 +1,7 @@
 //! Reading the database of a node that is not running, with keys from elsewhere.
 //!
-//! For tools that ask what a stolen disk is worth. Nothing is written, so it can be a copy that was taken at any moment,
-//! also of a node that was running. What cannot be opened is said with its place.
+//! For tools that show what a stolen disk reveals. Nothing is written, so the database may be a copy that was taken at any
+//! moment, also from a running node. The error for a value that does not open names its place.
 
 use std::path::Path;
 
@@ -30,7 +30,7 @@ pub fn open(dir: &Path, keys: StorageKeys) -> Result<OfflineStore, OpenError> {
 }
 
 impl OfflineStore {
-    /// The state as it was last applied to disk.
+    /// The state that the rows on the disk make.
     pub fn state(&self) -> &State {
         &self.state
     }

@@ -17,10 +17,10 @@
 //! 41 uid 16, version u32, epoch u64    share record, bytes of FORMATS 3
 //! ```
 //!
-//! Integers are big-endian, so that rows lie in the order of their numbers. Keys carry identifiers and never names: only
-//! values are sealed. Rows below `40` make up the live state in memory; those above are read when they are asked for. A
-//! value below `40` is a [`StoredRow`], an enum with one variant per version of the format ([`v1`](super::v1) draws them);
-//! the variant inside must match the key.
+//! Integers are big-endian, so rows are in the order of their numbers. Keys hold ids and never names, because only values are
+//! sealed. Rows below `40` make the live state in memory; rows from `40` on are read when they are needed. A value below `40`
+//! is a [`StoredRow`], an enum with one variant per version of the format ([`v1`](super::v1) draws format 1). The variant
+//! inside must match the key.
 
 use quorate_shares::codec;
 use quorate_shares::ids::{BatchId, Epoch, KeyUid, KeyVersion, NodeId};

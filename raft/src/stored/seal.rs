@@ -4,8 +4,8 @@
 //! ver u8 = 1 | dkey u8 | nonce 24 | XChaCha20-Poly1305(D, nonce, aad = family u8 || key, value)      (+ 42 bytes)
 //! ```
 //!
-//! The associated data names the place: a value moved to another key or column family does not open. D has a number, so
-//! that older values open after it was changed; new ones are sealed under the current D.
+//! The associated data names the place: a value that was moved to another key or column family does not open. Each D has a
+//! number. New values are sealed under the current D, and older values still open under the D that they name.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -20,10 +20,10 @@ const NONCE_AT: usize = 2;
 const CIPHERTEXT_AT: usize = NONCE_AT + 24;
 const TAG_BYTES: usize = 16;
 
-/// What sealing adds to a value.
+/// Bytes that sealing adds to a value.
 pub const SEAL_BYTES: usize = CIPHERTEXT_AT + TAG_BYTES;
 
-/// Where a value lies, as the associated data names it.
+/// The kind of place where a value is stored, as the associated data names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Family {
     /// Raft's log, by index.
@@ -58,12 +58,12 @@ pub struct StorageKeys {
 }
 
 impl StorageKeys {
-    /// Seals under `key`, whose number is `dkey`.
+    /// Keys that seal under `key`, whose number is `dkey`.
     pub fn new(dkey: u8, key: &Secret<32>) -> Self {
         Self { current: dkey, keys: BTreeMap::new() }.with_older(dkey, key)
     }
 
-    /// Also opens what an older key sealed.
+    /// Adds an older key, for values that it sealed.
     #[must_use]
     pub fn with_older(mut self, dkey: u8, key: &Secret<32>) -> Self {
         self.keys.insert(dkey, key.duplicate());
@@ -85,7 +85,7 @@ impl StorageKeys {
         sealed
     }
 
-    /// Opens what was sealed for this very place.
+    /// Opens a value that was sealed for the same place.
     ///
     /// # Errors
     /// [`SealProblem`].
@@ -113,8 +113,8 @@ impl fmt::Debug for StorageKeys {
     }
 }
 
-/// XChaCha20-Poly1305 is ChaCha20-Poly1305 under a key of its own for each nonce, which HChaCha20 gives
-/// (draft-irtf-cfrg-xchacha-03, section 2.3). The cipher is that of aws-lc, several times faster on values of this size.
+/// XChaCha20-Poly1305 is ChaCha20-Poly1305 with a key of its own for each nonce, which HChaCha20 derives
+/// (draft-irtf-cfrg-xchacha-03, section 2.3). aws-lc's cipher is several times faster on values of this size.
 fn xchacha(key: &Secret<32>, nonce: [u8; 24]) -> (LessSafeKey, Nonce) {
     let (first, last) = nonce.split_first_chunk::<16>().expect("24 bytes are more than 16");
     let derived: Zeroizing<[u8; 32]> = Zeroizing::new(hchacha::<R20>(key.expose().into(), first.into()).into());
