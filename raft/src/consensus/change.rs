@@ -1,16 +1,16 @@
-//! Changing who votes, as the leader does it.
+//! How the leader changes the voters and the learners.
 //!
 //! ```text
 //! add_learner ─► (it catches up: matched) ─► change_voters ─► joint entry ─► final entry
 //! ```
 //!
-//! One change at a time. Each call may be repeated, by any leader, until it succeeds: what is done already is a success, and
-//! what was left half done is finished first. A leader that dies between the two entries leaves the membership joint; the
-//! next one finishes it without being asked ([`keep_finishing`]).
+//! One change runs at a time. Any leader may repeat each call until it succeeds: a change that is done already succeeds, and
+//! one that is half done is finished first. A leader that dies between the two entries leaves the membership joint, and the
+//! next leader finishes it by itself ([`keep_finishing`]).
 //!
-//! Before it proposes a change of the voters, the leader counts: those it can reach, without those who are or will be
-//! denied, must be a majority of the old voters and of the new ones. Otherwise the change would hang in the log and nothing
-//! could follow it; so nothing is proposed, and the answer says whom it waits for.
+//! Before the leader proposes a change of the voters, it counts the nodes that it can reach and that are not and will not be
+//! denied. They must be a majority of the old voters and of the new ones. Otherwise the change could not be committed, and no
+//! entry after it. So the leader proposes nothing, and the answer names the nodes that it waits for.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Weak};
@@ -29,7 +29,7 @@ use crate::live::voters::ChangeError;
 use crate::live::voters::{self, ChangePurpose, Intent, Matched, Membership};
 use crate::types::{Payload, Types};
 
-/// How long a leader leaves a joint membership to whoever may be about to finish it, and pauses between two attempts.
+/// The pause before a leader finishes a joint membership that an earlier leader may still finish, and between two attempts.
 const FINISH_PAUSE: Duration = Duration::from_millis(200);
 
 impl Replica {
@@ -46,13 +46,13 @@ impl Replica {
         membership.await.map_err(|_| ReadError::Stopped)
     }
 
-    /// Follows [`Replica::membership`], a moment later.
+    /// Follows [`Replica::membership`], with a small delay.
     pub fn memberships(&self) -> watch::Receiver<Membership> {
         self.inner.memberships.subscribe()
     }
 
-    /// On the leader, how far each member's log is known to agree with its own; empty elsewhere. A revocation is decisive
-    /// once enough of those that remain are at or beyond the entry that made it.
+    /// On the leader: the last entry of each member's log that is known to agree with its own. Empty on other nodes. A revocation
+    /// is effective once enough of the remaining members have its entry.
     pub fn matched(&self) -> Matched {
         use openraft::async_runtime::WatchReceiver;
         let metrics = self.inner.raft.metrics();
@@ -66,7 +66,7 @@ impl Replica {
         matched
     }
 
-    /// Has `node` follow without a vote. It returns when that is committed, not when the node has caught up.
+    /// Makes `node` a learner: it follows the log without a vote. Returns when that is committed; the node may still be behind.
     ///
     /// # Errors
     /// [`ChangeError`].
@@ -80,7 +80,7 @@ impl Replica {
         self.change(&now, ChangeMembers::AddNodes(nodes), None).await
     }
 
-    /// Lets go of a learner, as when its joining is given up.
+    /// Removes a learner, for example one whose join is given up.
     ///
     /// # Errors
     /// [`ChangeError`].
@@ -96,11 +96,11 @@ impl Replica {
         self.change(&now, ChangeMembers::RemoveNodes([node.0].into()), None).await
     }
 
-    /// Makes `voters` the voters, and returns when that is committed. New ones must be learners; those that leave are removed
-    /// and denied, as `purpose` says. `reachable` are the members that this node can reach now.
+    /// Makes `voters` the voters, and returns when that is committed. New voters must be learners. Voters that leave are removed,
+    /// and denied as `purpose` says. `reachable` are the members that this node can reach now.
     ///
     /// # Errors
-    /// [`ChangeError`]. After most of them the call is repeated; [`ChangeError::is_final`] says which are for the caller.
+    /// [`ChangeError`]. After most of them, repeat the call; after a final one ([`ChangeError::is_final`]), do not.
     pub async fn change_voters(
         &self,
         voters: BTreeSet<NodeId>,
@@ -120,7 +120,7 @@ impl Replica {
         self.change(&now, ChangeMembers::ReplaceAllVoters(ids), Some(intent)).await
     }
 
-    /// Makes a joint membership final, and returns when that is committed. Done when there is none.
+    /// Makes a joint membership final, and returns when that is committed. Does nothing if the membership is not joint.
     ///
     /// # Errors
     /// [`ChangeError`].
@@ -129,7 +129,7 @@ impl Replica {
         self.settled().await.map(drop)
     }
 
-    /// The membership, once it is committed and not joint.
+    /// Returns the membership once it is committed and not joint.
     async fn settled(&self) -> Result<Membership, ChangeError> {
         let leader = *self.inner.leadership.borrow();
         if !leader.am_leader {
@@ -144,12 +144,12 @@ impl Replica {
         }
         let intent = self.intent_of(&now)?;
         tracing::info!(to = ?now.newest(), "finishing a joint membership");
-        // To add nobody is openraft's way from a joint membership to its newest half.
+        // Adding no voter is openraft's way from a joint membership to its newest half.
         self.change(&now, ChangeMembers::AddVoterIds(BTreeSet::new()), intent).await?;
         self.membership().await.map_err(|_| ChangeError::Stopped)
     }
 
-    /// Why a membership was proposed: as its entry says, or, if that is purged, the state.
+    /// The intent of a membership, from its entry. If the entry is purged, from the applied position.
     pub(crate) fn intent_of(&self, membership: &Membership) -> Result<Option<Intent>, ChangeError> {
         let Some(place) = membership.place else { return Ok(None) };
         let log = self.inner.log.lock().clone().ok_or(ChangeError::Stopped)?;
@@ -192,8 +192,8 @@ impl Replica {
     }
 }
 
-/// Finishes every joint membership that is left over while this node leads. Whoever changes the voters holds the lock
-/// meanwhile, so what is found joint behind it was left by a leader that died, or by a caller that went away.
+/// Finishes every joint membership that is left over while this node leads. A change of the voters holds the lock until it is
+/// done. So a membership that is joint after the lock was taken was left by a leader that died, or by a caller that gave up.
 pub(crate) async fn keep_finishing(inner: Weak<Inner>, mut memberships: watch::Receiver<Membership>) {
     loop {
         let joint = memberships.borrow_and_update().is_joint();

@@ -1,6 +1,6 @@
-//! What can go wrong, one type per operation.
+//! What can go wrong, one type per call.
 //!
-//! Refusals of commands are not among them: those are answers, and stand in [`crate::live::refusal`].
+//! Refusals of commands are answers, and are in [`crate::live::refusal`].
 
 use quorate_shares::ids::NodeId;
 use serde::{Deserialize, Serialize};
@@ -16,13 +16,13 @@ pub enum RebuildError {
     /// It cannot be reached, or did not answer in time.
     #[error(transparent)]
     Link(#[from] LinkError),
-    /// It is behind, busy giving its state, or could not read or send it.
+    /// It is behind, gives its state to another replica, or could not read or send it.
     #[error("node {0} does not give its state now")]
     NotGiven(NodeId),
     /// It answered something else.
     #[error("node {0} gave a reply that is not one to the request")]
     Malformed(NodeId),
-    /// What came could not be written here.
+    /// The state that came could not be written here.
     #[error(transparent)]
     Storage(#[from] StorageError),
 }
@@ -30,10 +30,10 @@ pub enum RebuildError {
 /// Why a command has no outcome.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum ProposeError {
-    /// Nothing was proposed: this node does not lead. Try again there, or soon.
+    /// Nothing was proposed: this node does not lead. Try again at the leader, or soon.
     #[error("this node does not lead")]
     NotLeader { leader: Option<NodeId> },
-    /// Leadership was lost meanwhile: the command may be applied yet. Propose it again, it happens once.
+    /// Leadership was lost meanwhile: the command may or may not be applied. Propose it again; it happens once.
     #[error("leadership was lost while the command was on its way")]
     Unknown {
         /// The next leader.
@@ -45,7 +45,7 @@ pub enum ProposeError {
     /// It cannot be proposed.
     #[error("a command of {bytes} bytes is larger than {COMMAND_BYTES_MAX}")]
     TooLarge { bytes: usize },
-    /// Storage failed, or the replica is shut down; the command may be applied yet.
+    /// Storage failed, or the replica is shut down. The command may or may not be applied.
     #[error("this replica has stopped")]
     Stopped,
 }
@@ -77,7 +77,7 @@ pub enum WaitError {
 /// Why a cluster was not founded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InitializeError {
-    /// It has members already, and other ones.
+    /// It has members already, and they are not these.
     #[error("this replica belongs to a cluster already")]
     Initialized,
     /// The founders do not include this node.

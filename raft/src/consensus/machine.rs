@@ -1,8 +1,8 @@
 //! The state machine as openraft sees it: committed entries in, rows on disk, the live state in memory.
 //!
-//! A group of entries is applied to the live state, and its rows go to disk in one batch with how far they go, before any
-//! proposer hears the answer. The live state is locked meanwhile, so whoever sees a key in it finds its record on disk.
-//! A refusal is an answer; a write that fails stops the node, because the memory is then ahead of the disk.
+//! A group of entries is applied to the live state. Its rows are written in one batch with the applied position, and only then
+//! the proposers get their answers. The live state is locked meanwhile, so a reader that sees a key finds its record on disk.
+//! A refusal is an answer. A write that fails stops the node, because memory is then ahead of the disk.
 
 use std::fmt;
 use std::io;
@@ -30,20 +30,20 @@ use crate::types::{Payload, Types};
 
 /// Most entries that are applied under one lock and written in one batch.
 const GROUP_MAX: usize = 256;
-/// Most bytes that these carry, unless a single one carries more.
+/// Most bytes that such a group carries, unless a single entry carries more.
 const GROUP_BYTES_MAX: usize = 4 << 20;
 
 /// What readers share with the state machine. It outlives the database.
 pub(crate) struct Live {
     pub(crate) state: RwLock<State>,
-    /// How far the state goes. Changed while the state is locked for writing, and locked after it.
+    /// The position of the state. It changes only while the state is locked for writing, and is locked after the state.
     pub(crate) position: Mutex<AppliedPosition>,
     pub(crate) applied: watch::Sender<u64>,
     /// The index of the last entry that changed a member or the membership.
     pub(crate) members: watch::Sender<u64>,
     /// The index of the last entry that made key versions ready.
     pub(crate) readied: watch::Sender<u64>,
-    /// Held while a snapshot replaces the rows: memory and disk disagree then.
+    /// Locked for writing while a snapshot replaces the rows: memory and disk disagree then.
     pub(crate) rows: RwLock<()>,
 }
 
@@ -58,7 +58,7 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    /// Restores the live state from its rows, after finishing a snapshot that a crash interrupted.
+    /// Finishes the installation of a snapshot that a crash interrupted, then restores the live state from its rows.
     pub(crate) fn open(
         disk: Arc<Disk>,
         cluster: ClusterId,
@@ -87,7 +87,7 @@ impl Machine {
         self.fatal.guard(result).map_err(io::Error::from)
     }
 
-    /// Whom the memberships among these entries deny, each held against the one before it.
+    /// The nodes that the memberships among these entries deny, each compared with the membership before it.
     fn denied(&self, group: &[EntryResponder<Types>]) -> Vec<Denial> {
         let memberships = group.iter().filter_map(|(entry, _)| match &entry.payload {
             Payload::Membership(_, membership) => Some((LogPlace::of(entry.log_id), Membership::from(membership))),
@@ -102,8 +102,8 @@ impl Machine {
         denied
     }
 
-    /// Whom the membership of a snapshot denies: as its entry did where it was appended, and as the final configuration did
-    /// where it was committed.
+    /// The nodes that the membership of a snapshot denies: the ones that its entry denied at append, and the ones that it denied at
+    /// commit.
     fn denied_by_snapshot(&self, position: &AppliedPosition) -> Vec<Denial> {
         let Some(place) = position.membership.log_id().map(LogPlace::of) else { return Vec::new() };
         let installed = Membership::of(&position.membership, true);
@@ -133,7 +133,7 @@ impl Machine {
                     readied |= state.unready().len() < unready;
                     for row in applied.rows {
                         members |= matches!(row.key, RowKey::Member(_) | RowKey::Former(_));
-                        // The time of the group's last command is the one that stays.
+                        // Only the time of the group's last command is written.
                         if row.key == RowKey::Clock { clock = Some(row) } else { batch.row(row) }
                     }
                     Some(applied.outcome)
@@ -179,7 +179,7 @@ impl Machine {
         Ok(())
     }
 
-    /// Runs what blocks on the disk for long, away from the threads that answer.
+    /// Runs work that blocks on the disk for long on a thread of its own kind, so that other requests are answered meanwhile.
     async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Self) -> Result<T, StorageError> + Send + 'static,

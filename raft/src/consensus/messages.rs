@@ -1,7 +1,7 @@
-//! What replicas say to each other: our own structs, because openraft's layout is not stable.
+//! The messages between replicas: our own structs, because openraft's layout is not stable.
 //!
-//! Every request names its cluster, sender and addressee, and every reply its sender: a message that reached the wrong
-//! node changes nothing there. Entries travel as the bytes in which they are stored, each decoded within its own limit.
+//! Every request names its cluster, its sender and its receiver, and every reply its sender. A message that reaches the wrong
+//! node changes nothing there. Entries travel as the bytes in which they are stored, and each is decoded within its own limit.
 
 use openraft::alias::EntryOf;
 use openraft::raft::{
@@ -19,7 +19,7 @@ use crate::types::Types;
 
 /// Most bytes of entries in one request, unless a single one is larger.
 pub(crate) const APPEND_BYTES_MAX: usize = 4 << 20;
-/// Most bytes of one message: a full request, and one largest entry on top.
+/// Most bytes of one message: a full request, and one entry of the largest size in addition.
 pub const MESSAGE_BYTES_MAX: usize = APPEND_BYTES_MAX + COMMAND_BYTES_MAX + (64 << 10);
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -54,7 +54,8 @@ pub(crate) enum Ask {
     Snapshot {
         vote: Ballot,
     },
-    /// A replica whose state is damaged asks for another's, which must reach at least to where its own log begins.
+    /// A replica whose state is damaged asks for the state of another. Its position must be at least `reaching`, where the
+    /// asker's log begins.
     WantState {
         reaching: Option<LogPlace>,
     },
@@ -105,7 +106,7 @@ impl Reply {
     }
 }
 
-/// The prefix of the entries that fits into so many bytes, at least one; and where it ends, if that is not the end.
+/// A request with the first entries that fit into `bytes_max`, at least one. If not all fit, also the place of the last one.
 pub(crate) fn append(rpc: AppendEntriesRequest<Types>, bytes_max: usize) -> (Ask, Option<LogPlace>) {
     let (mut entries, mut bytes, mut cut) = (Vec::new(), 0, None);
     let mut sent: Option<LogPlace> = None;

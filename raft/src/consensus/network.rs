@@ -1,8 +1,8 @@
-//! openraft's network over a [`Link`], which somebody else lays between nodes.
+//! openraft's network over a [`Link`], which the program around this crate provides.
 //!
-//! The link authenticates: it knows which node is at its other end. This part says what is sent: the prefix of entries
-//! that fits one message, heartbeats and votes in classes of their own so that a full request does not hold them up, and
-//! snapshots as a stream of plain chunks. Before it believes a reply it checks that the right node gave it.
+//! The link authenticates: it knows which node is at its other end. This part decides what is sent. Of the entries, it sends as
+//! many as fit one message. Heartbeats and votes have classes of their own, so a full request does not delay them. Snapshots are
+//! streams of plain chunks. A reply counts only if the right node gave it.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -26,16 +26,16 @@ use crate::snapshot::SnapshotFile;
 use crate::stored::format::encode;
 use crate::types::Types;
 
-/// Chunks of a snapshot that wait for the link.
+/// Most chunks of a snapshot that wait for the link.
 const CHUNKS_WAITING: usize = 4;
 
 /// Carries messages to the other members.
 #[async_trait]
 pub trait Link: Send + Sync + 'static {
-    /// Sends one request and waits for its reply, at most for `deadline`. A class must not wait for another one.
+    /// Sends one request and waits for its reply, at most for `deadline`. A request of one class must not wait for another class.
     ///
     /// # Errors
-    /// [`LinkError`]; the request may have arrived all the same.
+    /// [`LinkError`]. The request may have arrived nevertheless.
     async fn call(
         &self,
         to: NodeId,
@@ -44,8 +44,8 @@ pub trait Link: Send + Sync + 'static {
         deadline: Duration,
     ) -> Result<Vec<u8>, LinkError>;
 
-    /// Streams chunks of at most 1 MiB and waits for the reply. A stream whose sender goes away without its last chunk is
-    /// recognised by the receiver.
+    /// Streams chunks of at most 1 MiB and waits for the reply. If the sender is dropped before its last chunk, the receiver
+    /// notices that.
     ///
     /// # Errors
     /// As [`Link::call`].
@@ -60,7 +60,7 @@ pub trait Link: Send + Sync + 'static {
 /// Requests of one class do not wait behind those of another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum MessageClass {
-    /// Entries, up to 4 MiB at once.
+    /// Entries, up to 4 MiB in one request.
     Log,
     /// The leader's sign of life, and read-index rounds.
     Heartbeat,
@@ -70,7 +70,7 @@ pub enum MessageClass {
 /// Why the link has no reply.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LinkError {
-    /// No session; it makes sense to wait before the next try.
+    /// No session. Wait before the next try.
     #[error("unreachable: {0}")]
     Unreachable(String),
     /// No reply in time.
@@ -86,7 +86,7 @@ pub(crate) struct Network {
     pub(crate) cluster: ClusterId,
     pub(crate) node: NodeId,
     pub(crate) link: Arc<dyn Link>,
-    /// How long entries may take, whatever openraft's heartbeat-sized limit says: four megabytes and a sync need longer.
+    /// How long a request with entries may take. openraft's own limit is of the size of a heartbeat; 4 MiB and a sync need longer.
     pub(crate) append_deadline: Duration,
 }
 
@@ -101,8 +101,9 @@ pub(crate) struct Client {
     pace: Pace,
 }
 
-/// How many bytes of entries go into one request. What a slow link does not carry in time would be sent again and again, and
-/// never arrive: so it begins with little, and comes to as much as arrives in time, as a sender's window does (RFC 5681).
+/// How many bytes of entries go into one request. A request that is too large for a slow link would miss its deadline each time.
+/// So this begins small, grows while requests arrive in time, and shrinks when one is late, as a sender's window does (RFC
+/// 5681).
 struct Pace(usize);
 
 impl Pace {
@@ -284,7 +285,7 @@ pub(crate) async fn stream(
     }
 }
 
-/// Feeds the link with a file's chunks. It ends early when nobody takes them any more.
+/// Feeds the link with a file's chunks. It ends early when the link stops reading.
 fn read_file(file: &SnapshotFile, start: Vec<u8>, chunks: &mpsc::Sender<Vec<u8>>) -> Result<(), String> {
     if chunks.blocking_send(start).is_err() {
         return Ok(());

@@ -18,7 +18,7 @@ use crate::stored::disk::Disk;
 use crate::stored::error::OpenError;
 use crate::stored::fatal::Fatal;
 
-/// A replica whose Raft does not run yet: what it has promised can be told, and nobody is heard.
+/// A replica whose Raft does not run yet. It can report what it promised, and answers no requests.
 pub struct Stored {
     config: Arc<openraft::Config>,
     network: Network,
@@ -30,7 +30,7 @@ pub struct Stored {
 }
 
 impl Replica {
-    /// Opens the database, restores the state, and starts Raft. Requests of others may be served at once.
+    /// Opens the database, restores the state, and starts Raft. It can serve requests of others at once.
     ///
     /// # Errors
     /// As [`Stored::open`].
@@ -110,7 +110,7 @@ impl Stored {
     }
 }
 
-/// Turns openraft's metrics into leadership and membership, and its end into a fatal failure.
+/// Publishes openraft's metrics as leadership and membership. If openraft ends with an error, that is a fatal failure.
 async fn follow_raft(
     raft: Raft,
     leadership: watch::Sender<Leadership>,

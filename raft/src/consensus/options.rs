@@ -13,37 +13,36 @@ use crate::stored::seal::StorageKeys;
 
 /// Who, where, and how to reach the others.
 pub struct Options {
-    /// This node. An id is never reused: a node that lost its disk comes back under a new one.
+    /// This node's id. It is never reused: a node that lost its disk joins again under a new id.
     pub node: NodeId,
     pub cluster: ClusterId,
-    /// Its data directory; the database is made in it if there is none.
+    /// The data directory. If it holds no database, one is made.
     pub dir: PathBuf,
     /// What seals every value.
     pub keys: StorageKeys,
-    /// How fast things go.
     pub timing: Timing,
-    /// The way to the other members.
+    /// Carries messages to the other members.
     pub link: Arc<dyn Link>,
-    /// Keeps who is denied.
+    /// Keeps the denials.
     pub gate: Arc<dyn Gate>,
 }
 
-/// How fast things go. The defaults suit one site; tests shorten them.
+/// Intervals and limits. The defaults suit one site; tests use shorter ones.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Timing {
-    /// How often the leader shows that it lives.
+    /// How often the leader sends a heartbeat.
     pub heartbeat_ms: u64,
-    /// A follower stands for election after a silence between this and the next.
+    /// A follower that hears no leader stands for election after a random time between this and `election_max_ms`.
     pub election_min_ms: u64,
     /// See [`Timing::election_min_ms`].
     pub election_max_ms: u64,
-    /// How long one request with entries may take, sync included.
+    /// How long one request with entries may take, including the sync.
     pub append_ms: u64,
     /// How long a whole snapshot may take.
     pub snapshot_ms: u64,
     /// A snapshot is built after this many entries.
     pub snapshot_every: u64,
-    /// Entries that stay in the log after a snapshot, so that a node that was away shortly needs no snapshot.
+    /// Entries that stay in the log after a snapshot, so that a node that was away for a short time needs no snapshot.
     pub entries_kept: u64,
 }
 
@@ -61,11 +60,12 @@ impl Default for Timing {
     }
 }
 
-/// Pre-vote, so that a node that was away disturbs nobody; and no leader that restores itself without an election, because
-/// rows are written without a sync.
+/// With pre-vote, so that a node that was away does not disturb the others. A restarted leader does not lead again without an
+/// election, because rows are written without a sync.
 ///
-/// To openraft the upper timeout is also the time for which a follower believes in its leader whatever happens, and the
-/// timeout that it draws comes on top. So it gets half of ours, and a follower stands after one and a half to two halves.
+/// openraft uses the upper timeout also as the time for which a follower trusts its leader in any case, and adds the random
+/// timeout to it. So openraft gets half of our upper limit. With the defaults, a follower stands for election after 300 ms plus
+/// a random time between 150 and 300 ms.
 pub(crate) fn config(timing: &Timing) -> Result<Config, OpenError> {
     let belief = timing.election_max_ms / 2;
     let drawn_min = timing.election_min_ms.saturating_sub(belief).max(belief / 2);

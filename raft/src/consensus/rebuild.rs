@@ -1,20 +1,21 @@
-//! A damaged state is replaced by another replica's, and nothing that this one promised is forgotten.
+//! How a damaged state is replaced by another replica's state, without forgetting what this replica promised.
 //!
-//! A replica whose `state` is damaged must neither serve nor apply. Its vote and its log are another matter: the others
-//! count on them. So they are kept as they are, and only `state` is taken from somewhere else. Any replica may give its
-//! own, leader or not: what it has applied was committed, and if it reaches to where this log was purged, the entries
-//! behind it are either in this log or come from the leader.
+//! A replica whose `state` is damaged must neither serve nor apply. But the others count on its vote and its log. So these are
+//! kept, and only `state` is replaced. Any replica may give its state, leader or not: what it has applied was committed. If its
+//! position is at least where this log begins, the entries after it are in this log or come from the leader.
 //!
-//! Not from here: the own snapshot file was written from the very rows that are in doubt, and a log that still has its
-//! first entry is that of a young cluster only. The peers that opened this node's lock are there anyway.
+//! The state is not rebuilt from this node's own disk. Its snapshot file was written from the same rows, which may be damaged,
+//! and only the log of a young cluster still has its first entry. The peers are there anyway: they opened this node's lock.
 //!
-//! 1. `meta` and `log` are read whole. What is damaged there is named, nothing is changed, and this node must not vote again.
-//! 2. A replica is asked, and streams its rows. Sealed under this node's own key they become a file, durable.
-//! 3. One synced batch writes what must agree with the file, and the marker that it is being installed (see `snapshot`).
-//! 4. The column family `state` is dropped, without reading what is in it.
+//! 1. All of `meta` and `log` is read. If something is damaged there, the error names it, nothing is changed, and this node
+//!    must not vote again.
+//! 2. Another replica streams its rows. They are sealed under this node's own key and become a durable file.
+//! 3. One synced batch writes everything that must agree with the file, and the marker that it is being installed (see
+//!    `snapshot`).
+//! 4. The column family `state` is dropped without being read.
 //!
-//! Interrupted before the third step the database is as it was, and the next start says that it is damaged. After it every
-//! start, asked to rebuild or not, installs the file before it does anything else.
+//! If it is interrupted before step 3, the database is unchanged, and the next start reports the damage. After step 3 every
+//! start installs the file first, with or without a request to rebuild.
 
 use std::sync::Arc;
 
@@ -37,7 +38,8 @@ use crate::stored::format::{self, MetaV1, encode};
 use crate::stored::seal::Family;
 use crate::types::Types;
 
-/// A database that waits for another replica's state. Once it has it, it is closed, and [`crate::Replica::open`] goes on.
+/// A database that waits for another replica's state. Once the state is there, the database is closed; then call
+/// [`crate::Replica::open`].
 pub struct Rebuild {
     node: NodeId,
     cluster: ClusterId,
@@ -45,7 +47,7 @@ pub struct Rebuild {
     /// Where the log begins.
     purged: Option<LogPlace>,
     flushed: Mutex<Flushed>,
-    /// Gone once the state is there.
+    /// `None` once the state is there.
     disk: Arc<Mutex<Option<Disk>>>,
     failure: Mutex<Option<StorageError>>,
 }
@@ -78,7 +80,7 @@ impl Rebuild {
     /// Asks another replica for its state, and returns when it is here and durable.
     ///
     /// # Errors
-    /// [`RebuildError`]. Only after [`RebuildError::Storage`] is there no use in asking another one.
+    /// [`RebuildError`]. Ask another replica then, except after [`RebuildError::Storage`].
     pub async fn take_from(&self, peer: NodeId) -> Result<(), RebuildError> {
         let ask = Ask::WantState { reaching: self.purged };
         let request = encode(&Request::V1(RequestV1 { cluster: self.cluster, from: self.node, to: peer, ask }));
@@ -86,7 +88,7 @@ impl Rebuild {
         if let Some(failure) = self.failure.lock().clone() {
             return Err(failure.into());
         }
-        // Whatever the other side says of it: it may not have heard the answer.
+        // The state is here, even if the other side says otherwise: it may not have received the answer.
         if self.disk.try_lock().is_some_and(|disk| disk.is_none()) {
             return Ok(());
         }
@@ -107,7 +109,7 @@ impl Rebuild {
     ) -> Result<Vec<u8>, ServeError> {
         let start = chunks.recv().await.ok_or(ServeError::Malformed)?;
         let Ask::State = serve::accept(self.cluster, self.node, from, &start)? else {
-            // A leader's own snapshot may begin further on than the log that must be kept.
+            // A snapshot that a leader sends may end after entries of this log that must be kept.
             return Err(ServeError::Malformed);
         };
         let (place, cluster, purged) = (self.disk.clone(), self.cluster, self.purged);
@@ -125,7 +127,7 @@ impl Rebuild {
     }
 }
 
-/// Writes the chunks to a file, lets the log and the vote agree with it, and closes the database without its state.
+/// Writes the chunks to a file, makes the log and the vote agree with it, drops the state, and closes the database.
 fn take(
     place: &mut Option<Disk>,
     cluster: ClusterId,
@@ -136,7 +138,7 @@ fn take(
     let file = serve::receive(disk, cluster, chunks)?;
     let last = file.meta.last_log_id.map(LogPlace::of).ok_or(ServeError::Malformed)?;
     if purged.is_some_and(|purged| last.index < purged.index) {
-        // Removed at the next open, as nothing points to it.
+        // Nothing points to the file, so the next open removes it.
         return Err(ServeError::Malformed);
     }
     mark(disk, &file.snapshot, last)?;
@@ -146,8 +148,9 @@ fn take(
     Ok(flushed)
 }
 
-/// Writes the marker, and with it all that follows from the state that is to be: a log that does not hold its last entry
-/// has nothing behind it that was committed and is not in the state, so it gives way; and whoever made that entry led.
+/// Writes the marker, and in the same batch what follows from the new state:
+/// - If the log does not hold the state's last entry, it has no committed entry that the state lacks, and is deleted.
+/// - The node that made that entry was the leader of its term, so the vote is at least the one for it.
 pub(crate) fn mark(disk: &Disk, file: &SnapshotFile, last: LogPlace) -> Result<(), StorageError> {
     let flushed = log::read_flushed(disk)?;
     let mut batch = disk.batch();
@@ -167,7 +170,7 @@ pub(crate) fn mark(disk: &Disk, file: &SnapshotFile, last: LogPlace) -> Result<(
     batch.write_synced()
 }
 
-/// Every row of `meta` opens, and is what its key says.
+/// Checks that every row of `meta` opens, and is what its key says.
 fn check_meta(disk: &Disk) -> Result<(), StorageError> {
     disk.scan(Family::Meta, &[], |key, value| {
         let fits = matches!(
@@ -184,7 +187,7 @@ fn check_meta(disk: &Disk) -> Result<(), StorageError> {
     })
 }
 
-/// Every entry opens, none is missing, terms never fall, and the vote is no older than the last of them.
+/// Checks that every entry opens, none is missing, terms never fall, and the vote is not older than the last entry.
 fn check_log(disk: &Disk, purged: Option<LogPlace>) -> Result<(), StorageError> {
     let mut last = purged;
     disk.scan(Family::Log, &[], |key, value| {

@@ -1,4 +1,4 @@
-//! One replica of the state: the handle that everything outside this crate uses.
+//! One replica of the state: the handle that the rest of the program uses.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -33,12 +33,11 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(10);
 
 pub(crate) type Raft = openraft::Raft<Types, Machine>;
 
-/// Who leads, as far as this node knows.
+/// The leader, as far as this node knows.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Leadership {
     pub leader: Option<NodeId>,
     pub term: u64,
-    /// This node is it.
     pub am_leader: bool,
 }
 
@@ -54,7 +53,7 @@ pub(crate) struct Inner {
     pub(crate) raft: Raft,
     pub(crate) live: Arc<Live>,
     pub(crate) link: Arc<dyn Link>,
-    /// Held while a replica that lost its state is given this one's: one at a time.
+    /// Held while this replica gives its state to another one: one at a time.
     pub(crate) giving: tokio::sync::Mutex<()>,
     pub(crate) gate: Arc<dyn Gate>,
     /// Held while the membership is changed: one change at a time.
@@ -73,8 +72,8 @@ impl Replica {
         Disk::exists(dir)
     }
 
-    /// Makes the founders the voters of a new cluster. Only the first founder calls this, once all are ready; to call it
-    /// again after a crash does no harm. The labels are for messages.
+    /// Makes the founders the voters of a new cluster. Only the first founder calls this, once all are ready. Calling it again
+    /// after a crash is safe. The labels are for messages.
     ///
     /// # Errors
     /// [`InitializeError`].
@@ -84,7 +83,7 @@ impl Replica {
             Ok(()) => Ok(()),
             Err(RaftError::APIError(RaftInitializeError::NotInMembers(_))) => Err(InitializeError::NotAMember),
             Err(RaftError::APIError(RaftInitializeError::NotAllowed(_))) => {
-                // Not from the metrics, which come a moment later.
+                // Not from the metrics: they are published a moment later.
                 let voters = self.inner.raft.with_raft_state(|state| {
                     let voters = state.membership_state.effective().voter_ids();
                     voters.map(NodeId).collect::<BTreeSet<_>>()
@@ -96,7 +95,7 @@ impl Replica {
         }
     }
 
-    /// Whether this replica has a vote or a log: it belongs to a cluster that was founded.
+    /// Whether this replica has a vote or a log, so that it belongs to a founded cluster.
     ///
     /// # Errors
     /// [`ReadError::Stopped`].
@@ -104,7 +103,7 @@ impl Replica {
         self.inner.raft.is_initialized().await.map_err(|_| ReadError::Stopped)
     }
 
-    /// Proposes a command and waits until it is applied here. Only the leader can.
+    /// Proposes a command and waits until it is applied here. Only the leader can do this.
     ///
     /// # Errors
     /// [`ProposeError`].
@@ -116,7 +115,7 @@ impl Replica {
         match self.inner.raft.client_write(command).await {
             Ok(written) => match written.data {
                 Some(answer) => Ok(answer?),
-                // Only entries of openraft's own have no answer.
+                // Only openraft's own entries have no answer.
                 None => Err(ProposeError::Stopped),
             },
             Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
@@ -129,8 +128,8 @@ impl Replica {
         }
     }
 
-    /// The index that a reader must have applied to see everything that was acknowledged before this call. Only the
-    /// leader can tell, and only after a quorum confirmed, in a round that began after this call, that it still leads.
+    /// The index that a reader must have applied to see everything that was acknowledged before this call. Only the leader knows
+    /// it, and only after a quorum confirmed that it still leads, in a round that began after this call.
     ///
     /// # Errors
     /// [`ReadIndexError`].
@@ -159,19 +158,19 @@ impl Replica {
         }
     }
 
-    /// Reads the live state. `read` must be short: nothing is applied meanwhile.
+    /// Reads the live state. `read` must be short, because no entry is applied meanwhile.
     pub fn read<R>(&self, read: impl FnOnce(&State) -> R) -> R {
         read(&self.inner.live.state.read())
     }
 
-    /// Reads the live state together with how far it goes: its last entry, and the newest membership in it.
+    /// Reads the live state with its applied position: its last entry, and the newest membership in it.
     pub fn read_members<R>(&self, read: impl FnOnce(&State, Option<LogPlace>, &Membership) -> R) -> R {
         let state = self.inner.live.state.read();
         let position = self.inner.live.position.lock();
         read(&state, position.last.map(LogPlace::of), &Membership::of(&position.membership, true))
     }
 
-    /// Changes whenever a member or the membership changed in what is applied, and when a snapshot was installed.
+    /// Changes when an applied entry changed a member or the membership, and when a snapshot was installed.
     pub fn members_changed(&self) -> watch::Receiver<u64> {
         self.inner.live.members.subscribe()
     }
@@ -186,7 +185,7 @@ impl Replica {
         self.inner.live.applied.subscribe()
     }
 
-    /// Changes whenever key versions became ready: for those who wait for one, and need not look at every entry.
+    /// Changes when key versions became ready. A caller that waits for one need not look at every entry.
     pub fn readied(&self) -> watch::Receiver<u64> {
         self.inner.live.readied.subscribe()
     }
@@ -214,7 +213,7 @@ impl Replica {
 
     fn row(&self, key: RowKey) -> Result<Option<Vec<u8>>, ReadError> {
         let disk = self.disk().ok_or(ReadError::Stopped)?;
-        // Never waited for: a snapshot that is being installed rewrites every row, and callers are async.
+        // Do not wait: the installation of a snapshot rewrites every row, and callers are async.
         let _rows = self.inner.live.rows.try_read().ok_or(ReadError::Busy)?;
         Ok(self.inner.fatal.guard(disk.read(Family::State, &key.to_bytes()))?)
     }
@@ -223,17 +222,17 @@ impl Replica {
         self.inner.disk.lock().clone()
     }
 
-    /// What is durable here, for the peers that watch for restored copies. Zero after [`Replica::shutdown`].
+    /// What is durable here. The peers watch it to notice a restored copy of the disk. Zero after [`Replica::shutdown`].
     pub fn flushed(&self) -> Flushed {
         self.inner.log.lock().as_ref().map(|log| log.flusher().flushed()).unwrap_or_default()
     }
 
-    /// Tells why the node must stop, once it must.
+    /// The reason why the node must stop, once it must.
     pub fn fatal(&self) -> watch::Receiver<Option<Arc<str>>> {
         self.inner.fatal.watch()
     }
 
-    /// Asks another voter to take over. Whether it did shows in [`Replica::leadership`].
+    /// Asks another voter to lead. [`Replica::leadership`] shows whether it does.
     ///
     /// # Errors
     /// [`ReadError::Stopped`].
@@ -249,8 +248,8 @@ impl Replica {
         self.inner.raft.trigger().snapshot().await.map_err(|_| ReadError::Stopped)
     }
 
-    /// Stops Raft and closes the database. When this returns, no thread of this crate holds it, and the directory may be
-    /// opened again. Other clones of the handle stay readable, and refuse everything else.
+    /// Stops Raft and closes the database. When this returns, no thread of this crate holds the database, and the directory may
+    /// be opened again. Other clones of the handle can still read the live state, and refuse everything else.
     pub async fn shutdown(self) {
         if let Err(error) = self.inner.raft.shutdown().await {
             tracing::warn!(%error, "raft did not stop cleanly");
@@ -258,7 +257,7 @@ impl Replica {
         let tasks = std::mem::take(&mut *self.inner.tasks.lock());
         for task in tasks {
             task.abort();
-            // Aborted, as it was told to.
+            // Its error says that it was aborted.
             drop(task.await);
         }
         let (log, disk) = (self.inner.log.lock().take(), self.inner.disk.lock().take());
@@ -267,7 +266,7 @@ impl Replica {
             drop(tokio::task::spawn_blocking(move || log.flusher().close()).await);
         }
         let Some(mut open) = disk.map(|disk| disk.until_closed()) else { return };
-        // Nothing is ever sent: the channel ends with the database.
+        // No value is ever sent: the channel ends with the database.
         if tokio::time::timeout(CLOSE_LIMIT, open.changed()).await.is_err() {
             tracing::error!("something still holds the database");
         }

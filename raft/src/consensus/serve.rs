@@ -1,4 +1,4 @@
-//! What other replicas ask of this one.
+//! How this replica answers the requests of others.
 
 use std::time::Duration;
 
@@ -17,13 +17,13 @@ use crate::stored::format::{AppliedPosition, encode};
 use crate::stored::seal::Family;
 use crate::types::Types;
 
-/// How long a replica that rebuilds its state may take to receive one.
+/// How long a replica that rebuilds its state may take to receive it.
 pub(crate) const STATE_DEADLINE: Duration = Duration::from_secs(600);
 
 /// Why a request of another replica is not served.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// Not a request, or a snapshot that is cut short or does not add up.
+    /// Not a request, or a snapshot that is cut short or has a wrong count.
     #[error("malformed request")]
     Malformed,
     /// It is for another cluster or another node.
@@ -78,7 +78,7 @@ impl Replica {
     /// Receives a snapshot, makes it durable, and installs it.
     ///
     /// # Errors
-    /// [`ServeError`]; the state is untouched then.
+    /// [`ServeError`]. The state is unchanged then.
     pub async fn serve_snapshot(
         &self,
         from: NodeId,
@@ -99,8 +99,8 @@ impl Replica {
         Ok(self.reply(Tell::Snapshot { vote: crate::live::place::Ballot::of(vote) }))
     }
 
-    /// Streams the state of this moment to a replica that lost its own; `false` if it does not reach far enough, the other
-    /// side did not take it, or somebody is being given one already.
+    /// Streams the state of this moment to a replica that lost its own. `false` if its position is before `reaching`, the other
+    /// replica did not take it, or another one is being served.
     async fn give_state(&self, to: NodeId, reaching: Option<LogPlace>) -> Result<bool, ServeError> {
         let Ok(_one) = self.inner.giving.try_lock() else { return Ok(false) };
         if reaching.is_some_and(|place| place.index > self.applied_index()) {
@@ -112,7 +112,7 @@ impl Replica {
         let written = tokio::task::spawn_blocking(move || {
             let _rows = replica.inner.live.rows.read();
             let written = snapshot::write(&source, cluster);
-            // Rows that cannot be read stop this replica. A file for another one that cannot be written does not.
+            // If rows cannot be read, this replica stops. If only the file for the other one cannot be written, it does not.
             match written {
                 Err(error) if error.family == Family::Snapshot.name() => Err(error),
                 written => replica.inner.fatal.guard(written),
@@ -137,7 +137,7 @@ impl Replica {
     }
 }
 
-/// Checks that a request is for this node and from whom the session says.
+/// Checks that a request is for this node, and names the sender that the session belongs to.
 pub(crate) fn accept(cluster: ClusterId, node: NodeId, from: NodeId, request: &[u8]) -> Result<Ask, ServeError> {
     let request = Request::decode(request).map_err(|_| ServeError::Malformed)?;
     if (request.cluster, request.to) != (cluster, node) {
@@ -149,7 +149,7 @@ pub(crate) fn accept(cluster: ClusterId, node: NodeId, from: NodeId, request: &[
     Ok(request.ask)
 }
 
-/// Writes the chunks to a file, each sealed under this node's own key, and checks that they are whole.
+/// Writes the chunks to a file, each sealed under this node's own key, and checks that they are complete.
 pub(crate) fn receive(
     disk: &Disk,
     cluster: ClusterId,
@@ -183,7 +183,7 @@ fn write_chunks(
         let mut ended = false;
         match Chunk::decode(&plain) {
             Some(Chunk::HeaderV1 { cluster: theirs, applied }) if first && theirs == cluster => {
-                // openraft panics on a snapshot that ends nowhere.
+                // openraft panics on a snapshot without a last entry.
                 let position = AppliedPosition::try_from(applied).map_err(|_| ServeError::Malformed)?;
                 position.last.ok_or(ServeError::Malformed)?;
             }
