@@ -296,7 +296,7 @@ mod tests {
             assert!(!denial.stands(place(5, 30), &named), "in the cluster again, by a later configuration");
         }
         let other = membership(&[&[1, 2, 3], &[1, 2, 4]], &[], place(5, 30));
-        assert!(denial.stands(place(5, 30), &other), "the old half of a joint configuration names nobody");
+        assert!(denial.stands(place(5, 30), &other), "the old half of a joint configuration names no node");
     }
 
     #[test]

@@ -31,7 +31,7 @@ const LARGE_BYTES: usize = 190 << 10;
 /// What may be in flight: on each side a few messages of 4 MiB, or chunks of 1 MiB, in the forms that they go through.
 const IN_FLIGHT_BYTES_MAX: usize = 32 << 20;
 
-/// Runs `test` in a process of its own, where nobody else allocates.
+/// Runs `test` in a process of its own, where nothing else allocates.
 fn alone(name: &str, test: impl Future<Output = ()>) {
     if std::env::var_os(ALONE).is_some() {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();

@@ -111,7 +111,7 @@ async fn a_damaged_state_is_taken_from_another_replica() {
     cluster.stop().await;
 }
 
-/// The state of a replica that leads nobody does as well: without the one that is rebuilt there is no quorum.
+/// A replica that does not lead can give its state, too: without the one that is rebuilt there is no quorum.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_quorum_is_needed_to_rebuild() {
     let (cluster, _, node, _) = with_closed(60).await;

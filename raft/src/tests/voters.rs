@@ -66,9 +66,9 @@ async fn change(cluster: &Cluster, voters: &BTreeSet<NodeId>, purpose: ChangePur
     .await;
 }
 
-/// Everything that a change of the voters is, for every size: learner, voter, gone. Whoever goes in peace is denied by all
-/// others once the final configuration is committed, and by nobody before. Mutated: with a gate that is not asked at commit,
-/// or one that is asked at append whatever the intent says, this fails.
+/// Every change of the voters, for every size: learner, voter, gone. A node that leaves in good order is denied by all others
+/// once the final configuration is committed, and by none before. Mutated: with a gate that is not asked at commit, or one that
+/// is asked at append regardless of the intent, this fails.
 #[tokio::test(flavor = "multi_thread")]
 async fn voters_come_and_go() {
     for founders in 2..=5 {
@@ -93,7 +93,7 @@ async fn voters_come_and_go() {
         assert_eq!(now.newest(), grown);
         drop(leader);
 
-        // The first one goes, whoever leads.
+        // The first node leaves, whichever leads.
         let left = set(2..=founders + 1);
         change(&cluster, &left, ChangePurpose::Remove, &grown).await;
         for node in 2..=founders + 1 {
@@ -102,7 +102,7 @@ async fn voters_come_and_go() {
             let seen = replica.read_members(|_, _, membership| membership.clone());
             assert_eq!((seen.newest(), seen.learners.len()), (left.clone(), 0), "removed, and no learner");
         }
-        // It answered, so nobody refused it before it had gone.
+        // It answered, so no node refused it before it had left.
         let by = cluster.book(2).denials.lock()[0].by;
         let last = cluster.leader().await.membership().await.expect("runs").place;
         assert_eq!(Some(by), last, "denied by the final configuration");
@@ -248,7 +248,7 @@ async fn a_denial_at_append_outlives_a_restart_and_ends_only_as_it_must() {
     assert!(matches!(answer, Err(ChangeError::Unknown { .. } | ChangeError::NotLeader { .. })), "{answer:?}");
     cluster.agree(follower).await;
     assert!(reopened.membership().await.expect("runs").newest().contains(&NodeId(revoked)), "truncated");
-    assert_eq!(denied(&cluster, follower), set([revoked]), "nobody looked yet");
+    assert_eq!(denied(&cluster, follower), set([revoked]), "not checked yet");
     cluster.book(follower).settle(&reopened);
     assert_eq!(denied(&cluster, follower), set([]), "it can never be committed");
     drop(reopened);
@@ -280,7 +280,7 @@ async fn the_next_leader_finishes_a_joint_membership() {
         {
             let mut changing = Box::pin(leader.inner.raft.change_membership_with_payload(request));
             assert!(futures::poll!(&mut changing).is_pending());
-            // The first entry is committed; whoever asked for it dies, and with it the second one.
+            // The first entry is committed. The leader that proposed it dies, and with it the second entry.
             until("the joint entry", async || {
                 let now = leader.membership().await.expect("runs");
                 now.is_joint() && now.committed
@@ -318,9 +318,9 @@ async fn the_next_leader_finishes_a_joint_membership() {
     }
 }
 
-/// T52. A joiner replays a history in which a member was removed that is one today; its roster, from whoever invited it,
-/// reflects more than that. By log and by snapshot. The control: without such a roster it denies who left. Mutated: with
-/// a gate that ignores what the roster reflects, this fails.
+/// T52. A joiner replays a history in which a node was removed that is a member again today. The joiner's roster, from the node
+/// that invited it, reflects a later entry. Both by log and by snapshot. The control: without such a roster the joiner denies
+/// the node that was removed. Mutated: with a gate that ignores what the roster reflects, this fails.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_joiner_that_replays_history_denies_nobody() {
     for snapshots in [false, true] {

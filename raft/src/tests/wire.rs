@@ -42,7 +42,7 @@ pub(super) struct Ends {
     cut_after: Option<usize>,
 }
 
-/// Whom a node refuses, as its vault would say.
+/// The nodes that a node refuses, as its vault would keep them.
 #[derive(Default)]
 pub(super) struct Book {
     pub(super) denials: Mutex<Vec<Denial>>,

@@ -30,7 +30,7 @@ pub(super) struct Cluster {
     pub(super) present: BTreeSet<NodeId>,
     pub(super) voters: BTreeSet<NodeId>,
     pub(super) learners: BTreeSet<NodeId>,
-    /// Whom the others refuse, since they vote no more.
+    /// The nodes that the others refuse, because they no longer vote.
     pub(super) denied: BTreeSet<NodeId>,
     pub(super) joiner_silent_ms: u64,
     pub(super) active_ms: u64,
@@ -181,7 +181,7 @@ impl Cluster {
         match step {
             Step::Propose(change) => {
                 self.propose(change)?;
-                // Whoever is no member any more is heard no more.
+                // A node that is no longer a member is not heard any more.
                 let gone = self.present.iter().filter(|node| !self.state.members.contains_key(node));
                 self.deny(gone.copied().collect());
             }
@@ -194,7 +194,10 @@ impl Cluster {
             Step::ChangeVoters { voters, revoke } => {
                 let leaving: BTreeSet<_> = self.voters.difference(&voters).copied().collect();
                 let deciding = self.voters.difference(&leaving).count();
-                assert!(!revoke || deciding > self.voters.len() / 2, "nobody could decide that {leaving:?} are denied");
+                assert!(
+                    !revoke || deciding > self.voters.len() / 2,
+                    "no majority could decide that {leaving:?} are denied"
+                );
                 self.learners.retain(|node| !voters.contains(node));
                 self.voters = voters;
                 self.deny(leaving);
@@ -259,8 +262,8 @@ impl Cluster {
         self.denied.extend(nodes);
     }
 
-    /// Another one leads, and knows what is in the rows. For how long a joiner has been silent, or an epoch ACTIVE, nobody wrote
-    /// down.
+    /// Another node leads, and knows only what is in the rows. For how long a joiner has been silent, or an epoch ACTIVE, is not
+    /// in them.
     pub(super) fn lead(&mut self, node: NodeId) {
         let restored = self.restored();
         assert!(restored == self.state, "the rows are the whole state");

@@ -45,7 +45,7 @@ fn keys_are_made_while_an_epoch_is_dealt() {
     );
 }
 
-/// S5: no version is dealt twice in one epoch. S3: nobody outside the committee can open a share.
+/// S5: no version is dealt twice in one epoch. S3: no node outside the committee can open a share.
 #[test]
 fn a_version_is_dealt_once_and_to_the_committee_alone() {
     let mut cluster = Cluster::new(4, 3);
@@ -62,8 +62,9 @@ fn a_version_is_dealt_once_and_to_the_committee_alone() {
     assert_eq!(cluster.rebuilt(slot, operation, Some(&[3, 4])), None);
 }
 
-/// A key that was checked in the PENDING epoch alone is ready when that one becomes ACTIVE, and one that was checked in the
-/// ACTIVE epoch alone when the PENDING one is given up: nothing is left to be checked, so nobody would ever say so.
+/// A key that was verified in the PENDING epoch only is ready when that epoch becomes ACTIVE. A key that was verified in the
+/// ACTIVE epoch only is ready when the PENDING epoch is given up. Nothing is left to be verified then, so no later command
+/// would make it ready.
 #[test]
 fn a_key_is_ready_when_the_only_epoch_that_it_waited_for_counts_no_more() {
     let mut cluster = Cluster::new(4, 3);
@@ -71,7 +72,7 @@ fn a_key_is_ready_when_the_only_epoch_that_it_waited_for_counts_no_more() {
     cluster.follow_until(|cluster| cluster.state.pending().is_some());
     assert_eq!(cluster.make(1, "key/1"), Ok(vec![Epoch(1), rekeyed]));
     cluster.verify(1, rekeyed);
-    assert!(!cluster.is_ready(1), "nobody checked its shares in the epoch that serves");
+    assert!(!cluster.is_ready(1), "no holder checked its shares in the epoch that serves");
     cluster.settle();
     assert!(cluster.is_ready(1) && plan::unverified(&cluster.state).is_empty());
 

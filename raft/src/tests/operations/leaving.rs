@@ -77,8 +77,8 @@ fn a_revocation_comes_first() {
     assert!(cluster.state.locks.values().all(|lock| lock.share_keys.iter().eq(&[ShareKeyGeneration(second.0)])));
 }
 
-/// An emergency is not refused because of what was planned: if too few would remain, a removal is taken back that nobody rests
-/// on yet. Mutated: taken along all the same, the revocation is refused.
+/// A revocation is not refused because of a planned removal: if too few holders would remain, the removal is taken back, as long
+/// as nothing depends on it. Mutated: if the removed node is revoked nevertheless, the revocation is refused.
 #[test]
 fn a_revocation_takes_a_removal_back_rather_than_be_refused() {
     let mut cluster = Cluster::new(4, 3);
@@ -132,16 +132,16 @@ fn those_who_remain_can_go_on() {
     let two = Operation::Revoke { nodes: [NodeId(2), NodeId(3)].into() };
     let few = Refusal::TooFewRemain { remaining: 1, needed: 2 };
     assert_eq!(cluster.refused(begin(two, true)), few);
-    let nobody = Operation::Revoke { nodes: BTreeSet::new() };
-    assert!(matches!(cluster.refused(begin(nobody, true)), Refusal::MemberCount { .. }));
-    // In an emergency nobody asks for redundancy.
+    let no_node = Operation::Revoke { nodes: BTreeSet::new() };
+    assert!(matches!(cluster.refused(begin(no_node, true)), Refusal::MemberCount { .. }));
+    // A revocation needs no consent to lost redundancy.
     cluster.begin(61, Operation::Revoke { nodes: [NodeId(3)].into() });
     cluster.settle();
     assert_eq!(cluster.state.active().map(|active| active.threshold), Some(2));
 }
 
-/// What the lock of a revoked member named counts until all is over: whoever has its disk needs so many others. Mutated: without
-/// it, its old disk is called dead although the lock of a smaller cluster still opens it.
+/// The lock report of a revoked member counts until the operation is over: it says how many other disks a thief of its disk
+/// needs. Mutated: without it, its old disk is called dead although the lock of a smaller cluster still opens it.
 #[test]
 fn the_lock_of_a_revoked_member_is_known_until_all_is_dealt_anew() {
     let mut cluster = Cluster::new(3, 2);
@@ -167,7 +167,7 @@ fn the_lock_of_a_revoked_member_is_known_until_all_is_dealt_anew() {
     assert!(cluster.restored() == cluster.state, "and its row with it");
 }
 
-/// Whoever is given up later, by the same order given once more, is not waited for either.
+/// A node that is given up later, by a repetition of the same order, is not waited for either.
 #[test]
 fn a_removal_that_waits_is_told_whom_to_give_up() {
     let mut cluster = Cluster::new(6, 4);

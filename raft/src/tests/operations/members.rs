@@ -61,7 +61,7 @@ impl Cluster {
         dealer
     }
 
-    /// Deals these versions anew in a batch of their own. What comes back is to be proposed.
+    /// Deals these versions to `epoch` in a batch of their own, and returns the change to propose.
     pub(super) fn redealt(&mut self, epoch: Epoch, versions: &[(KeyUid, KeyVersion)]) -> Change {
         let mut dealer = self.dealer(epoch);
         let dealt = versions.iter().map(|&(uid, version)| {

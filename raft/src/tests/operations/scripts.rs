@@ -2,7 +2,7 @@
 //! says which operation it belongs to, who leads, which step the plan named, and what it changed. A refused order begins with
 //! `!`, and its refusal is told. What an order does to the cluster is in [`Order`].
 //!
-//! After a change of the protocol, `UPDATE_GOLDENFILES=1` writes the stories anew; the diff is what is to be reviewed. Mutated, each seen
+//! After a change of the protocol, `UPDATE_GOLDENFILES=1` writes the stories again; review the diff. Mutated, each seen
 //! by ten stories: a vote that goes before the locks do without it, an end before the old epoch is retired, no acknowledgements.
 
 use std::error::Error;
@@ -76,7 +76,7 @@ enum Order {
     Wait(u64),
     /// The next steps of the plan, one if no number is given.
     Step(Option<usize>),
-    /// Steps until nothing is left to do, or nobody is there who could do it.
+    /// Steps until nothing is left to do, or no node answers that could do it.
     Run,
     /// Whether these holders' shares of an epoch give the key.
     Open {
@@ -156,7 +156,7 @@ impl Story {
     fn step(&mut self) -> Result<Option<(String, bool)>, Box<dyn Error>> {
         let cluster = self.cluster()?;
         if !cluster.present.contains(&cluster.leader) {
-            return Err("nobody leads".into());
+            return Err("no node leads".into());
         }
         let step = cluster.next();
         if step == Step::Nothing {

@@ -44,7 +44,7 @@ impl Cluster {
         told.join("; ")
     }
 
-    /// Whom a step waits for, if those who are there did what they could.
+    /// The nodes that a step waits for, after the nodes that answer did what they could.
     pub(super) fn awaited(&self, step: &Step) -> Vec<NodeId> {
         let active = self.state.active().expect("one epoch always serves");
         let holders = || active.committee.iter().map(|seat| seat.node).collect();
@@ -246,7 +246,7 @@ fn ordered(operation: &Operation) -> String {
     }
 }
 
-/// A step by its name, and whom it is about.
+/// A step by its name, with the nodes that it concerns.
 pub(super) fn label(step: &Step) -> String {
     let name = match step {
         Step::Propose(change) => return change.kind().to_owned(),
@@ -280,7 +280,7 @@ fn phase(epoch: &EpochInfo) -> &'static str {
     }
 }
 
-/// How many of whom open a key, and who does so by an older share key than the epoch's own.
+/// How many of which holders open a key, and which of them do it with an older share key than the epoch's own.
 fn seats(epoch: &EpochInfo) -> String {
     let mut told = format!("{} of {}", epoch.threshold, names(epoch.committee.iter().map(|seat| &seat.node)));
     for seat in epoch.committee.iter().filter(|seat| seat.skgen.0 != epoch.epoch.0) {
