@@ -14,6 +14,7 @@ use quorate_shares::codec;
 use quorate_shares::ids::{ClusterId, NodeId};
 use serde::{Deserialize, Serialize};
 
+use super::convert::{same_fields, same_variants};
 use crate::live::command::{COMMAND_BYTES_MAX, Command};
 use crate::live::place::{Ballot, LogPlace};
 use crate::live::voters::{ChangePurpose, Intent};
@@ -25,13 +26,46 @@ pub(crate) const ENTRY_CLAIM_MAX: usize = 4 * COMMAND_BYTES_MAX;
 const META_CLAIM_MAX: usize = 64 * 1024;
 
 /// The voters and the learners: one set of voters, or two while they change. A node in no set is a learner.
+///
+/// ```text
+/// configs: list of sets of nodes | nodes: map of node to label text
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct MembershipV1 {
     configs: Vec<BTreeSet<u64>>,
     nodes: BTreeMap<u64, String>,
 }
 
+/// ```text
+/// 0 Add  1 Remove  2 Revoke  3 Replace
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum ChangePurposeV1 {
+    Add,
+    Remove,
+    Revoke,
+    Replace,
+}
+
+same_variants!(ChangePurpose, ChangePurposeV1 { Add, Remove, Revoke, Replace });
+
+/// ```text
+/// purpose | denies_at_append bool
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct IntentV1 {
+    purpose: ChangePurposeV1,
+    denies_at_append: bool,
+}
+
+same_fields!(Intent, IntentV1 { denies_at_append; purpose });
+
 /// An entry, format 1.
+///
+/// ```text
+/// place { term | node | index } | payload
+/// payload: 0 Blank  1 Command  2 Membership  3 Change{ purpose | denies_at_append bool | membership }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct EntryV1 {
     place: LogPlace,
@@ -46,7 +80,7 @@ enum PayloadV1 {
     Membership(MembershipV1),
     /// A change of the voters, with its intent.
     Change {
-        purpose: ChangePurpose,
+        purpose: ChangePurposeV1,
         denies_at_append: bool,
         membership: MembershipV1,
     },
@@ -75,7 +109,7 @@ enum PayloadRefV1<'a> {
     Blank,
     Command(&'a Command),
     Membership(MembershipV1),
-    Change { purpose: ChangePurpose, denies_at_append: bool, membership: MembershipV1 },
+    Change { purpose: ChangePurposeV1, denies_at_append: bool, membership: MembershipV1 },
 }
 
 /// A row of `meta`.
@@ -85,6 +119,11 @@ pub(crate) enum Meta {
 }
 
 /// Rows of `meta`, format 1.
+///
+/// ```text
+/// 0 Identity{ cluster 16 | node | schema }  1 Vote{ term | node | committed bool }  2 Committed(place?)  3 Purged(place)
+/// 4 Truncations(u64)  5 Installing(snapshot id 16)  6 Snapshot(snapshot id 16)
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum MetaV1 {
     /// Whose database this is, and the layout of its rows.
@@ -106,7 +145,11 @@ pub(crate) enum MetaV1 {
 /// Names a snapshot file.
 pub(crate) type SnapshotId = [u8; 16];
 
-/// The first row of `state`: how far the rows after it go.
+/// The first row of `state`: the applied position of the rows after it.
+///
+/// ```text
+/// 0 V1{ last: place? | membership_at: place? | membership }  1 V2{ as V1 | intent? }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum AppliedRow {
     /// Written before memberships had an intent. Still read.
@@ -119,7 +162,7 @@ pub(crate) enum AppliedRow {
         last: Option<LogPlace>,
         membership_at: Option<LogPlace>,
         membership: MembershipV1,
-        intent: Option<Intent>,
+        intent: Option<IntentV1>,
     },
 }
 
@@ -186,7 +229,7 @@ impl From<&AppliedPosition> for AppliedRow {
             last: position.last.map(LogPlace::of),
             membership_at: position.membership.log_id().map(LogPlace::of),
             membership: position.membership.membership().into(),
-            intent: position.intent,
+            intent: position.intent.map(Into::into),
         }
     }
 }
@@ -206,7 +249,7 @@ impl TryFrom<AppliedRow> for AppliedPosition {
             AppliedRow::V2 { last, membership_at, membership, intent } => (last, membership_at, membership, intent),
         };
         let membership = StoredMembershipOf::<Types>::new(at.map(LogPlace::log_id), membership.try_into()?);
-        Ok(Self { last: last.map(LogPlace::log_id), membership, intent })
+        Ok(Self { last: last.map(LogPlace::log_id), membership, intent: intent.map(Into::into) })
     }
 }
 
@@ -217,7 +260,7 @@ impl<'a> From<&'a EntryOf<Types>> for EntryRefV1<'a> {
             Payload::Command(command) => PayloadRefV1::Command(command),
             Payload::Membership(None, membership) => PayloadRefV1::Membership(membership.into()),
             Payload::Membership(Some(Intent { purpose, denies_at_append }), membership) => PayloadRefV1::Change {
-                purpose: *purpose,
+                purpose: (*purpose).into(),
                 denies_at_append: *denies_at_append,
                 membership: membership.into(),
             },
@@ -233,7 +276,8 @@ impl EntryV1 {
             PayloadV1::Command(command) => Payload::Command(command),
             PayloadV1::Membership(membership) => Payload::Membership(None, membership.try_into()?),
             PayloadV1::Change { purpose, denies_at_append, membership } => {
-                Payload::Membership(Some(Intent { purpose, denies_at_append }), membership.try_into()?)
+                let intent = Intent { purpose: purpose.into(), denies_at_append };
+                Payload::Membership(Some(intent), membership.try_into()?)
             }
         };
         Ok(EntryOf::<Types> { log_id: self.place.log_id(), payload })

@@ -1,8 +1,8 @@
 //! Format 1 of the live rows: what each looks like as bytes.
 //!
-//! These structs belong to the format and never change; what the program works with are the structs of [`crate::live`]. A
-//! conversion goes each way and names every field of both sides, so the compiler names a field that was forgotten. A field
-//! that a live struct gains gets its value for old rows here, and is written from the next version of the format on.
+//! These structs belong to the format and never change. The program itself works with the structs of [`crate::live`]. A
+//! conversion goes each way and names every field of both sides, so the compiler names a field that was forgotten. When a
+//! live struct gets a new field, the conversion from here says its value for old rows, and the next version stores it.
 //!
 //! In the drawings fields follow each other without a gap, encoded as [`quorate_shares::codec`] does: a bare name is an
 //! integer of 1, 3, 5 or 9 bytes, `u8` is one byte, a number is so many bytes, `bool` is 00 or 01, `text`, `bytes`, `list`,
@@ -16,53 +16,13 @@ use quorate_shares::ids::{
 use quorate_shares::kem::PublicKey;
 use serde::{Deserialize, Serialize};
 
+use super::convert::{all_into, same_fields, same_variants};
 use crate::live::command::{Operation, RequestId, Seat};
 use crate::live::rows::{KeyRow, Row};
 use crate::live::state::{
     BatchInfo, Cluster, Ended, EpochInfo, EpochPhase, Former, InvitationInfo, LockReport, Member, MemberState,
     Operations, RecordRef, Running, Version,
 };
-
-/// Both conversions between a live struct and its stored form, where the fields have the same names: first those that are
-/// taken as they are, then those that have a stored form of their own.
-macro_rules! same_fields {
-    ($live:ident, $stored:ident { $($plain:ident),* $(; $($nested:ident),*)? }) => {
-        impl From<$live> for $stored {
-            fn from($live { $($plain,)* $($($nested,)*)? }: $live) -> Self {
-                Self { $($plain,)* $($($nested: $nested.into(),)*)? }
-            }
-        }
-
-        impl From<$stored> for $live {
-            fn from($stored { $($plain,)* $($($nested,)*)? }: $stored) -> Self {
-                Self { $($plain,)* $($($nested: $nested.into(),)*)? }
-            }
-        }
-    };
-}
-
-/// Both conversions between an enum and its stored form, where the variants have the same names.
-macro_rules! same_variants {
-    ($live:ident, $stored:ident { $($variant:ident $({ $($field:ident),* })? $(($value:ident))?),* }) => {
-        impl From<$live> for $stored {
-            fn from(live: $live) -> Self {
-                match live {
-                    $($live::$variant $({ $($field),* })? $(($value))? =>
-                        Self::$variant $({ $($field),* })? $(($value.into()))?,)*
-                }
-            }
-        }
-
-        impl From<$stored> for $live {
-            fn from(stored: $stored) -> Self {
-                match stored {
-                    $($stored::$variant $({ $($field),* })? $(($value))? =>
-                        Self::$variant $({ $($field),* })? $(($value.into()))?,)*
-                }
-            }
-        }
-    };
-}
 
 /// The value of a live row. Clock is the state's time in milliseconds.
 ///
@@ -447,8 +407,4 @@ impl std::fmt::Debug for InvitationV1 {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("InvitationV1").field("expires_ms", &self.expires_ms).finish_non_exhaustive()
     }
-}
-
-fn all_into<A: Into<B>, B>(list: Vec<A>) -> Vec<B> {
-    list.into_iter().map(Into::into).collect()
 }
