@@ -20,7 +20,7 @@ pub enum RebuildError {
     #[error("node {0} does not give its state now")]
     NotGiven(NodeId),
     /// It answered something else.
-    #[error("node {0} gave a reply that is not one to the request")]
+    #[error("node {0} gave a reply that does not fit the request")]
     Malformed(NodeId),
     /// The state that came could not be written here.
     #[error(transparent)]

@@ -179,7 +179,7 @@ impl Client {
 
     /// Not worth an immediate second try.
     fn nonsense(&self) -> Unreachable<Types> {
-        Unreachable::from_string(format!("node {} gave a reply that is not one to the request", self.to))
+        Unreachable::from_string(format!("node {} gave a reply that does not fit the request", self.to))
     }
 }
 

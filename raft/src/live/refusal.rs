@@ -32,7 +32,7 @@ pub enum Refusal {
         node: NodeId,
     },
     /// Two members with one identity.
-    #[error("one of its identity keys belongs to another member, or did")]
+    #[error("one of its identity keys belongs, or belonged, to another member")]
     IdentityTaken {
         /// The second of the two.
         node: NodeId,
@@ -168,13 +168,13 @@ pub enum Refusal {
     #[error("no operation of epoch {operation} runs")]
     NoOperation { operation: Epoch },
     /// The operation has not reached this step.
-    #[error("the operation of epoch {operation} has not come so far")]
+    #[error("the operation of epoch {operation} has not reached this step")]
     NotYet { operation: Epoch },
     /// The holders that would remain do not have enough shares for the next epoch.
     #[error("{remaining} holders would remain, and {needed} shares are needed")]
     TooFewRemain { remaining: usize, needed: u8 },
     /// A member's lock could no longer be opened.
-    #[error("the lock of node {node} needs those who leave")]
+    #[error("the lock of node {node} needs the nodes that leave")]
     Stranded { node: NodeId },
     /// A share key is drawn once, for the next epoch.
     #[error("the share key of node {node} was drawn for another epoch")]

@@ -215,13 +215,13 @@ pub enum ChangeError {
         missing: BTreeSet<NodeId>,
     },
     /// Nothing was proposed, and never will be: without the nodes that are denied no majority is possible.
-    #[error("no majority is possible without {}, who are denied or to be denied", listed(.denied))]
+    #[error("no majority is possible without {}, which are or would be denied", listed(.denied))]
     NeedsTheDenied {
         /// The nodes whose consent would be needed.
         denied: BTreeSet<NodeId>,
     },
     /// The leader is among the nodes that leave: another one must lead first.
-    #[error("the leader is among those who leave: transfer leadership first")]
+    #[error("the leader is among the nodes that leave: transfer leadership first")]
     LeaderLeaves,
     /// A new voter must be a learner first.
     #[error("node {node} is not a learner yet")]
@@ -230,7 +230,7 @@ pub enum ChangeError {
     #[error("node {node} is a voter")]
     IsAVoter { node: NodeId },
     /// The new voters do not fit the purpose: `Add` must not remove a voter, for example.
-    #[error("the new voters are not what `{purpose}` makes of the present ones")]
+    #[error("the new voters do not fit a change to `{purpose}`")]
     Unfit { purpose: ChangePurpose },
     /// Another change is not committed yet, or came in between. Try again soon.
     #[error("another change of the membership is under way")]

@@ -43,7 +43,7 @@ impl StorageError {
                 "this node must not vote again: it needs `quorate node replace`; the other members go on without it"
             }
             _ => {
-                "this node must not serve from it: `quorated --rebuild-state` mends it; the other members go on without it"
+                "this node must not serve from it: `quorated --rebuild-state` repairs it; the other members go on without it"
             }
         }
     }
