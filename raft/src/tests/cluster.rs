@@ -25,7 +25,7 @@ async fn three_replicas_agree_refuse_and_survive_restarts() {
         assert_eq!(header, Some(dealer.dealer.header().encode()));
     }
 
-    // A follower neither proposes nor tells a read index, and knows who does.
+    // A follower neither proposes nor gives a read index, and knows the leader.
     let leader = cluster.leader().await.leadership().borrow().leader.expect("known").0;
     let follower = cluster.replica(leader % 3 + 1);
     let command = Command::new(1, ready(1, 1, 1, &[1, 2]));
@@ -33,7 +33,7 @@ async fn three_replicas_agree_refuse_and_survive_restarts() {
     assert!(matches!(follower.read_index().await, Err(ReadIndexError::NotLeader { .. })));
     drop(follower);
 
-    // All of them lose power; what they had flushed is there again, and never less.
+    // All lose power. What they had flushed is there again, and never less.
     let flushed: Vec<Flushed> = (1..=3).map(|node| cluster.replica(node).flushed()).collect();
     for node in 1..=3 {
         cluster.close(node).await;
@@ -90,7 +90,7 @@ async fn a_replica_that_was_away_catches_up_by_log_and_by_snapshot() {
         assert!(ends.largest_chunk <= crate::CHUNK_BYTES_MAX);
     }
 
-    // What was installed is on disk, and what comes after it too.
+    // What was installed is on disk, and so is what comes after it.
     cluster.close(away).await;
     cluster.open(away).await;
     cluster.propose(ready(1, 7, 1, &[1, 2])).await.expect("ready");
@@ -158,7 +158,7 @@ async fn a_solo_replica_leads_itself() {
     let cluster = Cluster::start(1, Timing::default()).await;
     let solo = crate::live::command::Found { threshold: 1, allow_solo: true, ..found(1, 1) };
     assert_eq!(cluster.propose(Change::Found(solo)).await, Ok(Outcome::Founded));
-    // When closing returns the database is closed, not about to be.
+    // When closing returns, the database is closed.
     for _ in 0..20 {
         cluster.close(1).await;
         cluster.open(1).await;
@@ -168,7 +168,7 @@ async fn a_solo_replica_leads_itself() {
     cluster.stop().await;
 }
 
-/// A stream that ends early, or that does not add up, leaves the state alone.
+/// A stream that ends early, or has a wrong count, does not change the state.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broken_snapshot_stream_is_refused() {
     use crate::consensus::messages::{Ask, Request, RequestV1};

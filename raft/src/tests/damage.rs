@@ -1,4 +1,4 @@
-//! Damaged and foreign values stop the replica with a name, and nothing is swallowed.
+//! Damaged and foreign values stop the replica. The error names them, and none is ignored.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -45,7 +45,7 @@ fn with_rows() -> (TempDir, State) {
     (dir, state)
 }
 
-/// Changes the stored bytes behind the program's back.
+/// Changes the stored bytes without the program.
 pub(super) fn tamper(
     dir: &Path,
     family: Family,
@@ -90,7 +90,7 @@ fn a_wrong_storage_key_or_owner_is_said_so() {
 
 /// Mutated once: with the key left out of the associated data, this fails.
 ///
-/// D5: the record of one key is not taken for another's, nor one row for another, even by somebody who can write.
+/// D5: a thief who can write to the disk cannot put one key's record, or one row, in the place of another.
 #[test]
 fn values_cannot_change_places() {
     let (dir, _) = with_rows();

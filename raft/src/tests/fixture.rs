@@ -95,7 +95,7 @@ pub(super) fn next_changes(state: &State) -> Vec<Change> {
     }
 }
 
-/// What node 1 sees as the leader while everybody is there.
+/// What node 1 sees as the leader while every member answers.
 pub(super) fn view(state: &State) -> View {
     View::of_all(state, NodeId(1))
 }
@@ -154,7 +154,7 @@ pub(super) fn ready(epoch: u64, number: u8, version: u32, holders: &[u64]) -> Ch
     Change::Ready(Ready { epoch: Epoch(epoch), verified })
 }
 
-/// Applies a change that must be refused, and sees that it left nothing behind but the time.
+/// Applies a change that must be refused, and checks that it changed nothing but the time.
 pub(super) fn refused(state: &mut State, change: Change) -> Refusal {
     let mut before = state.clone();
     let applied = step(state, change);

@@ -1,4 +1,4 @@
-//! Voters come and go, and who leaves is denied when the entry says so.
+//! Voters join and leave. A voter that leaves is denied at the time that the entry says.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -48,7 +48,7 @@ fn denied(cluster: &Cluster, node: u64) -> BTreeSet<NodeId> {
     cluster.book(node).denials.lock().iter().map(|denial| denial.node).collect()
 }
 
-/// Asks again after what passes by itself.
+/// Asks again after errors that pass by themselves.
 async fn change(cluster: &Cluster, voters: &BTreeSet<NodeId>, purpose: ChangePurpose, reachable: &BTreeSet<NodeId>) {
     until("the voters to change", async || {
         let leader = cluster.leader().await;
@@ -124,8 +124,8 @@ async fn a_learner_may_be_let_go() {
     cluster.stop().await;
 }
 
-/// Nothing is proposed that would hang. Mutated: counted with the denied ones, or for one of the two configurations only,
-/// this fails.
+/// A change that could not be committed is not proposed. Mutated: if denied nodes count, or only one of the two configurations
+/// is counted, this fails.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_change_without_a_majority_is_not_proposed() {
     let cluster = Cluster::start_with(3, 4, Timing::default()).await;
@@ -150,7 +150,7 @@ async fn a_change_without_a_majority_is_not_proposed() {
     ] {
         assert_eq!(leader.change_voters(voters, purpose, &everybody).await, Err(ChangeError::Unfit { purpose }));
     }
-    // To grow from two to four needs three of the four.
+    // A change from two to four voters needs three of the four.
     leader.add_learner(NodeId(4), "new".to_owned()).await.expect("committed");
     let grow = leader.change_voters(set([1, 2, 3, 4]), ChangePurpose::Add, &set([a])).await;
     assert_eq!(grow, Err(ChangeError::Waiting { missing: set([b, 4]) }));
@@ -163,7 +163,7 @@ async fn a_change_without_a_majority_is_not_proposed() {
     drop((follower, leader));
     cluster.stop().await;
 
-    // Of two, one cannot throw the other out.
+    // Of two voters, one cannot revoke the other.
     let cluster = Cluster::start(2, Timing::default()).await;
     let leader = settled(&cluster).await;
     let (me, other) = (node_of(&leader), 3 - node_of(&leader));
@@ -173,8 +173,8 @@ async fn a_change_without_a_majority_is_not_proposed() {
     cluster.stop().await;
 }
 
-/// One of three to five is revoked: once the command is done, every other one that appended it refuses it, without having
-/// had its consent, and it is gone from the membership.
+/// One of three to five voters is revoked. Once the command is done, every other node that appended it refuses the revoked one,
+/// whose consent was not needed, and the membership does not name it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_revocation_needs_nothing_of_the_revoked() {
     for founders in 3..=5 {
@@ -194,10 +194,10 @@ async fn a_revocation_needs_nothing_of_the_revoked() {
     }
 }
 
-/// Two of five append a revocation that is never committed. They refuse the revoked one from then on, also after a restart,
-/// until entries of a later term have taken the place of the entry. Mutated: with a gate that is asked only at commit, or
-/// whose denials end with the truncation alone, this fails. That the gate is asked before the log, and not after, takes a death
-/// between the two to be seen.
+/// Two of five append a revocation that is never committed. They refuse the revoked node from then on, also after a restart,
+/// until entries of a later term have replaced the entry. Mutated: with a gate that is asked only at commit, or whose denials
+/// end with the truncation, this fails. It does not show that the gate is asked before the log and not after it: that needs a
+/// crash between the two.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_denial_at_append_outlives_a_restart_and_ends_only_as_it_must() {
     let cluster = Cluster::start(5, Timing::default()).await;
@@ -205,7 +205,7 @@ async fn a_denial_at_append_outlives_a_restart_and_ends_only_as_it_must() {
     let old = node_of(&leader);
     let others: Vec<u64> = (1..=5).filter(|&node| node != old).collect();
     let (follower, revoked, rest) = (others[0], others[3], &others[1..]);
-    // The revoked one must not lead those that are to go on: its own refusal would keep the two apart from it.
+    // The revoked node must not lead the others: the two refuse it.
     rest.iter().for_each(|&node| cluster.cut(node));
     let proposing = tokio::spawn({
         let (leader, all) = (leader.clone(), set(1..=5));
@@ -227,7 +227,7 @@ async fn a_denial_at_append_outlives_a_restart_and_ends_only_as_it_must() {
     cluster.book(follower).settle(&reopened);
     assert_eq!(denied(&cluster, follower), set([revoked]), "it stands");
 
-    // The other three go on in a later term, first with less than the log of the two holds.
+    // The other three continue in a later term, at first with a shorter log than the two have.
     cluster.mend();
     [old, follower].iter().for_each(|&node| cluster.cut(node));
     until("another leader than the revoked one", async || {
@@ -255,8 +255,8 @@ async fn a_denial_at_append_outlives_a_restart_and_ends_only_as_it_must() {
     cluster.stop().await;
 }
 
-/// T53. The leader dies between the two entries of a change; the next one finishes it, without being asked, and for the
-/// same purpose. Mutated: without `keep_finishing`, the membership stays joint.
+/// T53. The leader dies between the two entries of a change. The next leader finishes the change by itself, with the same
+/// purpose. Mutated: without `keep_finishing`, the membership stays joint.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_next_leader_finishes_a_joint_membership() {
     for snapshots in [false, true] {
@@ -271,7 +271,7 @@ async fn the_next_leader_finishes_a_joint_membership() {
         let dies = node_of(&leader);
         let gone = dies % 5 + 1;
         let rest = set((1..=5).filter(|&node| node != gone));
-        // No other change meanwhile, above all no finishing.
+        // Meanwhile no other change runs, and the joint membership is not finished.
         let lock = leader.inner.changing.lock().await;
         let intent = Some(Intent { purpose: ChangePurpose::Revoke, denies_at_append: true });
         let members = ChangeMembers::ReplaceAllVoters(rest.iter().map(|node| node.0).collect());
@@ -342,7 +342,7 @@ async fn a_joiner_that_replays_history_denies_nobody() {
             }
             cluster.purged_of(&rest, place.index).await;
         }
-        // In the one roster the old removal is known, and the member is back by hand; the other one is empty.
+        // One roster knows the old removal, and that the member is back. The other one is empty.
         *cluster.book(5).roster.lock() = leader.read_members(|_, applied, _| applied);
         for joiner in [5, 6] {
             until("a learner", async || leader.add_learner(NodeId(joiner), "new".to_owned()).await.is_ok()).await;

@@ -19,7 +19,7 @@ use crate::{
     Refusal, Replica, ServeError, Timing,
 };
 
-/// Longer than anything here takes on a busy machine.
+/// Longer than any step takes on a busy machine.
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Replicas find each other here, unless they are cut off.
@@ -38,7 +38,7 @@ pub(super) struct Ends {
     pub(super) bytes_per_second: Option<usize>,
     pub(super) snapshots: u64,
     pub(super) largest_chunk: usize,
-    /// Streams of snapshots end after so many chunks.
+    /// Streams of snapshots end after this many chunks.
     cut_after: Option<usize>,
 }
 
@@ -51,7 +51,7 @@ pub(super) struct Book {
 }
 
 impl Book {
-    /// Lets go of the denials that end with what `replica` has applied.
+    /// Drops the denials that no longer stand after what `replica` has applied.
     pub(super) fn settle(&self, replica: &Replica) {
         replica.read_members(|_, applied, membership| {
             self.denials.lock().retain(|denial| applied.is_none_or(|applied| denial.stands(applied, membership)));
@@ -194,7 +194,7 @@ impl Cluster {
         taken
     }
 
-    /// What speaks against rebuilding a replica that is closed.
+    /// The error when a closed replica cannot be rebuilt.
     pub(super) async fn refuses_rebuild(&self, node: u64) -> String {
         Rebuild::begin(self.options(node))
             .await
@@ -216,7 +216,7 @@ impl Cluster {
         self.wire.0.lock().cut.insert(NodeId(node));
     }
 
-    /// Ends every stream of a snapshot after so many chunks.
+    /// Ends every stream of a snapshot after this many chunks.
     pub(super) fn cut_snapshots_after(&self, chunks: usize) {
         self.wire.0.lock().cut_after = Some(chunks);
     }
@@ -225,7 +225,7 @@ impl Cluster {
         self.wire.0.lock().cut.clear();
     }
 
-    /// A node that thinks that it leads.
+    /// A node that believes that it leads.
     fn claimant(&self) -> Option<Replica> {
         let ends = self.wire.0.lock();
         let mut there = ends.replicas.iter().filter(|(node, _)| !ends.cut.contains(node)).map(|(_, replica)| replica);

@@ -82,7 +82,7 @@ impl Cluster {
         cluster
     }
 
-    /// Applies a change. A refused one leaves nothing behind but the time.
+    /// Applies a change. A refused one changes nothing but the time.
     pub(super) fn propose(&mut self, change: Change) -> Result<Outcome, Refusal> {
         let mut before = self.state.clone();
         let time_ms = self.now_ms.max(self.state.time_ms + 1);
@@ -111,7 +111,7 @@ impl Cluster {
         self.propose(change).expect_err("this must be refused")
     }
 
-    /// What holds after every command.
+    /// The invariants after every command.
     fn check(&self) {
         let active = self.state.active().expect("one epoch always serves");
         assert_eq!(active.records, self.state.live_versions, "I1");
@@ -176,7 +176,7 @@ impl Cluster {
         self.take(step).expect("a planned step applies");
     }
 
-    /// Takes a step, as far as those who are there can help.
+    /// Takes a step, with the help of the nodes that answer.
     pub(super) fn take(&mut self, step: Step) -> Result<(), Refusal> {
         match step {
             Step::Propose(change) => {
@@ -280,7 +280,7 @@ impl Cluster {
         restored.restored().expect("whole")
     }
 
-    /// Time passes for everybody; a joiner that is away is silent meanwhile.
+    /// Time passes for every node. A joiner that is away is silent meanwhile.
     pub(super) fn wait(&mut self, ms: u64) {
         self.now_ms = self.now_ms.max(self.state.time_ms) + ms;
         self.active_ms += ms;
@@ -316,7 +316,7 @@ impl Cluster {
     }
 }
 
-/// Of one version in one epoch there is one record for ever (S5).
+/// A version has one record in an epoch, and it never changes (S5).
 fn keep(rows: &mut BTreeMap<Vec<u8>, Vec<u8>>, written: Vec<RowWrite>) {
     for RowWrite { key, value } in written {
         let Some(value) = value else {

@@ -1,4 +1,4 @@
-//! What an epoch is dealt, who can open it, and what is erased after it.
+//! What is dealt to an epoch, which nodes can open it, and what is erased after it.
 
 use quorate_shares::ids::{Epoch, KeyVersion, NodeId, ShareKeyGeneration};
 use quorate_shares::kem::PublicKey;
@@ -91,8 +91,8 @@ fn a_key_is_ready_when_the_only_epoch_that_it_waited_for_counts_no_more() {
     assert_eq!(read.unready().len(), 0);
 }
 
-/// I2 and I5: a holder that is away is dealt to with the key that it has, serves when it is back, and erases what it owes
-/// in an epoch that the leader begins by itself.
+/// I2 and I5: shares for a holder that is away are sealed to the key that it has. It serves when it is back, and erases the old
+/// key in an epoch that the leader begins by itself.
 #[test]
 fn whoever_was_away_erases_what_it_owes_in_an_epoch_of_its_own() {
     let mut cluster = Cluster::new(6, 4);
@@ -145,8 +145,8 @@ fn a_restart_finds_the_operation_where_it_was() {
     assert!(steps > 8);
 }
 
-/// Enough holders have checked their shares, and one more is there: it is asked too, for the more of them hold the key, the more
-/// may be lost. Nothing waits for one that is away. Mutated: enough is enough.
+/// Enough holders have checked their shares, and one more answers: it is asked, too, because the more holders have the key, the
+/// more of them may be lost. Nothing waits for a holder that is away. Mutated: if the plan stops at enough, this fails.
 #[test]
 fn every_holder_that_is_there_checks_its_shares_before_they_serve() {
     let mut cluster = Cluster::new(4, 3);

@@ -1,4 +1,4 @@
-//! Nodes come in, by themselves or in the place of another one.
+//! Nodes join, as additional members or in the place of another one.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ use crate::live::plan::{Patience, Step};
 use crate::live::state::INVITATION_TTL_MAX_MS;
 use crate::tests::fixture::{found, member, uid};
 
-/// A share of every key, and a piece of everybody's lock, which it has no sooner than it has a lock itself.
+/// The joiner gets a share of every key, and a piece of every lock, but no piece before it has a lock itself.
 #[test]
 fn whoever_has_joined_holds_a_share_and_a_piece() {
     let mut cluster = Cluster::new(3, 2);
@@ -33,8 +33,8 @@ fn whoever_has_joined_holds_a_share_and_a_piece() {
     assert_eq!(cluster.rebuilt(slot, Epoch(2), Some(&[3, 4])), None);
 }
 
-/// T54: a joiner may be elected as soon as it votes, long before it holds a share of anything. At each such step it hands over to
-/// somebody who does, and the operation ends. Mutated: without that it goes on by itself.
+/// T54: a joiner may be elected as soon as it votes, long before it holds a share. At each such step it transfers leadership to a
+/// node that holds shares, and the operation ends. Mutated: without that, it leads the operation itself.
 #[test]
 fn t54_a_joiner_that_leads_before_it_holds_shares_hands_over() {
     let mut cluster = Cluster::new(3, 2);
@@ -63,7 +63,7 @@ fn t54_a_joiner_that_leads_before_it_holds_shares_hands_over() {
     );
 }
 
-/// T55, and what is left of a joiner that does not come: nothing.
+/// T55: nothing is left of a joiner that does not come.
 #[test]
 fn a_joiner_that_is_silent_is_given_up() {
     let mut cluster = Cluster::new(3, 2);
@@ -183,8 +183,8 @@ fn a_replacement_waits_until_enough_others_hold_shares() {
     }
 }
 
-/// T56: the lock of a member that is away still needs the pieces of those whose places others take, one after the other. The
-/// last one waits until that member is back. Mutated: without the wait it could never unlock itself again.
+/// T56: members are replaced one after the other, and the lock of a member that is away still needs their pieces. The last
+/// replacement waits until that member is back. Mutated: without the wait, the member could never unlock again.
 #[test]
 fn t56_replacements_leave_an_absent_member_a_way_to_open_its_lock() {
     let mut cluster = Cluster::new(5, 3);
@@ -233,7 +233,7 @@ fn an_invitation_is_for_one_node_and_one_hour() {
     cluster.apply(Change::Admit(admit(1, 4)));
     let other = Admit { boot_pk: [77; 32], ..admit(1, 4) };
     assert_eq!(cluster.refused(Change::Admit(other)), Refusal::InvitationUsed);
-    // The same node, before its first lock: with whatever keys it has now.
+    // The same node, before its first lock: any new keys are accepted.
     let again = Admit { op_pk: [78; 32], ..admit(1, 4) };
     cluster.apply(Change::Admit(again.clone()));
     assert_eq!(cluster.state.members[&NodeId(4)].op_pk, [78; 32]);

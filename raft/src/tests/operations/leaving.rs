@@ -12,7 +12,7 @@ use crate::live::rows::RowKey;
 use crate::live::state::EpochPhase;
 use crate::tests::fixture::uid;
 
-/// Neither a seat nor a piece of a lock, neither keys nor records.
+/// A removed node has neither a seat nor a piece of a lock, and of the old epoch neither share keys nor records are left.
 #[test]
 fn nothing_is_left_of_a_member_that_was_removed_nor_of_its_epoch() {
     let mut cluster = Cluster::new(4, 3);
@@ -50,7 +50,7 @@ fn a_leader_does_not_remove_itself() {
     assert!(!cluster.state.members.contains_key(&NodeId(1)));
 }
 
-/// Whatever runs makes room for a revocation, which takes over who was about to leave.
+/// A revocation preempts any running operation, and also revokes the nodes that were about to leave.
 #[test]
 fn a_revocation_comes_first() {
     let mut cluster = Cluster::new(5, 3);
@@ -97,7 +97,7 @@ fn a_revocation_takes_a_removal_back_rather_than_be_refused() {
     assert_eq!(cluster.state.members.len(), 2);
 }
 
-/// The number of an operation is its name: also of one that never came to open its epoch.
+/// The number of an operation names it, also if it never opened its epoch.
 #[test]
 fn a_revocation_has_a_number_of_its_own() {
     let mut cluster = Cluster::new(7, 4);
@@ -156,7 +156,7 @@ fn the_lock_of_a_revoked_member_is_known_until_all_is_dealt_anew() {
     let known = |cluster: &Cluster| cluster.state.locks.get(&NodeId(2)).map(|lock| lock.threshold);
     assert_eq!((cluster.state.active().map(|active| active.threshold), known(&cluster)), (Some(3), Some(1)));
     assert_eq!(cluster.state.former_holders().collect::<Vec<_>>(), [NodeId(2)]);
-    // Another revocation comes upon it, and this one ends with that.
+    // Another revocation preempts it.
     cluster.begin(51, Operation::Revoke { nodes: [NodeId(3)].into() });
     cluster.follow_until(|cluster| cluster.state.former.contains_key(&NodeId(3)));
     assert_eq!(cluster.state.former_holders().collect::<Vec<_>>(), [NodeId(2), NodeId(3)]);
@@ -194,7 +194,7 @@ fn remove(request: u8, node: u64, abandon: &[u64]) -> Change {
     })
 }
 
-/// With all of them at once no majority of the four voters would be left to decide it, and nothing would ever end.
+/// If all of them were denied at once, no majority of the four voters could commit it, and the operation would never end.
 #[test]
 fn more_nodes_than_a_majority_can_deny_at_once_go_one_after_the_other() {
     let mut cluster = Cluster::new(4, 3);

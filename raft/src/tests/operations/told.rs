@@ -1,5 +1,5 @@
-//! An operation as a reviewer reads it: what a step changed in the state and in who votes, in words. It is told from the
-//! state before and the state after, not from what the step was meant to do.
+//! An operation as a reviewer reads it: what a step changed in the state and the voters, in words. The words come from the state
+//! before and the state after, not from what the step was meant to do.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,7 +10,7 @@ use crate::live::command::{Change, Operation};
 use crate::live::plan::Step;
 use crate::live::state::{EpochInfo, EpochPhase, LockReport, MemberState, State};
 
-/// All that is told about.
+/// Everything that is described.
 #[derive(Clone)]
 pub(super) struct Seen {
     state: State,
@@ -33,7 +33,7 @@ impl Cluster {
         }
     }
 
-    /// What is new since then; nothing if nothing is.
+    /// What is new since then; empty if nothing is.
     pub(super) fn news(&self, before: &Seen) -> String {
         let after = self.seen();
         let mut told = who(before, &after);
@@ -62,7 +62,7 @@ impl Cluster {
         nodes.into_iter().filter(|node| !self.present.contains(node)).collect()
     }
 
-    /// Where everything stands, a line for each thing.
+    /// The whole state, one line for each item.
     pub(super) fn status(&self) -> String {
         let state = &self.state;
         let mut lines = vec![format!("n{} leads, {} vote", self.leader, names(&self.voters))];
@@ -152,7 +152,7 @@ fn share_keys(was: &State, is: &State) -> Vec<String> {
     registered.iter().map(|(skgen, nodes)| format!("share key {skgen} of {}", names(nodes))).collect()
 }
 
-/// Locks that are other than before, alike ones together.
+/// Locks that changed; equal ones share a line.
 fn locks(was: &State, is: &State) -> Vec<String> {
     let mut changed = BTreeMap::<String, Vec<NodeId>>::new();
     for lock in is.locks.values() {
