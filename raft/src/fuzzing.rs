@@ -80,7 +80,7 @@ pub fn chunk(bytes: &[u8]) {
         Chunk::HeaderV1 { applied, .. } => drop(AppliedPosition::try_from(applied)),
         Chunk::RowsV1(rows) => {
             let mut state = State::default();
-            for (key, value) in rows.iter().map(crate::snapshot::ChunkRow::parts) {
+            for (key, value) in rows.iter().map(|row| row.parts()) {
                 match RowKey::parse(key) {
                     Some(row) if key[0] < COLD_ROWS => {
                         assert_eq!(row.to_bytes(), key);

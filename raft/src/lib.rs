@@ -1,8 +1,8 @@
 //! The replicated state of Quorate: what the cluster knows, agreed by Raft and kept on disk.
 //!
-//! This is the only crate that knows openraft and RocksDB; the rest of the program sees a [`Replica`]. It proposes a
-//! [`command::Command`], reads the [`state::State`], follows changes and leadership, and carries messages between replicas
-//! through a [`Link`]. [`plan`] finds the leader's next step.
+//! This is the only crate that knows openraft and RocksDB. The rest of the program uses a [`Replica`]: it proposes a
+//! [`command::Command`], reads the [`state::State`], follows changes and leadership, and provides the [`Link`] that carries
+//! messages between replicas. [`plan`] finds the leader's next step.
 //!
 //! In reading order, where each folder uses only those before it:
 //!
@@ -18,7 +18,7 @@
 //! ```text
 //! propose ─► openraft ─► log ─► flusher: one sync for many
 //!               │  └───► network ─► Link ┄┄► serve ─► openraft of another node
-//!               └─► machine: apply ─► rows + how far they go, one batch ─► answer
+//!               └─► machine: apply ─► rows + applied position, one batch ─► answer
 //! ```
 //!
 //! The storage keys are the only secrets here: share records are sealed to their holders before they come here.

@@ -18,7 +18,7 @@ fn folders_use_only_those_before_them() {
         let (dir, file) = (src.join(folder), src.join(folder).with_extension("rs"));
         for path in if dir.is_dir() { sources(&dir) } else { vec![file] } {
             let text = std::fs::read_to_string(&path).expect("a source");
-            let later = ORDER[at + 1..].iter().find(|later| text.contains(&format!("use crate::{later}")));
+            let later = ORDER[at + 1..].iter().find(|later| text.contains(&format!("crate::{later}")));
             assert_eq!(later, None, "{} is in an earlier folder", path.display());
             read += 1;
         }
