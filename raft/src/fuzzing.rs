@@ -1,17 +1,19 @@
-//! What a fuzzer feeds: bytes that come from other replicas. Whatever is accepted must stay the same when it is written again.
+//! Entrances for a fuzzer: bytes that come from other replicas. Bytes that are accepted must stay the same when they are
+//! written again.
 //!
-//! Compiled with `--cfg fuzzing` alone (`.ci/fuzz`), since these formats are nobody's business outside of this crate.
+//! Compiled with `--cfg fuzzing` only (`.ci/fuzz`), because these formats are private to this crate.
 
 use quorate_shares::codec;
 use quorate_shares::ids::KeyUid;
 
-use crate::format::{Reach, decode_entry, encode, encode_entry};
-use crate::messages::{Ask, Reply, Request};
-use crate::rows::{COLD_ROWS, Row, RowKey, RowV1};
+use crate::consensus::messages::{Ask, Reply, Request};
+use crate::live::rows::{Row, RowKey};
+use crate::live::state::State;
 use crate::snapshot::Chunk;
-use crate::state::State;
+use crate::stored::format::{AppliedPosition, decode_entry, encode, encode_entry};
+use crate::stored::rows::{COLD_ROWS, StoredRow};
 
-/// What rows may claim in memory.
+/// Most memory that decoding rows may claim.
 const ROWS_CLAIM_MAX: usize = 1 << 20;
 
 /// A request or a reply, and the entries inside a request.
@@ -39,29 +41,30 @@ pub fn entry(bytes: &[u8]) {
     }
 }
 
-/// Rows that belong together, in any order: either they are refused or they make a state.
+/// Rows of one state, in any order: they are refused, or they make a state.
 pub fn rows(bytes: &[u8]) {
-    let Ok(rows) = codec::decode::<Vec<Row>, ROWS_CLAIM_MAX>(bytes) else { return };
+    let Ok(rows) = codec::decode::<Vec<StoredRow>, ROWS_CLAIM_MAX>(bytes) else { return };
     let (mut state, mut uid) = (State::default(), KeyUid([0; 16]));
     for row in rows {
         let written = encode(&row);
-        assert_eq!(Row::decode(&written).expect("our own bytes"), row);
-        let Row::V1(row) = row;
-        let key = match row {
-            RowV1::Clock(_) => RowKey::Clock,
-            RowV1::Cluster(_) => RowKey::Cluster,
-            RowV1::Member(member) => RowKey::Member(member.node),
-            RowV1::Epoch(epoch) => RowKey::Epoch(epoch.epoch),
-            RowV1::Batch(batch) => RowKey::Batch(batch.batch),
-            RowV1::Key(_) => {
+        assert_eq!(StoredRow::decode(&written).expect("our own bytes"), row);
+        let live = Row::from(row.clone());
+        assert_eq!(StoredRow::from(live.clone()), row);
+        let key = match live {
+            Row::Clock(_) => RowKey::Clock,
+            Row::Cluster(_) => RowKey::Cluster,
+            Row::Member(member) => RowKey::Member(member.node),
+            Row::Epoch(epoch) => RowKey::Epoch(epoch.epoch),
+            Row::Batch(batch) => RowKey::Batch(batch.batch),
+            Row::Key(_) => {
                 uid.0[0] = uid.0[0].wrapping_add(1);
                 RowKey::Key(uid)
             }
-            RowV1::Version(version) => RowKey::Version(uid, version.version),
-            RowV1::Lock(report) => RowKey::Lock(report.node),
-            RowV1::Operations(_) => RowKey::Operations,
-            RowV1::Former(former) => RowKey::Former(former.node),
-            RowV1::Invitation(invitation) => RowKey::Invitation(invitation.id()),
+            Row::Version(version) => RowKey::Version(uid, version.version),
+            Row::Lock(report) => RowKey::Lock(report.node),
+            Row::Operations(_) => RowKey::Operations,
+            Row::Former(former) => RowKey::Former(former.node),
+            Row::Invitation(invitation) => RowKey::Invitation(invitation.id()),
         };
         let Ok(()) = state.restore_row(key, &written) else { return };
     }
@@ -74,10 +77,10 @@ pub fn chunk(bytes: &[u8]) {
     let written = encode(&chunk);
     assert_eq!(Chunk::decode(&written).expect("our own bytes"), chunk);
     match chunk {
-        Chunk::HeaderV1 { applied, .. } => drop(Reach::try_from(applied)),
+        Chunk::HeaderV1 { applied, .. } => drop(AppliedPosition::try_from(applied)),
         Chunk::RowsV1(rows) => {
             let mut state = State::default();
-            for (key, value) in rows.iter().map(crate::snapshot::ChunkRow::parts) {
+            for (key, value) in rows.iter().map(|row| row.parts()) {
                 match RowKey::parse(key) {
                     Some(row) if key[0] < COLD_ROWS => {
                         assert_eq!(row.to_bytes(), key);

@@ -1,68 +1,58 @@
 //! The replicated state of Quorate: what the cluster knows, agreed by Raft and kept on disk.
 //!
-//! This is the only crate that knows openraft and RocksDB; the rest of the program sees a [`Replica`]. It proposes a
-//! [`command::Command`], reads the [`state::State`], follows changes and leadership, and carries messages between replicas
-//! through a [`Link`]. What follows from the state for the leader is said by [`plan`].
+//! This is the only crate that knows openraft and RocksDB. The rest of the program uses a [`Replica`]: it proposes a
+//! [`command::Command`], reads the [`state::State`], follows changes and leadership, and provides the [`Link`] that carries
+//! messages between replicas. [`plan`] finds the leader's next step.
 //!
-//! In reading order: what can change ([`command`], [`refusal`]), what it changes ([`state`], [`rows`]), what comes next
-//! ([`plan`]), and who votes ([`voters`]), all pure; then bytes at rest ([`seal`], the disk, the log, the state machine, snapshots); then other nodes
-//! (messages, network); last the handle.
+//! In reading order, where each folder uses only those before it:
+//!
+//! | folder | what it answers |
+//! |---|---|
+//! | `live/` | what does the cluster know, and what may change it? Pure: [`command`], [`refusal`], [`state`], [`rows`], [`plan`], [`voters`] |
+//! | `types` | which types is openraft told to work with? |
+//! | `stored/` | what lies on the disk, and as which bytes? [`seal`], the database, the formats, [`offline`] |
+//! | `log/` | what did this replica promise to the others, and what of it is durable? |
+//! | `snapshot/` | how is the whole state written to a file, and read from one? |
+//! | `consensus/` | how do the replicas agree? openraft, messages, and the handle [`Replica`] |
 //!
 //! ```text
 //! propose ─► openraft ─► log ─► flusher: one sync for many
 //!               │  └───► network ─► Link ┄┄► serve ─► openraft of another node
-//!               └─► machine: apply ─► rows + how far they go, one batch ─► answer
+//!               └─► machine: apply ─► rows + applied position, one batch ─► answer
 //! ```
 //!
-//! It holds no secret but the storage keys: share records are sealed to their holders before they come here.
+//! The storage keys are the only secrets here: share records are sealed to their holders before they come here.
 
-pub mod command;
-pub mod plan;
-pub mod refusal;
-pub mod rows;
-pub mod state;
-pub mod voters;
-
-mod disk;
-mod fatal;
-mod format;
-mod log;
-mod machine;
-mod recent;
-pub mod seal;
-mod snapshot;
-
-mod change;
-pub mod error;
-mod messages;
-mod network;
-mod options;
-mod rebuild;
-mod replica;
-mod serve;
+mod live;
 mod types;
 
-pub mod offline;
+mod stored;
+
+mod log;
+mod snapshot;
+
+mod consensus;
 
 #[cfg(fuzzing)]
 pub mod fuzzing;
 
-pub use error::{
-    ChangeError, InitializeError, OpenError, ProposeError, ReadError, ReadIndexError, RebuildError, StorageError,
-    WaitError,
-};
-pub use format::{Ballot, LogPlace};
+pub use consensus::error::{InitializeError, ProposeError, ReadError, ReadIndexError, RebuildError, WaitError};
+pub use consensus::messages::MESSAGE_BYTES_MAX;
+pub use consensus::network::{Link, LinkError, MessageClass};
+pub use consensus::open::Stored;
+pub use consensus::options::{Options, Timing};
+pub use consensus::rebuild::Rebuild;
+pub use consensus::replica::{Leadership, Replica};
+pub use consensus::serve::ServeError;
+pub use live::place::{Ballot, LogPlace};
+pub use live::refusal::Refusal;
+pub use live::voters::{ChangeError, ChangePurpose, Denial, Gate, Intent, Membership};
+pub use live::{command, plan, refusal, rows, state, voters};
 pub use log::Flushed;
-pub use messages::MESSAGE_BYTES_MAX;
-pub use network::{Lane, Link, LinkError};
-pub use options::{Options, Timing};
-pub use rebuild::Rebuild;
-pub use refusal::Refusal;
-pub use replica::{Leadership, Replica, Stored};
-pub use seal::StorageKeys;
-pub use serve::ServeError;
 pub use snapshot::CHUNK_BYTES_MAX;
-pub use voters::{Denial, Gate, Intent, Membership, Purpose};
+pub use stored::error::{OpenError, StorageError, StorageProblem};
+pub use stored::seal::StorageKeys;
+pub use stored::{offline, seal};
 
 #[cfg(test)]
 mod tests;

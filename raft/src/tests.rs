@@ -8,6 +8,7 @@ mod golden;
 mod lag;
 mod operations;
 mod rebuild;
+mod rooms;
 mod state;
 mod voters;
 mod wire;

@@ -14,7 +14,7 @@ use quorate_client::wire;
 use quorate_raft::command::{Begin, Change, EpochAck, Operation, Ready, Verified};
 use quorate_raft::plan::{self, Patience, Step, Unverified, View};
 use quorate_raft::state::State;
-use quorate_raft::voters::Purpose;
+use quorate_raft::voters::ChangePurpose;
 use quorate_raft::{Leadership, Replica};
 use quorate_shares::ids::{Epoch, KeyUid, KeyVersion, NodeId};
 use tokio::sync::watch;
@@ -183,12 +183,12 @@ async fn change_voters(node: &Node, replica: &Replica, voters: BTreeSet<NodeId>,
 }
 
 /// What it is to make `voters` of the `old` ones.
-pub fn purpose(old: &BTreeSet<NodeId>, voters: &BTreeSet<NodeId>, revoke: bool) -> Purpose {
+pub fn purpose(old: &BTreeSet<NodeId>, voters: &BTreeSet<NodeId>, revoke: bool) -> ChangePurpose {
     match (voters.is_subset(old), old.is_subset(voters)) {
-        (true, _) if revoke => Purpose::Revoke,
-        (true, _) => Purpose::Remove,
-        (false, true) => Purpose::Add,
-        (false, false) => Purpose::Replace,
+        (true, _) if revoke => ChangePurpose::Revoke,
+        (true, _) => ChangePurpose::Remove,
+        (false, true) => ChangePurpose::Add,
+        (false, false) => ChangePurpose::Replace,
     }
 }
 

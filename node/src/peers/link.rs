@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use quorate_client::conn::{BulkReceiver, CallError, Lane as ConnLane};
-use quorate_raft::{Lane, Link, LinkError};
+use quorate_raft::{Link, LinkError, MessageClass};
 use quorate_shares::ids::NodeId;
 use serde_bytes::ByteBuf;
 use tokio::sync::mpsc;
@@ -32,10 +32,16 @@ impl PeerLink {
 
 #[async_trait]
 impl Link for PeerLink {
-    async fn call(&self, to: NodeId, lane: Lane, request: Vec<u8>, deadline: Duration) -> Result<Vec<u8>, LinkError> {
-        let lane = match lane {
-            Lane::Log => ConnLane::Heavy,
-            Lane::Heartbeat | Lane::Vote => ConnLane::Urgent,
+    async fn call(
+        &self,
+        to: NodeId,
+        class: MessageClass,
+        request: Vec<u8>,
+        deadline: Duration,
+    ) -> Result<Vec<u8>, LinkError> {
+        let lane = match class {
+            MessageClass::Log => ConnLane::Heavy,
+            MessageClass::Heartbeat | MessageClass::Vote => ConnLane::Urgent,
         };
         let request = PeerRequest::Raft(ByteBuf::from(request));
         match self.node.sessions.ask(to, lane, &request, deadline).await {

@@ -5,7 +5,7 @@ use tokio::sync::mpsc;
 
 use super::fixture::{CLUSTER, found, ready, storage_keys, uid};
 use super::wire::Cluster;
-use crate::command::{Change, Command, Outcome};
+use crate::live::command::{Change, Command, Outcome};
 use crate::{Flushed, ProposeError, ReadIndexError, Refusal, ServeError, Timing, offline};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -25,7 +25,7 @@ async fn three_replicas_agree_refuse_and_survive_restarts() {
         assert_eq!(header, Some(dealer.dealer.header().encode()));
     }
 
-    // A follower neither proposes nor tells a read index, and knows who does.
+    // A follower neither proposes nor gives a read index, and knows the leader.
     let leader = cluster.leader().await.leadership().borrow().leader.expect("known").0;
     let follower = cluster.replica(leader % 3 + 1);
     let command = Command::new(1, ready(1, 1, 1, &[1, 2]));
@@ -33,7 +33,7 @@ async fn three_replicas_agree_refuse_and_survive_restarts() {
     assert!(matches!(follower.read_index().await, Err(ReadIndexError::NotLeader { .. })));
     drop(follower);
 
-    // All of them lose power; what they had flushed is there again, and never less.
+    // All lose power. What they had flushed is there again, and never less.
     let flushed: Vec<Flushed> = (1..=3).map(|node| cluster.replica(node).flushed()).collect();
     for node in 1..=3 {
         cluster.close(node).await;
@@ -90,7 +90,7 @@ async fn a_replica_that_was_away_catches_up_by_log_and_by_snapshot() {
         assert!(ends.largest_chunk <= crate::CHUNK_BYTES_MAX);
     }
 
-    // What was installed is on disk, and what comes after it too.
+    // What was installed is on disk, and so is what comes after it.
     cluster.close(away).await;
     cluster.open(away).await;
     cluster.propose(ready(1, 7, 1, &[1, 2])).await.expect("ready");
@@ -139,11 +139,11 @@ async fn messages_for_others_are_refused() {
     cluster.leader().await;
     let (two, three) = (cluster.replica(2), cluster.replica(3));
     let request = |to: u64| {
-        use crate::messages::{Ask, Request, RequestV1};
+        use crate::consensus::messages::{Ask, Request, RequestV1};
         let (cluster, from) = (CLUSTER, NodeId(1));
         let vote = crate::Ballot { term: 0, node: NodeId(1), committed: false };
         let ask = Ask::Append { vote, previous: None, entries: Vec::new(), committed: None };
-        crate::format::encode(&Request::V1(RequestV1 { cluster, from, to: NodeId(to), ask }))
+        crate::stored::format::encode(&Request::V1(RequestV1 { cluster, from, to: NodeId(to), ask }))
     };
     assert!(two.serve(NodeId(1), &request(2)).await.is_ok());
     assert!(matches!(three.serve(NodeId(1), &request(2)).await, Err(ServeError::WrongNode)));
@@ -156,9 +156,9 @@ async fn messages_for_others_are_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_solo_replica_leads_itself() {
     let cluster = Cluster::start(1, Timing::default()).await;
-    let solo = crate::command::Found { threshold: 1, allow_solo: true, ..found(1, 1) };
+    let solo = crate::live::command::Found { threshold: 1, allow_solo: true, ..found(1, 1) };
     assert_eq!(cluster.propose(Change::Found(solo)).await, Ok(Outcome::Founded));
-    // When closing returns the database is closed, not about to be.
+    // When closing returns, the database is closed.
     for _ in 0..20 {
         cluster.close(1).await;
         cluster.open(1).await;
@@ -168,10 +168,10 @@ async fn a_solo_replica_leads_itself() {
     cluster.stop().await;
 }
 
-/// A stream that ends early, or that does not add up, leaves the state alone.
+/// A stream that ends early, or has a wrong count, does not change the state.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broken_snapshot_stream_is_refused() {
-    use crate::messages::{Ask, Request, RequestV1};
+    use crate::consensus::messages::{Ask, Request, RequestV1};
     let cluster = Cluster::start(3, Timing::default()).await;
     let mut dealer = cluster.found().await;
     cluster.propose(Change::CreateKey(dealer.create(1, "kept"))).await.expect("made");
@@ -185,9 +185,9 @@ async fn a_broken_snapshot_stream_is_refused() {
     assert!(chunks.len() >= 3);
     let vote = leader.flushed().vote.expect("it was elected");
     let ask = Ask::Snapshot { vote };
-    let start = crate::format::encode(&Request::V1(RequestV1 { cluster: CLUSTER, from, to, ask }));
+    let start = crate::stored::format::encode(&Request::V1(RequestV1 { cluster: CLUSTER, from, to, ask }));
 
-    let end = crate::format::encode(&crate::snapshot::Chunk::EndV1 { rows: 1 });
+    let end = crate::stored::format::encode(&crate::snapshot::Chunk::EndV1 { rows: 1 });
     let headless = [&chunks[1..]].concat();
     let short = chunks[..chunks.len() - 1].to_vec();
     let miscounted = [&chunks[..chunks.len() - 1], &[end]].concat();

@@ -8,10 +8,10 @@ use quorate_shares::ids::NodeId;
 use tempfile::TempDir;
 
 use super::fixture::{CLUSTER, storage_keys};
-use crate::disk::Disk;
-use crate::fatal::Fatal;
+use crate::consensus::machine::Machine;
 use crate::log::LogStore;
-use crate::machine::Machine;
+use crate::stored::disk::Disk;
+use crate::stored::fatal::Fatal;
 use crate::types::Types;
 
 struct Builder;

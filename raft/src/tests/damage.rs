@@ -1,4 +1,4 @@
-//! Damaged and foreign values stop the replica with a name, and nothing is swallowed.
+//! Damaged and foreign values stop the replica. The error names them, and none is ignored.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -10,17 +10,18 @@ use rocksdb::{DB, Options};
 use tempfile::TempDir;
 
 use super::fixture::{CLUSTER, Leader, founded, step, storage_keys, uid};
-use crate::command::Change;
-use crate::disk::Disk;
-use crate::error::StorageProblem;
-use crate::fatal::Fatal;
-use crate::format::{Ballot, LogPlace, MetaV1};
+use crate::consensus::machine::Machine;
+use crate::live::command::Change;
+use crate::live::place::{Ballot, LogPlace};
+use crate::live::rows::RowKey;
+use crate::live::state::State;
 use crate::log::LogStore;
-use crate::machine::Machine;
-use crate::rows::RowKey;
-use crate::seal::{Family, SealProblem};
 use crate::snapshot;
-use crate::state::State;
+use crate::stored::disk::Disk;
+use crate::stored::error::StorageProblem;
+use crate::stored::fatal::Fatal;
+use crate::stored::format::MetaV1;
+use crate::stored::seal::{Family, SealProblem};
 use crate::{OpenError, StorageError};
 
 fn open(dir: &Path) -> Result<Disk, OpenError> {
@@ -39,12 +40,12 @@ fn with_rows() -> (TempDir, State) {
         rows.extend(step(&mut state, Change::CreateKey(create)).rows);
     }
     let mut batch = disk.batch();
-    rows.iter().for_each(|row| batch.row(row));
+    rows.into_iter().for_each(|row| batch.row(row));
     batch.write_synced().expect("written");
     (dir, state)
 }
 
-/// Changes the stored bytes behind the program's back.
+/// Changes the stored bytes without the program.
 pub(super) fn tamper(
     dir: &Path,
     family: Family,
@@ -89,7 +90,7 @@ fn a_wrong_storage_key_or_owner_is_said_so() {
 
 /// Mutated once: with the key left out of the associated data, this fails.
 ///
-/// D5: the record of one key is not taken for another's, nor one row for another, even by somebody who can write.
+/// D5: a thief who can write to the disk cannot put one key's record, or one row, in the place of another.
 #[test]
 fn values_cannot_change_places() {
     let (dir, _) = with_rows();
@@ -160,7 +161,7 @@ async fn a_damaged_entry_stops_the_node_when_it_is_read() {
         let disk = open(dir.path()).expect("a new database");
         let mut batch = disk.batch();
         // Stored under another index than its own.
-        batch.put(Family::Log, &4u64.to_be_bytes(), &crate::format::encode_entry(&entry));
+        batch.put(Family::Log, &4u64.to_be_bytes(), &crate::stored::format::encode_entry(&entry));
         batch.put_meta("vote", MetaV1::Vote(Ballot { term: 1, node: NodeId(1), committed: true }));
         batch.write_synced().expect("written");
     }
@@ -222,12 +223,12 @@ async fn records_of_closed_epochs_stay_out_of_snapshots() {
     let create = leader.create(9, "closed");
     rows.extend(step(&mut state, Change::CreateKey(create)).rows);
     let mut batch = disk.batch();
-    rows.iter().for_each(|row| batch.row(row));
+    rows.into_iter().for_each(|row| batch.row(row));
     let mut epoch = state.epochs[&Epoch(1)].clone();
-    epoch.phase = crate::state::EpochPhase::Retired;
-    let mut write = crate::rows::Rows::default();
-    write.put(RowKey::Epoch(Epoch(1)), crate::rows::RowV1::Epoch(epoch));
-    write.0.iter().for_each(|row| batch.row(row));
+    epoch.phase = crate::live::state::EpochPhase::Retired;
+    let mut write = crate::live::rows::Rows::default();
+    write.put(RowKey::Epoch(Epoch(1)), crate::live::rows::Row::Epoch(epoch));
+    write.0.into_iter().for_each(|row| batch.row(row));
     batch.write_synced().expect("written");
 
     let mut machine = Machine::open(disk.clone(), CLUSTER, Arc::new(()), Fatal::new()).expect("opens");

@@ -8,11 +8,11 @@ use quorate_shares::master::{KeyIdentity, MasterKey};
 use quorate_shares::seal::Dealer;
 use quorate_shares::secret::Secret;
 
-use crate::command::{
+use crate::live::command::{
     Change, Command, CreateKey, Found, NewMember, Ready, RecordBytes, ReportLock, RotateKey, Verified,
 };
-use crate::plan::{self, Step, View};
-use crate::state::{Applied, State, apply};
+use crate::live::plan::{self, Step, View};
+use crate::live::state::{Applied, State, apply};
 use crate::{Refusal, StorageKeys};
 
 pub(super) const CLUSTER: ClusterId = ClusterId([0xc1; 16]);
@@ -89,13 +89,13 @@ pub(super) fn next_changes(state: &State) -> Vec<Change> {
         Step::Propose(change) => vec![change],
         Step::CollectAcks { epoch, redealt, missing, .. } => missing
             .into_iter()
-            .map(|node| Change::EpochAck(crate::command::EpochAck { epoch, node, redealt }))
+            .map(|node| Change::EpochAck(crate::live::command::EpochAck { epoch, node, redealt }))
             .collect(),
         _ => Vec::new(),
     }
 }
 
-/// What node 1 sees as the leader while everybody is there.
+/// What node 1 sees as the leader while every member answers.
 pub(super) fn view(state: &State) -> View {
     View::of_all(state, NodeId(1))
 }
@@ -154,12 +154,12 @@ pub(super) fn ready(epoch: u64, number: u8, version: u32, holders: &[u64]) -> Ch
     Change::Ready(Ready { epoch: Epoch(epoch), verified })
 }
 
-/// Applies a change that must be refused, and sees that it left nothing behind but the time.
+/// Applies a change that must be refused, and checks that it changed nothing but the time.
 pub(super) fn refused(state: &mut State, change: Change) -> Refusal {
     let mut before = state.clone();
     let applied = step(state, change);
     before.time_ms = state.time_ms;
     assert!(*state == before, "a refused command changed the state");
-    assert!(applied.rows.iter().all(|row| row.key == crate::rows::RowKey::Clock), "a refused command wrote rows");
+    assert!(applied.rows.iter().all(|row| row.key == crate::live::rows::RowKey::Clock), "a refused command wrote rows");
     applied.outcome.expect_err("this must be refused")
 }

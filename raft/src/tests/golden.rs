@@ -7,12 +7,14 @@ use openraft::{BasicNode, Membership};
 use quorate_shares::ids::{BatchId, Epoch, KeyVersion, NodeId, ShareKeyGeneration};
 
 use super::fixture::{CLUSTER, uid};
-use crate::command::{Change, Command, CreateKey, RecordBytes, Seat};
-use crate::format::{self, Applied, Ballot, LogPlace, Meta, MetaV1, Reach, encode};
-use crate::rows::{KeyRow, Row, RowV1};
-use crate::state::{EpochInfo, EpochPhase, RecordRef, Version};
+use crate::live::command::{Change, Command, CreateKey, RecordBytes, Seat};
+use crate::live::place::{Ballot, LogPlace};
+use crate::live::rows::{KeyRow, Row};
+use crate::live::state::{EpochInfo, EpochPhase, RecordRef, Version};
+use crate::live::voters::{ChangePurpose, Intent};
+use crate::stored::format::{self, AppliedPosition, AppliedRow, Meta, MetaV1, encode};
+use crate::stored::rows::StoredRow;
 use crate::types::{Payload, Types};
-use crate::voters::{Intent, Purpose};
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -41,7 +43,7 @@ fn entries_keep_their_bytes() {
     let nodes: BTreeMap<u64, BasicNode> = voters.iter().map(|id| (*id, BasicNode::new(format!("n{id}")))).collect();
     let membership = Membership::new(vec![voters.clone()], nodes.clone()).expect("two voters");
     let joint = Membership::new(vec![voters, [1].into()], nodes).expect("two voters, or one");
-    let revoke = Intent { purpose: Purpose::Revoke, denies_at_append: true };
+    let revoke = Intent { purpose: ChangePurpose::Revoke, denies_at_append: true };
     let cases = [
         (Payload::Blank, "000301fb2c0100"),
         (Payload::Membership(None, membership), "000301fb2c0102010201020201026e3102026e32"),
@@ -73,18 +75,18 @@ fn meta_rows_keep_their_bytes() {
         assert_eq!(hex(&encode(&Meta::V1(row.clone()))), golden);
         assert_eq!(format::decode_meta(&unhex(golden)), Ok(row));
     }
-    let reach = Reach { last: Some(place(9).log_id()), ..Reach::default() };
-    assert_eq!(hex(&encode(&Applied::from(&reach))), "010103010900000000");
-    let intent = Some(Intent { purpose: Purpose::Remove, denies_at_append: false });
-    let changed = Reach {
-        membership: StoredMembershipOf::<Types>::new(reach.last, Membership::default()),
+    let position = AppliedPosition { last: Some(place(9).log_id()), ..AppliedPosition::default() };
+    assert_eq!(hex(&encode(&AppliedRow::from(&position))), "010103010900000000");
+    let intent = Some(Intent { purpose: ChangePurpose::Remove, denies_at_append: false });
+    let changed = AppliedPosition {
+        membership: StoredMembershipOf::<Types>::new(position.last, Membership::default()),
         intent,
-        ..reach.clone()
+        ..position.clone()
     };
-    assert_eq!(hex(&encode(&Applied::from(&changed))), "0101030109010301090000010100");
+    assert_eq!(hex(&encode(&AppliedRow::from(&changed))), "0101030109010301090000010100");
     // As it was written before memberships had an intent.
-    let old = format::decode_applied(&unhex("0001030109000000")).and_then(Reach::try_from);
-    assert_eq!(old, Ok(reach));
+    let old = format::decode_applied(&unhex("0001030109000000")).and_then(AppliedPosition::try_from);
+    assert_eq!(old, Ok(position));
 }
 
 #[test]
@@ -113,19 +115,19 @@ fn live_rows_keep_their_bytes() {
     };
     let name = "k".parse().expect("a name");
     let cases = [
-        (RowV1::Clock(1_700_000_000_000), "0000fd0068e5cf8b010000"),
-        (RowV1::Key(KeyRow { name, created_ms: 9, tags: BTreeMap::new() }), "0005016b0900"),
+        (Row::Clock(1_700_000_000_000), "0000fd0068e5cf8b010000"),
+        (Row::Key(KeyRow { name, created_ms: 9, tags: BTreeMap::new() }), "0005016b0900"),
         (
-            RowV1::Epoch(epoch),
+            Row::Epoch(epoch),
             "00030101010101020006060606060606060606060606060606060606060606060606060606060606060101040901020202020202020202020202020202020104",
         ),
         (
-            RowV1::Version(version),
+            Row::Version(version),
             "00060109030303030303030303030303030303030303030303030303030303030303030301010101010101010101010101010101010101070707070707070707070707070707070801",
         ),
     ];
     for (row, golden) in cases {
-        assert_eq!(hex(&encode(&Row::V1(row.clone()))), golden);
-        assert_eq!(Row::decode(&unhex(golden)), Ok(Row::V1(row)));
+        assert_eq!(hex(&StoredRow::from(row.clone()).encode()), golden);
+        assert_eq!(StoredRow::decode(&unhex(golden)).map(Row::from), Ok(row));
     }
 }

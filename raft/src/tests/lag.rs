@@ -1,8 +1,8 @@
-//! Much to catch up with, and little memory: what is in flight does not grow with what is to be sent.
+//! A replica that has much to catch up with needs little memory: what is in flight does not grow with what is to be sent.
 //!
 //! Each test runs alone in a process of its own, and counts what the Rust side has allocated. All replicas share that
 //! process, so the bound holds for the sender and the receiver together. RocksDB's memory is not in it: that is bounded
-//! by its write buffers, whatever we do.
+//! by its write buffers.
 
 use std::process::Command as Process;
 use std::time::Duration;
@@ -12,11 +12,11 @@ use quorate_shares::ids::{BatchId, Epoch, NodeId};
 
 use super::fixture::{CLUSTER, storage_keys};
 use super::wire::Cluster;
-use crate::command::{Change, Command};
-use crate::disk::Disk;
-use crate::rows::{RowKey, RowV1, Rows};
-use crate::seal::Family;
-use crate::state::BatchInfo;
+use crate::live::command::{Change, Command};
+use crate::live::rows::{Row, RowKey, Rows};
+use crate::live::state::BatchInfo;
+use crate::stored::disk::Disk;
+use crate::stored::seal::Family;
 use crate::{ProposeError, Refusal, Timing};
 
 #[global_allocator]
@@ -24,14 +24,14 @@ static ALLOCATED: PeakAlloc = PeakAlloc;
 
 /// Set in the process that runs one test alone.
 const ALONE: &str = "QUORATE_TEST_ALONE";
-/// What is to be caught up with.
+/// Bytes to catch up with.
 const MUCH_BYTES: usize = 100 << 20;
-/// Of one entry.
+/// Bytes of one entry.
 const LARGE_BYTES: usize = 190 << 10;
-/// What may be in flight: on each side a few messages of 4 MiB, or chunks of 1 MiB, in the forms that they go through.
+/// Most bytes in flight: on each side a few messages of 4 MiB, or chunks of 1 MiB, each in several forms.
 const IN_FLIGHT_BYTES_MAX: usize = 32 << 20;
 
-/// Runs `test` in a process of its own, where nobody else allocates.
+/// Runs `test` in a process of its own, where nothing else allocates.
 fn alone(name: &str, test: impl Future<Output = ()>) {
     if std::env::var_os(ALONE).is_some() {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
@@ -45,7 +45,7 @@ fn alone(name: &str, test: impl Future<Output = ()>) {
     assert!(output.status.success() && said.contains("1 passed"), "{name} failed, alone in its process");
 }
 
-/// What was allocated at most while `work` ran, beyond what was before.
+/// The most that was allocated while `work` ran, above what was allocated before.
 async fn peak_of(what: &str, work: impl Future<Output = ()>) -> usize {
     let before = ALLOCATED.current_usage();
     ALLOCATED.reset_peak_usage();
@@ -80,8 +80,8 @@ fn a_node_that_lags_behind_100_mb_of_large_entries_catches_up_in_bounded_memory(
         });
         assert!(peak.await < IN_FLIGHT_BYTES_MAX, "memory grows with the log");
 
-        // Power fails everywhere before any row is on a disk. What is committed is known only when the next leader's first
-        // entry is, and so all of it is to be applied at once, by all three.
+        // Power fails everywhere before any row is on a disk. What is committed is known only once the next leader's first
+        // entry is committed, so all three must apply all entries at once.
         for node in 1..=3 {
             cluster.close(node).await;
             let disk =
@@ -104,8 +104,8 @@ fn a_node_that_lags_behind_100_mb_of_large_entries_catches_up_in_bounded_memory(
     });
 }
 
-/// A link that carries a megabyte in a second, and four of them to catch up with, in requests that must arrive within a third
-/// of a second: they become so small that they do. Mutated: with requests of four megabytes it never catches up.
+/// A link carries 1 MB in a second, a replica has 4 MB to catch up with, and each request must arrive within a third of a second.
+/// The requests become small enough. Mutated: with requests of 4 MB it never catches up.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_link_is_sent_as_much_as_arrives_in_time() {
     let cluster = Cluster::start(3, Timing { append_ms: 330, ..Timing::default() }).await;
@@ -143,9 +143,9 @@ fn a_large_state_is_sent_and_installed_in_bounded_memory() {
             for number in 0..MUCH_BYTES.div_ceil(HEADER_BYTES) as u128 {
                 let batch_id = BatchId(number.to_be_bytes());
                 let mut rows = Rows::default();
-                rows.put(RowKey::Batch(batch_id), RowV1::Batch(BatchInfo { batch: batch_id, ..info.clone() }));
+                rows.put(RowKey::Batch(batch_id), Row::Batch(BatchInfo { batch: batch_id, ..info.clone() }));
                 let mut batch = disk.batch();
-                rows.0.iter().for_each(|row| batch.row(row));
+                rows.0.into_iter().for_each(|row| batch.row(row));
                 batch.put(Family::State, &RowKey::Header(batch_id).to_bytes(), &[number as u8; HEADER_BYTES]);
                 batch.write().expect("written");
             }

@@ -1,4 +1,4 @@
-//! Operations, followed step by step as a leader would: epochs that come and go, members that come and leave.
+//! Operations, step by step as a leader takes them: epochs open and end, members join and leave.
 
 mod cluster;
 mod epochs;

@@ -1,4 +1,4 @@
-//! A replica whose state is damaged takes another one's, keeps its log and its vote, and is whole or stays down.
+//! A replica whose state is damaged takes the state of another, and keeps its log and its vote. It is whole then, or stays down.
 
 use std::path::Path;
 
@@ -8,12 +8,14 @@ use rocksdb::{DB, IteratorMode, Options};
 use super::damage::tamper;
 use super::fixture::{CLUSTER, Leader, storage_keys, uid};
 use super::wire::Cluster;
-use crate::command::{Change, Command};
-use crate::disk::Disk;
-use crate::format::{LogPlace, MetaV1};
-use crate::rows::RowKey;
-use crate::seal::Family;
-use crate::{Flushed, RebuildError, Timing, rebuild, snapshot};
+use crate::consensus::rebuild;
+use crate::live::command::{Change, Command};
+use crate::live::place::LogPlace;
+use crate::live::rows::RowKey;
+use crate::stored::disk::Disk;
+use crate::stored::format::MetaV1;
+use crate::stored::seal::Family;
+use crate::{Flushed, RebuildError, Timing, snapshot};
 
 /// Entries that only a leader without a quorum has.
 const LOST: u64 = 30;
@@ -23,7 +25,7 @@ fn timing() -> Timing {
     Timing { snapshot_every: 40, entries_kept: 5, ..Timing::default() }
 }
 
-/// Three replicas with so many keys, the last of them closed; and what was durable there.
+/// Three replicas with this many keys, of which the last is closed, and what was durable there.
 async fn with_closed(keys: u8) -> (Cluster, Leader, u64, Flushed) {
     let cluster = Cluster::start(3, timing()).await;
     let mut dealer = cluster.found().await;
@@ -62,7 +64,7 @@ fn damage(dir: &Path, family: Family, key: &[u8]) {
     });
 }
 
-/// Key and value, as they lie there.
+/// Key and value, as they are stored.
 type Row = (Box<[u8]>, Box<[u8]>);
 
 /// Every key and stored value of a column family.
@@ -72,7 +74,7 @@ fn stored(dir: &Path, family: Family) -> Vec<Row> {
     rows.collect::<Result<_, _>>().expect("readable")
 }
 
-/// As a start without `--rebuild-state` says it.
+/// What a start without `--rebuild-state` reports.
 async fn stays_down(cluster: &Cluster, node: u64) -> String {
     let text = cluster.try_open(node).await.expect_err("damaged").to_string();
     assert!(text.contains("column family state, key 06020202"), "{text}");
@@ -91,7 +93,7 @@ async fn a_damaged_state_is_taken_from_another_replica() {
     let log = stored(dir, Family::Log);
     assert!(log[0].0[..] != 0u64.to_be_bytes(), "the control: the log was purged, and cannot give the state itself");
 
-    // From a follower, while the rest of the cluster goes on.
+    // From a follower, while the rest of the cluster works.
     let giver = 6 - node - leader(&cluster).await;
     cluster.rebuild(node, giver).await.expect("given");
     assert_eq!(stored(dir, Family::Log), log, "the log is what it was");
@@ -109,7 +111,7 @@ async fn a_damaged_state_is_taken_from_another_replica() {
     cluster.stop().await;
 }
 
-/// The state of a replica that leads nobody does as well: without the one that is rebuilt there is no quorum.
+/// A replica that does not lead can give its state, too: without the one that is rebuilt there is no quorum.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_quorum_is_needed_to_rebuild() {
     let (cluster, _, node, _) = with_closed(60).await;
@@ -130,7 +132,7 @@ async fn what_does_not_do_changes_nothing() {
     let cluster = Cluster::start(3, timing()).await;
     let mut dealer = cluster.found().await;
     create(&cluster, &mut dealer, 1..=3).await;
-    // Behind what the other two purge: so long is the log already.
+    // The log is long enough already that the other two purge more than this one has.
     assert!(cluster.leader().await.applied_index() < 20);
     let (node, leader) = (follower(&cluster).await, leader(&cluster).await);
     let behind = 6 - node - leader;
@@ -170,7 +172,7 @@ async fn an_interrupted_rebuild_is_finished_by_any_start() {
         let source = cluster.leader().await.disk().expect("open");
         let given = snapshot::write(&source, CLUSTER).expect("written");
         {
-            // As far as a rebuild comes before it dies.
+            // The steps of a rebuild before it dies.
             let mut disk = Disk::open(dir, storage_keys(node), CLUSTER, NodeId(node)).expect("it opens");
             let mut writer = snapshot::SnapshotWriter::start(&disk).expect("a file");
             for chunk in given.chunks().expect("chunks") {
@@ -195,8 +197,8 @@ async fn an_interrupted_rebuild_is_finished_by_any_start() {
     }
 }
 
-/// The log ends with what was never committed, and the state that comes has something else there: the log gives way.
-/// Mutated: with the log left alone, openraft refuses to start.
+/// The log ends with entries that were never committed, and the new state has another entry at that place: the log is deleted.
+/// Mutated: if the log is kept, openraft refuses to start.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_uncommitted_end_of_the_log_gives_way() {
     let cluster = Cluster::start(3, Timing::default()).await;
@@ -235,7 +237,7 @@ async fn an_uncommitted_end_of_the_log_gives_way() {
     cluster.stop().await;
 }
 
-/// A node that was away for so long that its log ends before the state that comes.
+/// A node was away for so long that its log ends before the new state.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_that_ends_before_the_state_is_overtaken() {
     let (cluster, mut dealer, node, before) = with_closed(3).await;
@@ -249,7 +251,7 @@ async fn a_log_that_ends_before_the_state_is_overtaken() {
     cluster.stop().await;
 }
 
-/// T30: damage in `log` or `meta` is named, nothing is changed, and only another node helps. Mutated: without `check_vote`
+/// T30: damage in `log` or `meta` is named, nothing is changed, and the node must be replaced. Mutated: without `check_vote`
 /// the lost vote goes unnoticed, without `check_log` the damaged and the missing entry.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_log_or_vote_is_never_rebuilt() {
@@ -287,7 +289,7 @@ async fn a_damaged_log_or_vote_is_never_rebuilt() {
     let text = cluster.refuses_rebuild(node).await;
     assert!(text.contains("column family meta, key vote: the value is missing"), "{text}");
     {
-        // A vote from before the last entry is one that was lost.
+        // A vote that is older than the last entry means that a newer one was lost.
         let disk = Disk::open(dir, storage_keys(node), CLUSTER, NodeId(node)).expect("it opens");
         let mut batch = disk.batch();
         batch.put_meta("vote", MetaV1::Vote(crate::Ballot { term: 0, node: NodeId(node), committed: false }));
@@ -305,7 +307,7 @@ async fn a_damaged_log_or_vote_is_never_rebuilt() {
     cluster.stop().await;
 }
 
-/// A vote is lost on a node whose state is whole: it does not come up and vote again.
+/// A vote is lost on a node whose state is whole: the node does not start, and so does not vote again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_vote_is_noticed_at_every_start() {
     let (cluster, _, node, _) = with_closed(3).await;

@@ -7,12 +7,12 @@ use quorate_shares::seal::ShareRecord;
 
 use super::fixture::{CLUSTER, Leader, activate, found, founded, lock, next_changes, ready, refused, step, uid, view};
 use crate::Refusal;
-use crate::command::{
+use crate::live::command::{
     Begin, Change, Command, EpochAck, Found, OpenEpoch, Operation, Outcome, Ready, RecordBytes, Seat, Verified,
 };
-use crate::plan::{self, Step, VERIFY_MAX, View};
-use crate::rows::{RowKey, RowWrite};
-use crate::state::{EpochInfo, EpochPhase, KEY_VERSIONS_MAX, State, apply};
+use crate::live::plan::{self, Step, VERIFY_MAX, View};
+use crate::live::rows::{RowKey, RowWrite};
+use crate::live::state::{EpochInfo, EpochPhase, KEY_VERSIONS_MAX, State, apply};
 
 fn with_key() -> (State, Leader) {
     let mut state = founded(3, 2);
@@ -48,7 +48,7 @@ fn founding_ends_with_epoch_one_active() {
     assert_eq!(plan::next(&state, &view(&state)), Step::Nothing);
 }
 
-/// T31: wrong numbers are refused when they are applied, so by every node alike.
+/// T31: wrong numbers are refused when they are applied, so every node refuses them.
 #[test]
 fn thresholds_lie_between_a_majority_and_all() {
     for members in 1..=9u64 {
@@ -217,7 +217,7 @@ fn names_and_versions_are_taken_once() {
     assert_eq!(refused(&mut state, Change::RotateKey(rotate)), Refusal::KeyVersionsLimit);
 }
 
-/// I3 and T28: what was dealt for another epoch, committee or place is refused, whenever it arrives.
+/// I3 and T28: a record that was dealt for another epoch, committee or place is refused at any time.
 #[test]
 fn records_are_fenced() {
     let (mut state, mut leader) = with_key();
@@ -240,7 +240,8 @@ fn records_are_fenced() {
     assert_eq!(refused(&mut state, spoil(|record| record.index = 10_000)), range);
     assert!(matches!(refused(&mut state, spoil(|record| record.batch.0[0] ^= 1)), Refusal::UnknownBatch { .. }));
 
-    let records = |records: Vec<RecordBytes>| Change::CreateKey(crate::command::CreateKey { records, ..good.clone() });
+    let records =
+        |records: Vec<RecordBytes>| Change::CreateKey(crate::live::command::CreateKey { records, ..good.clone() });
     assert_eq!(refused(&mut state, records(Vec::new())), Refusal::RecordCount { given: 0, need: 1 });
     let twice = vec![good.records[0].clone(), good.records[0].clone()];
     assert_eq!(refused(&mut state, records(twice)), Refusal::RecordCount { given: 2, need: 1 });
@@ -248,7 +249,7 @@ fn records_are_fenced() {
     bytes.push(0);
     assert_eq!(refused(&mut state, records(vec![RecordBytes(bytes)])), Refusal::MalformedRecord);
 
-    // A record for other numbers of holders parses, but is not one of this epoch.
+    // A record for another number of holders parses, but does not belong to this epoch.
     let mut other = founded(5, 3);
     let mut stranger = Leader::new(&other, Epoch(1));
     step(&mut other, stranger.open_batch()).outcome.expect("a batch");
@@ -257,7 +258,7 @@ fn records_are_fenced() {
     assert!(matches!(refused(&mut state, Change::CreateKey(create)), Refusal::UnknownBatch { .. }));
 }
 
-/// The next epoch with the same members, who are all away: each is dealt to with the share key that it has.
+/// The next epoch with the same members, which are all away: shares are dealt to the share key that each has.
 fn open_next(state: &mut State) -> Epoch {
     let (epoch, request) = (state.next_epoch(), [epoch_request(state); 16]);
     let begin = Begin { request, operation: Operation::Rekey, accept_no_redundancy: false, abandon: BTreeSet::new() };
@@ -375,14 +376,14 @@ fn lock_reports_only_rise() {
     assert_eq!(refused(&mut state, report(1, 6, 1, &[1, 2])), Refusal::BadLock { threshold: 1, peers: 2 });
 }
 
-/// Rows are the whole state: read back, they give the same one.
+/// Rows are the whole state: read back, they make the same state.
 #[test]
 fn a_state_restored_from_its_rows_is_the_same() {
     let mut state = State::default();
     let mut rows = std::collections::BTreeMap::new();
     let mut keep = |written: Vec<RowWrite>| {
         for row in written {
-            rows.insert(row.key.to_bytes(), row.value.expect("nothing is deleted yet"));
+            rows.insert(row.key.to_bytes(), row.value.expect("nothing is deleted yet").into_bytes());
         }
     };
     keep(step(&mut state, Change::Found(found(3, 2))).rows);
@@ -405,13 +406,13 @@ fn a_state_restored_from_its_rows_is_the_same() {
     keep(step(&mut state, Change::ReportLock(lock(1, 1, 1, &[2]))).rows);
 
     let mut restored = State::default();
-    for (key, value) in rows.iter().filter(|(key, _)| key[0] < crate::rows::COLD_ROWS) {
+    for (key, value) in rows.iter().filter(|(key, _)| key[0] < crate::stored::rows::COLD_ROWS) {
         restored.restore_row(RowKey::parse(key).expect("a row"), value).expect("a good row");
     }
     assert!(restored.restored().expect("whole") == state);
 }
 
-/// What was made while one disk opened everything is known for ever, also if the epoch with one holder was given up.
+/// The time until which one disk opened everything is never forgotten, also if the epoch with one holder was given up.
 #[test]
 fn what_one_disk_opened_ends_with_the_next_epoch() {
     let founded = founded(3, 2);

@@ -12,14 +12,14 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::fixture::{CLUSTER, Leader, found, next_changes, storage_keys};
-use crate::command::{Change, Command, Outcome};
+use crate::live::command::{Change, Command, Outcome};
 use crate::log;
 use crate::{
-    Denial, Gate, Lane, Link, LinkError, LogPlace, OpenError, Options, ProposeError, Rebuild, RebuildError, Refusal,
-    Replica, ServeError, Timing,
+    Denial, Gate, Link, LinkError, LogPlace, MessageClass, OpenError, Options, ProposeError, Rebuild, RebuildError,
+    Refusal, Replica, ServeError, Timing,
 };
 
-/// Longer than anything here takes on a busy machine.
+/// Longer than any step takes on a busy machine.
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Replicas find each other here, unless they are cut off.
@@ -34,15 +34,15 @@ pub(super) struct Ends {
     /// Those that wait for the state of another one.
     rebuilds: BTreeMap<NodeId, Arc<Rebuild>>,
     cut: BTreeSet<NodeId>,
-    /// What the log's lane carries in a second; everything at once if not said.
+    /// What messages of the class `Log` may take in a second, in bytes; `None` means no limit.
     pub(super) bytes_per_second: Option<usize>,
     pub(super) snapshots: u64,
     pub(super) largest_chunk: usize,
-    /// Streams of snapshots end after so many chunks.
+    /// Streams of snapshots end after this many chunks.
     cut_after: Option<usize>,
 }
 
-/// Whom a node refuses, as its vault would say.
+/// The nodes that a node refuses, as its vault would keep them.
 #[derive(Default)]
 pub(super) struct Book {
     pub(super) denials: Mutex<Vec<Denial>>,
@@ -51,7 +51,7 @@ pub(super) struct Book {
 }
 
 impl Book {
-    /// Lets go of the denials that end with what `replica` has applied.
+    /// Drops the denials that no longer stand after what `replica` has applied.
     pub(super) fn settle(&self, replica: &Replica) {
         replica.read_members(|_, applied, membership| {
             self.denials.lock().retain(|denial| applied.is_none_or(|applied| denial.stands(applied, membership)));
@@ -93,9 +93,9 @@ fn refused(error: ServeError) -> LinkError {
 
 #[async_trait]
 impl Link for End {
-    async fn call(&self, to: NodeId, lane: Lane, request: Vec<u8>, _: Duration) -> Result<Vec<u8>, LinkError> {
+    async fn call(&self, to: NodeId, class: MessageClass, request: Vec<u8>, _: Duration) -> Result<Vec<u8>, LinkError> {
         assert!(request.len() <= crate::MESSAGE_BYTES_MAX);
-        let rate = self.wire.0.lock().bytes_per_second.filter(|_| matches!(lane, Lane::Log));
+        let rate = self.wire.0.lock().bytes_per_second.filter(|_| matches!(class, MessageClass::Log));
         if let Some(rate) = rate {
             tokio::time::sleep(Duration::from_secs_f64(request.len() as f64 / rate as f64)).await;
         }
@@ -194,7 +194,7 @@ impl Cluster {
         taken
     }
 
-    /// What speaks against rebuilding a replica that is closed.
+    /// The error when a closed replica cannot be rebuilt.
     pub(super) async fn refuses_rebuild(&self, node: u64) -> String {
         Rebuild::begin(self.options(node))
             .await
@@ -216,7 +216,7 @@ impl Cluster {
         self.wire.0.lock().cut.insert(NodeId(node));
     }
 
-    /// Ends every stream of a snapshot after so many chunks.
+    /// Ends every stream of a snapshot after this many chunks.
     pub(super) fn cut_snapshots_after(&self, chunks: usize) {
         self.wire.0.lock().cut_after = Some(chunks);
     }
@@ -225,7 +225,7 @@ impl Cluster {
         self.wire.0.lock().cut.clear();
     }
 
-    /// A node that thinks that it leads.
+    /// A node that believes that it leads.
     fn claimant(&self) -> Option<Replica> {
         let ends = self.wire.0.lock();
         let mut there = ends.replicas.iter().filter(|(node, _)| !ends.cut.contains(node)).map(|(_, replica)| replica);

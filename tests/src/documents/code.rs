@@ -74,9 +74,9 @@ fn refusals() -> Vec<(String, String)> {
         ("node/src/lock/unlock.rs", "pub enum UnlockError"),
         ("node/src/vault/invitation.rs", "pub enum InvitationError"),
         ("node/src/lock/pin.rs", "pub enum PinError"),
-        ("raft/src/error.rs", "pub enum OpenError"),
-        ("raft/src/error.rs", "pub enum StorageProblem"),
-        ("raft/src/seal.rs", "pub enum SealProblem"),
+        ("raft/src/stored/error.rs", "pub enum OpenError"),
+        ("raft/src/stored/error.rs", "pub enum StorageProblem"),
+        ("raft/src/stored/seal.rs", "pub enum SealProblem"),
         ("client/src/identity/tls.rs", "pub enum DialError"),
         ("client/src/conn/mod.rs", "pub enum CallError"),
     ] {

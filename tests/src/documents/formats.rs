@@ -40,15 +40,15 @@ fn formats_numbers_every_variant_as_the_code_does() {
         ("node/src/peers/peer.rs", "pub enum Refusal {", "Refused: 0", "flushed:"),
         ("node/src/peers/peer.rs", "pub enum KeyChange {", "Change( 0 Create", "1 Operate("),
         ("node/src/peers/peer.rs", "pub enum Operate {", "Operate( 0", "2 Progress"),
-        ("raft/src/messages.rs", "pub(crate) enum Ask {", "ask: 0", "reply:"),
-        ("raft/src/messages.rs", "pub(crate) enum Tell {", "tell: 0", "One append"),
-        ("raft/src/command.rs", "pub enum Change {", "change: 0", "A command has"),
-        ("raft/src/command.rs", "pub enum Operation {", "operation: 0", "RegisterShareKey{"),
-        ("raft/src/format.rs", "enum PayloadV1 {", "payload: 0", "change: 0"),
-        ("raft/src/format.rs", "pub(crate) enum MetaV1 {", "Meta: 0 V1(", "keys: identity"),
-        ("raft/src/rows.rs", "pub enum RowV1 {", "are `Row`: 0 V1(", "the variant must match"),
-        ("raft/src/snapshot.rs", "pub(crate) enum Chunk {", "chunk: 0", "Rows are those"),
-        ("raft/src/state.rs", "pub enum EpochPhase {", "phase (0", "threshold, seats"),
+        ("raft/src/consensus/messages.rs", "pub(crate) enum Ask {", "ask: 0", "reply:"),
+        ("raft/src/consensus/messages.rs", "pub(crate) enum Tell {", "tell: 0", "One append"),
+        ("raft/src/live/command.rs", "pub enum Change {", "change: 0", "A command has"),
+        ("raft/src/live/command.rs", "pub enum Operation {", "operation: 0", "RegisterShareKey{"),
+        ("raft/src/stored/format.rs", "enum PayloadV1 {", "payload: 0", "change: 0"),
+        ("raft/src/stored/format.rs", "pub(crate) enum MetaV1 {", "Meta: 0 V1(", "keys: identity"),
+        ("raft/src/stored/v1.rs", "pub(crate) enum RowV1 {", "are `Row`: 0 V1(", "the variant must match"),
+        ("raft/src/snapshot/chunk.rs", "pub(crate) enum Chunk {", "chunk: 0", "Rows are those"),
+        ("raft/src/stored/v1.rs", "pub(crate) enum EpochPhaseV1 {", "phase (0", "threshold, seats"),
     ] {
         let drawn = formats.split_once(from).unwrap_or_else(|| panic!("FORMATS has no {from:?}")).1;
         let drawn = format!("{from}{}", drawn.split_once(to).unwrap_or_else(|| panic!("FORMATS has no {to:?}")).0);
@@ -87,7 +87,7 @@ fn formats_draws_every_field_in_its_order() {
     let mut checked = 0;
     for (file, names) in [
         (
-            "raft/src/command.rs",
+            "raft/src/live/command.rs",
             &[
                 "Found",
                 "NewMember",

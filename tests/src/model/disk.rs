@@ -254,7 +254,7 @@ impl Image {
             Write::Rows(rows, applied) => {
                 for RowWrite { key, value } in rows {
                     match value {
-                        Some(value) => drop(self.rows.insert(key.to_bytes(), value.clone())),
+                        Some(value) => drop(self.rows.insert(key.to_bytes(), value.clone().into_bytes())),
                         None => drop(self.rows.remove(&key.to_bytes())),
                     }
                 }

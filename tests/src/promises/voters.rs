@@ -18,7 +18,9 @@ use quorate_client::identity::{Identity, Protocol, dial, peer_key, server_config
 use quorate_client::wire::Phase;
 use quorate_node::peers::peer::{self, Hello, PeerReply, PeerRequest, Refusal};
 use quorate_node::vault::{self, Vault};
-use quorate_raft::{Denial, Gate, Lane, Link, LinkError, LogPlace, Options, Purpose, Replica, StorageKeys, Timing};
+use quorate_raft::{
+    ChangePurpose, Denial, Gate, Link, LinkError, LogPlace, MessageClass, Options, Replica, StorageKeys, Timing,
+};
 use quorate_shares::ids::NodeId;
 use quorate_shares::lock::{LockOpenCode, LockOpenReply};
 use quorate_testnet::thief;
@@ -43,7 +45,13 @@ struct Ways {
 
 #[async_trait]
 impl Link for Ways {
-    async fn call(&self, to: NodeId, _: Lane, request: Vec<u8>, deadline: Duration) -> Result<Vec<u8>, LinkError> {
+    async fn call(
+        &self,
+        to: NodeId,
+        _: MessageClass,
+        request: Vec<u8>,
+        deadline: Duration,
+    ) -> Result<Vec<u8>, LinkError> {
         let conn = self.conns.lock().get(&to).filter(|conn| conn.is_open()).cloned();
         let conn = conn.filter(|_| !self.is_denied(to)).ok_or_else(|| LinkError::Unreachable("away".to_owned()))?;
         let request = peer::encode(&PeerRequest::Raft(ByteBuf::from(request)));
@@ -212,7 +220,7 @@ fn t16_a_revoked_node_is_refused_everything_and_believes_a_majority() {
 
     let voters: BTreeSet<NodeId> = [n1, played.me].into();
     site.until("the revocation", || {
-        site.block(played.replica.change_voters(voters.clone(), Purpose::Revoke, &[n1].into())).ok()
+        site.block(played.replica.change_voters(voters.clone(), ChangePurpose::Revoke, &[n1].into())).ok()
     });
     site.until("n1 to refuse it for ever", || (lock_open() == LockOpenCode::Revoked).then_some(()));
     let names: Vec<&str> = ["n1", "n2", "n3"].into();

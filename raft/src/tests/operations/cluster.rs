@@ -8,10 +8,11 @@ use rand_core::SeedableRng;
 use sha2::{Digest, Sha256};
 
 use crate::Refusal;
-use crate::command::{Admit, Begin, Change, Command, EpochAck, Found, Invite, NewMember, Operation, Outcome};
-use crate::plan::{self, Patience, REDEAL_MAX, Step, View};
-use crate::rows::{COLD_ROWS, RowKey, RowWrite};
-use crate::state::{EpochPhase, State, apply};
+use crate::live::command::{Admit, Begin, Change, Command, EpochAck, Found, Invite, NewMember, Operation, Outcome};
+use crate::live::plan::{self, Patience, REDEAL_MAX, Step, View};
+use crate::live::rows::{RowKey, RowWrite};
+use crate::live::state::{EpochPhase, State, apply};
+use crate::stored::rows::COLD_ROWS;
 use crate::tests::fixture::{found, member, next_changes, step};
 
 /// Most steps of one operation, and of what follows it.
@@ -29,7 +30,7 @@ pub(super) struct Cluster {
     pub(super) present: BTreeSet<NodeId>,
     pub(super) voters: BTreeSet<NodeId>,
     pub(super) learners: BTreeSet<NodeId>,
-    /// Whom the others refuse, since they vote no more.
+    /// The nodes that the others refuse, because they no longer vote.
     pub(super) denied: BTreeSet<NodeId>,
     pub(super) joiner_silent_ms: u64,
     pub(super) active_ms: u64,
@@ -81,7 +82,7 @@ impl Cluster {
         cluster
     }
 
-    /// Applies a change. A refused one leaves nothing behind but the time.
+    /// Applies a change. A refused one changes nothing but the time.
     pub(super) fn propose(&mut self, change: Change) -> Result<Outcome, Refusal> {
         let mut before = self.state.clone();
         let time_ms = self.now_ms.max(self.state.time_ms + 1);
@@ -110,7 +111,7 @@ impl Cluster {
         self.propose(change).expect_err("this must be refused")
     }
 
-    /// What holds after every command.
+    /// The invariants after every command.
     fn check(&self) {
         let active = self.state.active().expect("one epoch always serves");
         assert_eq!(active.records, self.state.live_versions, "I1");
@@ -175,12 +176,12 @@ impl Cluster {
         self.take(step).expect("a planned step applies");
     }
 
-    /// Takes a step, as far as those who are there can help.
+    /// Takes a step, with the help of the nodes that answer.
     pub(super) fn take(&mut self, step: Step) -> Result<(), Refusal> {
         match step {
             Step::Propose(change) => {
                 self.propose(change)?;
-                // Whoever is no member any more is heard no more.
+                // A node that is no longer a member is not heard any more.
                 let gone = self.present.iter().filter(|node| !self.state.members.contains_key(node));
                 self.deny(gone.copied().collect());
             }
@@ -193,7 +194,10 @@ impl Cluster {
             Step::ChangeVoters { voters, revoke } => {
                 let leaving: BTreeSet<_> = self.voters.difference(&voters).copied().collect();
                 let deciding = self.voters.difference(&leaving).count();
-                assert!(!revoke || deciding > self.voters.len() / 2, "nobody could decide that {leaving:?} are denied");
+                assert!(
+                    !revoke || deciding > self.voters.len() / 2,
+                    "no majority could decide that {leaving:?} are denied"
+                );
                 self.learners.retain(|node| !voters.contains(node));
                 self.voters = voters;
                 self.deny(leaving);
@@ -258,8 +262,8 @@ impl Cluster {
         self.denied.extend(nodes);
     }
 
-    /// Another one leads, and knows what is in the rows. For how long a joiner has been silent, or an epoch ACTIVE, nobody wrote
-    /// down.
+    /// Another node leads, and knows only what is in the rows. For how long a joiner has been silent, or an epoch ACTIVE, is not
+    /// in them.
     pub(super) fn lead(&mut self, node: NodeId) {
         let restored = self.restored();
         assert!(restored == self.state, "the rows are the whole state");
@@ -276,7 +280,7 @@ impl Cluster {
         restored.restored().expect("whole")
     }
 
-    /// Time passes for everybody; a joiner that is away is silent meanwhile.
+    /// Time passes for every node. A joiner that is away is silent meanwhile.
     pub(super) fn wait(&mut self, ms: u64) {
         self.now_ms = self.now_ms.max(self.state.time_ms) + ms;
         self.active_ms += ms;
@@ -312,14 +316,14 @@ impl Cluster {
     }
 }
 
-/// Of one version in one epoch there is one record for ever (S5).
+/// A version has one record in an epoch, and it never changes (S5).
 fn keep(rows: &mut BTreeMap<Vec<u8>, Vec<u8>>, written: Vec<RowWrite>) {
     for RowWrite { key, value } in written {
         let Some(value) = value else {
             rows.remove(&key.to_bytes());
             continue;
         };
-        let old = rows.insert(key.to_bytes(), value);
+        let old = rows.insert(key.to_bytes(), value.into_bytes());
         assert!(!matches!(key, RowKey::Record(..)) || old.is_none(), "a version was dealt twice");
     }
 }

@@ -1,4 +1,4 @@
-//! What an epoch is dealt, who can open it, and what is erased after it.
+//! What is dealt to an epoch, which nodes can open it, and what is erased after it.
 
 use quorate_shares::ids::{Epoch, KeyVersion, NodeId, ShareKeyGeneration};
 use quorate_shares::kem::PublicKey;
@@ -6,10 +6,10 @@ use quorate_shares::secret::Secret;
 
 use super::cluster::Cluster;
 use crate::Refusal;
-use crate::command::{Change, EpochAck, Operation, RegisterShareKey};
-use crate::plan::{self, Patience, Step};
-use crate::rows::RowKey;
-use crate::state::State;
+use crate::live::command::{Change, EpochAck, Operation, RegisterShareKey};
+use crate::live::plan::{self, Patience, Step};
+use crate::live::rows::RowKey;
+use crate::live::state::State;
 use crate::tests::fixture::{rng, uid};
 
 #[test]
@@ -45,7 +45,7 @@ fn keys_are_made_while_an_epoch_is_dealt() {
     );
 }
 
-/// S5: no version is dealt twice in one epoch. S3: nobody outside the committee can open a share.
+/// S5: no version is dealt twice in one epoch. S3: no node outside the committee can open a share.
 #[test]
 fn a_version_is_dealt_once_and_to_the_committee_alone() {
     let mut cluster = Cluster::new(4, 3);
@@ -62,8 +62,9 @@ fn a_version_is_dealt_once_and_to_the_committee_alone() {
     assert_eq!(cluster.rebuilt(slot, operation, Some(&[3, 4])), None);
 }
 
-/// A key that was checked in the PENDING epoch alone is ready when that one becomes ACTIVE, and one that was checked in the
-/// ACTIVE epoch alone when the PENDING one is given up: nothing is left to be checked, so nobody would ever say so.
+/// A key that was verified in the PENDING epoch only is ready when that epoch becomes ACTIVE. A key that was verified in the
+/// ACTIVE epoch only is ready when the PENDING epoch is given up. Nothing is left to be verified then, so no later command
+/// would make it ready.
 #[test]
 fn a_key_is_ready_when_the_only_epoch_that_it_waited_for_counts_no_more() {
     let mut cluster = Cluster::new(4, 3);
@@ -71,7 +72,7 @@ fn a_key_is_ready_when_the_only_epoch_that_it_waited_for_counts_no_more() {
     cluster.follow_until(|cluster| cluster.state.pending().is_some());
     assert_eq!(cluster.make(1, "key/1"), Ok(vec![Epoch(1), rekeyed]));
     cluster.verify(1, rekeyed);
-    assert!(!cluster.is_ready(1), "nobody checked its shares in the epoch that serves");
+    assert!(!cluster.is_ready(1), "no holder checked its shares in the epoch that serves");
     cluster.settle();
     assert!(cluster.is_ready(1) && plan::unverified(&cluster.state).is_empty());
 
@@ -90,8 +91,8 @@ fn a_key_is_ready_when_the_only_epoch_that_it_waited_for_counts_no_more() {
     assert_eq!(read.unready().len(), 0);
 }
 
-/// I2 and I5: a holder that is away is dealt to with the key that it has, serves when it is back, and erases what it owes
-/// in an epoch that the leader begins by itself.
+/// I2 and I5: shares for a holder that is away are sealed to the key that it has. It serves when it is back, and erases the old
+/// key in an epoch that the leader begins by itself.
 #[test]
 fn whoever_was_away_erases_what_it_owes_in_an_epoch_of_its_own() {
     let mut cluster = Cluster::new(6, 4);
@@ -144,8 +145,8 @@ fn a_restart_finds_the_operation_where_it_was() {
     assert!(steps > 8);
 }
 
-/// Enough holders have checked their shares, and one more is there: it is asked too, for the more of them hold the key, the more
-/// may be lost. Nothing waits for one that is away. Mutated: enough is enough.
+/// Enough holders have checked their shares, and one more answers: it is asked, too, because the more holders have the key, the
+/// more of them may be lost. Nothing waits for a holder that is away. Mutated: if the plan stops at enough, this fails.
 #[test]
 fn every_holder_that_is_there_checks_its_shares_before_they_serve() {
     let mut cluster = Cluster::new(4, 3);

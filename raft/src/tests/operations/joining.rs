@@ -1,4 +1,4 @@
-//! Nodes come in, by themselves or in the place of another one.
+//! Nodes join, as additional members or in the place of another one.
 
 use std::collections::BTreeSet;
 
@@ -6,12 +6,12 @@ use quorate_shares::ids::{Epoch, KeyVersion, NodeId};
 
 use super::cluster::{Cluster, STEPS_MAX, admit, invitation, invite, proof_key};
 use crate::Refusal;
-use crate::command::{Admit, Change, Found, Invite, Operation, Outcome};
-use crate::plan::{Patience, Step};
-use crate::state::INVITATION_TTL_MAX_MS;
+use crate::live::command::{Admit, Change, Found, Invite, Operation, Outcome};
+use crate::live::plan::{Patience, Step};
+use crate::live::state::INVITATION_TTL_MAX_MS;
 use crate::tests::fixture::{found, member, uid};
 
-/// A share of every key, and a piece of everybody's lock, which it has no sooner than it has a lock itself.
+/// The joiner gets a share of every key, and a piece of every lock, but no piece before it has a lock itself.
 #[test]
 fn whoever_has_joined_holds_a_share_and_a_piece() {
     let mut cluster = Cluster::new(3, 2);
@@ -33,8 +33,8 @@ fn whoever_has_joined_holds_a_share_and_a_piece() {
     assert_eq!(cluster.rebuilt(slot, Epoch(2), Some(&[3, 4])), None);
 }
 
-/// T54: a joiner may be elected as soon as it votes, long before it holds a share of anything. At each such step it hands over to
-/// somebody who does, and the operation ends. Mutated: without that it goes on by itself.
+/// T54: a joiner may be elected as soon as it votes, long before it holds a share. At each such step it transfers leadership to a
+/// node that holds shares, and the operation ends. Mutated: without that, it leads the operation itself.
 #[test]
 fn t54_a_joiner_that_leads_before_it_holds_shares_hands_over() {
     let mut cluster = Cluster::new(3, 2);
@@ -59,11 +59,11 @@ fn t54_a_joiner_that_leads_before_it_holds_shares_hands_over() {
     assert_eq!(
         (cluster.leader, cluster.state.operations.running.is_none()),
         (NodeId(4), true),
-        "whoever holds shares stays"
+        "a node that holds shares stays"
     );
 }
 
-/// T55, and what is left of a joiner that does not come: nothing.
+/// T55: nothing is left of a joiner that does not come.
 #[test]
 fn a_joiner_that_is_silent_is_given_up() {
     let mut cluster = Cluster::new(3, 2);
@@ -89,8 +89,8 @@ fn a_joiner_that_is_silent_is_given_up() {
     );
 }
 
-/// Whoever was to be replaced stays if the other one does not come; but not if it may have been refused already, which is
-/// after the first lock of the other one.
+/// A node that was to be replaced stays if the joiner does not come. It does not stay once it may have been refused, which is
+/// after the joiner's first lock.
 #[test]
 fn a_replacement_is_taken_back_as_long_as_nobody_was_refused() {
     for locked in [false, true] {
@@ -112,8 +112,8 @@ fn a_replacement_is_taken_back_as_long_as_nobody_was_refused() {
     }
 }
 
-/// Whoever is replaced holds pieces of the others' locks until the joiner does. Mutated: with its pieces gone at once, the
-/// revocation of another one, which takes the replacement back, leaves a lock that nobody can open.
+/// A node that is replaced holds pieces of the others' locks until the joiner does. Mutated: if its pieces go at once, the
+/// revocation of another node, which takes the replacement back, leaves a lock that cannot be opened.
 #[test]
 fn a_replacement_that_is_taken_back_leaves_every_lock_its_pieces() {
     let mut cluster = Cluster::new(4, 3);
@@ -130,9 +130,9 @@ fn a_replacement_that_is_taken_back_leaves_every_lock_its_pieces() {
     assert!(cluster.state.former.keys().eq(&[NodeId(2), NodeId(5)]), "{:?}", cluster.state.former);
 }
 
-/// A replacement costs a share until all is dealt anew. If those that remain are too few without it, every key would be lost:
-/// so it is refused, when it is ordered and again when the joiner comes, since others may have left meanwhile. Mutated: without
-/// the second look keys can never be dealt again.
+/// A replacement costs a share until every version is dealt to the new epoch. If too few holders would remain, every key would
+/// be lost. So it is refused, when it is ordered and again when the joiner comes, because others may have left meanwhile.
+/// Mutated: without the second check, keys can never be dealt again.
 #[test]
 fn a_replacement_never_leaves_too_few_shares() {
     let designate = |gone| Change::Designate { invitation: invitation(1), gone: NodeId(gone) };
@@ -160,9 +160,9 @@ fn a_replacement_never_leaves_too_few_shares() {
     assert_eq!(cluster.rebuilt(slot, epoch, Some(&[4, 5])), Some(cluster.keys[&slot]));
 }
 
-/// Whoever is replaced may be well, and is refused from the change of voters on: as long as too few other holders are there, it
-/// stays. With a threshold above the majority the voters alone would let it go. Mutated: without the wait the keys rest on too
-/// few, and are lost if the one that is away does not come back.
+/// A node that is replaced may work well, and is refused from the change of voters on. While too few other holders answer, it
+/// stays. With a threshold above the majority, the count of voters alone would allow the change. Mutated: without the wait too
+/// few holders have the keys, and the keys are lost if the node that is away does not come back.
 #[test]
 fn a_replacement_waits_until_enough_others_hold_shares() {
     for (members, threshold) in [(3, 2), (5, 4)] {
@@ -183,8 +183,8 @@ fn a_replacement_waits_until_enough_others_hold_shares() {
     }
 }
 
-/// T56: the lock of a member that is away still needs the pieces of those whose places others take, one after the other. The
-/// last one waits until that member is back. Mutated: without the wait it could never unlock itself again.
+/// T56: members are replaced one after the other, and the lock of a member that is away still needs their pieces. The last
+/// replacement waits until that member is back. Mutated: without the wait, the member could never unlock again.
 #[test]
 fn t56_replacements_leave_an_absent_member_a_way_to_open_its_lock() {
     let mut cluster = Cluster::new(5, 3);
@@ -205,8 +205,8 @@ fn t56_replacements_leave_an_absent_member_a_way_to_open_its_lock() {
     assert!(!cluster.state.members.contains_key(&NodeId(3)) && cluster.state.operations.running.is_none());
 }
 
-/// Whoever holds every key alone goes on opening its lock alone until the joiner holds shares, too: it may never come. Mutated: with
-/// a piece at the joiner, a restart of the only node that has the keys waits for one that has none.
+/// A node that holds every key alone opens its lock alone until the joiner holds shares, too, because the joiner may never come.
+/// Mutated: with a piece at the joiner, the only node that has the keys waits after a restart for a node that has none.
 #[test]
 fn a_solo_node_depends_on_no_joiner_before_it_holds_shares() {
     let mut cluster = Cluster::founded(Found { allow_solo: true, threshold: 1, ..found(1, 1) });
@@ -233,7 +233,7 @@ fn an_invitation_is_for_one_node_and_one_hour() {
     cluster.apply(Change::Admit(admit(1, 4)));
     let other = Admit { boot_pk: [77; 32], ..admit(1, 4) };
     assert_eq!(cluster.refused(Change::Admit(other)), Refusal::InvitationUsed);
-    // The same node, before its first lock: with whatever keys it has now.
+    // The same node, before its first lock: any new keys are accepted.
     let again = Admit { op_pk: [78; 32], ..admit(1, 4) };
     cluster.apply(Change::Admit(again.clone()));
     assert_eq!(cluster.state.members[&NodeId(4)].op_pk, [78; 32]);

@@ -6,13 +6,13 @@ use quorate_shares::ids::{Epoch, KeyVersion, NodeId, ShareKeyGeneration};
 
 use super::cluster::{Cluster, invite};
 use crate::Refusal;
-use crate::command::{Begin, Change, Operation};
-use crate::plan::Step;
-use crate::rows::RowKey;
-use crate::state::EpochPhase;
+use crate::live::command::{Begin, Change, Operation};
+use crate::live::plan::Step;
+use crate::live::rows::RowKey;
+use crate::live::state::EpochPhase;
 use crate::tests::fixture::uid;
 
-/// Neither a seat nor a piece of a lock, neither keys nor records.
+/// A removed node has neither a seat nor a piece of a lock, and of the old epoch neither share keys nor records are left.
 #[test]
 fn nothing_is_left_of_a_member_that_was_removed_nor_of_its_epoch() {
     let mut cluster = Cluster::new(4, 3);
@@ -50,7 +50,7 @@ fn a_leader_does_not_remove_itself() {
     assert!(!cluster.state.members.contains_key(&NodeId(1)));
 }
 
-/// Whatever runs makes room for a revocation, which takes over who was about to leave.
+/// A revocation preempts any running operation, and also revokes the nodes that were about to leave.
 #[test]
 fn a_revocation_comes_first() {
     let mut cluster = Cluster::new(5, 3);
@@ -77,8 +77,8 @@ fn a_revocation_comes_first() {
     assert!(cluster.state.locks.values().all(|lock| lock.share_keys.iter().eq(&[ShareKeyGeneration(second.0)])));
 }
 
-/// An emergency is not refused because of what was planned: if too few would remain, a removal is taken back that nobody rests
-/// on yet. Mutated: taken along all the same, the revocation is refused.
+/// A revocation is not refused because of a planned removal: if too few holders would remain, the removal is taken back, as long
+/// as nothing depends on it. Mutated: if the removed node is revoked nevertheless, the revocation is refused.
 #[test]
 fn a_revocation_takes_a_removal_back_rather_than_be_refused() {
     let mut cluster = Cluster::new(4, 3);
@@ -97,9 +97,9 @@ fn a_revocation_takes_a_removal_back_rather_than_be_refused() {
     assert_eq!(cluster.state.members.len(), 2);
 }
 
-/// A node that has just joined serves, although the operation that took it in still erases old shares. A revocation at that
-/// moment is about another node. Mutated: taken along all the same, the joiner is revoked, too, and with four nodes the
-/// revocation is refused because only two of three shares would remain.
+/// A node that has just joined serves, although the operation that took it in still erases old shares. A revocation of another
+/// node at that moment leaves the joiner. Mutated: if the joiner is revoked as well, two of three shares would remain, and the
+/// revocation is refused.
 #[test]
 fn a_revocation_leaves_a_node_that_has_joined() {
     let mut cluster = Cluster::new(3, 2);
@@ -118,7 +118,7 @@ fn a_revocation_leaves_a_node_that_has_joined() {
     assert_eq!(open.collect::<Vec<_>>(), [revoke], "the shares of the epochs before are erased");
 }
 
-/// The number of an operation is its name: also of one that never came to open its epoch.
+/// The number of an operation names it, also if it never opened its epoch.
 #[test]
 fn a_revocation_has_a_number_of_its_own() {
     let mut cluster = Cluster::new(7, 4);
@@ -153,16 +153,16 @@ fn those_who_remain_can_go_on() {
     let two = Operation::Revoke { nodes: [NodeId(2), NodeId(3)].into() };
     let few = Refusal::TooFewRemain { remaining: 1, needed: 2 };
     assert_eq!(cluster.refused(begin(two, true)), few);
-    let nobody = Operation::Revoke { nodes: BTreeSet::new() };
-    assert!(matches!(cluster.refused(begin(nobody, true)), Refusal::MemberCount { .. }));
-    // In an emergency nobody asks for redundancy.
+    let no_node = Operation::Revoke { nodes: BTreeSet::new() };
+    assert!(matches!(cluster.refused(begin(no_node, true)), Refusal::MemberCount { .. }));
+    // A revocation needs no consent to lost redundancy.
     cluster.begin(61, Operation::Revoke { nodes: [NodeId(3)].into() });
     cluster.settle();
     assert_eq!(cluster.state.active().map(|active| active.threshold), Some(2));
 }
 
-/// What the lock of a revoked member named counts until all is over: whoever has its disk needs so many others. Mutated: without
-/// it, its old disk is called dead although the lock of a smaller cluster still opens it.
+/// The lock report of a revoked member counts until the operation is over: it says how many other disks a thief of its disk
+/// needs. Mutated: without it, its old disk is called dead although the lock of a smaller cluster still opens it.
 #[test]
 fn the_lock_of_a_revoked_member_is_known_until_all_is_dealt_anew() {
     let mut cluster = Cluster::new(3, 2);
@@ -177,7 +177,7 @@ fn the_lock_of_a_revoked_member_is_known_until_all_is_dealt_anew() {
     let known = |cluster: &Cluster| cluster.state.locks.get(&NodeId(2)).map(|lock| lock.threshold);
     assert_eq!((cluster.state.active().map(|active| active.threshold), known(&cluster)), (Some(3), Some(1)));
     assert_eq!(cluster.state.former_holders().collect::<Vec<_>>(), [NodeId(2)]);
-    // Another revocation comes upon it, and this one ends with that.
+    // Another revocation preempts it.
     cluster.begin(51, Operation::Revoke { nodes: [NodeId(3)].into() });
     cluster.follow_until(|cluster| cluster.state.former.contains_key(&NodeId(3)));
     assert_eq!(cluster.state.former_holders().collect::<Vec<_>>(), [NodeId(2), NodeId(3)]);
@@ -188,7 +188,7 @@ fn the_lock_of_a_revoked_member_is_known_until_all_is_dealt_anew() {
     assert!(cluster.restored() == cluster.state, "and its row with it");
 }
 
-/// Whoever is given up later, by the same order given once more, is not waited for either.
+/// A node that is given up later, by a repetition of the same order, is not waited for either.
 #[test]
 fn a_removal_that_waits_is_told_whom_to_give_up() {
     let mut cluster = Cluster::new(6, 4);
@@ -215,7 +215,7 @@ fn remove(request: u8, node: u64, abandon: &[u64]) -> Change {
     })
 }
 
-/// With all of them at once no majority of the four voters would be left to decide it, and nothing would ever end.
+/// If all of them were denied at once, no majority of the four voters could commit it, and the operation would never end.
 #[test]
 fn more_nodes_than_a_majority_can_deny_at_once_go_one_after_the_other() {
     let mut cluster = Cluster::new(4, 3);

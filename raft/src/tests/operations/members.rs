@@ -10,11 +10,11 @@ use quorate_shares::seal::{BatchHeader, BatchOpener, Dealer, ShareRecord};
 use quorate_shares::secret::Secret;
 
 use super::cluster::Cluster;
-use crate::command::{
+use crate::live::command::{
     Change, CreateKey, Outcome, Ready, RecordBytes, Redeal, Redealt, RegisterShareKey, ReportLock, Verified,
 };
-use crate::refusal::Refusal;
-use crate::rows::RowKey;
+use crate::live::refusal::Refusal;
+use crate::live::rows::RowKey;
 use crate::tests::fixture::{CLUSTER, uid};
 
 impl Cluster {
@@ -35,8 +35,8 @@ impl Cluster {
         }
     }
 
-    /// A member makes its lock what it must be, as far as those who are there can offer a piece, and erases what no
-    /// lock of it protects any more.
+    /// A member makes its lock what it must be, with the pieces of the nodes that answer, and erases the share keys that its lock no
+    /// longer protects.
     pub(super) fn report_lock(&mut self, node: NodeId) {
         let Some(terms) = self.state.lock_terms(node) else { return };
         let keys = self.share_keys.get_mut(&node).expect("a member");
@@ -61,7 +61,7 @@ impl Cluster {
         dealer
     }
 
-    /// Deals these versions anew in a batch of their own. What comes back is to be proposed.
+    /// Deals these versions to `epoch` in a batch of their own, and returns the change to propose.
     pub(super) fn redealt(&mut self, epoch: Epoch, versions: &[(KeyUid, KeyVersion)]) -> Change {
         let mut dealer = self.dealer(epoch);
         let dealt = versions.iter().map(|&(uid, version)| {
@@ -73,7 +73,7 @@ impl Cluster {
         Change::Redeal(Redeal { epoch, dealt: dealt.collect() })
     }
 
-    /// As many of these versions as the leader deals at a time, and only those that the holders who are there can put together.
+    /// As many of these versions as the leader deals at a time, and only those that the holders that answer can reconstruct.
     pub(super) fn dealable(&self, versions: &[(KeyUid, KeyVersion)]) -> Vec<(KeyUid, KeyVersion)> {
         let present: Vec<_> = self.present.iter().map(|node| node.0).collect();
         let active = self.state.active().expect("one epoch always serves").epoch;

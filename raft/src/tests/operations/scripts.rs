@@ -1,8 +1,8 @@
 //! Stories of operations. Each is a plain file in `../scripts`: orders and faults, and after `---` what followed. A line of a step
 //! says which operation it belongs to, who leads, which step the plan named, and what it changed. A refused order begins with
-//! `!`, and its refusal is told. What an order does to the cluster is in [`Order`].
+//! `!`, and its refusal follows. [`Order`] says what each order does to the cluster.
 //!
-//! After a change of the protocol, `UPDATE_GOLDENFILES=1` writes the stories anew; the diff is what is to be reviewed. Mutated, each seen
+//! After a change of the protocol, `UPDATE_GOLDENFILES=1` writes the stories again; review the diff. Mutated, each seen
 //! by ten stories: a vote that goes before the locks do without it, an end before the old epoch is retired, no acknowledgements.
 
 use std::error::Error;
@@ -15,8 +15,8 @@ use quorate_shares::ids::{Epoch, KeyVersion, NodeId};
 
 use super::cluster::{Cluster, STEPS_MAX, admit, invitation, proof_key};
 use super::told::label;
-use crate::command::{Begin, Change, Invite, Operation, Outcome};
-use crate::plan::Step;
+use crate::live::command::{Begin, Change, Invite, Operation, Outcome};
+use crate::live::plan::Step;
 use crate::tests::fixture::{found, uid};
 
 /// A node by its name, `n1`.
@@ -66,17 +66,17 @@ enum Order {
     Back(Vec<Node>),
     /// Another node leads, with nothing but what is in its rows.
     Leader(Node),
-    /// Leaders deal so many versions at a time from now on.
+    /// Leaders deal this many versions at a time from now on.
     Batch(usize),
     /// The leader does the next step, but what it proposes is not applied yet.
     Hold,
     /// What was held is applied.
     Deliver,
-    /// So many minutes pass.
+    /// This many minutes pass.
     Wait(u64),
     /// The next steps of the plan, one if no number is given.
     Step(Option<usize>),
-    /// Steps until nothing is left to do, or nobody is there who could do it.
+    /// Steps until nothing is left to do, or no node answers that could do it.
     Run,
     /// Whether these holders' shares of an epoch give the key.
     Open {
@@ -85,7 +85,7 @@ enum Order {
         #[arg(key)]
         epoch: u64,
     },
-    /// Where everything stands. Of a lock's pieces none is at the member itself.
+    /// The whole state. A member holds no piece of its own lock.
     Status,
 }
 
@@ -104,7 +104,7 @@ impl Story {
         self.cluster.as_mut().ok_or("no cluster is founded")
     }
 
-    /// Does something, and tells what is new after it.
+    /// Does something, and describes what is new after it.
     fn tell(&mut self, act: impl FnOnce(&mut Cluster) -> Result<(), Box<dyn Error>>) -> Told {
         let cluster = self.cluster()?;
         let before = cluster.seen();
@@ -152,11 +152,11 @@ impl Story {
         told
     }
 
-    /// One step, and whether it went on; `None` if nothing is to be done.
+    /// Takes one step, and returns whether it changed something; `None` if nothing is to be done.
     fn step(&mut self) -> Result<Option<(String, bool)>, Box<dyn Error>> {
         let cluster = self.cluster()?;
         if !cluster.present.contains(&cluster.leader) {
-            return Err("nobody leads".into());
+            return Err("no node leads".into());
         }
         let step = cluster.next();
         if step == Step::Nothing {

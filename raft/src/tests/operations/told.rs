@@ -1,16 +1,16 @@
-//! An operation as a reviewer reads it: what a step changed in the state and in who votes, in words. It is told from the
-//! state before and the state after, not from what the step was meant to do.
+//! An operation as a reviewer reads it: what a step changed in the state and the voters, in words. The words come from the state
+//! before and the state after, not from what the step was meant to do.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use quorate_shares::ids::{Epoch, NodeId, ShareKeyGeneration};
 
 use super::cluster::Cluster;
-use crate::command::{Change, Operation};
-use crate::plan::Step;
-use crate::state::{EpochInfo, EpochPhase, LockReport, MemberState, State};
+use crate::live::command::{Change, Operation};
+use crate::live::plan::Step;
+use crate::live::state::{EpochInfo, EpochPhase, LockReport, MemberState, State};
 
-/// All that is told about.
+/// Everything that is described.
 #[derive(Clone)]
 pub(super) struct Seen {
     state: State,
@@ -33,7 +33,7 @@ impl Cluster {
         }
     }
 
-    /// What is new since then; nothing if nothing is.
+    /// What is new since then; empty if nothing is.
     pub(super) fn news(&self, before: &Seen) -> String {
         let after = self.seen();
         let mut told = who(before, &after);
@@ -44,7 +44,7 @@ impl Cluster {
         told.join("; ")
     }
 
-    /// Whom a step waits for, if those who are there did what they could.
+    /// The nodes that a step waits for, after the nodes that answer did what they could.
     pub(super) fn awaited(&self, step: &Step) -> Vec<NodeId> {
         let active = self.state.active().expect("one epoch always serves");
         let holders = || active.committee.iter().map(|seat| seat.node).collect();
@@ -62,7 +62,7 @@ impl Cluster {
         nodes.into_iter().filter(|node| !self.present.contains(node)).collect()
     }
 
-    /// Where everything stands, a line for each thing.
+    /// The whole state, one line for each item.
     pub(super) fn status(&self) -> String {
         let state = &self.state;
         let mut lines = vec![format!("n{} leads, {} vote", self.leader, names(&self.voters))];
@@ -152,7 +152,7 @@ fn share_keys(was: &State, is: &State) -> Vec<String> {
     registered.iter().map(|(skgen, nodes)| format!("share key {skgen} of {}", names(nodes))).collect()
 }
 
-/// Locks that are other than before, alike ones together.
+/// Locks that changed; equal ones share a line.
 fn locks(was: &State, is: &State) -> Vec<String> {
     let mut changed = BTreeMap::<String, Vec<NodeId>>::new();
     for lock in is.locks.values() {
@@ -246,7 +246,7 @@ fn ordered(operation: &Operation) -> String {
     }
 }
 
-/// A step by its name, and whom it is about.
+/// A step by its name, with the nodes that it concerns.
 pub(super) fn label(step: &Step) -> String {
     let name = match step {
         Step::Propose(change) => return change.kind().to_owned(),
@@ -280,7 +280,7 @@ fn phase(epoch: &EpochInfo) -> &'static str {
     }
 }
 
-/// How many of whom open a key, and who does so by an older share key than the epoch's own.
+/// How many of which holders open a key, and which of them do it with an older share key than the epoch's own.
 fn seats(epoch: &EpochInfo) -> String {
     let mut told = format!("{} of {}", epoch.threshold, names(epoch.committee.iter().map(|seat| &seat.node)));
     for seat in epoch.committee.iter().filter(|seat| seat.skgen.0 != epoch.epoch.0) {

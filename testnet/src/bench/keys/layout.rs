@@ -68,7 +68,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use quorate_raft::command::{Change, Command, CreateKey, RecordBytes, Verified};
-    use quorate_raft::rows::{KeyRow, Row, RowKey, RowV1};
+    use quorate_raft::rows::{KeyRow, Row, RowKey, RowValue};
     use quorate_shares::codec;
     use quorate_shares::ids::{BatchId, Epoch, NodeId};
 
@@ -76,8 +76,8 @@ mod tests {
 
     const TIME_MS: u64 = 1_800_000_000_000;
 
-    fn row(key: RowKey, row: RowV1) -> usize {
-        key.to_bytes().len() + SEAL + codec::encode(&Row::V1(row)).expect("short").len()
+    fn row(key: RowKey, row: Row) -> usize {
+        key.to_bytes().len() + SEAL + RowValue::Live(row).into_bytes().len()
     }
 
     /// The encoders agree with the sums.
@@ -90,9 +90,9 @@ mod tests {
             Version { version, created_ms: TIME_MS, kcv: [3; 32], ready: true, request: [4; 16], records: vec![place] };
         let tags = BTreeMap::new();
         assert_eq!(name.as_str().len(), NAME_BYTES);
-        assert_eq!(row(RowKey::Version(uid, version), RowV1::Version(stored)), VERSION_ROW);
+        assert_eq!(row(RowKey::Version(uid, version), Row::Version(stored)), VERSION_ROW);
         let key = KeyRow { name: name.clone(), created_ms: TIME_MS, tags: tags.clone() };
-        assert_eq!(row(RowKey::Key(uid), RowV1::Key(key)), KEY_ROW);
+        assert_eq!(row(RowKey::Key(uid), Row::Key(key)), KEY_ROW);
         assert_eq!(RowKey::Record(uid, version, epoch).to_bytes().len() + SEAL + RECORD, RECORD_ROW);
         let records = vec![RecordBytes(vec![0; RECORD])];
         let create = CreateKey { request: [4; 16], uid, name, tags, kcv: [3; 32], records };

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use quorate_raft::command::{Change, Outcome};
-use quorate_raft::rows::{RowKey, RowWrite};
+use quorate_raft::rows::{RowKey, RowValue, RowWrite};
 use quorate_raft::state::{Applied, State, apply};
 use quorate_shares::ids::NodeId;
 
@@ -113,15 +113,16 @@ impl Watch {
     fn no_record_changes(&mut self, rows: &[RowWrite]) {
         for RowWrite { key, value } in rows {
             let RowKey::Record(uid, version, epoch) = *key else { continue };
+            let value = value.clone().map(RowValue::into_bytes);
             let over = self.state.epoch(epoch).is_some_and(|epoch| epoch.is_over());
             let known = self.dealt.get(&((uid, version), epoch));
-            let right = match value {
+            let right = match &value {
                 Some(value) => !over && known.is_none_or(|known| known == value),
                 None => over,
             };
             self.holds(right, || format!("S5: a second dealing takes the place of {key:?}"));
             if let Some(value) = value {
-                self.dealt.insert(((uid, version), epoch), value.clone());
+                self.dealt.insert(((uid, version), epoch), value);
             }
         }
     }
@@ -173,7 +174,7 @@ impl Watch {
 fn keep(image: &mut Image, rows: &[RowWrite]) {
     for RowWrite { key, value } in rows {
         match value {
-            Some(value) => drop(image.rows.insert(key.to_bytes(), value.clone())),
+            Some(value) => drop(image.rows.insert(key.to_bytes(), value.clone().into_bytes())),
             None => drop(image.rows.remove(&key.to_bytes())),
         }
     }

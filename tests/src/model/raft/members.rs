@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use quorate_raft::voters::{denied_by_joint, intent};
-use quorate_raft::{Denial, Intent, LogPlace, Membership, Purpose};
+use quorate_raft::{ChangePurpose, Denial, Intent, LogPlace, Membership};
 use quorate_shares::ids::NodeId;
 
 use super::{Gate, Raft, Role};
@@ -15,7 +15,12 @@ use crate::model::node::Killed;
 pub(in crate::model) enum Wanted<'a> {
     Learner(NodeId),
     NoLearner(NodeId),
-    Voters { voters: BTreeSet<NodeId>, purpose: Purpose, reachable: &'a BTreeSet<NodeId>, denied: &'a BTreeSet<NodeId> },
+    Voters {
+        voters: BTreeSet<NodeId>,
+        purpose: ChangePurpose,
+        reachable: &'a BTreeSet<NodeId>,
+        denied: &'a BTreeSet<NodeId>,
+    },
 }
 
 /// Whether these nodes are a majority of the voters; of the old and of the new ones while they change.

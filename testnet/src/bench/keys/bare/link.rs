@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use quorate_client::conn::{self, Conn, Handler, Reply};
 use quorate_client::identity::{Identity, Protocol, PublicKey, dial, peer_key, server_config};
-use quorate_raft::{Lane, Link, LinkError, Replica};
+use quorate_raft::{Link, LinkError, MessageClass, Replica};
 use quorate_shares::ids::NodeId;
 use tokio::sync::mpsc;
 
@@ -81,10 +81,16 @@ impl Handler for Served {
 
 #[async_trait]
 impl Link for Quic {
-    async fn call(&self, to: NodeId, lane: Lane, request: Vec<u8>, limit: Duration) -> Result<Vec<u8>, LinkError> {
-        let lane = match lane {
-            Lane::Log => conn::Lane::Heavy,
-            Lane::Heartbeat | Lane::Vote => conn::Lane::Urgent,
+    async fn call(
+        &self,
+        to: NodeId,
+        class: MessageClass,
+        request: Vec<u8>,
+        limit: Duration,
+    ) -> Result<Vec<u8>, LinkError> {
+        let lane = match class {
+            MessageClass::Log => conn::Lane::Heavy,
+            MessageClass::Heartbeat | MessageClass::Vote => conn::Lane::Urgent,
         };
         let conn = self.conns.get(&to).ok_or_else(|| LinkError::Unreachable("it is unknown".to_owned()))?;
         let reply = conn.call(lane, &request, limit).await;
