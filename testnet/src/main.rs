@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use quorate_testnet::cluster::directory::Directory;
 use quorate_testnet::cluster::{self, Cluster};
-use quorate_testnet::directory::Directory;
-use quorate_testnet::{Error, bench, load, story, thief};
+use quorate_testnet::{Error, bench, demo, load, thief};
 
 /// A Quorate cluster on this machine: demo, faults, thief
 #[derive(Parser)]
@@ -132,7 +132,7 @@ fn act(dir: &Path, verb: Verb, out: &mut dyn Write) -> Result<(), Error> {
             let options = load::Options { clients, ..load::Options::default() };
             load::run(&Directory::at(dir)?, &options, seconds, out)
         }
-        Verb::Story { keep } => story::tell(keep, out),
+        Verb::Story { keep } => demo::tell(keep, out),
         Verb::Bench { sections } => bench::run(&sections, out),
         Verb::Relay => cluster::run_relay(dir),
     }

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use quorate_client::wire::Phase;
 use quorate_client::{Client, ClusterFile, Context, Error, KeyName, Options, Token};
-use quorate_testnet::relay::faults::Faults;
-use quorate_testnet::status::local_status;
+use quorate_testnet::faults::network::Faults;
+use quorate_testnet::procs::local_status;
 use quorate_testnet::{Builder, Cluster, wait_until};
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;

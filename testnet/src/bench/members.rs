@@ -19,8 +19,8 @@ use super::figures::{Row, Table, millis, quantile};
 use super::keys::layout;
 use super::machine::{disk_bytes, resident_bytes};
 use super::{client, client_of, failed, runtime};
+use crate::base::error::Error;
 use crate::cluster::Cluster;
-use crate::error::Error;
 
 const FEW: u64 = 10_000;
 const MANY: u64 = 100_000;

@@ -23,8 +23,8 @@ use quorate_client::cluster_file::ClusterFile;
 use quorate_client::route::{Client, Options};
 use quorate_client::wire::Token;
 
+use crate::base::error::Error;
 use crate::cluster::Cluster;
-use crate::error::Error;
 use figures::Table;
 
 /// A part that can be measured by itself.

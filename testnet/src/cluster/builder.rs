@@ -11,14 +11,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use tempfile::TempDir;
 
 use super::Cluster;
+use super::founding;
 use super::network::{Network, start_relay};
-use super::surroundings::Surroundings;
-use crate::binaries::Binaries;
-use crate::directory::{Directory, Manifest, NodeEntry};
-use crate::disk::Disk;
-use crate::error::Error;
-use crate::founding;
-use crate::procs::Lifetime;
+use crate::base::error::Error;
+use crate::cluster::directory::{Directory, Manifest, NodeEntry};
+use crate::faults::disk::Disk;
+use crate::procs::binaries::Binaries;
+use crate::procs::process::Lifetime;
+use crate::procs::surroundings::Surroundings;
 
 /// What a cluster will be like.
 pub struct Builder {

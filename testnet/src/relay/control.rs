@@ -12,7 +12,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::Relay;
-use super::faults::{Faults, Weather};
+use crate::faults::network::{Faults, Weather};
 
 /// Longest command; longer ones are refused.
 const COMMAND_BYTES_MAX: u64 = 1024;
@@ -105,7 +105,7 @@ mod tests {
         std::thread::scope(|scope| {
             let served = scope.spawn(|| serve(&relay, &path));
             let up = || tell(&path, "ping").is_ok().then_some(());
-            crate::wait::wait_until("the relay's socket", PATIENCE, up).expect("it comes up");
+            crate::base::wait::wait_until("the relay's socket", PATIENCE, up).expect("it comes up");
             for good in ["heal", "weather 0.1 0 5 20 7"] {
                 tell(&path, good).expect(good);
             }

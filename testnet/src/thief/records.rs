@@ -14,7 +14,7 @@ use quorate_shares::seal::{BatchHeader, BatchOpener, Committee, ShareRecord};
 use quorate_shares::secret::Secret;
 
 use super::{Loot, OpenDisk, RecoveredKey, field};
-use crate::canary::Canary;
+use crate::thief::canary::Canary;
 
 /// What the share keys of all open bundles make of the batches, by the bytes of their headers: each costs a decapsulation, and
 /// has many records.

@@ -7,9 +7,9 @@ use std::process::Command;
 use quorate_client::Token;
 use quorate_client::identity::PublicKey;
 use quorate_testnet::Cluster;
-use quorate_testnet::binaries::Binaries;
+use quorate_testnet::procs::Binaries;
+use quorate_testnet::procs::{Finished, Tool};
 use quorate_testnet::procs::{Lifetime, Process};
-use quorate_testnet::tool::{Finished, Tool};
 use serde_json::Value;
 
 use crate::documents::readme::{parts, read, spans};

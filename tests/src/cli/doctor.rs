@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use quorate::doctor::{Daemon, Finding, Machine, examine};
 use quorate_client::wire::SecretMemory;
 use quorate_testnet::Cluster;
-use quorate_testnet::tool::{Finished, Tool};
+use quorate_testnet::procs::{Finished, Tool};
 use serde_json::Value;
 use tempfile::TempDir;
 

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use quorate_testnet::Cluster;
-use quorate_testnet::binaries::Binaries;
-use quorate_testnet::tool::{Finished, Tool};
+use quorate_testnet::procs::Binaries;
+use quorate_testnet::procs::{Finished, Tool};
 use tempfile::TempDir;
 
 use crate::documents::readme::read;

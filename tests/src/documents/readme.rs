@@ -7,8 +7,8 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use quorate_testnet::binaries::Binaries;
-use quorate_testnet::tool::Tool;
+use quorate_testnet::procs::Binaries;
+use quorate_testnet::procs::Tool;
 use quorate_testnet::{Cluster, story};
 
 use crate::site::PATIENCE;

@@ -2,11 +2,11 @@
 //! with the bad disk says what is wrong with it.
 //!
 //! A limit on the size of files makes a full disk for everybody. The other disks are file systems in user space
-//! ([`quorate_testnet::disk`]), which take the right to mount; without it their tests say so and end.
+//! ([`quorate_testnet::faults::disk`]), which take the right to mount; without it their tests say so and end.
 
 use std::time::{Duration, Instant};
 
-use quorate_testnet::disk::{Condition, Disk};
+use quorate_testnet::faults::disk::{Condition, Disk};
 use quorate_testnet::{Cluster, Special};
 
 use crate::site::{PATIENCE, Site, name};

@@ -8,8 +8,8 @@ use std::time::Duration;
 use quorate_client::Code;
 use quorate_client::wire::{Phase, Revocation};
 use quorate_shares::ids::Epoch;
+use quorate_testnet::faults::shim::{Clock, Clocks, Shim};
 use quorate_testnet::load::{Load, Options};
-use quorate_testnet::shim::{Clock, Clocks, Shim};
 use quorate_testnet::{Builder, Cluster};
 
 use crate::promises::founding::{init, invitations, join};

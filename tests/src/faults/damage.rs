@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use quorate_client::wire::Phase;
-use quorate_testnet::disk::Disk;
-use quorate_testnet::{Cluster, Special, damage, wait_until};
+use quorate_testnet::faults::damage;
+use quorate_testnet::faults::disk::Disk;
+use quorate_testnet::{Cluster, Special, wait_until};
 
 use crate::site::{Dice, PATIENCE, Site, seed};
 

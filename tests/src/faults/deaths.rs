@@ -2,7 +2,7 @@
 //!
 //! What is durable changes by a sync and by nothing else, so a founder is killed right after its first sync, in another run
 //! after its second, and so on, until founding ends before the death comes. Nothing in the daemon knows of this: see
-//! `quorate_testnet::shim`. A run has one death of each victim; whoever sits at the keyboard starts the daemon again and
+//! `quorate_testnet::faults::shim`. A run has one death of each victim; whoever sits at the keyboard starts the daemon again and
 //! repeats the command if the node forgot it.
 
 use std::collections::BTreeMap;
@@ -12,8 +12,8 @@ use std::sync::LazyLock;
 
 use quorate_client::wire::Phase;
 use quorate_testnet::Cluster;
-use quorate_testnet::shim::{Death, Shim};
-use quorate_testnet::tool::Tool;
+use quorate_testnet::faults::shim::{Death, Shim};
+use quorate_testnet::procs::Tool;
 
 use crate::promises::founding::{init, join, printed_invitations};
 use crate::site::{Dice, PATIENCE, Site, seed};

@@ -9,7 +9,7 @@ use quorate_client::error::Blame;
 use quorate_client::wire::Phase;
 use quorate_client::{Client, Code, Context, Error, Options};
 use quorate_testnet::Cluster;
-use quorate_testnet::relay::faults::Weather;
+use quorate_testnet::faults::network::Weather;
 use tokio::task::JoinHandle;
 
 use crate::site::{Dice, Site, name, seed};

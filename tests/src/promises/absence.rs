@@ -10,7 +10,7 @@ use quorate_node::vault;
 use quorate_shares::ids::NodeId;
 use quorate_shares::lock::{LockOpenCode, LockOpenReply};
 use quorate_testnet::Cluster;
-use quorate_testnet::tool::Tool;
+use quorate_testnet::procs::Tool;
 
 use crate::promises::impostor::Thief;
 use crate::site::{PATIENCE, Site};

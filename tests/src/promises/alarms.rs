@@ -8,7 +8,7 @@ use quorate_client::wire::{Alarm, Phase};
 use quorate_node::vault;
 use quorate_shares::lock::{Lock, LockOpenCode, LockOpenReply, LockOpenRequest};
 use quorate_testnet::Cluster;
-use quorate_testnet::tool::{Finished, Tool};
+use quorate_testnet::procs::{Finished, Tool};
 
 use crate::promises::impostor::Thief;
 use crate::site::{PATIENCE, Site};

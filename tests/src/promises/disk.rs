@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use quorate_client::Context;
 use quorate_shares::envelope::Ciphertext;
-use quorate_testnet::canary::{self, Canary};
 use quorate_testnet::thief;
+use quorate_testnet::thief::canary::{self, Canary};
 
 use crate::site::{Site, subsets};
 

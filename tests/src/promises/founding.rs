@@ -2,7 +2,7 @@
 
 use quorate_client::wire::Phase;
 use quorate_testnet::Cluster;
-use quorate_testnet::tool::Tool;
+use quorate_testnet::procs::Tool;
 
 use crate::site::{PATIENCE, Site};
 

@@ -17,9 +17,9 @@ use quorate_shares::ids::{Epoch, KeyUid, KeyVersion, NodeId, NodeName};
 use quorate_shares::labels::EXPORTER_LOCK;
 use quorate_shares::lock::{LockOpenCode, LockOpenReply, LockOpenRequest, LockParams};
 use quorate_shares::secret::Secret;
-use quorate_testnet::binaries::Binaries;
+use quorate_testnet::procs::Binaries;
+use quorate_testnet::procs::local_status;
 use quorate_testnet::procs::{Lifetime, Process};
-use quorate_testnet::status::local_status;
 
 use crate::site::{Site, name};
 

@@ -7,7 +7,7 @@ use quorate_client::wire::{Phase, Role};
 use quorate_client::{Code, NodeName, Removal};
 use quorate_node::vault;
 use quorate_testnet::load::{Load, Options};
-use quorate_testnet::tool::Tool;
+use quorate_testnet::procs::Tool;
 use quorate_testnet::{Cluster, thief};
 
 use crate::site::{Dice, PATIENCE, Site, name, seed, subsets};

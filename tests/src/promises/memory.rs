@@ -4,9 +4,9 @@
 use std::io;
 
 use quorate_client::wire::Phase;
-use quorate_testnet::canary::Canary;
-use quorate_testnet::memory::{self, Scan};
-use quorate_testnet::tool::Tool;
+use quorate_testnet::procs::Tool;
+use quorate_testnet::thief::canary::Canary;
+use quorate_testnet::thief::memory::{self, Scan};
 use quorate_testnet::{Cluster, thief, wait_until};
 
 use crate::site::{PATIENCE, Site};

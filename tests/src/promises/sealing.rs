@@ -4,7 +4,7 @@ use std::fs;
 
 use quorate_client::wire::Phase;
 use quorate_client::{Code, Options};
-use quorate_testnet::tool::{Finished, Tool};
+use quorate_testnet::procs::{Finished, Tool};
 
 use crate::site::{PATIENCE, Site};
 

@@ -11,11 +11,11 @@ use base64::engine::general_purpose::STANDARD;
 use quorate_client::Token;
 use quorate_node::vault::invitation::Invitation;
 use quorate_shares::envelope::Ciphertext;
-use quorate_testnet::binaries::Binaries;
-use quorate_testnet::canary::{self, Canary};
+use quorate_testnet::procs::Binaries;
+use quorate_testnet::procs::Tool;
+use quorate_testnet::procs::local_status;
 use quorate_testnet::procs::{Lifetime, Process};
-use quorate_testnet::status::local_status;
-use quorate_testnet::tool::Tool;
+use quorate_testnet::thief::canary::{self, Canary};
 use quorate_testnet::{Cluster, thief};
 
 use crate::promises::founding::{init, invitations, join};

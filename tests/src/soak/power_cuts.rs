@@ -2,7 +2,7 @@
 //! acknowledged is there.
 //!
 //! A power cut kills the process and takes from its disk what was not synced; of the pages that were on their way a few may
-//! have arrived, in any order ([`quorate_testnet::disk`]). Where such disks cannot be mounted only processes die. The run is
+//! have arrived, in any order ([`quorate_testnet::faults::disk`]). Where such disks cannot be mounted only processes die. The run is
 //! short; `QUORATE_SOAK_MINUTES` makes it long, and `QUORATE_SEED` repeats one.
 
 use std::collections::BTreeMap;
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use quorate_client::Code;
 use quorate_testnet::Cluster;
-use quorate_testnet::disk::Disk;
+use quorate_testnet::faults::disk::Disk;
 use quorate_testnet::load::{Load, Options};
 
 use crate::site::{Dice, Site, name, seed};

@@ -1,7 +1,7 @@
 //! The leader dies at any step of an operation, and the next one finishes it.
 //!
 //! What is durable changes by a sync and by nothing else, so the leader is killed right after its first sync since the order,
-//! in another run after its second, and so on, until the operation ends before the death comes: see `quorate_testnet::shim`.
+//! in another run after its second, and so on, until the operation ends before the death comes: see `quorate_testnet::faults::shim`.
 //! Of a removal, a revocation, a join and a replacement alike, in one cluster after the other. Clients go on meanwhile; no node keeps a key in
 //! memory, so each of their answers shows that the shares of the moment are good.
 
@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use quorate_client::wire::Status;
 use quorate_testnet::Cluster;
+use quorate_testnet::faults::shim::{Death, Shim, order_death};
 use quorate_testnet::load::{Load, Options};
-use quorate_testnet::shim::{Death, Shim, order_death};
-use quorate_testnet::tool::Tool;
+use quorate_testnet::procs::Tool;
 
 use super::{COLD, Sealed, all_open, goes_on, none_wrong, seal_many, settled, status, typed};
 use crate::promises::joining::{invite, join};

@@ -19,7 +19,7 @@ use quorate_client::wire::Status;
 use quorate_client::{Client, Context, Options};
 use quorate_testnet::Cluster;
 use quorate_testnet::load::Load;
-use quorate_testnet::tool::{Finished, Tool};
+use quorate_testnet::procs::{Finished, Tool};
 
 use crate::site::{PATIENCE, Site, name};
 

@@ -6,7 +6,7 @@ use std::time::Instant;
 use quorate_client::wire::Phase;
 use quorate_shares::lock::LockOpenCode;
 use quorate_testnet::Cluster;
-use quorate_testnet::tool::{Finished, Tool};
+use quorate_testnet::procs::{Finished, Tool};
 
 use super::{COLD, LEASE, all_open, cold, run, seal_many, settled, status, typed};
 use crate::promises::impostor::Thief;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use quorate_client::Context;
 use quorate_shares::envelope::Ciphertext;
-use quorate_testnet::steal;
+use quorate_testnet::thief::steal;
 use quorate_testnet::thief::{self, Loot};
 
 use super::{Sealed, seal_many, settled, status, typed};

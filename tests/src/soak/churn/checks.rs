@@ -9,8 +9,9 @@ use quorate_client::{Context, Options};
 use quorate_raft::offline::OfflineStore;
 use quorate_raft::state::State;
 use quorate_shares::envelope::Ciphertext;
+use quorate_testnet::thief::canary;
 use quorate_testnet::thief::{self, Loot};
-use quorate_testnet::{canary, wait_until};
+use quorate_testnet::wait_until;
 use tempfile::TempDir;
 
 use super::{Churn, HEALING};
@@ -203,7 +204,7 @@ impl Churn {
         self.site.cluster.kill(&node).expect("dies");
         let aside = TempDir::new_in(self.directory.path("")).expect("a directory");
         let (real, now) = (self.site.cluster.directory().data(&node), aside.path().join("now"));
-        quorate_testnet::steal::copy(&real, &now).expect("copies");
+        quorate_testnet::thief::steal::copy(&real, &now).expect("copies");
         let begins = fs::read_to_string(self.site.cluster.directory().log(&node)).unwrap_or_default().len();
         self.site.cluster.restore(&node, &image).expect("restores");
         self.start(&node);

@@ -26,7 +26,7 @@ use quorate_client::wire::{Phase, Status};
 use quorate_client::{Client, Context, Options};
 use quorate_shares::ids::{Epoch, KeyUid, KeyVersion};
 use quorate_testnet::load::{Load, Options as LoadOptions};
-use quorate_testnet::tool::Finished;
+use quorate_testnet::procs::Finished;
 use quorate_testnet::{Cluster, wait_until};
 use tempfile::TempDir;
 
@@ -257,7 +257,7 @@ impl Churn {
     }
 
     fn run(&self, words: &[&str]) -> Finished {
-        let tool = quorate_testnet::tool::Tool::start(self.site.cluster.quorate(words.iter().copied()), b"");
+        let tool = quorate_testnet::procs::Tool::start(self.site.cluster.quorate(words.iter().copied()), b"");
         tool.expect("runs").outcome(HEALING).expect("it ends")
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use quorate_testnet::Error;
-use quorate_testnet::tool::Tool;
+use quorate_testnet::procs::Tool;
 
 use super::{Churn, HEALING, MEMBERS_MAX};
 

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use quorate_testnet::relay::faults::Weather;
-use quorate_testnet::tool::Tool;
+use quorate_testnet::faults::network::Weather;
+use quorate_testnet::procs::Tool;
 
 use super::orders::Order;
 use super::{Churn, HEALING};

@@ -13,8 +13,8 @@ use quorate_raft::{Lane, Link, LinkError, Replica};
 use quorate_shares::ids::NodeId;
 use tokio::sync::mpsc;
 
+use crate::base::error::Error;
 use crate::cluster::PATIENCE;
-use crate::error::Error;
 
 /// A replica that may not be open yet.
 pub(super) type Place = Arc<OnceLock<Replica>>;

@@ -3,7 +3,7 @@
 use std::env;
 use std::path::PathBuf;
 
-use crate::error::Error;
+use crate::base::error::Error;
 
 /// The programs under test.
 #[derive(Debug, Clone)]

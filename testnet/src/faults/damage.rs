@@ -8,7 +8,7 @@ use std::path::Path;
 
 use rocksdb::{DB, IteratorMode, Options, WriteOptions};
 
-use crate::error::Error;
+use crate::base::error::Error;
 
 /// Flips the last bit of the last value whose key `chosen` likes, in the database of a node that is not running. Returns
 /// the key in hexadecimal.

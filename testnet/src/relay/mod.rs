@@ -12,7 +12,6 @@
 //! What happens to a datagram is decided in [`faults`]; this file only carries it.
 
 pub mod control;
-pub mod faults;
 
 use std::collections::HashMap;
 use std::io;
@@ -26,7 +25,7 @@ use tokio::net::UdpSocket;
 use tokio::sync::{Mutex, oneshot};
 use tokio::time::{sleep, timeout};
 
-use self::faults::{Faults, Party};
+use crate::faults::network::{Faults, Party};
 
 /// Largest UDP datagram.
 const DATAGRAM_BYTES_MAX: usize = 65_536;
@@ -177,8 +176,8 @@ impl Carrier {
 
 #[cfg(test)]
 mod tests {
-    use super::faults::Weather;
     use super::*;
+    use crate::faults::network::Weather;
 
     struct Net {
         nodes: Vec<StdSocket>,

@@ -8,9 +8,12 @@
 //!
 //! It does not guess, and it uses nothing that lies off the disks, such as a pin on a token.
 
+pub mod canary;
 mod field;
 mod locks;
+pub mod memory;
 mod records;
+pub mod steal;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -25,7 +28,7 @@ use quorate_shares::lock::Bundle;
 use quorate_shares::master::{KeyIdentity, MasterKey, Purpose};
 use quorate_shares::secret::Secret;
 
-use crate::canary::Canary;
+use crate::thief::canary::Canary;
 
 /// A disk whose vault could be read.
 struct Disk {

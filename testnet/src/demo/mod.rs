@@ -9,7 +9,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use crate::error::Error;
+use crate::base::error::Error;
 
 /// Tells the story on `out`. `directory` keeps the cluster's files afterwards; without one they are removed.
 ///

@@ -5,10 +5,10 @@ use std::process::Command;
 
 use quorate_node::vault::invitation::Invitation;
 
+use crate::base::error::Error;
+use crate::base::wait::wait_until;
 use crate::cluster::{Cluster, PATIENCE};
-use crate::error::Error;
-use crate::tool::Tool;
-use crate::wait::wait_until;
+use crate::procs::tool::Tool;
 
 /// Runs `cluster init` on the first node and `node join` on each other with an invitation that it printed.
 pub(crate) fn found(cluster: &mut Cluster, threshold: Option<u8>) -> Result<(), Error> {

@@ -15,8 +15,8 @@ use quorate_client::{Blame, Client, ClusterFile, Code, Context, KeyName, Token};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::sleep;
 
-use crate::directory::Directory;
-use crate::error::Error;
+use crate::base::error::Error;
+use crate::cluster::directory::Directory;
 
 /// Ciphertexts that are remembered; the oldest is forgotten for one more.
 pub const KEPT_MAX: usize = 20_000;

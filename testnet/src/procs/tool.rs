@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::error::Error;
-use crate::wait::wait_until;
+use crate::base::error::Error;
+use crate::base::wait::wait_until;
 
 /// A command that runs. Dropping it before it has finished kills it.
 pub struct Tool {

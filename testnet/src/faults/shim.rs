@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::error::Error;
+use crate::base::error::Error;
 
 const SOURCE: &str = include_str!("shim.c");
 

@@ -5,12 +5,12 @@ use std::process::Command;
 
 /// Nothing of the caller's own settings but how much is logged, unless asked for.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Surroundings {
-    pub(super) environment: Vec<(String, String)>,
-    pub(super) umask: Option<u16>,
-    pub(super) memlock_bytes: Option<u32>,
-    pub(super) open_files: Option<u32>,
-    pub(super) file_bytes: Option<u64>,
+pub(crate) struct Surroundings {
+    pub(crate) environment: Vec<(String, String)>,
+    pub(crate) umask: Option<u16>,
+    pub(crate) memlock_bytes: Option<u32>,
+    pub(crate) open_files: Option<u32>,
+    pub(crate) file_bytes: Option<u64>,
 }
 
 /// Sets what Rust can set for this whole process only, and then becomes the program. A limit of locked memory does not
@@ -27,7 +27,7 @@ exec "$@"
 
 impl Surroundings {
     /// A command that runs `program` in these.
-    pub(super) fn command(&self, program: &Path) -> Command {
+    pub(crate) fn command(&self, program: &Path) -> Command {
         let settings = [
             ("UMASK", self.umask.map(|umask| format!("{umask:03o}"))),
             ("OPEN_FILES", self.open_files.map(|files| files.to_string())),

@@ -7,8 +7,8 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use crate::canary::Canary;
-use crate::procs::Process;
+use crate::procs::process::Process;
+use crate::thief::canary::Canary;
 
 /// What a search saw.
 #[derive(Debug, Default)]

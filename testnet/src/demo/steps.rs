@@ -8,11 +8,11 @@ use quorate_shares::context::Context;
 use quorate_shares::envelope::Ciphertext;
 
 use super::Narrator;
-use crate::canary::{self, Canary};
+use crate::base::error::Error;
 use crate::cluster::{Cluster, PATIENCE};
-use crate::error::Error;
+use crate::procs::tool::Tool;
+use crate::thief::canary::{self, Canary};
 use crate::thief::{self, Loot};
-use crate::tool::Tool;
 
 const KEY: &str = "customers/records";
 const CONTEXT: &str = "table=customers";
@@ -147,7 +147,7 @@ fn put_back(cluster: &Cluster, node: &str, disk: &Path) -> Result<(), Error> {
         let removed = if to.is_dir() { fs::remove_dir_all(&to) } else { fs::remove_file(&to) };
         removed.map_err(Error::io(to.display().to_string()))?;
         if from.is_dir() {
-            crate::steal::copy(&from, &to).map_err(Error::io(to.display().to_string()))?;
+            crate::thief::steal::copy(&from, &to).map_err(Error::io(to.display().to_string()))?;
         } else {
             fs::copy(&from, &to).map(drop).map_err(Error::io(to.display().to_string()))?;
         }

@@ -1,8 +1,9 @@
 //! A cluster: daemons behind a relay, in one directory.
 
 mod builder;
+pub mod directory;
+mod founding;
 mod network;
-mod surroundings;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,22 +14,21 @@ use std::time::Duration;
 use quorate_client::wire::{LocalStatus, Phase};
 use tempfile::TempDir;
 
-use crate::binaries::Binaries;
-use crate::directory::{Directory, Manifest, NodeEntry};
-use crate::disk::Disk;
-use crate::error::Error;
-use crate::founding;
-use crate::procs::{Lifetime, Process};
-use crate::shim::Variables;
-use crate::status::local_status;
-use crate::steal;
-use crate::tool::Tool;
-use crate::wait::wait_until;
+use crate::base::error::Error;
+use crate::base::wait::wait_until;
+use crate::faults::disk::Disk;
+use crate::faults::shim::Variables;
+use crate::procs::binaries::Binaries;
+use crate::procs::process::{Lifetime, Process};
+use crate::procs::status::local_status;
+use crate::procs::tool::Tool;
+use crate::thief::steal;
+use directory::{Directory, Manifest, NodeEntry};
 
+use crate::procs::surroundings::Surroundings;
 pub use builder::Builder;
 use network::Network;
 pub use network::run_relay;
-use surroundings::Surroundings;
 
 /// How long anything may take that should take a second or two. Generous, since tests share a machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);

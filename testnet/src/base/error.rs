@@ -3,8 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::relay::faults::NoSuchNode;
-use crate::wait::NotInTime;
+use crate::base::wait::NotInTime;
 
 /// Why a cluster on this machine does not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -88,3 +87,8 @@ impl Error {
         move |source| Self::Io { what, source }
     }
 }
+
+/// A name that no node has.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("there is no node {0}")]
+pub struct NoSuchNode(pub String);

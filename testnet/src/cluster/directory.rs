@@ -14,8 +14,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::Error;
-use crate::relay::faults::NoSuchNode;
+use crate::base::error::{Error, NoSuchNode};
 
 /// A cluster's directory.
 #[derive(Debug, Clone)]

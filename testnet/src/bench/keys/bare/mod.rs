@@ -22,9 +22,9 @@ use quorate_shares::split::Threshold;
 use tokio::task::JoinSet;
 
 use self::link::{Place, Quic};
+use crate::base::error::Error;
 use crate::bench::machine::processor_time;
 use crate::cluster::PATIENCE;
-use crate::error::Error;
 
 const NODES: u8 = 3;
 const NEEDED: u8 = 2;

@@ -8,6 +8,8 @@ use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::base::error::NoSuchNode;
+
 /// Who sends or receives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Party {
@@ -50,11 +52,6 @@ pub struct Tally {
     pub overtaking: u64,
 }
 
-/// A name that no node has.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("there is no node {0}")]
-pub struct NoSuchNode(pub String);
-
 /// The faults of one relay; clones are handles to the same ones.
 #[derive(Clone)]
 pub struct Faults {
@@ -72,7 +69,7 @@ struct State {
 }
 
 impl Faults {
-    pub(super) fn new(names: Vec<String>) -> Self {
+    pub(crate) fn new(names: Vec<String>) -> Self {
         let (cut, latest) = (HashSet::new(), HashMap::new());
         let state = State { cut, weather: Weather::default(), dice: Dice(0), tally: Tally::default(), latest };
         Self { names: Arc::new(names), state: Arc::new(Mutex::new(state)) }
@@ -138,7 +135,7 @@ impl Faults {
     }
 
     /// Decides about one datagram: after which delays it arrives, none if it is lost.
-    pub(super) fn fate(&self, from: Party, to: Party) -> Vec<Duration> {
+    pub(crate) fn fate(&self, from: Party, to: Party) -> Vec<Duration> {
         let mut state = self.state();
         let State { cut, weather, dice, tally, latest } = &mut *state;
         tally.sent += 1;

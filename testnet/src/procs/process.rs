@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::wait::wait_until;
+use crate::base::wait::wait_until;
 
 /// How long a process may take to vanish after SIGKILL.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);

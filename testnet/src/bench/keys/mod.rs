@@ -18,8 +18,8 @@ use tokio::task::JoinSet;
 use super::figures::{Row, Table, micros};
 use super::machine::{disk_bytes, processor_time, resident_bytes};
 use super::{client_of, failed, runtime};
+use crate::base::error::Error;
 use crate::cluster::Cluster;
-use crate::error::Error;
 
 const IN_FLIGHT: usize = 64;
 const LOAD: Duration = Duration::from_secs(6);
