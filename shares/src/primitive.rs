@@ -92,7 +92,7 @@ pub(crate) fn open_secret(key: &Secret<32>, nonce: [u8; 12], aad: &[u8], sealed:
     Some(secret)
 }
 
-/// More stack than anything here takes; a search of a daemon's memory (`tests/src/promises/memory.rs`) says whether it is enough.
+/// More stack than anything here takes; a search of a daemon's memory (`tests/src/promises/secrecy/memory.rs`) says whether it is enough.
 const STACK_BYTES: usize = 4096;
 
 /// Does `work` in stack frames of its own, and writes over the place where they were.

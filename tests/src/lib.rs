@@ -4,7 +4,7 @@
 //! A secrecy test has a positive control: the same tool, given enough disks, does recover the key.
 
 #[cfg(test)]
-mod site;
+mod harness;
 
 #[cfg(test)]
 mod promises;

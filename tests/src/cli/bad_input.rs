@@ -13,7 +13,7 @@ use quorate_client::{Client, Code, Context, Options};
 use quorate_testnet::procs::Binaries;
 use quorate_testnet::procs::{Finished, Tool};
 
-use crate::site::{PATIENCE, Site, name};
+use crate::harness::{PATIENCE, Site, name};
 
 /// Runs the command line and expects it to fail with `code`, to say `says`, and to say what to do.
 fn refused(site: &Site, args: &[&str], input: &[u8], code: i32, says: &str) {

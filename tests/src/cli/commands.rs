@@ -13,8 +13,8 @@ use quorate_testnet::procs::{Lifetime, Process};
 use serde_json::Value;
 
 use crate::documents::readme::{parts, read, spans};
-use crate::promises::founding::{init, invitations, join};
-use crate::site::{PATIENCE, Site};
+use crate::harness::{PATIENCE, Site};
+use crate::promises::membership::founding::{init, invitations, join};
 
 fn run(command: Command, input: &[u8]) -> Finished {
     Tool::start(command, input).expect("runs").outcome(PATIENCE).expect("ends")

@@ -11,7 +11,7 @@ use quorate_testnet::procs::{Finished, Tool};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::site::{PATIENCE, Site};
+use crate::harness::{PATIENCE, Site};
 
 const SWAP: &str = "Filename\t\t\tType\t\tSize\tUsed\tPriority\n";
 const LIMITS: &str = "Limit                     Soft Limit           Hard Limit           Units     \n\

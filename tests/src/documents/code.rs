@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use quorate_client::Code;
 
 use crate::documents::readme::{parts, read, root, spans};
-use crate::site::Site;
+use crate::harness::Site;
 
 /// From `start` to the first line that closes what begins there.
 pub(crate) fn block<'a>(source: &'a str, start: &str) -> &'a str {

@@ -10,8 +10,8 @@ use quorate_testnet::procs::{Finished, Tool};
 use tempfile::TempDir;
 
 use crate::documents::readme::read;
-use crate::promises::founding::invitations;
-use crate::site::PATIENCE;
+use crate::harness::PATIENCE;
+use crate::promises::membership::founding::invitations;
 
 /// What `Use it` encrypts, and how it is read again.
 const READ: &str = "quorate decrypt -c customer=4711 message.qrt";

@@ -9,9 +9,9 @@ use std::process::Command;
 
 use quorate_testnet::procs::Binaries;
 use quorate_testnet::procs::Tool;
-use quorate_testnet::{Cluster, story};
+use quorate_testnet::{Cluster, demo};
 
-use crate::site::PATIENCE;
+use crate::harness::PATIENCE;
 
 const DOCUMENTS: [&str; 2] = ["README.md", "docs/OPERATING.md"];
 const OTHER_DOCUMENTS: [&str; 7] = [
@@ -124,7 +124,7 @@ fn shape(line: &str) -> String {
 #[test]
 fn the_demo_says_what_the_readme_shows() {
     let mut told = Vec::new();
-    story::tell(None, &mut told).expect("the demo succeeds");
+    demo::tell(None, &mut told).expect("the demo succeeds");
     let told = String::from_utf8(told).expect("text");
     let (blocks, _) = parts(&read("README.md"));
     let demo = blocks.iter().position(|block| block.text.trim() == "make demo").expect("the README begins with it");

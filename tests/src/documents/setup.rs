@@ -15,7 +15,7 @@ use quorate_testnet::wait_until;
 use tempfile::TempDir;
 
 use crate::documents::readme::{read, root};
-use crate::site::PATIENCE;
+use crate::harness::PATIENCE;
 
 /// Called as `clang++ @flags -c UNIT -o OBJECT`: the object is a copy of the unit. What it does with unit `$UNIT` is `$FATE`.
 const COMPILER: &str = r#"#!/usr/bin/env bash

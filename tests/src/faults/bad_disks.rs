@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use quorate_testnet::faults::disk::{Condition, Disk};
 use quorate_testnet::{Cluster, Special};
 
-use crate::site::{PATIENCE, Site, name};
+use crate::harness::{PATIENCE, Site, name};
 
 const NODES: [&str; 3] = ["n1", "n2", "n3"];
 /// More than any test here needs until a disk has shown what it is.

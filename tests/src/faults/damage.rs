@@ -7,7 +7,7 @@ use quorate_testnet::faults::damage;
 use quorate_testnet::faults::disk::Disk;
 use quorate_testnet::{Cluster, Special, wait_until};
 
-use crate::site::{Dice, PATIENCE, Site, seed};
+use crate::harness::{Dice, PATIENCE, Site, seed};
 
 /// First bytes of keys in `state`.
 const KEY_ROW: u8 = 0x06;

@@ -2,7 +2,7 @@
 
 mod bad_disks;
 mod clocks;
-mod crowds;
+mod connection_limits;
 mod damage;
-mod deaths;
-mod weather;
+mod founder_crashes;
+mod network_faults;

@@ -23,21 +23,11 @@
 //! old image in place of its node), founding, how an invitation is proved, rosters that are asked for, snapshots, and clocks that run at
 //! different rates.
 
-mod client;
-mod dice;
-mod disk;
-mod faults;
-mod founding;
+mod actors;
 mod heal;
 mod invariants;
-mod message;
-mod network;
-mod newcomers;
 mod node;
-mod nonsense;
-mod operator;
 mod raft;
-mod thief;
 mod world;
 
 use std::time::Instant;

@@ -13,7 +13,7 @@ use quorate_testnet::Cluster;
 use quorate_testnet::faults::disk::Disk;
 use quorate_testnet::load::{Load, Options};
 
-use crate::site::{Dice, Site, name, seed};
+use crate::harness::{Dice, Site, name, seed};
 
 const NODES: [&str; 3] = ["n1", "n2", "n3"];
 /// How often something happens in the short run.

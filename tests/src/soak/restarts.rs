@@ -8,7 +8,7 @@ use quorate_client::wire::Phase;
 use quorate_testnet::Cluster;
 use quorate_testnet::load::{Load, Options};
 
-use crate::site::{Dice, Site, seed};
+use crate::harness::{Dice, Site, seed};
 
 const NODES: [&str; 3] = ["n1", "n2", "n3"];
 /// Rounds without the variable [`ROUNDS_VARIABLE`].

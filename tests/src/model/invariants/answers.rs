@@ -6,10 +6,10 @@ use quorate_node::memory::keyring::Slot;
 use quorate_shares::ids::{KeyName, KeyVersion, NodeId};
 
 use super::Watch;
-use crate::model::disk::Image;
-use crate::model::message::Fact;
 use crate::model::node::LEASE;
 use crate::model::raft::has_majority;
+use crate::model::world::disk::Image;
+use crate::model::world::message::Fact;
 
 impl Watch {
     /// No answer is believed that was given under a lease which has ended by then.

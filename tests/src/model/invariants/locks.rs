@@ -8,7 +8,7 @@ use quorate_shares::kem::PublicKey;
 use quorate_shares::lock::{Bundle, Lock, LockOpenRequest};
 
 use super::Watch;
-use crate::model::disk::Image;
+use crate::model::world::disk::Image;
 
 impl Watch {
     /// D3: a lock key is durable before its public half leaves.

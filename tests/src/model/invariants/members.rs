@@ -8,7 +8,7 @@ use quorate_raft::state::EpochPhase;
 use quorate_shares::ids::{Epoch, NodeId};
 
 use super::Watch;
-use crate::model::disk::Image;
+use crate::model::world::disk::Image;
 
 impl Watch {
     /// Whether a node was a member and is none any more, by what is committed.

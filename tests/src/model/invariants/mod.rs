@@ -80,12 +80,12 @@ use quorate_shares::lock::Bundle;
 use quorate_shares::seal::Committee;
 use quorate_shares::secret::Secret;
 
-use super::disk::{Entry, Image, VaultDisk, VaultImage};
-use super::founding::{Founded, boot_pk};
-use super::message::Process;
-use super::node::{LEASE, WIPE_AFTER_MS, share_keys};
-use super::raft::RaftMessage;
-use super::world::Machine;
+use crate::model::node::{LEASE, WIPE_AFTER_MS, share_keys};
+use crate::model::raft::RaftMessage;
+use crate::model::world::Machine;
+use crate::model::world::disk::{Entry, Image, VaultDisk, VaultImage};
+use crate::model::world::founding::{Founded, boot_pk};
+use crate::model::world::message::Process;
 
 /// A process has looked at its lease within this time, unless it was stopped.
 const TICK_AFTER_MS: u64 = 500;

@@ -13,9 +13,9 @@ use quorate_shares::secret::Secret;
 use sha2::{Digest, Sha256};
 
 use super::{PLAIN_MAX, Watch};
-use crate::model::disk::Image;
-use crate::model::message::Process;
 use crate::model::node::Replica;
+use crate::model::world::disk::Image;
+use crate::model::world::message::Process;
 
 impl Watch {
     /// S5, S6: an opened share matches its commitment in the committed state, and never changes.

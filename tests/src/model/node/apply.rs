@@ -10,8 +10,8 @@ use quorate_raft::state::apply;
 use quorate_raft::voters::denied_at_commit;
 
 use super::{Context, Daemon, Killed};
-use crate::model::disk::{Payload, Write};
 use crate::model::raft::Gate;
+use crate::model::world::disk::{Payload, Write};
 
 /// What a proposal of this node was for.
 pub(super) enum Purpose {

@@ -5,19 +5,13 @@
 //! each place: it keeps their order of steps, not their code. An error of a vault write ends the process, as in the daemon.
 
 mod apply;
-mod changes;
-mod confirm;
-mod follow;
-mod gather;
+mod cluster;
 mod joining;
-mod lead;
+mod keys;
+mod lease_renewal;
 mod locks;
-mod orders;
-mod redeal;
-mod renewal;
 mod serve;
 mod sessions;
-mod verify;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -39,11 +33,16 @@ use quorate_shares::ids::{BatchId, Epoch, KeyUid, KeyVersion, NodeId, ShareKeyGe
 use quorate_shares::lock::Bundle;
 use quorate_shares::secret::Secret;
 
-use super::dice::Dice;
-use super::disk::{Database, Image, VaultDisk};
-use super::invariants::Watch;
-use super::message::{Answer, Body, Message, Process, To};
-use super::raft::Raft;
+use self::cluster::leader::Step;
+use self::cluster::orders;
+use self::keys::verify::Tally;
+use self::keys::{deal, reconstruct, reshare};
+use self::locks::renewal;
+use crate::model::invariants::Watch;
+use crate::model::raft::Raft;
+use crate::model::world::dice::Dice;
+use crate::model::world::disk::{Database, Image, VaultDisk};
+use crate::model::world::message::{Answer, Body, Message, Process, To};
 
 /// The daemon's defaults; the model's elections are slower, so that one of them can cost a lease.
 pub(super) const LEASE: Duration = Duration::from_millis(3_000);
@@ -134,20 +133,20 @@ pub(super) struct Unlocked {
     own_reads: BTreeMap<u64, Renewal>,
     dealing: Option<OpenDealer>,
     /// Batches whose headers are on their way into the log.
-    opening: Option<changes::Opening>,
+    opening: Option<deal::Opening>,
     proposals: BTreeMap<u64, (u64, apply::Purpose)>,
-    changes: BTreeMap<u64, changes::Making>,
+    changes: BTreeMap<u64, deal::Making>,
     orders: BTreeMap<u64, orders::Order>,
     jobs: BTreeMap<u64, serve::Job>,
-    loads: BTreeMap<u64, gather::Load>,
-    redealing: Option<redeal::Redealing>,
+    loads: BTreeMap<u64, reconstruct::Load>,
+    resharing: Option<reshare::Resharing>,
     checked: Checked,
-    step: lead::Step,
+    step: Step,
     joiner: Joiner,
     serving: Serving,
     /// Something was applied that the roster follows.
     members_changed: bool,
-    tally: verify::Tally,
+    tally: Tally,
     rotation: Option<renewal::Rotation>,
     renewed_ms: u64,
     reported_ms: u64,
@@ -337,8 +336,8 @@ impl Daemon {
             PeerRequest::LockCommit(durable) => Some(self.answer_commit(context, from, durable)?),
             PeerRequest::Report => Some(self.report()),
             PeerRequest::Propose(command) => Some(self.answer_propose(context, from.node, *command)),
-            PeerRequest::Change(change) => self.take_change(context, changes::ReplyTo::Peer(from, id), change),
-            PeerRequest::Operate(operate) => self.take_order(context, changes::ReplyTo::Peer(from, id), operate),
+            PeerRequest::Change(change) => self.take_change(context, deal::ReplyTo::Peer(from, id), change),
+            PeerRequest::Operate(operate) => self.take_order(context, deal::ReplyTo::Peer(from, id), operate),
             _ => refused(Refusal::Malformed),
         })
     }

@@ -14,10 +14,10 @@ use quorate_shares::envelope::{self, Ciphertext, CiphertextHeader, Kind, Suite};
 use quorate_shares::ids::{Epoch, KeyName, KeyUid, KeyVersion};
 use quorate_shares::master::EncryptionRoot;
 
-use super::changes::ReplyTo;
-use super::gather::Want;
 use super::{Asked, Context, Daemon, Out};
-use crate::model::message::{Answer, Fact, Request, Said};
+use crate::model::node::keys::deal::ReplyTo;
+use crate::model::node::keys::reconstruct::Want;
+use crate::model::world::message::{Answer, Fact, Request, Said};
 
 /// A request gets no more time than this.
 const DEADLINE_MS: u64 = 25_000;

@@ -9,7 +9,7 @@ use quorate_node::peers::peer::{self, Hello, PeerReply, PeerRequest, Refusal};
 use quorate_shares::ids::NodeId;
 
 use super::{Context, Daemon};
-use crate::model::message::{Body, Process, To};
+use crate::model::world::message::{Body, Process, To};
 
 /// How often a member says hello, and with it what is flushed to its disk.
 const HELLO_MS: u64 = 1_000;

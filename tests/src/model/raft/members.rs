@@ -8,8 +8,8 @@ use quorate_raft::{Denial, Intent, LogPlace, Membership, Purpose};
 use quorate_shares::ids::NodeId;
 
 use super::{Gate, Raft, Role};
-use crate::model::disk::{Database, Entry, Payload, Write};
 use crate::model::node::Killed;
+use crate::model::world::disk::{Database, Entry, Payload, Write};
 
 /// A change of who votes or follows.
 pub(in crate::model) enum Wanted<'a> {

@@ -19,9 +19,9 @@ use sha2::{Digest, Sha256};
 
 pub(super) use self::members::{Wanted, has_majority};
 use self::members::{denied, reached_by_majority};
-use super::dice::Dice;
-use super::disk::{Database, Entry, Payload, Write};
-use super::node::Killed;
+use crate::model::node::Killed;
+use crate::model::world::dice::Dice;
+use crate::model::world::disk::{Database, Entry, Payload, Write};
 
 /// Pause between heartbeats.
 const BEAT_MS: u64 = 300;
@@ -84,7 +84,7 @@ pub(super) enum Asker {
     /// A question of this node's own, by number.
     Own(u64),
     /// A question of a peer's process.
-    Peer(super::message::Process, u64),
+    Peer(crate::model::world::message::Process, u64),
 }
 
 enum Role {

@@ -15,7 +15,7 @@ use quorate_testnet::wait_until;
 use tempfile::TempDir;
 
 use super::{Churn, HEALING};
-use crate::site::PATIENCE;
+use crate::harness::PATIENCE;
 
 /// A secret in some log is looked for every so many turns.
 const SEARCH_EVERY: usize = 4;
@@ -139,7 +139,7 @@ impl Churn {
         }
         let loot = thief::rob(&few);
         assert!(loot.is_nothing(), "S1: {} disks of one moment: {loot}", few.len());
-        let collected = self.burglar.settle(state, self.status.theft_threshold);
+        let collected = self.collector.settle(state, self.status.theft_threshold);
         let loot = thief::rob(&collected);
         assert!(loot.keys.is_empty(), "S1: disks of many moments, too few of each epoch: {loot}");
         all
@@ -154,7 +154,7 @@ impl Churn {
     }
 
     /// S3, S4: whoever is out serves nobody, whether it runs still or is started again, and says that it is out.
-    pub(super) fn haunt(&mut self) {
+    pub(super) fn former_members_are_refused(&mut self) {
         for node in self.machines() {
             let data = self.site.cluster.directory().data(&node);
             let was_member = quorate_node::vault::inspect(&data).is_ok_and(|vault| vault.identity.node.is_some());
@@ -167,7 +167,7 @@ impl Churn {
             }
             let begins = fs::read_to_string(self.site.cluster.directory().log(&node)).unwrap_or_default().len();
             self.start(&node);
-            self.tally.ghosts += 1;
+            self.tally.former_members += 1;
             self.is_refused(&node, if runs { 0 } else { begins });
             let options =
                 Options { deadline: PATIENCE / 30, patience: std::time::Duration::ZERO, ..Options::default() };
@@ -199,7 +199,7 @@ impl Churn {
         if self.dice.below(BACK_EVERY) > 0 {
             return;
         }
-        let Some((node, image)) = self.burglar.older_than(self.status.epoch, &self.members) else { return };
+        let Some((node, image)) = self.collector.older_than(self.status.epoch, &self.members) else { return };
         println!("  {node} is started from an old image");
         self.site.cluster.kill(&node).expect("dies");
         let aside = TempDir::new_in(self.directory.path("")).expect("a directory");
@@ -231,7 +231,7 @@ impl Churn {
         for node in self.machines() {
             if !self.members.contains(&node) {
                 self.site.cluster.erase(&node).expect("erases");
-                self.burglar.forget(&node);
+                self.collector.forget(&node);
             }
         }
         self.free = self.machines().into_iter().filter(|node| !self.members.contains(node)).collect();

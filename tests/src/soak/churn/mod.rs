@@ -3,7 +3,7 @@
 //! Dice draw what an operator orders ([`orders`]) and what happens meanwhile ([`troubles`]); clients make and rotate keys,
 //! encrypt and decrypt throughout, at nodes that keep no key in memory. When the trouble is over everything must heal by
 //! itself, what did not come off is ordered once more, and then every invariant is checked on the disks and by asking
-//! ([`checks`]), also against a thief who has been collecting disks all the time ([`burglar`]).
+//! ([`checks`]), also against a thief who has been collecting disks all the time ([`disk_collector`]).
 //!
 //! The seed fixes orders and troubles, but not the moment at which a process does what it does. A run that fails keeps the
 //! directory of its cluster with all logs, and says where it is:
@@ -12,8 +12,8 @@
 //! QUORATE_SEED=7 QUORATE_CHURN_ORDERS=40 cargo test --workspace --lib churn:: -- --nocapture
 //! ```
 
-mod burglar;
 mod checks;
+mod disk_collector;
 mod orders;
 mod troubles;
 
@@ -30,10 +30,10 @@ use quorate_testnet::procs::Finished;
 use quorate_testnet::{Cluster, wait_until};
 use tempfile::TempDir;
 
-use self::burglar::Burglar;
+use self::disk_collector::DiskCollector;
 use self::orders::Order;
 use self::troubles::Trouble;
-use crate::site::{Dice, Site, name, seed};
+use crate::harness::{Dice, Site, name, seed};
 
 /// Machines; those that are no members wait to be used.
 const MACHINES: u8 = 7;
@@ -73,7 +73,7 @@ struct Churn {
     sealed: Vec<String>,
     /// Every record that was ever seen: none may change.
     records: BTreeMap<Record, Vec<u8>>,
-    burglar: Burglar,
+    collector: DiskCollector,
     directory: Directory,
     tally: Tally,
 }
@@ -90,7 +90,7 @@ struct Tally {
     replacements: usize,
     /// Epochs that nobody ordered: a member had been away.
     rekeys: u64,
-    ghosts: usize,
+    former_members: usize,
     /// Old images that were started in place of a node.
     restored: usize,
     /// Snapshots that a node which was away was sent.
@@ -133,9 +133,9 @@ impl Churn {
         let machine = |number| format!("n{number}");
         let (members, free) = ((1..=founders).map(machine).collect(), (founders + 1..=MACHINES).map(machine).collect());
         let status = site.block(site.client(None).status()).expect("it was just founded");
-        let burglar = Burglar::new(directory.path("stolen"));
+        let collector = DiskCollector::new(directory.path("stolen"));
         let (sealed, records, tally) = (Vec::new(), BTreeMap::new(), Tally::default());
-        Self { site, seed, dice, members, free, status, sealed, records, burglar, directory, tally }
+        Self { site, seed, dice, members, free, status, sealed, records, collector, directory, tally }
     }
 
     /// One order, and all that comes of it.
@@ -177,7 +177,7 @@ impl Churn {
         let unopened = self.site.block(outcome.open_all(&self.site.client(Some(&anywhere))));
         assert_eq!(unopened, Vec::<String>::new(), "{line}: D7: {anywhere}");
         self.count(&order, outcome.tally.done);
-        self.haunt();
+        self.former_members_are_refused();
         self.free_machines();
         self.go_back_in_time();
         self.disarm();
@@ -286,7 +286,7 @@ fn run(seed: u64, orders: usize) -> Tally {
     let mut churn = Churn::found(seed);
     println!("churn: seed {seed}: founded with {:?}", churn.members);
     (0..orders).for_each(|_| churn.turn());
-    churn.tally.stolen = churn.burglar.taken();
+    churn.tally.stolen = churn.collector.taken();
     churn.tally.snapshots = churn.count_snapshots();
     println!("churn: seed {seed}: {:?}", churn.tally);
     churn.tally
@@ -302,7 +302,7 @@ fn never_happened(tallies: &[Tally]) -> Vec<&'static str> {
         ("a replacement", any(|tally| tally.replacements > 0)),
         ("an order that trouble stopped", any(|tally| tally.again > 0)),
         ("an epoch for a member that was away", any(|tally| tally.rekeys > 0)),
-        ("a former member that is refused", any(|tally| tally.ghosts > 0)),
+        ("a former member that is refused", any(|tally| tally.former_members > 0)),
         ("an old image", any(|tally| tally.restored > 0)),
         ("a snapshot", any(|tally| tally.snapshots > 0)),
         ("a theft", any(|tally| tally.stolen > 0)),

@@ -1,0 +1,7 @@
+//! When a node serves, when it stops, and what it says about it.
+
+mod alarms;
+mod boot;
+mod lease;
+mod load;
+mod sealing;
