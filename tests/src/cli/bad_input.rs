@@ -10,8 +10,7 @@ use quorate_client::conn::{Conn, Lane};
 use quorate_client::identity::{Identity, Protocol, dial};
 use quorate_client::wire::{self, AdminRequest, Answered, Envelope, Request, Token};
 use quorate_client::{Client, Code, Context, Options};
-use quorate_testnet::procs::Binaries;
-use quorate_testnet::procs::{Finished, Tool};
+use quorate_testnet::procs::{Binaries, Finished, Tool};
 
 use crate::harness::{PATIENCE, Site, name};
 

@@ -7,14 +7,12 @@ use std::process::Command;
 use quorate_client::Token;
 use quorate_client::identity::PublicKey;
 use quorate_testnet::Cluster;
-use quorate_testnet::procs::Binaries;
-use quorate_testnet::procs::{Finished, Tool};
-use quorate_testnet::procs::{Lifetime, Process};
+use quorate_testnet::procs::{Binaries, Finished, Lifetime, Process, Tool};
 use serde_json::Value;
 
-use crate::documents::readme::{parts, read, spans};
+use crate::harness::commands::{init, invitations, join};
+use crate::harness::documents::{parts, read, spans};
 use crate::harness::{PATIENCE, Site};
-use crate::promises::membership::founding::{init, invitations, join};
 
 fn run(command: Command, input: &[u8]) -> Finished {
     Tool::start(command, input).expect("runs").outcome(PATIENCE).expect("ends")

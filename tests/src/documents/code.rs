@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 
 use quorate_client::Code;
 
-use crate::documents::readme::{parts, read, root, spans};
 use crate::harness::Site;
+use crate::harness::documents::{parts, read, root, spans};
 
 /// From `start` to the first line that closes what begins there.
 pub(crate) fn block<'a>(source: &'a str, start: &str) -> &'a str {

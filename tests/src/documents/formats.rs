@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use crate::documents::code::{Program, block, one_line};
-use crate::documents::readme::read;
+use crate::harness::documents::read;
 
 /// The variants of an enum in the order in which they are declared, which is their number.
 fn variants(source: &str, name: &str) -> Vec<String> {

@@ -3,5 +3,5 @@
 mod code;
 mod formats;
 mod operating;
-pub(crate) mod readme;
+mod readme;
 mod setup;

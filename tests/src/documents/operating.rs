@@ -5,13 +5,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use quorate_testnet::Cluster;
-use quorate_testnet::procs::Binaries;
-use quorate_testnet::procs::{Finished, Tool};
+use quorate_testnet::procs::{Binaries, Finished, Tool};
 use tempfile::TempDir;
 
-use crate::documents::readme::read;
 use crate::harness::PATIENCE;
-use crate::promises::membership::founding::invitations;
+use crate::harness::commands::invitations;
+use crate::harness::documents::read;
 
 /// What `Use it` encrypts, and how it is read again.
 const READ: &str = "quorate decrypt -c customer=4711 message.qrt";

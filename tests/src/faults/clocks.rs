@@ -12,8 +12,8 @@ use quorate_testnet::faults::shim::{Clock, Clocks, Shim};
 use quorate_testnet::load::{Load, Options};
 use quorate_testnet::{Builder, Cluster};
 
+use crate::harness::commands::{init, invitations, join};
 use crate::harness::{PATIENCE, Site, name};
-use crate::promises::membership::founding::{init, invitations, join};
 
 const NODES: [&str; 3] = ["n1", "n2", "n3"];
 const YEAR: Duration = Duration::from_secs(365 * 86_400);

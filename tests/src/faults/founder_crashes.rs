@@ -15,8 +15,8 @@ use quorate_testnet::Cluster;
 use quorate_testnet::faults::shim::{Death, Shim};
 use quorate_testnet::procs::Tool;
 
+use crate::harness::commands::{init, join, printed_invitations};
 use crate::harness::{Dice, PATIENCE, Site, seed};
-use crate::promises::membership::founding::{init, join, printed_invitations};
 
 const NODES: [&str; 3] = ["n1", "n2", "n3"];
 /// Every change of the vault is two syncs: after the first, only one of the two copies is new.

@@ -1,5 +1,9 @@
 //! A cluster, a client for each of its nodes, and what every test does with them.
 
+pub(crate) mod commands;
+pub(crate) mod documents;
+pub(crate) mod impostor;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::path::Path;
@@ -186,6 +190,8 @@ pub(crate) fn seed() -> u64 {
     seed
 }
 
+/// Set to go on for longer: `make soak` does.
+const ROUNDS_VARIABLE: &str = "QUORATE_RESTART_ROUNDS";
 /// SplitMix64 (Steele, Lea and Flood 2014): small, and the seed is all of its state.
 pub(crate) struct Dice(u64);
 
@@ -201,6 +207,12 @@ impl Dice {
         mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
         ((mixed ^ mixed >> 31) % end as u64) as usize
     }
+}
+
+/// How many rounds, unless that is given.
+pub(crate) fn restart_rounds(usual: usize) -> usize {
+    let given = std::env::var(ROUNDS_VARIABLE).ok();
+    given.map_or(usual, |text| text.parse().unwrap_or_else(|_| panic!("{ROUNDS_VARIABLE} is a number")))
 }
 
 /// Every way to choose `size` of `items`, in order.

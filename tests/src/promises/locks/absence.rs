@@ -12,8 +12,8 @@ use quorate_shares::lock::{LockOpenCode, LockOpenReply};
 use quorate_testnet::Cluster;
 use quorate_testnet::procs::Tool;
 
+use crate::harness::impostor::Impostor;
 use crate::harness::{PATIENCE, Site};
-use crate::promises::secrecy::impostor::Thief;
 
 fn site(settings: &str) -> Site {
     Site::of(Cluster::builder().settings(format!("[timing]\nrenew_lock_after_ms = 3600000\n{settings}")))
@@ -34,7 +34,7 @@ fn quorate(site: &Site, node: &str, typed: &str) -> String {
 }
 
 /// What `to` answers to a thief with the disk of a node that is down.
-fn code(site: &Site, thief: &Thief, to: &str) -> LockOpenCode {
+fn code(site: &Site, thief: &Impostor, to: &str) -> LockOpenCode {
     let request = thief.lock_open(site.file().node(to).expect("a node").id);
     site.block(async {
         let boot = thief.dial(site, to, Protocol::Boot).await.expect("the boot door");
@@ -58,7 +58,7 @@ fn alarm(site: &Site, code: &str) {
 fn t19_a_node_that_was_away_too_long_is_admitted_by_an_operator() {
     let mut site = site("absence_window_ms = 6000\n");
     let third = site.file().node("n3").expect("a node").id;
-    let thief = Thief::steal(&site, "n3");
+    let thief = Impostor::steal(&site, "n3");
     site.cluster.kill("n3").expect("dies");
     for peer in ["n1", "n2"] {
         site.until(&format!("{peer} to notice the absence"), || (away_s(&site, peer, third) >= 6).then_some(()));

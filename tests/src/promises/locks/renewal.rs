@@ -10,9 +10,8 @@ use quorate_node::vault::{self, KEYS_PER_PEER_MAX, Vault};
 use quorate_shares::lock::{Lock, LockOpenCode, LockOpenReply};
 use quorate_testnet::{Cluster, thief, wait_until};
 
-use crate::harness::{Dice, PATIENCE, Site, seed, subsets};
-use crate::promises::secrecy::impostor::Thief;
-use crate::soak::restarts::rounds;
+use crate::harness::impostor::Impostor;
+use crate::harness::{Dice, PATIENCE, Site, restart_rounds, seed, subsets};
 
 const NODES: [&str; 3] = ["n1", "n2", "n3"];
 /// The first renewal, and no other: two to eight seconds after founding.
@@ -49,7 +48,7 @@ fn t07_an_old_image_opens_nothing_once_its_keys_are_erased() {
     site.create("key");
     let (old, new) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
     let image = steal(&site, &["n1"], old.path()).remove(0);
-    let thief = Thief::of(&site, vault::inspect(&image).expect("a vault"));
+    let thief = Impostor::of(&site, vault::inspect(&image).expect("a vault"));
     assert_eq!(thief.vault.lock.as_ref().map(Lock::generation), Some(1), "the control: stolen before the renewal");
     site.until("every lock to be renewed", || NODES.iter().all(|node| generation(&site, node) > 1).then_some(()));
 
@@ -160,7 +159,7 @@ fn t57_a_node_that_dies_again_and_again_never_uses_up_its_lock_keys() {
     let mut site = with(ALWAYS);
     site.create("key");
     let ciphertext = site.encrypt(None, "key", b"secret").expect("encrypts");
-    for round in 0..rounds(ROUNDS) {
+    for round in 0..restart_rounds(ROUNDS) {
         let victim = if dice.below(3) > 0 { "n1" } else { NODES[dice.below(NODES.len())] };
         site.cluster.kill(victim).expect("dies");
         site.start(&[victim]);

@@ -4,38 +4,8 @@ use quorate_client::wire::Phase;
 use quorate_testnet::Cluster;
 use quorate_testnet::procs::Tool;
 
+use crate::harness::commands::{init, invitations, join};
 use crate::harness::{PATIENCE, Site};
-
-/// `cluster init` at a node, with these further options.
-pub(crate) fn init(cluster: &Cluster, node: &str, options: &[&str]) -> Tool {
-    let directory = cluster.directory();
-    let mut command = cluster.quorate(["cluster", "init", "--token-file"]);
-    command.arg(directory.token()).arg("--socket").arg(directory.socket(node)).args(options);
-    Tool::start(command, b"").expect("runs")
-}
-
-pub(crate) fn join(cluster: &Cluster, node: &str, invitation: &str) -> Tool {
-    let mut command = cluster.quorate(["node", "join", "-", "--socket"]);
-    command.arg(cluster.directory().socket(node));
-    Tool::start(command, invitation.as_bytes()).expect("runs")
-}
-
-/// The invitations that `init` has printed so far.
-pub(crate) fn printed_invitations(init: &Tool) -> Vec<String> {
-    let printed = init.so_far();
-    let is_invitation = |word: &&str| word.parse::<quorate_node::vault::invitation::Invitation>().is_ok();
-    let mut found: Vec<_> = printed.split_whitespace().filter(is_invitation).map(str::to_owned).collect();
-    found.dedup();
-    found
-}
-
-/// As many invitations, once `init` has printed them.
-pub(crate) fn invitations(init: &Tool, count: usize) -> Vec<String> {
-    quorate_testnet::wait_until("invitations", PATIENCE, || {
-        Some(printed_invitations(init)).filter(|found| found.len() >= count)
-    })
-    .expect("in time")
-}
 
 fn fails(tool: Tool, code: i32, says: &str) {
     let finished = tool.outcome(PATIENCE).expect("ends");

@@ -10,6 +10,7 @@ use quorate_testnet::load::{Load, Options};
 use quorate_testnet::procs::Tool;
 use quorate_testnet::{Cluster, thief};
 
+use crate::harness::commands::{invite, join, join_with};
 use crate::harness::{Dice, PATIENCE, Site, name, seed, subsets};
 
 /// So many keys that there is time to do something while they are dealt to the next epoch.
@@ -22,19 +23,6 @@ fn with_spares(spares: u8) -> Site {
 
 fn node_name(name: &str) -> NodeName {
     name.parse().expect("a name")
-}
-
-/// An invitation, as an operator gets one.
-pub(crate) fn invite(site: &Site) -> String {
-    let text = site.block(site.client(None).invite_node(None, Duration::from_secs(600))).expect("an invitation");
-    String::from_utf8(text.expose().to_vec()).expect("text")
-}
-
-/// Begins to join, and says what the command said in the end.
-pub(crate) fn join(site: &Site, node: &str, invitation: &str, more: &[&str]) -> Tool {
-    let mut command = site.cluster.quorate(["node", "join", "-"]);
-    command.args(more).arg("--socket").arg(site.cluster.directory().socket(node));
-    Tool::start(command, format!("{invitation}\n").as_bytes()).expect("starts")
 }
 
 /// The threshold in force, and how many disks a thief needs at one instant.
@@ -92,7 +80,7 @@ fn t10_a_larger_cluster_needs_more_disks() {
     assert_eq!(opened(&site, &["n1", "n2"]).keys.len(), keys.len(), "the control: two disks of three nodes open all");
 
     site.start(&["n4"]);
-    let joining = join(&site, "n4", &invite(&site), &[]);
+    let joining = join(&site.cluster, "n4", &invite(&site));
     let held = ["n1", "n2"];
     let lock = |site: &Site, node: &str| vault::inspect(&site.cluster.directory().data(node)).ok()?.lock;
     let names_all = |node: &&str| lock(&site, node).is_some_and(|lock| lock.pieces().len() == 3);
@@ -169,7 +157,7 @@ fn a_joiner_that_dies_goes_on() {
     let mut dice = Dice::new(seed());
     site.start(&["n4"]);
     let invitation = invite(&site);
-    let begun = join(&site, "n4", &invitation, &["--no-wait"]);
+    let begun = join_with(&site.cluster, "n4", &invitation, &["--no-wait"]);
     begun.success(PATIENCE).expect("begins");
     let mut deaths = 0;
     while site.cluster.status("n4").map_or(true, |status| status.public.phase != Phase::Serving) && deaths < 6 {
@@ -202,7 +190,7 @@ fn an_invitation_that_a_member_cannot_ask_about_is_not_refused() {
     let text = site.block(site.client(Some(&leader)).invite_node(None, Duration::from_secs(600)));
     let invitation = String::from_utf8(text.expect("an invitation").expose().to_vec()).expect("text");
     site.start(&["n4"]);
-    let mut joining = join(&site, "n4", &invitation, &[]);
+    let mut joining = join(&site.cluster, "n4", &invitation);
     let log = site.cluster.directory().log(asked);
     let said = || std::fs::read_to_string(&log).expect("a node writes its log").contains("that may only be new");
     site.until("n4 to ask a member that does not know", || {
@@ -231,7 +219,7 @@ fn t24_a_lost_node_is_replaced() {
     let replace = site.block(site.client(None).replace_node(&node_name("n3"), invitation.as_bytes()));
     replace.expect("the invitation is known");
     site.start(&["n4"]);
-    join(&site, "n4", &invitation, &[]).success(PATIENCE).expect("joins");
+    join(&site.cluster, "n4", &invitation).success(PATIENCE).expect("joins");
     site.export();
     let names = || {
         let nodes = site.block(site.client(None).nodes()).ok()?;
@@ -265,7 +253,7 @@ fn neither_of_two_nodes_can_be_replaced() {
     assert_eq!(said.code, Some(6), "{}", said.stderr);
     assert!(said.stderr.contains("1 of 2 shares would remain") && said.stderr.contains("join another node first"));
     site.start(&["n3"]);
-    join(&site, "n3", &invitation, &[]).success(PATIENCE).expect("joins");
+    join(&site.cluster, "n3", &invitation).success(PATIENCE).expect("joins");
     site.export();
     for node in ["n1", "n2", "n3"] {
         assert_eq!(site.decrypt(Some(node), &sealed).expect("opens"), b"kept", "{node}");
@@ -278,7 +266,7 @@ fn wrong_invitations_are_refused_with_advice() {
     let mut site = with_spares(2);
     site.start(&["n4", "n5"]);
     let refused = |node: &str, invitation: &str| {
-        let outcome = join(&site, node, invitation, &[]).outcome(PATIENCE).expect("ends");
+        let outcome = join(&site.cluster, node, invitation).outcome(PATIENCE).expect("ends");
         assert_ne!(outcome.code, Some(0), "it must be refused");
         outcome.stderr
     };
@@ -292,7 +280,7 @@ fn wrong_invitations_are_refused_with_advice() {
     assert!(refused("n4", &short).contains("has expired"));
 
     let good = invite(&site);
-    join(&site, "n4", &good, &[]).success(PATIENCE).expect("joins");
+    join(&site.cluster, "n4", &good).success(PATIENCE).expect("joins");
     assert!(refused("n5", &good).contains("used by another node"));
     assert!(refused("n4", &good).contains("belongs to a cluster already"));
     let taken = site.block(site.client(None).invite_node(Some(&node_name("n1")), PATIENCE));
@@ -305,7 +293,7 @@ fn two_nodes_that_join_at_once_come_in_one_after_the_other() {
     let mut site = with_spares(2);
     site.create("key");
     site.start(&["n4", "n5"]);
-    let joins = ["n4", "n5"].map(|node| join(&site, node, &invite(&site), &[]));
+    let joins = ["n4", "n5"].map(|node| join(&site.cluster, node, &invite(&site)));
     joins.into_iter().for_each(|join| drop(join.success(PATIENCE).expect("joins")));
     site.export();
     let over = || site.block(site.client(None).status()).expect("status").operation.is_none();
@@ -320,7 +308,7 @@ fn t55_a_revocation_comes_before_a_join_that_hangs() {
     let mut site = Site::of(Cluster::builder().nodes(4).spares(1));
     site.create("key");
     site.start(&["n5"]);
-    join(&site, "n5", &invite(&site), &["--no-wait"]).success(PATIENCE).expect("begins");
+    join_with(&site.cluster, "n5", &invite(&site), &["--no-wait"]).success(PATIENCE).expect("begins");
     let operation = |site: &Site| site.block(site.client(None).status()).ok()?.operation;
     site.until("the join to begin", || operation(&site).filter(|operation| operation.name.starts_with("join")));
     site.cluster.kill("n5").expect("dies");

@@ -26,7 +26,7 @@ use serde_bytes::ByteBuf;
 use tokio::sync::mpsc;
 
 use crate::harness::Site;
-use crate::promises::secrecy::impostor::{Thief, every_peer_request};
+use crate::harness::impostor::{Impostor, every_peer_request};
 
 const CALL: Duration = Duration::from_secs(5);
 /// Longer than a lease, and than a session takes to be refused again and again.
@@ -199,7 +199,7 @@ fn t16_a_revoked_node_is_refused_everything_and_believes_a_majority() {
     site.cluster.wait_serving(&["n1", "n2"]).expect("the played member gives leases");
     let id = |name: &str| site.file().node(name).expect("a node").id;
     let (n1, n2) = (id("n1"), id("n2"));
-    let thief = Thief::of(&site, vault::inspect(&copies.path().join("n2")).expect("a vault"));
+    let thief = Impostor::of(&site, vault::inspect(&copies.path().join("n2")).expect("a vault"));
     let lock_open = || {
         let request = thief.lock_open(n1);
         site.block(async {

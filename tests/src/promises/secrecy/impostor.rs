@@ -4,113 +4,24 @@ use std::net::UdpSocket;
 use std::process::Command;
 use std::time::Duration;
 
-use quorate_client::conn::{CallError, Conn, Lane};
+use quorate_client::conn::{CallError, Lane};
 use quorate_client::error::Code;
-use quorate_client::identity::{DialError, Identity, Protocol, dial};
+use quorate_client::identity::{Identity, Protocol};
 use quorate_client::wire::{self, Answered, Envelope, PUBLIC_STATUS, Phase, PublicStatus, Request, Token};
-use quorate_node::peers::peer::{
-    self, Hello, KeyChange, LockState, Operate, PeerRequest, SharesRequest, VerifyRequest,
-};
-use quorate_node::vault::{self, Vault};
-use quorate_raft::command::{Change, Command as StateCommand};
-use quorate_shares::ids::{Epoch, KeyUid, KeyVersion, NodeId, NodeName};
+use quorate_node::peers::peer;
+use quorate_shares::ids::{Epoch, NodeId, NodeName};
 use quorate_shares::labels::EXPORTER_LOCK;
-use quorate_shares::lock::{LockOpenCode, LockOpenReply, LockOpenRequest, LockParams};
+use quorate_shares::lock::{LockOpenCode, LockOpenReply, LockOpenRequest};
 use quorate_shares::secret::Secret;
-use quorate_testnet::procs::Binaries;
-use quorate_testnet::procs::local_status;
-use quorate_testnet::procs::{Lifetime, Process};
+use quorate_testnet::procs::{Binaries, Lifetime, Process, local_status};
 
+use crate::harness::impostor::{Impostor, every_peer_request};
 use crate::harness::{Site, name};
 
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The vault of a stolen disk, and a network of the thief's own.
-pub(crate) struct Thief {
-    pub(crate) vault: Vault,
-    boot: Identity,
-    endpoint: quinn::Endpoint,
-}
-
-impl Thief {
-    pub(crate) fn steal(site: &Site, node: &str) -> Self {
-        let stolen = tempfile::tempdir().expect("a directory");
-        let disk = site.cluster.steal(&[node], stolen.path()).expect("steals").remove(0);
-        Self::of(site, vault::inspect(&disk).expect("a vault"))
-    }
-
-    /// A thief who has this vault.
-    pub(crate) fn of(site: &Site, vault: Vault) -> Self {
-        let boot = Identity::from_seed(&vault.identity.boot_seed);
-        let endpoint = site.block(async { quinn::Endpoint::client("127.0.0.1:0".parse().expect("an address")) });
-        Self { vault, boot, endpoint: endpoint.expect("a socket") }
-    }
-
-    pub(crate) async fn dial(&self, site: &Site, node: &str, protocol: Protocol) -> Result<Conn, DialError> {
-        let file = site.file();
-        let node = file.node(node).expect("a node");
-        let expected = match protocol {
-            Protocol::Boot | Protocol::Join => node.boot_key,
-            Protocol::Peer | Protocol::Client => node.key,
-        };
-        let address = node.addresses[0].parse().expect("an address");
-        let connection = dial(&self.endpoint, address, &self.boot, expected, protocol, PATIENCE).await?;
-        Ok(Conn::start(connection, None))
-    }
-
-    /// The question that the stolen node would ask of `to`.
-    pub(crate) fn lock_open(&self, to: NodeId) -> LockOpenRequest {
-        let lock = self.vault.lock.as_ref().expect("a lock");
-        let node = self.vault.identity.node.expect("an id");
-        let params = LockParams { cluster: self.vault.identity.cluster, node, generation: lock.generation() };
-        lock.request(&params, to, [7; 32]).expect("the lock names this peer")
-    }
-
-    /// Asks `to` for its piece of the stolen lock: what it answers, and the piece with its number, if it gives it.
-    pub(crate) fn ask(&self, site: &Site, to: &str) -> (LockOpenCode, Option<(u8, Secret<32>)>) {
-        let request = self.lock_open(site.file().node(to).expect("a node").id);
-        site.block(async {
-            let boot = self.dial(site, to, Protocol::Boot).await.expect("the boot door");
-            let answer = boot.call(Lane::Ordinary, &request.encode(), PATIENCE).await.expect("answers");
-            let reply = LockOpenReply::parse(&answer).expect("a reply");
-            let piece = reply.open(&boot.export(EXPORTER_LOCK, &request.hash())).ok();
-            (reply.code(), piece.map(|piece| (request.x, piece)))
-        })
-    }
-}
-
 fn node(name: &str) -> NodeName {
     name.parse().expect("a name")
-}
-
-/// One of everything that a member may ask of another.
-pub(crate) fn every_peer_request(me: NodeId) -> Vec<PeerRequest> {
-    let (uid, version, epoch) = (KeyUid([1; 16]), KeyVersion(1), Epoch(1));
-    let durable = LockState { generation: 1, keyno: 1 };
-    vec![
-        PeerRequest::Hello(Hello { node: me, boot_nonce: [7; 32], flushed: None }),
-        PeerRequest::Ping,
-        PeerRequest::Raft(serde_bytes::ByteBuf::from(vec![0; 64])),
-        PeerRequest::Lease,
-        PeerRequest::Shares(SharesRequest { epoch, versions: vec![(uid, version)], request: [0; 16] }),
-        PeerRequest::Verify(VerifyRequest { epoch, index: 0, versions: vec![(uid, version)] }),
-        PeerRequest::AckEpoch { epoch, index: 0 },
-        PeerRequest::LockPrepare(durable),
-        PeerRequest::LockCommit(durable),
-        PeerRequest::LockErased(durable),
-        PeerRequest::FoundingTerms,
-        PeerRequest::FoundingLocked { attempt: 1 },
-        PeerRequest::Propose(Box::new(StateCommand::new(0, Change::ActivateEpoch { epoch }))),
-        PeerRequest::Change(KeyChange::Rotate { request: [0; 16], name: name("key"), expect: None }),
-        PeerRequest::Report,
-        PeerRequest::Seal { sealed: true },
-        PeerRequest::Admit { node: me },
-        PeerRequest::Disarm { codes: None },
-        PeerRequest::Flushed(quorate_raft::Flushed::default()),
-        PeerRequest::Roster,
-        PeerRequest::Operate(Operate::Revoke { request: [0; 16], names: vec![node("n3")] }),
-        PeerRequest::Progress { operation: epoch },
-    ]
 }
 
 /// One of everything that a client may ask.
@@ -146,7 +57,7 @@ fn every_client_request() -> Vec<Request> {
 fn t15_a_boot_key_opens_no_other_door() {
     let mut site = Site::with_lasting_locks();
     site.create("key");
-    let thief = Thief::steal(&site, "n2");
+    let thief = Impostor::steal(&site, "n2");
     site.cluster.kill("n2").expect("dies, so that nothing speaks for the real node");
     let me = thief.vault.identity.node.expect("an id");
     site.block(async {
@@ -197,7 +108,7 @@ fn t15_a_boot_key_opens_no_other_door() {
 #[test]
 fn t20_an_answer_to_lock_open_opens_only_on_its_connection() {
     let mut site = Site::with_lasting_locks();
-    let thief = Thief::steal(&site, "n2");
+    let thief = Impostor::steal(&site, "n2");
     site.cluster.kill("n2").expect("dies");
     site.block(async {
         let request = thief.lock_open(NodeId(1));
@@ -221,7 +132,7 @@ fn t20_an_answer_to_lock_open_opens_only_on_its_connection() {
 #[test]
 fn lock_open_with_anything_changed_is_refused() {
     let mut site = Site::with_lasting_locks();
-    let thief = Thief::steal(&site, "n2");
+    let thief = Impostor::steal(&site, "n2");
     site.cluster.kill("n2").expect("dies");
     let good = || thief.lock_open(NodeId(1));
     let me = thief.vault.identity.node.expect("an id");
@@ -240,7 +151,7 @@ fn lock_open_with_anything_changed_is_refused() {
         ("another piece number", with(&|request| request.x ^= 3)),
         ("a damaged piece", with(&|request| request.sealed[0] ^= 1)),
     ];
-    let stranger = Thief { boot: Identity::from_seed(&Secret::take(&mut [9; 32])), ..Thief::steal(&site, "n2") };
+    let stranger = Impostor::steal(&site, "n2").with_boot_key(Identity::from_seed(&Secret::take(&mut [9; 32])));
     site.block(async {
         let conn = thief.dial(&site, "n1", Protocol::Boot).await.expect("connects");
         for (what, request) in &changed {

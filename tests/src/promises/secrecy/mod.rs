@@ -1,6 +1,6 @@
 //! What a thief, an impostor and a lying member learn, and what they cannot do.
 
-pub(crate) mod impostor;
+mod impostor;
 mod liar;
 mod memory;
 mod secrets;

@@ -11,15 +11,12 @@ use base64::engine::general_purpose::STANDARD;
 use quorate_client::Token;
 use quorate_node::vault::invitation::Invitation;
 use quorate_shares::envelope::Ciphertext;
-use quorate_testnet::procs::Binaries;
-use quorate_testnet::procs::Tool;
-use quorate_testnet::procs::local_status;
-use quorate_testnet::procs::{Lifetime, Process};
+use quorate_testnet::procs::{Binaries, Lifetime, Process, Tool, local_status};
 use quorate_testnet::thief::canary::{self, Canary};
 use quorate_testnet::{Cluster, thief};
 
+use crate::harness::commands::{init, invitations, join};
 use crate::harness::{PATIENCE, Site};
-use crate::promises::membership::founding::{init, invitations, join};
 
 const NODES: [&str; 3] = ["n1", "n2", "n3"];
 const KEYS: [&str; 2] = ["canary-of/a-name", "canary-of/another-name"];

@@ -10,8 +10,8 @@ use quorate_shares::lock::{Lock, LockOpenCode, LockOpenReply, LockOpenRequest};
 use quorate_testnet::Cluster;
 use quorate_testnet::procs::{Finished, Tool};
 
+use crate::harness::impostor::Impostor;
 use crate::harness::{PATIENCE, Site};
-use crate::promises::secrecy::impostor::Thief;
 
 const NODES: [&str; 3] = ["n1", "n2", "n3"];
 
@@ -19,11 +19,11 @@ fn quorate(site: &Site, typed: &str) -> Finished {
     Tool::start(site.cluster.quorate(typed.split(' ')), b"").expect("runs").outcome(PATIENCE).expect("ends")
 }
 
-fn ask(site: &Site, thief: &Thief, to: &str) -> LockOpenCode {
+fn ask(site: &Site, thief: &Impostor, to: &str) -> LockOpenCode {
     put(site, thief, to, &thief.lock_open(site.file().node(to).expect("a node").id))
 }
 
-fn put(site: &Site, thief: &Thief, to: &str, request: &LockOpenRequest) -> LockOpenCode {
+fn put(site: &Site, thief: &Impostor, to: &str, request: &LockOpenRequest) -> LockOpenCode {
     site.block(async {
         let boot = thief.dial(site, to, Protocol::Boot).await.expect("the boot door");
         let answer = boot.call(Lane::Ordinary, &request.encode(), PATIENCE).await.expect("answers");
@@ -42,7 +42,7 @@ fn open(site: &Site, code: &str) -> Vec<Alarm> {
 #[test]
 fn what_a_node_said_that_left_is_not_shown() {
     let site = Site::of(Cluster::builder().nodes(4).settings("[timing]\nrenew_lock_after_ms = 3600000\n"));
-    let thief = Thief::steal(&site, "n2");
+    let thief = Impostor::steal(&site, "n2");
     assert_eq!(ask(&site, &thief, "n4"), LockOpenCode::DuplicateSession);
     for node in NODES {
         let shown = || site.block(site.client(Some(node)).status()).ok().filter(|status| !status.alarms.is_empty());
@@ -69,7 +69,7 @@ fn an_alarm_stays_over_restarts_until_it_is_disarmed() {
     let mut site = Site::with_lasting_locks();
     let file = site.cluster.directory().data("n1").join("alarms");
     assert!(!file.exists() && quorate(&site, "status").code == Some(0), "the control");
-    let thief = Thief::steal(&site, "n2");
+    let thief = Impostor::steal(&site, "n2");
     assert_eq!(ask(&site, &thief, "n1"), LockOpenCode::DuplicateSession);
     site.until("the alarm to be durable", || file.exists().then_some(()));
     let sealed = fs::read(&file).expect("ours");
@@ -106,7 +106,7 @@ fn an_alarm_of_a_locked_node_waits_for_the_storage_key() {
     let mut site = Site::of(Cluster::builder().settings("[timing]\nrenew_lock_after_ms = 2000\n"));
     let stolen = tempfile::tempdir().expect("a directory");
     let image = site.cluster.steal(&["n2"], stolen.path()).expect("steals").remove(0);
-    let thief = Thief::of(&site, vault::inspect(&image).expect("a vault"));
+    let thief = Impostor::of(&site, vault::inspect(&image).expect("a vault"));
     assert_eq!(thief.vault.lock.as_ref().map(Lock::generation), Some(1), "the control: from before the renewal");
     site.until("n1 to know of the renewal", || {
         let now = tempfile::tempdir().expect("a directory");
@@ -134,7 +134,7 @@ fn an_alarm_of_a_locked_node_waits_for_the_storage_key() {
 #[test]
 fn each_former_member_raises_an_alarm_of_its_own() {
     let mut site = Site::of(Cluster::builder().nodes(5).settings("[timing]\nrenew_lock_after_ms = 3600000\n"));
-    let thieves = ["n4", "n5"].map(|node| Thief::steal(&site, node));
+    let thieves = ["n4", "n5"].map(|node| Impostor::steal(&site, node));
     for node in ["n4", "n5"] {
         site.cluster.kill(node).expect("dies");
     }

@@ -17,8 +17,8 @@ use quorate_testnet::load::{Load, Options};
 use quorate_testnet::procs::Tool;
 
 use super::{COLD, Sealed, all_open, goes_on, none_wrong, seal_many, settled, status, typed};
+use crate::harness::commands::{invite, join};
 use crate::harness::{Dice, PATIENCE, Site, seed};
-use crate::promises::membership::joining::{invite, join};
 
 const NODES: u8 = 5;
 /// Two batches, when they are dealt anew.
@@ -92,7 +92,7 @@ impl Scene {
             replace.success(PATIENCE).expect("the invitation is known");
         }
         self.site.cluster.start(node).expect("starts on an empty disk");
-        let begin = |site: &Site| join(site, node, &invitation, &[]);
+        let begin = |site: &Site| join(&site.cluster, node, &invitation);
         let died = self.see_through(&format!("{node} joins in place of {gone:?}"), begin, death, false);
         self.site.until(&format!("everybody to be done with {node}"), || {
             let all: Option<Vec<_>> = STAY.iter().map(|stays| status(&self.site, &[stays])).collect();

@@ -9,9 +9,9 @@ use quorate_testnet::Cluster;
 use quorate_testnet::procs::{Finished, Tool};
 
 use super::{COLD, LEASE, all_open, cold, run, seal_many, settled, status, typed};
+use crate::harness::commands::{invite, join};
+use crate::harness::impostor::Impostor;
 use crate::harness::{PATIENCE, Site};
-use crate::promises::membership::joining::{invite, join};
-use crate::promises::secrecy::impostor::Thief;
 
 /// Types a command that is refused, and returns what it says.
 fn refused(site: &Site, words: &[&str], code: i32) -> String {
@@ -157,7 +157,7 @@ fn t56_a_replacement_of_one_that_opens_for_a_member_that_is_away_waits() {
         let replace = site.cluster.quorate(["node", "replace", gone, "--with", "-", "--yes"]);
         Tool::start(replace, invitation.as_bytes()).expect("runs").success(PATIENCE).expect("the invitation is known");
         site.start(&[new]);
-        let mut joining = join(&site, new, &invitation, &[]);
+        let mut joining = join(&site.cluster, new, &invitation);
         site.until("it to wait for n3", || {
             assert!(!joining.has_ended(), "{}", joining.so_far());
             let running = status(&site, &[gone, stays])?.operation?;
@@ -219,7 +219,7 @@ fn t56_a_member_that_is_counted_as_lost_keeps_nobody_from_leaving() {
     assert!(said.contains("--abandon n3"), "{said}");
     // Of somebody else it says nothing.
     refused(&site, &["node", "remove", "n2", "--yes", "--abandon", "n4"], 6);
-    let lost = Thief::steal(&site, "n3");
+    let lost = Impostor::steal(&site, "n3");
     assert_eq!(lost.ask(&site, "n2").0, LockOpenCode::Ok, "the control: as it is, n3 could come back");
     let removed = run(&site, &["node", "remove", "n2", "--yes", "--abandon", "n3"]);
     assert_eq!(removed.code, Some(0), "{}", removed.stderr);

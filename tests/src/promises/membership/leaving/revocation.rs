@@ -11,8 +11,8 @@ use quorate_shares::lock::LockOpenCode;
 use quorate_testnet::{Cluster, thief, wait_until};
 
 use super::{LEASE, all_open, run, seal_many, settled, typed};
+use crate::harness::impostor::{Impostor, every_peer_request};
 use crate::harness::{PATIENCE, Site};
-use crate::promises::secrecy::impostor::{Thief, every_peer_request};
 
 /// How long a command may return after the last lease from before can have run out.
 const SLACK: Duration = Duration::from_secs(1);
@@ -114,7 +114,7 @@ fn t16_whoever_stays_hears_nothing_of_a_revoked_node() {
     let disks = site.cluster.steal(&["n1", "n2", "n3", "n4"], copies.path()).expect("steals");
     let (vault, bundle) = thief::unlock(&disks[3], &disks).expect("all disks open its bundle");
     let (me, op) = (vault.identity.node.expect("an id"), Identity::from_seed(&bundle.op_seed));
-    let thief = Thief::of(&site, vault);
+    let thief = Impostor::of(&site, vault);
     site.cluster.kill("n4").expect("dies");
     let endpoint = site.block(async { quinn::Endpoint::client("127.0.0.1:0".parse().expect("an address")) });
     let endpoint = endpoint.expect("a socket");

@@ -10,8 +10,8 @@ use quorate_shares::secret::Secret;
 use quorate_testnet::Cluster;
 
 use super::{LEASE, Sealed, all_open, client_of, seal_many, settled, status, typed};
+use crate::harness::impostor::Impostor;
 use crate::harness::{PATIENCE, Site};
-use crate::promises::secrecy::impostor::Thief;
 
 /// Cuts both off from all others. They reach each other.
 fn cut_off(site: &Site, together: [&str; 2]) {
@@ -146,13 +146,13 @@ fn t17_of_four_two_alone_revoke_nobody() {
 
 /// Two disks that were stolen together.
 struct Loot {
-    victim: Thief,
-    other: Thief,
+    victim: Impostor,
+    other: Impostor,
 }
 
 impl Loot {
     fn steal(site: &Site, victim: &str, other: &str) -> Self {
-        Self { victim: Thief::steal(site, victim), other: Thief::steal(site, other) }
+        Self { victim: Impostor::steal(site, victim), other: Impostor::steal(site, other) }
     }
 
     /// Opens the lock of one disk with the piece that the other one can open and with those that were given over the wire.
