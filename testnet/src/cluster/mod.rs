@@ -275,6 +275,14 @@ impl Cluster {
         Ok(self.processes[place].as_mut().is_some_and(Process::is_alive))
     }
 
+    /// What runs: nodes by their names, and a relay that is a process of its own.
+    pub fn running(&mut self) -> Vec<String> {
+        let nodes = self.manifest.nodes.iter().zip(&mut self.processes);
+        let running = nodes.filter_map(|(node, process)| process.as_mut()?.is_alive().then(|| node.name.clone()));
+        let running: Vec<_> = running.collect();
+        running.into_iter().chain(self.detached_relay_runs().then(|| "the relay".to_owned())).collect()
+    }
+
     /// A node's process, to be paused and resumed.
     ///
     /// # Errors

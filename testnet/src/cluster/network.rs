@@ -62,6 +62,13 @@ impl Cluster {
         }
     }
 
+    pub(super) fn detached_relay_runs(&mut self) -> bool {
+        match &mut self.network {
+            Network::Elsewhere(Some(relay)) => relay.is_alive(),
+            _ => false,
+        }
+    }
+
     pub(super) fn end_detached_relay(&mut self) -> Result<(), Error> {
         let socket = self.directory.relay_socket();
         match &mut self.network {

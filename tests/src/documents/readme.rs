@@ -67,6 +67,33 @@ fn the_readme_works_as_it_is_typed() {
     Cluster::attach(&testnet).and_then(|mut cluster| cluster.terminate_all()).expect("ends");
 }
 
+/// What `make cluster` prints works as it is pasted, in a directory that knows neither the programs nor the cluster.
+#[test]
+fn what_a_new_cluster_prints_works_in_any_directory() {
+    let (testnet, elsewhere) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
+    let place = testnet.path().join("a cluster");
+    let quorate_testnet = Binaries::find().expect("built").quorate.with_file_name("quorate-testnet");
+    let run = |verb: &str| {
+        let mut command = Command::new(&quorate_testnet);
+        command.arg(verb).arg("--dir").arg(&place).current_dir(testnet.path());
+        let said = Tool::start(command, b"").expect("runs").success(PATIENCE).expect("succeeds");
+        String::from_utf8(said).expect("text")
+    };
+    let told = run("up");
+    let block: String =
+        told.lines().filter_map(|line| line.strip_prefix("  ")).map(|line| format!("{line}\n")).collect();
+    assert!(block.lines().count() > 4, "the control: there is a block: {told}");
+    let mut pasted = shell(&block, elsewhere.path());
+    pasted.env("PATH", "/usr/bin:/bin");
+    let said = Tool::start(pasted, b"").expect("runs").outcome(PATIENCE).expect("ends");
+    let stopped = run("down");
+    assert_eq!(said.code, Some(0), "{block}\n{}", said.stderr);
+    assert!(String::from_utf8_lossy(&said.stdout).ends_with("hello\n"), "what was encrypted comes back");
+    // The block has killed n1.
+    assert_eq!(stopped, format!("stopped n2, n3, the relay; their files stay in {}\n", place.display()));
+    assert_eq!(run("down"), format!("nothing was running in {}\n", place.display()));
+}
+
 /// A line without what differs from run to run: numbers.
 fn shape(line: &str) -> String {
     let mut shape = String::new();
