@@ -20,6 +20,7 @@ pub mod demo;
 
 pub mod bench;
 
+pub use base::dice::Dice;
 pub use base::error::Error;
 pub use base::wait::wait_until;
 pub use cluster::{Builder, Cluster, Special};

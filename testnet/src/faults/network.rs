@@ -8,6 +8,7 @@ use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::base::dice::Dice;
 use crate::base::error::NoSuchNode;
 
 /// Who sends or receives.
@@ -71,7 +72,7 @@ struct State {
 impl Faults {
     pub(crate) fn new(names: Vec<String>) -> Self {
         let (cut, latest) = (HashSet::new(), HashMap::new());
-        let state = State { cut, weather: Weather::default(), dice: Dice(0), tally: Tally::default(), latest };
+        let state = State { cut, weather: Weather::default(), dice: Dice::new(0), tally: Tally::default(), latest };
         Self { names: Arc::new(names), state: Arc::new(Mutex::new(state)) }
     }
 
@@ -126,7 +127,7 @@ impl Faults {
     /// Sets the weather, and the dice to `seed`.
     pub fn set_weather(&self, weather: Weather, seed: u64) {
         let mut state = self.state();
-        (state.weather, state.dice) = (weather, Dice(seed));
+        (state.weather, state.dice) = (weather, Dice::new(seed));
     }
 
     /// What has happened so far.
@@ -143,14 +144,14 @@ impl Faults {
             tally.cut += 1;
             return Vec::new();
         }
-        if dice.roll() < weather.loss {
+        if dice.fraction() < weather.loss {
             tally.lost += 1;
             return Vec::new();
         }
-        let copies = if dice.roll() < weather.duplicate { 2 } else { 1 };
+        let copies = if dice.fraction() < weather.duplicate { 2 } else { 1 };
         tally.doubled += copies - 1;
         let (least, most) = (*weather.delay.start(), *weather.delay.end());
-        let delays: Vec<_> = (0..copies).map(|_| least + most.saturating_sub(least).mul_f64(dice.roll())).collect();
+        let delays: Vec<_> = (0..copies).map(|_| least + most.saturating_sub(least).mul_f64(dice.fraction())).collect();
         let now = Instant::now();
         for arrives in delays.iter().map(|delay| now + *delay) {
             let latest = latest.entry((from, to)).or_insert(arrives);
@@ -168,19 +169,6 @@ impl Faults {
     fn state(&self) -> MutexGuard<'_, State> {
         // Nothing in here panics half-way, so a poisoned lock holds a whole state.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// SplitMix64 (Steele, Lea and Flood 2014): small, and the seed is all of its state.
-struct Dice(u64);
-
-impl Dice {
-    /// From 0 inclusive to 1 exclusive.
-    fn roll(&mut self) -> f64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((mixed ^ mixed >> 31) >> 11) as f64 / (1u64 << 53) as f64
     }
 }
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use quorate_client::wire::Phase;
 use quorate_client::{Client, ClusterFile, Context, Error, KeyName, Options, Token};
+pub(crate) use quorate_testnet::Dice;
 use quorate_testnet::faults::network::Faults;
 use quorate_testnet::procs::local_status;
 use quorate_testnet::{Builder, Cluster, wait_until};
@@ -192,23 +193,6 @@ pub(crate) fn seed() -> u64 {
 
 /// Set to go on for longer: `make soak` does.
 const ROUNDS_VARIABLE: &str = "QUORATE_RESTART_ROUNDS";
-/// SplitMix64 (Steele, Lea and Flood 2014): small, and the seed is all of its state.
-pub(crate) struct Dice(u64);
-
-impl Dice {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    /// From 0 to `end`, which is not zero, exclusive.
-    pub(crate) fn below(&mut self, end: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((mixed ^ mixed >> 31) % end as u64) as usize
-    }
-}
-
 /// How many rounds, unless that is given.
 pub(crate) fn restart_rounds(usual: usize) -> usize {
     let given = std::env::var(ROUNDS_VARIABLE).ok();
