@@ -59,7 +59,7 @@ pub(crate) struct EntryV1 {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-enum PayloadV1 {
+pub(crate) enum PayloadV1 {
     Blank,
     Command(Command),
     /// A membership that nobody had to say more about: the first of all, and those that only differ in learners.

@@ -44,6 +44,8 @@ mod types;
 
 pub mod offline;
 
+#[doc(hidden)]
+pub mod formats;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 

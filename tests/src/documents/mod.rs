@@ -2,6 +2,7 @@
 
 mod code;
 mod formats;
+mod names;
 mod operating;
 mod readme;
 mod setup;
