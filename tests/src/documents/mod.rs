@@ -2,6 +2,7 @@
 
 mod code;
 mod formats;
+mod imports;
 mod names;
 mod operating;
 mod readme;
