@@ -39,39 +39,39 @@ struct Cli {
 enum Verb {
     /// Found a cluster and leave it running; on a directory that has one, start what is down
     Up {
-        /// How many nodes, if there is no cluster yet
+        /// Number of nodes, if there is no cluster yet
         #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=9))]
         nodes: u8,
-        /// How many more may join later: start one, then `quorate node invite` and `quorate node join`
+        /// Number of nodes that may join later: start one, then `quorate node invite` and `quorate node join`
         #[arg(long, default_value_t = 0)]
         spares: u8,
     },
-    /// End all processes in good order; the directory stays
+    /// Stop all processes in good order, and say which ran; the directory stays
     Down,
     /// Kill a node without warning
     Kill {
-        /// Which
+        /// Name of the node
         name: String,
     },
     /// Start a node again
     Start {
-        /// Which
+        /// Name of the node
         name: String,
     },
     /// Cut a node off from the others, or from one of them
     Cut {
-        /// Which
+        /// Name of the node
         name: String,
-        /// From whom alone
+        /// Cut it off from this node alone
         from: Option<String>,
     },
     /// End every cut
     Heal,
     /// Copy a node's disk, as it is at this instant
     Steal {
-        /// Whose
+        /// Name of the node
         name: String,
-        /// Where to, a directory that does not exist
+        /// Directory for the copy, which must not exist
         destination: PathBuf,
     },
     /// Open what stolen disks give away, with the real opening code
@@ -80,12 +80,12 @@ enum Verb {
         #[arg(required = true)]
         disks: Vec<PathBuf>,
     },
-    /// Keep clients busy and count what they should not see; fails if there is anything
+    /// Keep clients busy and count errors that they should not see; fails if there is any
     Load {
-        /// How long
+        /// How long, in seconds
         #[arg(long, default_value_t = 30, value_name = "S")]
         seconds: u64,
-        /// How many clients
+        /// Number of clients
         #[arg(long, default_value_t = 8, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1000))]
         clients: u64,
     },

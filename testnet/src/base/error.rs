@@ -10,29 +10,21 @@ use crate::base::wait::NotInTime;
 pub enum Error {
     /// The operating system refused.
     #[error("{what}: {source}")]
-    Io {
-        /// What was attempted.
-        what: String,
-        /// What it said.
-        source: io::Error,
-    },
+    Io { what: String, source: io::Error },
     /// A program that is needed was not built.
     #[error("the program {0} is not beside this one")]
     MissingProgram(&'static str),
     /// A command of the real command line failed.
     #[error("`{command}` ended with {code}: {stderr}")]
     Command {
-        /// The command line.
         command: String,
         /// Exit code, or what killed it.
         code: String,
-        /// What it said.
         stderr: String,
     },
     /// A daemon ended by itself.
     #[error("{node} has ended; the end of its log:\n{log}")]
     Ended {
-        /// Which one.
         node: String,
         /// The last lines that it wrote.
         log: String,

@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 /// How often a condition is looked at.
 const POLL: Duration = Duration::from_millis(20);
 
-/// What did not become true.
+/// A condition that did not become true in time.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("waited {waited_s} s in vain for {what}")]
+#[error("waited {waited_s} s for {what}, and it did not come")]
 pub struct NotInTime {
     /// What was waited for.
     pub what: String,
-    /// How long.
+    /// How long, in seconds.
     pub waited_s: u64,
 }
 

@@ -29,7 +29,6 @@ const BLOCKS: usize = 20;
 const BLOCK: usize = 200;
 const NODE: &str = "n1";
 
-/// What is asked.
 #[derive(Clone, Copy, PartialEq)]
 enum Ask {
     Echo,

@@ -197,7 +197,7 @@ impl Builder {
     }
 }
 
-/// Where nodes listen: below the ports that the kernel gives to whoever binds none (from 32768 on), since a node that is down
+/// Where nodes listen: below the ports that the kernel gives to sockets that bind none (from 32768 on), since a node that is down
 /// must find its own free when it comes back.
 const OWN_PORTS: Range<u16> = 20_000..32_000;
 

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::error::{Error, NoSuchNode};
 
-/// A cluster's directory.
+/// The directory of a cluster, as an absolute path.
 #[derive(Debug, Clone)]
 pub struct Directory(PathBuf);
 
@@ -30,19 +30,17 @@ pub struct Manifest {
     pub nodes: Vec<NodeEntry>,
 }
 
-/// One node.
+/// A node, or a place for one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NodeEntry {
-    /// Its name.
     pub name: String,
-    /// Where it listens.
     pub listen: SocketAddr,
-    /// Its port of the relay, which everybody else knows it by.
+    /// Its port at the relay, which all others use.
     pub advertise: SocketAddr,
-    /// Its last process.
+    /// Its last process, which may have ended.
     pub pid: Option<u32>,
-    /// It has a place here, and is no member yet.
+    /// It is not a member yet.
     #[serde(default)]
     pub spare: bool,
 }
@@ -56,7 +54,6 @@ impl Directory {
         std::path::absolute(path).map(Self).map_err(Error::io(path.display().to_string()))
     }
 
-    /// Where it is.
     pub fn path(&self) -> &Path {
         &self.0
     }
@@ -66,7 +63,7 @@ impl Directory {
         self.0.join("cluster.toml")
     }
 
-    /// The root token.
+    /// The file of the root token.
     pub fn token(&self) -> PathBuf {
         self.0.join("token")
     }
@@ -107,7 +104,6 @@ impl Directory {
         self.node(name).join("quorated.sock")
     }
 
-    /// A node's log.
     pub fn log(&self, name: &str) -> PathBuf {
         self.node(name).join("quorated.log")
     }

@@ -40,9 +40,9 @@ const LOG_LINES_SHOWN: usize = 20;
 /// What is special about one start of a daemon.
 #[derive(Debug, Clone, Default)]
 pub struct Special {
-    /// Further arguments.
+    /// Arguments after the usual ones.
     pub arguments: Vec<String>,
-    /// No file may grow beyond so many bytes: a full disk, for which nobody needs to be root.
+    /// No file may grow beyond this many bytes: a full disk, without being root.
     pub file_bytes: Option<u64>,
 }
 
@@ -96,7 +96,6 @@ impl Cluster {
         })
     }
 
-    /// Where everything lies.
     pub fn directory(&self) -> &Directory {
         &self.directory
     }
@@ -149,11 +148,11 @@ impl Cluster {
         Ok(())
     }
 
-    /// Starts a node that is expected to end by itself.
+    /// Starts a node that is expected to end by itself, and waits until it has.
     ///
     /// # Errors
     /// As [`Cluster::wait_end`].
-    pub fn start_in_vain(&mut self, name: &str, special: &Special) -> Result<(ExitStatus, String), Error> {
+    pub fn start_and_wait_end(&mut self, name: &str, special: &Special) -> Result<(ExitStatus, String), Error> {
         self.spawn(name, special)?;
         self.wait_end(name)
     }
@@ -248,7 +247,7 @@ impl Cluster {
         self.end_detached_relay()
     }
 
-    /// Kills a node and erases its data, as for a machine that is used anew; its log and its configuration stay.
+    /// Kills a node and erases its data, so that the machine can join as a new node; its log and its configuration stay.
     ///
     /// # Errors
     /// If there is no such node, or what the file system says.

@@ -26,7 +26,7 @@ pub fn tell(directory: Option<PathBuf>, out: &mut dyn Write) -> Result<(), Error
     told
 }
 
-/// Says what happens.
+/// Writes each step, what came of it and how long it took.
 struct Narrator<'a> {
     out: &'a mut dyn Write,
     steps: usize,

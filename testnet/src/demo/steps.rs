@@ -82,7 +82,7 @@ pub(super) fn all(directory: Option<PathBuf>, narrator: &mut Narrator<'_>) -> Re
         Ok(loot)
     })?;
     narrator.step("Look on the one stolen disk for everything that the two gave away", |seen| {
-        search_in_vain(&one, loot, &in_plain, seen)
+        search_finds_nothing(&one, loot, &in_plain, seen)
     })?;
 
     narrator.step("Let a fourth node join", |seen| {
@@ -109,7 +109,7 @@ pub(super) fn all(directory: Option<PathBuf>, narrator: &mut Narrator<'_>) -> Re
         cluster.wait_phase("n2", Phase::Revoked)?;
         seen.push("n2 says: revoked".to_owned());
         let status = Tool::start(cluster.quorate(["status"]), b"")?.outcome(PATIENCE)?;
-        expect(status.code == Some(EXIT_ALARM), "nobody raised an alarm")?;
+        expect(status.code == Some(EXIT_ALARM), "the other nodes raised no alarm")?;
         let said = String::from_utf8_lossy(&status.stdout).into_owned();
         let alarm = said.lines().find(|line| line.contains("no member any more"));
         // `ALARM n2: what happened (since when)`
@@ -233,7 +233,12 @@ fn open_with_stolen_key(loot: &Loot, files: &Files) -> Result<(), Error> {
     expect(plain == Some(original), "a thief with two disks did not get the key, so it proves nothing with one")
 }
 
-fn search_in_vain(disks: &[PathBuf], loot: Loot, in_plain: &[Canary], seen: &mut Vec<String>) -> Result<(), Error> {
+fn search_finds_nothing(
+    disks: &[PathBuf],
+    loot: Loot,
+    in_plain: &[Canary],
+    seen: &mut Vec<String>,
+) -> Result<(), Error> {
     let mut canaries = loot.canaries;
     canaries.extend(Canary::text("a line of the file", SECRET_LINE));
     for disk in disks {

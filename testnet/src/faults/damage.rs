@@ -1,8 +1,8 @@
 //! Damage to a database behind the program's back: a value that is no longer what was written.
 //!
-//! The keys of rows are in plain and the values are sealed, so that whoever can write on a disk can damage a chosen row, and
-//! nobody can make a good one. This goes through RocksDB, whose own checksums then agree with the damage: what is tested
-//! is that the seal notices.
+//! The keys of rows are in plain and the values are sealed. So an attacker who can write on a disk can damage a chosen row,
+//! but cannot make a valid one. The damage goes through RocksDB, whose own checksums then agree with it: what is tested is
+//! that the seal notices.
 
 use std::path::Path;
 

@@ -16,7 +16,7 @@ use crate::base::error::NoSuchNode;
 pub enum Party {
     /// A node, by its place among the routes.
     Node(usize),
-    /// Anybody else.
+    /// A client: every sender that is not a node.
     Client,
 }
 
@@ -47,7 +47,7 @@ pub struct Tally {
     pub lost: u64,
     /// Of these, lost because somebody was cut off.
     pub cut: u64,
-    /// Of these, doubled.
+    /// Of these, sent twice.
     pub doubled: u64,
     /// Of these, delayed so little that they overtook an earlier one on the same way.
     pub overtaking: u64,

@@ -52,7 +52,7 @@ pub struct Death<'a> {
 }
 
 impl Shim {
-    /// Builds the library.
+    /// Compiles the library into a temporary directory.
     ///
     /// # Errors
     /// If there is no C compiler, or what it says.

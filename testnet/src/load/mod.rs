@@ -38,7 +38,6 @@ const LANES: usize = 16;
 /// What kind of load.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// How many clients.
     pub clients: u64,
     /// What each rests after a round.
     pub rest: Duration,
@@ -63,7 +62,7 @@ pub struct Tally {
     pub unexpected: u64,
 }
 
-/// Clients at work.
+/// A running load.
 pub struct Load {
     shared: Arc<Shared>,
     clients: Vec<JoinHandle<()>>,
@@ -192,7 +191,6 @@ impl Shared {
         }
     }
 
-    /// Remembers a ciphertext.
     fn keep(&self, kept: Kept) {
         let number = self.sealed.fetch_add(1, Ordering::SeqCst);
         let mut all = lock(&self.kept);
@@ -213,9 +211,9 @@ impl Shared {
 
 struct Worker {
     number: u64,
-    /// Asks any node.
+    /// A client that asks any node.
     of_all: Client,
-    /// Asks one node alone.
+    /// A client that asks one node alone.
     of_one: Client,
     options: Options,
     shared: Arc<Shared>,

@@ -8,9 +8,7 @@ use crate::base::error::Error;
 /// The programs under test.
 #[derive(Debug, Clone)]
 pub struct Binaries {
-    /// The daemon.
     pub quorated: PathBuf,
-    /// The command line.
     pub quorate: PathBuf,
 }
 

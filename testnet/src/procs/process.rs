@@ -66,12 +66,10 @@ impl Process {
         process.lives().then_some(process)
     }
 
-    /// Its number.
     pub fn pid(&self) -> u32 {
         self.pid
     }
 
-    /// Whether it runs.
     pub fn is_alive(&mut self) -> bool {
         match &mut self.child {
             Some(child) => matches!(child.try_wait(), Ok(None)),
@@ -155,7 +153,7 @@ fn state(task: &Path) -> Option<u8> {
 impl Drop for Process {
     fn drop(&mut self) {
         if self.lifetime == Lifetime::WithUs {
-            // There is nobody to tell; the kernel ends it with us at the latest.
+            // A destructor cannot report an error; the kernel ends the process with this one at the latest.
             let _ = self.kill();
         }
     }
@@ -185,7 +183,7 @@ fn start_on_lasting_thread(command: Command) -> io::Result<Child> {
         let (sender, jobs) = mpsc::channel::<Job>();
         std::thread::spawn(move || {
             for (mut command, answer) in jobs {
-                // Who no longer waits has no use for the process either.
+                // If the caller no longer waits, it does not need the process either.
                 let _ = answer.send(command.spawn());
             }
         });
@@ -218,7 +216,7 @@ mod tests {
         wait_until("its first words", patience, || (fs::read(&log).ok()? == b"up\n").then_some(())).expect("it speaks");
         let pid = process.pid();
         assert!(Process::attach(pid, Path::new("mark-a")).is_some());
-        assert!(Process::attach(pid, Path::new("another")).is_none(), "a number alone names nobody");
+        assert!(Process::attach(pid, Path::new("another")).is_none(), "a number alone names no process");
         drop(process);
         assert!(Process::attach(pid, Path::new("mark-a")).is_none());
     }

@@ -15,7 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Asks the node whose socket is at `path`.
 ///
 /// # Errors
-/// If nobody answers there, or not with a status.
+/// If no node answers there, or not with a status.
 pub fn local_status(path: &Path) -> io::Result<LocalStatus> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let answer = runtime.block_on(async { timeout(PATIENCE, ask(path)).await });

@@ -23,7 +23,7 @@ pub struct Tool {
 /// How a command ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finished {
-    /// The command line.
+    /// The command as a person would type it.
     pub line: String,
     /// Exit code; `None` if a signal ended it.
     pub code: Option<i32>,

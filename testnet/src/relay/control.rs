@@ -41,7 +41,7 @@ pub fn serve(relay: &Relay, path: &Path) -> io::Result<()> {
 /// Sends one command to the relay at `path`.
 ///
 /// # Errors
-/// If nobody answers there, or what the relay refuses.
+/// If no relay answers there, or if the relay refuses the command.
 pub fn tell(path: &Path, command: &str) -> io::Result<()> {
     let mut stream = UnixStream::connect(path)?;
     stream.set_read_timeout(Some(PATIENCE))?;

@@ -38,7 +38,6 @@ const CLIENT_IDLE: Duration = Duration::from_secs(60);
 
 /// One node behind the relay.
 pub struct Route {
-    /// The node's name.
     pub name: String,
     /// Bound to the address that the node advertises.
     pub front: StdSocket,
@@ -54,7 +53,7 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// Starts carrying.
+    /// Starts the thread, which carries datagrams from now on.
     ///
     /// # Errors
     /// What the operating system says about sockets and threads.

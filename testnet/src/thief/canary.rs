@@ -25,11 +25,9 @@ pub struct Canary {
 /// A canary that was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sighting {
-    /// What was found.
     pub what: String,
-    /// In which file.
     pub file: PathBuf,
-    /// At which byte.
+    /// The byte at which it begins.
     pub offset: usize,
 }
 
@@ -40,8 +38,8 @@ impl Canary {
         (text.len() >= CANARY_BYTES_MIN).then(|| Self { what: what.into(), forms })
     }
 
-    /// Secret bytes, sought as they are, in hexadecimal, in base64url, and under the two pads of HMAC (RFC 2104), which hide a
-    /// key from nobody.
+    /// Secret bytes, sought as they are, in hexadecimal, in base64url, and under the two pads of HMAC (RFC 2104): a
+    /// key under a pad is as good as the key.
     pub fn secret(what: impl Into<String>, secret: &[u8; 32]) -> Self {
         let hex: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
         let padded = |pad: u8| secret.iter().map(|byte| byte ^ pad).collect();

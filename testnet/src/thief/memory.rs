@@ -1,4 +1,4 @@
-//! Looking for known secrets in the memory of a running process: what root, or whoever has a core dump, would find there.
+//! Looking for known secrets in the memory of a running process: what root, or the owner of a core dump, finds there.
 //!
 //! The process is held still meanwhile. All that it can write is searched, stacks and what the allocator has taken back
 //! included: a secret that was dropped without being wiped is still there. Registers are not looked at.
@@ -24,9 +24,7 @@ pub struct Scan {
 /// A canary that was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sighting {
-    /// What was found.
     pub what: String,
-    /// At which address.
     pub address: u64,
     /// What the memory there is: its name, if it has one.
     pub mapping: String,
@@ -49,7 +47,7 @@ impl Scan {
 /// Searches the memory of `process`.
 ///
 /// # Errors
-/// [`io::ErrorKind::PermissionDenied`] for whoever may not trace it: a daemon allows that to root alone.
+/// [`io::ErrorKind::PermissionDenied`] if the caller may not trace the process: a daemon allows that to root alone.
 pub fn search(process: &Process, canaries: &[Canary]) -> io::Result<Scan> {
     let memory = File::open(format!("/proc/{}/mem", process.pid()))?;
     process.pause()?;

@@ -49,11 +49,11 @@ struct OpenDisk<'a> {
 pub struct Loot {
     /// Each step, in words.
     pub story: Vec<String>,
-    /// Nodes whose bundle opened.
+    /// Number of nodes whose bundle opened.
     pub bundles: usize,
     /// Names of keys that could be read.
     pub key_names: BTreeSet<KeyName>,
-    /// Shares that opened.
+    /// Number of shares that opened.
     pub shares: usize,
     /// Epochs of which a share opened.
     pub epochs: BTreeSet<Epoch>,
@@ -67,7 +67,6 @@ pub struct Loot {
 
 /// A key in the hands of a thief, verified by its key-check value.
 pub struct RecoveredKey {
-    /// Its name.
     pub name: KeyName,
     /// Which cluster, key and version.
     pub identity: KeyIdentity,

@@ -63,7 +63,7 @@ fn the_readme_works_as_it_is_typed() {
         let secret = block.text.split("echo '").nth(1).and_then(|rest| rest.split('\'').next()).expect("a message");
         assert!(said.contains("qrt1:") && said.ends_with(&format!("{secret}\n")), "{said}");
     }
-    // A node that the block started is nobody's child.
+    // A node that the block started is not a child of this process.
     Cluster::attach(&testnet).and_then(|mut cluster| cluster.terminate_all()).expect("ends");
 }
 

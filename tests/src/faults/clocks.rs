@@ -173,7 +173,7 @@ fn clients_notice_no_clock_that_jumps() {
         adrift.decrypts_everywhere(&ciphertext);
         adrift.forward(node, Clock::Wall, Duration::ZERO);
     }
-    // Whoever leads by now.
+    // Another node may lead by now.
     NODES.iter().for_each(|node| adrift.forward(node, Clock::Wall, 2 * YEAR));
     times.push(adrift.make_key("made-two-years-ahead"));
     NODES.iter().for_each(|node| adrift.back(node, Clock::Wall, YEAR));
@@ -205,7 +205,7 @@ fn a_revocation_is_over_although_a_clock_was_ahead() {
     });
 }
 
-/// Wall clocks that step forward end nobody's lease: as long as a node that is revoked may answer, no client is told that
+/// Wall clocks that step forward end no lease: as long as a node that is revoked may answer, no client is told that
 /// it does not. The clock that counts while a machine sleeps does end it. Mutated: by the wall clock the leases are over while the node answers.
 #[test]
 fn no_wall_clock_that_steps_forward_ends_the_leases_of_a_revoked_node() {
@@ -229,7 +229,7 @@ fn no_wall_clock_that_steps_forward_ends_the_leases_of_a_revoked_node() {
 
     let mut slept = Duration::ZERO;
     adrift.site.until("its leases to be over", || {
-        // Whoever leads since begins anew.
+        // A new leader counts from the beginning.
         slept += NAP;
         NODES.iter().for_each(|node| adrift.forward(node, Clock::Boot, slept));
         adrift.revocation(&leader, operation).filter(|revocation| revocation.leases_over)
@@ -290,7 +290,7 @@ fn an_invitation_expires_although_a_clock_was_ahead() {
     assert!(late.stderr.contains("has expired") && late.stderr.contains("node invite"), "{}", late.stderr);
 }
 
-/// An invitation lasts for an hour by the clock of the first founder. Whoever comes too late is told so, and what helps.
+/// An invitation lasts for an hour by the clock of the first founder. A node that comes too late is told so, and what helps.
 #[test]
 fn an_invitation_expires_by_the_clock_of_the_first_founder() {
     let mut cluster = Cluster::builder().nodes(2).start().expect("starts");

@@ -29,7 +29,7 @@ const AT_ONCE: usize = 32;
 const IDLE_BYTES_MAX: u64 = 64 << 10;
 /// Longer than a connection lives on which nothing arrives.
 const IDLE: Duration = Duration::from_secs(12);
-/// Nobody waits longer than this for an answer beside a crowd. It would take milliseconds on a machine with nothing else to do.
+/// No client waits longer than this for an answer beside a crowd. It would take milliseconds on a machine with nothing else to do.
 const PROMPT: Duration = Duration::from_secs(2);
 /// Longer than a node's patience with half a frame, or with answers that are not read.
 const LONG: Duration = Duration::from_secs(90);
@@ -55,7 +55,7 @@ fn endpoint(site: &Site) -> quinn::Endpoint {
     site.block(async { quinn::Endpoint::client("127.0.0.1:0".parse().expect("an address")).expect("a socket") })
 }
 
-/// A connection of a client. The queue of a socket is short, and a busy machine drops packets: whoever means it tries again.
+/// A connection of a client. The queue of a socket is short, and a busy machine drops packets, so it tries again.
 async fn connect(endpoint: &quinn::Endpoint, (address, key): (SocketAddr, PublicKey)) -> quinn::Connection {
     let begin = Instant::now();
     loop {
@@ -84,7 +84,7 @@ fn work(site: &Site, node: &str, time: Duration) -> Duration {
     slowest
 }
 
-/// As many idle clients as a node takes: they stay, cost little, and hold up nobody. One more is told why it may not stay, a
+/// As many idle clients as a node takes: they stay, cost little, and delay no other client. One more is told why it may not stay, a
 /// client asks another node instead, and when the crowd has gone there is room again.
 #[test]
 fn ten_thousand_idle_clients_hold_up_nobody() {
@@ -129,7 +129,7 @@ fn ten_thousand_idle_clients_hold_up_nobody() {
     assert!(closed.reason.contains("too many connections"), "{closed}");
     assert_eq!(site.decrypt(None, &ciphertext).expect("any other node answers"), b"secret");
     site.cluster.status("n1").expect("the local socket answers");
-    // Members find a place all the same: one that boots gets its piece from this node, since nobody else is there.
+    // Members find a place all the same: one that boots gets its piece from this node, since no other node is there.
     for node in ["n2", "n3"] {
         site.cluster.kill(node).expect("dies");
     }
@@ -178,7 +178,7 @@ fn a_client_that_never_reads_is_cut_off() {
     let site = Site::found();
     site.create("key");
     let (door, endpoint) = (door(&site, "n1"), endpoint(&site));
-    // The control: whoever reads is answered.
+    // The control: a client that reads is answered.
     let echo = Request::Echo(vec![7; 60_000]);
     let envelope = Envelope { token: site.token(), deadline_ms: 60_000, request: Request::Echo(vec![7; 60_000]) };
     site.block(async {
@@ -297,7 +297,7 @@ fn a_client_sends_no_frames_beyond_what_a_request_needs() {
 }
 
 /// Callers at the local socket that take every place and say nothing: the cluster works all the same, they are sent away
-/// with a reason, and whoever waited is answered.
+/// with a reason, and the callers that waited are answered.
 #[test]
 fn silent_callers_at_the_local_socket_are_sent_away() {
     // Enough to run with, and not enough for a crowd.

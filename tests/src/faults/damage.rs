@@ -37,7 +37,7 @@ fn flip(site: &Site, node: &str, family: &str, chosen: impl Fn(&[u8]) -> bool) -
 
 /// Starts a node that must end with exit code 1, and say each of `parts`.
 fn ends_with(site: &mut Site, node: &str, special: &Special, parts: &[&str]) {
-    let (status, said) = site.cluster.start_in_vain(node, special).expect("it ends");
+    let (status, said) = site.cluster.start_and_wait_end(node, special).expect("it ends");
     assert_eq!(status.code(), Some(1), "{said}");
     said_all(&said, parts);
 }
@@ -114,7 +114,7 @@ fn t30_damage_in_the_log_or_the_vote_is_not_rebuilt() {
     }
     flip(&site, &node, "log", |_| true);
 
-    // Long applied, and not read again by a usual start; but nobody may build on it.
+    // Long applied, and not read again by a usual start; but no node may build on it.
     let third = 3u64.to_be_bytes();
     flip(&site, &node, "log", |key| key == third);
     ends_with(&mut site, &node, &rebuilding(), &["column family log, key 0000000000000003", "node replace"]);

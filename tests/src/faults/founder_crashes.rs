@@ -2,7 +2,7 @@
 //!
 //! What is durable changes by a sync and by nothing else, so a founder is killed right after its first sync, in another run
 //! after its second, and so on, until founding ends before the death comes. Nothing in the daemon knows of this: see
-//! `quorate_testnet::faults::shim`. A run has one death of each victim; whoever sits at the keyboard starts the daemon again and
+//! `quorate_testnet::faults::shim`. Each victim dies once in a run; the operator starts the daemon again, and
 //! repeats the command if the node forgot it.
 
 use std::collections::BTreeMap;
@@ -30,7 +30,7 @@ const EVERY: &str = "QUORATE_EVERY_DEATH";
 
 static SHIM: LazyLock<Shim> = LazyLock::new(|| Shim::build().expect("a C compiler"));
 
-/// Whoever founds the cluster, at the keyboards of all nodes.
+/// The operator who founds the cluster, at the keyboards of all nodes.
 struct Operator {
     cluster: Cluster,
     init: Option<Tool>,
@@ -115,7 +115,7 @@ impl Operator {
         }
     }
 
-    /// `None` while nobody answers.
+    /// `None` while no node answers.
     fn phase(&self, node: &str) -> Option<Phase> {
         self.cluster.status(node).ok().map(|status| status.public.phase)
     }

@@ -30,7 +30,7 @@ const REFUSALS: [&str; 5] = [
     "this node was away for too long",
 ];
 
-/// A founded cluster.
+/// A founded cluster, and a runtime for the clients of its nodes.
 pub(crate) struct Site {
     pub(crate) cluster: Cluster,
     runtime: Runtime,
@@ -83,18 +83,18 @@ impl Site {
         self.until("a leader", || self.block(client.status()).ok()?.leader).to_string()
     }
 
-    /// The client file.
+    /// Reads the client file.
     pub(crate) fn file(&self) -> ClusterFile {
         ClusterFile::read(&self.cluster.directory().client_file()).expect("founding wrote the client file")
     }
 
-    /// Writes the client file anew, as the cluster is now.
+    /// Writes the client file again, for the cluster as it is now.
     pub(crate) fn export(&self) {
         let file = self.block(self.client(None).export()).expect("a client file");
         file.write(&self.cluster.directory().client_file()).expect("written");
     }
 
-    /// The root token.
+    /// Reads the root token.
     pub(crate) fn token(&self) -> Token {
         let text = std::fs::read_to_string(self.cluster.directory().token()).expect("founding wrote the token");
         Token::parse(&text).expect("a token")
@@ -115,7 +115,6 @@ impl Site {
         self.client_with(Options { node: Some(node.to_owned()), patience: Duration::ZERO, ..Options::default() })
     }
 
-    /// Makes a key.
     pub(crate) fn create(&self, key: &str) {
         let client = self.client(None);
         self.block(client.create_key(&name(key), BTreeMap::new())).expect("the key is made");
@@ -152,8 +151,9 @@ impl Site {
         wait_until(what, PATIENCE, probe).expect("in time")
     }
 
-    /// Waits until whoever was started from a disk that is worth nothing, with its socket here, knows that it was revoked, or
-    /// each of `peers` has refused to open its lock since: one that did not answer yet might still. Never does it come further.
+    /// Waits until the node at `socket`, which runs from a disk that must be worth nothing, is turned away: it knows that it
+    /// was revoked, or each of `peers` has refused to open its lock. A peer that did not answer yet might still open it. The
+    /// node must never come further than that.
     pub(crate) fn until_turned_away(&self, socket: &Path, peers: &[&str]) {
         let ask = || {
             let status = local_status(socket).ok()?;
@@ -163,7 +163,7 @@ impl Site {
         };
         let mut left: BTreeSet<&str> = peers.iter().copied().collect();
         let mut last = String::new();
-        let turned_away = wait_until("everybody to refuse", PATIENCE, || {
+        let turned_away = wait_until("every peer to refuse", PATIENCE, || {
             let status = ask()?;
             last = status.operation.map(|unlocking| unlocking.step).unwrap_or_default();
             left.retain(|peer| !REFUSALS.iter().any(|refusal| last.contains(&format!("{peer}: {refusal}"))));
@@ -174,7 +174,6 @@ impl Site {
     }
 }
 
-/// A key name.
 pub(crate) fn name(name: &str) -> KeyName {
     name.parse().expect("a key name")
 }

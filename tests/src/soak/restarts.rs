@@ -31,7 +31,7 @@ fn nap(dice: &mut Dice) {
 }
 
 fn load(site: &Site) -> Load {
-    // Nothing passes within this while both others are away; whoever waits longer has found an error.
+    // While both other nodes are away no operation succeeds; one that fails for longer than this is an error.
     let options = Options { clients: 3, rest: Duration::from_millis(20), patience: Duration::from_secs(60) };
     site.block(Load::start(&site.file(), &site.token(), &options)).expect("clients start")
 }

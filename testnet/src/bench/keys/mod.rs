@@ -62,7 +62,7 @@ fn times(measured: f64, expected: usize) -> String {
 /// What all nodes together take.
 struct Footprint {
     memory: u64,
-    /// All files.
+    /// Bytes of all files.
     disk: u64,
     /// RocksDB's write-ahead log among them.
     log: u64,

@@ -40,7 +40,7 @@ pub enum Condition {
 /// A mounted disk; unmounted when dropped.
 pub struct Disk {
     shared: Arc<Shared>,
-    /// Until then.
+    /// Keeps the disk mounted until it is dropped.
     _session: BackgroundSession,
 }
 
@@ -71,8 +71,8 @@ impl Disk {
         self.shared.set_condition(condition);
     }
 
-    /// Drops whatever was not synced, but for the pages that `survives` lets through. Whoever had written it must be dead by
-    /// then. Returns how many pages were lost.
+    /// Drops what was not synced, except the pages that `survives` lets through. The process that wrote it must be dead.
+    /// Returns how many pages were lost.
     ///
     /// # Errors
     /// What the directory below says.

@@ -7,7 +7,7 @@ use std::path::Path;
 pub enum Disk {}
 
 impl Disk {
-    /// Mounts nothing.
+    /// Fails.
     ///
     /// # Errors
     /// Always.

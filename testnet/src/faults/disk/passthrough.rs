@@ -1,7 +1,7 @@
 //! The file system: the directory below, seen through what is not synced and through what is wrong with the disk.
 //!
-//! Inodes keep the numbers that they have below. A regular file stays open from the first time that somebody looks at it
-//! until the kernel forgets it, so renaming and removing it changes nothing for whoever has it open.
+//! Inodes keep the numbers that they have below. A regular file stays open from the first lookup until the kernel forgets
+//! it, so a process that has it open does not notice that it is renamed or removed.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -252,7 +252,7 @@ impl Filesystem for Passthrough {
         let mut inodes = lock(&self.shared.inodes);
         let Some(inode) = inodes.get_mut(&number) else { return };
         inode.lookups = inode.lookups.saturating_sub(lookups);
-        // What is not synced is kept for whoever looks again, unless the file is gone.
+        // What is not synced is kept for the next lookup, unless the file is gone.
         let unneeded = inode.content.as_ref().is_none_or(|content| {
             content.is_synced() || content.below().metadata().is_ok_and(|metadata| metadata.nlink() == 0)
         });

@@ -26,12 +26,11 @@ impl Unsynced {
         Ok(Self { below, pages: BTreeMap::new(), length })
     }
 
-    /// The file below.
     pub(super) fn below(&self) -> &File {
         &self.below
     }
 
-    /// As whoever has not lost power sees it.
+    /// The length that a process sees while the power is on.
     pub(super) fn length(&self) -> u64 {
         self.length
     }

@@ -14,7 +14,7 @@ use crate::model::world::dice::Dice;
 use crate::model::world::disk::Image;
 use crate::model::world::message::{Answer, Request, Said};
 
-/// A request that nobody answered is forgotten after this.
+/// A request without an answer is forgotten after this.
 const FORGET_MS: u64 = 30_000;
 /// At the end, a request that is not answered within this time is asked again.
 const ANSWER_MS: u64 = 6_000;

@@ -1,4 +1,4 @@
-//! An operator, who wants something of the cluster now and then, at whatever moment, and says it twice when nobody answers.
+//! An operator, who orders operations at random moments, and repeats an order that gets no answer.
 
 use std::collections::BTreeSet;
 
@@ -46,7 +46,7 @@ impl World {
         self.order(Operate::Remove { request, name, accept_no_redundancy, abandon: Vec::new() });
     }
 
-    /// One node, or two at once; nobody whose loss would leave another one without a way to open its lock.
+    /// One node, or two at once; never a node whose loss would leave another one without a way to open its lock.
     fn revoke(&mut self) {
         let count = if self.dice.chance(150) { 2 } else { 1 };
         let mut nodes = BTreeSet::new();
@@ -106,7 +106,7 @@ impl World {
         leaders.max_by_key(|(_, machine)| machine.db.now().term).map(|(&node, _)| node)
     }
 
-    /// Puts a change into the log of whoever leads; the time that it brings is behind, as that of a slow clock.
+    /// Puts a change into the log of the leader; its time is behind, as that of a slow clock.
     pub(in crate::model) fn propose_at_leader(&mut self, change: Change) {
         let Some(node) = self.leader() else { return };
         let command = Command::new(self.now_ms / 2, change);

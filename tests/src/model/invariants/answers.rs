@@ -52,7 +52,7 @@ impl Watch {
     /// D3, I8: an acknowledged version is durable at a majority, and t distinct holders of those can open their shares.
     pub(in crate::model) fn acknowledged(&mut self, slot: Slot, name: &KeyName, images: &BTreeMap<NodeId, &Image>) {
         let Some(&index) = self.made_at.get(&slot) else {
-            return self.broken("a version is acknowledged that nobody made");
+            return self.broken("a version is acknowledged that was never made");
         };
         self.can_be_rebuilt(slot, images);
         let ready = self.state.version(slot.0, slot.1).is_some_and(|version| version.ready);

@@ -137,7 +137,7 @@ impl Watch {
         }
     }
 
-    /// D4: nobody can open an old disk of a former member any more.
+    /// D4: no old disk of a former member can be opened any more.
     pub(in crate::model) fn lock_keys_of_former_members_are_gone(&self) -> bool {
         let held =
             self.state.members.keys().filter_map(|node| self.vaults.get(node)).flat_map(|(_, vault)| &vault.held);

@@ -47,8 +47,8 @@ impl Watch {
         self.holds(one && ours, || "M2: two operations are under way".to_owned());
     }
 
-    /// Counts what has come to its end, and notes who cannot unlock itself any more: nobody asks whether those who are away
-    /// can do without a node that is revoked.
+    /// Counts the operations that ended, and notes the nodes that cannot unlock themselves any more: a revocation does not ask
+    /// whether a node that is away needs the revoked one.
     pub(super) fn members_change(&mut self, change: &Change, ran: Option<Epoch>) {
         match change {
             Change::Expel { .. } => {

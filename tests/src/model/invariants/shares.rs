@@ -51,8 +51,8 @@ impl Watch {
         self.seen.shares += 1;
     }
 
-    /// S3: a node outside the committee of an epoch is given no share of it; and nobody gives shares without a lease, or to
-    /// somebody that its own log denies.
+    /// S3: a node outside the committee of an epoch is given no share of it; and no node gives shares without a lease, or to a
+    /// node that its own log denies.
     pub(in crate::model) fn given(&self, by: Process, to: NodeId, epoch: Epoch, image: &Image) {
         let leased = self.wall_ms < self.leased_until(by);
         self.holds(leased, || format!("node {} gives a share without a lease", by.node));

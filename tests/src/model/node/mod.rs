@@ -96,7 +96,7 @@ enum Asked {
     Nothing,
 }
 
-/// A running process.
+/// A process of the daemon, locked or unlocked.
 pub(super) struct Daemon {
     pub(super) me: Process,
     pub(super) phase: Phase,
@@ -288,7 +288,7 @@ impl Daemon {
         Ok(())
     }
 
-    /// What consensus has to say goes to whoever there is a session with.
+    /// Messages of consensus go to every node that this one has a session with.
     fn speak(&mut self, context: &mut Context<'_>) {
         let Some(unlocked) = &mut self.unlocked else { return };
         for (to, body) in std::mem::take(&mut unlocked.raft.out) {

@@ -94,7 +94,7 @@ impl Daemon {
         ids.into_iter().for_each(|id| self.work(context, id));
     }
 
-    /// Loads and deadlines.
+    /// Keeps loads going, and gives up jobs whose deadline has passed.
     pub(super) fn look_after_work(&mut self, context: &mut Context<'_>) {
         self.look_after_loads(context);
         let now_ms = context.now_ms;
@@ -202,7 +202,7 @@ impl Daemon {
         None
     }
 
-    /// A load came home: whoever waited for it works with what it brought, kept or not.
+    /// A load has ended: the jobs that waited for it use what it brought, whether or not it was kept.
     pub(super) fn loaded(&mut self, slot: Slot, root: &Arc<EncryptionRoot>) {
         let waiting = self.unlocked_mut().jobs.values_mut();
         let waiting = waiting.filter(|job| matches!(job.stage, Stage::Load(waits) if waits == slot));

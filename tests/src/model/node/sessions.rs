@@ -1,5 +1,5 @@
-//! Op sessions: `session::admit`, `keep` and `tell_flushed`, without connections. Whoever said hello and was heard lately is
-//! there; what others say is not heard.
+//! Op sessions: `session::admit`, `keep` and `tell_flushed`, without connections. A node that said hello and was heard lately
+//! has a session; what a node without one says is ignored.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -65,7 +65,7 @@ impl Daemon {
         known.is_none_or(|known| known < from)
     }
 
-    /// A session with whoever is not trusted any more is closed (`Node::close_sessions_with_strangers`).
+    /// A session with a node that is not trusted any more is closed (`Node::close_sessions_with_strangers`).
     fn trusts(&self, node: NodeId) -> bool {
         self.vault().roster.member(node).is_some_and(|member| !member.standing.denied)
     }

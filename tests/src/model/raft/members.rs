@@ -86,7 +86,7 @@ impl Raft {
         }
     }
 
-    /// `keep_finishing`, and the second half of a change that nobody interrupted.
+    /// `keep_finishing`, and the second half of a change that was not interrupted.
     pub(in crate::model) fn finish_joint(
         &mut self,
         (db, gate): (&mut Database, &mut impl Gate),

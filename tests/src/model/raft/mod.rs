@@ -53,7 +53,7 @@ pub(super) enum RaftMessage {
         matched: u64,
         round: u64,
     },
-    /// The leader of this term wants to be followed by whoever hears it.
+    /// The leader of this term asks every receiver to follow it.
     TakeOver {
         term: u64,
     },
@@ -175,7 +175,7 @@ impl Raft {
         Ok(())
     }
 
-    /// Whoever has no vote asks for none.
+    /// A node without a vote asks for none.
     fn campaign(&mut self, db: &mut Database, now_ms: u64) {
         let membership = db.now().membership(u64::MAX);
         self.heard_ms = now_ms;

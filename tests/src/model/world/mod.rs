@@ -36,7 +36,7 @@ pub(in crate::model) struct Frozen {
     hears: bool,
 }
 
-/// One machine.
+/// A machine: its disk, its clock, and the process that runs on it.
 pub(in crate::model) struct Machine {
     /// Its boot clock is so much ahead of virtual time.
     ahead_ms: u64,
@@ -50,11 +50,11 @@ pub(in crate::model) struct Machine {
     /// When it was last seen to stand still.
     stood_ms: u64,
     slept_ms: u64,
-    /// Nobody starts it before.
+    /// It is not started before this time.
     pub(in crate::model) down_until_ms: u64,
     /// What a process without a lock has drawn, until it begins.
     pub(in crate::model) joining: Option<Bundle>,
-    /// Nobody starts it any more.
+    /// It is never started again.
     pub(in crate::model) discarded: bool,
 }
 
@@ -76,7 +76,7 @@ pub(in crate::model) enum Event {
     Join,
 }
 
-/// Everything.
+/// All machines, the network between them, and the time.
 pub(in crate::model) struct World {
     pub(in crate::model) dice: Dice,
     pub(in crate::model) now_ms: u64,
@@ -212,7 +212,7 @@ impl World {
     pub(in crate::model) fn start(&mut self, node: NodeId) {
         let machine = &self.machines[&node];
         let rests = machine.discarded || machine.daemon.is_some() || self.now_ms < machine.down_until_ms;
-        if rests || self.draws_anew(node) {
+        if rests || self.draws_keys_again(node) {
             return;
         }
         let (now_ms, dice) = (self.now_ms, &mut self.dice);

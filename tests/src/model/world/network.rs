@@ -26,7 +26,7 @@ impl Network {
         Self { cut: BTreeSet::new(), lost_per_mille: 0, twice_per_mille: 0, slow_per_mille: 0 }
     }
 
-    /// Other weather.
+    /// Draws how lossy and slow the network is from now on.
     pub(in crate::model) fn change(&mut self, dice: &mut Dice) {
         self.lost_per_mille = dice.pick(&[0, 5, 30, 150]).unwrap_or(0);
         self.twice_per_mille = dice.pick(&[0, 10, 100]).unwrap_or(0);

@@ -1,8 +1,8 @@
 //! Machines that join: an operator invites them, or has them take the place of a member.
 //!
 //! How an invitation is proved, and what is answered, is not in the model: a machine that has one is admitted by the entry that
-//! `joining::answer` would propose, and then shown the roster of a member that knows it. From there on it goes its own way
-//! (`node::joining`), as `found::run` does. Until its lock is durable its keys are in memory only: a process that dies before
+//! `joining::answer` would propose, and then shown the roster of a member that knows it. From there on it does what
+//! `found::run` does (`node::joining`). Until its lock is durable its keys are in memory only: a process that dies before
 //! draws new ones, and asks again.
 
 use quorate_node::vault::invitation::{InvitationKey, Inviter};
@@ -22,10 +22,10 @@ use crate::model::world::{Event, Machine, World};
 const MEMBERS_MAX: usize = 6;
 /// How many are on their way at most.
 const NEWCOMERS_MAX: usize = 2;
-/// Whoever was not admitted by then is not wanted.
+/// A machine that was not admitted after so many tries gives up.
 const TRIES_MAX: u32 = 60;
 
-/// Somebody with an invitation.
+/// A machine with an invitation.
 pub(in crate::model) struct Newcomer {
     name: NodeName,
     proof_key: [u8; 32],
@@ -41,7 +41,7 @@ pub(in crate::model) struct Newcomer {
 }
 
 impl World {
-    /// An invitation for whoever comes, or for whoever takes the place of `gone`.
+    /// An invitation for a new node, or for one that replaces `gone`.
     pub(in crate::model) fn invite(&mut self, gone: Option<NodeId>) {
         let full = self.watch.state.members.len() + usize::from(gone.is_none()) > MEMBERS_MAX;
         if full || self.newcomers.len() >= NEWCOMERS_MAX {
@@ -152,8 +152,8 @@ impl World {
         true
     }
 
-    /// Whether a machine has to be admitted anew before its process can begin: what that had in memory is lost.
-    pub(in crate::model) fn draws_anew(&mut self, node: NodeId) -> bool {
+    /// Whether a machine must be admitted again before its process can begin: the keys in its memory are lost.
+    pub(in crate::model) fn draws_keys_again(&mut self, node: NodeId) -> bool {
         let Some(newcomer) = self.newcomers.values_mut().find(|newcomer| newcomer.node == Some(node)) else {
             return false;
         };

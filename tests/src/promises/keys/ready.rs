@@ -1,4 +1,4 @@
-//! I8: nobody uses a new key version, and nobody is told that it is made, before t holders have opened and checked their
+//! I8: a new key version is not used, and no client is told that it is made, before t holders have opened and checked their
 //! shares of it.
 
 use std::collections::BTreeMap;
@@ -12,7 +12,7 @@ use quorate_testnet::Cluster;
 use crate::harness::{PATIENCE, Site, name};
 
 const NODES: [&str; 3] = ["n1", "n2", "n3"];
-/// Questions that are asked while a creator waits: many times as long as an answer takes that nobody holds back.
+/// Questions that are asked while a creator waits: together they take many times as long as an answer that is not held back.
 const ASKED: usize = 20;
 
 /// A client of one node that waits as long as it takes.

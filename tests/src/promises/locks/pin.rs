@@ -38,13 +38,13 @@ fn restart(site: &mut Site, node: &str) {
 
 /// Starts `node`, which ends at once and names `missing` as it does.
 fn refuses_to_start(site: &mut Site, node: &str, missing: &str) {
-    let (status, said) = site.cluster.start_in_vain(node, &Special::default()).expect("ends by itself");
+    let (status, said) = site.cluster.start_and_wait_end(node, &Special::default()).expect("ends by itself");
     assert_eq!(status.code(), Some(1), "{said}");
     assert!(said.contains(missing) && said.contains("hint: make the pin available again"), "{said}");
 }
 
 /// T13: founded with pins elsewhere; all drives together open nothing. Without its pin a node refuses to start, with its peers
-/// there and without them, and names it; with it, it starts. Mutated: a pin that is made anew when it is missing.
+/// there and without them, and names it; with it, it starts. Mutated: a missing pin is made again.
 #[test]
 fn t13_without_its_pin_a_node_does_not_start() {
     let pins = tempfile::tempdir().expect("another device");

@@ -56,7 +56,7 @@ fn t07_an_old_image_opens_nothing_once_its_keys_are_erased() {
     let disk = steal(&site, &["n2"], new.path()).remove(0);
     assert!(!thief::rob(&[image.clone(), disk]).is_nothing(), "the grace is not over yet");
 
-    // Whoever asks with the old lock is refused at once, and noticed.
+    // A node that asks with the old lock is refused at once, and an alarm is raised.
     let code = |to: &str| {
         let request = thief.lock_open(site.file().node(to).expect("a node").id);
         site.block(async {
@@ -149,7 +149,7 @@ fn a_peer_that_comes_back_soon_has_a_new_piece() {
     site.until("a renewal with n3 again", || (key_number(&site) > number_before).then_some(()));
 }
 
-/// T22, T57: one node dies again and again in the middle of its renewals, and so do the others now and then. Nobody runs out
+/// T22, T57: one node dies again and again in the middle of its renewals, and so do the others now and then. No node runs out
 /// of lock keys, and any two boot. Mutated: a COMMIT that erases at once, or a lock that is told of before it is durable.
 #[test]
 fn t57_a_node_that_dies_again_and_again_never_uses_up_its_lock_keys() {

@@ -161,8 +161,8 @@ fn founders_that_die_again_and_again_still_found() {
     assert_eq!((status.threshold, status.voters, status.epoch.0), (2, 3, 1));
 }
 
-/// Everybody loses power at the moment when the first founder's lock is durable, and nobody else's: those who hold its lock
-/// keys must still know whose they are, and who they are themselves. How far the others come is up to the machine, so it is
+/// All nodes lose power when the lock of the first founder is durable and no other lock is. The holders of its lock keys must
+/// still know whose keys they hold, and who they are themselves. How far the others come depends on the machine, so it is
 /// tried more than once.
 #[test]
 fn power_lost_between_the_first_lock_and_the_others_is_survived() {

@@ -149,7 +149,7 @@ fn nothing_with_two_everything_with_three(site: &Site, nodes: &[&str], keys: usi
     }
 }
 
-/// A joiner that dies at any moment and starts again goes on where it was, and nobody takes its disk for an older one.
+/// A joiner that dies at any moment and starts again goes on where it was, and no node takes its disk for an older one.
 #[test]
 fn a_joiner_that_dies_goes_on() {
     let mut site = with_spares(1);
@@ -179,7 +179,7 @@ fn a_joiner_that_dies_goes_on() {
 /// once it can. Mutated: told that the invitation is unknown, it gives up.
 #[test]
 fn an_invitation_that_a_member_cannot_ask_about_is_not_refused() {
-    // Whoever is cut off goes on serving meanwhile.
+    // The node that is cut off goes on serving meanwhile.
     let mut site = Site::of(Cluster::builder().spares(1).settings("[timing]\nlease_ms = 30000\n"));
     let leader = site.leader();
     let others: Vec<_> = ["n1", "n2", "n3"].into_iter().filter(|node| *node != leader).collect();
@@ -201,8 +201,8 @@ fn an_invitation_that_a_member_cannot_ask_about_is_not_refused() {
     joining.success(PATIENCE).expect("joins");
 }
 
-/// T24: of three nodes one is lost with its disk. A new one takes its place in one operation; the cluster is whole again, and
-/// whoever finds the old disk is refused.
+/// T24: of three nodes one is lost with its disk. A new one replaces it in one operation; the cluster is whole again, and
+/// a finder of the old disk is refused.
 #[test]
 fn t24_a_lost_node_is_replaced() {
     let mut site = with_spares(1);
@@ -211,7 +211,7 @@ fn t24_a_lost_node_is_replaced() {
     let may_lose = |site: &Site| site.block(site.client(None).status()).ok()?.may_lose();
     site.until("one to be dispensable", || may_lose(&site).filter(|count| *count == 1));
     site.cluster.kill("n3").expect("dies");
-    site.until("nobody to be dispensable", || may_lose(&site).filter(|count| *count == 0));
+    site.until("no node to be dispensable", || may_lose(&site).filter(|count| *count == 0));
     for node in ["n1", "n2"] {
         assert_eq!(site.decrypt(Some(node), &sealed).expect("those that remain decrypt"), b"kept", "{node}");
     }
@@ -335,7 +335,7 @@ fn a_solo_node_grows_to_three() {
     assert!(!thief::rob(&disk).keys.is_empty(), "the control: one disk opens everything");
     site.cluster.kill("n1").expect("dies");
     site.start(&["n1"]);
-    site.cluster.wait_serving(&["n1"]).expect("it needs nobody");
+    site.cluster.wait_serving(&["n1"]).expect("it needs no peer");
     for node in ["n2", "n3"] {
         site.cluster.join(node).expect("joins");
         site.export();

@@ -161,7 +161,7 @@ impl Played {
         }
     }
 
-    /// Has it lead: whoever leads instead is killed, and comes back.
+    /// Makes it lead: another node that leads instead is killed, and started again.
     fn lead(&self, site: &mut Site, others: &[&str]) {
         loop {
             let leader = site.until("a leader", || self.replica.leadership().borrow().leader);
@@ -184,7 +184,7 @@ fn phase(site: &Site, node: &str) -> Option<Phase> {
     site.cluster.status(node).ok().map(|status| status.public.phase)
 }
 
-/// T16: whoever appended the revocation refuses the revoked node everything: its lock, a session, and in it Raft, shares and
+/// T16: a node that appended the revocation refuses the revoked node everything: its lock, a session, and in it Raft, shares and
 /// all else. The node is not put out of service by one voice; a majority of the voters that it knows is believed, and then
 /// it is down for good. Mutated: with peers that go on answering, this fails; so does it with a node that believes one voice,
 /// or that forgets it over a restart.
@@ -232,7 +232,7 @@ fn t16_a_revoked_node_is_refused_everything_and_believes_a_majority() {
     });
     assert_eq!(phase(&site, "n1"), Some(Phase::Serving), "the others go on");
 
-    // n1 alone says so: n2 serves nobody, and is not down.
+    // n1 alone says so: n2 serves no client, and is not down.
     std::thread::sleep(A_WHILE);
     assert_eq!(phase(&site, "n2"), Some(Phase::Open), "one voice of three");
     played.ways.final_word.store(true, Ordering::SeqCst);
@@ -334,8 +334,8 @@ fn copy_all(from: &Path, to: &Path) {
     }
 }
 
-/// T51, the other half: a leader that is cut off writes what is never committed, and reports it as flushed to whoever hears
-/// it yet; back among the others its log is truncated, and it is killed and started at once. It is no copy, and is let in.
+/// T51, the other half: a leader that is cut off writes what is never committed, and reports it as flushed to the nodes that
+/// still hear it; back among the others its log is truncated, and it is killed and started at once. It is no copy, and is let in.
 /// That truncations count for more than the end of the log is shown by `raft/src/tests/cluster.rs`.
 #[test]
 fn t51_a_truncated_log_is_not_taken_for_an_old_copy() {

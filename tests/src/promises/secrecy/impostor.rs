@@ -86,7 +86,7 @@ fn t15_a_boot_key_opens_no_other_door() {
             let answered: Answered = wire::decode(&answer).expect("an answer");
             assert_eq!(answered.answer.expect_err("refused").code, Code::Denied);
         }
-        // Whoever joins must prove an invitation, and to be a member already is none.
+        // A joiner must prove an invitation; being a member already proves none.
         let join = thief.dial(&site, "n1", Protocol::Join).await.expect("anybody may knock");
         for request in every_peer_request(me) {
             let answer = join.call(Lane::Ordinary, &peer::encode(&request), PATIENCE).await.expect("answers");
@@ -124,7 +124,7 @@ fn t20_an_answer_to_lock_open_opens_only_on_its_connection() {
         let again = there.call(Lane::Ordinary, &request.encode(), PATIENCE).await.expect("answers");
         let again = LockOpenReply::parse(&again).expect("a reply");
         let same = again.open(&there.export(EXPORTER_LOCK, &request.hash())).expect("opens there");
-        assert!(piece.same_as(&same), "the same piece, sealed anew for each connection");
+        assert!(piece.same_as(&same), "the same piece, sealed again for each connection");
     });
 }
 
@@ -190,6 +190,6 @@ fn t61_a_copy_of_a_living_node_stays_locked() {
     assert_eq!(alarm.node.map(|node| node.to_string()).as_deref(), Some("n2"));
     site.until_turned_away(&socket, &["n1", "n3"]);
     let status = local_status(&socket).expect("the impostor's own socket answers");
-    assert_eq!(status.public.phase, Phase::Locked, "nobody revoked it");
+    assert_eq!(status.public.phase, Phase::Locked, "it was not revoked");
     assert_eq!(site.decrypt(Some("n2"), &ciphertext).expect("the real node goes on"), b"secret");
 }

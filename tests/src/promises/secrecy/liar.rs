@@ -27,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// With this many keys the chance that no load asks the liar first is one in 65 536.
 const KEYS: usize = 16;
 
-/// How it lies.
+/// The lie that the member tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 enum Lie {

@@ -51,7 +51,7 @@ struct Warm {
     moments: Vec<Canary>,
     /// What the locks of the nodes open to: there for as long as a node is unlocked, sealed or not.
     bundles: Vec<Canary>,
-    /// Names of keys: nothing hides these, so whoever does not find them has not looked.
+    /// Names of keys: nothing hides these, so a search that does not find them did not work.
     names: Vec<Canary>,
 }
 
@@ -203,7 +203,7 @@ fn a_node_that_learns_that_it_was_revoked_holds_no_key_of_its_own() {
     warm.site.cluster.wait_phase("n3", Phase::Revoked).expect("over a restart");
 }
 
-/// T46: what nobody uses is forgotten, without any trouble with the lease.
+/// T46: an unused key is forgotten, although the lease is good.
 #[test]
 fn t46_roots_are_gone_when_nobody_has_used_them_for_a_while() {
     let warm = Warm::up("secret_memory = \"mlock\"\n[timing]\nkey_idle_ms = 10000\n");
@@ -214,7 +214,7 @@ fn t46_roots_are_gone_when_nobody_has_used_them_for_a_while() {
         warm.finds_roots_in_locked_memory_alone(node);
     }
     for node in NODES {
-        warm.holds_no_root(node, "that nobody uses");
+        warm.holds_no_root(node, "that is not used");
         assert!(!log(&warm.site, node).contains("every key is wiped"), "the control: {node} kept its lease");
     }
 }

@@ -167,7 +167,7 @@ fn s8_t48_no_secret_is_in_any_log_or_message() {
     heard.run(&site, &["-v", "node", "revoke", "n3", "--yes", "--wait"], b"", 0);
     let later = made("later");
     let later = thief::rob(&site.cluster.steal(&["n1", "n2"], &later).expect("steals"));
-    assert_eq!(later.keys.len(), loot.keys.len(), "the control: dealt anew");
+    assert_eq!(later.keys.len(), loot.keys.len(), "the control: reshared");
     said.extend(later.canaries.into_iter().filter(nameless));
     let (secrets, names): (Vec<_>, Vec<_>) = loot.canaries.into_iter().chain(said).partition(nameless);
     // 3 nodes with op seed, storage key and share key; 2 keys of 3 versions, each with 3 shares.

@@ -38,7 +38,7 @@ fn open(site: &Site, code: &str) -> Vec<Alarm> {
     alarms.into_iter().filter(|alarm| alarm.code == code).collect()
 }
 
-/// n4 raises an alarm, and leaves. Mutated: with everything that was ever reported it is shown for ever, and nobody can disarm it.
+/// n4 raises an alarm, and leaves. Mutated: if every report is kept, the alarm is shown for ever and cannot be disarmed.
 #[test]
 fn what_a_node_said_that_left_is_not_shown() {
     let site = Site::of(Cluster::builder().nodes(4).settings("[timing]\nrenew_lock_after_ms = 3600000\n"));
@@ -143,7 +143,7 @@ fn each_former_member_raises_an_alarm_of_its_own() {
     site.until("the operation to be over", over);
     let file = site.file();
     let [first, healthy] = ["n1", "n2"].map(|node| file.node(node).expect("a node").id);
-    assert_eq!(open(&site, "former_member"), [], "the control: nobody has asked");
+    assert_eq!(open(&site, "former_member"), [], "the control: no node has asked");
     for thief in &thieves {
         let lie = LockOpenRequest { from: healthy, ..thief.lock_open(first) };
         for request in [lie, thief.lock_open(first)] {

@@ -63,7 +63,7 @@ fn t23_less_than_a_majority_stays_locked_and_says_who_is_missing() {
     assert_eq!((status.public.have, status.public.need), (1, 2));
     let missing: Vec<_> = status.public.waiting_for.iter().map(|name| name.as_str()).collect();
     assert_eq!(missing, ["n1", "n3"]);
-    site.decrypt(Some("n2"), &ciphertext).expect_err("a locked node serves nobody");
+    site.decrypt(Some("n2"), &ciphertext).expect_err("a locked node serves no client");
     site.start(&["n3"]);
     site.cluster.wait_serving(&["n2", "n3"]).expect("two of three serve");
     assert_eq!(site.decrypt(Some("n2"), &ciphertext).expect("decrypts"), b"secret");

@@ -36,8 +36,8 @@ fn a_node_that_is_cut_off_refuses_within_its_lease() {
     }
 }
 
-/// A change that is asked of a node just after that was cut off is refused with its lease: whoever asks goes to another node then,
-/// and has not waited in vain for all of its time. Mutated: without that the answer is that there was none in time.
+/// A node is cut off, and a client asks it for a change at once. The node refuses when its lease ends, so the client can ask
+/// another node and has not lost all of its time. Mutated: without that the client hears only that no answer came in time.
 #[test]
 fn a_change_does_not_wait_for_a_leader_that_is_out_of_reach() {
     let mut site = Site::of(Cluster::builder().settings("[timing]\nlease_ms = 1500\nlease_tick_ms = 300\n"));
@@ -45,7 +45,7 @@ fn a_change_does_not_wait_for_a_leader_that_is_out_of_reach() {
         let client = site.hasty(node);
         site.block(client.status()).expect("the control: a connection is there");
         site.cluster.cut(node).expect("cut");
-        let error = site.block(client.create_key(&name(node), BTreeMap::new())).expect_err("nobody makes it");
+        let error = site.block(client.create_key(&name(node), BTreeMap::new())).expect_err("no leader makes it");
         assert_eq!(error.code(), Code::NoQuorum, "{node}: {error}");
         site.create(&format!("{node}/elsewhere"));
         site.cluster.heal().expect("heals");
@@ -98,7 +98,7 @@ fn t58_nobody_takes_an_answer_of_a_node_that_was_stopped_beyond_its_lease() {
                     while !stop.load(Ordering::SeqCst) {
                         let answer = client.decrypt(&ciphertext, &Context::empty()).await.map(|_| ());
                         opened.fetch_add(answer.is_ok().into(), Ordering::SeqCst);
-                        answers.lock().expect("nobody panics").push((Instant::now(), answer));
+                        answers.lock().expect("no thread panics").push((Instant::now(), answer));
                     }
                 })
             })
@@ -108,13 +108,13 @@ fn t58_nobody_takes_an_answer_of_a_node_that_was_stopped_beyond_its_lease() {
         let process = site.cluster.process(node).expect("exists").expect("runs");
         process.pause().expect("stands still");
         let paused = Instant::now();
-        // Nobody may confirm it afterwards; what it sent before has arrived long before its lease is over.
+        // No node may confirm it afterwards; what it sent before has arrived long before its lease is over.
         site.cluster.cut(node).expect("cut");
         site.until("the lease to be over", || (paused.elapsed() > 2 * LEASE).then_some(()));
         let resumed = Instant::now();
         process.resume().expect("goes on");
         let late = || -> Vec<Result<(), Error>> {
-            let answers = answers.lock().expect("nobody panics");
+            let answers = answers.lock().expect("no thread panics");
             answers.iter().filter(|(at, _)| *at >= resumed).map(|(_, answer)| answer.clone()).collect()
         };
         site.until("answers to all who asked", || (late().len() >= ASKERS).then_some(()));

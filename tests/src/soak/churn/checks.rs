@@ -81,7 +81,7 @@ impl Churn {
         self.tally.rekeys += epoch.0 - self.status.epoch.0;
         let ended = self.status.epoch;
         if epoch > ended {
-            // Nobody ordered it: somebody had been away.
+            // No operator ordered it: a member had been away.
             self.settle();
             assert!(self.status.epoch >= epoch, "D4");
         }
@@ -153,7 +153,7 @@ impl Churn {
         })
     }
 
-    /// S3, S4: whoever is out serves nobody, whether it runs still or is started again, and says that it is out.
+    /// S3, S4: a former member serves no client, whether it still runs or is started again, and says that it is out.
     pub(super) fn former_members_are_refused(&mut self) {
         for node in self.machines() {
             let data = self.site.cluster.directory().data(&node);
@@ -177,7 +177,7 @@ impl Churn {
         }
     }
 
-    /// Waits until a node says that it is not a member, or that nobody opens its lock; it must not serve before.
+    /// Waits until a node says that it is not a member, or that no peer opens its lock; it must not serve before.
     fn is_refused(&mut self, node: &str, begins: usize) {
         let refused = wait_until(format!("S4: {node} to be refused"), HEALING, || {
             if !self.site.cluster.is_running(node).expect("a node") {
@@ -226,7 +226,7 @@ impl Churn {
         }
     }
 
-    /// Whoever is no member is erased, to be used anew.
+    /// Erases every machine that is not a member, so that it can join again.
     pub(super) fn free_machines(&mut self) {
         for node in self.machines() {
             if !self.members.contains(&node) {

@@ -20,7 +20,7 @@ struct Image {
     path: PathBuf,
     /// The epochs of which it may hold a share.
     epochs: BTreeSet<Epoch>,
-    /// Its machine was used anew since, with another identity.
+    /// Its machine has joined again since, with another identity.
     foreign: bool,
 }
 
@@ -83,7 +83,7 @@ impl DiskCollector {
         self.kept.iter().map(|image| image.path.clone()).collect()
     }
 
-    /// The machine is used anew: its next disk is another's.
+    /// The machine joins again: its next disk belongs to another identity.
     pub(super) fn forget(&mut self, node: &str) {
         for image in self.kept.iter_mut().filter(|image| image.node == node) {
             image.foreign = true;

@@ -52,7 +52,7 @@ const HEALING: Duration = Duration::from_secs(150);
 /// No key stays in memory, leases are short, and what is owed is paid soon.
 const SETTINGS: &str = "[timing]\nkey_idle_ms = 1\nkey_age_ms = 1\nlease_ms = 1500\nlease_tick_ms = 500\n\
     renew_lock_after_ms = 3000\nrenew_lock_every_ms = 20000\nrekey_pause_ms = 500\njoiner_patience_ms = 8000\n";
-/// Half of the clusters keep so little of the log that whoever was away is sent a snapshot.
+/// Half of the clusters keep so little of the log that a node which was away is sent a snapshot.
 const SHORT_LOG: &str = "snapshot_every = 40\nentries_kept = 5\n";
 
 /// A version of a key in an epoch.
@@ -62,7 +62,7 @@ type Record = (KeyUid, KeyVersion, Epoch);
 struct Churn {
     site: Site,
     seed: u64,
-    /// Thrown anew for each turn: what one turn took of them does not change the next.
+    /// Seeded again for each turn: the choices of one turn do not change those of the next.
     dice: Dice,
     members: BTreeSet<String>,
     /// Machines whose disks are empty.
@@ -88,7 +88,7 @@ struct Tally {
     removals: usize,
     revocations: usize,
     replacements: usize,
-    /// Epochs that nobody ordered: a member had been away.
+    /// Epochs without an order: a member had been away.
     rekeys: u64,
     former_members: usize,
     /// Old images that were started in place of a node.
@@ -166,7 +166,7 @@ impl Churn {
                 self.settle();
                 assert!(self.is_done(&left), "{line}: L2: {left} was ordered, and is not done");
             } else {
-                assert!(matches!(trouble, Trouble::Second(_)), "{line}: nobody else can have gone");
+                assert!(matches!(trouble, Trouble::Second(_)), "{line}: no other node can have gone");
             }
         }
 
@@ -183,12 +183,12 @@ impl Churn {
         self.disarm();
     }
 
-    /// Waits until all is well: nothing is under way, every member serves, and nobody has more keys than it must have.
+    /// Waits until all is well: no operation runs, every member serves, and no node has more keys than it must have.
     fn settle(&mut self) {
         let members = wait_until("L1, M2: the operation to end", HEALING, || {
             let status = self.quorum_status()?;
             let names: BTreeSet<String> = status.nodes.iter().map(|node| node.name.to_string()).collect();
-            // Whoever asks to be let in is waited for.
+            // A machine that asks to join is waited for.
             let asks = |node: &String| {
                 self.site.cluster.status(node).is_ok_and(|status| status.public.phase == Phase::Joining)
             };
@@ -250,7 +250,7 @@ impl Churn {
         sleep(Duration::from_millis(self.dice.below(longest_ms) as u64));
     }
 
-    /// One of these.
+    /// One of these nodes, drawn by the dice.
     fn pick(&mut self, of: &BTreeSet<String>) -> String {
         let place = self.dice.below(of.len());
         of.iter().nth(place).expect("below its length").clone()

@@ -13,7 +13,7 @@ use super::{Churn, HEALING};
 const SOON_MS: usize = 1_500;
 /// The longest that a node is down, cut off, or stopped.
 const LONG_MS: usize = 4_000;
-/// Whoever was away from before comes back so long after the order, if that is not carried out before.
+/// A node that was away before the order comes back so long after it, unless the order is done earlier.
 const AWAY: Duration = Duration::from_secs(6);
 /// Exit codes of the command line: try again, no such node, not now, Ctrl-C.
 const NO_QUORUM: i32 = 3;
@@ -27,7 +27,7 @@ pub(super) enum Trouble {
     None,
     /// A node is killed and starts again.
     Death(String),
-    /// Again and again.
+    /// A node is killed again and again.
     Deaths(String),
     /// All are killed and start again.
     Outage,
@@ -216,7 +216,7 @@ impl Churn {
         self.site.cluster.heal().expect("heals");
     }
 
-    /// Waits for the command, and types it again when it says that it should be. Whoever is away comes back meanwhile.
+    /// Waits for the command, and repeats it if it says so. Nodes that are away come back meanwhile.
     fn see_through(&mut self, order: &Order, trouble: &Trouble, command: Tool) -> bool {
         let mut command = command;
         let begin = Instant::now();
@@ -259,7 +259,7 @@ impl Churn {
         }
     }
 
-    /// All is as it should be again. Whoever was killed comes back, unless it is gone for good.
+    /// Ends the trouble. A node that was killed is started again, unless it is gone for good.
     fn end(&mut self, trouble: &Trouble) {
         self.site.cluster.heal().expect("heals");
         self.site.faults().set_weather(Weather::default(), 0);

@@ -1,5 +1,5 @@
 //! Raft by itself: three replicas in this process, joined by connections like those of the daemons, each with its database
-//! on the disk. What is written are keys, and they are applied; but nobody deals, checks or asks for them.
+//! on the disk. Keys are written and applied, but not dealt, checked or requested.
 
 mod link;
 
@@ -105,7 +105,7 @@ async fn found(leader: &Replica) -> Result<(), Error> {
             }),
             Step::Propose(change) => change,
             Step::CollectAcks { epoch, redealt, missing, .. } => {
-                let node = *missing.first().ok_or_else(|| Error::Bench("nobody is asked for".to_owned()))?;
+                let node = *missing.first().ok_or_else(|| Error::Bench("no holder is missing".to_owned()))?;
                 Change::EpochAck(EpochAck { epoch, node, redealt })
             }
             _ => return Ok(()),
@@ -170,7 +170,7 @@ async fn propose(leader: &Replica, batches: Vec<BatchId>, in_flight: usize, time
     Ok(Bare { per_second: f64::from(done) / took.as_secs_f64(), processor: used.div_f64(done.max(1).into()) })
 }
 
-/// A key as the leader would put it into the log. Whether its shares open is nobody's business here.
+/// A key as the leader would put it into the log. Its shares need not open here.
 fn key(number: u32, batch: BatchId) -> Change {
     let (uid, version) = (KeyUid(random::bytes()), KeyVersion(1));
     let threshold = Threshold::new(NEEDED, NODES).expect("two of three");

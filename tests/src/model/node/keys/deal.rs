@@ -16,7 +16,7 @@ use crate::model::world::message::Process;
 
 /// How long a change waits for its version to be checked by t holders.
 const READY_MS: u64 = 20_000;
-/// How often a change is dealt anew after the committee moved on.
+/// How often a change is dealt again after the committee has changed.
 const TRIES: u32 = 3;
 
 /// Who waits for a change.
@@ -65,7 +65,7 @@ impl Unlocked {
 }
 
 impl Daemon {
-    /// Takes a change; the answer comes when the version is made. Whoever asked waits until it is ready.
+    /// Takes a change; the answer comes when the version is made. The client waits until it is ready.
     pub(in crate::model::node) fn take_change(
         &mut self,
         context: &mut Context<'_>,
@@ -192,7 +192,7 @@ impl Daemon {
         unlocked.dealing.as_mut().filter(|open| open.is_usable_at(&leadership, &open_epochs, context.now_ms))
     }
 
-    /// `deal::open_batches`: the headers come before their records, one for each open epoch. Whoever waits finds them open.
+    /// `deal::open_batches`: the headers come before their records, one for each open epoch. The changes that wait find them open.
     pub(in crate::model::node) fn open_batches(&mut self, context: &mut Context<'_>) {
         let (cluster, me) = (self.vault().identity.cluster, self.me.node);
         let unlocked = self.unlocked_mut();

@@ -35,7 +35,7 @@ struct Open {
     record: ShareRecord,
 }
 
-/// A load under way: one version for those who use it, or a lot that is to be dealt anew.
+/// A load under way: one version for those who use it, or many that are to be reshared.
 pub(in crate::model::node) struct Load {
     want: Want,
     open: BTreeMap<Slot, Open>,
@@ -156,8 +156,8 @@ impl Daemon {
         self.loaded(slot, &root);
     }
 
-    /// Asks again for what has not come, begins anew in an epoch that became ACTIVE meanwhile, and gives up what took too
-    /// long.
+    /// Asks again for missing shares, starts over in an epoch that became ACTIVE meanwhile, and gives up a load that took
+    /// too long.
     pub(in crate::model::node) fn look_after_loads(&mut self, context: &mut Context<'_>) {
         let awake_ms = context.awake_ms;
         let waits = |asked: &Asked, number: &u64| matches!(asked, Asked::Shares(asked, _) if asked == number);

@@ -9,7 +9,7 @@ use crate::model::node::apply::Purpose;
 use crate::model::node::keys::reconstruct::Want;
 use crate::model::node::{Context, Daemon};
 
-/// Versions that are dealt anew in one command at most: fewer than the program's, so that a leader dies between two.
+/// Versions that are reshared in one command at most: fewer than the program's, so that a leader dies between two.
 const AT_ONCE: u64 = 12;
 
 /// Versions on their way from the ACTIVE epoch to the PENDING one.

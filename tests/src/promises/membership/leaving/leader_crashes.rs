@@ -21,7 +21,7 @@ use crate::harness::commands::{invite, join};
 use crate::harness::{Dice, PATIENCE, Site, seed};
 
 const NODES: u8 = 5;
-/// Two batches, when they are dealt anew.
+/// Two batches, when they are reshared.
 const KEYS: usize = 300;
 const MANY_KEYS: usize = 10_000;
 /// In which those are dealt: each is a sync of the leader at least.
@@ -136,7 +136,7 @@ impl Scene {
         }
         self.revive(&leader, true);
         let died = self.deaths() > before;
-        // Whoever has not died by now shall live.
+        // A leader that has not died by now lives on.
         order_death(&self.orders, 0, Death { at_sync: 1, of: "nothing" }).expect("written");
         println!(
             "{what}: {leader} {} at sync {} of {}",
@@ -153,7 +153,7 @@ impl Scene {
         }
     }
 
-    /// Whoever can comes and goes, and each time the leader dies at that step. Returns how often one did.
+    /// Nodes join and leave, and each time the leader dies at that step. Returns how often one did.
     fn play(mut self, death: Death<'_>) -> usize {
         goes_on(&self.site, &self.load, "in peace");
         let late = death.at_sync.is_multiple_of(2);

@@ -23,7 +23,7 @@ use quorate_testnet::procs::{Finished, Tool};
 
 use crate::harness::{PATIENCE, Site, name};
 
-/// Every key is put together anew for each request.
+/// Every key is reconstructed for each request.
 const COLD: &str = "[timing]\nkey_idle_ms = 1\nkey_age_ms = 1\n";
 /// The lease of a cluster with default settings.
 const LEASE: Duration = Duration::from_secs(3);

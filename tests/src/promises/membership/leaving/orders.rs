@@ -73,8 +73,8 @@ fn one_operation_runs_at_a_time_and_the_same_command_again_is_the_same_one() {
     all_open(&site, &["n1", "n2"], &sealed);
 }
 
-/// I6: a revocation takes the place of a removal that waits, and takes over whom that would have removed. Whoever waits for the
-/// removal is told. Mutated: a revocation that goes by the number of what it took the place of.
+/// I6: a revocation replaces a removal that waits, and also takes out the node that the removal would have removed. The client
+/// that waits for the removal is told. Mutated: a revocation with the number of the operation that it replaced.
 #[test]
 fn a_revocation_takes_the_place_of_a_removal() {
     let site = cold(5);
@@ -233,7 +233,7 @@ fn t56_a_member_that_is_counted_as_lost_keeps_nobody_from_leaving() {
     let begin = Instant::now();
     site.until("n3 to ask for a while", || {
         let seen = site.cluster.status("n3").ok()?;
-        assert_eq!(seen.public.phase, Phase::Locked, "nobody is left who opens for it");
+        assert_eq!(seen.public.phase, Phase::Locked, "no peer is left that opens its lock");
         (begin.elapsed() > LEASE).then(|| println!("{:?}", seen.operation))
     });
     let named = |site: &Site| {

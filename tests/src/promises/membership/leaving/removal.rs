@@ -1,4 +1,5 @@
-//! A removal: clients notice nothing, and nothing is lost. Whoever is out and cut off serves nobody, whatever it remembers.
+//! A removal: clients notice nothing, and nothing is lost. A removed node that is cut off serves no client, whatever it
+//! remembers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -137,8 +138,8 @@ fn cut_off_with_a_warm_memory() -> Option<(Site, String, Instant)> {
 }
 
 /// The promise that other systems break: a node that was removed decrypts nothing, although it still remembers the key. n3 is
-/// cut off while it is removed, with its memory warm, and then the others die. It has nobody to ask, nobody who could tell it,
-/// and the key in its memory, which it never forgets here; its lease alone ends what it does. Mutated: a lease that never ends.
+/// cut off while it is removed, with its memory warm, and then the others die. No node can tell it that it
+/// was removed, and it never forgets the key in its memory here; its lease alone stops it. Mutated: a lease that never ends.
 #[test]
 fn a_removed_node_that_is_cut_off_with_a_warm_memory_decrypts_nothing() {
     let (mut site, old, cut) = (0..TRIES).find_map(|_| cut_off_with_a_warm_memory()).expect("n3 is cut off while warm");
@@ -192,7 +193,7 @@ fn a_removed_node_that_is_cut_off_with_a_warm_memory_decrypts_nothing() {
 /// One of everything that is answered by a lease alone. What is not here says how the nodes are, or gives them orders that
 /// touch no key, and must work without a quorum.
 async fn everything(warm: &Client, old: &str, new: &str) -> [(&'static str, Result<(), Error>); 14] {
-    let (key, empty, nobody) = (name("key"), Context::empty(), node("n9"));
+    let (key, empty, stranger) = (name("key"), Context::empty(), node("n9"));
     [
         ("decrypt", warm.decrypt(old, &empty).await.map(|_| ())),
         ("decrypt what is newer", warm.decrypt(new, &empty).await.map(|_| ())),
@@ -204,8 +205,8 @@ async fn everything(warm: &Client, old: &str, new: &str) -> [(&'static str, Resu
         ("rotate", warm.rotate_key(&key, None).await.map(|_| ())),
         ("invite", warm.invite_node(None, PATIENCE).await.map(|_| ())),
         ("replace", warm.replace_node(&node("n1"), b"no invitation").await),
-        ("remove", warm.remove_node(&nobody, &Removal::default()).await.map(|_| ())),
-        ("revoke", warm.revoke_nodes(&[nobody]).await.map(|_| ())),
+        ("remove", warm.remove_node(&stranger, &Removal::default()).await.map(|_| ())),
+        ("revoke", warm.revoke_nodes(&[stranger]).await.map(|_| ())),
         ("progress", warm.progress(Epoch(2)).await.map(|_| ())),
         ("echo", warm.echo(b"x").await.map(|_| ())),
     ]

@@ -103,7 +103,7 @@ async fn offer_snapshot(conn: &Conn) -> Option<BulkError> {
     offer.await.err()
 }
 
-/// T16, by command: whoever has the disk of a revoked node, with all its keys, is refused everything by every node that stays:
+/// T16, by command: a thief with the disk of a revoked node and all its keys is refused everything by every node that stays:
 /// its lock, each request of a session, and the stream of a snapshot, which is no request. As long as it is a member the
 /// stream is heard by the replica, whose log says that there is no snapshot in it; afterwards it is not.
 #[test]
