@@ -20,9 +20,9 @@ pub enum Party {
     Client,
 }
 
-/// How bad the network is for everybody.
+/// How good every link of the network is.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Weather {
+pub struct LinkQuality {
     /// Share of datagrams that are lost, 0 to 1.
     pub loss: f64,
     /// Share that arrive twice, 0 to 1.
@@ -31,19 +31,19 @@ pub struct Weather {
     pub delay: RangeInclusive<Duration>,
 }
 
-impl Default for Weather {
-    /// Fine weather: nothing is lost and nothing takes time.
+impl Default for LinkQuality {
+    /// A perfect network: nothing is lost and nothing takes time.
     fn default() -> Self {
         Self { loss: 0.0, duplicate: 0.0, delay: Duration::ZERO..=Duration::ZERO }
     }
 }
 
-/// What has happened to datagrams so far: a test in bad weather shows by it that the weather was bad.
+/// What has happened to datagrams so far: a test in a bad network shows by it that the network was bad.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Tally {
     /// Datagrams that came to the relay.
     pub sent: u64,
-    /// Of these, lost to the weather.
+    /// Of these, lost on a bad link.
     pub lost: u64,
     /// Of these, lost because somebody was cut off.
     pub cut: u64,
@@ -62,7 +62,7 @@ pub struct Faults {
 
 struct State {
     cut: HashSet<(Party, Party)>,
-    weather: Weather,
+    quality: LinkQuality,
     dice: Dice,
     tally: Tally,
     /// When the latest datagram of each way will arrive.
@@ -72,7 +72,7 @@ struct State {
 impl Faults {
     pub(crate) fn new(names: Vec<String>) -> Self {
         let (cut, latest) = (HashSet::new(), HashMap::new());
-        let state = State { cut, weather: Weather::default(), dice: Dice::new(0), tally: Tally::default(), latest };
+        let state = State { cut, quality: LinkQuality::default(), dice: Dice::new(0), tally: Tally::default(), latest };
         Self { names: Arc::new(names), state: Arc::new(Mutex::new(state)) }
     }
 
@@ -119,15 +119,15 @@ impl Faults {
         Ok(())
     }
 
-    /// Ends every cut. The weather stays.
+    /// Ends every cut. The quality stays.
     pub fn heal(&self) {
         self.state().cut.clear();
     }
 
-    /// Sets the weather, and the dice to `seed`.
-    pub fn set_weather(&self, weather: Weather, seed: u64) {
+    /// Sets the quality of all links, and the dice to `seed`.
+    pub fn set_quality(&self, quality: LinkQuality, seed: u64) {
         let mut state = self.state();
-        (state.weather, state.dice) = (weather, Dice::new(seed));
+        (state.quality, state.dice) = (quality, Dice::new(seed));
     }
 
     /// What has happened so far.
@@ -138,19 +138,19 @@ impl Faults {
     /// Decides about one datagram: after which delays it arrives, none if it is lost.
     pub(crate) fn fate(&self, from: Party, to: Party) -> Vec<Duration> {
         let mut state = self.state();
-        let State { cut, weather, dice, tally, latest } = &mut *state;
+        let State { cut, quality, dice, tally, latest } = &mut *state;
         tally.sent += 1;
         if cut.contains(&(from, to)) {
             tally.cut += 1;
             return Vec::new();
         }
-        if dice.fraction() < weather.loss {
+        if dice.fraction() < quality.loss {
             tally.lost += 1;
             return Vec::new();
         }
-        let copies = if dice.fraction() < weather.duplicate { 2 } else { 1 };
+        let copies = if dice.fraction() < quality.duplicate { 2 } else { 1 };
         tally.doubled += copies - 1;
-        let (least, most) = (*weather.delay.start(), *weather.delay.end());
+        let (least, most) = (*quality.delay.start(), *quality.delay.end());
         let delays: Vec<_> = (0..copies).map(|_| least + most.saturating_sub(least).mul_f64(dice.fraction())).collect();
         let now = Instant::now();
         for arrives in delays.iter().map(|delay| now + *delay) {
@@ -178,17 +178,18 @@ mod tests {
 
     #[test]
     fn a_seed_repeats_its_fates() {
-        let weather = Weather { loss: 0.3, duplicate: 0.3, delay: Duration::from_millis(1)..=Duration::from_millis(9) };
+        let quality =
+            LinkQuality { loss: 0.3, duplicate: 0.3, delay: Duration::from_millis(1)..=Duration::from_millis(9) };
         let fates = |seed| {
             let faults = Faults::new(vec!["n1".to_owned(), "n2".to_owned()]);
-            faults.set_weather(weather.clone(), seed);
+            faults.set_quality(quality.clone(), seed);
             (0..200).map(|_| faults.fate(Party::Node(0), Party::Node(1))).collect::<Vec<_>>()
         };
         assert_eq!(fates(7), fates(7));
         assert_ne!(fates(7), fates(8));
         let lost = fates(7).iter().filter(|fate| fate.is_empty()).count();
         assert!((20..120).contains(&lost), "{lost} of 200 lost");
-        assert!(fates(7).iter().flatten().all(|delay| weather.delay.contains(delay)));
+        assert!(fates(7).iter().flatten().all(|delay| quality.delay.contains(delay)));
     }
 
     #[test]
@@ -197,9 +198,9 @@ mod tests {
         let send =
             |count: u64| (0..count).map(|_| faults.fate(Party::Node(0), Party::Node(1)).len() as u64).sum::<u64>();
         assert_eq!(send(10), 10);
-        assert_eq!(faults.tally(), Tally { sent: 10, ..Tally::default() }, "fine weather");
+        assert_eq!(faults.tally(), Tally { sent: 10, ..Tally::default() }, "perfect links");
         let delay = Duration::from_millis(1)..=Duration::from_millis(900);
-        faults.set_weather(Weather { loss: 0.3, duplicate: 0.3, delay }, 7);
+        faults.set_quality(LinkQuality { loss: 0.3, duplicate: 0.3, delay }, 7);
         let arrived = send(200);
         let Tally { sent, lost, cut, doubled, overtaking } = faults.tally();
         assert_eq!((sent, cut, 200 - lost + doubled), (210, 0, arrived));

@@ -176,7 +176,7 @@ impl Carrier {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::faults::network::Weather;
+    use crate::faults::network::LinkQuality;
 
     struct Net {
         nodes: Vec<StdSocket>,
@@ -262,17 +262,17 @@ mod tests {
     }
 
     #[test]
-    fn weather_loses_doubles_and_delays() {
+    fn a_bad_link_loses_doubles_and_delays() {
         let net = net(2);
         let faults = net.relay.faults();
-        faults.set_weather(Weather { loss: 1.0, ..Weather::default() }, 1);
+        faults.set_quality(LinkQuality { loss: 1.0, ..LinkQuality::default() }, 1);
         net.send(0, 1, b"lost");
         assert_eq!(net.receive(1), None);
-        faults.set_weather(Weather { duplicate: 1.0, ..Weather::default() }, 1);
+        faults.set_quality(LinkQuality { duplicate: 1.0, ..LinkQuality::default() }, 1);
         net.send(0, 1, b"twice");
         assert!(net.receive(1).is_some() && net.receive(1).is_some() && net.receive(1).is_none());
         let late = Duration::from_millis(40);
-        faults.set_weather(Weather { delay: late..=late, ..Weather::default() }, 1);
+        faults.set_quality(LinkQuality { delay: late..=late, ..LinkQuality::default() }, 1);
         let sent = std::time::Instant::now();
         net.send(0, 1, b"late");
         assert!(net.receive(1).is_some() && sent.elapsed() >= late);

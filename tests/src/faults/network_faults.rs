@@ -1,5 +1,5 @@
-//! Bad weather: datagrams are lost, doubled and overtaken, or get through in one direction only. Answers may be late or
-//! refused; none is wrong, and when the weather clears everything serves again by itself.
+//! A bad network: datagrams are lost, doubled and overtaken, or get through in one direction only. Answers may be late or
+//! refused; none is wrong, and when the network is good again everything serves by itself.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -9,7 +9,7 @@ use quorate_client::error::Blame;
 use quorate_client::wire::Phase;
 use quorate_client::{Client, Code, Context, Error, Options};
 use quorate_testnet::Cluster;
-use quorate_testnet::faults::network::Weather;
+use quorate_testnet::faults::network::LinkQuality;
 use tokio::task::JoinHandle;
 
 use crate::harness::{Dice, Site, name, seed};
@@ -17,12 +17,12 @@ use crate::harness::{Dice, Site, name, seed};
 const NODES: [&str; 3] = ["n1", "n2", "n3"];
 /// Two for each node.
 const WORKERS: usize = 2 * NODES.len();
-/// So much is done at a node before it counts as serving in this weather.
+/// So much is done at a node before it counts as serving on this network.
 const ROUNDS: usize = 15;
 /// In the tests of cuts.
 const LEASE: Duration = Duration::from_millis(1500);
-const FIRST: &str = "made/in-fine-weather";
-const SECOND: &str = "made/in-the-rain";
+const FIRST: &str = "made/on-a-good-network";
+const SECOND: &str = "made/on-a-bad-network";
 
 /// Clients that keep encrypting at every node and decrypting at any, and what came of it.
 struct Traffic {
@@ -113,7 +113,7 @@ impl Traffic {
         }
     }
 
-    /// "Not now" is a right answer in bad weather. "No such key", "does not open" and the like are wrong ones.
+    /// "Not now" is a right answer on a bad network. "No such key", "does not open" and the like are wrong ones.
     fn note_refusal(&self, what: &str, error: &Error) {
         self.refused.fetch_add(1, Ordering::SeqCst);
         if !not_now(error) {
@@ -160,7 +160,7 @@ fn change<T>(site: &Site, what: &str, mut attempt: impl FnMut() -> Result<T, Err
 /// D7 and L1. An answer to another question, a refusal that is not "not now", a ciphertext that was handed out and opens
 /// nowhere: each would be among the wrong answers.
 #[test]
-fn no_answer_is_wrong_in_any_weather_and_everything_serves_when_it_clears() {
+fn no_answer_is_wrong_on_any_network_and_everything_serves_when_it_is_good_again() {
     let seed = seed();
     let mut site = Site::found();
     site.create(FIRST);
@@ -168,18 +168,18 @@ fn no_answer_is_wrong_in_any_weather_and_everything_serves_when_it_clears() {
     traffic.advance(&site, &NODES);
 
     let delay = Duration::ZERO..=Duration::from_millis(40);
-    let rain = Weather { loss: 0.05, duplicate: 0.05, delay };
-    site.faults().set_weather(rain, seed);
+    let bad = LinkQuality { loss: 0.05, duplicate: 0.05, delay };
+    site.faults().set_quality(bad, seed);
     let before = site.faults().tally();
     traffic.advance(&site, &NODES);
     traffic.none_wrong();
 
     let client = site.client(None);
-    change(&site, "a key made in the rain", || site.block(client.create_key(&name(SECOND), Default::default())));
+    change(&site, "a key made on the bad network", || site.block(client.create_key(&name(SECOND), Default::default())));
     lock(&traffic.keys).push(SECOND);
     for key in [FIRST, SECOND] {
         let one = Some(quorate_client::KeyVersion(1));
-        change(&site, "a key rotated in the rain", || site.block(client.rotate_key(&name(key), one)));
+        change(&site, "a key rotated on the bad network", || site.block(client.rotate_key(&name(key), one)));
     }
     traffic.advance(&site, &NODES);
     traffic.none_wrong();
@@ -189,7 +189,7 @@ fn no_answer_is_wrong_in_any_weather_and_everything_serves_when_it_clears() {
     let survivors: Vec<_> = NODES.into_iter().filter(|node| *node != leader).collect();
     traffic.advance(&site, &survivors);
     site.start(&[&leader]);
-    site.cluster.wait_serving(&[&leader]).expect("boots in the rain");
+    site.cluster.wait_serving(&[&leader]).expect("boots on the bad network");
     traffic.advance(&site, &NODES);
     traffic.none_wrong();
 
@@ -201,24 +201,24 @@ fn no_answer_is_wrong_in_any_weather_and_everything_serves_when_it_clears() {
         ("doubled", after.doubled - before.doubled),
         ("overtaking", after.overtaking - before.overtaking),
     ] {
-        assert!(count * 100 > carried, "the control: it rained, but only {count} of {carried} were {what}");
+        assert!(count * 100 > carried, "the control: the network was bad, but only {count} of {carried} were {what}");
     }
 
-    site.faults().set_weather(Weather::default(), seed);
-    site.cluster.wait_serving(&NODES).expect("the weather is fine");
+    site.faults().set_quality(LinkQuality::default(), seed);
+    site.cluster.wait_serving(&NODES).expect("the network is good");
     traffic.advance(&site, &NODES);
     traffic.stop.store(true, Ordering::SeqCst);
     workers.into_iter().for_each(|worker| site.block(worker).expect("no worker panicked"));
 
     // Whatever was handed out at any moment opens at every node.
     let kept = std::mem::take(&mut *lock(&traffic.kept));
-    for version in ["made/in-fine-weather:1", "made/in-fine-weather:2", "made/in-the-rain:2"] {
+    for version in ["made/on-a-good-network:1", "made/on-a-good-network:2", "made/on-a-bad-network:2"] {
         let used = kept.iter().any(|kept| kept.ciphertext.starts_with(&format!("qrt1:{version}:")));
         assert!(used, "the control: {version} was used");
     }
     for kept in &kept {
         for (place, node) in NODES.iter().enumerate() {
-            assert!(site.block(traffic.opens(place, kept)), "{node} refuses in fine weather");
+            assert!(site.block(traffic.opens(place, kept)), "{node} refuses on a good network");
         }
     }
     traffic.none_wrong();

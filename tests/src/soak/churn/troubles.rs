@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use quorate_testnet::faults::network::Weather;
+use quorate_testnet::faults::network::LinkQuality;
 use quorate_testnet::procs::Tool;
 
 use super::orders::Order;
@@ -36,7 +36,7 @@ pub(super) enum Trouble {
     /// It hears the others, and they do not hear it, or the other way round.
     OneWay(String),
     /// Datagrams are lost, doubled and overtaken.
-    Weather,
+    BadNetwork,
     /// A process stands still.
     Stop(String),
     /// A member is down from before the order until after it.
@@ -60,7 +60,7 @@ impl fmt::Display for Trouble {
             Self::Outage => f.write_str("all die"),
             Self::Cut(node) => write!(f, "{node} is cut off"),
             Self::OneWay(node) => write!(f, "{node} is cut off one way"),
-            Self::Weather => f.write_str("bad weather"),
+            Self::BadNetwork => f.write_str("a bad network"),
             Self::Stop(node) => write!(f, "{node} stands still"),
             Self::Away(node) => write!(f, "{node} is away"),
             Self::Second(order) => write!(f, "and at the same time: {order}"),
@@ -81,7 +81,7 @@ impl Churn {
             5 => Trouble::Outage,
             6 | 7 => Trouble::Cut(whom),
             8 => Trouble::OneWay(whom),
-            9 => Trouble::Weather,
+            9 => Trouble::BadNetwork,
             10 => Trouble::Stop(whom),
             // Of two members neither can be away when anything is ordered.
             11 | 12 if self.members.len() > 2 => Trouble::Away(self.pick(&self.members.clone())),
@@ -130,11 +130,11 @@ impl Churn {
                 self.site.cluster.kill(node).expect("dies");
                 self.site.until("the others to go on", || self.quorum_status());
             }
-            Trouble::Weather => {
+            Trouble::BadNetwork => {
                 let delay = Duration::ZERO..=Duration::from_millis(self.dice.below(40) as u64);
-                let weather = Weather { loss: 0.03, duplicate: 0.1, delay };
+                let quality = LinkQuality { loss: 0.03, duplicate: 0.1, delay };
                 let seed = self.dice.below(usize::MAX) as u64;
-                self.site.faults().set_weather(weather, seed);
+                self.site.faults().set_quality(quality, seed);
             }
             _ => {}
         }
@@ -175,7 +175,7 @@ impl Churn {
                 let _ = command.interrupt();
             }
             Trouble::Desertion(node) => self.site.cluster.kill(node).expect("dies"),
-            Trouble::None | Trouble::Weather | Trouble::Away(_) => {}
+            Trouble::None | Trouble::BadNetwork | Trouble::Away(_) => {}
         }
         None
     }
@@ -262,7 +262,7 @@ impl Churn {
     /// Ends the trouble. A node that was killed is started again, unless it is gone for good.
     fn end(&mut self, trouble: &Trouble) {
         self.site.cluster.heal().expect("heals");
-        self.site.faults().set_weather(Weather::default(), 0);
+        self.site.faults().set_quality(LinkQuality::default(), 0);
         for node in self.members.clone() {
             self.start(&node);
         }
