@@ -43,7 +43,7 @@ pub(super) fn measure(table: &mut Table) -> Result<(), Error> {
 
     let mut cluster = Cluster::builder().nodes(6).found()?;
     runtime()?.block_on(make_keys(&cluster, MANY))?;
-    deal_anew(&cluster, table)?;
+    reshare(&cluster, table)?;
     cluster.terminate_all()
 }
 
@@ -131,7 +131,7 @@ async fn over(client: &Client, operation: Epoch) -> Result<Instant, Error> {
 }
 
 /// n6 of six is removed: every key is reshared to five holders.
-fn deal_anew(cluster: &Cluster, table: &mut Table) -> Result<(), Error> {
+fn reshare(cluster: &Cluster, table: &mut Table) -> Result<(), Error> {
     let runtime = runtime()?;
     let leads = runtime.block_on(leader(cluster))?;
     let gone = if leads == "n6" { "n5" } else { "n6" };

@@ -190,11 +190,11 @@ mod tests {
         let [note, file, orders] = ["note", "file", "orders"].map(|name| dir.path().join(name));
         fs::write(&file, "").expect("our own directory");
         // A shell that becomes `sync`, under the number that it has already.
-        let run = |whom: fn(u32) -> u32| {
+        let run = |chosen: fn(u32) -> u32| {
             let mut sync = Command::new("sh");
             sync.args(["-c", "read go && exec sync \"$0\""]).arg(&file).stdin(Stdio::piped());
             let mut sync = sync.envs(shim.with_orders(&orders, &note)).spawn().expect("runs");
-            order_death(&orders, whom(sync.id()), Death { at_sync: 1, of: "/file" }).expect("written");
+            order_death(&orders, chosen(sync.id()), Death { at_sync: 1, of: "/file" }).expect("written");
             sync.stdin.take().expect("piped").write_all(b"go\n").expect("it reads");
             (sync.wait().expect("ends").success(), note.exists())
         };

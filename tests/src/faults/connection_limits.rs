@@ -99,7 +99,7 @@ fn ten_thousand_idle_clients_hold_up_nobody() {
     let begin = Instant::now();
     let mut crowd = Vec::new();
     site.until("a crowd", || {
-        crowd.extend(site.block(gather(&endpoint, door, CROWD - 1 - crowd.len())));
+        crowd.extend(site.block(connect_many(&endpoint, door, CROWD - 1 - crowd.len())));
         // For a moment, one that gave up may still have the place of one that came.
         std::thread::sleep(Duration::from_millis(250));
         crowd.retain(|connection| connection.close_reason().is_none());
@@ -148,7 +148,11 @@ fn ten_thousand_idle_clients_hold_up_nobody() {
     });
 }
 
-async fn gather(endpoint: &quinn::Endpoint, door: (SocketAddr, PublicKey), count: usize) -> Vec<quinn::Connection> {
+async fn connect_many(
+    endpoint: &quinn::Endpoint,
+    door: (SocketAddr, PublicKey),
+    count: usize,
+) -> Vec<quinn::Connection> {
     let places = Arc::new(Semaphore::new(AT_ONCE));
     let mut coming = JoinSet::new();
     for _ in 0..count {

@@ -18,7 +18,7 @@ impl Watch {
 
     /// S4: a node that is left out is refused by everybody who appended the entry that denies it, or applied the one that
     /// leaves it out: no session, no piece of its lock, no share, no word of consensus.
-    pub(in crate::model) fn is_heard(&self, by: NodeId, node: NodeId, image: &Image) {
+    pub(in crate::model) fn accepted_from(&self, by: NodeId, node: NodeId, image: &Image) {
         self.holds(!is_left_out(image, node), || format!("S4: node {by} hears node {node}, which its own log denies"));
     }
 

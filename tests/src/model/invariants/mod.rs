@@ -38,8 +38,8 @@
 //! | an epoch is retired before the locks are made for the next one | `lock_made` (S1) |
 //! | an epoch is ACTIVE without acknowledgements, with one fewer, or with one for records that are not there yet | `activated` (D1) |
 //! | a node with a session and without a seat is given shares | `given` (S3) |
-//! | a denial is not kept, not looked at, comes with the commit instead of the entry or the other way round, or ends too early | `is_heard` (S4) |
-//! | a member that was left out, or revoked, is taken into the roster again; its lock is opened | `is_heard` (S4) |
+//! | a denial is not kept, not looked at, comes with the commit instead of the entry or the other way round, or ends too early | `accepted_from` (S4) |
+//! | a member that was left out, or revoked, is taken into the roster again; its lock is opened | `accepted_from` (S4) |
 //! | a vote stays when its node goes; an operation ends before its node is out, or is taken for done and never goes on | `members_are_in_order` (M1), L1 |
 //! | an operation begins while another one runs; a PENDING epoch stays when its operation gives way; two epochs are ACTIVE; an operation ends before its epoch | `members_are_in_order` (M2) |
 //!
@@ -49,7 +49,7 @@
 //! |---|---|
 //! | a key that was checked in the PENDING epoch alone is never ready | L1 |
 //! | a revocation that takes over a removal among four voters leaves too few voters to decide it | L1 |
-//! | a revoked node is trusted again when the voters change before the state has forgotten it | `is_heard` (S4) |
+//! | a revoked node is trusted again when the voters change before the state has forgotten it | `accepted_from` (S4) |
 //!
 //! Not seen, because a second guard stands behind the first: a key-check value that is not looked at (commitments), a rotation
 //! from another version and a record of another key (its identity is in the record, in its AAD, and behind its check value), a batch

@@ -58,7 +58,7 @@ impl Watch {
         self.holds(leased, || format!("node {} gives a share without a lease", by.node));
         let seated = self.state.x_of(epoch, to).is_some();
         self.holds(seated, || format!("S3: node {to}, which has no seat in epoch {epoch}, is given a share"));
-        self.is_heard(by.node, to, image);
+        self.accepted_from(by.node, to, image);
     }
 
     pub(in crate::model) fn verified(&mut self, node: NodeId, slot: Slot, epoch: Epoch) {

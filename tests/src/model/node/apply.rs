@@ -76,7 +76,7 @@ impl Daemon {
             (Purpose::Change(id), Some(Ok(Outcome::VersionMade { uid, version, .. }))) => {
                 self.reply(context, id, Ok((uid, version)));
             }
-            (Purpose::Change(id), Some(Err(refusal))) if deal::is_stale(&refusal) => self.deal_anew(context, id),
+            (Purpose::Change(id), Some(Err(refusal))) if deal::is_stale(&refusal) => self.deal_again_for(context, id),
             (Purpose::Change(id), Some(Err(refusal))) => {
                 self.reply(context, id, Err(WireError::new(Code::Conflict, refusal.to_string())));
             }

@@ -115,7 +115,7 @@ impl Daemon {
     pub(super) fn tick_announcing(&mut self, context: &mut Context<'_>) -> Result<(), Killed> {
         self.greet(context);
         self.tick_raft(context)?;
-        self.settle(context)?;
+        self.after_event(context)?;
         let Some(unlocked) = &mut self.unlocked else { return Ok(()) };
         let member = unlocked.state.members.get(&self.me.node);
         if member.is_some_and(|member| member.state == MemberState::Active) {

@@ -108,9 +108,9 @@ pub(super) struct Daemon {
     /// Former members whose op keys this process knows, to tell them so.
     gone: BTreeSet<NodeId>,
     /// Who said that this node was revoked.
-    voices: BTreeSet<NodeId>,
+    attestations: BTreeSet<NodeId>,
     revoked: bool,
-    followed_ms: u64,
+    roster_updated_ms: u64,
     announced_ms: u64,
     joining: Option<joining::Joining>,
     pub(super) unlocked: Option<Unlocked>,
@@ -199,9 +199,9 @@ impl Daemon {
             sessions: BTreeMap::new(),
             greeted_ms: 0,
             gone: BTreeSet::new(),
-            voices: BTreeSet::new(),
+            attestations: BTreeSet::new(),
             revoked: false,
-            followed_ms: 0,
+            roster_updated_ms: 0,
             announced_ms: 0,
             joining: drawn.map(joining::Joining::with),
             unlocked: None,
@@ -227,7 +227,7 @@ impl Daemon {
                 self.answer_lock_open(context, from, id, &request);
             }
             (Body::LockOpened(id, reply), Some(from)) => self.take_piece(context, from, id, &reply),
-            (Body::Raft(message), Some(from)) if self.is_heard(from, context.now_ms) => {
+            (Body::Raft(message), Some(from)) if self.accepts_from(from, context.now_ms) => {
                 self.hear_raft(context, from.node, message)?;
             }
             (Body::Ask(id, request), Some(from)) if phase::admits(self.phase, Door::Peer) => {
@@ -240,7 +240,7 @@ impl Daemon {
             (Body::Request(client, request), None) => self.take_request(context, client, &request),
             _ => {}
         }
-        self.settle(context)
+        self.after_event(context)
     }
 
     /// What the daemon's tasks do in their own time.
@@ -268,21 +268,21 @@ impl Daemon {
         self.keep_lock_fresh(context)?;
         self.erase_former()?;
         self.look_after_work(context);
-        self.settle(context)
+        self.after_event(context)
     }
 
     /// After every event: consensus speaks, entries are applied, and whatever waited for them goes on.
-    fn settle(&mut self, context: &mut Context<'_>) -> Result<(), Killed> {
+    fn after_event(&mut self, context: &mut Context<'_>) -> Result<(), Killed> {
         self.apply_committed(context)?;
-        self.follow(context)?;
+        self.update_roster(context)?;
         if self.revoked {
-            return self.rest();
+            return self.stay_revoked();
         }
         self.take_confirmations(context);
         self.settle_phase(context.now_ms);
         self.advance_changes(context);
         self.advance_orders(context);
-        self.advance_redeal(context);
+        self.advance_reshare(context);
         self.advance_jobs(context);
         self.speak(context);
         Ok(())
@@ -294,7 +294,7 @@ impl Daemon {
         for (to, body) in std::mem::take(&mut unlocked.raft.out) {
             context.watch.raft_leaves(self.me.node, to, &body, context.db.durable());
             if let Some(to) = self.session_with(to, context.now_ms) {
-                context.watch.is_heard(self.me.node, to.node, context.db.now());
+                context.watch.accepted_from(self.me.node, to.node, context.db.now());
                 self.send(context, To::Process(to), Body::Raft(body));
             }
         }
@@ -409,7 +409,7 @@ impl Daemon {
         context.out.push(Out::Send(Message { from: Some(self.me), to, body }));
     }
 
-    fn is_heard(&mut self, from: Process, now_ms: u64) -> bool {
+    fn accepts_from(&mut self, from: Process, now_ms: u64) -> bool {
         phase::admits(self.phase, Door::Peer) && self.hears(from, now_ms)
     }
 

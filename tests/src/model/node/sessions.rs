@@ -57,7 +57,7 @@ impl Daemon {
         if !self.trusts(from.node) {
             return false;
         }
-        context.watch.is_heard(self.me.node, from.node, context.db.now());
+        context.watch.accepted_from(self.me.node, from.node, context.db.now());
         let known = self.sessions.get(&from.node).map(|session| session.process);
         if known.is_none_or(|known| known <= from) {
             self.sessions.insert(from.node, Session { process: from, heard_ms: context.now_ms });

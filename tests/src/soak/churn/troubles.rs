@@ -21,7 +21,7 @@ const NOT_FOUND: i32 = 5;
 const CONFLICT: i32 = 6;
 const INTERRUPTED: i32 = 130;
 
-/// Of a kind, and to whom.
+/// Of a kind, and to victim.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Trouble {
     None,
@@ -73,16 +73,16 @@ impl fmt::Display for Trouble {
 
 impl Churn {
     pub(super) fn draw_trouble(&mut self, order: &Order) -> Trouble {
-        let whom = self.draw_whom(order);
+        let victim = self.draw_victim(order);
         match self.dice.below(16) {
             0 => Trouble::None,
-            1..=3 => Trouble::Death(whom),
-            4 => Trouble::Deaths(whom),
+            1..=3 => Trouble::Death(victim),
+            4 => Trouble::Deaths(victim),
             5 => Trouble::Outage,
-            6 | 7 => Trouble::Cut(whom),
-            8 => Trouble::OneWay(whom),
+            6 | 7 => Trouble::Cut(victim),
+            8 => Trouble::OneWay(victim),
             9 => Trouble::BadNetwork,
-            10 => Trouble::Stop(whom),
+            10 => Trouble::Stop(victim),
             // Of two members neither can be away when anything is ordered.
             11 | 12 if self.members.len() > 2 => Trouble::Away(self.pick(&self.members.clone())),
             13 => Trouble::Second(self.draw_order()),
@@ -90,13 +90,13 @@ impl Churn {
             15 if order.joiner().is_none() => Trouble::Interrupt,
             _ => match order.joiner() {
                 Some(joiner) => Trouble::Desertion(joiner.to_owned()),
-                None => Trouble::Death(whom),
+                None => Trouble::Death(victim),
             },
         }
     }
 
     /// The leader, somebody whom the order is about, or anybody.
-    fn draw_whom(&mut self, order: &Order) -> String {
+    fn draw_victim(&mut self, order: &Order) -> String {
         let anybody = self.pick(&self.members.clone());
         let about: Vec<&str> = order.leaving().into_iter().chain(order.joiner()).collect();
         match self.dice.below(3) {
@@ -196,12 +196,12 @@ impl Churn {
     }
 
     fn outage(&mut self, order: &Order) {
-        let everybody: Vec<String> =
+        let all: Vec<String> =
             self.members.iter().map(String::as_str).chain(order.joiner()).map(str::to_owned).collect();
-        everybody.iter().for_each(|node| self.site.cluster.kill(node).expect("dies"));
+        all.iter().for_each(|node| self.site.cluster.kill(node).expect("dies"));
         self.nap(LONG_MS / 2);
-        let first = self.dice.below(everybody.len());
-        for node in everybody.iter().cycle().skip(first).take(everybody.len()) {
+        let first = self.dice.below(all.len());
+        for node in all.iter().cycle().skip(first).take(all.len()) {
             self.start(node);
         }
     }

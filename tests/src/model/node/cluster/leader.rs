@@ -98,7 +98,7 @@ impl Daemon {
             }
             plan::Step::AddLearner { node } => self.change_members(context, Wanted::Learner(node))?,
             plan::Step::RemoveLearner { node } => self.change_members(context, Wanted::NoLearner(node))?,
-            plan::Step::Redeal { epoch, versions, .. } => self.redeal(context, epoch, versions),
+            plan::Step::Redeal { epoch, versions, .. } => self.reshare(context, epoch, versions),
             plan::Step::CollectAcks { epoch, needed, missing, .. } => {
                 let acknowledged = self.unlocked_mut().state.epoch(epoch).map_or(0, |epoch| epoch.acknowledged());
                 let asked = self.unlocked_mut().step.acknowledged.replace((epoch, acknowledged));

@@ -54,9 +54,9 @@ impl Daemon {
     }
 
     /// `follow::run` and `step`, a moment after what is followed was applied.
-    pub(in crate::model::node) fn follow(&mut self, context: &mut Context<'_>) -> Result<(), Killed> {
+    pub(in crate::model::node) fn update_roster(&mut self, context: &mut Context<'_>) -> Result<(), Killed> {
         let Some(unlocked) = &mut self.unlocked else { return Ok(()) };
-        let open = !self.vault.current().denials.is_empty() && context.now_ms >= self.followed_ms + LOOK_MS;
+        let open = !self.vault.current().denials.is_empty() && context.now_ms >= self.roster_updated_ms + LOOK_MS;
         let changed = unlocked.members_changed && !context.dice.chance(300);
         // Before the founding the state has no members, and a joiner may not have applied the entry that admits it.
         let joins = self.vault.current().founding.is_some();
@@ -64,7 +64,7 @@ impl Daemon {
             return Ok(());
         }
         unlocked.members_changed = false;
-        self.followed_ms = context.now_ms;
+        self.roster_updated_ms = context.now_ms;
         let image = context.db.now();
         let seen = Seen::of(&unlocked.state, image.place(image.applied), &image.membership(image.applied));
         let followed = self.vault.update(|vault| {
@@ -80,11 +80,11 @@ impl Daemon {
 
     /// `revocation::heard`.
     pub(in crate::model::node) fn hear_of_revocation(&mut self, peer: NodeId, shown: RosterLogId) {
-        self.revoked |= revocation::is_convinced(self.vault.current(), &mut self.voices, peer, shown);
+        self.revoked |= revocation::is_convinced(self.vault.current(), &mut self.attestations, peer, shown);
     }
 
     /// `revocation::rest`: noted first, then every key is forgotten, for ever.
-    pub(in crate::model::node) fn rest(&mut self) -> Result<(), Killed> {
+    pub(in crate::model::node) fn stay_revoked(&mut self) -> Result<(), Killed> {
         self.vault.update(|vault| vault.flags.revoked = true).map_err(|_| Killed)?;
         self.phase = Phase::Revoked;
         self.unlocked = None;

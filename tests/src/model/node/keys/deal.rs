@@ -148,7 +148,7 @@ impl Daemon {
     }
 
     /// The committee moved on under a change: another batch, and one more try.
-    pub(in crate::model::node) fn deal_anew(&mut self, context: &mut Context<'_>, id: u64) {
+    pub(in crate::model::node) fn deal_again_for(&mut self, context: &mut Context<'_>, id: u64) {
         self.unlocked_mut().dealing = None;
         let making = self.unlocked_mut().changes.get_mut(&id);
         let tries = making.map_or(TRIES, |making| {

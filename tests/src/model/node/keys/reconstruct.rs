@@ -24,7 +24,7 @@ const SESSION: &[u8] = b"session";
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(in crate::model::node) enum Want {
     Root(Slot),
-    Redeal,
+    Reshare,
 }
 
 /// One key version that is being put together.
@@ -141,7 +141,7 @@ impl Daemon {
         }
         match load.want {
             Want::Root(slot) => self.keep_root(context, slot, load.began, &loaded),
-            Want::Redeal => self.take_masters(Some(loaded)),
+            Want::Reshare => self.take_reconstructed(Some(loaded)),
         }
     }
 
@@ -185,7 +185,7 @@ impl Daemon {
     fn give_up_load(&mut self, context: &mut Context<'_>, number: u64) {
         match self.unlocked_mut().loads.remove(&number).map(|load| load.want) {
             Some(Want::Root(slot)) => self.load_failed(context, slot),
-            Some(Want::Redeal) => self.take_masters(None),
+            Some(Want::Reshare) => self.take_reconstructed(None),
             None => {}
         }
     }

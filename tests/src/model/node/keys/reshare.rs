@@ -21,19 +21,19 @@ pub(in crate::model::node) struct Resharing {
 
 impl Daemon {
     /// Begins with some of `versions`, unless others are under way.
-    pub(in crate::model::node) fn redeal(&mut self, context: &mut Context<'_>, epoch: Epoch, mut versions: Vec<Slot>) {
+    pub(in crate::model::node) fn reshare(&mut self, context: &mut Context<'_>, epoch: Epoch, mut versions: Vec<Slot>) {
         if self.unlocked_mut().resharing.is_some() {
             return;
         }
         versions.truncate(context.dice.between(1, AT_ONCE) as usize);
         self.unlocked_mut().resharing = Some(Resharing { epoch, masters: Vec::new() });
-        if !self.load(context, Want::Redeal, &versions) {
+        if !self.load(context, Want::Reshare, &versions) {
             self.unlocked_mut().resharing = None;
         }
     }
 
     /// A lot that was loaded for this; `None` if it could not be.
-    pub(in crate::model::node) fn take_masters(&mut self, masters: Option<Vec<Loaded>>) {
+    pub(in crate::model::node) fn take_reconstructed(&mut self, masters: Option<Vec<Loaded>>) {
         let resharing = &mut self.unlocked_mut().resharing;
         match (resharing.as_mut(), masters) {
             (Some(resharing), Some(masters)) => resharing.masters = masters,
@@ -42,7 +42,7 @@ impl Daemon {
     }
 
     /// Deals what is loaded, once there are batches for it.
-    pub(in crate::model::node) fn advance_redeal(&mut self, context: &mut Context<'_>) {
+    pub(in crate::model::node) fn advance_reshare(&mut self, context: &mut Context<'_>) {
         let Some(unlocked) = &self.unlocked else { return };
         if unlocked.resharing.as_ref().is_none_or(|resharing| resharing.masters.is_empty()) {
             return;

@@ -35,7 +35,7 @@ impl Daemon {
         let params = self.params(&lock);
         for piece in lock.pieces() {
             let waits = |asked: &Asked| matches!(asked, Asked::LockOpen(request) if request.to == piece.peer);
-            let given = self.voices.is_empty() && self.pieces.contains_key(&piece.x);
+            let given = self.attestations.is_empty() && self.pieces.contains_key(&piece.x);
             if given || self.asked.values().any(|(_, asked)| waits(asked)) {
                 continue;
             }
@@ -156,7 +156,7 @@ impl Daemon {
         }
         self.graced_ms = context.now_ms;
         if lock_keys::owes_erasure(self.vault()) {
-            context.watch.graced(self.me.node, GRACE_TICK_S);
+            context.watch.grace_granted(self.me.node, GRACE_TICK_S);
             self.vault.update(|vault| lock_keys::tick(vault, GRACE_TICK_S)).map_err(|_| Killed)?;
         }
         if self.vault().founding.is_none() && self.phase != Phase::Revoked {
@@ -191,7 +191,7 @@ impl Daemon {
         durable: LockState,
     ) -> Result<PeerReply, Killed> {
         self.vault.update(|vault| lock_keys::commit(vault, from.node, durable)).map_err(|_| Killed)?;
-        context.watch.told(self.me.node, from.node, durable.generation);
+        context.watch.generation_reported(self.me.node, from.node, durable.generation);
         Ok(PeerReply::Done)
     }
 }
