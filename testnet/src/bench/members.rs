@@ -1,4 +1,4 @@
-//! Changing the members: how long it takes, what it takes, and what clients feel of it.
+//! Changing the members: the time and the memory that it takes, and what clients notice.
 //!
 //! A join and a revocation are timed in a cluster of three with ten thousand keys, as an operator waits for them. A hundred
 //! thousand keys are reshared to five holders while clients encrypt at a steady pace. Each request is due at its own moment,

@@ -1,4 +1,4 @@
-//! How a cluster begins: ports, directories, and who founds it.
+//! How a cluster begins: its ports, its directories and its founders.
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder};
@@ -20,7 +20,7 @@ use crate::procs::binaries::Binaries;
 use crate::procs::process::Lifetime;
 use crate::procs::surroundings::Surroundings;
 
-/// What a cluster will be like.
+/// The settings of a cluster that is not started yet.
 pub struct Builder {
     directory: Option<PathBuf>,
     nodes: u8,

@@ -30,7 +30,7 @@ pub use builder::Builder;
 use network::Network;
 pub use network::run_relay;
 
-/// How long anything may take that should take a second or two. Generous, since tests share a machine.
+/// Limit for anything that should take a second or two. It is generous, since tests share a machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a daemon may take to end in good order.
 const TERM_PATIENCE: Duration = Duration::from_secs(15);
@@ -66,12 +66,12 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Three nodes in a directory that vanishes with the cluster.
+    /// Three nodes in a directory that is removed with the cluster.
     pub fn builder() -> Builder {
         Builder::new()
     }
 
-    /// Takes up the cluster that was left running, or lies still, in `path`.
+    /// The cluster in `path`, which was left running or is stopped.
     ///
     /// # Errors
     /// If there is none.

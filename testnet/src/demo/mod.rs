@@ -1,7 +1,7 @@
 //! The demo: what Quorate promises, shown on real processes in a minute or two.
 //!
-//! Each step says what it does, does it, checks what came of it, and says how long that took. The first one that does not
-//! end as told ends the story, so the demo is a test as well.
+//! Each step says what it does, does it, checks the result, and says how long it took. A step that does not end as told ends
+//! the story, so the demo is also a test.
 
 mod steps;
 

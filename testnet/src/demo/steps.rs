@@ -209,7 +209,7 @@ fn alone(cluster: &mut Cluster, files: &Files, seen: &mut Vec<String>) -> Result
     let status = cluster.wait_phase("n1", Phase::Locked)?;
     seen.push(format!("n1 says: {}", status.public));
     let missing: Vec<_> = status.public.waiting_for.iter().map(|name| name.as_str()).collect();
-    expect(missing == ["n2", "n3"], "n1 does not say whom it waits for")?;
+    expect(missing == ["n2", "n3"], "n1 does not name the nodes that it waits for")?;
     let decrypt = cluster.quorate(["decrypt", "-c", CONTEXT, "--node", "n1", &files.sealed]);
     let finished = Tool::start(decrypt, b"")?.outcome(PATIENCE)?;
     seen.push(format!("$ quorate decrypt -c {CONTEXT} --node n1 {}", name(&files.sealed)));

@@ -1,7 +1,7 @@
-//! What happens to a datagram: cut off, lost, doubled, delayed, overtaken.
+//! What happens to a datagram on the way: it is cut off, lost, doubled, delayed or overtaken.
 //!
-//! The dice are seeded. Real processes do not send in the same order twice, so a seed replays the sequence of fates and
-//! not a whole run; it is printed all the same, since a sequence often is what made a run fail.
+//! The dice are seeded. Real processes never send in the same order twice, so a seed repeats the sequence of fates but not
+//! a whole run. It is printed all the same: often the sequence is what made a run fail.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::RangeInclusive;
@@ -45,7 +45,7 @@ pub struct Tally {
     pub sent: u64,
     /// Of these, lost on a bad link.
     pub lost: u64,
-    /// Of these, lost because somebody was cut off.
+    /// Of these, lost because sender or receiver was cut off.
     pub cut: u64,
     /// Of these, sent twice.
     pub doubled: u64,
@@ -109,7 +109,7 @@ impl Faults {
         Ok(())
     }
 
-    /// Cuts a node off from everybody who is not a node.
+    /// Cuts a node off from all clients.
     ///
     /// # Errors
     /// [`NoSuchNode`].

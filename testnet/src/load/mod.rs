@@ -1,9 +1,8 @@
 //! Load: clients that never stop while nodes die and return.
 //!
 //! Each client makes a key or rotates one now and then, encrypts, decrypts what it just got and something older, and
-//! compares. As long as a quorum is up, it sees no error that does not pass within its [`Options::patience`]; everything
-//! else is collected, and in the end the list must be empty. So is the promise that clients notice nothing when a node
-//! dies tested by clients, and not by looking at nodes.
+//! compares. As long as a quorum is up, every error passes within its [`Options::patience`]. All other errors are collected,
+//! and in the end the list must be empty. So clients test the promise that clients notice nothing when a node dies.
 
 use std::collections::BTreeMap;
 use std::io::Write;

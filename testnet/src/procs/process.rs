@@ -24,7 +24,7 @@ const KILL_PATIENCE: Duration = Duration::from_secs(10);
 pub enum Lifetime {
     /// Until its handle is dropped, or this process ends.
     WithUs,
-    /// Until somebody ends it.
+    /// Until a caller ends it.
     Detached,
 }
 
@@ -32,7 +32,7 @@ pub enum Lifetime {
 #[derive(Debug)]
 pub struct Process {
     pid: u32,
-    /// What tells it from a later process with the same number.
+    /// An argument that a later process with the same number does not have.
     mark: String,
     child: Option<Child>,
     lifetime: Lifetime,
@@ -60,7 +60,7 @@ impl Process {
         Ok(Self { pid: child.id(), mark, child: Some(child), lifetime })
     }
 
-    /// Takes up a process that somebody else started; `None` if it has ended.
+    /// A process that another program started; `None` if it has ended.
     pub fn attach(pid: u32, mark: &Path) -> Option<Self> {
         let process = Self { pid, mark: mark.display().to_string(), child: None, lifetime: Lifetime::Detached };
         process.lives().then_some(process)
@@ -77,7 +77,7 @@ impl Process {
         }
     }
 
-    /// How it ended; `None` while it runs, or if somebody else started it.
+    /// How it ended; `None` while it runs, or if another program started it.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.child.as_mut()?.try_wait().ok()?
     }

@@ -1,9 +1,9 @@
-//! What daemons and commands find around them: their environment, umask and limits.
+//! The environment, the umask and the limits of daemons and commands.
 
 use std::path::Path;
 use std::process::Command;
 
-/// Nothing of the caller's own settings but how much is logged, unless asked for.
+/// Of the caller's own settings only the log level is passed on; all else must be asked for here.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Surroundings {
     pub(crate) environment: Vec<(String, String)>,

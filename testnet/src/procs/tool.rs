@@ -1,4 +1,4 @@
-//! One run of a command: what it is given to read, what it says, how it ends.
+//! One run of a command: its input, its output, and how it ends.
 
 use std::io::{Read, Write};
 use std::os::unix::process::ExitStatusExt;

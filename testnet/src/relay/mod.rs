@@ -7,9 +7,9 @@
 //! ```text
 //! n1 (listens on L1) ─► R2 ║ relay ║ R1 ─► n2 (listens on L2)
 //! ```
-//! Anybody else is a client and gets a socket of its own towards each node, forgotten when it is silent.
+//! Every other sender is a client. It gets a socket of its own towards each node, which is closed when it is silent.
 //!
-//! What happens to a datagram is decided in [`faults`]; this file only carries it.
+//! [`crate::faults::network`] decides what happens to a datagram; this file only carries it.
 
 pub mod control;
 

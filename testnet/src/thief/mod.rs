@@ -1,10 +1,10 @@
-//! What a set of stolen disks is worth.
+//! Everything that a set of stolen disks gives away.
 //!
 //! The thief runs the real opening code over copies of data directories, offline and as far as it gets: it reads the
 //! vaults, plays the LockOpen exchange among the disks it has (trying every key that one holds for another, current or
-//! not), opens bundles, reads databases, opens shares and puts keys together. It is as strong as the disks allow, or a
-//! test in which it finds nothing would prove nothing. The control of every such test is the same thief with one disk
-//! more.
+//! not), opens bundles, reads databases, opens shares and reconstructs keys. It must be as strong as the disks allow:
+//! otherwise a test in which it finds nothing proves nothing. The control of every such test is the same thief with one more
+//! disk.
 //!
 //! It does not guess, and it uses nothing that lies off the disks, such as a pin on a token.
 
@@ -57,7 +57,7 @@ pub struct Loot {
     pub shares: usize,
     /// Epochs of which a share opened.
     pub epochs: BTreeSet<Epoch>,
-    /// Keys that could be put together.
+    /// Keys that could be reconstructed.
     pub keys: Vec<RecoveredKey>,
     /// Every secret that was seen, to look for on other disks.
     pub canaries: Vec<Canary>,

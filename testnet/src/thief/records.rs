@@ -20,7 +20,7 @@ use crate::thief::canary::Canary;
 /// has many records.
 type Openers = BTreeMap<Vec<u8>, Vec<(NodeId, BatchOpener)>>;
 
-/// Reads every database that opens, and puts together what can be put together from any of them.
+/// Reads every database that opens, and reconstructs every key of which there are enough shares.
 pub(super) fn read(open: &[OpenDisk<'_>], loot: &mut Loot) {
     let mut openers = Openers::new();
     for one in open {

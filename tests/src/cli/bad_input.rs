@@ -1,4 +1,4 @@
-//! Bad input gets a clear error that says what to do, and nothing is lost.
+//! Bad input gets a clear error that says what to do, and no data is lost.
 
 use std::fs;
 use std::net::UdpSocket;
@@ -79,7 +79,7 @@ fn a_wrong_token_and_a_foreign_client_file_are_refused() {
     assert_eq!(error.code(), Code::Denied, "{error}");
     assert!(error.hint().is_some());
 
-    // The nodes of one cluster under the identities of the other: somebody else answers at these addresses.
+    // The nodes of one cluster under the identities of the other: other nodes answer at these addresses.
     let mut mixed = site.file();
     for (node, foreign) in mixed.nodes.iter_mut().zip(other.file().nodes) {
         node.addresses = foreign.addresses;

@@ -1,4 +1,4 @@
-//! `quorate doctor`: it finds what weakens the promises on a machine, each thing alone, and says nothing of a good one.
+//! `quorate doctor`: it finds each thing on a machine that weakens the promises, and says nothing on a good one.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;

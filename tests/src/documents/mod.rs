@@ -1,4 +1,4 @@
-//! What the documents say is so: they are run, or held against the code.
+//! The documents are true: what they say is run, or compared with the code.
 
 mod code;
 mod formats;

@@ -1,7 +1,7 @@
 //! Disks that are full, read-only, failing or slow: what was acknowledged is there, nothing hangs for ever, and the node
 //! with the bad disk says what is wrong with it.
 //!
-//! A limit on the size of files makes a full disk for everybody. The other disks are file systems in user space
+//! A limit on the size of files makes a full disk on every machine. The other disks are file systems in user space
 //! ([`quorate_testnet::faults::disk`]), which take the right to mount; without it their tests say so and end.
 
 use std::time::{Duration, Instant};

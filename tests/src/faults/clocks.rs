@@ -1,5 +1,5 @@
-//! Clocks that jump: a machine that was suspended, and a wall clock that is set forward or back. No lease survives the one,
-//! and nothing rests on the other.
+//! Clocks that jump. No lease survives a suspend of the machine. A wall clock that is set forward or back changes nothing but
+//! the expiry of invitations.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -80,7 +80,7 @@ impl Adrift {
         self.site.block(self.site.client(Some(at)).revoke_nodes(&names)).expect("begins")
     }
 
-    /// What has become of whom `operation` revokes, as a client of node `at` is told.
+    /// How far the revocation of `operation` is, as a client of node `at` is told.
     fn revocation(&self, at: &str, operation: Epoch) -> Option<Revocation> {
         self.site.block(self.site.client(Some(at)).progress(operation)).ok()?.revocation
     }

@@ -1,6 +1,6 @@
-//! Crowds and bad manners: thousands of idle clients, some that never read, some that stop in the middle of a word, and
-//! callers who use up every descriptor. Each costs a node something, none costs it its service, and each is told why it is
-//! cut off.
+//! Limits of connections: thousands of idle clients, clients that never read, clients that stop in the middle of a frame, and
+//! callers that use up every descriptor. Each costs a node something, none ends its service, and each is told why its
+//! connection is closed.
 
 use std::fs;
 use std::io::{Read, Write};

@@ -1,4 +1,4 @@
-//! T30: a damaged value in one node's database stops that node and no other, by name; and what mends it.
+//! T30: a damaged value in the database of one node stops that node alone, which names the value; and how it is repaired.
 
 use std::time::Duration;
 
@@ -78,7 +78,7 @@ fn t30_a_damaged_row_stops_the_node_and_is_taken_from_another() {
     assert_eq!(site.decrypt(Some(&node), &fresh).expect("decrypts"), b"fresh");
 }
 
-/// A share record is read when somebody needs it. The node stops then, and gives no answer made of it.
+/// A share record is read when a request needs it. The node stops then, and gives no answer made of it.
 #[test]
 fn t30_damage_that_only_a_request_meets_stops_the_node_then() {
     let (mut site, node, ciphertext) = with_stopped();

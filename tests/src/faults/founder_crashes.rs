@@ -209,5 +209,5 @@ fn two_founders_die_at_the_same_step() {
         let at_sync = 1 + dice.below(14) as u32;
         died += usize::from(found_with(&victims, Death { at_sync, of }));
     }
-    assert!(died > 0, "the control: somebody died");
+    assert!(died > 0, "the control: a founder died");
 }

@@ -1,4 +1,4 @@
-//! Bad disks, bad networks, wrong clocks, too many clients, and deaths at every step of founding.
+//! Bad disks, bad networks, wrong clocks, too many clients, and founders killed at every step of founding.
 
 mod bad_disks;
 mod clocks;

@@ -1,4 +1,4 @@
-//! A cluster, a client for each of its nodes, and what every test does with them.
+//! What all tests share: a cluster with a client for each of its nodes, typed commands, an impostor, and documents.
 
 pub(crate) mod commands;
 pub(crate) mod documents;

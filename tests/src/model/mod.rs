@@ -13,6 +13,9 @@
 //! Clients remember what they were told. After every step the invariants are checked ([`invariants`]); at the end the faults
 //! stop, and everything must heal.
 //!
+//! In reading order: [`world`] holds the machines, their network and the clock; [`actors`] act on them; [`node`] is the daemon
+//! and [`raft`] its consensus; [`invariants`] are checked after each step; `heal` is the end of a run.
+//!
 //! A run replays from its seed, to the last byte:
 //!
 //! ```text

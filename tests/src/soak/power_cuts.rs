@@ -1,5 +1,5 @@
-//! T12, the database's half: processes die and disks lose power at random moments while clients work, and whatever was
-//! acknowledged is there.
+//! T12, the database's half: processes die and disks lose power at random moments while clients work, and every
+//! acknowledged write is there.
 //!
 //! A power cut kills the process and takes from its disk what was not synced; of the pages that were on their way a few may
 //! have arrived, in any order ([`quorate_testnet::faults::disk`]). Where such disks cannot be mounted only processes die. The run is

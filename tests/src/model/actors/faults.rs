@@ -1,4 +1,4 @@
-//! What befalls the cluster.
+//! The faults that happen to the cluster.
 
 use quorate_node::peers::peer::{self, PeerRequest, SharesRequest};
 use quorate_shares::ids::{Epoch, NodeId};

@@ -1,4 +1,4 @@
-//! A leader that has lost its mind: `apply` is what stands between it and the state.
+//! A leader that proposes nonsense: `apply` must keep it out of the state.
 
 use std::collections::BTreeSet;
 

@@ -32,7 +32,7 @@ impl World {
         self.after(pause, Event::Operator);
     }
 
-    /// New share keys for everybody: what a leader begins by itself when somebody owes an erasure, and here without.
+    /// New share keys for all members. A leader begins this by itself when a member owes an erasure; here it comes without that.
     fn begin_rekey(&mut self) {
         let (operation, abandon) = (Operation::Rekey, BTreeSet::new());
         let begin = Begin { request: self.dice.bytes(), operation, accept_no_redundancy: false, abandon };

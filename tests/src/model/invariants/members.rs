@@ -16,8 +16,8 @@ impl Watch {
         self.state.former.contains_key(&node)
     }
 
-    /// S4: a node that is left out is refused by everybody who appended the entry that denies it, or applied the one that
-    /// leaves it out: no session, no piece of its lock, no share, no word of consensus.
+    /// S4: a node that is left out is refused by every node that appended the entry that denies it, or applied the entry that
+    /// leaves it out: it gets no session, no piece of its lock, no share, no message of consensus.
     pub(in crate::model) fn accepted_from(&self, by: NodeId, node: NodeId, image: &Image) {
         self.holds(!is_left_out(image, node), || format!("S4: node {by} hears node {node}, which its own log denies"));
     }

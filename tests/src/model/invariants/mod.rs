@@ -326,7 +326,7 @@ impl Watch {
         *until = (*until).max(sent_ms + LEASE.as_millis() as u64);
     }
 
-    /// D3: a vote and an entry are durable before anybody is told of them.
+    /// D3: a vote and an entry are durable before another node is told of them.
     pub(super) fn raft_leaves(&self, node: NodeId, to: NodeId, message: &RaftMessage, durable: &Image) {
         let told = match message {
             RaftMessage::Voted { term, granted: true } => durable.term == *term && durable.voted == Some(to),

@@ -1,4 +1,4 @@
-//! Shares: what is opened, given, accepted and put together.
+//! Shares: what is opened, given, accepted and reconstructed.
 
 use std::collections::BTreeMap;
 

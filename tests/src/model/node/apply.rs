@@ -22,8 +22,8 @@ pub(super) enum Purpose {
 }
 
 impl Daemon {
-    /// `machine`: entries go to the state and to the disk in one write each, at this node's own pace. Whom a membership denies is
-    /// durable before it is applied.
+    /// `machine`: entries go to the state and to the disk in one write each, at this node's own pace. A denial
+    /// of a membership is durable before the membership is applied.
     pub(super) fn apply_committed(&mut self, context: &mut Context<'_>) -> Result<(), Killed> {
         if self.unlocked.is_none() || context.dice.chance(200) {
             return Ok(());

@@ -84,7 +84,7 @@ impl Daemon {
         self.make_first_lock(context)
     }
 
-    /// Once everybody who is there has given a key: `locking::lock` and `commit`, and then `found::open_replica`.
+    /// When every peer with a session has given a key: `locking::lock` and `commit`, and then `found::open_replica`.
     fn make_first_lock(&mut self, context: &mut Context<'_>) -> Result<(), Killed> {
         let there = self.peers_there(context.now_ms);
         let Some(joining) = &self.joining else { return Ok(()) };

@@ -34,7 +34,7 @@ pub(super) fn reached_by_majority(membership: &Membership, reached: impl Fn(Node
     membership.configs.iter().map(of_one).min().unwrap_or(0)
 }
 
-/// Whom entries deny that are about to be appended behind `after`.
+/// The denials of the entries that are about to be appended behind `after`.
 pub(super) fn denied(after: u64, entries: &[Entry]) -> Vec<Denial> {
     let mut denials = Vec::new();
     for (index, entry) in (after + 1..).zip(entries) {

@@ -1,11 +1,11 @@
-//! Consensus, as small as it can be and still lose entries, keep them without telling, and leave leaders in the dark.
+//! Consensus: the smallest Raft that can still lose entries, keep entries unnoticed, and have leaders that no node follows.
 //!
 //! The program's own consensus is openraft, which cannot be run in virtual time. This is Raft as its paper has it (figure 2),
 //! with the read-index rule that leases rest on: a question is answered by a round of heartbeats that *began after* it
 //! arrived. There is no pre-vote and no snapshot. What it promises is checked like everything else.
 //!
-//! Who votes is said by the newest membership in the log ([`members`]), committed or not. Whom an entry denies the gate hears
-//! of before the log has the entry.
+//! The newest membership in the log says who votes ([`members`]), committed or not. The gate is told of a denial before the
+//! log has the entry.
 
 mod members;
 
@@ -144,7 +144,7 @@ impl Raft {
         Membership { committed, ..membership }
     }
 
-    /// Everybody else that the log goes to.
+    /// All other nodes that the log goes to.
     fn peers(&self, db: &Database) -> Vec<NodeId> {
         let membership = db.now().membership(u64::MAX);
         let all = membership.voters().into_iter().chain(membership.learners);

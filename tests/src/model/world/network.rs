@@ -6,7 +6,7 @@ use quorate_shares::ids::NodeId;
 
 use crate::model::world::dice::Dice;
 
-/// Who can talk to whom, and how well.
+/// Which machines reach each other, and how well.
 pub(in crate::model) struct Network {
     /// Directions that carry nothing.
     cut: BTreeSet<(NodeId, NodeId)>,

@@ -1,4 +1,4 @@
-//! Machines that join: an operator invites them, or has them take the place of a member.
+//! Machines that join: an operator invites them, as new members or in place of a member.
 //!
 //! How an invitation is proved, and what is answered, is not in the model: a machine that has one is admitted by the entry that
 //! `joining::answer` would propose, and then shown the roster of a member that knows it. From there on it does what
@@ -33,9 +33,9 @@ pub(in crate::model) struct Newcomer {
     op_pk: [u8; 32],
     /// What the present process has drawn.
     bundle: Bundle,
-    /// As whom it was admitted, and its machine is there.
+    /// The id that it was admitted with; its machine is there.
     node: Option<NodeId>,
-    /// Nothing is ever heard of it once it is admitted.
+    /// It is silent for ever once it is admitted.
     silent: bool,
     tries: u32,
 }

@@ -1,4 +1,4 @@
-//! A ciphertext that was changed in any way opens nowhere, and what is wrong with it cannot be told from the answer.
+//! A ciphertext that was changed in any way opens at no node, and the answer does not say what is wrong with it.
 //!
 //! Everything here goes over the wire to a serving node. What the format promises by itself is tested where it is made,
 //! in `shares/tests/proofs/ciphertexts.rs`.

@@ -1,4 +1,4 @@
-//! What was acknowledged is there after any death: keys, versions, ciphertexts.
+//! Acknowledged keys, versions and ciphertexts survive any crash.
 
 use std::collections::BTreeMap;
 

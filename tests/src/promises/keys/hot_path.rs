@@ -1,4 +1,4 @@
-//! A warm key is served from memory: no disk, and so no Raft, whose every entry is written before it counts.
+//! A warm key is served from memory: without the disk, and so without Raft, which writes every entry before it counts.
 
 use std::fs;
 

@@ -1,5 +1,5 @@
-//! The absence window: a node that was away for too long is not unlocked before an operator says so, and a site that was
-//! without power is not a node that was away.
+//! The absence window: a node that was away for too long is unlocked only after an operator allows it. A whole site without
+//! power does not count as an absence.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Where the pin lies and where a node may be unlocked from: what narrows the use of a stolen disk by configuration.
+//! Where the pin lies and from where a node may be unlocked: two settings that make a stolen disk less useful.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

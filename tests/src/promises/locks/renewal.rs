@@ -1,4 +1,4 @@
-//! Locks that are renewed: an old copy of a disk becomes worthless, and no moment of death costs a node its way back.
+//! Locks that are renewed: an old copy of a disk becomes worthless, and a node that dies at any moment can still unlock itself.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -150,7 +150,7 @@ fn a_peer_that_comes_back_soon_has_a_new_piece() {
 }
 
 /// T22, T57: one node dies again and again in the middle of its renewals, and so do the others now and then. No node runs out
-/// of lock keys, and any two boot. Mutated: a COMMIT that erases at once, or a lock that is told of before it is durable.
+/// of lock keys, and any two boot. Mutated: a COMMIT that erases at once, or a lock that is reported before it is durable.
 #[test]
 fn t57_a_node_that_dies_again_and_again_never_uses_up_its_lock_keys() {
     const ROUNDS: usize = 15;

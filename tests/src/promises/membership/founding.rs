@@ -1,4 +1,4 @@
-//! Founding: invitations are for one node each, a founder that dies goes on where it was, and nothing is founded twice.
+//! Founding: an invitation is for one node, a founder that dies continues where it was, and no cluster is founded twice.
 
 use quorate_client::wire::Phase;
 use quorate_testnet::Cluster;

@@ -1,4 +1,4 @@
-//! Nodes that join a cluster which runs, and that take the place of others.
+//! Nodes that join a running cluster, and nodes that replace a member.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -62,7 +62,7 @@ fn a_node_joins_while_clients_work() {
     site.until("the lease to end", || site.decrypt(Some("n4"), &sealed).is_err().then_some(()));
 }
 
-/// T10: growing from three to five, two stolen disks are enough until everybody's lock is made for the new threshold, and
+/// T10: growing from three to five, two stolen disks are enough until every lock is made for the new threshold, and
 /// `status` says so; after it they open nothing. Three open everything, as they must.
 ///
 /// The closing rotation is held back at n1 and n2: when nothing but the next epoch can make them renew their locks again, they
@@ -241,7 +241,7 @@ fn t24_a_lost_node_is_replaced() {
 }
 
 /// Of two nodes none can be replaced: one share of two is too little to deal from. The cluster is as it was, and the same
-/// invitation lets the new node join. Mutated: carried out all the same, no key can ever be put together again.
+/// invitation lets the new node join. Mutated: if it is carried out all the same, no key can be reconstructed any more.
 #[test]
 fn neither_of_two_nodes_can_be_replaced() {
     let mut site = Site::of(Cluster::builder().nodes(2).spares(1));

@@ -1,4 +1,4 @@
-//! Voters that leave, and copies that come back: what the other nodes refuse, and what they believe.
+//! Voters that leave, and old copies of disks that come back: what the other nodes refuse, and what they believe.
 //!
 //! No command changes the voters here. A member is played by the test itself: with the disk of a node that was killed, its
 //! keys, and a replica of the real kind; when it leads, it does what a leader may.
@@ -32,7 +32,7 @@ const CALL: Duration = Duration::from_secs(5);
 /// Longer than a lease, and than a session takes to be refused again and again.
 const A_WHILE: Duration = Duration::from_secs(5);
 
-/// Whom the played member denies, and its ways to the others.
+/// The nodes that the played member denies, and its connections to the others.
 #[derive(Default)]
 struct Ways {
     conns: Mutex<BTreeMap<NodeId, Conn>>,
@@ -185,8 +185,8 @@ fn phase(site: &Site, node: &str) -> Option<Phase> {
 }
 
 /// T16: a node that appended the revocation refuses the revoked node everything: its lock, a session, and in it Raft, shares and
-/// all else. The node is not put out of service by one voice; a majority of the voters that it knows is believed, and then
-/// it is down for good. Mutated: with peers that go on answering, this fails; so does it with a node that believes one voice,
+/// all else. The word of one peer does not put the node out of service; a majority of the voters that it knows is believed, and then
+/// it is down for good. Mutated: with peers that go on answering, this fails; so does it with a node that believes one peer,
 /// or that forgets it over a restart.
 #[test]
 fn t16_a_revoked_node_is_refused_everything_and_believes_a_majority() {
@@ -234,7 +234,7 @@ fn t16_a_revoked_node_is_refused_everything_and_believes_a_majority() {
 
     // n1 alone says so: n2 serves no client, and is not down.
     std::thread::sleep(A_WHILE);
-    assert_eq!(phase(&site, "n2"), Some(Phase::Open), "one voice of three");
+    assert_eq!(phase(&site, "n2"), Some(Phase::Open), "the word of one of three");
     played.ways.final_word.store(true, Ordering::SeqCst);
     site.until("n2 to believe two of three", || (phase(&site, "n2") == Some(Phase::Revoked)).then_some(()));
     site.cluster.kill("n2").expect("dies");
@@ -270,7 +270,7 @@ fn a_node_that_leaves_by_command_goes_down_by_itself() {
             });
             assert_eq!(site.decrypt(Some(node), &ciphertext).expect("decrypts"), b"secret", "{node}");
         }
-        // Everybody forgets and comes back: the rosters on the disks are the new ones.
+        // All nodes restart: the rosters on the disks are the new ones.
         for node in &rest {
             site.cluster.kill(node).expect("dies");
         }

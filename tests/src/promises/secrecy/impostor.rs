@@ -1,4 +1,4 @@
-//! What a boot key, which lies in plain on every disk, is good for: LockOpen and the public status, and nothing else.
+//! A boot key lies in plain on every disk. It is good for LockOpen and the public status, and for nothing else.
 
 use std::net::UdpSocket;
 use std::process::Command;
@@ -128,7 +128,7 @@ fn t20_an_answer_to_lock_open_opens_only_on_its_connection() {
     });
 }
 
-/// LockOpen itself is bound to who asks, of whom, and with which lock.
+/// An answer to LockOpen is bound to the node that asks, to the peer, and to the lock.
 #[test]
 fn lock_open_with_anything_changed_is_refused() {
     let mut site = Site::with_lasting_locks();

@@ -110,7 +110,7 @@ impl Warm {
         });
     }
 
-    /// Whether this test may look at all. To everybody but root the daemon's memory is closed, which is a promise too.
+    /// Whether this test may look at all. Only root may read the memory of a daemon, which is a promise too.
     fn may_look(&self) -> bool {
         let process = self.site.cluster.process(NODES[0]).expect("a node").expect("it runs");
         match memory::search(process, &[]) {

@@ -1,4 +1,4 @@
-//! S8: no secret stands in a log or a message, at any level; no file is for others to read; no core is dumped.
+//! S8: no log and no message holds a secret, at any level; other users can read no file; no core is dumped.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -259,7 +259,7 @@ fn t11_files_are_for_their_owner_alone_under_any_umask() {
         assert!(socket.is_socket(), "the control: the socket is there");
     }
     assert_eq!(mode(&directory.token()), 0o600);
-    assert_eq!(mode(&directory.client_file()) & 0o022, 0, "the client file says whom to trust");
+    assert_eq!(mode(&directory.client_file()) & 0o022, 0, "the client file names the nodes to trust");
 
     // What is decrypted into a file is a secret as well.
     let path = |name: &str| outside.path().join(name).display().to_string();

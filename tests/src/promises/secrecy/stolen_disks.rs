@@ -1,5 +1,5 @@
-//! A stolen disk says nothing: no key, no share, no name. Enough of them at one instant say everything, which shows that
-//! the thief is able.
+//! A stolen disk gives away nothing: no key, no share, no name. The control: enough disks of one instant give away everything,
+//! so the thief is able to find it.
 
 use std::path::PathBuf;
 

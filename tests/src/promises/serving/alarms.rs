@@ -1,4 +1,4 @@
-//! Alarms stay until somebody says that he has seen them: over restarts, from before the storage key was there, at all nodes.
+//! Alarms stay until an operator disarms them: over restarts, from before the storage key was there, at all nodes.
 
 use std::fs;
 

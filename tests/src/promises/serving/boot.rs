@@ -1,4 +1,4 @@
-//! A cluster that lost power comes back by itself, as soon as a quorum is up and no sooner.
+//! A cluster that lost power comes back by itself when a quorum is up, and not before.
 
 use std::time::Duration;
 
@@ -51,7 +51,7 @@ fn t22_any_majority_of_five_boots_unattended() {
     any_majority_boots(5);
 }
 
-/// T23: one node fewer than a majority stays locked, and says whom it waits for. The control is T22.
+/// T23: one node fewer than a majority stays locked, and names the nodes that it waits for. The control is T22.
 #[test]
 fn t23_less_than_a_majority_stays_locked_and_says_who_is_missing() {
     let mut site = Site::found();

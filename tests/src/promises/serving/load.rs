@@ -1,4 +1,4 @@
-//! Clients that go on while nodes die and return notice nothing but a pause.
+//! Clients that work while nodes die and return notice nothing but a pause.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! A sealed node: no keys and no clients until it is unsealed, over restarts, and a member all the same.
+//! A sealed node has no keys and serves no client until it is unsealed, over restarts too. It stays a member.
 
 use std::fs;
 

@@ -1,4 +1,4 @@
-//! A thief who collects disks at any moment, of fewer holders of each epoch than are needed, and keeps them.
+//! A thief who copies disks at random moments and keeps the copies, always of fewer holders of an epoch than a key needs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -30,7 +30,7 @@ pub(super) struct DiskCollector {
     kept: Vec<Image>,
     /// Stolen since all was well the last time.
     fresh: Vec<Image>,
-    /// Of each epoch: of whom a disk was ever kept, and how many would have been enough.
+    /// For each epoch: the holders of which a disk was ever kept, and how many would have been enough.
     holders: BTreeMap<Epoch, (BTreeSet<String>, u8)>,
     /// How it was when all was well the last time.
     before: (Epoch, u8),

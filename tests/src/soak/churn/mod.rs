@@ -1,9 +1,9 @@
-//! Churn: the members of a cluster of real processes change all the time, while everything goes wrong that can.
+//! Churn: the members of a cluster of real processes change all the time, under every fault that the testnet has.
 //!
 //! Dice draw what an operator orders ([`orders`]) and what happens meanwhile ([`troubles`]); clients make and rotate keys,
-//! encrypt and decrypt throughout, at nodes that keep no key in memory. When the trouble is over everything must heal by
-//! itself, what did not come off is ordered once more, and then every invariant is checked on the disks and by asking
-//! ([`checks`]), also against a thief who has been collecting disks all the time ([`disk_collector`]).
+//! encrypt and decrypt throughout, at nodes that keep no key in memory. When the trouble is over, the cluster must heal by
+//! itself. An order that failed is repeated. Then every invariant is checked on the disks and by requests ([`checks`]), also
+//! against a thief who has been collecting disks all the time ([`disk_collector`]).
 //!
 //! The seed fixes orders and troubles, but not the moment at which a process does what it does. A run that fails keeps the
 //! directory of its cluster with all logs, and says where it is:

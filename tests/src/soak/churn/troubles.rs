@@ -21,7 +21,7 @@ const NOT_FOUND: i32 = 5;
 const CONFLICT: i32 = 6;
 const INTERRUPTED: i32 = 130;
 
-/// Of a kind, and to victim.
+/// What happens, and the node that it happens to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Trouble {
     None,
@@ -41,7 +41,7 @@ pub(super) enum Trouble {
     Stop(String),
     /// A member is down from before the order until after it.
     Away(String),
-    /// Somebody else orders something else at the same time.
+    /// A second operator orders something else at the same time.
     Second(Order),
     /// The same is typed twice.
     Twice,
@@ -95,7 +95,7 @@ impl Churn {
         }
     }
 
-    /// The leader, somebody whom the order is about, or anybody.
+    /// The leader, a node of the order, or any member.
     fn draw_victim(&mut self, order: &Order) -> String {
         let anybody = self.pick(&self.members.clone());
         let about: Vec<&str> = order.leaving().into_iter().chain(order.joiner()).collect();

@@ -27,7 +27,7 @@ pub(in crate::model::node) enum Want {
     Reshare,
 }
 
-/// One key version that is being put together.
+/// One key version that is being reconstructed.
 struct Open {
     quorum: Quorum,
     identity: KeyIdentity,
@@ -190,7 +190,7 @@ impl Daemon {
         }
     }
 
-    /// Somebody asks for shares who came past the door.
+    /// A node without a session asks for shares, past the check of sessions.
     pub(in crate::model) fn is_asked_for_shares(
         &mut self,
         context: &mut Context<'_>,

@@ -12,7 +12,7 @@ use quorate_shares::ids::{Epoch, NodeId};
 use crate::model::node::apply::Purpose;
 use crate::model::node::{Asked, Context, Daemon, Replica};
 
-/// New versions of one epoch that are being checked, and by whom they were.
+/// New versions of one epoch that are being checked, and the holders that have checked them.
 #[derive(Default)]
 pub(in crate::model::node) struct Tally {
     records: Vec<Unverified>,

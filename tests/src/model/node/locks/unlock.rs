@@ -28,8 +28,8 @@ use crate::model::world::message::{Body, Process, To, exported};
 /// How often lock keys in their grace are looked after, in seconds, as in `boot`.
 const GRACE_TICK_S: u16 = 10;
 impl Daemon {
-    /// `unlock::gather_pieces`: asks every peer that has not given its piece yet; once somebody says that this node was revoked,
-    /// those that have as well.
+    /// `unlock::gather_pieces`: asks every peer that has not given its piece yet; once a peer says that this node was revoked, it
+    /// also asks those that have given theirs.
     pub(in crate::model::node) fn ask_for_pieces(&mut self, context: &mut Context<'_>) {
         let Some(lock) = self.vault().lock.clone() else { return };
         let params = self.params(&lock);

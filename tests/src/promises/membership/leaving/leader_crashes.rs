@@ -2,8 +2,8 @@
 //!
 //! What is durable changes by a sync and by nothing else, so the leader is killed right after its first sync since the order,
 //! in another run after its second, and so on, until the operation ends before the death comes: see `quorate_testnet::faults::shim`.
-//! Of a removal, a revocation, a join and a replacement alike, in one cluster after the other. Clients go on meanwhile; no node keeps a key in
-//! memory, so each of their answers shows that the shares of the moment are good.
+//! This is done for a removal, a revocation, a join and a replacement, in one cluster after the other. Clients go on meanwhile.
+//! No node keeps a key in memory, so each answer shows that the shares of that moment are good.
 
 use std::fs;
 use std::path::PathBuf;
@@ -94,7 +94,7 @@ impl Scene {
         self.site.cluster.start(node).expect("starts on an empty disk");
         let begin = |site: &Site| join(&site.cluster, node, &invitation);
         let died = self.see_through(&format!("{node} joins in place of {gone:?}"), begin, death, false);
-        self.site.until(&format!("everybody to be done with {node}"), || {
+        self.site.until(&format!("all nodes to be done with {node}"), || {
             let all: Option<Vec<_>> = STAY.iter().map(|stays| status(&self.site, &[stays])).collect();
             let done = |status: &Status| {
                 let is = |name: &str| status.nodes.iter().any(|node| node.name.as_str() == name);
@@ -189,7 +189,7 @@ fn die_at_each_batch() {
         goes_on(&scene.site, &scene.load, &format!("with {comes} in place of {leaves}"));
         (leaves, comes) = (comes, if comes == "n6" { "n7" } else { "n6" });
         died += usize::from(removal) + usize::from(joining);
-        // A joiner goes on writing after it was let in: somebody dies of that, however late it is.
+        // A joiner goes on writing after it was let in: a leader dies of that, however late it is.
         if !removal {
             break;
         }

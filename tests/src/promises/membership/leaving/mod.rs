@@ -1,7 +1,7 @@
-//! Nodes that leave: in good order, while clients notice nothing; or at once, and then their disks are worth nothing.
+//! Nodes that leave. A removal is in good order: clients notice nothing. A revocation is at once: the disk is then worth nothing.
 //!
-//! Orders are given by the command line, as an operator gives them. What must hold meanwhile is seen by clients whose nodes
-//! keep no key in memory ([`COLD`]): each answer shows that shares of the key are there at that moment.
+//! Orders are typed on the command line, as an operator types them. Clients check what must hold meanwhile. Their nodes keep no
+//! key in memory ([`COLD`]), so each answer shows that enough shares of the key are there at that moment.
 
 mod leader_crashes;
 mod orders;
@@ -34,7 +34,7 @@ fn cold(nodes: u8) -> Site {
     Site::of(Cluster::builder().nodes(nodes).settings(COLD))
 }
 
-/// Types a command, which goes on by itself.
+/// Types a command, which runs on in the background.
 fn typed(site: &Site, words: &[&str]) -> Tool {
     Tool::start(site.cluster.quorate(words.iter().copied()), b"").expect("runs")
 }

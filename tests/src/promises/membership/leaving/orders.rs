@@ -1,4 +1,4 @@
-//! What an operator may order, and in which order: repeated, two at once, one instead of another, and what is refused.
+//! What an operator may order: the same thing again, two things at once, one instead of another; and what is refused.
 
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -217,7 +217,7 @@ fn t56_a_member_that_is_counted_as_lost_keeps_nobody_from_leaving() {
     let said = refused(&site, &["node", "remove", "n2", "--yes"], 6);
     assert!(said.contains("n3 is away, and could not unlock itself again without this node"), "{said}");
     assert!(said.contains("--abandon n3"), "{said}");
-    // Of somebody else it says nothing.
+    // An --abandon of another node does not count.
     refused(&site, &["node", "remove", "n2", "--yes", "--abandon", "n4"], 6);
     let lost = Impostor::steal(&site, "n3");
     assert_eq!(lost.ask(&site, "n2").0, LockOpenCode::Ok, "the control: as it is, n3 could come back");

@@ -138,8 +138,8 @@ fn cut_off_with_a_warm_memory() -> Option<(Site, String, Instant)> {
 }
 
 /// The promise that other systems break: a node that was removed decrypts nothing, although it still remembers the key. n3 is
-/// cut off while it is removed, with its memory warm, and then the others die. No node can tell it that it
-/// was removed, and it never forgets the key in its memory here; its lease alone stops it. Mutated: a lease that never ends.
+/// cut off while it is removed, with its memory warm, and then the others die. No node can tell it that it was removed, and it
+/// never forgets the key in its memory here; its lease alone stops it. Mutated: a lease that never ends.
 #[test]
 fn a_removed_node_that_is_cut_off_with_a_warm_memory_decrypts_nothing() {
     let (mut site, old, cut) = (0..TRIES).find_map(|_| cut_off_with_a_warm_memory()).expect("n3 is cut off while warm");

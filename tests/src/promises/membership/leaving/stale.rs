@@ -1,4 +1,4 @@
-//! A revocation that not everybody has heard of: how far the revoked node comes with those that are cut off together with it.
+//! A revocation that some nodes have not heard of: how far the revoked node comes with the nodes that are cut off with it.
 
 use std::fs;
 use std::time::Instant;

@@ -1,4 +1,4 @@
-//! What is left on the disks: of a revoked node, of those that remain, and of files from before.
+//! What stolen disks hold: the disk of a revoked node, the disks of those that remain, and files from before.
 
 use std::fs;
 use std::path::{Path, PathBuf};
