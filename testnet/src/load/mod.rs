@@ -4,33 +4,26 @@
 //! compares. As long as a quorum is up, every error passes within its [`Options::patience`]. All other errors are collected,
 //! and in the end the list must be empty. So clients test the promise that clients notice nothing when a node dies.
 
-use std::collections::BTreeMap;
-use std::io::Write;
+mod run;
+mod worker;
+
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use quorate_client::{Blame, Client, ClusterFile, Code, Context, KeyName, Token};
+use quorate_client::{Client, ClusterFile, Context, Token};
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::sleep;
 
+pub use self::run::run;
+use self::worker::Worker;
 use crate::base::error::Error;
-use crate::cluster::directory::Directory;
 
 /// Ciphertexts that are remembered; the oldest is forgotten for one more.
 pub const KEPT_MAX: usize = 20_000;
 /// Unexpected errors that are written down; more are only counted.
 const UNEXPECTED_MAX: usize = 1_000;
-/// How often a client makes a key, or a new version of one: by turns.
-const KEY_EVERY: Duration = Duration::from_secs(2);
-/// How many of its keys a client goes on encrypting under.
-const KEYS_IN_USE: usize = 4;
-/// Every so many rounds a client asks one node alone, whichever nodes are well.
-const ROUNDS_PER_VISIT: u64 = 8;
 /// How long a visit lasts at a node that is dead.
 const VISIT: Duration = Duration::from_millis(500);
-/// Before what failed is tried again.
-const PAUSE: Duration = Duration::from_millis(50);
 /// Questions in flight when everything is opened in the end.
 const LANES: usize = 16;
 
@@ -208,130 +201,6 @@ impl Shared {
     }
 }
 
-struct Worker {
-    number: u64,
-    /// A client that asks any node.
-    of_all: Client,
-    /// A client that asks one node alone.
-    of_one: Client,
-    options: Options,
-    shared: Arc<Shared>,
-}
-
-impl Worker {
-    async fn work(self) {
-        let mut keys: Vec<KeyName> = Vec::new();
-        let mut newest = None::<Instant>;
-        let mut rotates = false;
-        for round in 0u64.. {
-            if self.shared.stop.load(Ordering::SeqCst) {
-                return;
-            }
-            if newest.is_none_or(|newest| newest.elapsed() >= KEY_EVERY) {
-                match keys.last().filter(|_| rotates) {
-                    Some(key) => self.rotate(key).await,
-                    None => keys.extend(self.make_key(keys.len()).await),
-                }
-                rotates = !rotates;
-                newest = Some(Instant::now());
-            }
-            // The newest, which hardly any node has in memory yet, and then some older ones.
-            if let Some(key) = keys.iter().rev().take(KEYS_IN_USE).cycle().nth(place(round, KEYS_IN_USE)) {
-                self.seal_and_open(key, round).await;
-            }
-            if let Some(older) = self.shared.older(round ^ self.number << 48) {
-                self.open(&older).await;
-                if round.is_multiple_of(ROUNDS_PER_VISIT) {
-                    self.visit(&older).await;
-                }
-            }
-            sleep(self.options.rest).await;
-        }
-    }
-
-    /// A new key. One that was made although its answer was lost is a conflict the second time.
-    async fn make_key(&self, count: usize) -> Option<KeyName> {
-        let name: KeyName = format!("load/{:x}/{}/{count}", self.shared.run, self.number).parse().expect("a key name");
-        let mut attempts = 0;
-        let made = self.persist(|| {
-            attempts += 1;
-            self.of_all.create_key(&name, BTreeMap::new())
-        });
-        match made.await {
-            Err(error) if !(error.code() == Code::Conflict && attempts > 1) => {
-                self.shared.wrong(format!("make {name}: {} ({error})", error.code()));
-                None
-            }
-            _ => Some(name),
-        }
-    }
-
-    /// A new version of a key. If the answer is lost it may become two.
-    async fn rotate(&self, key: &KeyName) {
-        if let Err(error) = self.persist(|| self.of_all.rotate_key(key, None)).await {
-            self.shared.wrong(format!("rotate {key}: {} ({error})", error.code()));
-        }
-    }
-
-    async fn seal_and_open(&self, key: &KeyName, round: u64) {
-        let (context, message) = (context(self.number), message(self.number, round));
-        match self.persist(|| self.of_all.encrypt(key, &context, &message)).await {
-            Ok(ciphertext) => {
-                let kept = Kept { client: self.number, round, ciphertext };
-                self.shared.keep(kept.clone());
-                self.open(&kept).await;
-            }
-            Err(error) => self.shared.wrong(format!("encrypt under {key}: {} ({error})", error.code())),
-        }
-    }
-
-    async fn open(&self, kept: &Kept) {
-        let context = context(kept.client);
-        match self.persist(|| self.of_all.decrypt(&kept.ciphertext, &context)).await {
-            Ok(plaintext) => self.compare(kept, plaintext.expose()),
-            Err(error) => self.shared.wrong(format!("decrypt {}: {} ({error})", kept.ciphertext, error.code())),
-        }
-    }
-
-    /// Decrypts at one node, which may be down or cut off, but not wrong.
-    async fn visit(&self, kept: &Kept) {
-        match self.of_one.decrypt(&kept.ciphertext, &context(kept.client)).await {
-            Ok(plaintext) => self.compare(kept, plaintext.expose()),
-            Err(error) if passes(error.code()) => {}
-            Err(error) => self.shared.wrong(format!("decrypt {}: {} ({error})", kept.ciphertext, error.code())),
-        }
-    }
-
-    fn compare(&self, kept: &Kept, plaintext: &[u8]) {
-        if plaintext != message(kept.client, kept.round) {
-            self.shared.wrong(format!("another plaintext for {}", kept.ciphertext));
-        }
-        self.shared.done.fetch_add(1, Ordering::SeqCst);
-    }
-
-    /// Tries until it works, fails for good, or patience ends.
-    async fn persist<T, F>(&self, mut attempt: impl FnMut() -> F) -> Result<T, quorate_client::Error>
-    where
-        F: Future<Output = Result<T, quorate_client::Error>>,
-    {
-        let begin = Instant::now();
-        loop {
-            match attempt().await {
-                Err(error) if passes(error.code()) && begin.elapsed() < self.options.patience => {
-                    self.shared.again.fetch_add(1, Ordering::SeqCst);
-                    sleep(PAUSE).await;
-                }
-                done => return done,
-            }
-        }
-    }
-}
-
-/// What a dead or cut-off node, or an election, may make a client see. A wrong identity or a failing disk is never that.
-fn passes(code: Code) -> bool {
-    code.blame() == Blame::TryAgain || code == Code::Unreachable
-}
-
 fn message(client: u64, round: u64) -> Vec<u8> {
     format!("{client}/{round}/").into_bytes().repeat(1 + place(round.wrapping_mul(31), 200))
 }
@@ -347,39 +216,4 @@ fn context(client: u64) -> Context {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().expect("nothing panics while it holds this")
-}
-
-/// Loads the cluster in `directory` for so many seconds, and prints a line each second: `quorate-testnet load`.
-///
-/// # Errors
-/// [`Error::Load`] with what should not have been, or if there is no cluster.
-pub fn run(directory: &Directory, options: &Options, seconds: u64, out: &mut dyn Write) -> Result<(), Error> {
-    directory.existing_manifest()?;
-    let path = directory.client_file();
-    let file = ClusterFile::read(&path).map_err(|error| Error::Directory { path, reason: error.to_string() })?;
-    let path = directory.token();
-    let text = std::fs::read_to_string(&path).map_err(Error::io(path.display().to_string()))?;
-    let token = Token::parse(&text).map_err(|error| Error::Directory { path, reason: error.to_string() })?;
-    let runtime = tokio::runtime::Runtime::new().map_err(Error::io("start a runtime"))?;
-    runtime.block_on(async {
-        let load = Load::start(&file, &token, options).await?;
-        let mut before = 0;
-        for second in 1..=seconds {
-            sleep(Duration::from_secs(1)).await;
-            let Tally { done, again, unexpected } = load.tally();
-            let line = format!("{second:4} s  {:6}/s  {again} tried again  {unexpected} unexpected", done - before);
-            before = done;
-            writeln!(out, "{line}").map_err(Error::io("write"))?;
-        }
-        let outcome = load.stop().await;
-        let client = Client::connect(file, token, quorate_client::Options::default()).await?;
-        let unopened = outcome.open_all(&client).await;
-        let done = outcome.tally.done;
-        let last = format!("{done} done, {} ciphertexts opened once more in the end", outcome.kept() - unopened.len());
-        writeln!(out, "{last}").map_err(Error::io("write"))?;
-        match [outcome.unexpected, unopened].concat() {
-            list if list.is_empty() => Ok(()),
-            list => Err(Error::Load(list)),
-        }
-    })
 }
