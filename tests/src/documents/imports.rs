@@ -17,7 +17,7 @@ fn imports(directory: &str) -> Vec<(String, String)> {
             found.push((folder.to_string_lossy().into_owned(), rest[..end].to_owned()));
         }
     }
-    found.retain(|(from, to)| from != to && !from.ends_with(".rs"));
+    found.retain(|(from, to)| from != to && !to.is_empty() && !from.ends_with(".rs"));
     found
 }
 

@@ -1,6 +1,6 @@
 //! A cluster as founding leaves it: every node with its keys in its own lock, and its vault on its disk.
 //!
-//! Founding itself is a story of its own, told on real daemons (`crate::promises::membership::founding`). Here its outcome is made by the same
+//! Founding itself is tested on real daemons (`promises/membership/founding.rs`). Here its outcome is made by the same
 //! functions, and the first image of every vault is the file that the real program writes.
 
 use std::collections::BTreeMap;
