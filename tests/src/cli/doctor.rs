@@ -153,7 +153,7 @@ fn warnings(site: &Site, node: &str) -> Vec<String> {
     bad
 }
 
-/// On a real machine, of which only what a daemon is answerable for is known.
+/// On a real machine, the test knows only the things that the daemon sets itself.
 #[test]
 fn a_real_daemon_is_examined() {
     let site = Site::found();

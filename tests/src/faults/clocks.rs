@@ -93,8 +93,8 @@ impl Adrift {
     }
 }
 
-/// T59: a node that slept has no lease when it wakes, so it answers nothing from before; nor is there a key in its memory. A
-/// lease on CLOCK_MONOTONIC makes it fail.
+/// T59: a machine that slept has no lease when it wakes, so its node answers nothing from before, and has no key in memory.
+/// Mutated: with a lease on CLOCK_MONOTONIC this fails.
 #[test]
 fn t59_a_machine_that_was_suspended_wakes_without_a_lease() {
     let mut adrift = Adrift::found(LONG_LEASES);
@@ -138,9 +138,9 @@ fn a_node_boots_on_a_machine_that_has_just_started() {
     adrift.decrypts_everywhere(&ciphertext);
 }
 
-/// Clients that never stop, while machines sleep and wall clocks are a year ahead and a year behind, on the leader and on a
-/// follower: they see no error that does not pass, time in the state never goes back, and what was acknowledged opens. A
-/// state that took the leader's clock as it is makes it fail.
+/// Clients never stop while machines sleep, and while wall clocks are a year ahead or behind, on the leader and on a follower.
+/// Every error passes, time in the state never goes back, and every acknowledged ciphertext opens. Mutated: if the state takes
+/// the leader's clock as it is, this fails.
 #[test]
 fn clients_notice_no_clock_that_jumps() {
     let mut adrift = Adrift::found("");

@@ -58,7 +58,7 @@ fn others_go_on(site: &Site, key: &str, ciphertext: &str) -> String {
     fresh
 }
 
-/// A row that every start reads. The flag mends it once; from then on the node starts without it, and answers.
+/// A damaged row that every start reads. The flag repairs it once; after that the node starts without the flag, and answers.
 #[test]
 fn t30_a_damaged_row_stops_the_node_and_is_taken_from_another() {
     let (mut site, node, ciphertext) = with_stopped();
@@ -126,8 +126,8 @@ fn t30_damage_in_the_log_or_the_vote_is_not_rebuilt() {
     assert_eq!(site.decrypt(Some(&node), &fresh).expect("decrypts"), b"fresh");
 }
 
-/// A rebuild dies at a random moment, with what the disk had not synced. A start without the flag then says what is
-/// damaged, or serves the whole state; nothing between.
+/// A rebuild dies at a random moment, and the disk loses what was not synced. A start without the flag then names the damage, or
+/// serves the whole state. There is nothing in between.
 #[test]
 fn t30_a_rebuild_that_dies_leaves_the_damage_or_the_whole() {
     const ROUNDS: usize = 8;

@@ -53,7 +53,7 @@ impl Operator {
         Self { cluster, init: None, joins: BTreeMap::new(), invitations: Vec::new(), notes }
     }
 
-    /// Does what is to be done until every node serves.
+    /// Repeats what an operator would do until every node serves.
     fn found(&mut self) {
         quorate_testnet::wait_until("every founder to serve", PATIENCE, || {
             self.start_the_dead();

@@ -270,8 +270,8 @@ fn a_node_that_is_deaf_or_mute_refuses_within_its_lease_and_the_others_go_on() {
     assert!(site.faults().tally().cut > 0, "the control: something was cut off");
 }
 
-/// One direction of one pair: two of three still understand each other, so clients are served, and all is well after.
-/// Saying "not found" without first catching up with the leader makes it fail.
+/// One direction between two nodes fails. Two of three still reach each other both ways, so clients are served, and all is well
+/// afterwards. Mutated: if a node says "not found" before it has caught up with the leader, this fails.
 #[test]
 fn one_direction_of_one_pair_may_fail() {
     let (mut site, ciphertext) = short_leases();

@@ -1,4 +1,4 @@
-//! Clients: they ask any node, repeat what was not answered, and remember everything that they were told.
+//! Clients: they ask any node, repeat requests without an answer, and remember every answer.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

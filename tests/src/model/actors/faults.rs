@@ -11,7 +11,7 @@ use crate::model::world::{Event, World};
 pub(in crate::model) const STRANGER: NodeId = NodeId(99);
 
 impl World {
-    /// One fault, and some time until the next.
+    /// Starts one fault, and draws the time until the next one.
     pub(in crate::model) fn fault(&mut self) {
         if self.calm {
             return;

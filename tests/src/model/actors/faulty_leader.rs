@@ -9,11 +9,11 @@ use quorate_shares::master::KeyIdentity;
 use crate::model::actors::faults::STRANGER;
 use crate::model::world::World;
 
-/// Pause between two follies at least.
+/// Shortest pause between two nonsense proposals.
 const PAUSE_MS: u64 = 100;
 
 impl World {
-    /// Nonsense comes when it can do harm: while an epoch is pending, or a version is not checked yet.
+    /// Proposes nonsense when it can do harm: while an epoch is pending, or a version is not checked yet.
     pub(in crate::model) fn tempt(&mut self) {
         let state = &self.watch.state;
         let weak = state.active().is_none() || state.pending().is_some() || state.unready().next().is_some();

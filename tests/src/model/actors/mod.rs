@@ -1,4 +1,4 @@
-//! Who acts on the cluster: clients, an operator, a thief, a leader that proposes nonsense; and the faults that befall it.
+//! Who acts on the cluster: clients, an operator, a thief, a leader that proposes nonsense; and the faults that happen to it.
 
 pub(super) mod client;
 pub(super) mod faults;

@@ -13,7 +13,7 @@ use crate::model::world::{Event, Machine, World};
 const ORDERS_MAX: usize = 6;
 
 impl World {
-    /// Wants something, and some time until the next wish.
+    /// Gives an order, and draws the time until the next one.
     pub(in crate::model) fn operate(&mut self) {
         if self.calm {
             return;
@@ -26,7 +26,7 @@ impl World {
             70..85 => self.replace(),
             _ => self.say_it_again(),
         }
-        // Often the next wish comes before the last one is fulfilled.
+        // Often the next order comes before the last one is done.
         let long_ms = if self.dice.chance(400) { 3_000 } else { 2 * self.wish_ms };
         let pause = self.dice.between(200, long_ms);
         self.after(pause, Event::Operator);

@@ -1,8 +1,8 @@
 //! A thief copies disks, again and again, of fewer than t holders of each epoch, and tries everything that they hold.
 //!
 //! It reads both slots of every copy, plays LockOpen among all of them with every key that any of them ever held, and opens
-//! with the real code what it can. It is given all that is replicated in plain: that layer hides nothing from it, so what it
-//! does not get is what the locks and the seals alone keep from it. The control is the same thief with the disks of t nodes.
+//! with the real code what it can. It is given everything that is replicated, in plain. So what it does not get is
+//! protected by the locks and the seals alone. The control is the same thief with the disks of t nodes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -43,7 +43,7 @@ impl Thief {
         self.copies.iter().map(|copy| copy.node).collect()
     }
 
-    /// Whose disk it copies next: as a rule that of an old acquaintance.
+    /// The node whose disk it copies next: mostly one that it has copied before.
     pub(in crate::model) fn next(&self, nodes: &[NodeId], dice: &mut Dice) -> Option<NodeId> {
         let known: Vec<NodeId> = nodes.iter().copied().filter(|node| self.victims().contains(node)).collect();
         let known = dice.pick(&known).filter(|_| !dice.chance(250));

@@ -1,4 +1,4 @@
-//! What every node does with committed entries, and what its own proposals come to: `machine` and `Replica::propose`.
+//! What every node does with committed entries, and how its own proposals end: `machine` and `Replica::propose`.
 
 use quorate_client::error::Code;
 use quorate_client::wire::WireError;

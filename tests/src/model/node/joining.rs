@@ -1,4 +1,4 @@
-//! The way of an admitted node into the cluster: `found::run`, from the roster that it was shown to the entry that names it.
+//! How an admitted node joins the cluster: `found::run`, from the roster that it was shown to the entry that names it.
 
 use std::collections::BTreeMap;
 

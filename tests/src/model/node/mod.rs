@@ -1,8 +1,8 @@
 //! One node: the pure parts of the daemon, with a shell that runs them in virtual time.
 //!
 //! What decides is the program's: `apply` and `plan::next`, `phase::admits`, [`Lease`], [`Roots`], `lock_keys`, `Holder`,
-//! `Quorum`, `deal`, `gather::is_entitled`, `members::reached`. What the shell does instead of the daemon's tasks is said at
-//! each place: it keeps their order of steps, not their code. An error of a vault write ends the process, as in the daemon.
+//! `Quorum`, `deal`, `gather::is_entitled`, `members::reached`. The shell stands in for the daemon's tasks: it keeps
+//! the order of their steps, not their code. Each place names the function that it stands in for. An error of a vault write ends the process, as in the daemon.
 
 mod apply;
 mod cluster;
@@ -107,7 +107,7 @@ pub(super) struct Daemon {
     greeted_ms: u64,
     /// Former members whose op keys this process knows, to tell them so.
     gone: BTreeSet<NodeId>,
-    /// Who said that this node was revoked.
+    /// The peers that said that this node was revoked.
     attestations: BTreeSet<NodeId>,
     revoked: bool,
     roster_updated_ms: u64,
@@ -271,7 +271,7 @@ impl Daemon {
         self.after_event(context)
     }
 
-    /// After every event: consensus speaks, entries are applied, and whatever waited for them goes on.
+    /// After every event: consensus sends its messages, entries are applied, and everything that waited for them goes on.
     fn after_event(&mut self, context: &mut Context<'_>) -> Result<(), Killed> {
         self.apply_committed(context)?;
         self.update_roster(context)?;

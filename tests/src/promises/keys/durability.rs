@@ -7,8 +7,8 @@ use quorate_shares::ids::KeyVersion;
 
 use crate::harness::{Site, name};
 
-/// D6, D3: a key whose creation was acknowledged, and what was encrypted under it, survive that everything dies at that
-/// very moment. Answering before the log is synced makes this fail sooner or later.
+/// D6, D3: a key is acknowledged and all nodes die at that moment. The key and what was encrypted under it are there
+/// afterwards. If a node answers before its log is synced, this fails sooner or later.
 #[test]
 fn d6_an_acknowledged_key_survives_the_death_of_everything() {
     let mut site = Site::found();

@@ -25,10 +25,10 @@ fn newest(key: &KeyInfo) -> (KeyVersion, bool) {
     (newest.version, newest.ready)
 }
 
-/// Three of three must check, and one is dead: two are enough to write the key down, and too few to use it. The creator
-/// waits, at the leader and at a follower alike, until the third is back.
+/// Three of three holders must check a version, and one is dead. Two are enough to write the key down, and too few to use it.
+/// The client that creates it waits until the third is back, both at the leader and at a follower.
 ///
-/// `api::ready` is the one guard on the creator's side: without its look at `ready` this fails.
+/// Mutated: `api::ready` alone guards the creator; if it does not look at `ready`, this fails.
 #[test]
 fn i8_a_version_is_neither_used_nor_acknowledged_before_t_holders_have_checked_it() {
     let mut site = Site::of(Cluster::builder().threshold(3));

@@ -86,8 +86,8 @@ fn t19_a_node_that_was_away_too_long_is_admitted_by_an_operator() {
     }
 }
 
-/// T19: a whole site that is without a quorum for ten times the window comes back by itself. n1 runs all the time and counts
-/// nothing, since it does not serve; without its piece n2 stays locked. Mutated: counting in every phase.
+/// T19: a whole site is without a quorum for ten times the window, and comes back by itself. n1 runs all the time, and counts no
+/// absence because it does not serve; without its piece n2 would stay locked. Mutated: a node counts in every phase.
 #[test]
 fn t19_an_outage_of_the_whole_site_does_not_count() {
     const WINDOW: Duration = Duration::from_millis(2_000);

@@ -40,8 +40,8 @@ fn steal(site: &Site, nodes: &[&str], to: &Path) -> Vec<PathBuf> {
     site.cluster.steal(nodes, to).expect("steals")
 }
 
-/// T07: an image of a node from before its last renewal and t - 1 disks of now open nothing, once those have erased what it
-/// needs. Before that they open it, which shows that the thief is able. Mutated: without the erasure it opens for ever.
+/// T07: a thief has an image of a node from before its last renewal, and t - 1 disks of today. They open nothing once these
+/// nodes have erased the old lock keys. The control: before that they open it. Mutated: without the erasure it opens for ever.
 #[test]
 fn t07_an_old_image_opens_nothing_once_its_keys_are_erased() {
     let site = with(ONCE);

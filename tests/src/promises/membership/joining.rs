@@ -371,8 +371,8 @@ fn a_solo_node_grows_to_three() {
     assert_eq!(site.decrypt(Some("n3"), &sealed).expect("opens"), b"alone");
 }
 
-/// T27: a node that was away while three epochs came and went opens its lock, serves, and erases its old share key in an
-/// epoch that the leader begins by itself. Mutated: without that epoch the old key stays in its lock.
+/// T27: a node is away for three epochs. When it is back it opens its lock and serves, and erases its old share key in an epoch
+/// that the leader begins by itself. Mutated: without that epoch the old key stays in its lock.
 #[test]
 fn t27_a_node_that_was_away_for_three_epochs_erases_what_it_owes() {
     let mut site = Site::of(Cluster::builder().nodes(6).spares(1).settings("[timing]\nrekey_pause_ms = 2000\n"));
@@ -402,8 +402,9 @@ fn t27_a_node_that_was_away_for_three_epochs_erases_what_it_owes() {
     assert_eq!(bundle.share_keys.iter().map(|key| key.generation.0).collect::<Vec<_>>(), [5], "and nothing older");
 }
 
-/// T23b: a node is away while another joins, and that one leads when it is back. The log comes from a node that it has never
-/// heard of; it asks those that it knows for a newer roster, and follows. Mutated: without asking it stays alone.
+/// T23b: a node is away while another one joins and becomes the leader. When it is back, its log comes from a node that it does
+/// not know. It asks the nodes that it knows for a newer roster, and follows the leader. Mutated: if it does not ask, it stays
+/// alone.
 #[test]
 fn t23b_a_node_that_was_away_follows_a_leader_that_it_does_not_know() {
     let mut site = with_spares(1);

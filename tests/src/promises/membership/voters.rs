@@ -247,9 +247,9 @@ fn t16_a_revoked_node_is_refused_everything_and_believes_a_majority() {
     site.block(played.replica.shutdown());
 }
 
-/// By command, as an operator does it: the node that leaves hears from the others that it is gone, goes down, and stays so;
-/// the others go on, and their status does not name it any more. Mutated: with a roster that does not follow what is applied,
-/// it goes on asking for ever.
+/// An operator removes a node by command. The others tell it that it is out, so it goes down and stays down. The others go on,
+/// and their status does not name it any more. Mutated: if the roster is not updated from the applied state, the removed node
+/// goes on asking for ever.
 #[test]
 fn a_node_that_leaves_by_command_goes_down_by_itself() {
     for (command, nodes) in [("revoke", 3), ("remove", 4)] {
@@ -279,9 +279,9 @@ fn a_node_that_leaves_by_command_goes_down_by_itself() {
     }
 }
 
-/// T51, the first half: a copy of the disk of a living node, whose lock is still good, is put in the place of the disk. What
-/// the node had flushed is known to its peers, to the second, and they refuse the copy before Raft hears of it. Mutated:
-/// without what members tell each second, only hellos count, and the copy is newer than those.
+/// T51, the first half: an older copy of a node's disk, whose lock is still good, replaces the disk. The peers know up to the
+/// last second what the node had flushed, and refuse the copy before Raft receives anything from it. Mutated: if members do not
+/// report each second what is flushed, only hellos count, and the copy is newer than those.
 #[test]
 fn t51_an_old_copy_of_a_live_generation_is_refused() {
     let mut site = Site::with_lasting_locks();

@@ -146,8 +146,8 @@ fn t46_roots_lie_in_locked_memory_until_the_lease_is_lost() {
     }
 }
 
-/// T46: `node seal` wipes before it answers, and nothing that peers ask loads a key again. Mutated: without the wipe the roots
-/// are there for ten seconds more.
+/// T46: `node seal` wipes all roots before it answers, and no request of a peer loads a key again. Mutated: without the wipe the
+/// roots stay for ten more seconds.
 #[test]
 fn t46_roots_are_gone_when_a_node_is_sealed() {
     let mut warm = Warm::up("secret_memory = \"mlock\"\n");

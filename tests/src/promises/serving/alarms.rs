@@ -62,8 +62,9 @@ fn restart(site: &mut Site) {
     site.cluster.wait_serving(&NODES).expect("boots");
 }
 
-/// Raised at n1, killed everywhere, still there and still exit code 7; disarmed, killed everywhere, still gone. Mutated:
-/// without the file it is gone after the first restart; disarming in memory only brings it back after the second.
+/// An alarm is raised at n1 and all nodes are killed: it is still there, and the exit code is still 7. It is disarmed and all are
+/// killed: it stays away. Mutated: without the file it is gone after the first restart; if it is disarmed in memory alone, it is
+/// back after the second.
 #[test]
 fn an_alarm_stays_over_restarts_until_it_is_disarmed() {
     let mut site = Site::with_lasting_locks();
@@ -100,7 +101,7 @@ fn an_alarm_stays_over_restarts_until_it_is_disarmed() {
     assert_eq!(quorate(&site, "status").code, Some(0));
 }
 
-/// A locked node has no storage key yet: what it sees then is kept all the same once it has.
+/// A locked node has no storage key yet. An alarm that it raises then is kept all the same when it has one.
 #[test]
 fn an_alarm_of_a_locked_node_waits_for_the_storage_key() {
     let mut site = Site::of(Cluster::builder().settings("[timing]\nrenew_lock_after_ms = 2000\n"));
@@ -128,9 +129,9 @@ fn an_alarm_of_a_locked_node_waits_for_the_storage_key() {
     assert_eq!(open(&site, "stale_image").len(), 1);
 }
 
-/// Each former member whose disk asks is an alarm of its own, with its name; and which it is says its key, not its question.
-/// Mutated: held apart by the names of members alone, n5 raises none after n4; with the id of the question, a healthy node is
-/// said to be no member any more.
+/// Each former member whose disk asks raises an alarm of its own, with its name. Its key identifies it, not the id in its
+/// request. Mutated: if alarms are told apart by names of members alone, n5 raises none after n4; if the id of the request is
+/// believed, the alarm calls a healthy node a former member.
 #[test]
 fn each_former_member_raises_an_alarm_of_its_own() {
     let mut site = Site::of(Cluster::builder().nodes(5).settings("[timing]\nrenew_lock_after_ms = 3600000\n"));

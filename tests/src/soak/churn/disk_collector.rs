@@ -9,7 +9,7 @@ use quorate_shares::ids::Epoch;
 
 use super::Churn;
 
-/// Disks that are kept: the oldest is thrown away for one more.
+/// Disks that are kept at most; one more replaces the oldest.
 const KEPT_MAX: usize = 8;
 /// How often nothing is stolen, of so many times.
 const OF: usize = 3;

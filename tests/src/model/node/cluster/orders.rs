@@ -1,4 +1,4 @@
-//! The leader's side of what an operator wants: `operate::begin`.
+//! The leader's side of an operator's order: `operate::begin`.
 
 use quorate_client::error::Code;
 use quorate_client::wire::WireError;
@@ -15,7 +15,7 @@ use crate::model::node::{Context, Daemon};
 /// An operator waits no longer.
 const ORDER_MS: u64 = 20_000;
 
-/// An operator's word on its way into the log.
+/// An operator's order on its way into the log.
 pub(in crate::model::node) struct Order {
     reply: ReplyTo,
     operate: Operate,

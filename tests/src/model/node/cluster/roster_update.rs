@@ -1,4 +1,4 @@
-//! Who is a member, who is refused, and what a node does that is neither: `follow`, the `VaultGate`, `revocation`.
+//! Which nodes are members, which are refused, and what a node does when it is no member itself: `follow`, the `VaultGate`, `revocation`.
 
 use quorate_node::base::phase::Phase;
 use quorate_node::cluster::follow::{self, Seen};
@@ -12,7 +12,7 @@ use crate::model::node::{Context, Daemon, Killed};
 use crate::model::raft::{Gate, RaftMessage};
 use crate::model::world::disk::VaultDisk;
 
-/// How often denials are held against what is applied, while there are any.
+/// How often denials are compared with the applied state, while there are any.
 const LOOK_MS: u64 = 500;
 
 /// Denials in the vault, durable before the log has their entry.
@@ -53,7 +53,7 @@ impl Daemon {
         unlocked.raft.tick((context.db, &mut VaultGate(&mut self.vault)), context.now_ms, context.dice)
     }
 
-    /// `follow::run` and `step`, a moment after what is followed was applied.
+    /// `follow::run` and `step`, a moment after a change of the members was applied.
     pub(in crate::model::node) fn update_roster(&mut self, context: &mut Context<'_>) -> Result<(), Killed> {
         let Some(unlocked) = &mut self.unlocked else { return Ok(()) };
         let open = !self.vault.current().denials.is_empty() && context.now_ms >= self.roster_updated_ms + LOOK_MS;

@@ -1,4 +1,4 @@
-//! Making keys: `deal`, from a client's wish to the entry in the log.
+//! Making keys: `deal`, from the request of a client to the entry in the log.
 
 use quorate_client::error::Code;
 use quorate_client::wire::WireError;
@@ -53,7 +53,7 @@ pub(in crate::model::node) struct Opening {
 }
 
 impl Unlocked {
-    /// The first version of a key once more, and another key, as a leader that has lost its mind would deal it.
+    /// The first version of a key once more, and another key, as a faulty leader would deal it.
     pub(in crate::model) fn deal_again(&mut self, identity: &KeyIdentity, dice: &mut Dice) -> Option<Change> {
         let key = MasterKey::random(dice.rng());
         let kcv = key.kcv(identity);
@@ -82,7 +82,7 @@ impl Daemon {
         None
     }
 
-    /// A renewal was confirmed: whatever waited for one that was sent later than it began goes on.
+    /// A renewal was confirmed: every change that began before it was sent, and waited for it, goes on.
     pub(in crate::model::node) fn caught_up(&mut self, renewal: quorate_node::memory::lease::Renewal) {
         let sent_ms = renewal.sent_ms();
         let unlocked = self.unlocked_mut();
@@ -147,7 +147,7 @@ impl Daemon {
         }
     }
 
-    /// The committee moved on under a change: another batch, and one more try.
+    /// The committee changed during a change of keys: another batch, and one more try.
     pub(in crate::model::node) fn deal_again_for(&mut self, context: &mut Context<'_>, id: u64) {
         self.unlocked_mut().dealing = None;
         let making = self.unlocked_mut().changes.get_mut(&id);

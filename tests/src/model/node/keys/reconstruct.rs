@@ -1,4 +1,4 @@
-//! Loading cold keys, on both sides: `gather::load`, `gather::masters` and `answer`.
+//! Reconstructing cold keys, on both sides: `gather::load`, `gather::masters` and `answer`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -123,7 +123,7 @@ impl Daemon {
         self.close_load(context, number);
     }
 
-    /// Puts the keys together once every quorum is reached.
+    /// Reconstructs the keys when every quorum is reached.
     fn close_load(&mut self, context: &mut Context<'_>, number: u64) {
         let unlocked = self.unlocked_mut();
         let reached = |load: &&Load| load.open.values().all(|open| open.quorum.progress().reached());
@@ -169,7 +169,7 @@ impl Daemon {
                 self.give_up_load(context, number);
             } else if active != Some(load.epoch) {
                 let (want, since_ms, slots) = (load.want, load.since_ms, load.open.keys().copied().collect::<Vec<_>>());
-                // The same flight: what was wiped since it left is wiped for it, too.
+                // The same load: a root that was wiped since it began is wiped for it, too.
                 let began = load.began;
                 match self.begin_load(context, want, &slots, since_ms) {
                     Some(load) => drop(self.unlocked_mut().loads.insert(number, Load { began, ..load })),

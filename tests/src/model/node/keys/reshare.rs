@@ -1,4 +1,4 @@
-//! Dealing existing versions to the PENDING epoch: `members::redeal` and `deal::redeal`.
+//! Resharing existing versions to the PENDING epoch: `members::redeal` and `deal::redeal`.
 
 use quorate_node::keys::gather::Loaded;
 use quorate_node::memory::keyring::Slot;
@@ -32,7 +32,7 @@ impl Daemon {
         }
     }
 
-    /// A lot that was loaded for this; `None` if it could not be.
+    /// The keys that were loaded for this; `None` if they could not be loaded.
     pub(in crate::model::node) fn take_reconstructed(&mut self, masters: Option<Vec<Loaded>>) {
         let resharing = &mut self.unlocked_mut().resharing;
         match (resharing.as_mut(), masters) {

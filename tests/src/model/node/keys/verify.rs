@@ -1,4 +1,4 @@
-//! Shares that are checked before anybody relies on them: `members::verify`, `check_shares` and `check_epoch`.
+//! Shares that are checked before a node relies on them: `members::verify`, `check_shares` and `check_epoch`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,7 +20,7 @@ pub(in crate::model::node) struct Tally {
 }
 
 impl Daemon {
-    /// `members::verify`, its first half. Of two open epochs now one and now the other is asked about.
+    /// `members::verify`, its first half. If two epochs are open, they take turns.
     pub(in crate::model::node) fn verify_new(&mut self, context: &mut Context<'_>) {
         let index = context.db.now().applied;
         let mut by_epoch: BTreeMap<Epoch, Vec<Unverified>> = BTreeMap::new();

@@ -1,4 +1,4 @@
-//! Making this node's lock what the state demands, and saying what it is like: `locking::keep_fresh`, `renew` and `report`.
+//! Renewing this node's lock when the state demands it, and reporting it: `locking::keep_fresh`, `renew` and `report`.
 
 use std::collections::BTreeMap;
 

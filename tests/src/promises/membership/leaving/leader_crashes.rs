@@ -24,19 +24,19 @@ const NODES: u8 = 5;
 /// Two batches, when they are reshared.
 const KEYS: usize = 300;
 const MANY_KEYS: usize = 10_000;
-/// In which those are dealt: each is a sync of the leader at least.
+/// The commands that reshare them: each is at least one sync of the leader.
 const BATCHES: usize = MANY_KEYS.div_ceil(192);
-/// What clients of so large a cluster rest: every ciphertext must still be remembered in the end.
+/// Pause of the clients of such a large cluster: in the end every ciphertext must still be remembered.
 const REST: Duration = Duration::from_millis(200);
 /// How many steps lie between two at which the leader of a cluster with so many keys dies.
 const STRIDE: usize = 21;
-/// Members from the first to the last.
+/// Members that stay from the first step to the last.
 const STAY: [&str; 2] = ["n1", "n2"];
 /// Set to die at every step from this one on, instead of at some that the seed chooses: `make soak` does, from 1 on.
 const EVERY: &str = "QUORATE_EVERY_LEADER";
-/// Of a leader's own lock: each change is two syncs.
+/// Syncs of a leader's own lock: each change is two.
 const VAULT: &str = "/vault";
-/// Of log and state.
+/// Syncs of log and state.
 const STATE: &str = "/state/";
 /// No leader syncs anything so often during one operation.
 const SYNCS_MAX: u32 = 1_000;
@@ -77,12 +77,12 @@ impl Scene {
         fs::read_to_string(&self.notes).unwrap_or_default().lines().count()
     }
 
-    /// Gives an order of which the leader dies, and sees it through. Returns whether the leader died.
+    /// Gives an order during which the leader dies, and waits for its end. Returns whether the leader died.
     fn order(&mut self, words: &[&str], death: Death<'_>, comes_back_late: bool) -> bool {
         self.see_through(&format!("{words:?}"), |site| typed(site, words), death, comes_back_late)
     }
 
-    /// Lets a machine join, in place of a member perhaps, and waits until so many members are there that know of it.
+    /// Lets a machine join, in place of `gone` if there is one, and waits until the members that stay know of it.
     fn join(&mut self, node: &str, gone: Option<&str>, death: Death<'_>) -> bool {
         let epoch = self.site.until("an epoch", || status(&self.site, &STAY)).epoch;
         let invitation = invite(&self.site);
@@ -176,8 +176,8 @@ impl Scene {
     }
 }
 
-/// One goes and another one comes, again and again in one cluster with many keys, and each time the leader dies a little later:
-/// before the first batch, among them, and after the last.
+/// One node leaves and another one joins, again and again in one cluster with many keys. Each time the leader dies a little
+/// later: before the first batch, between batches, and after the last.
 fn die_at_each_batch() {
     let mut scene = Scene::set(MANY_KEYS, REST);
     let (mut leaves, mut comes, mut died) = ("n5", "n6", 0);
@@ -201,7 +201,7 @@ fn die_at_each_batch() {
     all_open(&scene.site, &members, &scene.sealed);
 }
 
-/// T26. Mutated: a leader that goes on only with what was ordered of itself.
+/// T26. Mutated: a leader that continues only the operations that it began itself.
 #[test]
 fn t26_the_next_leader_finishes_what_the_last_one_began() {
     if let Ok(first) = std::env::var(EVERY) {

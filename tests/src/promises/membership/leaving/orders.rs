@@ -29,9 +29,9 @@ fn begun(site: &Site, words: &[&str]) -> u64 {
     result["epoch"].as_u64().expect("a number")
 }
 
-/// L2, M2: one operation runs at a time; the same command again waits for the same one; what is over is said to be over, and
-/// what the others could not do without is refused. n2 stands still meanwhile, so that the first operation waits for it.
-/// Mutated: a command that is known by its request alone.
+/// L2, M2: one operation runs at a time. The same command again waits for the same operation. A command for an operation that is
+/// over says so, and a command that the other nodes could not survive is refused. n2 is stopped, so that the first operation
+/// waits for it. Mutated: a command is recognised by its request id alone.
 #[test]
 fn one_operation_runs_at_a_time_and_the_same_command_again_is_the_same_one() {
     let site = cold(4);
@@ -109,8 +109,8 @@ fn a_revocation_takes_the_place_of_a_removal() {
     all_open(&site, &stay, &sealed);
 }
 
-/// T56: a member that is away could not unlock itself any more without the one that is to leave: refused, until it is back and
-/// its lock does without. Mutated: without the look at who is away, the command waits for ever.
+/// T56: a member is away, and could not unlock itself without the node that is to leave. The command is refused until the member
+/// is back and its lock no longer needs that node. Mutated: if absent members are not checked, the command waits for ever.
 #[test]
 fn t56_a_removal_that_would_lock_out_a_member_that_is_away_is_refused() {
     let mut site = cold(4);
@@ -143,8 +143,8 @@ fn lose(site: &mut Site, node: &str, witness: &str) {
     site.until(&format!("{node} to be missed"), missed);
 }
 
-/// T56 of three: n3 is away, and n1 and n2 are to be replaced one after the other. Each of them stays, and serves, until n3 is
-/// back, without which the keys would rest on one disk; then the replacement goes on by itself.
+/// T56 of three: n3 is away, and n1 and n2 are to be replaced one after the other. Each of them stays and serves until n3 is
+/// back, since the keys would otherwise depend on one disk. Then the replacement continues by itself.
 #[test]
 fn t56_a_replacement_of_one_that_opens_for_a_member_that_is_away_waits() {
     let mut site = Site::of(Cluster::builder().spares(2).settings(COLD));
@@ -194,9 +194,9 @@ fn t56_a_replacement_of_one_that_opens_for_a_member_that_is_away_waits() {
     all_open(&site, &["n3", "n4"], &sealed);
 }
 
-/// T56, the way out: n3 of three is away for good, and n1 and n2 leave one after the other, whose places n4 and n5 have taken.
-/// The second is refused, since only n2 still opens for n3, until `--abandon n3` counts it as lost. Then n3 is a member that
-/// can never unlock itself again, and is removed like any.
+/// T56, the way out: n3 of three is away for good. n4 and n5 have joined, and n1 and n2 leave one after the other. The second
+/// removal is refused, since only n2 still opens the lock of n3, until `--abandon n3` counts n3 as lost. Then n3 is a member
+/// that can never unlock itself again, and can be removed like any other.
 #[test]
 fn t56_a_member_that_is_counted_as_lost_keeps_nobody_from_leaving() {
     let mut site = Site::of(Cluster::builder().spares(2).settings(COLD));

@@ -18,11 +18,11 @@ use crate::harness::{PATIENCE, Site, name};
 const STAY: [&str; 3] = ["n1", "n2", "n3"];
 /// Keys stay in memory without a lease, longer than any test runs.
 const FORGETS_NOTHING: &str = "[timing]\nwipe_after_ms = 3600000\n";
-/// A removal is over some hundredths of a second after its epoch is ACTIVE; so many are begun to be in time for one.
+/// A removal ends some hundredths of a second after its epoch is ACTIVE. The test must act in between, so it tries this often.
 const TRIES: usize = 8;
 
-/// n4 of four is removed while clients make keys, encrypt and decrypt at every node, none of which keeps a key in memory. None
-/// sees an error that does not pass within its patience, and everything opens at those that stay.
+/// n4 of four is removed while clients make keys, encrypt and decrypt at every node. No node keeps a key in
+/// memory. Every error of a client passes within its patience, and everything opens at the nodes that stay.
 ///
 /// Mutated: an epoch that becomes ACTIVE before every key is dealt to it.
 #[test]
@@ -114,8 +114,8 @@ fn t28_no_key_is_lost_that_is_made_during_a_removal() {
     lanes.into_iter().for_each(|lane| site.block(lane).expect("all are as good as others"));
 }
 
-/// Three nodes, of which n3 is cut off while it is removed: the epoch without it is ACTIVE, and it decrypts yet, from memory, by a
-/// lease from before. Returns what was encrypted before, and when it was cut off; `None` if n3 was out too soon, and knew it.
+/// n3 of three is cut off while it is removed. The epoch without it is ACTIVE, and it still decrypts, from memory and by an
+/// earlier lease. Returns what was encrypted before, and when n3 was cut off; `None` if n3 already knew that it was out.
 fn cut_off_with_a_warm_memory() -> Option<(Site, String, Instant)> {
     let site = Site::of(Cluster::builder().settings(FORGETS_NOTHING));
     site.create("key");
@@ -190,8 +190,8 @@ fn a_removed_node_that_is_cut_off_with_a_warm_memory_decrypts_nothing() {
     refuses(&site, "started again");
 }
 
-/// One of everything that is answered by a lease alone. What is not here says how the nodes are, or gives them orders that
-/// touch no key, and must work without a quorum.
+/// One of each request that only a node with a lease answers. The other requests ask for the status of nodes or give them
+/// orders that touch no key, and must work without a quorum.
 async fn everything(warm: &Client, old: &str, new: &str) -> [(&'static str, Result<(), Error>); 14] {
     let (key, empty, stranger) = (name("key"), Context::empty(), node("n9"));
     [

@@ -93,7 +93,7 @@ fn one_of_five_is_revoked() {
 
 const CALL: Duration = Duration::from_secs(5);
 
-/// What comes of something that is no snapshot, on the stream that a snapshot comes by.
+/// What a node answers to bytes that are no snapshot, on the stream of a snapshot.
 async fn offer_snapshot(conn: &Conn) -> Option<BulkError> {
     let offer = async {
         let mut bulk = conn.open_bulk(b"snapshot").await?;
@@ -104,8 +104,8 @@ async fn offer_snapshot(conn: &Conn) -> Option<BulkError> {
 }
 
 /// T16, by command: a thief with the disk of a revoked node and all its keys is refused everything by every node that stays:
-/// its lock, each request of a session, and the stream of a snapshot, which is no request. As long as it is a member the
-/// stream is heard by the replica, whose log says that there is no snapshot in it; afterwards it is not.
+/// its lock, each request of a session, and the stream of a snapshot, which is no request. The control: as long as the node is a
+/// member, the stream reaches the replica, whose log says that it holds no snapshot.
 #[test]
 fn t16_whoever_stays_hears_nothing_of_a_revoked_node() {
     let mut site = Site::of(Cluster::builder().nodes(4).settings("[timing]\nrenew_lock_after_ms = 3600000\n"));

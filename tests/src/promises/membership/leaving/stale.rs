@@ -27,7 +27,7 @@ fn serves(site: &Site, node: &str, sealed: &Sealed) -> bool {
     site.block(site.hasty(node).decrypt(&sealed.ciphertext, &Context::empty())).is_ok()
 }
 
-/// Each of these nodes, which were cut off from a quorum at `cut`, ceases to serve before a lease that began then would be over.
+/// The nodes were cut off from a quorum at `cut`. Each of them stops serving before a lease that began then would end.
 fn refuse_within_a_lease(site: &Site, nodes: [&str; 2], sealed: &Sealed, cut: Instant) {
     for node in nodes {
         site.until(&format!("{node} to refuse"), || {
@@ -39,9 +39,9 @@ fn refuse_within_a_lease(site: &Site, nodes: [&str; 2], sealed: &Sealed, cut: In
     }
 }
 
-/// T17 of five, whose threshold is three: n5 is revoked while n4 is cut off together with it. That one knows of nothing, and
-/// opens the lock of n5 like any; but both together are too few to open it, or to put a key together, and neither serves when
-/// its lease is over. Mutated: a lease that never ends; a lock that one peer opens.
+/// T17 of five with a threshold of three: n5 is revoked while n4 is cut off together with it. n4 does not know of it, and gives
+/// its piece of the lock of n5. But both together are too few to open the lock or to reconstruct a key, and neither serves after
+/// its lease. Mutated: a lease that never ends; a lock that one peer opens.
 #[test]
 fn t17_one_that_has_not_heard_of_it_helps_in_vain() {
     let mut site = Site::of_nodes(5);
@@ -87,10 +87,9 @@ fn t17_one_that_has_not_heard_of_it_helps_in_vain() {
     });
 }
 
-/// T17 of `nodes`, where two are as many as the threshold or one fewer than a quorum: as long as one that has not heard of it
-/// is needed, no revocation is called decisive. It is as soon as that one is back. Two of four are no quorum and cease to
-/// serve when their leases are over; two of three are one, and go on until one of them hears
-/// of it. Mutated: a lease that never ends.
+/// T17 of `nodes`, where two nodes are the threshold, or one fewer than a quorum. A revocation is not called decisive as long as it
+/// needs a node that has not heard of it; it is decisive when that node is back. Two of four are no quorum, and stop serving
+/// when their leases end. Two of three are a quorum, and go on until one of them hears of it. Mutated: a lease that never ends.
 fn not_decisive_without(nodes: u8) {
     let site = Site::of_nodes(nodes);
     let sealed = seal_many(&site, 10);
@@ -170,10 +169,10 @@ impl Loot {
     }
 }
 
-/// T18: two of five are revoked, whose disks were stolen together. Those that remain must all have heard of it, since any one
-/// that has not is the third that the thief needs: two of three are not enough for `decisive`. One is cut off and knows no
-/// better: it gives its piece to the thief, who opens the lock of one disk with that and the other disk, while the two that
-/// know refuse. Once the command has said `decisive`, none gives any.
+/// T18: the disks of two of five nodes were stolen together, and both nodes are revoked. All three others must know of it before
+/// it is `decisive`, since one that does not know is the third node that the thief needs. One of them is cut off: it gives its
+/// piece to the thief, who opens the lock of one disk with that piece and the other disk, while the two that know refuse. After
+/// the command has said `decisive`, no node gives a piece.
 #[test]
 fn t18_two_of_five_need_all_three_that_remain() {
     let site = Site::of(Cluster::builder().nodes(5).settings("[timing]\nrenew_lock_after_ms = 3600000\n"));
