@@ -15,7 +15,7 @@
 //! | [`cluster`] | How does a [`Cluster`] begin, change and end, and where do its files lie? |
 //! | [`load`] | What do clients see while nodes die and return? |
 //! | [`demo`] | What does Quorate promise, step by step? |
-//! | [`bench`] | What does it cost? |
+//! | [`mod@bench`] | What does it cost? |
 
 pub mod base;
 pub mod procs;
