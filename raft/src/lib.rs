@@ -33,6 +33,8 @@ mod snapshot;
 
 mod consensus;
 
+#[doc(hidden)]
+pub mod formats;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 

@@ -93,7 +93,7 @@ pub(crate) fn open_secret(key: &Secret<32>, nonce: [u8; 12], aad: &[u8], sealed:
 }
 
 /// Bytes of stack that are overwritten: more than any function here uses. A test that searches the memory of a daemon
-/// (`tests/src/promises/memory.rs`) shows that it is enough.
+/// (`tests/src/promises/secrecy/memory.rs`) shows that it is enough.
 const STACK_BYTES: usize = 4096;
 
 /// Runs `work` in stack frames of its own, and then overwrites the stack that they used.

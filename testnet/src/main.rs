@@ -1,13 +1,15 @@
 //! `quorate-testnet`: a cluster on this machine, to try things on.
 
+use std::env;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use quorate_testnet::cluster::directory::Directory;
 use quorate_testnet::cluster::{self, Cluster};
-use quorate_testnet::directory::Directory;
-use quorate_testnet::{Error, bench, load, story, thief};
+use quorate_testnet::procs::Binaries;
+use quorate_testnet::{Error, bench, demo, load, thief};
 
 /// A Quorate cluster on this machine: demo, faults, thief
 #[derive(Parser)]
@@ -37,39 +39,39 @@ struct Cli {
 enum Verb {
     /// Found a cluster and leave it running; on a directory that has one, start what is down
     Up {
-        /// How many nodes, if there is no cluster yet
+        /// Number of nodes, if there is no cluster yet
         #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=9))]
         nodes: u8,
-        /// How many more may join later: start one, then `quorate node invite` and `quorate node join`
+        /// Number of nodes that may join later: start one, then `quorate node invite` and `quorate node join`
         #[arg(long, default_value_t = 0)]
         spares: u8,
     },
-    /// End all processes in good order; the directory stays
+    /// Stop all processes in good order, and say which ran; the directory stays
     Down,
     /// Kill a node without warning
     Kill {
-        /// Which
+        /// Name of the node
         name: String,
     },
     /// Start a node again
     Start {
-        /// Which
+        /// Name of the node
         name: String,
     },
     /// Cut a node off from the others, or from one of them
     Cut {
-        /// Which
+        /// Name of the node
         name: String,
-        /// From whom alone
+        /// Cut it off from this node alone
         from: Option<String>,
     },
     /// End every cut
     Heal,
     /// Copy a node's disk, as it is at this instant
     Steal {
-        /// Whose
+        /// Name of the node
         name: String,
-        /// Where to, a directory that does not exist
+        /// Directory for the copy, which must not exist
         destination: PathBuf,
     },
     /// Open what stolen disks give away, with the real opening code
@@ -78,12 +80,12 @@ enum Verb {
         #[arg(required = true)]
         disks: Vec<PathBuf>,
     },
-    /// Keep clients busy and count what they should not see; fails if there is anything
+    /// Keep clients busy and count errors that they should not see; fails if there is any
     Load {
-        /// How long
+        /// How long, in seconds
         #[arg(long, default_value_t = 30, value_name = "S")]
         seconds: u64,
-        /// How many clients
+        /// Number of clients
         #[arg(long, default_value_t = 8, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1000))]
         clients: u64,
     },
@@ -120,7 +122,7 @@ fn main() -> ExitCode {
 fn act(dir: &Path, verb: Verb, out: &mut dyn Write) -> Result<(), Error> {
     match verb {
         Verb::Up { nodes, spares } => up(dir, nodes, spares, out),
-        Verb::Down => Cluster::attach(dir)?.terminate_all(),
+        Verb::Down => down(dir, out),
         Verb::Kill { name } => Cluster::attach(dir)?.kill(&name),
         Verb::Start { name } => Cluster::attach(dir)?.start(&name),
         Verb::Cut { name, from: None } => Cluster::attach(dir)?.cut(&name),
@@ -132,7 +134,7 @@ fn act(dir: &Path, verb: Verb, out: &mut dyn Write) -> Result<(), Error> {
             let options = load::Options { clients, ..load::Options::default() };
             load::run(&Directory::at(dir)?, &options, seconds, out)
         }
-        Verb::Story { keep } => story::tell(keep, out),
+        Verb::Story { keep } => demo::tell(keep, out),
         Verb::Bench { sections } => bench::run(&sections, out),
         Verb::Relay => cluster::run_relay(dir),
     }
@@ -152,22 +154,57 @@ fn up(dir: &Path, nodes: u8, spares: u8, out: &mut dyn Write) -> Result<(), Erro
             cluster
         }
     };
+    say(out, &what_to_try(&cluster)?)
+}
+
+/// A block of commands that works as it is pasted, from any directory.
+fn what_to_try(cluster: &Cluster) -> Result<String, Error> {
     let directory = cluster.directory();
-    say(
-        out,
-        &format!(
-            "{} serve. To try it:\n\n  \
-             export QUORATE_CLUSTER={} QUORATE_TOKEN_FILE={}\n  \
-             quorate status\n  \
-             quorate key create demo\n  \
-             echo hello | quorate encrypt demo | tee hello.qrt\n  \
-             quorate-testnet kill n1 && quorate decrypt hello.qrt\n\n\
-             quorate-testnet down ends it; up again starts what is down.",
-            cluster.names().join(", "),
-            directory.client_file().display(),
-            directory.token().display(),
-        ),
-    )
+    let [path, client_file, token] = [directory.path(), &directory.client_file(), &directory.token()]
+        .map(|path| quoted(&path.display().to_string()));
+    Ok(format!(
+        "{} serve. To try it, paste this in any directory:\n\n  \
+         export PATH={}:$PATH\n  \
+         export QUORATE_CLUSTER={client_file} QUORATE_TOKEN_FILE={token}\n  \
+         quorate status\n  \
+         quorate key create demo\n  \
+         echo hello | quorate encrypt demo | tee hello.qrt\n  \
+         quorate-testnet --dir {path} kill n1 && quorate decrypt hello.qrt\n\n\
+         `quorate-testnet --dir {path} down` stops it; `up` in place of `down` starts what is down.",
+        cluster.names().join(", "),
+        quoted(&programs()?),
+    ))
+}
+
+/// The directories of the programs, as they stand in PATH.
+fn programs() -> Result<String, Error> {
+    let this =
+        env::current_exe().map_err(|source| Error::Io { what: "find the running program".to_owned(), source })?;
+    let mut directories: Vec<_> =
+        [this, Binaries::find()?.quorate].iter().filter_map(|program| Some(program.parent()?.to_owned())).collect();
+    directories.dedup();
+    Ok(directories.iter().map(|directory| directory.display().to_string()).collect::<Vec<_>>().join(":"))
+}
+
+/// A word as a shell takes it.
+fn quoted(word: &str) -> String {
+    let plain = |letter: char| letter.is_ascii_alphanumeric() || "/._-:+".contains(letter);
+    match word.chars().all(plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', r"'\''")),
+    }
+}
+
+fn down(dir: &Path, out: &mut dyn Write) -> Result<(), Error> {
+    let mut cluster = Cluster::attach(dir)?;
+    let running = cluster.running();
+    cluster.terminate_all()?;
+    let path = cluster.directory().path().display().to_string();
+    let stopped = match running.as_slice() {
+        [] => format!("nothing was running in {path}"),
+        running => format!("stopped {}; their files stay in {path}", running.join(", ")),
+    };
+    say(out, &stopped)
 }
 
 fn say(out: &mut dyn Write, text: &str) -> Result<(), Error> {

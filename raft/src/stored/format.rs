@@ -73,7 +73,7 @@ pub(crate) struct EntryV1 {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-enum PayloadV1 {
+pub(crate) enum PayloadV1 {
     Blank,
     Command(Command),
     /// A membership without an intent: the first of all, and those that differ in learners only.

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::error::Error;
+use crate::base::error::Error;
 
 /// What `/proc` counts processor time in.
 const TICKS_PER_SECOND: f64 = 100.0;

@@ -1,8 +1,8 @@
-//! Changing the members: how long it takes, what it takes, and what clients feel of it.
+//! Changing the members: the time and the memory that it takes, and what clients notice.
 //!
-//! A join and a revocation are timed in a cluster of three with ten thousand keys, as an operator waits for them; dealing a
-//! hundred thousand keys anew, to five holders, while clients encrypt at a steady pace: each request is due at its own
-//! moment, and its time counts from then, so that a pause is not hidden by clients that wait it out.
+//! A join and a revocation are timed in a cluster of three with ten thousand keys, as an operator waits for them. A hundred
+//! thousand keys are reshared to five holders while clients encrypt at a steady pace. Each request is due at its own moment,
+//! and its time counts from then: a client that waits for the end of a pause would hide the pause.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -19,15 +19,15 @@ use super::figures::{Row, Table, millis, quantile};
 use super::keys::layout;
 use super::machine::{disk_bytes, resident_bytes};
 use super::{client, client_of, failed, runtime};
+use crate::base::error::Error;
 use crate::cluster::Cluster;
-use crate::error::Error;
 
 const FEW: u64 = 10_000;
 const MANY: u64 = 100_000;
 /// Of the epoch that they are dealt to.
 const HOLDERS: usize = 5;
 const IN_FLIGHT: usize = 64;
-/// How often clients encrypt while keys are dealt anew.
+/// How often clients encrypt while keys are reshared.
 const DUE: Duration = Duration::from_millis(5);
 const LOOK: Duration = Duration::from_millis(5);
 /// How long clients encrypt before, for comparison.
@@ -43,7 +43,7 @@ pub(super) fn measure(table: &mut Table) -> Result<(), Error> {
 
     let mut cluster = Cluster::builder().nodes(6).found()?;
     runtime()?.block_on(make_keys(&cluster, MANY))?;
-    deal_anew(&cluster, table)?;
+    reshare(&cluster, table)?;
     cluster.terminate_all()
 }
 
@@ -130,8 +130,8 @@ async fn over(client: &Client, operation: Epoch) -> Result<Instant, Error> {
     }
 }
 
-/// n6 of six is removed: every key is dealt anew, to five.
-fn deal_anew(cluster: &Cluster, table: &mut Table) -> Result<(), Error> {
+/// n6 of six is removed: every key is reshared to five holders.
+fn reshare(cluster: &Cluster, table: &mut Table) -> Result<(), Error> {
     let runtime = runtime()?;
     let leads = runtime.block_on(leader(cluster))?;
     let gone = if leads == "n6" { "n5" } else { "n6" };
@@ -173,7 +173,7 @@ fn deal_anew(cluster: &Cluster, table: &mut Table) -> Result<(), Error> {
     })?;
 
     let seconds = took.as_secs_f64();
-    let row = Row::new(format!("deal {MANY} key versions anew to five, clients at work"), format!("{seconds:.1} s"));
+    let row = Row::new(format!("reshare {MANY} key versions to five, clients at work"), format!("{seconds:.1} s"));
     table.push(row.target("≤ 30 s", seconds <= 30.0));
     let rate = MANY as f64 / seconds;
     let row = Row::new("the same, key versions a second", format!("{rate:.0} /s"));
@@ -203,7 +203,7 @@ fn deal_anew(cluster: &Cluster, table: &mut Table) -> Result<(), Error> {
     Ok(())
 }
 
-/// How many versions are still to be dealt anew, as the step of the operation says.
+/// How many versions are still to be reshared, as the step of the operation says.
 fn keys_left(status: &Status) -> Option<u64> {
     let (_, left) = status.operation.as_ref()?.step.split_once(": ")?;
     left.split(' ').next()?.parse().ok()

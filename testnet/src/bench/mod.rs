@@ -23,8 +23,8 @@ use quorate_client::cluster_file::ClusterFile;
 use quorate_client::route::{Client, Options};
 use quorate_client::wire::Token;
 
+use crate::base::error::Error;
 use crate::cluster::Cluster;
-use crate::error::Error;
 use figures::Table;
 
 /// A part that can be measured by itself.
@@ -40,7 +40,7 @@ pub enum Section {
     Keys,
     /// Killing and starting, and the first use of a cold key
     Outage,
-    /// Members that join and leave, and keys that are dealt anew
+    /// Members that join and leave, and keys that are reshared
     Members,
 }
 
@@ -78,7 +78,7 @@ pub fn run(sections: &[Section], out: &mut dyn Write) -> Result<(), Error> {
         cluster.terminate_all()?;
     }
     if wanted(Section::Members) {
-        doing("joining and revoking with ten thousand keys, dealing a hundred thousand anew");
+        doing("joining and revoking with ten thousand keys, resharing a hundred thousand");
         members::measure(&mut table)?;
     }
     writeln!(out, "{header}\n{table}").map_err(Error::io("write the table"))

@@ -9,8 +9,8 @@ use quorate_shares::ids::KeyName;
 
 use super::figures::{Row, Table, millis, quantile};
 use super::{client, client_of, failed, runtime};
+use crate::base::error::Error;
 use crate::cluster::{Cluster, PATIENCE};
-use crate::error::Error;
 
 const RUNS: usize = 10;
 /// Between two attempts to decrypt, and between two looks at a phase.

@@ -16,8 +16,8 @@ use tokio::task::JoinSet;
 use super::figures::{Row, Table, micros, quantile};
 use super::machine::processor_time;
 use super::{client_of, failed, runtime};
+use crate::base::error::Error;
 use crate::cluster::Cluster;
-use crate::error::Error;
 
 const IN_FLIGHT: usize = 64;
 const BYTES: usize = 128;
@@ -29,7 +29,6 @@ const BLOCKS: usize = 20;
 const BLOCK: usize = 200;
 const NODE: &str = "n1";
 
-/// What is asked.
 #[derive(Clone, Copy, PartialEq)]
 enum Ask {
     Echo,

@@ -20,7 +20,7 @@ use quorate_shares::secret::Secret;
 use quorate_shares::split::Threshold;
 
 use super::figures::{Row, Table, micros, quantile};
-use crate::error::Error;
+use crate::base::error::Error;
 
 /// Calls per measurement, both classes together.
 const CALLS: usize = 60_000;

@@ -1,4 +1,4 @@
-//! How a cluster begins: ports, directories, and who founds it.
+//! How a cluster begins: its ports, its directories and its founders.
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder};
@@ -11,16 +11,16 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use tempfile::TempDir;
 
 use super::Cluster;
+use super::founding;
 use super::network::{Network, start_relay};
-use super::surroundings::Surroundings;
-use crate::binaries::Binaries;
-use crate::directory::{Directory, Manifest, NodeEntry};
-use crate::disk::Disk;
-use crate::error::Error;
-use crate::founding;
-use crate::procs::Lifetime;
+use crate::base::error::Error;
+use crate::cluster::directory::{Directory, Manifest, NodeEntry};
+use crate::faults::disk::Disk;
+use crate::procs::binaries::Binaries;
+use crate::procs::process::Lifetime;
+use crate::procs::surroundings::Surroundings;
 
-/// What a cluster will be like.
+/// The settings of a cluster that is not started yet.
 pub struct Builder {
     directory: Option<PathBuf>,
     nodes: u8,
@@ -197,7 +197,7 @@ impl Builder {
     }
 }
 
-/// Where nodes listen: below the ports that the kernel gives to whoever binds none (from 32768 on), since a node that is down
+/// Where nodes listen: below the ports that the kernel gives to sockets that bind none (from 32768 on), since a node that is down
 /// must find its own free when it comes back.
 const OWN_PORTS: Range<u16> = 20_000..32_000;
 

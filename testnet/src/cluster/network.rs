@@ -5,12 +5,12 @@ use std::path::Path;
 use std::process::Command;
 
 use super::{Cluster, PATIENCE, TERM_PATIENCE};
-use crate::directory::{Directory, Manifest, NodeEntry};
-use crate::error::Error;
-use crate::procs::{Lifetime, Process};
-use crate::relay::faults::Faults;
+use crate::base::error::Error;
+use crate::base::wait::wait_until;
+use crate::cluster::directory::{Directory, Manifest, NodeEntry};
+use crate::faults::network::Faults;
+use crate::procs::process::{Lifetime, Process};
 use crate::relay::{Relay, Route, control};
-use crate::wait::wait_until;
 
 pub(super) enum Network {
     Here(Relay),
@@ -59,6 +59,13 @@ impl Cluster {
                 Ok(())
             }
             Network::Elsewhere(_) => self.tell_relay("heal"),
+        }
+    }
+
+    pub(super) fn detached_relay_runs(&mut self) -> bool {
+        match &mut self.network {
+            Network::Elsewhere(Some(relay)) => relay.is_alive(),
+            _ => false,
         }
     }
 

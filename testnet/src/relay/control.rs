@@ -3,7 +3,7 @@
 //! It is told what to do over a socket in the cluster's directory: one line in, one line out, `ok` or `error: …`.
 //!
 //! ```text
-//! ping | stop | heal | cut NODE | cut NODE NODE | weather LOSS DUPLICATE DELAY_MIN_MS DELAY_MAX_MS SEED
+//! ping | stop | heal | cut NODE | cut NODE NODE | quality LOSS DUPLICATE DELAY_MIN_MS DELAY_MAX_MS SEED
 //! ```
 
 use std::io::{self, BufRead, BufReader, Write};
@@ -12,7 +12,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::Relay;
-use super::faults::{Faults, Weather};
+use crate::faults::network::{Faults, LinkQuality};
 
 /// Longest command; longer ones are refused.
 const COMMAND_BYTES_MAX: u64 = 1024;
@@ -41,7 +41,7 @@ pub fn serve(relay: &Relay, path: &Path) -> io::Result<()> {
 /// Sends one command to the relay at `path`.
 ///
 /// # Errors
-/// If nobody answers there, or what the relay refuses.
+/// If no relay answers there, or if the relay refuses the command.
 pub fn tell(path: &Path, command: &str) -> io::Result<()> {
     let mut stream = UnixStream::connect(path)?;
     stream.set_read_timeout(Some(PATIENCE))?;
@@ -76,21 +76,21 @@ fn obey(faults: &Faults, words: &[&str]) -> Result<(), String> {
         }
         ["cut", node] => faults.cut(node).map_err(|error| error.to_string()),
         ["cut", one, other] => faults.cut_pair(one, other).map_err(|error| error.to_string()),
-        ["weather", numbers @ ..] => {
-            let (weather, seed) = weather(numbers).ok_or("weather LOSS DUPLICATE DELAY_MIN_MS DELAY_MAX_MS SEED")?;
-            faults.set_weather(weather, seed);
+        ["quality", numbers @ ..] => {
+            let (quality, seed) = quality(numbers).ok_or("quality LOSS DUPLICATE DELAY_MIN_MS DELAY_MAX_MS SEED")?;
+            faults.set_quality(quality, seed);
             Ok(())
         }
         _ => Err("unknown command".to_owned()),
     }
 }
 
-fn weather(numbers: &[&str]) -> Option<(Weather, u64)> {
+fn quality(numbers: &[&str]) -> Option<(LinkQuality, u64)> {
     let [loss, duplicate, least, most, seed] = numbers else { return None };
     let share = |text: &str| text.parse().ok().filter(|share| (0.0..=1.0).contains(share));
     let (least, most) = (least.parse().ok()?, most.parse().ok()?);
     let delay = Duration::from_millis(least)..=Duration::from_millis(most);
-    Some((Weather { loss: share(loss)?, duplicate: share(duplicate)?, delay }, seed.parse().ok()?))
+    Some((LinkQuality { loss: share(loss)?, duplicate: share(duplicate)?, delay }, seed.parse().ok()?))
 }
 
 #[cfg(test)]
@@ -105,11 +105,11 @@ mod tests {
         std::thread::scope(|scope| {
             let served = scope.spawn(|| serve(&relay, &path));
             let up = || tell(&path, "ping").is_ok().then_some(());
-            crate::wait::wait_until("the relay's socket", PATIENCE, up).expect("it comes up");
-            for good in ["heal", "weather 0.1 0 5 20 7"] {
+            crate::base::wait::wait_until("the relay's socket", PATIENCE, up).expect("it comes up");
+            for good in ["heal", "quality 0.1 0 5 20 7"] {
                 tell(&path, good).expect(good);
             }
-            for bad in ["", "cut n9", "cut", "weather 2 0 0 0 0", "weather 0 0 0 0", "dance"] {
+            for bad in ["", "cut n9", "cut", "quality 2 0 0 0 0", "quality 0 0 0 0", "dance"] {
                 tell(&path, bad).expect_err(bad);
             }
             tell(&path, "stop").expect("stops");

@@ -6,7 +6,7 @@ use quorate_shares::lock::{Bundle, Lock, LockParams, PinPlace, open_piece};
 use quorate_shares::secret::Secret;
 
 use super::{Disk, Loot, OpenDisk};
-use crate::canary::Canary;
+use crate::thief::canary::Canary;
 
 /// Tries to open the bundle of `disk`.
 pub(super) fn pick<'a>(disk: &'a Disk, disks: &[Disk], loot: &mut Loot) -> Option<OpenDisk<'a>> {

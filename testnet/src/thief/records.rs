@@ -14,13 +14,13 @@ use quorate_shares::seal::{BatchHeader, BatchOpener, Committee, ShareRecord};
 use quorate_shares::secret::Secret;
 
 use super::{Loot, OpenDisk, RecoveredKey, field};
-use crate::canary::Canary;
+use crate::thief::canary::Canary;
 
 /// What the share keys of all open bundles make of the batches, by the bytes of their headers: each costs a decapsulation, and
 /// has many records.
 type Openers = BTreeMap<Vec<u8>, Vec<(NodeId, BatchOpener)>>;
 
-/// Reads every database that opens, and puts together what can be put together from any of them.
+/// Reads every database that opens, and reconstructs every key of which there are enough shares.
 pub(super) fn read(open: &[OpenDisk<'_>], loot: &mut Loot) {
     let mut openers = Openers::new();
     for one in open {

@@ -1,4 +1,4 @@
-//! Bad input gets a clear error that says what to do, and nothing is lost.
+//! Bad input gets a clear error that says what to do, and no data is lost.
 
 use std::fs;
 use std::net::UdpSocket;
@@ -10,10 +10,9 @@ use quorate_client::conn::{Conn, Lane};
 use quorate_client::identity::{Identity, Protocol, dial};
 use quorate_client::wire::{self, AdminRequest, Answered, Envelope, Request, Token};
 use quorate_client::{Client, Code, Context, Options};
-use quorate_testnet::binaries::Binaries;
-use quorate_testnet::tool::{Finished, Tool};
+use quorate_testnet::procs::{Binaries, Finished, Tool};
 
-use crate::site::{PATIENCE, Site, name};
+use crate::harness::{PATIENCE, Site, name};
 
 /// Runs the command line and expects it to fail with `code`, to say `says`, and to say what to do.
 fn refused(site: &Site, args: &[&str], input: &[u8], code: i32, says: &str) {
@@ -80,7 +79,7 @@ fn a_wrong_token_and_a_foreign_client_file_are_refused() {
     assert_eq!(error.code(), Code::Denied, "{error}");
     assert!(error.hint().is_some());
 
-    // The nodes of one cluster under the identities of the other: somebody else answers at these addresses.
+    // The nodes of one cluster under the identities of the other: other nodes answer at these addresses.
     let mut mixed = site.file();
     for (node, foreign) in mixed.nodes.iter_mut().zip(other.file().nodes) {
         node.addresses = foreign.addresses;

@@ -7,14 +7,12 @@ use std::process::Command;
 use quorate_client::Token;
 use quorate_client::identity::PublicKey;
 use quorate_testnet::Cluster;
-use quorate_testnet::binaries::Binaries;
-use quorate_testnet::procs::{Lifetime, Process};
-use quorate_testnet::tool::{Finished, Tool};
+use quorate_testnet::procs::{Binaries, Finished, Lifetime, Process, Tool};
 use serde_json::Value;
 
-use crate::documents::readme::{parts, read, spans};
-use crate::promises::founding::{init, invitations, join};
-use crate::site::{PATIENCE, Site};
+use crate::harness::commands::{init, invitations, join};
+use crate::harness::documents::{parts, read, spans};
+use crate::harness::{PATIENCE, Site};
 
 fn run(command: Command, input: &[u8]) -> Finished {
     Tool::start(command, input).expect("runs").outcome(PATIENCE).expect("ends")
@@ -89,7 +87,7 @@ fn a_cluster_that_serves_refuses_by_exit_code() {
     ends(&run(command, b""), 1, "no client file at", "cluster export");
 }
 
-/// Exit code 3: locked, cut off, and nobody there.
+/// Exit code 3: locked, cut off, and no node there.
 #[test]
 fn without_a_quorum_the_exit_code_is_3() {
     let mut site = Site::found();
@@ -135,7 +133,8 @@ fn an_open_alarm_is_exit_code_7() {
     assert!(said.starts_with("quorate: keys can be used\n") && said.contains("ALARM n2:"), "{said}");
 }
 
-/// Nobody is left without a word by Ctrl-C when the order may have been heard: here nobody answers, since there is no quorum.
+/// Ctrl-C after an order that a node may have received: the command says that it may have begun. No node answers here, since
+/// there is no quorum.
 #[test]
 fn an_order_that_is_interrupted_unanswered_may_have_begun() {
     let mut site = Site::found();

@@ -1,4 +1,4 @@
-//! `quorate doctor`: it finds what weakens the promises on a machine, each thing alone, and says nothing of a good one.
+//! `quorate doctor`: it finds each thing on a machine that weakens the promises, and says nothing on a good one.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -7,11 +7,11 @@ use std::path::PathBuf;
 use quorate::doctor::{Daemon, Finding, Machine, examine};
 use quorate_client::wire::SecretMemory;
 use quorate_testnet::Cluster;
-use quorate_testnet::tool::{Finished, Tool};
+use quorate_testnet::procs::{Finished, Tool};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::site::{PATIENCE, Site};
+use crate::harness::{PATIENCE, Site};
 
 const SWAP: &str = "Filename\t\t\tType\t\tSize\tUsed\tPriority\n";
 const LIMITS: &str = "Limit                     Soft Limit           Hard Limit           Units     \n\
@@ -153,7 +153,7 @@ fn warnings(site: &Site, node: &str) -> Vec<String> {
     bad
 }
 
-/// On a real machine, of which only what a daemon is answerable for is known.
+/// On a real machine, the test knows only the things that the daemon sets itself.
 #[test]
 fn a_real_daemon_is_examined() {
     let site = Site::found();

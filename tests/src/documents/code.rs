@@ -1,23 +1,20 @@
 //! What the documents say of the code is so: OPERATING explains everything that the programs can refuse with and every file
 //! that they make, ARCHITECTURE names functions that exist, and THREATS tests.
 //!
-//! The sources are read as text. Whoever adds a refusal, an alarm or a file and says nothing about it fails here.
+//! The compiler and clippy know nothing of documents, so texts are searched in the sources: in all of them, so that a file
+//! can move. A refusal, an alarm or a file that OPERATING does not explain fails here.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use quorate_client::Code;
+use quorate_client::wire::{self, Phase, Role};
+use serde::de::DeserializeOwned;
 
-use crate::documents::readme::{parts, read, root, spans};
-use crate::site::Site;
-
-/// From `start` to the first line that closes what begins there.
-pub(crate) fn block<'a>(source: &'a str, start: &str) -> &'a str {
-    let at = source.find(start).unwrap_or_else(|| panic!("{start:?} is not there any more"));
-    let block = &source[at..];
-    &block[..block.find("\n}").unwrap_or(block.len())]
-}
+use crate::documents::names::names;
+use crate::harness::Site;
+use crate::harness::documents::{parts, read, root, spans};
 
 /// The string literals of a piece of Rust, as they are printed but for what is filled in, which becomes `…`.
 fn literals(code: &str) -> Vec<String> {
@@ -50,8 +47,8 @@ fn literals(code: &str) -> Vec<String> {
 }
 
 /// The messages of an error type: the first literal of each `#[error(…)]`.
-fn messages(source: &str, name: &str) -> Vec<String> {
-    let attributes = block(source, name).split("#[error(").skip(1);
+fn messages(error: &str) -> Vec<String> {
+    let attributes = error.split("#[error(").skip(1);
     attributes.filter(|rest| rest.trim_start().starts_with('"')).map(|rest| literals(rest).remove(0)).collect()
 }
 
@@ -66,46 +63,42 @@ fn refusals() -> Vec<(String, String)> {
         assert!(!texts.is_empty(), "{from}: no messages found");
         all.extend(texts.into_iter().map(|text| (from.to_owned(), one_line(&text))));
     };
-    for (file, name) in [
-        ("node/src/base/config.rs", "pub enum ConfigError"),
-        ("node/src/vault/disk.rs", "pub enum DataDirError"),
-        ("node/src/vault/file.rs", "pub enum VaultError"),
-        ("node/src/boot.rs", "pub enum BootError"),
-        ("node/src/lock/unlock.rs", "pub enum UnlockError"),
-        ("node/src/vault/invitation.rs", "pub enum InvitationError"),
-        ("node/src/lock/pin.rs", "pub enum PinError"),
-        ("raft/src/stored/error.rs", "pub enum OpenError"),
-        ("raft/src/stored/error.rs", "pub enum StorageProblem"),
-        ("raft/src/stored/seal.rs", "pub enum SealProblem"),
-        ("client/src/identity/tls.rs", "pub enum DialError"),
-        ("client/src/conn/mod.rs", "pub enum CallError"),
+    let program = Program::read();
+    for name in [
+        "ConfigError",
+        "DataDirError",
+        "VaultError",
+        "BootError",
+        "UnlockError",
+        "InvitationError",
+        "PinError",
+        "OpenError",
+        "StorageProblem",
+        "SealProblem",
+        "DialError",
+        "CallError",
     ] {
-        add(&format!("{file}: {name}"), messages(&read(file), name));
+        add(name, messages(program.item(&format!("pub enum {name} {{"))));
     }
-    for (file, start) in [
-        ("node/src/peers/peer.rs", "impl fmt::Display for Refusal"),
-        ("node/src/lock/unlock.rs", "fn explain(code: LockOpenCode)"),
-        ("node/src/node/mod.rs", "    pub fn pin("),
+    for (start, end) in [
+        ("impl fmt::Display for Refusal {", "\n}"),
+        ("fn explain(code: LockOpenCode)", "\n}"),
+        ("    pub fn pin(&self, place: &PinPlace)", "\n    }\n"),
     ] {
-        let source = read(file);
-        let end = if start.starts_with(' ') { "\n    }\n" } else { "\n}" };
-        let code = block(&source, start);
-        add(&format!("{file}: {start}"), literals(code.split(end).next().expect("always one")));
+        let code = program.item(start);
+        add(start, literals(code.split(end).next().expect("always one")));
     }
     // Everything that is said of operations, with the hints: a line is a message or a hint if it has more than a word.
-    let operate = read("node/src/cluster/operate.rs");
-    let said = literals(operate.split("#[cfg(test)]").next().expect("always one"));
-    add("node/src/cluster/operate.rs", said.into_iter().filter(|text| text.contains(' ')).collect());
-    let joining = read("node/src/join/invited.rs");
+    let operations = program.file("Ok(Outcome::Begun { operation }) =>");
+    let said = literals(operations.split("#[cfg(test)]").next().expect("always one"));
+    add("operations", said.into_iter().filter(|text| text.contains(' ')).collect());
+    let joining = program.file("JoinCode::NameTaken => ");
     let codes =
         joining.split("JoinCode::").skip(1).filter(|rest| rest.split('\n').next().is_some_and(|l| l.contains("=>")));
     let said = |rest: &str| {
         rest.split("JoinCode::").next().and_then(|rest| literals(rest).into_iter().find(|l| l.contains(' ')))
     };
-    add(
-        "node/src/join/invited.rs: JoinCode",
-        codes.filter_map(said).filter(|text| !text.contains("waiting")).collect(),
-    );
+    add("JoinCode", codes.filter_map(said).filter(|text| !text.contains("waiting")).collect());
     all
 }
 
@@ -124,6 +117,12 @@ fn operating_explains_every_refusal() {
     assert!(!known("the daemon is tired"), "the control: not everything is explained");
 }
 
+/// Every value of an enum whose variants hold nothing: each is the byte of its number.
+fn every<T: DeserializeOwned>() -> impl Iterator<Item = T> {
+    let (_, variants) = names::<T>();
+    (0..variants.len()).map(|number| wire::decode(&[number as u8]).expect("a variant"))
+}
+
 #[test]
 fn operating_explains_every_code_alarm_and_phase() {
     let operating = read("docs/OPERATING.md");
@@ -131,12 +130,13 @@ fn operating_explains_every_code_alarm_and_phase() {
     for code in Code::ALL {
         assert!(known(code.as_str()), "OPERATING does not explain the code {code}");
     }
-    let status = read("client/src/wire/status.rs");
-    let words = ["impl Phase {", "impl Role {"].map(|start| literals(block(&status, start))).concat();
+    let words: Vec<_> = every::<Phase>().map(|phase| phase.as_str().to_owned()).collect();
+    let words = [words, every::<Role>().map(|role| role.as_str().to_owned()).collect()].concat();
     assert_eq!(words.len(), 10, "{words:?}");
     let mut alarms = BTreeSet::new();
-    for file in sources(&root().join("node/src")) {
-        for rest in fs::read_to_string(file).expect("reads").split(".alarm(\"").skip(1) {
+    let program = Program::read();
+    for (_, text) in program.product() {
+        for rest in text.split(".alarm(\"").skip(1) {
             alarms.insert(rest.split('"').next().expect("always one").to_owned());
         }
     }
@@ -144,9 +144,12 @@ fn operating_explains_every_code_alarm_and_phase() {
     for word in words.iter().chain(&alarms) {
         assert!(known(word), "OPERATING does not explain {word}");
     }
-    let connections = read("client/src/conn/mod.rs");
-    let closing = block(&connections, "pub mod close {");
-    let codes: Vec<_> = closing.split("pub const ").skip(1).filter_map(|rest| rest.split_once(": u32 = ")).collect();
+    let codes: Vec<_> = program
+        .item("pub mod close {")
+        .split("pub const ")
+        .skip(1)
+        .filter_map(|rest| rest.split_once(": u32 = "))
+        .collect();
     assert!(codes.len() >= 7, "{codes:?}");
     for (name, rest) in codes {
         let number = rest.split(';').next().expect("always one");
@@ -216,6 +219,32 @@ impl Program {
         let crates = ["shares", "raft", "client", "node", "cli", "testnet", "tests"];
         let files = crates.iter().flat_map(|name| sources(&root().join(name)));
         Self { files: files.map(|path| (path.clone(), fs::read_to_string(path).expect("reads"))).collect() }
+    }
+
+    /// The files of what users run, without their tests.
+    pub(crate) fn product(&self) -> impl Iterator<Item = &(PathBuf, String)> {
+        let is_test = |part: &str| part.trim_end_matches(".rs").ends_with("tests") || part == "testnet";
+        self.files.iter().filter(move |(path, _)| {
+            let path = path.strip_prefix(root()).expect("below it");
+            !path.components().any(|part| is_test(&part.as_os_str().to_string_lossy()))
+        })
+    }
+
+    /// The one file of the product in which `text` stands.
+    fn file(&self, text: &str) -> &str {
+        let found: Vec<_> = self.product().filter(|(_, content)| content.contains(text)).collect();
+        let [(_, content)] = found.as_slice() else {
+            panic!("{text:?} stands in {:?}", found.iter().map(|(path, _)| path).collect::<Vec<_>>())
+        };
+        content
+    }
+
+    /// The one item of the product that begins a line with `start`, to the first line that closes an item.
+    fn item(&self, start: &str) -> &str {
+        let start = format!("\n{start}");
+        let file = self.file(&start);
+        let item = &file[file.find(&start).expect("it stands there") + 1..];
+        &item[..item.find("\n}").unwrap_or(item.len())]
     }
 
     /// Whether some file that `may` be looked at declares `name`.

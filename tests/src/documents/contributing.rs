@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 use std::process::Command;
 
-use quorate_testnet::tool::Tool;
+use quorate_testnet::procs::Tool;
 
 use crate::documents::code::Program;
-use crate::documents::readme::{command, parts, read, spans};
-use crate::site::PATIENCE;
+use crate::documents::readme::command;
+use crate::harness::PATIENCE;
+use crate::harness::documents::{parts, read, spans};
 
 /// Every command of the page, in blocks and between backticks.
 fn commands(page: &str) -> Vec<String> {

@@ -1,8 +1,10 @@
-//! What the documents say is so: they are run, or held against the code.
+//! The documents are true: what they say is run, or compared with the code.
 
 mod code;
 mod contributing;
 mod formats;
+mod imports;
+mod names;
 mod operating;
-pub(crate) mod readme;
+mod readme;
 mod setup;

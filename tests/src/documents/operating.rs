@@ -5,13 +5,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use quorate_testnet::Cluster;
-use quorate_testnet::binaries::Binaries;
-use quorate_testnet::tool::{Finished, Tool};
+use quorate_testnet::procs::{Binaries, Finished, Tool};
 use tempfile::TempDir;
 
-use crate::documents::readme::read;
-use crate::promises::founding::invitations;
-use crate::site::PATIENCE;
+use crate::harness::PATIENCE;
+use crate::harness::commands::invitations;
+use crate::harness::documents::read;
 
 /// How the message of `Use it` is decrypted, and what it says.
 const READ: &str = "quorate decrypt -c customer=4711 message.qrt";

@@ -7,11 +7,11 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use quorate_testnet::binaries::Binaries;
-use quorate_testnet::tool::Tool;
-use quorate_testnet::{Cluster, story};
+use quorate_testnet::procs::{Binaries, Tool};
+use quorate_testnet::{Cluster, demo};
 
-use crate::site::PATIENCE;
+use crate::harness::PATIENCE;
+use crate::harness::documents::{parts, read, root, spans};
 
 const DOCUMENTS: [&str; 2] = ["README.md", "docs/OPERATING.md"];
 const OTHER_DOCUMENTS: [&str; 8] = [
@@ -28,46 +28,6 @@ const OTHER_DOCUMENTS: [&str; 8] = [
 const FOLDERS: [&str; 10] =
     [".ci/", "cli/", "client/", "docs/", "fuzz/", "node/", "raft/", "shares/", "testnet/", "tests/"];
 const PROGRAMS: [&str; 3] = ["quorate", "quorated", "quorate-testnet"];
-
-pub(crate) fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies in the repository").to_owned()
-}
-
-pub(crate) fn read(document: &str) -> String {
-    fs::read_to_string(root().join(document)).unwrap_or_else(|error| panic!("{document}: {error}"))
-}
-
-/// A fenced block and its language.
-pub(crate) struct Block {
-    pub(crate) language: String,
-    pub(crate) text: String,
-}
-
-/// A document in its parts: fenced blocks, and paragraphs of prose.
-pub(crate) fn parts(document: &str) -> (Vec<Block>, Vec<String>) {
-    let (mut blocks, mut paragraphs, mut open) = (Vec::new(), vec![String::new()], None::<Block>);
-    for line in document.lines() {
-        let fence = line.trim_start().strip_prefix("```");
-        match (open.take(), fence) {
-            (Some(block), Some(_)) => blocks.push(block),
-            (Some(block), None) => open = Some(Block { text: format!("{}{line}\n", block.text), ..block }),
-            (None, Some(language)) => open = Some(Block { language: language.to_owned(), text: String::new() }),
-            (None, None) if line.is_empty() => paragraphs.push(String::new()),
-            (None, None) => {
-                let last = paragraphs.last_mut().expect("there is always one");
-                last.push_str(line);
-                last.push('\n');
-            }
-        }
-    }
-    assert!(open.is_none(), "a fence is not closed");
-    (blocks, paragraphs)
-}
-
-/// The texts between backticks.
-pub(crate) fn spans(paragraph: &str) -> impl Iterator<Item = &str> {
-    paragraph.split('`').skip(1).step_by(2)
-}
 
 /// `bash` in `directory`, which stops at the first command that fails.
 fn shell(script: &str, directory: &Path) -> Command {
@@ -116,6 +76,33 @@ fn the_readme_works_as_it_is_typed() {
     Cluster::attach(&testnet).and_then(|mut cluster| cluster.terminate_all()).expect("ends");
 }
 
+/// What `make cluster` prints works as it is pasted, in a directory that knows neither the programs nor the cluster.
+#[test]
+fn what_a_new_cluster_prints_works_in_any_directory() {
+    let (testnet, elsewhere) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
+    let place = testnet.path().join("a cluster");
+    let quorate_testnet = Binaries::find().expect("built").quorate.with_file_name("quorate-testnet");
+    let run = |verb: &str| {
+        let mut command = Command::new(&quorate_testnet);
+        command.arg(verb).arg("--dir").arg(&place).current_dir(testnet.path());
+        let said = Tool::start(command, b"").expect("runs").success(PATIENCE).expect("succeeds");
+        String::from_utf8(said).expect("text")
+    };
+    let told = run("up");
+    let block: String =
+        told.lines().filter_map(|line| line.strip_prefix("  ")).map(|line| format!("{line}\n")).collect();
+    assert!(block.lines().count() > 4, "the control: there is a block: {told}");
+    let mut pasted = shell(&block, elsewhere.path());
+    pasted.env("PATH", "/usr/bin:/bin");
+    let said = Tool::start(pasted, b"").expect("runs").outcome(PATIENCE).expect("ends");
+    let stopped = run("down");
+    assert_eq!(said.code, Some(0), "{block}\n{}", said.stderr);
+    assert!(String::from_utf8_lossy(&said.stdout).ends_with("hello\n"), "what was encrypted comes back");
+    // The block has killed n1.
+    assert_eq!(stopped, format!("stopped n2, n3, the relay; their files stay in {}\n", place.display()));
+    assert_eq!(run("down"), format!("nothing was running in {}\n", place.display()));
+}
+
 /// A line of shell without its comment.
 pub(crate) fn command(line: &str) -> &str {
     line.split(" # ").next().expect("always one").trim()
@@ -145,7 +132,7 @@ fn steps(told: &str) -> Vec<Vec<String>> {
 #[test]
 fn the_demo_says_what_the_readme_shows() {
     let mut told = Vec::new();
-    story::tell(None, &mut told).expect("the demo succeeds");
+    demo::tell(None, &mut told).expect("the demo succeeds");
     let told = String::from_utf8(told).expect("text");
     let (blocks, _) = parts(&read("README.md"));
     let demo = blocks.iter().position(|block| block.text.lines().next().map(command) == Some("make demo"));

@@ -14,8 +14,8 @@ use std::time::Instant;
 use quorate_testnet::wait_until;
 use tempfile::TempDir;
 
-use crate::documents::readme::{read, root};
-use crate::site::PATIENCE;
+use crate::harness::PATIENCE;
+use crate::harness::documents::{read, root};
 
 /// Called as `clang++ @flags -c UNIT -o OBJECT`: the object is a copy of the unit. What it does with unit `$UNIT` is `$FATE`.
 const COMPILER: &str = r#"#!/usr/bin/env bash

@@ -1,15 +1,15 @@
 //! Disks that are full, read-only, failing or slow: what was acknowledged is there, nothing hangs for ever, and the node
 //! with the bad disk says what is wrong with it.
 //!
-//! A limit on the size of files makes a full disk for everybody. The other disks are file systems in user space
-//! ([`quorate_testnet::disk`]), which take the right to mount; without it their tests say so and end.
+//! A limit on the size of files makes a full disk on every machine. The other disks are file systems in user space
+//! ([`quorate_testnet::faults::disk`]), which take the right to mount; without it their tests say so and end.
 
 use std::time::{Duration, Instant};
 
-use quorate_testnet::disk::{Condition, Disk};
+use quorate_testnet::faults::disk::{Condition, Disk};
 use quorate_testnet::{Cluster, Special};
 
-use crate::site::{PATIENCE, Site, name};
+use crate::harness::{PATIENCE, Site, name};
 
 const NODES: [&str; 3] = ["n1", "n2", "n3"];
 /// More than any test here needs until a disk has shown what it is.
@@ -78,7 +78,7 @@ fn disks_are_possible(test: &str) -> bool {
     Disk::is_possible().inspect_err(|error| println!("NOT TESTED: {test}: no disk in user space: {error}")).is_ok()
 }
 
-/// A follower, then the leader. Mutated: a write whose error is ignored lets the node go on, and the test waits in vain.
+/// A follower, then the leader. Mutated: if the error of a write is ignored, the node goes on, and the test fails.
 #[test]
 fn a_full_disk_stops_its_node_and_nothing_acknowledged_is_lost() {
     let mut site = Site::found();
@@ -121,7 +121,7 @@ fn a_disk_that_takes_nothing_stops_its_node() {
         site.cluster.disk(node).expect("it has one").turn(condition);
         kept.grow_until_end_of(&mut site, node);
         stopped_for(&mut site, node, cause);
-        let (status, said) = site.cluster.start_in_vain(node, &Special::default()).expect("it does not start");
+        let (status, said) = site.cluster.start_and_wait_end(node, &Special::default()).expect("it does not start");
         assert_eq!(status.code(), Some(1), "{said}");
         explains(&site, node, &said, cause);
         kept.grow(&site);
@@ -133,7 +133,7 @@ fn a_disk_that_takes_nothing_stops_its_node() {
     }
 }
 
-/// One copy of the vault is damaged and there is no room to write it anew: the good one stays as it is. Mutated: without
+/// One copy of the vault is damaged and there is no room to write it again: the good one stays as it is. Mutated: without
 /// the error of the write, the node would come up.
 #[test]
 fn a_vault_that_cannot_be_written_stays_whole() {
@@ -155,7 +155,7 @@ fn a_vault_that_cannot_be_written_stays_whole() {
         vault.sync_all().expect("synced");
     }
     site.cluster.disk("n2").expect("it has one").turn(Condition::Full);
-    let (status, said) = site.cluster.start_in_vain("n2", &Special::default()).expect("it does not start");
+    let (status, said) = site.cluster.start_and_wait_end("n2", &Special::default()).expect("it does not start");
     assert_eq!(status.code(), Some(1), "{said}");
     assert!(said.contains("quorated: the vault could not be written") && said.contains("No space left"), "{said}");
     assert!(std::fs::read(&path).expect("readable")[..first.len()] == *first, "the good copy is as it was");
@@ -168,8 +168,8 @@ fn a_vault_that_cannot_be_written_stays_whole() {
     assert!(std::fs::read(&path).expect("readable") == before, "both copies are whole again");
 }
 
-/// A slow disk under a follower holds nobody up; under the leader, changes take their time and are made. One that is so
-/// slow that nobody hears of the leader any more costs it the lead, and no more.
+/// A slow disk under a follower delays no client; under the leader, changes are late and are made. A disk so slow that the
+/// leader is not heard any more costs it the lead, and nothing else.
 #[test]
 fn a_slow_disk_makes_things_late_and_nothing_else() {
     const SLOW: Duration = Duration::from_millis(100);

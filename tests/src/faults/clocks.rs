@@ -1,5 +1,5 @@
-//! Clocks that jump: a machine that was suspended, and a wall clock that is set forward or back. No lease survives the one,
-//! and nothing rests on the other.
+//! Clocks that jump. No lease survives a suspend of the machine. A wall clock that is set forward or back changes nothing but
+//! the expiry of invitations.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,12 +8,12 @@ use std::time::Duration;
 use quorate_client::Code;
 use quorate_client::wire::{Phase, RevocationProgress};
 use quorate_shares::ids::Epoch;
+use quorate_testnet::faults::shim::{Clock, Clocks, Shim};
 use quorate_testnet::load::{Load, Options};
-use quorate_testnet::shim::{Clock, Clocks, Shim};
 use quorate_testnet::{Builder, Cluster};
 
-use crate::promises::founding::{init, invitations, join};
-use crate::site::{PATIENCE, Site, name};
+use crate::harness::commands::{init, invitations, join};
+use crate::harness::{PATIENCE, Site, name};
 
 const NODES: [&str; 3] = ["n1", "n2", "n3"];
 const YEAR: Duration = Duration::from_secs(365 * 86_400);
@@ -80,7 +80,7 @@ impl Adrift {
         self.site.block(self.site.client(Some(at)).revoke_nodes(&names)).expect("begins")
     }
 
-    /// What has become of whom `operation` revokes, as a client of node `at` is told.
+    /// How far the revocation of `operation` is, as a client of node `at` is told.
     fn revocation(&self, at: &str, operation: Epoch) -> Option<RevocationProgress> {
         self.site.block(self.site.client(Some(at)).progress(operation)).ok()?.revocation
     }
@@ -93,8 +93,8 @@ impl Adrift {
     }
 }
 
-/// T59: a node that slept has no lease when it wakes, so it answers nothing from before; nor is there a key in its memory. A
-/// lease on CLOCK_MONOTONIC makes it fail.
+/// T59: a machine that slept has no lease when it wakes, so its node answers nothing from before, and has no key in memory.
+/// Mutated: with a lease on CLOCK_MONOTONIC this fails.
 #[test]
 fn t59_a_machine_that_was_suspended_wakes_without_a_lease() {
     let mut adrift = Adrift::found(LONG_LEASES);
@@ -138,9 +138,9 @@ fn a_node_boots_on_a_machine_that_has_just_started() {
     adrift.decrypts_everywhere(&ciphertext);
 }
 
-/// Clients that never stop, while machines sleep and wall clocks are a year ahead and a year behind, on the leader and on a
-/// follower: they see no error that does not pass, time in the state never goes back, and what was acknowledged opens. A
-/// state that took the leader's clock as it is makes it fail.
+/// Clients never stop while machines sleep, and while wall clocks are a year ahead or behind, on the leader and on a follower.
+/// Every error passes, time in the state never goes back, and every acknowledged ciphertext opens. Mutated: if the state takes
+/// the leader's clock as it is, this fails.
 #[test]
 fn clients_notice_no_clock_that_jumps() {
     let mut adrift = Adrift::found("");
@@ -173,7 +173,7 @@ fn clients_notice_no_clock_that_jumps() {
         adrift.decrypts_everywhere(&ciphertext);
         adrift.forward(node, Clock::Wall, Duration::ZERO);
     }
-    // Whoever leads by now.
+    // Another node may lead by now.
     NODES.iter().for_each(|node| adrift.forward(node, Clock::Wall, 2 * YEAR));
     times.push(adrift.make_key("made-two-years-ahead"));
     NODES.iter().for_each(|node| adrift.back(node, Clock::Wall, YEAR));
@@ -205,7 +205,7 @@ fn a_revocation_is_over_although_a_clock_was_ahead() {
     });
 }
 
-/// Wall clocks that step forward end nobody's lease: as long as a node that is revoked may answer, no client is told that
+/// Wall clocks that step forward end no lease: as long as a node that is revoked may answer, no client is told that
 /// it does not. The clock that counts while a machine sleeps does end it. Mutated: by the wall clock the leases are over while the node answers.
 #[test]
 fn no_wall_clock_that_steps_forward_ends_the_leases_of_a_revoked_node() {
@@ -229,7 +229,7 @@ fn no_wall_clock_that_steps_forward_ends_the_leases_of_a_revoked_node() {
 
     let mut slept = Duration::ZERO;
     adrift.site.until("its leases to be over", || {
-        // Whoever leads since begins anew.
+        // A new leader counts from the beginning.
         slept += NAP;
         NODES.iter().for_each(|node| adrift.forward(node, Clock::Boot, slept));
         adrift.revocation(&leader, operation).filter(|revocation| revocation.leases_over)
@@ -290,7 +290,7 @@ fn an_invitation_expires_although_a_clock_was_ahead() {
     assert!(late.stderr.contains("has expired") && late.stderr.contains("node invite"), "{}", late.stderr);
 }
 
-/// An invitation lasts for an hour by the clock of the first founder. Whoever comes too late is told so, and what helps.
+/// An invitation lasts for an hour by the clock of the first founder. A node that comes too late is told so, and what helps.
 #[test]
 fn an_invitation_expires_by_the_clock_of_the_first_founder() {
     let mut cluster = Cluster::builder().nodes(2).start().expect("starts");

@@ -1,12 +1,13 @@
-//! T30: a damaged value in one node's database stops that node and no other, by name; and what mends it.
+//! T30: a damaged value in the database of one node stops that node alone, which names the value; and how it is repaired.
 
 use std::time::Duration;
 
 use quorate_client::wire::Phase;
-use quorate_testnet::disk::Disk;
-use quorate_testnet::{Cluster, Special, damage, wait_until};
+use quorate_testnet::faults::damage;
+use quorate_testnet::faults::disk::Disk;
+use quorate_testnet::{Cluster, Special, wait_until};
 
-use crate::site::{Dice, PATIENCE, Site, seed};
+use crate::harness::{Dice, PATIENCE, Site, seed};
 
 /// First bytes of keys in `state`.
 const KEY_ROW: u8 = 0x06;
@@ -36,7 +37,7 @@ fn flip(site: &Site, node: &str, family: &str, chosen: impl Fn(&[u8]) -> bool) -
 
 /// Starts a node that must end with exit code 1, and say each of `parts`.
 fn ends_with(site: &mut Site, node: &str, special: &Special, parts: &[&str]) {
-    let (status, said) = site.cluster.start_in_vain(node, special).expect("it ends");
+    let (status, said) = site.cluster.start_and_wait_end(node, special).expect("it ends");
     assert_eq!(status.code(), Some(1), "{said}");
     said_all(&said, parts);
 }
@@ -57,7 +58,7 @@ fn others_go_on(site: &Site, key: &str, ciphertext: &str) -> String {
     fresh
 }
 
-/// A row that every start reads. The flag mends it once; from then on the node starts without it, and answers.
+/// A damaged row that every start reads. The flag repairs it once; after that the node starts without the flag, and answers.
 #[test]
 fn t30_a_damaged_row_stops_the_node_and_is_taken_from_another() {
     let (mut site, node, ciphertext) = with_stopped();
@@ -77,7 +78,7 @@ fn t30_a_damaged_row_stops_the_node_and_is_taken_from_another() {
     assert_eq!(site.decrypt(Some(&node), &fresh).expect("decrypts"), b"fresh");
 }
 
-/// A share record is read when somebody needs it. The node stops then, and gives no answer made of it.
+/// A share record is read when a request needs it. The node stops then, and gives no answer made of it.
 #[test]
 fn t30_damage_that_only_a_request_meets_stops_the_node_then() {
     let (mut site, node, ciphertext) = with_stopped();
@@ -113,7 +114,7 @@ fn t30_damage_in_the_log_or_the_vote_is_not_rebuilt() {
     }
     flip(&site, &node, "log", |_| true);
 
-    // Long applied, and not read again by a usual start; but nobody may build on it.
+    // Long applied, and not read again by a usual start; but no node may build on it.
     let third = 3u64.to_be_bytes();
     flip(&site, &node, "log", |key| key == third);
     ends_with(&mut site, &node, &rebuilding(), &["column family log, key 0000000000000003", "node replace"]);
@@ -125,8 +126,8 @@ fn t30_damage_in_the_log_or_the_vote_is_not_rebuilt() {
     assert_eq!(site.decrypt(Some(&node), &fresh).expect("decrypts"), b"fresh");
 }
 
-/// A rebuild dies at a random moment, with what the disk had not synced. A start without the flag then says what is
-/// damaged, or serves the whole state; nothing between.
+/// A rebuild dies at a random moment, and the disk loses what was not synced. A start without the flag then names the damage, or
+/// serves the whole state. There is nothing in between.
 #[test]
 fn t30_a_rebuild_that_dies_leaves_the_damage_or_the_whole() {
     const ROUNDS: usize = 8;

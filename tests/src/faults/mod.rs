@@ -1,8 +1,8 @@
-//! Bad disks, bad networks, wrong clocks, too many clients, and deaths at every step of founding.
+//! Bad disks, bad networks, wrong clocks, too many clients, and founders killed at every step of founding.
 
 mod bad_disks;
 mod clocks;
-mod crowds;
+mod connection_limits;
 mod damage;
-mod deaths;
-mod weather;
+mod founder_crashes;
+mod network_faults;

@@ -6,10 +6,10 @@ use quorate_node::base::phase::Phase;
 use quorate_node::peers::revocation;
 use quorate_shares::ids::NodeId;
 
-use super::client::Kept;
-use super::network::{ARRIVAL_MS, Network};
-use super::thief;
-use super::world::World;
+use crate::model::actors::client::Kept;
+use crate::model::actors::thief;
+use crate::model::world::World;
+use crate::model::world::network::{ARRIVAL_MS, Network};
 
 /// How long the cluster may take to heal, and to answer everything then.
 const HEAL_MS: u64 = 120_000;
@@ -68,7 +68,7 @@ impl World {
         self.rob(&kept);
     }
 
-    fn members(&self) -> impl Iterator<Item = &super::world::Machine> {
+    fn members(&self) -> impl Iterator<Item = &crate::model::world::Machine> {
         self.nodes.iter().map(|node| &self.machines[node])
     }
 

@@ -13,6 +13,9 @@
 //! Clients remember what they were told. After every step the invariants are checked ([`invariants`]); at the end the faults
 //! stop, and everything must heal.
 //!
+//! In reading order: [`world`] holds the machines, their network and the clock; [`actors`] act on them; [`node`] is the daemon
+//! and [`raft`] its consensus; [`invariants`] are checked after each step; `heal` is the end of a run.
+//!
 //! A run replays from its seed, to the last byte:
 //!
 //! ```text
@@ -23,21 +26,11 @@
 //! old image in place of its node), founding, how an invitation is proved, rosters that are asked for, snapshots, and clocks that run at
 //! different rates.
 
-mod client;
-mod dice;
-mod disk;
-mod faults;
-mod founding;
+mod actors;
 mod heal;
 mod invariants;
-mod message;
-mod network;
-mod newcomers;
 mod node;
-mod nonsense;
-mod operator;
 mod raft;
-mod thief;
 mod world;
 
 use std::time::Instant;

@@ -2,4 +2,4 @@
 
 mod churn;
 mod power_cuts;
-pub(crate) mod restarts;
+mod restarts;

@@ -1,8 +1,8 @@
-//! T12, the database's half: processes die and disks lose power at random moments while clients work, and whatever was
-//! acknowledged is there.
+//! T12, the database's half: processes die and disks lose power at random moments while clients work, and every
+//! acknowledged write is there.
 //!
 //! A power cut kills the process and takes from its disk what was not synced; of the pages that were on their way a few may
-//! have arrived, in any order ([`quorate_testnet::disk`]). Where such disks cannot be mounted only processes die. The run is
+//! have arrived, in any order ([`quorate_testnet::faults::disk`]). Where such disks cannot be mounted only processes die. The run is
 //! short; `QUORATE_SOAK_MINUTES` makes it long, and `QUORATE_SEED` repeats one.
 
 use std::collections::BTreeMap;
@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 
 use quorate_client::Code;
 use quorate_testnet::Cluster;
-use quorate_testnet::disk::Disk;
+use quorate_testnet::faults::disk::Disk;
 use quorate_testnet::load::{Load, Options};
 
-use crate::site::{Dice, Site, name, seed};
+use crate::harness::{Dice, Site, name, seed};
 
 const NODES: [&str; 3] = ["n1", "n2", "n3"];
 /// How often something happens in the short run.

@@ -8,25 +8,17 @@ use quorate_client::wire::Phase;
 use quorate_testnet::Cluster;
 use quorate_testnet::load::{Load, Options};
 
-use crate::site::{Dice, Site, seed};
+use crate::harness::{Dice, Site, restart_rounds, seed};
 
 const NODES: [&str; 3] = ["n1", "n2", "n3"];
-/// Rounds without the variable [`ROUNDS_VARIABLE`].
+/// Rounds without the variable `QUORATE_RESTART_ROUNDS`.
 const ROUNDS: usize = 6;
-/// Set to go on for longer: `make soak` does.
-const ROUNDS_VARIABLE: &str = "QUORATE_RESTART_ROUNDS";
 /// The longest that a node may run in a round before it dies, in milliseconds. Zero is among them.
 const LIFE_MS: usize = 2_500;
 /// Locks are renewed all the time meanwhile.
 const RENEWALS: &str = "[timing]\nrenew_lock_after_ms = 50\nrenew_lock_every_ms = 500\n";
 /// What clients do between two rounds in which a quorum is up.
 const MORE: u64 = 20;
-
-/// How many rounds, unless that is given.
-pub(crate) fn rounds(usual: usize) -> usize {
-    let given = std::env::var(ROUNDS_VARIABLE).ok();
-    given.map_or(usual, |text| text.parse().unwrap_or_else(|_| panic!("{ROUNDS_VARIABLE} is a number")))
-}
 
 /// The generation of each node's lock.
 fn newest_locks(site: &Site) -> Vec<u64> {
@@ -39,7 +31,7 @@ fn nap(dice: &mut Dice) {
 }
 
 fn load(site: &Site) -> Load {
-    // Nothing passes within this while both others are away; whoever waits longer has found an error.
+    // While both other nodes are away no operation succeeds; one that fails for longer than this is an error.
     let options = Options { clients: 3, rest: Duration::from_millis(20), patience: Duration::from_secs(60) };
     site.block(Load::start(&site.file(), &site.token(), &options)).expect("clients start")
 }
@@ -74,7 +66,7 @@ fn t22_two_nodes_restart_in_loops() {
     let mut dice = Dice::new(seed());
     let mut site = Site::of(Cluster::builder().settings(RENEWALS));
     let load = load(&site);
-    for _ in 0..rounds(ROUNDS) {
+    for _ in 0..restart_rounds(ROUNDS) {
         for _ in 0..4 {
             let node = ["n1", "n2"][dice.below(2)];
             if site.cluster.is_running(node).expect("a node") {
@@ -100,7 +92,7 @@ fn t22_all_nodes_restart_again_and_again() {
     let mut dice = Dice::new(seed());
     let mut site = Site::of(Cluster::builder().settings(RENEWALS));
     let load = load(&site);
-    for round in 0..rounds(ROUNDS) {
+    for round in 0..restart_rounds(ROUNDS) {
         // Now all at once, now one after the other, in an order that the dice make.
         let mut order = NODES;
         order.swap(0, dice.below(NODES.len()));

@@ -6,10 +6,10 @@ use quorate_node::memory::keyring::Slot;
 use quorate_shares::ids::{KeyName, KeyVersion, NodeId};
 
 use super::Watch;
-use crate::model::disk::Image;
-use crate::model::message::Fact;
 use crate::model::node::LEASE;
 use crate::model::raft::has_majority;
+use crate::model::world::disk::Image;
+use crate::model::world::message::Fact;
 
 impl Watch {
     /// No answer is believed that was given under a lease which has ended by then.
@@ -52,7 +52,7 @@ impl Watch {
     /// D3, I8: an acknowledged version is durable at a majority, and t distinct holders of those can open their shares.
     pub(in crate::model) fn acknowledged(&mut self, slot: Slot, name: &KeyName, images: &BTreeMap<NodeId, &Image>) {
         let Some(&index) = self.made_at.get(&slot) else {
-            return self.broken("a version is acknowledged that nobody made");
+            return self.broken("a version is acknowledged that was never made");
         };
         self.can_be_rebuilt(slot, images);
         let ready = self.state.version(slot.0, slot.1).is_some_and(|version| version.ready);

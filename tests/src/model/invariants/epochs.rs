@@ -99,7 +99,7 @@ impl Watch {
     }
 
     /// D1: an epoch becomes active only when max(t, majority) of its holders have opened and verified every record that was
-    /// dealt anew. S7: and whichever quorum of them puts a key together, it is the key of the epoch before.
+    /// reshared. S7: every quorum of them reconstructs the key of the epoch before.
     pub(super) fn activated(&mut self, epoch: Epoch, before: Option<&State>) {
         let Some(info) = self.state.epoch(epoch) else {
             return self.broken("an epoch is active that was never opened");
@@ -142,8 +142,8 @@ impl Watch {
         })
     }
 
-    /// L1: no operation runs, no version waits to be checked, nothing is left of an epoch that is over, and nobody owes an
-    /// erasure.
+    /// L1: no operation runs, no version waits to be checked, nothing is left of an epoch that is over, and no node
+    /// owes an erasure.
     pub(in crate::model) fn nothing_is_owed(&self) -> bool {
         let state = &self.state;
         state.operations.running.is_none()
@@ -152,7 +152,7 @@ impl Watch {
             && !state.members.keys().any(|node| state.owes_erasure(*node))
     }
 
-    /// What stands in the way, for whoever reads of a run that did not end.
+    /// What is still owed, for the report of a run that did not end.
     pub(in crate::model) fn owed(&self) -> String {
         let state = &self.state;
         let epochs =

@@ -8,7 +8,7 @@ use quorate_shares::kem::PublicKey;
 use quorate_shares::lock::{Bundle, Lock, LockOpenRequest};
 
 use super::Watch;
-use crate::model::disk::Image;
+use crate::model::world::disk::Image;
 
 impl Watch {
     /// D3: a lock key is durable before its public half leaves.
@@ -42,14 +42,14 @@ impl Watch {
     }
 
     /// A holder heard, durably, that a lock of this generation is durable at its node.
-    pub(in crate::model) fn told(&mut self, holder: NodeId, of: NodeId, generation: u64) {
+    pub(in crate::model) fn generation_reported(&mut self, holder: NodeId, of: NodeId, generation: u64) {
         let known = self.told.entry((holder, of)).or_default();
         *known = (*known).max(generation);
     }
 
     /// D4: a lock that was replaced, as its holder was told, is not opened for anybody: only an old disk still asks for it.
     pub(in crate::model) fn piece_leaves(&self, holder: NodeId, request: &LockOpenRequest, image: &Image) {
-        self.is_heard(holder, request.from, image);
+        self.accepted_from(holder, request.from, image);
         let newest = self.told.get(&(holder, request.from)).copied().unwrap_or(0);
         self.holds(request.generation >= newest, || {
             let (from, asked) = (request.from, request.generation);
@@ -58,7 +58,7 @@ impl Watch {
     }
 
     /// A holder of lock keys counts its running time.
-    pub(in crate::model) fn graced(&mut self, holder: NodeId, seconds: u16) {
+    pub(in crate::model) fn grace_granted(&mut self, holder: NodeId, seconds: u16) {
         let counts = self.held_keys.iter_mut().filter(|((of, ..), _)| *of == holder);
         counts.filter_map(|(_, old_s)| old_s.as_mut()).for_each(|old_s| *old_s += u64::from(seconds));
     }
@@ -137,7 +137,7 @@ impl Watch {
         }
     }
 
-    /// D4: nobody can open an old disk of a former member any more.
+    /// D4: no old disk of a former member can be opened any more.
     pub(in crate::model) fn lock_keys_of_former_members_are_gone(&self) -> bool {
         let held =
             self.state.members.keys().filter_map(|node| self.vaults.get(node)).flat_map(|(_, vault)| &vault.held);

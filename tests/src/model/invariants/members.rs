@@ -8,7 +8,7 @@ use quorate_raft::state::EpochPhase;
 use quorate_shares::ids::{Epoch, NodeId};
 
 use super::Watch;
-use crate::model::disk::Image;
+use crate::model::world::disk::Image;
 
 impl Watch {
     /// Whether a node was a member and is none any more, by what is committed.
@@ -16,9 +16,9 @@ impl Watch {
         self.state.former.contains_key(&node)
     }
 
-    /// S4: a node that is left out is refused by everybody who appended the entry that denies it, or applied the one that
-    /// leaves it out: no session, no piece of its lock, no share, no word of consensus.
-    pub(in crate::model) fn is_heard(&self, by: NodeId, node: NodeId, image: &Image) {
+    /// S4: a node that is left out is refused by every node that appended the entry that denies it, or applied the entry that
+    /// leaves it out: it gets no session, no piece of its lock, no share, no message of consensus.
+    pub(in crate::model) fn accepted_from(&self, by: NodeId, node: NodeId, image: &Image) {
         self.holds(!is_left_out(image, node), || format!("S4: node {by} hears node {node}, which its own log denies"));
     }
 
@@ -47,8 +47,8 @@ impl Watch {
         self.holds(one && ours, || "M2: two operations are under way".to_owned());
     }
 
-    /// Counts what has come to its end, and notes who cannot unlock itself any more: nobody asks whether those who are away
-    /// can do without a node that is revoked.
+    /// Counts the operations that ended, and notes the nodes that cannot unlock themselves any more: a revocation does not ask
+    /// whether a node that is away needs the revoked one.
     pub(super) fn members_change(&mut self, change: &Change, ran: Option<Epoch>) {
         match change {
             Change::Expel { .. } => {

@@ -25,7 +25,7 @@
 //! | `apply`: time goes back, a name is used twice, a request makes two versions | `commit`, `made_once` |
 //! | a restart forgets requests | `applied` |
 //! | `apply` takes a second dealing of a version | `no_record_changes` |
-//! | a repeated request is dealt anew | `conflicts` |
+//! | a repeated request is dealt again | `conflicts` |
 //! | a commitment is not checked; neither is the key-check value; a quorum closes below t | `accepted`, `rebuilt`, `every_quorum_agrees` |
 //!
 //! And each rule about members that change, with seeds from 1 on and 300 000 steps at most:
@@ -33,13 +33,13 @@
 //! | broken | caught by |
 //! |---|---|
 //! | a lock keeps the share keys of epochs that are over, and says so, or says that it does not | L1, `share_keys_are_as_due` (S2) |
-//! | nobody is ever said to owe an erasure; lock keys for former members are kept | `old_share_keys_are_gone`, `lock_keys_of_former_members_are_gone` |
+//! | no node is ever said to owe an erasure; lock keys for former members are kept | `old_share_keys_are_gone`, `lock_keys_of_former_members_are_gone` |
 //! | the share keys of a RETIRING epoch are given up, or of all but the ACTIVE one, or the one that was just drawn | `bundle_sealed` (D2), `share_keys_are_as_due` (D6) |
 //! | an epoch is retired before the locks are made for the next one | `lock_made` (S1) |
 //! | an epoch is ACTIVE without acknowledgements, with one fewer, or with one for records that are not there yet | `activated` (D1) |
-//! | whoever has a session is given shares, without a seat | `given` (S3) |
-//! | a denial is not kept, not looked at, comes with the commit instead of the entry or the other way round, or ends too early | `is_heard` (S4) |
-//! | a member that was left out, or revoked, is taken into the roster again; its lock is opened | `is_heard` (S4) |
+//! | a node with a session and without a seat is given shares | `given` (S3) |
+//! | a denial is not kept, not looked at, comes with the commit instead of the entry or the other way round, or ends too early | `accepted_from` (S4) |
+//! | a member that was left out, or revoked, is taken into the roster again; its lock is opened | `accepted_from` (S4) |
 //! | a vote stays when its node goes; an operation ends before its node is out, or is taken for done and never goes on | `members_are_in_order` (M1), L1 |
 //! | an operation begins while another one runs; a PENDING epoch stays when its operation gives way; two epochs are ACTIVE; an operation ends before its epoch | `members_are_in_order` (M2) |
 //!
@@ -48,15 +48,15 @@
 //! | found | by |
 //! |---|---|
 //! | a key that was checked in the PENDING epoch alone is never ready | L1 |
-//! | a revocation that takes over a removal among four voters leaves nobody who could decide it | L1 |
-//! | a revoked node is trusted again when the voters change before the state has forgotten it | `is_heard` (S4) |
+//! | a revocation that takes over a removal among four voters leaves too few voters to decide it | L1 |
+//! | a revoked node is trusted again when the voters change before the state has forgotten it | `accepted_from` (S4) |
 //!
 //! Not seen, because a second guard stands behind the first: a key-check value that is not looked at (commitments), a rotation
 //! from another version and a record of another key (its identity is in the record, in its AAD, and behind its check value), a batch
 //! that is dealt from after its term, an index that `apply` lets be used twice (the dealer counts them), an open phase that admits work
 //! (the lease), a state that is content with a lock which keeps too much (the node is not), `apply` that lets a removal strand a member
 //! (the plan waits), an acknowledgement that is taken for one of later records too (there are none), an epoch that is retired
-//! before all know the next one (they ask again), shares of an epoch that is not ACTIVE for one of its holders (nobody needs them).
+//! before all know the next one (they ask again), shares of an epoch that is not ACTIVE for one of its holders (no node needs them).
 
 mod answers;
 mod epochs;
@@ -80,12 +80,12 @@ use quorate_shares::lock::Bundle;
 use quorate_shares::seal::Committee;
 use quorate_shares::secret::Secret;
 
-use super::disk::{Entry, Image, VaultDisk, VaultImage};
-use super::founding::{Founded, boot_pk};
-use super::message::Process;
-use super::node::{LEASE, WIPE_AFTER_MS, share_keys};
-use super::raft::RaftMessage;
-use super::world::Machine;
+use crate::model::node::{LEASE, WIPE_AFTER_MS, share_keys};
+use crate::model::raft::RaftMessage;
+use crate::model::world::Machine;
+use crate::model::world::disk::{Entry, Image, VaultDisk, VaultImage};
+use crate::model::world::founding::{Founded, boot_pk};
+use crate::model::world::message::Process;
 
 /// A process has looked at its lease within this time, unless it was stopped.
 const TICK_AFTER_MS: u64 = 500;
@@ -93,7 +93,7 @@ const TICK_AFTER_MS: u64 = 500;
 /// Shares of one run that a thief looks for; a few of every holder are enough.
 const PLAIN_MAX: usize = 200;
 
-/// The observer.
+/// The observer that sees everything, and checks every rule.
 pub(super) struct Watch {
     pub(super) cluster: ClusterId,
     pub(super) found: Found,
@@ -120,7 +120,7 @@ pub(super) struct Watch {
     dealt: BTreeMap<(Slot, Epoch), Vec<u8>>,
     headers: BTreeMap<BatchId, Vec<u8>>,
     committees: BTreeMap<Epoch, Committee>,
-    /// The versions that were dealt anew to each epoch.
+    /// The versions that were reshared to each epoch.
     redealt: BTreeMap<Epoch, Vec<Slot>>,
     holders: BTreeMap<NodeId, Holder>,
     /// The share keys that each node registered, and all that it ever drew.
@@ -308,11 +308,11 @@ impl Watch {
         self.questions.insert((process, question), question_now);
     }
 
-    /// A lease is granted: it began when it was asked for, and everything that was committed then is applied by now. I9: and
-    /// nobody gets one who had lost its seat by then.
+    /// A lease is granted: it began when it was asked for, and everything that was committed then is applied by now. I9: a node
+    /// that had lost its seat by then gets none.
     pub(super) fn confirmed(&mut self, process: Process, question: u64, applied: u64) {
         let Some(Question { sent_ms, committed, seated }) = self.questions.remove(&(process, question)) else {
-            return self.broken("a lease is granted that nobody asked for");
+            return self.broken("a lease is granted that was not asked for");
         };
         self.holds(applied >= committed, || {
             format!(
@@ -326,7 +326,7 @@ impl Watch {
         *until = (*until).max(sent_ms + LEASE.as_millis() as u64);
     }
 
-    /// D3: a vote and an entry are durable before anybody is told of them.
+    /// D3: a vote and an entry are durable before another node is told of them.
     pub(super) fn raft_leaves(&self, node: NodeId, to: NodeId, message: &RaftMessage, durable: &Image) {
         let told = match message {
             RaftMessage::Voted { term, granted: true } => durable.term == *term && durable.voted == Some(to),
@@ -350,7 +350,7 @@ impl Watch {
             let Some(daemon) = &machine.daemon else { continue };
             let Some(unlocked) = &daemon.unlocked else { continue };
             let runs = machine.has_run_since(machine.clock_ms(now_ms), TICK_AFTER_MS);
-            // Whoever has just lost its seat serves as long as its lease lasts.
+            // A node that has just lost its seat serves as long as its lease lasts.
             let seated = self.state.active().is_some_and(|epoch| epoch.x_of(*node).is_some());
             let lasts = self.unseated.get(node).is_some_and(|until_ms| now_ms <= *until_ms);
             self.holds(daemon.phase != Phase::Serving || seated || lasts || !runs, || {

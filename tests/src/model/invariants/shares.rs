@@ -1,4 +1,4 @@
-//! Shares: what is opened, given, accepted and put together.
+//! Shares: what is opened, given, accepted and reconstructed.
 
 use std::collections::BTreeMap;
 
@@ -13,9 +13,9 @@ use quorate_shares::secret::Secret;
 use sha2::{Digest, Sha256};
 
 use super::{PLAIN_MAX, Watch};
-use crate::model::disk::Image;
-use crate::model::message::Process;
 use crate::model::node::Replica;
+use crate::model::world::disk::Image;
+use crate::model::world::message::Process;
 
 impl Watch {
     /// S5, S6: an opened share matches its commitment in the committed state, and never changes.
@@ -51,14 +51,14 @@ impl Watch {
         self.seen.shares += 1;
     }
 
-    /// S3: a node outside the committee of an epoch is given no share of it; and nobody gives shares without a lease, or to
-    /// somebody that its own log denies.
+    /// S3: a node outside the committee of an epoch is given no share of it; and no node gives shares without a lease, or to a
+    /// node that its own log denies.
     pub(in crate::model) fn given(&self, by: Process, to: NodeId, epoch: Epoch, image: &Image) {
         let leased = self.wall_ms < self.leased_until(by);
         self.holds(leased, || format!("node {} gives a share without a lease", by.node));
         let seated = self.state.x_of(epoch, to).is_some();
         self.holds(seated, || format!("S3: node {to}, which has no seat in epoch {epoch}, is given a share"));
-        self.is_heard(by.node, to, image);
+        self.accepted_from(by.node, to, image);
     }
 
     pub(in crate::model) fn verified(&mut self, node: NodeId, slot: Slot, epoch: Epoch) {

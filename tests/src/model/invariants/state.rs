@@ -8,7 +8,7 @@ use quorate_raft::state::{Applied, State, apply};
 use quorate_shares::ids::NodeId;
 
 use super::Watch;
-use crate::model::disk::{Entry, Image, Payload};
+use crate::model::world::disk::{Entry, Image, Payload};
 
 impl Watch {
     /// All nodes apply the same entries in the same order, and answer each alike; what is committed stays.

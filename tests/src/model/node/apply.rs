@@ -1,4 +1,4 @@
-//! What every node does with committed entries, and what its own proposals come to: `machine` and `Replica::propose`.
+//! What every node does with committed entries, and how its own proposals end: `machine` and `Replica::propose`.
 
 use quorate_client::error::Code;
 use quorate_client::wire::WireError;
@@ -10,8 +10,8 @@ use quorate_raft::state::apply;
 use quorate_raft::voters::denied_at_commit;
 
 use super::{Context, Daemon, Killed};
-use crate::model::disk::{Payload, Write};
 use crate::model::raft::Gate;
+use crate::model::world::disk::{Payload, Write};
 
 /// What a proposal of this node was for.
 pub(super) enum Purpose {
@@ -22,8 +22,8 @@ pub(super) enum Purpose {
 }
 
 impl Daemon {
-    /// `machine`: entries go to the state and to the disk in one write each, at this node's own pace. Whom a membership denies is
-    /// durable before it is applied.
+    /// `machine`: entries go to the state and to the disk in one write each, at this node's own pace. A denial
+    /// of a membership is durable before the membership is applied.
     pub(super) fn apply_committed(&mut self, context: &mut Context<'_>) -> Result<(), Killed> {
         if self.unlocked.is_none() || context.dice.chance(200) {
             return Ok(());
@@ -76,7 +76,7 @@ impl Daemon {
             (Purpose::Change(id), Some(Ok(Outcome::VersionMade { uid, version, .. }))) => {
                 self.reply(context, id, Ok((uid, version)));
             }
-            (Purpose::Change(id), Some(Err(refusal))) if deal::is_stale(&refusal) => self.deal_anew(context, id),
+            (Purpose::Change(id), Some(Err(refusal))) if deal::is_stale(&refusal) => self.deal_again_for(context, id),
             (Purpose::Change(id), Some(Err(refusal))) => {
                 self.reply(context, id, Err(WireError::new(Code::Conflict, refusal.to_string())));
             }

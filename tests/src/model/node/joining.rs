@@ -1,4 +1,4 @@
-//! The way of an admitted node into the cluster: `found::run`, from the roster that it was shown to the entry that names it.
+//! How an admitted node joins the cluster: `found::run`, from the roster that it was shown to the entry that names it.
 
 use std::collections::BTreeMap;
 
@@ -84,7 +84,7 @@ impl Daemon {
         self.make_first_lock(context)
     }
 
-    /// Once everybody who is there has given a key: `locking::lock` and `commit`, and then `found::open_replica`.
+    /// When every peer with a session has given a key: `locking::lock` and `commit`, and then `found::open_replica`.
     fn make_first_lock(&mut self, context: &mut Context<'_>) -> Result<(), Killed> {
         let there = self.peers_there(context.now_ms);
         let Some(joining) = &self.joining else { return Ok(()) };
@@ -115,7 +115,7 @@ impl Daemon {
     pub(super) fn tick_announcing(&mut self, context: &mut Context<'_>) -> Result<(), Killed> {
         self.greet(context);
         self.tick_raft(context)?;
-        self.settle(context)?;
+        self.after_event(context)?;
         let Some(unlocked) = &mut self.unlocked else { return Ok(()) };
         let member = unlocked.state.members.get(&self.me.node);
         if member.is_some_and(|member| member.state == MemberState::Active) {

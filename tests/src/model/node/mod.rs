@@ -1,23 +1,17 @@
 //! One node: the pure parts of the daemon, with a shell that runs them in virtual time.
 //!
 //! What decides is the program's: `apply` and `plan::next`, `phase::admits`, [`Lease`], [`Roots`], `lock_keys`, `Holder`,
-//! `Quorum`, `deal`, `gather::is_entitled`, `members::reached`. What the shell does instead of the daemon's tasks is said at
-//! each place: it keeps their order of steps, not their code. An error of a vault write ends the process, as in the daemon.
+//! `Quorum`, `deal`, `gather::is_entitled`, `members::reached`. The shell stands in for the daemon's tasks: it keeps
+//! the order of their steps, not their code. Each place names the function that it stands in for. An error of a vault write ends the process, as in the daemon.
 
 mod apply;
-mod changes;
-mod confirm;
-mod follow;
-mod gather;
+mod cluster;
 mod joining;
-mod lead;
+mod keys;
+mod lease_renewal;
 mod locks;
-mod orders;
-mod redeal;
-mod renewal;
 mod serve;
 mod sessions;
-mod verify;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -39,11 +33,16 @@ use quorate_shares::ids::{BatchId, Epoch, KeyUid, KeyVersion, NodeId, ShareKeyGe
 use quorate_shares::lock::Bundle;
 use quorate_shares::secret::Secret;
 
-use super::dice::Dice;
-use super::disk::{Database, Image, VaultDisk};
-use super::invariants::Watch;
-use super::message::{Answer, Body, Message, Process, To};
-use super::raft::Raft;
+use self::cluster::leader::Step;
+use self::cluster::orders;
+use self::keys::verify::Tally;
+use self::keys::{deal, reconstruct, reshare};
+use self::locks::renewal;
+use crate::model::invariants::Watch;
+use crate::model::raft::Raft;
+use crate::model::world::dice::Dice;
+use crate::model::world::disk::{Database, Image, VaultDisk};
+use crate::model::world::message::{Answer, Body, Message, Process, To};
 
 /// The daemon's defaults; the model's elections are slower, so that one of them can cost a lease.
 pub(super) const LEASE: Duration = Duration::from_millis(3_000);
@@ -97,7 +96,7 @@ enum Asked {
     Nothing,
 }
 
-/// A running process.
+/// A process of the daemon, locked or unlocked.
 pub(super) struct Daemon {
     pub(super) me: Process,
     pub(super) phase: Phase,
@@ -108,10 +107,10 @@ pub(super) struct Daemon {
     greeted_ms: u64,
     /// Former members whose op keys this process knows, to tell them so.
     gone: BTreeSet<NodeId>,
-    /// Who said that this node was revoked.
-    voices: BTreeSet<NodeId>,
+    /// The peers that said that this node was revoked.
+    attestations: BTreeSet<NodeId>,
     revoked: bool,
-    followed_ms: u64,
+    roster_updated_ms: u64,
     announced_ms: u64,
     joining: Option<joining::Joining>,
     pub(super) unlocked: Option<Unlocked>,
@@ -134,20 +133,20 @@ pub(super) struct Unlocked {
     own_reads: BTreeMap<u64, Renewal>,
     dealing: Option<OpenDealer>,
     /// Batches whose headers are on their way into the log.
-    opening: Option<changes::Opening>,
+    opening: Option<deal::Opening>,
     proposals: BTreeMap<u64, (u64, apply::Purpose)>,
-    changes: BTreeMap<u64, changes::Making>,
+    changes: BTreeMap<u64, deal::Making>,
     orders: BTreeMap<u64, orders::Order>,
     jobs: BTreeMap<u64, serve::Job>,
-    loads: BTreeMap<u64, gather::Load>,
-    redealing: Option<redeal::Redealing>,
+    loads: BTreeMap<u64, reconstruct::Load>,
+    resharing: Option<reshare::Resharing>,
     checked: Checked,
-    step: lead::Step,
+    step: Step,
     joiner: Joiner,
     serving: Serving,
     /// Something was applied that the roster follows.
     members_changed: bool,
-    tally: verify::Tally,
+    tally: Tally,
     rotation: Option<renewal::Rotation>,
     renewed_ms: u64,
     reported_ms: u64,
@@ -200,9 +199,9 @@ impl Daemon {
             sessions: BTreeMap::new(),
             greeted_ms: 0,
             gone: BTreeSet::new(),
-            voices: BTreeSet::new(),
+            attestations: BTreeSet::new(),
             revoked: false,
-            followed_ms: 0,
+            roster_updated_ms: 0,
             announced_ms: 0,
             joining: drawn.map(joining::Joining::with),
             unlocked: None,
@@ -228,7 +227,7 @@ impl Daemon {
                 self.answer_lock_open(context, from, id, &request);
             }
             (Body::LockOpened(id, reply), Some(from)) => self.take_piece(context, from, id, &reply),
-            (Body::Raft(message), Some(from)) if self.is_heard(from, context.now_ms) => {
+            (Body::Raft(message), Some(from)) if self.accepts_from(from, context.now_ms) => {
                 self.hear_raft(context, from.node, message)?;
             }
             (Body::Ask(id, request), Some(from)) if phase::admits(self.phase, RequestClass::Peer) => {
@@ -241,7 +240,7 @@ impl Daemon {
             (Body::Request(client, request), None) => self.take_request(context, client, &request),
             _ => {}
         }
-        self.settle(context)
+        self.after_event(context)
     }
 
     /// What the daemon's tasks do in their own time.
@@ -269,33 +268,33 @@ impl Daemon {
         self.keep_lock_fresh(context)?;
         self.erase_former()?;
         self.look_after_work(context);
-        self.settle(context)
+        self.after_event(context)
     }
 
-    /// After every event: consensus speaks, entries are applied, and whatever waited for them goes on.
-    fn settle(&mut self, context: &mut Context<'_>) -> Result<(), Killed> {
+    /// After every event: consensus sends its messages, entries are applied, and everything that waited for them goes on.
+    fn after_event(&mut self, context: &mut Context<'_>) -> Result<(), Killed> {
         self.apply_committed(context)?;
-        self.follow(context)?;
+        self.update_roster(context)?;
         if self.revoked {
-            return self.rest();
+            return self.stay_revoked();
         }
         self.take_confirmations(context);
         self.settle_phase(context.now_ms);
         self.advance_changes(context);
         self.advance_orders(context);
-        self.advance_redeal(context);
+        self.advance_reshare(context);
         self.advance_jobs(context);
         self.speak(context);
         Ok(())
     }
 
-    /// What consensus has to say goes to whoever there is a session with.
+    /// Messages of consensus go to every node that this one has a session with.
     fn speak(&mut self, context: &mut Context<'_>) {
         let Some(unlocked) = &mut self.unlocked else { return };
         for (to, body) in std::mem::take(&mut unlocked.raft.out) {
             context.watch.raft_leaves(self.me.node, to, &body, context.db.durable());
             if let Some(to) = self.session_with(to, context.now_ms) {
-                context.watch.is_heard(self.me.node, to.node, context.db.now());
+                context.watch.accepted_from(self.me.node, to.node, context.db.now());
                 self.send(context, To::Process(to), Body::Raft(body));
             }
         }
@@ -338,10 +337,8 @@ impl Daemon {
             PeerRequest::Report => Some(self.report()),
             PeerRequest::Propose(command) => Some(self.answer_propose(context, from.node, *command)),
             PeerRequest::Forwarded(forwarded) => match forwarded.request {
-                ForwardedRequest::Change(change) => self.take_change(context, changes::ReplyTo::Peer(from, id), change),
-                ForwardedRequest::Operate(operate) => {
-                    self.take_order(context, changes::ReplyTo::Peer(from, id), operate)
-                }
+                ForwardedRequest::Change(change) => self.take_change(context, deal::ReplyTo::Peer(from, id), change),
+                ForwardedRequest::Operate(operate) => self.take_order(context, deal::ReplyTo::Peer(from, id), operate),
                 _ => refused(Refusal::Malformed),
             },
             _ => refused(Refusal::Malformed),
@@ -421,7 +418,7 @@ impl Daemon {
         context.out.push(Out::Send(Message { from: Some(self.me), to, body }));
     }
 
-    fn is_heard(&mut self, from: Process, now_ms: u64) -> bool {
+    fn accepts_from(&mut self, from: Process, now_ms: u64) -> bool {
         phase::admits(self.phase, RequestClass::Peer) && self.hears(from, now_ms)
     }
 

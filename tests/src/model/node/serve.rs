@@ -15,10 +15,10 @@ use quorate_shares::envelope::{self, Ciphertext, CiphertextHeader, Kind, Suite};
 use quorate_shares::ids::{Epoch, KeyName, KeyUid, KeyVersion};
 use quorate_shares::master::EncryptionRoot;
 
-use super::changes::ReplyTo;
-use super::gather::Want;
 use super::{Asked, Context, Daemon, Out};
-use crate::model::message::{Answer, Fact, Request, Said};
+use crate::model::node::keys::deal::ReplyTo;
+use crate::model::node::keys::reconstruct::Want;
+use crate::model::world::message::{Answer, Fact, Request, Said};
 
 /// A request gets no more time than this.
 const DEADLINE_MS: u64 = 25_000;
@@ -95,7 +95,7 @@ impl Daemon {
         ids.into_iter().for_each(|id| self.work(context, id));
     }
 
-    /// Loads and deadlines.
+    /// Keeps loads going, and gives up jobs whose deadline has passed.
     pub(super) fn look_after_work(&mut self, context: &mut Context<'_>) {
         self.look_after_loads(context);
         let now_ms = context.now_ms;
@@ -203,7 +203,7 @@ impl Daemon {
         None
     }
 
-    /// A load came home: whoever waited for it works with what it brought, kept or not.
+    /// A load has ended: the jobs that waited for it use what it brought, whether or not it was kept.
     pub(super) fn loaded(&mut self, slot: Slot, root: &Arc<EncryptionRoot>) {
         let waiting = self.unlocked_mut().jobs.values_mut();
         let waiting = waiting.filter(|job| matches!(job.stage, Stage::Load(waits) if waits == slot));

@@ -1,5 +1,5 @@
-//! Op sessions: `session::admit`, `keep` and `tell_flushed`, without connections. Whoever said hello and was heard lately is
-//! there; what others say is not heard.
+//! Op sessions: `session::admit`, `keep` and `tell_flushed`, without connections. A node that said hello and was heard lately
+//! has a session; what a node without one says is ignored.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use quorate_node::peers::peer::{self, Hello, PeerReply, PeerRequest, Refusal};
 use quorate_shares::ids::NodeId;
 
 use super::{Context, Daemon};
-use crate::model::message::{Body, Process, To};
+use crate::model::world::message::{Body, Process, To};
 
 /// How often a member says hello, and with it what is flushed to its disk.
 const HELLO_MS: u64 = 1_000;
@@ -57,7 +57,7 @@ impl Daemon {
         if !self.trusts(from.node) {
             return false;
         }
-        context.watch.is_heard(self.me.node, from.node, context.db.now());
+        context.watch.accepted_from(self.me.node, from.node, context.db.now());
         let known = self.sessions.get(&from.node).map(|session| session.process);
         if known.is_none_or(|known| known <= from) {
             self.sessions.insert(from.node, Session { process: from, heard_ms: context.now_ms });
@@ -65,7 +65,7 @@ impl Daemon {
         known.is_none_or(|known| known < from)
     }
 
-    /// A session with whoever is not trusted any more is closed (`Node::close_sessions_with_strangers`).
+    /// A session with a node that is not trusted any more is closed (`Node::close_sessions_with_strangers`).
     fn trusts(&self, node: NodeId) -> bool {
         self.vault().roster.member(node).is_some_and(|member| !member.standing.denied)
     }

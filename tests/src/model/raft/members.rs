@@ -8,8 +8,8 @@ use quorate_raft::{ChangePurpose, Denial, Intent, LogPlace, Membership};
 use quorate_shares::ids::NodeId;
 
 use super::{Gate, Raft, Role};
-use crate::model::disk::{Database, Entry, Payload, Write};
 use crate::model::node::Killed;
+use crate::model::world::disk::{Database, Entry, Payload, Write};
 
 /// A change of who votes or follows.
 pub(in crate::model) enum Wanted<'a> {
@@ -39,7 +39,7 @@ pub(super) fn reached_by_majority(membership: &Membership, reached: impl Fn(Node
     membership.configs.iter().map(of_one).min().unwrap_or(0)
 }
 
-/// Whom entries deny that are about to be appended behind `after`.
+/// The denials of the entries that are about to be appended behind `after`.
 pub(super) fn denied(after: u64, entries: &[Entry]) -> Vec<Denial> {
     let mut denials = Vec::new();
     for (index, entry) in (after + 1..).zip(entries) {
@@ -91,7 +91,7 @@ impl Raft {
         }
     }
 
-    /// `keep_finishing`, and the second half of a change that nobody interrupted.
+    /// `keep_finishing`, and the second half of a change that was not interrupted.
     pub(in crate::model) fn finish_joint(
         &mut self,
         (db, gate): (&mut Database, &mut impl Gate),

@@ -1,11 +1,11 @@
-//! Consensus, as small as it can be and still lose entries, keep them without telling, and leave leaders in the dark.
+//! Consensus: the smallest Raft that can still lose entries, keep entries unnoticed, and have leaders that no node follows.
 //!
 //! The program's own consensus is openraft, which cannot be run in virtual time. This is Raft as its paper has it (figure 2),
 //! with the read-index rule that leases rest on: a question is answered by a round of heartbeats that *began after* it
 //! arrived. There is no pre-vote and no snapshot. What it promises is checked like everything else.
 //!
-//! Who votes is said by the newest membership in the log ([`members`]), committed or not. Whom an entry denies the gate hears
-//! of before the log has the entry.
+//! The newest membership in the log says who votes ([`members`]), committed or not. The gate is told of a denial before the
+//! log has the entry.
 
 mod members;
 
@@ -19,9 +19,9 @@ use sha2::{Digest, Sha256};
 
 pub(super) use self::members::{Wanted, has_majority};
 use self::members::{denied, reached_by_majority};
-use super::dice::Dice;
-use super::disk::{Database, Entry, Payload, Write};
-use super::node::Killed;
+use crate::model::node::Killed;
+use crate::model::world::dice::Dice;
+use crate::model::world::disk::{Database, Entry, Payload, Write};
 
 /// Pause between heartbeats.
 const BEAT_MS: u64 = 300;
@@ -53,7 +53,7 @@ pub(super) enum RaftMessage {
         matched: u64,
         round: u64,
     },
-    /// The leader of this term wants to be followed by whoever hears it.
+    /// The leader of this term asks every receiver to follow it.
     TakeOver {
         term: u64,
     },
@@ -84,7 +84,7 @@ pub(super) enum Asker {
     /// A question of this node's own, by number.
     Own(u64),
     /// A question of a peer's process.
-    Peer(super::message::Process, u64),
+    Peer(crate::model::world::message::Process, u64),
 }
 
 enum Role {
@@ -144,7 +144,7 @@ impl Raft {
         Membership { committed, ..membership }
     }
 
-    /// Everybody else that the log goes to.
+    /// All other nodes that the log goes to.
     fn peers(&self, db: &Database) -> Vec<NodeId> {
         let membership = db.now().membership(u64::MAX);
         let all = membership.voters().into_iter().chain(membership.learners);
@@ -175,7 +175,7 @@ impl Raft {
         Ok(())
     }
 
-    /// Whoever has no vote asks for none.
+    /// A node without a vote asks for none.
     fn campaign(&mut self, db: &mut Database, now_ms: u64) {
         let membership = db.now().membership(u64::MAX);
         self.heard_ms = now_ms;

@@ -9,12 +9,13 @@ use quorate_client::{Context, Options};
 use quorate_raft::offline::OfflineStore;
 use quorate_raft::state::State;
 use quorate_shares::envelope::Ciphertext;
+use quorate_testnet::thief::canary;
 use quorate_testnet::thief::{self, Loot};
-use quorate_testnet::{canary, wait_until};
+use quorate_testnet::wait_until;
 use tempfile::TempDir;
 
 use super::{Churn, HEALING};
-use crate::site::PATIENCE;
+use crate::harness::PATIENCE;
 
 /// A secret in some log is looked for every so many turns.
 const SEARCH_EVERY: usize = 4;
@@ -80,7 +81,7 @@ impl Churn {
         self.tally.rekeys += epoch.0 - self.status.epoch.0;
         let ended = self.status.epoch;
         if epoch > ended {
-            // Nobody ordered it: somebody had been away.
+            // No operator ordered it: a member had been away.
             self.settle();
             assert!(self.status.epoch >= epoch, "D4");
         }
@@ -138,7 +139,7 @@ impl Churn {
         }
         let loot = thief::rob(&few);
         assert!(loot.is_nothing(), "S1: {} disks of one moment: {loot}", few.len());
-        let collected = self.burglar.settle(state, self.status.theft_threshold);
+        let collected = self.collector.settle(state, self.status.theft_threshold);
         let loot = thief::rob(&collected);
         assert!(loot.keys.is_empty(), "S1: disks of many moments, too few of each epoch: {loot}");
         all
@@ -152,8 +153,8 @@ impl Churn {
         })
     }
 
-    /// S3, S4: whoever is out serves nobody, whether it runs still or is started again, and says that it is out.
-    pub(super) fn haunt(&mut self) {
+    /// S3, S4: a former member serves no client, whether it still runs or is started again, and says that it is out.
+    pub(super) fn former_members_are_refused(&mut self) {
         for node in self.machines() {
             let data = self.site.cluster.directory().data(&node);
             let was_member = quorate_node::vault::inspect(&data).is_ok_and(|vault| vault.identity.node.is_some());
@@ -166,7 +167,7 @@ impl Churn {
             }
             let begins = fs::read_to_string(self.site.cluster.directory().log(&node)).unwrap_or_default().len();
             self.start(&node);
-            self.tally.ghosts += 1;
+            self.tally.former_members += 1;
             self.is_refused(&node, if runs { 0 } else { begins });
             let options =
                 Options { deadline: PATIENCE / 30, patience: std::time::Duration::ZERO, ..Options::default() };
@@ -176,7 +177,7 @@ impl Churn {
         }
     }
 
-    /// Waits until a node says that it is not a member, or that nobody opens its lock; it must not serve before.
+    /// Waits until a node says that it is not a member, or that no peer opens its lock; it must not serve before.
     fn is_refused(&mut self, node: &str, begins: usize) {
         let refused = wait_until(format!("S4: {node} to be refused"), HEALING, || {
             if !self.site.cluster.is_running(node).expect("a node") {
@@ -198,12 +199,12 @@ impl Churn {
         if self.dice.below(BACK_EVERY) > 0 {
             return;
         }
-        let Some((node, image)) = self.burglar.older_than(self.status.epoch, &self.members) else { return };
+        let Some((node, image)) = self.collector.older_than(self.status.epoch, &self.members) else { return };
         println!("  {node} is started from an old image");
         self.site.cluster.kill(&node).expect("dies");
         let aside = TempDir::new_in(self.directory.path("")).expect("a directory");
         let (real, now) = (self.site.cluster.directory().data(&node), aside.path().join("now"));
-        quorate_testnet::steal::copy(&real, &now).expect("copies");
+        quorate_testnet::thief::steal::copy(&real, &now).expect("copies");
         let begins = fs::read_to_string(self.site.cluster.directory().log(&node)).unwrap_or_default().len();
         self.site.cluster.restore(&node, &image).expect("restores");
         self.start(&node);
@@ -225,12 +226,12 @@ impl Churn {
         }
     }
 
-    /// Whoever is no member is erased, to be used anew.
+    /// Erases every machine that is not a member, so that it can join again.
     pub(super) fn free_machines(&mut self) {
         for node in self.machines() {
             if !self.members.contains(&node) {
                 self.site.cluster.erase(&node).expect("erases");
-                self.burglar.forget(&node);
+                self.collector.forget(&node);
             }
         }
         self.free = self.machines().into_iter().filter(|node| !self.members.contains(node)).collect();

@@ -1,9 +1,9 @@
-//! Churn: the members of a cluster of real processes change all the time, while everything goes wrong that can.
+//! Churn: the members of a cluster of real processes change all the time, under every fault that the testnet has.
 //!
 //! Dice draw what an operator orders ([`orders`]) and what happens meanwhile ([`troubles`]); clients make and rotate keys,
-//! encrypt and decrypt throughout, at nodes that keep no key in memory. When the trouble is over everything must heal by
-//! itself, what did not come off is ordered once more, and then every invariant is checked on the disks and by asking
-//! ([`checks`]), also against a thief who has been collecting disks all the time ([`burglar`]).
+//! encrypt and decrypt throughout, at nodes that keep no key in memory. When the trouble is over, the cluster must heal by
+//! itself. An order that failed is repeated. Then every invariant is checked on the disks and by requests ([`checks`]), also
+//! against a thief who has been collecting disks all the time ([`disk_collector`]).
 //!
 //! The seed fixes orders and troubles, but not the moment at which a process does what it does. A run that fails keeps the
 //! directory of its cluster with all logs, and says where it is:
@@ -12,8 +12,8 @@
 //! QUORATE_SEED=7 QUORATE_CHURN_ORDERS=40 cargo test --workspace --lib churn:: -- --nocapture
 //! ```
 
-mod burglar;
 mod checks;
+mod disk_collector;
 mod orders;
 mod troubles;
 
@@ -26,14 +26,14 @@ use quorate_client::wire::{Phase, Status};
 use quorate_client::{Client, Context, Options};
 use quorate_shares::ids::{Epoch, KeyUid, KeyVersion};
 use quorate_testnet::load::{Load, Options as LoadOptions};
-use quorate_testnet::tool::Finished;
+use quorate_testnet::procs::Finished;
 use quorate_testnet::{Cluster, wait_until};
 use tempfile::TempDir;
 
-use self::burglar::Burglar;
+use self::disk_collector::DiskCollector;
 use self::orders::Order;
 use self::troubles::Trouble;
-use crate::site::{Dice, Site, name, seed};
+use crate::harness::{Dice, Site, name, seed};
 
 /// Machines; those that are no members wait to be used.
 const MACHINES: u8 = 7;
@@ -52,7 +52,7 @@ const HEALING: Duration = Duration::from_secs(150);
 /// No key stays in memory, leases are short, and what is owed is paid soon.
 const SETTINGS: &str = "[timing]\nkey_idle_ms = 1\nkey_age_ms = 1\nlease_ms = 1500\nlease_tick_ms = 500\n\
     renew_lock_after_ms = 3000\nrenew_lock_every_ms = 20000\nrekey_pause_ms = 500\njoiner_patience_ms = 8000\n";
-/// Half of the clusters keep so little of the log that whoever was away is sent a snapshot.
+/// Half of the clusters keep so little of the log that a node which was away is sent a snapshot.
 const SHORT_LOG: &str = "snapshot_every = 40\nentries_kept = 5\n";
 
 /// A version of a key in an epoch.
@@ -62,7 +62,7 @@ type Record = (KeyUid, KeyVersion, Epoch);
 struct Churn {
     site: Site,
     seed: u64,
-    /// Thrown anew for each turn: what one turn took of them does not change the next.
+    /// Seeded again for each turn: the choices of one turn do not change those of the next.
     dice: Dice,
     members: BTreeSet<String>,
     /// Machines whose disks are empty.
@@ -73,7 +73,7 @@ struct Churn {
     sealed: Vec<String>,
     /// Every record that was ever seen: none may change.
     records: BTreeMap<Record, Vec<u8>>,
-    burglar: Burglar,
+    collector: DiskCollector,
     directory: Directory,
     tally: Tally,
 }
@@ -88,9 +88,9 @@ struct Tally {
     removals: usize,
     revocations: usize,
     replacements: usize,
-    /// Epochs that nobody ordered: a member had been away.
+    /// Epochs without an order: a member had been away.
     rekeys: u64,
-    ghosts: usize,
+    former_members: usize,
     /// Old images that were started in place of a node.
     restored: usize,
     /// Snapshots that a node which was away was sent.
@@ -133,9 +133,9 @@ impl Churn {
         let machine = |number| format!("n{number}");
         let (members, free) = ((1..=founders).map(machine).collect(), (founders + 1..=MACHINES).map(machine).collect());
         let status = site.block(site.client(None).status()).expect("it was just founded");
-        let burglar = Burglar::new(directory.path("stolen"));
+        let collector = DiskCollector::new(directory.path("stolen"));
         let (sealed, records, tally) = (Vec::new(), BTreeMap::new(), Tally::default());
-        Self { site, seed, dice, members, free, status, sealed, records, burglar, directory, tally }
+        Self { site, seed, dice, members, free, status, sealed, records, collector, directory, tally }
     }
 
     /// One order, and all that comes of it.
@@ -166,7 +166,7 @@ impl Churn {
                 self.settle();
                 assert!(self.is_done(&left), "{line}: L2: {left} was ordered, and is not done");
             } else {
-                assert!(matches!(trouble, Trouble::Second(_)), "{line}: nobody else can have gone");
+                assert!(matches!(trouble, Trouble::Second(_)), "{line}: no other node can have gone");
             }
         }
 
@@ -177,18 +177,18 @@ impl Churn {
         let unopened = self.site.block(outcome.open_all(&self.site.client(Some(&anywhere))));
         assert_eq!(unopened, Vec::<String>::new(), "{line}: D7: {anywhere}");
         self.count(&order, outcome.tally.done);
-        self.haunt();
+        self.former_members_are_refused();
         self.free_machines();
         self.go_back_in_time();
         self.disarm();
     }
 
-    /// Waits until all is well: nothing is under way, every member serves, and nobody has more keys than it must have.
+    /// Waits until all is well: no operation runs, every member serves, and no node has more keys than it must have.
     fn settle(&mut self) {
         let members = wait_until("L1, M2: the operation to end", HEALING, || {
             let status = self.quorum_status()?;
             let names: BTreeSet<String> = status.nodes.iter().map(|node| node.name.to_string()).collect();
-            // Whoever asks to be let in is waited for.
+            // A machine that asks to join is waited for.
             let asks = |node: &String| {
                 self.site.cluster.status(node).is_ok_and(|status| status.public.phase == Phase::Joining)
             };
@@ -250,14 +250,14 @@ impl Churn {
         sleep(Duration::from_millis(self.dice.below(longest_ms) as u64));
     }
 
-    /// One of these.
+    /// One of these nodes, drawn by the dice.
     fn pick(&mut self, of: &BTreeSet<String>) -> String {
         let place = self.dice.below(of.len());
         of.iter().nth(place).expect("below its length").clone()
     }
 
     fn run(&self, words: &[&str]) -> Finished {
-        let tool = quorate_testnet::tool::Tool::start(self.site.cluster.quorate(words.iter().copied()), b"");
+        let tool = quorate_testnet::procs::Tool::start(self.site.cluster.quorate(words.iter().copied()), b"");
         tool.expect("runs").outcome(HEALING).expect("it ends")
     }
 
@@ -286,7 +286,7 @@ fn run(seed: u64, orders: usize) -> Tally {
     let mut churn = Churn::found(seed);
     println!("churn: seed {seed}: founded with {:?}", churn.members);
     (0..orders).for_each(|_| churn.turn());
-    churn.tally.stolen = churn.burglar.taken();
+    churn.tally.stolen = churn.collector.taken();
     churn.tally.snapshots = churn.count_snapshots();
     println!("churn: seed {seed}: {:?}", churn.tally);
     churn.tally
@@ -302,7 +302,7 @@ fn never_happened(tallies: &[Tally]) -> Vec<&'static str> {
         ("a replacement", any(|tally| tally.replacements > 0)),
         ("an order that trouble stopped", any(|tally| tally.again > 0)),
         ("an epoch for a member that was away", any(|tally| tally.rekeys > 0)),
-        ("a former member that is refused", any(|tally| tally.ghosts > 0)),
+        ("a former member that is refused", any(|tally| tally.former_members > 0)),
         ("an old image", any(|tally| tally.restored > 0)),
         ("a snapshot", any(|tally| tally.snapshots > 0)),
         ("a theft", any(|tally| tally.stolen > 0)),

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use quorate_testnet::Error;
-use quorate_testnet::tool::Tool;
+use quorate_testnet::procs::Tool;
 
 use super::{Churn, HEALING, MEMBERS_MAX};
 
@@ -29,7 +29,7 @@ impl fmt::Display for Order {
 }
 
 impl Order {
-    /// Who comes.
+    /// The machine that joins.
     pub(super) fn joiner(&self) -> Option<&str> {
         match self {
             Self::Join(new) | Self::Replace { new, .. } => Some(new),
@@ -37,7 +37,7 @@ impl Order {
         }
     }
 
-    /// Who goes.
+    /// The members that leave.
     pub(super) fn leaving(&self) -> Vec<&str> {
         match self {
             Self::Join(_) => Vec::new(),
@@ -105,7 +105,7 @@ impl Churn {
         })
     }
 
-    /// Types it once more. Whoever is joining goes on by itself.
+    /// Types it once more. A node that is joining goes on by itself.
     pub(super) fn give_again(&mut self, order: &Order) -> Option<Tool> {
         order.joiner().is_none().then(|| self.give(order))
     }

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use quorate_testnet::relay::faults::Weather;
-use quorate_testnet::tool::Tool;
+use quorate_testnet::faults::network::LinkQuality;
+use quorate_testnet::procs::Tool;
 
 use super::orders::Order;
 use super::{Churn, HEALING};
@@ -13,7 +13,7 @@ use super::{Churn, HEALING};
 const SOON_MS: usize = 1_500;
 /// The longest that a node is down, cut off, or stopped.
 const LONG_MS: usize = 4_000;
-/// Whoever was away from before comes back so long after the order, if that is not carried out before.
+/// A node that was away before the order comes back so long after it, unless the order is done earlier.
 const AWAY: Duration = Duration::from_secs(6);
 /// Exit codes of the command line: try again, no such node, not now, Ctrl-C.
 const NO_QUORUM: i32 = 3;
@@ -21,13 +21,13 @@ const NOT_FOUND: i32 = 5;
 const CONFLICT: i32 = 6;
 const INTERRUPTED: i32 = 130;
 
-/// Of a kind, and to whom.
+/// What happens, and the node that it happens to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Trouble {
     None,
     /// A node is killed and starts again.
     Death(String),
-    /// Again and again.
+    /// A node is killed again and again.
     Deaths(String),
     /// All are killed and start again.
     Outage,
@@ -36,12 +36,12 @@ pub(super) enum Trouble {
     /// It hears the others, and they do not hear it, or the other way round.
     OneWay(String),
     /// Datagrams are lost, doubled and overtaken.
-    Weather,
+    BadNetwork,
     /// A process stands still.
     Stop(String),
     /// A member is down from before the order until after it.
     Away(String),
-    /// Somebody else orders something else at the same time.
+    /// A second operator orders something else at the same time.
     Second(Order),
     /// The same is typed twice.
     Twice,
@@ -60,7 +60,7 @@ impl fmt::Display for Trouble {
             Self::Outage => f.write_str("all die"),
             Self::Cut(node) => write!(f, "{node} is cut off"),
             Self::OneWay(node) => write!(f, "{node} is cut off one way"),
-            Self::Weather => f.write_str("bad weather"),
+            Self::BadNetwork => f.write_str("a bad network"),
             Self::Stop(node) => write!(f, "{node} stands still"),
             Self::Away(node) => write!(f, "{node} is away"),
             Self::Second(order) => write!(f, "and at the same time: {order}"),
@@ -73,16 +73,16 @@ impl fmt::Display for Trouble {
 
 impl Churn {
     pub(super) fn draw_trouble(&mut self, order: &Order) -> Trouble {
-        let whom = self.draw_whom(order);
+        let victim = self.draw_victim(order);
         match self.dice.below(16) {
             0 => Trouble::None,
-            1..=3 => Trouble::Death(whom),
-            4 => Trouble::Deaths(whom),
+            1..=3 => Trouble::Death(victim),
+            4 => Trouble::Deaths(victim),
             5 => Trouble::Outage,
-            6 | 7 => Trouble::Cut(whom),
-            8 => Trouble::OneWay(whom),
-            9 => Trouble::Weather,
-            10 => Trouble::Stop(whom),
+            6 | 7 => Trouble::Cut(victim),
+            8 => Trouble::OneWay(victim),
+            9 => Trouble::BadNetwork,
+            10 => Trouble::Stop(victim),
             // Of two members neither can be away when anything is ordered.
             11 | 12 if self.members.len() > 2 => Trouble::Away(self.pick(&self.members.clone())),
             13 => Trouble::Second(self.draw_order()),
@@ -90,13 +90,13 @@ impl Churn {
             15 if order.joiner().is_none() => Trouble::Interrupt,
             _ => match order.joiner() {
                 Some(joiner) => Trouble::Desertion(joiner.to_owned()),
-                None => Trouble::Death(whom),
+                None => Trouble::Death(victim),
             },
         }
     }
 
-    /// The leader, somebody whom the order is about, or anybody.
-    fn draw_whom(&mut self, order: &Order) -> String {
+    /// The leader, a node of the order, or any member.
+    fn draw_victim(&mut self, order: &Order) -> String {
         let anybody = self.pick(&self.members.clone());
         let about: Vec<&str> = order.leaving().into_iter().chain(order.joiner()).collect();
         match self.dice.below(3) {
@@ -130,11 +130,11 @@ impl Churn {
                 self.site.cluster.kill(node).expect("dies");
                 self.site.until("the others to go on", || self.quorum_status());
             }
-            Trouble::Weather => {
+            Trouble::BadNetwork => {
                 let delay = Duration::ZERO..=Duration::from_millis(self.dice.below(40) as u64);
-                let weather = Weather { loss: 0.03, duplicate: 0.1, delay };
+                let quality = LinkQuality { loss: 0.03, duplicate: 0.1, delay };
                 let seed = self.dice.below(usize::MAX) as u64;
-                self.site.faults().set_weather(weather, seed);
+                self.site.faults().set_quality(quality, seed);
             }
             _ => {}
         }
@@ -175,7 +175,7 @@ impl Churn {
                 let _ = command.interrupt();
             }
             Trouble::Desertion(node) => self.site.cluster.kill(node).expect("dies"),
-            Trouble::None | Trouble::Weather | Trouble::Away(_) => {}
+            Trouble::None | Trouble::BadNetwork | Trouble::Away(_) => {}
         }
         None
     }
@@ -196,12 +196,12 @@ impl Churn {
     }
 
     fn outage(&mut self, order: &Order) {
-        let everybody: Vec<String> =
+        let all: Vec<String> =
             self.members.iter().map(String::as_str).chain(order.joiner()).map(str::to_owned).collect();
-        everybody.iter().for_each(|node| self.site.cluster.kill(node).expect("dies"));
+        all.iter().for_each(|node| self.site.cluster.kill(node).expect("dies"));
         self.nap(LONG_MS / 2);
-        let first = self.dice.below(everybody.len());
-        for node in everybody.iter().cycle().skip(first).take(everybody.len()) {
+        let first = self.dice.below(all.len());
+        for node in all.iter().cycle().skip(first).take(all.len()) {
             self.start(node);
         }
     }
@@ -216,7 +216,7 @@ impl Churn {
         self.site.cluster.heal().expect("heals");
     }
 
-    /// Waits for the command, and types it again when it says that it should be. Whoever is away comes back meanwhile.
+    /// Waits for the command, and repeats it if it says so. Nodes that are away come back meanwhile.
     fn see_through(&mut self, order: &Order, trouble: &Trouble, command: Tool) -> bool {
         let mut command = command;
         let begin = Instant::now();
@@ -259,10 +259,10 @@ impl Churn {
         }
     }
 
-    /// All is as it should be again. Whoever was killed comes back, unless it is gone for good.
+    /// Ends the trouble. A node that was killed is started again, unless it is gone for good.
     fn end(&mut self, trouble: &Trouble) {
         self.site.cluster.heal().expect("heals");
-        self.site.faults().set_weather(Weather::default(), 0);
+        self.site.faults().set_quality(LinkQuality::default(), 0);
         for node in self.members.clone() {
             self.start(&node);
         }

@@ -13,8 +13,8 @@ use quorate_raft::{Link, LinkError, MessageClass, Replica};
 use quorate_shares::ids::NodeId;
 use tokio::sync::mpsc;
 
+use crate::base::error::Error;
 use crate::cluster::PATIENCE;
-use crate::error::Error;
 
 /// A replica that may not be open yet.
 pub(super) type Place = Arc<OnceLock<Replica>>;

@@ -1,0 +1,152 @@
+//! Everything that a set of stolen disks gives away.
+//!
+//! The thief runs the real opening code over copies of data directories, offline and as far as it gets: it reads the
+//! vaults, plays the LockOpen exchange among the disks it has (trying every key that one holds for another, current or
+//! not), opens bundles, reads databases, opens shares and reconstructs keys. It must be as strong as the disks allow:
+//! otherwise a test in which it finds nothing proves nothing. The control of every such test is the same thief with one more
+//! disk.
+//!
+//! It does not guess, and it uses nothing that lies off the disks, such as a pin on a token.
+
+pub mod canary;
+mod field;
+mod locks;
+pub mod memory;
+mod records;
+pub mod steal;
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use quorate_node::vault::{self, Vault};
+use quorate_raft::offline::OfflineStore;
+use quorate_shares::context::Context;
+use quorate_shares::envelope::{self, Ciphertext};
+use quorate_shares::ids::{Epoch, KeyName, NodeId};
+use quorate_shares::lock::Bundle;
+use quorate_shares::master::{KeyIdentity, MasterKey, RootPurpose};
+use quorate_shares::secret::Secret;
+
+use crate::thief::canary::Canary;
+
+/// A disk whose vault could be read.
+struct Disk {
+    path: PathBuf,
+    label: String,
+    node: NodeId,
+    vault: Vault,
+}
+
+/// A disk whose bundle could be opened.
+struct OpenDisk<'a> {
+    disk: &'a Disk,
+    bundle: Bundle,
+}
+
+/// What the thief got.
+#[derive(Default)]
+pub struct Loot {
+    /// Each step, in words.
+    pub story: Vec<String>,
+    /// Number of nodes whose bundle opened.
+    pub bundles: usize,
+    /// Names of keys that could be read.
+    pub key_names: BTreeSet<KeyName>,
+    /// Number of shares that opened.
+    pub shares: usize,
+    /// Epochs of which a share opened.
+    pub epochs: BTreeSet<Epoch>,
+    /// Keys that could be reconstructed.
+    pub keys: Vec<RecoveredKey>,
+    /// Every secret that was seen, to look for on other disks.
+    pub canaries: Vec<Canary>,
+    /// What lies in plain on every disk by design, the boot seeds: a search that does not find them proves nothing.
+    pub in_plain: Vec<Canary>,
+}
+
+/// A key in the hands of a thief, verified by its key-check value.
+pub struct RecoveredKey {
+    pub name: KeyName,
+    /// Which cluster, key and version.
+    pub identity: KeyIdentity,
+    key: MasterKey,
+}
+
+impl RecoveredKey {
+    /// Opens a ciphertext that was made with this key; `None` if it was not.
+    pub fn open(&self, ciphertext: &Ciphertext, context: &Context) -> Option<Vec<u8>> {
+        let header = ciphertext.header();
+        if (&header.name, header.version) != (&self.name, self.identity.version) {
+            return None;
+        }
+        let plaintext = envelope::open(&self.key.encryption_root(&self.identity), ciphertext, context).ok()?;
+        Some(plaintext.to_vec())
+    }
+
+    /// The root that a node which serves this key keeps in memory.
+    pub fn root(&self) -> Secret<32> {
+        self.key.root(&self.identity, RootPurpose::Encrypt)
+    }
+}
+
+impl Loot {
+    /// Whether the disks gave away nothing at all: no bundle, no name, no share, no key.
+    pub fn is_nothing(&self) -> bool {
+        self.bundles == 0 && self.key_names.is_empty() && self.shares == 0 && self.keys.is_empty()
+    }
+}
+
+impl fmt::Display for Loot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.story.iter().try_for_each(|line| writeln!(f, "{line}"))?;
+        let Self { bundles, key_names, shares, keys, .. } = self;
+        let (names, keys) = (key_names.len(), keys.len());
+        write!(f, "bundles opened: {bundles}, key names read: {names}, shares opened: {shares}, keys recovered: {keys}")
+    }
+}
+
+/// Opens what can be opened of these data directories.
+pub fn rob(directories: &[PathBuf]) -> Loot {
+    let mut loot = Loot::default();
+    let disks: Vec<Disk> = directories.iter().filter_map(|path| read(path, &mut loot)).collect();
+    let open: Vec<OpenDisk<'_>> = disks.iter().filter_map(|disk| locks::pick(disk, &disks, &mut loot)).collect();
+    records::read(&open, &mut loot);
+    loot
+}
+
+/// Opens the bundle of the disk at `directory` with the help of `all`, for a test that plays its node.
+pub fn unlock(directory: &Path, all: &[PathBuf]) -> Option<(Vault, Bundle)> {
+    let mut loot = Loot::default();
+    let disks: Vec<Disk> = all.iter().filter_map(|path| read(path, &mut loot)).collect();
+    let disk = disks.iter().find(|disk| disk.path == directory)?;
+    let bundle = locks::pick(disk, &disks, &mut loot)?.bundle;
+    Some((vault::inspect(directory).ok()?, bundle))
+}
+
+/// Opens the database of the disk at `directory` with the help of `all`, for a test that looks at the replicated state.
+pub fn database(directory: &Path, all: &[PathBuf]) -> Option<OfflineStore> {
+    let (_, bundle) = unlock(directory, all)?;
+    records::database(directory, &bundle).ok()
+}
+
+fn read(path: &Path, loot: &mut Loot) -> Option<Disk> {
+    let label = path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned());
+    let vault = match vault::inspect(path) {
+        Ok(vault) => vault,
+        Err(error) => {
+            loot.story.push(format!("{label}: no vault can be read: {error}"));
+            return None;
+        }
+    };
+    let Some(node) = vault.identity.node else {
+        loot.story.push(format!("{label}: the vault of a node that is in no cluster"));
+        return None;
+    };
+    let mut members: Vec<_> = vault.roster.members.iter().map(|member| member.name.as_str()).collect();
+    members.sort_unstable();
+    let (name, members) = (vault.roster.member(node).map_or("", |member| member.name.as_str()), members.join(", "));
+    loot.story.push(format!("{label}: the disk of {name}, of a cluster of {members}; these names lie in plain"));
+    loot.in_plain.push(Canary::secret(format!("boot seed of {label}"), vault.identity.boot_seed.expose()));
+    Some(Disk { path: path.to_owned(), label, node, vault })
+}

@@ -1,0 +1,55 @@
+//! The names that serde knows of a type, asked of the type itself: a format can be held against a document, wherever its
+//! source lies.
+
+use serde::de::value::Error;
+use serde::de::{DeserializeOwned, Deserializer, Error as _, Visitor};
+use serde::forward_to_deserialize_any;
+
+/// The name of a type, and its variants or fields in the order in which they are declared: the variants are numbered in that
+/// order, and the fields are written in it. What serde skips is left out.
+///
+/// # Panics
+/// If `T` is neither an enum nor a struct with named fields whose `Deserialize` is derived.
+pub(crate) fn names<T: DeserializeOwned>() -> (&'static str, &'static [&'static str]) {
+    let mut asked = None;
+    // The question itself is the answer: nothing is there to deserialize from.
+    let refused = T::deserialize(Asked(&mut asked));
+    assert!(refused.is_err(), "nothing was deserialized");
+    asked.unwrap_or_else(|| panic!("{} is neither an enum nor a struct", std::any::type_name::<T>()))
+}
+
+/// Writes down what a derived `Deserialize` asks for, and gives nothing.
+struct Asked<'a>(&'a mut Option<(&'static str, &'static [&'static str])>);
+
+impl<'de> Deserializer<'de> for Asked<'_> {
+    type Error = Error;
+
+    fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Error> {
+        Err(Error::custom("nothing is there"))
+    }
+
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        variants: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Error> {
+        *self.0 = Some((name, variants));
+        self.deserialize_any(visitor)
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Error> {
+        *self.0 = Some((name, fields));
+        self.deserialize_any(visitor)
+    }
+
+    forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit unit_struct
+        newtype_struct seq tuple tuple_struct map identifier ignored_any
+    }
+}

@@ -1,0 +1,120 @@
+//! A thief who plays a node over the network, with the vault of its stolen disk.
+
+use std::time::Duration;
+
+use quorate_client::conn::{Conn, Lane};
+use quorate_client::identity::{DialError, Identity, Protocol, dial};
+use quorate_node::peers::caller::Caller;
+use quorate_node::peers::peer::{
+    Forwarded, ForwardedRequest, Hello, KeyChange, LockState, Operate, PeerRequest, SharesRequest, VerifyRequest,
+};
+use quorate_node::vault::{self, Vault};
+use quorate_raft::command::{Change, Command, Invite};
+use quorate_shares::ids::{Epoch, KeyUid, KeyVersion, NodeId};
+use quorate_shares::labels::EXPORTER_LOCK;
+use quorate_shares::lock::{LockOpenCode, LockOpenReply, LockOpenRequest, LockParams};
+use quorate_shares::secret::Secret;
+
+use super::{Site, name};
+
+/// How long a node may take to answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The vault of a stolen disk, and a network of the thief's own.
+pub(crate) struct Impostor {
+    pub(crate) vault: Vault,
+    boot: Identity,
+    endpoint: quinn::Endpoint,
+}
+
+impl Impostor {
+    pub(crate) fn steal(site: &Site, node: &str) -> Self {
+        let stolen = tempfile::tempdir().expect("a directory");
+        let disk = site.cluster.steal(&[node], stolen.path()).expect("steals").remove(0);
+        Self::of(site, vault::inspect(&disk).expect("a vault"))
+    }
+
+    /// A thief who has this vault.
+    pub(crate) fn of(site: &Site, vault: Vault) -> Self {
+        let boot = Identity::from_seed(&vault.identity.boot_seed);
+        let endpoint = site.block(async { quinn::Endpoint::client("127.0.0.1:0".parse().expect("an address")) });
+        Self { vault, boot, endpoint: endpoint.expect("a socket") }
+    }
+
+    /// The same thief with a boot key that no member has.
+    pub(crate) fn with_boot_key(self, boot: Identity) -> Self {
+        Self { boot, ..self }
+    }
+
+    pub(crate) async fn dial(&self, site: &Site, node: &str, protocol: Protocol) -> Result<Conn, DialError> {
+        let file = site.file();
+        let node = file.node(node).expect("a node");
+        let expected = match protocol {
+            Protocol::Boot | Protocol::Join => node.boot_key,
+            Protocol::Peer | Protocol::Client => node.key,
+        };
+        let address = node.addresses[0].parse().expect("an address");
+        let connection = dial(&self.endpoint, address, &self.boot, expected, protocol, PATIENCE).await?;
+        Ok(Conn::start(connection, None))
+    }
+
+    /// The question that the stolen node would ask of `to`.
+    pub(crate) fn lock_open(&self, to: NodeId) -> LockOpenRequest {
+        let lock = self.vault.lock.as_ref().expect("a lock");
+        let node = self.vault.identity.node.expect("an id");
+        let params = LockParams { cluster: self.vault.identity.cluster, node, generation: lock.generation() };
+        lock.request(&params, to, [7; 32]).expect("the lock names this peer")
+    }
+
+    /// Asks `to` for its piece of the stolen lock: what it answers, and the piece with its number, if it gives it.
+    pub(crate) fn ask(&self, site: &Site, to: &str) -> (LockOpenCode, Option<(u8, Secret<32>)>) {
+        let request = self.lock_open(site.file().node(to).expect("a node").id);
+        site.block(async {
+            let boot = self.dial(site, to, Protocol::Boot).await.expect("the boot door");
+            let answer = boot.call(Lane::Ordinary, &request.encode(), PATIENCE).await.expect("answers");
+            let reply = LockOpenReply::parse(&answer).expect("a reply");
+            let piece = reply.open(&boot.export(EXPORTER_LOCK, &request.hash())).ok();
+            (reply.code(), piece.map(|piece| (request.x, piece)))
+        })
+    }
+}
+
+/// One of everything that a member may ask of another.
+pub(crate) fn every_peer_request(me: NodeId) -> Vec<PeerRequest> {
+    let (uid, version, epoch) = (KeyUid([1; 16]), KeyVersion(1), Epoch(1));
+    let durable = LockState { generation: 1, keyno: 1 };
+    vec![
+        PeerRequest::Hello(Hello { node: me, boot_nonce: [7; 32], flushed: None }),
+        PeerRequest::Ping,
+        PeerRequest::Raft(serde_bytes::ByteBuf::from(vec![0; 64])),
+        PeerRequest::Lease,
+        PeerRequest::Shares(SharesRequest { epoch, versions: vec![(uid, version)], request: [0; 16] }),
+        PeerRequest::Verify(VerifyRequest { epoch, index: 0, versions: vec![(uid, version)] }),
+        PeerRequest::AckEpoch { epoch, index: 0 },
+        PeerRequest::LockPrepare(durable),
+        PeerRequest::LockCommit(durable),
+        PeerRequest::LockErased(durable),
+        PeerRequest::FoundingTerms,
+        PeerRequest::FoundingLocked { attempt: 1 },
+        PeerRequest::Propose(Box::new(Command::new(0, Change::ActivateEpoch { epoch }))),
+        PeerRequest::Report,
+        PeerRequest::Flushed(quorate_raft::Flushed::default()),
+        PeerRequest::Roster,
+        forwarded(ForwardedRequest::Change(KeyChange::Rotate { request: [0; 16], name: name("key"), expect: None })),
+        forwarded(ForwardedRequest::Operate(Operate::Revoke {
+            request: [0; 16],
+            names: vec!["n3".parse().expect("a name")],
+        })),
+        forwarded(ForwardedRequest::Progress { operation: epoch }),
+        forwarded(ForwardedRequest::Invite(Invite { proof_key: [1; 32], name: None, ttl_ms: 1_000 })),
+        forwarded(ForwardedRequest::Replace { invitation: [1; 32], gone: me }),
+        forwarded(ForwardedRequest::Seal { sealed: true }),
+        forwarded(ForwardedRequest::Admit { node: me }),
+        forwarded(ForwardedRequest::Disarm { codes: None }),
+    ]
+}
+
+fn forwarded(request: ForwardedRequest) -> PeerRequest {
+    let caller = Caller::root(&[0; 32], "127.0.0.1:4711".parse().expect("an address"));
+    PeerRequest::Forwarded(Box::new(Forwarded { caller, request }))
+}

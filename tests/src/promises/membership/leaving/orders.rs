@@ -1,0 +1,254 @@
+//! What an operator may order: the same thing again, two things at once, one instead of another; and what is refused.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use quorate_client::wire::Phase;
+use quorate_shares::lock::LockOpenCode;
+use quorate_testnet::Cluster;
+use quorate_testnet::procs::{Finished, Tool};
+
+use super::{COLD, LEASE, all_open, cold, run, seal_many, settled, status, typed};
+use crate::harness::commands::{invite, join};
+use crate::harness::impostor::Impostor;
+use crate::harness::{PATIENCE, Site};
+
+/// Types a command that is refused, and returns what it says.
+fn refused(site: &Site, words: &[&str], code: i32) -> String {
+    let Finished { code: ended, stderr, .. } = run(site, words);
+    assert_eq!(ended, Some(code), "{words:?}: {stderr}");
+    stderr
+}
+
+/// The epoch that a command began, or goes on to wait for.
+fn begun(site: &Site, words: &[&str]) -> u64 {
+    let words: Vec<_> = words.iter().copied().chain(["--yes", "--no-wait", "--output", "json"]).collect();
+    let Finished { code, stdout, stderr, .. } = run(site, &words);
+    assert_eq!(code, Some(0), "{stderr}");
+    let result: serde_json::Value = serde_json::from_slice(&stdout).expect("JSON");
+    result["epoch"].as_u64().expect("a number")
+}
+
+/// L2, M2: one operation runs at a time. The same command again waits for the same operation. A command for an operation that is
+/// over says so, and a command that the other nodes could not survive is refused. n2 is stopped, so that the first operation
+/// waits for it. Mutated: a command is recognised by its request id alone.
+#[test]
+fn one_operation_runs_at_a_time_and_the_same_command_again_is_the_same_one() {
+    let site = cold(4);
+    let sealed = seal_many(&site, 20);
+    let said = refused(&site, &["node", "remove", "n44", "--yes"], 5);
+    assert!(said.contains("no node named n44") && said.contains("did you mean n4?"), "{said}");
+    let said = refused(&site, &["node", "revoke", "n3", "--node", "n3", "--yes"], 2);
+    assert!(said.contains("n3 is about to leave") && said.contains("leave out --node"), "{said}");
+    let said = refused(&site, &["node", "revoke", "n3", "n5", "--yes"], 5);
+    assert!(said.contains("no node named n5"), "nothing is done by halves: {said}");
+    let said = refused(&site, &["node", "revoke", "n3", "n4", "--yes"], 6);
+    assert!(said.contains("2 of 3 shares would remain"), "{said}");
+
+    let still = site.cluster.process("n2").expect("exists").expect("runs");
+    still.pause().expect("stands still");
+    let operation = begun(&site, &["node", "remove", "n4"]);
+    assert_eq!(operation, 2);
+    let said = refused(&site, &["node", "remove", "n3", "--yes"], 6);
+    assert!(said.contains("another operation is not over yet: remove n4"), "{said}");
+    assert_eq!(begun(&site, &["node", "remove", "n4"]), operation, "it is the one that runs");
+    let waiting = status(&site, &["n1", "n3"]).and_then(|status| status.operation).expect("it is shown");
+    assert_eq!((waiting.name.as_str(), waiting.waiting_for.contains(&"n2".to_owned())), ("remove n4", true));
+    still.resume().expect("goes on");
+    let again = run(&site, &["node", "remove", "n4", "--yes"]);
+    assert_eq!(again.code, Some(0), "{}", again.stderr);
+    settled(&site, &["n1", "n2", "n3"], operation);
+
+    for words in [["node", "remove", "n4", "--yes"], ["node", "revoke", "n4", "--yes"]] {
+        let said = refused(&site, &words, 5);
+        assert!(said.contains("n4 was removed already"), "{said}");
+    }
+    let said = refused(&site, &["node", "remove", "n3", "--yes"], 6);
+    assert!(said.contains("two nodes would remain") && said.contains("--accept-no-redundancy"), "{said}");
+    let two = run(&site, &["node", "remove", "n3", "--yes", "--accept-no-redundancy"]);
+    assert_eq!(two.code, Some(0), "{}", two.stderr);
+    settled(&site, &["n1", "n2"], operation + 1);
+    let said = refused(&site, &["node", "remove", "n2", "--yes"], 6);
+    assert!(said.contains("1 of 2 shares would remain"), "{said}");
+    all_open(&site, &["n1", "n2"], &sealed);
+}
+
+/// I6: a revocation replaces a removal that waits, and also takes out the node that the removal would have removed. The client
+/// that waits for the removal is told. Mutated: a revocation with the number of the operation that it replaced.
+#[test]
+fn a_revocation_takes_the_place_of_a_removal() {
+    let site = cold(5);
+    let sealed = seal_many(&site, 20);
+    let still = site.cluster.process("n2").expect("exists").expect("runs");
+    still.pause().expect("stands still");
+    let removal = typed(&site, &["node", "remove", "n5", "--yes"]);
+    // Nodes are named in the order in which they joined.
+    let running = |words: &[&str]| {
+        let operation = status(&site, &["n1", "n3"])?.operation?;
+        let shown: BTreeSet<_> = operation.name.split(' ').collect();
+        (shown == words.iter().copied().collect()).then_some(())
+    };
+    site.until("the removal to wait", || running(&["remove", "n5"]));
+    let revocation = typed(&site, &["node", "revoke", "n4", "--yes", "--wait"]);
+    site.until("the revocation of both", || running(&["revoke", "n4", "n5"]));
+    still.resume().expect("goes on");
+    let finished = revocation.outcome(PATIENCE).expect("ends");
+    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+    let finished = removal.outcome(PATIENCE).expect("ends");
+    assert_eq!(finished.code, Some(6), "{}", finished.stderr);
+    assert!(finished.stderr.contains("a revocation came before the removal of n5 was done"), "{}", finished.stderr);
+
+    let stay = ["n1", "n2", "n3"];
+    let epoch = status(&site, &stay).expect("serves").epoch.0;
+    let status = settled(&site, &stay, epoch);
+    assert_eq!((status.threshold, status.theft_threshold), (2, 2));
+    for node in ["n4", "n5"] {
+        let said = refused(&site, &["node", "revoke", node, "--yes"], 5);
+        assert!(said.contains(&format!("{node} was revoked already")), "{said}");
+    }
+    all_open(&site, &stay, &sealed);
+}
+
+/// T56: a member is away, and could not unlock itself without the node that is to leave. The command is refused until the member
+/// is back and its lock no longer needs that node. Mutated: if absent members are not checked, the command waits for ever.
+#[test]
+fn t56_a_removal_that_would_lock_out_a_member_that_is_away_is_refused() {
+    let mut site = cold(4);
+    let sealed = seal_many(&site, 20);
+    site.cluster.kill("n4").expect("dies");
+    let missed = || status(&site, &["n1"])?.waiting_for.iter().any(|name| name.as_str() == "n4").then_some(());
+    site.until("n4 to be missed", missed);
+    // The lock of n4 needs two of n1, n2 and n3.
+    let removed = run(&site, &["node", "remove", "n3", "--yes"]);
+    assert_eq!(removed.code, Some(0), "{}", removed.stderr);
+    let last = ["node", "remove", "n2", "--yes", "--accept-no-redundancy"];
+    let said = refused(&site, &last, 6);
+    assert!(said.contains("n4 is away, and could not unlock itself again without this node"), "{said}");
+
+    site.start(&["n4"]);
+    site.cluster.wait_serving(&["n4"]).expect("two are enough to open its lock");
+    let removed = run(&site, &last);
+    assert_eq!(removed.code, Some(0), "{}", removed.stderr);
+    settled(&site, &["n1", "n4"], 3);
+    site.kill_all();
+    site.start(&["n1", "n4"]);
+    site.cluster.wait_serving(&["n1", "n4"]).expect("each opens the lock of the other");
+    all_open(&site, &["n1", "n4"], &sealed);
+}
+
+/// Kills a node and waits until another one misses it.
+fn lose(site: &mut Site, node: &str, witness: &str) {
+    site.cluster.kill(node).expect("dies");
+    let missed = || status(site, &[witness])?.waiting_for.iter().any(|name| name.as_str() == node).then_some(());
+    site.until(&format!("{node} to be missed"), missed);
+}
+
+/// T56 of three: n3 is away, and n1 and n2 are to be replaced one after the other. Each of them stays and serves until n3 is
+/// back, since the keys would otherwise depend on one disk. Then the replacement continues by itself.
+#[test]
+fn t56_a_replacement_of_one_that_opens_for_a_member_that_is_away_waits() {
+    let mut site = Site::of(Cluster::builder().spares(2).settings(COLD));
+    let sealed = seal_many(&site, 20);
+    let mut members: BTreeSet<&str> = ["n1", "n2", "n3"].into();
+    for (epoch, [gone, new]) in (2..).zip([["n1", "n4"], ["n2", "n5"]]) {
+        let stays = *members.iter().find(|name| ![gone, "n3"].contains(name)).expect("one of three");
+        lose(&mut site, "n3", stays);
+        let invitation = invite(&site);
+        let replace = site.cluster.quorate(["node", "replace", gone, "--with", "-", "--yes"]);
+        Tool::start(replace, invitation.as_bytes()).expect("runs").success(PATIENCE).expect("the invitation is known");
+        site.start(&[new]);
+        let mut joining = join(&site.cluster, new, &invitation);
+        site.until("it to wait for n3", || {
+            assert!(!joining.has_ended(), "{}", joining.so_far());
+            let running = status(&site, &[gone, stays])?.operation?;
+            let waits = running.step == "1 more holders of shares must be there" && running.waiting_for == ["n3"];
+            waits.then(|| println!("{}: {}", running.name, running.step))
+        });
+        let begin = Instant::now();
+        site.until("a lease to pass", || {
+            assert!(!joining.has_ended(), "{new} joined without n3: {}", joining.so_far());
+            all_open(&site, &[gone, stays], &sealed[..1]);
+            (begin.elapsed() > LEASE).then_some(())
+        });
+        assert_ne!(site.cluster.status(gone).expect("runs").public.phase, Phase::Revoked, "{gone}");
+
+        site.start(&["n3"]);
+        site.cluster.wait_serving(&["n3"]).expect("its lock opens");
+        joining.success(PATIENCE).expect("joins");
+        site.export();
+        members.remove(gone);
+        members.insert(new);
+        settled(&site, &members.iter().copied().collect::<Vec<_>>(), epoch);
+        site.until(&format!("{gone} to be told"), || {
+            (site.cluster.status(gone).ok()?.public.phase == Phase::Revoked).then_some(())
+        });
+        site.cluster.kill(gone).expect("dies");
+    }
+    let left: Vec<&str> = members.into_iter().collect();
+    assert_eq!(left, ["n3", "n4", "n5"]);
+    for node in &left {
+        site.cluster.kill(node).expect("dies");
+    }
+    site.start(&["n3", "n4"]);
+    site.cluster.wait_serving(&["n3", "n4"]).expect("each opens the lock of the other");
+    all_open(&site, &["n3", "n4"], &sealed);
+}
+
+/// T56, the way out: n3 of three is away for good. n4 and n5 have joined, and n1 and n2 leave one after the other. The second
+/// removal is refused, since only n2 still opens the lock of n3, until `--abandon n3` counts n3 as lost. Then n3 is a member
+/// that can never unlock itself again, and can be removed like any other.
+#[test]
+fn t56_a_member_that_is_counted_as_lost_keeps_nobody_from_leaving() {
+    let mut site = Site::of(Cluster::builder().spares(2).settings(COLD));
+    let sealed = seal_many(&site, 20);
+    lose(&mut site, "n3", "n1");
+    let taken_in = |site: &mut Site, new: &str, members: &[&str], epoch: u64| {
+        site.cluster.join(new).expect("joins");
+        site.export();
+        settled(site, members, epoch);
+    };
+    taken_in(&mut site, "n4", &["n1", "n2", "n4"], 2);
+    let removed = run(&site, &["node", "remove", "n1", "--yes"]);
+    assert_eq!(removed.code, Some(0), "n2 still opens for n3: {}", removed.stderr);
+    site.cluster.kill("n1").expect("dies");
+    site.export();
+    taken_in(&mut site, "n5", &["n2", "n4", "n5"], 4);
+
+    let said = refused(&site, &["node", "remove", "n2", "--yes"], 6);
+    assert!(said.contains("n3 is away, and could not unlock itself again without this node"), "{said}");
+    assert!(said.contains("--abandon n3"), "{said}");
+    // An --abandon of another node does not count.
+    refused(&site, &["node", "remove", "n2", "--yes", "--abandon", "n4"], 6);
+    let lost = Impostor::steal(&site, "n3");
+    assert_eq!(lost.ask(&site, "n2").0, LockOpenCode::Ok, "the control: as it is, n3 could come back");
+    let removed = run(&site, &["node", "remove", "n2", "--yes", "--abandon", "n3"]);
+    assert_eq!(removed.code, Some(0), "{}", removed.stderr);
+    site.cluster.kill("n2").expect("dies");
+    site.export();
+    let stay = ["n4", "n5"];
+    settled(&site, &stay, 5);
+    all_open(&site, &stay, &sealed);
+
+    site.start(&["n3"]);
+    let begin = Instant::now();
+    site.until("n3 to ask for a while", || {
+        let seen = site.cluster.status("n3").ok()?;
+        assert_eq!(seen.public.phase, Phase::Locked, "no peer is left that opens its lock");
+        (begin.elapsed() > LEASE).then(|| println!("{:?}", seen.operation))
+    });
+    let named = |site: &Site| {
+        let nodes = site.block(super::client_of(site, &stay).nodes()).expect("nodes");
+        nodes.iter().any(|node| node.name.as_str() == "n3")
+    };
+    assert!(named(&site), "it is a member all the same");
+    let removed = run(&site, &["node", "remove", "n3", "--yes", "--accept-no-redundancy"]);
+    assert_eq!(removed.code, Some(0), "{}", removed.stderr);
+    settled(&site, &stay, 6);
+    assert!(!named(&site));
+    for node in stay {
+        site.cluster.kill(node).expect("dies");
+    }
+    site.start(&stay);
+    site.cluster.wait_serving(&stay).expect("each opens the lock of the other");
+    all_open(&site, &stay, &sealed);
+}

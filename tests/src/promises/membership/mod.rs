@@ -1,0 +1,6 @@
+//! How a cluster begins, who joins and leaves it, and who votes in it.
+
+mod founding;
+mod joining;
+mod leaving;
+mod voters;

@@ -1,0 +1,7 @@
+//! What a thief, an impostor and a lying member learn, and what they cannot do.
+
+mod impostor;
+mod liar;
+mod memory;
+mod secrets;
+mod stolen_disks;

@@ -1,0 +1,60 @@
+//! Who asked is known wherever a request is decided, also at a leader that another node asks for a client.
+
+use std::fs;
+
+use quorate_testnet::Cluster;
+use quorate_testnet::procs::Tool;
+
+use crate::harness::{PATIENCE, Site};
+
+const NODES: [&str; 3] = ["n1", "n2", "n3"];
+
+fn run(site: &Site, node: &str, typed: &str) {
+    let mut command = site.cluster.quorate(typed.split(' '));
+    command.env("QUORATE_SOCKET", site.cluster.directory().socket(node));
+    let finished = Tool::start(command, b"").expect("runs").outcome(PATIENCE).expect("ends");
+    assert_eq!(finished.code, Some(0), "{typed} at {node}: {}", finished.stderr);
+}
+
+/// The audit lines of a node that name `request`.
+fn lines(site: &Site, node: &str, request: &str) -> Vec<String> {
+    let log = fs::read_to_string(site.cluster.directory().log(node)).expect("its log");
+    let lines = log.lines().filter(|line| line.contains("quorate::audit") && line.contains(request));
+    lines.map(str::to_owned).collect()
+}
+
+/// Mutated: a node that forwards a caller of its own making, or none, leaves the leader without the token's tag and the address; a
+/// leader that takes the forwarding member from the message names the wrong node; a line that names the key shows its name.
+#[test]
+fn the_leader_knows_the_caller_that_another_node_forwards() {
+    let site = Site::of(Cluster::builder().nodes(3).environment("QUORATE_LOG", "info,quorate::audit=debug"));
+    let leader = site.leader();
+    let entry = *NODES.iter().find(|node| **node != leader).expect("three nodes");
+    let file = site.file();
+    let entry_id = file.nodes.iter().find(|node| node.name.as_str() == entry).expect("it is in the client file").id;
+    run(&site, entry, &format!("key create a-secret-name --node {entry}"));
+
+    let here = lines(&site, entry, "key.create");
+    let there = lines(&site, &leader, "key.create");
+    let ([here], [there]) = (&here[..], &there[..]) else { panic!("one line each: {here:?}, {there:?}") };
+    let caller = |line: &str| {
+        let from = line.find("root token ").unwrap_or_else(|| panic!("no caller in {line}"));
+        let until = line.find(" at the client door").unwrap_or_else(|| panic!("no door in {line}"));
+        line[from..until].to_owned()
+    };
+    assert_eq!(caller(here), caller(there), "the same tag and address");
+    assert!(!here.contains("door of node"), "it asked here: {here}");
+    assert!(there.contains(&format!("at the client door of node {entry_id}")), "{there}");
+    assert!(here.contains("outcome=\"ok\"") && there.contains("outcome=\"ok\""), "{here} {there}");
+
+    // A key that exists is named by its uid.
+    run(&site, entry, &format!("key show a-secret-name --node {entry}"));
+    let [shown] = &lines(&site, entry, "key.show")[..] else { panic!("one line") };
+    assert!(shown.contains("key.show key ") && !shown.contains("a-secret-name"), "{shown}");
+
+    // Someone at the machine is known by the user id.
+    run(&site, entry, "node seal");
+    let [sealed] = &lines(&site, entry, "node.seal")[..] else { panic!("one line") };
+    assert!(sealed.contains("owner of the machine from user "), "{sealed}");
+    assert!(sealed.contains("at the local door"), "{sealed}");
+}
