@@ -1,7 +1,7 @@
 //! What nodes say to each other: bounded, and stable once read.
 #![no_main]
 
-use quorate_node::peers::peer::{PeerReply, PeerRequest, decode, encode};
+use quorate_node::messages::peer::{PeerReply, PeerRequest, decode, encode};
 use serde::{Serialize, de::DeserializeOwned};
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {

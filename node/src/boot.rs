@@ -442,7 +442,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let mut vault = Vault::new(CLUSTER, Secret::random(&mut random::system()));
         (vault.identity.node, vault.roster.members) = (Some(NodeId(2)), vec![member(1), member(2)]);
-        let nothing = crate::peers::peer::LockState { generation: 0, keyno: 0 };
+        let nothing = crate::messages::peer::LockState { generation: 0, keyno: 0 };
         let mut peer = Vault::new(CLUSTER, Secret::random(&mut random::system()));
         let offer = lock_keys::prepare(&mut peer, NodeId(2), nothing, &mut random::system());
         let (key_number, public_key) = offer.expect("the first key");

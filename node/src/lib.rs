@@ -9,10 +9,8 @@ pub mod base;
 pub mod vault;
 
 pub mod memory;
+pub mod messages;
 pub mod node;
-
-pub mod boot;
-pub mod rebuild;
 
 pub mod peers;
 
@@ -24,5 +22,10 @@ pub mod lock;
 pub mod cluster;
 pub mod join;
 
-pub mod serve;
 pub mod service;
+
+pub mod serve;
+
+pub mod rebuild;
+
+pub mod boot;

@@ -30,8 +30,8 @@ use tracing::{info, warn};
 
 use crate::boot;
 use crate::cluster::status;
+use crate::messages::peer::{PeerReply, PeerRequest};
 use crate::node::Node;
-use crate::peers::peer::{PeerReply, PeerRequest};
 use crate::vault::disk;
 
 /// Alarms kept at most; beyond, the oldest makes room.

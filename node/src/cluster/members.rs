@@ -27,8 +27,8 @@ use crate::base::random;
 use crate::keys::deal::{self, RedealError};
 use crate::keys::gather::LoadError;
 use crate::memory::keyring::Slot;
+use crate::messages::peer::{PeerReply, PeerRequest, Refusal, VerifyRequest};
 use crate::node::Node;
-use crate::peers::peer::{PeerReply, PeerRequest, Refusal, VerifyRequest};
 
 /// How long a holder may take to open and check a list of shares.
 const HOLDER: Duration = Duration::from_secs(5);
@@ -430,7 +430,7 @@ pub async fn check_shares(
     replica: &Replica,
     request: &VerifyRequest,
 ) -> Result<Vec<(KeyUid, KeyVersion)>, Refusal> {
-    if request.versions.len() > crate::peers::peer::VERSIONS_MAX {
+    if request.versions.len() > crate::messages::peer::VERSIONS_MAX {
         return Err(Refusal::TooMany);
     }
     replica.wait_applied(request.index, HOLDER).await.map_err(|_| Refusal::Behind)?;
@@ -490,7 +490,7 @@ pub async fn check_epoch(node: &Arc<Node>, replica: &Replica, epoch: Epoch, inde
     replica.wait_applied(index, HOLDER).await.map_err(|_| Refusal::Behind)?;
     let mut checked = node.checked.lock().await;
     let (redealt, slots) = replica.read(|state| checked.owed(state, epoch)).ok_or(Refusal::WrongEpoch)?;
-    for some in slots.chunks(crate::peers::peer::VERSIONS_MAX) {
+    for some in slots.chunks(crate::messages::peer::VERSIONS_MAX) {
         let verified = check(node, replica, epoch, some).await?;
         let all = verified.len() == some.len();
         checked.note(verified);

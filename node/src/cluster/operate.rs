@@ -21,8 +21,8 @@ use crate::base::random;
 use crate::cluster::members;
 use crate::cluster::status::theft_threshold;
 use crate::lease::confirm;
+use crate::messages::peer::Operate;
 use crate::node::Node;
-use crate::peers::peer::Operate;
 use crate::peers::proposal::{self, ProposalError};
 use crate::vault::invitation::{INVITERS_MAX, Invitation, InvitationError, InvitationKey, Inviter};
 

@@ -19,8 +19,8 @@ use tokio::time::timeout;
 
 use crate::base::clock::boot_ms;
 use crate::cluster::members::operation_name;
+use crate::messages::peer::{PeerReply, PeerRequest, Report};
 use crate::node::Node;
-use crate::peers::peer::{PeerReply, PeerRequest, Report};
 use crate::serve::listen::Closing;
 
 /// A peer that does not report within this time is shown as it was last heard of.

@@ -13,8 +13,8 @@ use quorate_shares::labels::EXPORTER_JOIN;
 use tracing::debug;
 
 use crate::join::found::{FIRST, FoundError, Terms, attempt, progress, registration, settle_roster};
+use crate::messages::peer::{PeerReply, PeerRequest};
 use crate::node::Node;
-use crate::peers::peer::{PeerReply, PeerRequest};
 use crate::serve::listen::Closing;
 use crate::vault::invitation::{JoinCode, JoinReply};
 use crate::vault::{Invited, Role, Vault};

@@ -25,8 +25,8 @@ use crate::base::random;
 use crate::keys::gather::{self, LoadError, Loaded};
 use crate::lease::confirm;
 use crate::memory::keyring::Slot;
+use crate::messages::peer::KeyChange;
 use crate::node::Node;
-use crate::peers::peer::KeyChange;
 
 /// A batch is closed after this.
 const BATCH_MS: u64 = 10 * 60_000;

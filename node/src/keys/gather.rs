@@ -28,8 +28,8 @@ use crate::base::phase::{Door, admits};
 use crate::base::random;
 use crate::memory::holder::{Facts, HoldError};
 use crate::memory::keyring::Slot;
+use crate::messages::peer::{self, PeerReply, PeerRequest, Refusal, SealedShare, SharesRequest, VERSIONS_MAX};
 use crate::node::Node;
-use crate::peers::peer::{self, PeerReply, PeerRequest, Refusal, SealedShare, SharesRequest, VERSIONS_MAX};
 
 /// After this the peers that were not asked at first are asked too.
 const SECOND_WAVE: Duration = Duration::from_millis(20);

@@ -17,8 +17,8 @@ use tracing::{debug, info, warn};
 use crate::base::clock::boot_ms;
 use crate::base::phase::Phase;
 use crate::memory::lease::Renewal;
+use crate::messages::peer::{PeerReply, PeerRequest, Refusal};
 use crate::node::Node;
-use crate::peers::peer::{PeerReply, PeerRequest, Refusal};
 
 /// Pause between attempts while there is no lease.
 const RETRY: Duration = Duration::from_millis(50);

@@ -22,8 +22,8 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 
 use crate::base::phase::Phase;
+use crate::messages::peer::{PeerReply, PeerRequest};
 use crate::node::Node;
-use crate::peers::peer::{PeerReply, PeerRequest};
 use crate::service::api;
 
 /// How long the node that is meant may take to make it durable.

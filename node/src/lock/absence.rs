@@ -22,8 +22,8 @@ use tracing::{info, warn};
 
 use crate::base::clock::boot_ms;
 use crate::base::phase::Phase;
+use crate::messages::peer::{PeerReply, PeerRequest};
 use crate::node::Node;
-use crate::peers::peer::{PeerReply, PeerRequest};
 use crate::service::api;
 use crate::vault::Vault;
 

@@ -286,7 +286,7 @@ mod tests {
     use super::*;
     use crate::base::random;
     use crate::join::found;
-    use crate::peers::peer::Hello;
+    use crate::messages::peer::Hello;
     use crate::peers::session;
     use crate::serve::answer::tests::{member, node_of};
     use crate::vault::{RosterMember, Vault};
@@ -340,7 +340,7 @@ mod tests {
         let mut second = member(2);
         (second.boot_pk, second.op_pk) = (boot.public().0, op.public().0);
         vault.roster.members = vec![member(1), second, member(3)];
-        let nothing = crate::peers::peer::LockState { generation: 0, keyno: 0 };
+        let nothing = crate::messages::peer::LockState { generation: 0, keyno: 0 };
         let offer = lock_keys::prepare(&mut vault, NodeId(2), nothing, &mut random::system());
         let (key_number, public_key) = offer.expect("the first key");
         let peers = [LockPeer { peer: NodeId(1), key_number, public_key }];

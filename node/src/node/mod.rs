@@ -36,7 +36,7 @@ use crate::lock::absence::Absences;
 use crate::memory::holder::Holder;
 use crate::memory::keyring::Keyring;
 use crate::memory::lease::{Lease, Withdrawal};
-use crate::peers::peer::{Hello, LockState, Refusal, Report};
+use crate::messages::peer::{Hello, LockState, Refusal, Report};
 use crate::peers::revocation::Revocation;
 use crate::peers::session::Sessions;
 use crate::vault::disk::DataDir;

@@ -11,8 +11,8 @@ use serde_bytes::ByteBuf;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
+use crate::messages::peer::{PeerReply, PeerRequest};
 use crate::node::Node;
-use crate::peers::peer::{PeerReply, PeerRequest};
 use crate::peers::session::AskError;
 
 /// Snapshot chunks that wait for the disk at most; more hold up the stream, not the memory.

@@ -2,7 +2,6 @@
 
 pub mod directory;
 pub mod link;
-pub mod peer;
 pub mod proposal;
 pub mod revocation;
 pub mod rosters;

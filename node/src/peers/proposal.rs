@@ -13,8 +13,8 @@ use tracing::debug;
 
 use crate::base::clock::wall_ms;
 use crate::join::found;
+use crate::messages::peer::{PeerReply, PeerRequest, Refusal};
 use crate::node::Node;
-use crate::peers::peer::{PeerReply, PeerRequest, Refusal};
 
 /// How long the leader may take.
 const LEADER: Duration = Duration::from_secs(3);

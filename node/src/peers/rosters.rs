@@ -15,8 +15,8 @@ use quorate_shares::ids::NodeId;
 use tokio::time::{Instant, sleep};
 use tracing::info;
 
+use crate::messages::peer::{PeerReply, PeerRequest};
 use crate::node::Node;
-use crate::peers::peer::{PeerReply, PeerRequest};
 use crate::vault::Roster;
 
 /// How long a node that boots asks before it goes on with what it knows.

@@ -24,8 +24,8 @@ use tokio::time::sleep;
 use tracing::{debug, info};
 
 use crate::base::phase::Phase;
+use crate::messages::peer::{self, Hello, PeerReply, PeerRequest, Refusal};
 use crate::node::Node;
-use crate::peers::peer::{self, Hello, PeerReply, PeerRequest, Refusal};
 use crate::peers::revocation;
 use crate::serve::listen::PeerDoor;
 

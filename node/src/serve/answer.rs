@@ -14,8 +14,8 @@ use crate::join::{desk, found};
 use crate::keys::{deal, gather};
 use crate::lease::{confirm, sealing};
 use crate::lock::absence;
+use crate::messages::peer::{LockState, PeerReply, PeerRequest, Refusal};
 use crate::node::Node;
-use crate::peers::peer::{LockState, PeerReply, PeerRequest, Refusal};
 use crate::peers::proposal;
 use crate::vault::lock_keys;
 

@@ -40,8 +40,8 @@ use crate::lease::{confirm, sealing};
 use crate::lock::absence;
 use crate::memory::keyring::Slot;
 use crate::memory::lease;
+use crate::messages::peer::{KeyChange, Operate, PeerReply, PeerRequest};
 use crate::node::Node;
-use crate::peers::peer::{KeyChange, Operate, PeerReply, PeerRequest};
 
 /// A request without a deadline of its own gets this one, and none gets more.
 const DEADLINE_MAX: Duration = Duration::from_secs(60);

@@ -19,7 +19,7 @@ use quorate_shares::secret::Secret;
 use rand_core::CryptoRng;
 use zeroize::Zeroizing;
 
-use crate::peers::peer::LockState;
+use crate::messages::peer::LockState;
 use crate::vault::{HeldForPeer, HeldKey, KEYS_PER_PEER_MAX, Vault};
 
 /// Bytes of a pin that lies in the vault itself.

@@ -83,7 +83,7 @@ fn refusals() -> Vec<(String, String)> {
         add(&format!("{file}: {name}"), messages(&read(file), name));
     }
     for (file, start) in [
-        ("node/src/peers/peer.rs", "impl fmt::Display for Refusal"),
+        ("node/src/messages/peer.rs", "impl fmt::Display for Refusal"),
         ("node/src/lock/unlock.rs", "fn explain(code: LockOpenCode)"),
         ("node/src/node/mod.rs", "    pub fn pin("),
     ] {

@@ -29,11 +29,11 @@ fn formats_numbers_every_variant_as_the_code_does() {
         ("client/src/wire/status.rs", "pub enum Stage {", "stage: 0", "```"),
         ("client/src/wire/admin.rs", "pub enum AdminRequest {", "AdminRequest: 0", "AdminResponse:"),
         ("client/src/wire/admin.rs", "pub enum AdminResponse {", "AdminResponse: 0", "AdminProgress:"),
-        ("node/src/peers/peer.rs", "pub enum PeerRequest {", "PeerRequest: 0", "PeerReply:"),
-        ("node/src/peers/peer.rs", "pub enum PeerReply {", "PeerReply: 0", "Refused: 0"),
-        ("node/src/peers/peer.rs", "pub enum Refusal {", "Refused: 0", "flushed:"),
-        ("node/src/peers/peer.rs", "pub enum KeyChange {", "Change( 0 Create", "13 Report"),
-        ("node/src/peers/peer.rs", "pub enum Operate {", "Operate( 0", "16 Progress"),
+        ("node/src/messages/peer.rs", "pub enum PeerRequest {", "PeerRequest: 0", "PeerReply:"),
+        ("node/src/messages/peer.rs", "pub enum PeerReply {", "PeerReply: 0", "Refused: 0"),
+        ("node/src/messages/peer.rs", "pub enum Refusal {", "Refused: 0", "flushed:"),
+        ("node/src/messages/peer.rs", "pub enum KeyChange {", "Change( 0 Create", "13 Report"),
+        ("node/src/messages/peer.rs", "pub enum Operate {", "Operate( 0", "16 Progress"),
         ("raft/src/messages.rs", "pub(crate) enum Ask {", "ask: 0", "reply:"),
         ("raft/src/messages.rs", "pub(crate) enum Tell {", "tell: 0", "One append"),
         ("raft/src/command.rs", "pub enum Change {", "change: 0", "A command has"),
@@ -106,7 +106,7 @@ fn formats_draws_every_field_in_its_order() {
         ),
         ("client/src/wire/admin.rs", &["PublicStatus", "LocalStatus"]),
         ("client/src/cluster_file.rs", &["ClusterFile", "ClusterNode"]),
-        ("node/src/peers/peer.rs", &["Hello", "Report"]),
+        ("node/src/messages/peer.rs", &["Hello", "Report"]),
     ] {
         let source = read(file);
         for name in names {

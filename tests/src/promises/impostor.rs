@@ -8,7 +8,7 @@ use quorate_client::conn::{CallError, Conn, Lane};
 use quorate_client::error::Code;
 use quorate_client::identity::{DialError, Identity, Protocol, dial};
 use quorate_client::wire::{self, Answered, Envelope, PUBLIC_STATUS, Phase, PublicStatus, Request, Token};
-use quorate_node::peers::peer::{
+use quorate_node::messages::peer::{
     self, Hello, KeyChange, LockState, Operate, PeerRequest, SharesRequest, VerifyRequest,
 };
 use quorate_node::vault::{self, Vault};

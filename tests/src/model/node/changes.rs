@@ -3,7 +3,7 @@
 use quorate_client::error::Code;
 use quorate_client::wire::WireError;
 use quorate_node::keys::deal::{self, OpenDealer, Target};
-use quorate_node::peers::peer::{KeyChange, PeerReply, Refusal};
+use quorate_node::messages::peer::{KeyChange, PeerReply, Refusal};
 use quorate_raft::command::Change;
 use quorate_shares::ids::{KeyUid, KeyVersion};
 use quorate_shares::master::{KeyIdentity, MasterKey};

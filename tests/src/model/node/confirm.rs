@@ -2,7 +2,7 @@
 
 use quorate_node::base::phase::Phase;
 use quorate_node::memory::lease::Renewal;
-use quorate_node::peers::peer::{PeerReply, PeerRequest, Refusal};
+use quorate_node::messages::peer::{PeerReply, PeerRequest, Refusal};
 
 use super::{Asked, Context, Daemon, LEASE, LEASE_TICK_MS, WIPE_AFTER_MS};
 use crate::model::message::Process;
@@ -76,7 +76,7 @@ impl Daemon {
                 }
                 Asker::Peer(from, id) => {
                     let (body, to) = (PeerReply::Lease { index }, from);
-                    let body = std::sync::Arc::new(quorate_node::peers::peer::encode(&body));
+                    let body = std::sync::Arc::new(quorate_node::messages::peer::encode(&body));
                     let (to, body) =
                         (crate::model::message::To::Process(to), crate::model::message::Body::Tell(id, body));
                     let message = crate::model::message::Message { from: Some(self.me), to, body };

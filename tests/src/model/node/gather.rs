@@ -6,7 +6,7 @@ use std::sync::Arc;
 use quorate_node::base::phase::{Door, admits};
 use quorate_node::keys::gather::{Loaded, is_entitled};
 use quorate_node::memory::keyring::{Slot, Wipes};
-use quorate_node::peers::peer::{PeerReply, PeerRequest, Refusal, SealedShare, SharesRequest, VERSIONS_MAX};
+use quorate_node::messages::peer::{PeerReply, PeerRequest, Refusal, SealedShare, SharesRequest, VERSIONS_MAX};
 use quorate_shares::ids::{Epoch, NodeId};
 use quorate_shares::master::KeyIdentity;
 use quorate_shares::quorum::Quorum;

@@ -9,7 +9,7 @@ use quorate_node::lock::unlock;
 use quorate_node::memory::holder::Holder;
 use quorate_node::memory::keyring::Roots;
 use quorate_node::memory::lease::Lease;
-use quorate_node::peers::peer::{LockState, PeerReply, Refusal};
+use quorate_node::messages::peer::{LockState, PeerReply, Refusal};
 use quorate_node::vault::RosterLogId;
 use quorate_node::vault::lock_keys;
 use quorate_raft::rows::RowKey;

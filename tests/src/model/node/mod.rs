@@ -30,7 +30,7 @@ use quorate_node::lease::confirm as node_confirm;
 use quorate_node::memory::holder::{Holder, Source};
 use quorate_node::memory::keyring::Roots;
 use quorate_node::memory::lease::{Lease, Renewal};
-use quorate_node::peers::peer::{self, PeerReply, PeerRequest, Refusal};
+use quorate_node::messages::peer::{self, PeerReply, PeerRequest, Refusal};
 use quorate_node::vault::{Vault, VaultError, VaultFile};
 use quorate_raft::ReadError;
 use quorate_raft::rows::RowKey;

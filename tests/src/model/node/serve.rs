@@ -7,7 +7,7 @@ use quorate_client::wire::{Answered, WireError};
 use quorate_node::base::phase::{Door, admits};
 use quorate_node::memory::keyring::Slot;
 use quorate_node::memory::lease::good_for_ms;
-use quorate_node::peers::peer::{KeyChange, Operate, PeerRequest};
+use quorate_node::messages::peer::{KeyChange, Operate, PeerRequest};
 use quorate_raft::state::State;
 use quorate_shares::context::Context as Bound;
 use quorate_shares::envelope::{self, Ciphertext, CiphertextHeader, Kind, Suite};

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use quorate_node::cluster::members::{self, Tally as Counted};
 use quorate_node::memory::keyring::Slot;
-use quorate_node::peers::peer::{PeerReply, PeerRequest, Refusal, VerifyRequest};
+use quorate_node::messages::peer::{PeerReply, PeerRequest, Refusal, VerifyRequest};
 use quorate_raft::command::{Change, EpochAck, Ready};
 use quorate_raft::plan::{self, Unverified};
 use quorate_shares::ids::{Epoch, NodeId};
