@@ -25,8 +25,7 @@ use tracing::{debug, info, warn};
 use crate::base::clock::boot_ms;
 use crate::base::random;
 use crate::keys::deal::{self, RedealError};
-use crate::keys::gather::LoadError;
-use crate::memory::keyring::Slot;
+use crate::memory::keyring::{LoadError, Slot};
 use crate::messages::peer::{PeerReply, PeerRequest, Refusal, VerifyRequest};
 use crate::node::Node;
 

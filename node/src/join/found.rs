@@ -30,10 +30,8 @@ use crate::node::{Founding, Node};
 use crate::peers::proposal;
 use crate::vault::invitation::{JoinReply, JoinRequest, Registration};
 use crate::vault::layout::Address;
-use crate::vault::{FirstFounder, FounderKeys, FoundingStep, Roster, RosterLogId, Vault};
+use crate::vault::{FIRST_FOUNDER, FirstFounder, FounderKeys, FoundingStep, Roster, RosterLogId, Vault};
 
-/// The first founder's id.
-pub const FIRST: NodeId = NodeId(1);
 /// Pause between two rounds of the loop.
 const ROUND: Duration = Duration::from_millis(200);
 /// How long a peer may take to answer.
@@ -107,10 +105,10 @@ pub async fn register_self(node: &Arc<Node>) -> Result<(), FoundError> {
         return Ok(());
     }
     let Some(Registration { boot_pk, op_pk, share_pk, name, addresses }) = registration(node) else { return Ok(()) };
-    let me = FounderKeys { node: FIRST, boot_pk, op_pk, share_pk, name, addresses };
-    node.set_id(FIRST);
+    let me = FounderKeys { node: FIRST_FOUNDER, boot_pk, op_pk, share_pk, name, addresses };
+    node.set_id(FIRST_FOUNDER);
     let register = node.update_vault(move |vault| {
-        vault.identity.node = Some(FIRST);
+        vault.identity.node = Some(FIRST_FOUNDER);
         desk::register_self(vault, me);
     });
     register.await.map_err(|error| FoundError::Failed(error.to_string()))
@@ -183,7 +181,7 @@ async fn learn(node: &Arc<Node>) -> Result<Option<Terms>, FoundError> {
     let own_book = node.with_vault(|vault| {
         let (attempt, first) = desk::view(vault)?;
         Some(match first.so_far.len() == usize::from(first.founders) {
-            true => Ok(Terms { attempt, me: FIRST, threshold: first.threshold, roster: desk::roster(first) }),
+            true => Ok(Terms { attempt, me: FIRST_FOUNDER, threshold: first.threshold, roster: desk::roster(first) }),
             false => Err((first.so_far.len(), first.founders)),
         })
     });
@@ -214,7 +212,7 @@ fn settle(node: &Arc<Node>, terms: &Terms) {
 
 /// Makes this node's lock for the attempt, unless it is durable already. Returns whether it is.
 async fn make_lock(node: &Arc<Node>, terms: &Terms) -> bool {
-    let is_first = terms.me == FIRST;
+    let is_first = terms.me == FIRST_FOUNDER;
     let done = match is_first {
         // The first founder's book names the attempt that it hands out, so which one its lock is for is known only in
         // memory: after a restart it makes one more, unless Raft has begun, which rests on everybody's last lock.
@@ -312,15 +310,15 @@ async fn announce(node: &Arc<Node>, terms: &Terms, replica: &Replica) {
     if terms.joins() {
         return joining::announce(node, terms).await;
     }
-    if terms.me != FIRST {
+    if terms.me != FIRST_FOUNDER {
         let request = PeerRequest::FoundingLocked { attempt: terms.attempt };
-        if let Err(error) = node.sessions.ask(FIRST, Lane::Ordinary, &request, PEER).await {
+        if let Err(error) = node.sessions.ask(FIRST_FOUNDER, Lane::Ordinary, &request, PEER).await {
             debug!(%error, "the first founder did not hear that the lock is durable");
         }
-        progress(node, "locked; waiting for the first founder to start the cluster", vec![node.name_of(FIRST)]);
+        progress(node, "locked; waiting for the first founder to start the cluster", vec![node.name_of(FIRST_FOUNDER)]);
         return;
     }
-    note_locked(node, FIRST, terms.attempt);
+    note_locked(node, FIRST_FOUNDER, terms.attempt);
     let locked = node.founding_locked.lock().1.clone();
     let missing: Vec<NodeId> =
         terms.roster.members.iter().map(|member| member.node).filter(|node| !locked.contains(node)).collect();

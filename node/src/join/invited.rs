@@ -12,12 +12,12 @@ use quorate_client::identity::{Protocol, PublicKey as Pinned};
 use quorate_shares::labels::EXPORTER_JOIN;
 use tracing::debug;
 
-use crate::join::found::{FIRST, FoundError, Terms, attempt, progress, registration, settle_roster};
+use crate::join::found::{FoundError, Terms, attempt, progress, registration, settle_roster};
 use crate::messages::peer::{PeerReply, PeerRequest};
 use crate::node::Node;
 use crate::serve::listen::Closing;
 use crate::vault::invitation::{JoinCode, JoinReply};
-use crate::vault::{Invited, Role, Vault};
+use crate::vault::{FIRST_FOUNDER, Invited, Role, Vault};
 
 /// How long the first founder may take to answer.
 const PEER: Duration = Duration::from_secs(3);
@@ -131,7 +131,7 @@ async fn join_once(node: &Arc<Node>) -> Result<JoinReply, String> {
 /// Shares that a key needs: as the first founder has it, or any member of a cluster that runs.
 async fn ask_threshold(node: &Arc<Node>, reply: &JoinReply) -> Option<u8> {
     let members = reply.roster.members.iter().map(|member| member.node).filter(|&member| Some(member) != reply.node);
-    let asked: Vec<_> = members.filter(|&member| reply.attempt == 0 || member == FIRST).collect();
+    let asked: Vec<_> = members.filter(|&member| reply.attempt == 0 || member == FIRST_FOUNDER).collect();
     for &member in &asked {
         let answer = node.sessions.ask(member, Lane::Ordinary, &PeerRequest::FoundingTerms, PEER).await;
         if let Ok(PeerReply::FoundingTerms { threshold }) = answer {

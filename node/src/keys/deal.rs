@@ -22,9 +22,9 @@ use rand_core::CryptoRng;
 
 use crate::base::clock::boot_ms;
 use crate::base::random;
-use crate::keys::gather::{self, LoadError, Loaded};
+use crate::keys::gather::{self, Loaded};
 use crate::lease::confirm;
-use crate::memory::keyring::Slot;
+use crate::memory::keyring::{LoadError, Slot};
 use crate::messages::peer::KeyChange;
 use crate::node::Node;
 

@@ -13,7 +13,6 @@ use futures::stream::FuturesUnordered;
 use quorate_client::conn::{Conn, Lane};
 use quorate_raft::Replica;
 use quorate_raft::state::State;
-use quorate_shares::error::QuorumError;
 use quorate_shares::ids::{Epoch, NodeId};
 use quorate_shares::master::{EncryptionRoot, KeyIdentity, MasterKey};
 use quorate_shares::quorum::Quorum;
@@ -27,7 +26,7 @@ use tracing::{debug, info, warn};
 use crate::base::phase::{Door, admits};
 use crate::base::random;
 use crate::memory::holder::{Facts, HoldError};
-use crate::memory::keyring::Slot;
+use crate::memory::keyring::{LoadError, Slot};
 use crate::messages::peer::{self, PeerReply, PeerRequest, Refusal, SealedShare, SharesRequest, VERSIONS_MAX};
 use crate::node::Node;
 
@@ -37,37 +36,6 @@ const SECOND_WAVE: Duration = Duration::from_millis(20);
 const LOAD: Duration = Duration::from_secs(5);
 /// Pause before peers that had no share to give are asked again.
 const AGAIN: Duration = Duration::from_millis(100);
-
-/// Why a key cannot be used.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum LoadError {
-    /// Not enough holders answered with a share that counts.
-    #[error("have {have} of {need} shares, waiting for nodes {}", list(.missing))]
-    TooFew {
-        /// Shares that counted.
-        have: usize,
-        /// Shares needed.
-        need: usize,
-        /// Holders without a share that counts.
-        missing: Vec<NodeId>,
-    },
-    /// No epoch is active.
-    #[error("no epoch is active yet")]
-    NoEpoch,
-    /// This node's own replica cannot say what a right share looks like.
-    #[error(transparent)]
-    Hold(#[from] HoldError),
-    /// The shares matched their commitments and the key is wrong: the dealing was.
-    #[error(transparent)]
-    Quorum(#[from] QuorumError),
-    /// The load was interrupted.
-    #[error("the load was interrupted")]
-    Interrupted,
-}
-
-fn list(nodes: &[NodeId]) -> String {
-    nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-}
 
 /// Loads the root of a key version from a quorum.
 ///

@@ -14,6 +14,7 @@ use tracing::{info, warn};
 use zeroize::Zeroizing;
 
 use crate::base::config::PinAt;
+use crate::base::paths;
 use crate::base::random;
 use crate::node::Node;
 use crate::vault::disk;
@@ -79,12 +80,12 @@ pub fn next(node: &Node, last: Option<&PinPlace>) -> Result<(PinPlace, Zeroizing
 /// Makes a pin file, durable and readable by its owner alone. One that is there is never replaced, so half a pin must never be
 /// there: it would be taken for one, or stand in the way of every later lock.
 fn make(node: &Node, path: &Path) -> Result<Zeroizing<Vec<u8>>, PinError> {
-    if disk::lies_in(path, node.dir.path()) {
+    if paths::lies_in(path, node.dir.path()) {
         return Err(PinError::Inside(path.to_owned()));
     }
     let failed = |source| PinError::Io { path: path.to_owned(), source };
     let parent = path.parent().unwrap_or(Path::new("/"));
-    if disk::is_one_device(parent, node.dir.path()) {
+    if paths::is_one_device(parent, node.dir.path()) {
         warn!(path = %path.display(), "the pin lies on the device of the data directory: is its own device mounted?");
     }
     let pin = Zeroizing::new(random::bytes::<PIN_BYTES>().to_vec());

@@ -12,9 +12,9 @@ use quorate_shares::ids::NodeId;
 use tracing::debug;
 
 use crate::base::clock::wall_ms;
-use crate::join::found;
 use crate::messages::peer::{PeerReply, PeerRequest, Refusal};
 use crate::node::Node;
+use crate::vault::FIRST_FOUNDER;
 
 /// How long the leader may take.
 const LEADER: Duration = Duration::from_secs(3);
@@ -70,7 +70,7 @@ pub async fn propose_at(node: &Arc<Node>, at: NodeId, change: Change) -> Result<
 /// somebody proved to a member, or may do by the token that a member checked.
 pub fn is_allowed(state: &State, from: NodeId, change: &Change) -> bool {
     match change {
-        Change::Found(_) => from == found::FIRST,
+        Change::Found(_) => from == FIRST_FOUNDER,
         Change::ReportLock(report) => report.node == from,
         Change::RegisterShareKey(register) => register.node == from,
         Change::Admitted { node } => *node == from,

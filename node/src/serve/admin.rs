@@ -194,7 +194,7 @@ async fn init(node: &Arc<Node>, terms: Terms, token_hash: [u8; 32]) -> Result<Ve
     let Terms { founders, threshold } = terms;
     if !node.has_vault() {
         let mut vault = Vault::new(ClusterId(random::bytes()), node.boot_seed());
-        vault.identity.node = Some(crate::join::found::FIRST);
+        vault.identity.node = Some(crate::vault::FIRST_FOUNDER);
         let first = FirstFounder {
             founders,
             threshold,
