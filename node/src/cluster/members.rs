@@ -4,7 +4,7 @@
 //! is decided by the pure [`plan::next`]. New keys are verified in a loop of their own, so that an operation never waits for
 //! clients that make keys without end, nor they for it.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -456,30 +456,6 @@ async fn check(node: &Node, replica: &Replica, epoch: Epoch, slots: &[Slot]) -> 
     Ok(verified)
 }
 
-/// The records of one epoch that this node opened and checked, so that being asked again costs nothing.
-#[derive(Debug, Default)]
-pub struct Checked {
-    epoch: Epoch,
-    slots: HashSet<Slot>,
-}
-
-impl Checked {
-    /// How many records of `epoch` were dealt anew, and those of its records that were not checked here yet.
-    pub fn owed(&mut self, state: &State, epoch: Epoch) -> Option<(u64, Vec<Slot>)> {
-        if self.epoch != epoch {
-            *self = Self { epoch, slots: HashSet::new() };
-        }
-        let (redealt, mut slots) = records_of(state, epoch)?;
-        slots.retain(|slot| !self.slots.contains(slot));
-        Some((redealt, slots))
-    }
-
-    /// These were.
-    pub fn note(&mut self, slots: impl IntoIterator<Item = Slot>) {
-        self.slots.extend(slots);
-    }
-}
-
 /// The holder's side: how many records of an epoch were dealt anew and have been opened and checked here; an error unless
 /// these are all.
 ///
@@ -498,16 +474,4 @@ pub async fn check_epoch(node: &Arc<Node>, replica: &Replica, epoch: Epoch, inde
         }
     }
     Ok(redealt)
-}
-
-/// How many records of an epoch were dealt anew, and the versions that have one, dealt anew or made since.
-fn records_of(state: &State, epoch: Epoch) -> Option<(u64, Vec<Slot>)> {
-    let redealt = state.epoch(epoch)?.redealt;
-    let versions = state
-        .keys
-        .values()
-        .flat_map(|key| key.versions.values().map(|version| (key.uid, version)))
-        .filter(|(_, version)| version.record(epoch).is_some())
-        .map(|(uid, version)| (uid, version.version));
-    Some((redealt, versions.collect()))
 }

@@ -2,7 +2,8 @@
 
 use quorate_client::error::Code;
 use quorate_client::wire::WireError;
-use quorate_node::keys::deal::{self, OpenDealer, Target};
+use quorate_node::keys::deal::{self, Target};
+use quorate_node::memory::dealer::OpenDealer;
 use quorate_node::messages::peer::{KeyChange, PeerReply, Refusal};
 use quorate_raft::command::Change;
 use quorate_shares::ids::{KeyUid, KeyVersion};

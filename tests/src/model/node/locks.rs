@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use quorate_node::base::phase::Phase;
-use quorate_node::cluster::members::{Checked, Joiner, Serving};
+use quorate_node::cluster::members::{Joiner, Serving};
 use quorate_node::lock::unlock;
+use quorate_node::memory::checked::Checked;
 use quorate_node::memory::holder::Holder;
 use quorate_node::memory::keyring::Roots;
 use quorate_node::memory::lease::Lease;
