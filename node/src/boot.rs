@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::hmac;
-use quorate_raft::{Options, Replica, StorageKeys, Stored, Timing as RaftTiming};
+use quorate_raft::{Replica, Stored};
 use quorate_shares::arena;
 use quorate_shares::labels::QUIC_RESET;
 use quorate_shares::secret::Secret;
@@ -22,17 +22,16 @@ use crate::base::background::Background;
 use crate::base::config::{Config, SecretMemory};
 use crate::base::phase::Phase;
 use crate::base::random;
-use crate::cluster::follow::{self, VaultGate};
-use crate::cluster::{alarms, members};
+use crate::cluster::{alarms, follow, members, replica};
 use crate::join::found::{self, FoundError};
 use crate::lease::{confirm, sealing};
 use crate::lock::unlock::{self, UnlockError};
 use crate::lock::{absence, locking};
 use crate::node::{Founding, Node};
-use crate::peers::link::PeerLink;
 use crate::peers::{revocation, rosters, session};
 use crate::rebuild;
-use crate::serve::{admin, listen};
+use crate::serve::admin::{self, SocketError};
+use crate::serve::listen::{self, PeerDoor};
 use crate::vault::disk::{DataDir, DataDirError};
 use crate::vault::lock_keys;
 use crate::vault::{Vault, VaultError, VaultFile};
@@ -62,13 +61,8 @@ pub enum BootError {
         source: std::io::Error,
     },
     /// The local socket cannot be made.
-    #[error("cannot make the local socket {path}: {source}")]
-    Socket {
-        /// Its path.
-        path: std::path::PathBuf,
-        /// Why not.
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    Socket(#[from] SocketError),
     /// The lock cannot be opened, whoever answers.
     #[error(transparent)]
     Unlock(#[from] UnlockError),
@@ -95,7 +89,7 @@ impl BootError {
             Self::Listen { .. } => {
                 "another process may use the port: stop it, or give this node another --listen address"
             }
-            Self::Socket { .. } => "check that the directory exists and can be written, or give another --socket path",
+            Self::Socket(error) => error.hint(),
             Self::Unlock(error) => error.hint(),
             Self::NoState(_) | Self::Replica(_) => {
                 "check the disk and its mounts; never put an old copy of the database in its place: \
@@ -125,7 +119,7 @@ pub async fn run(config: Config) -> Result<(), BootError> {
     };
     let endpoint = bind(config.listen, &boot_seed)?;
     let background = Background::start().map_err(BootError::Threads)?;
-    let node = Node::new(config, dir, endpoint, boot_seed, background);
+    let node = Node::new(config, dir, endpoint, boot_seed, background, PeerDoor::dialled);
     if let Some(vault) = vault {
         let phase = resumed(vault.current());
         node.adopt_vault(vault);
@@ -198,7 +192,7 @@ async fn work(node: &Arc<Node>) -> Result<(), BootError> {
     };
     // 8: talk to the peers, and serve whenever the lease says so.
     node.enter(Phase::Open);
-    node.keep_sessions();
+    session::keep_all(node);
     // They end with this one: a node that hears that it was revoked has no use for any of them.
     let mut tasks = JoinSet::new();
     tasks.spawn(follow::run(Arc::clone(node), replica.clone()));
@@ -237,17 +231,17 @@ async fn unlocked(node: &Arc<Node>) -> Result<Option<Replica>, BootError> {
     if !founding {
         // 6: the replicated state, under the storage key of the bundle.
         // A member without its database would vote a second time in terms that it has forgotten.
-        if !Replica::exists(&node.state_directory()) {
-            return Err(BootError::NoState(node.state_directory()));
+        if !Replica::exists(&replica::directory(node)) {
+            return Err(BootError::NoState(replica::directory(node)));
         }
         if node.config.rebuild_state {
             rebuild::run(node).await.map_err(BootError::Replica)?;
         }
-        let stored = Stored::open(replica_options(node).map_err(BootError::Replica)?).await;
+        let stored = Stored::open(replica::options(node).map_err(BootError::Replica)?).await;
         let stored = stored.map_err(|error| BootError::Replica(error.to_string()))?;
         // Said in every hello: a member that says nothing of its log is taken for one that lost it.
         *node.stored.lock() = Some(stored.flushed());
-        node.keep_sessions();
+        session::keep_all(node);
         rosters::ask_at_boot(node).await;
         let replica = stored.start().await.map_err(|error| BootError::Replica(error.to_string()))?;
         node.adopt_replica(replica.clone());
@@ -259,7 +253,7 @@ async fn unlocked(node: &Arc<Node>) -> Result<Option<Replica>, BootError> {
     // 7: founding goes on where it stopped.
     found::resume(node).await.map_err(|error| BootError::Failed(error.to_string()))?;
     node.enter(Phase::Joining);
-    listen::offer(node);
+    node.offer();
     if !locked {
         found::register_self(node).await.map_err(|error| BootError::Failed(error.to_string()))?;
     }
@@ -273,51 +267,6 @@ async fn unlocked(node: &Arc<Node>) -> Result<Option<Replica>, BootError> {
         }
         Err(FoundError::Failed(reason)) => Err(BootError::Failed(reason)),
     }
-}
-
-/// Opens the database and Raft on it.
-///
-/// # Errors
-/// In words.
-pub async fn open_replica(node: &Arc<Node>) -> Result<Replica, String> {
-    Replica::open(replica_options(node)?).await.map_err(|error| error.to_string())
-}
-
-/// What the replica of this node is opened with.
-///
-/// # Errors
-/// In words.
-pub fn replica_options(node: &Arc<Node>) -> Result<Options, String> {
-    let keys = storage_keys(node)?;
-    let timing = &node.config.timing;
-    Ok(Options {
-        node: node.id(),
-        cluster: node.cluster(),
-        dir: node.state_directory(),
-        keys,
-        timing: RaftTiming {
-            heartbeat_ms: timing.heartbeat_ms,
-            election_min_ms: timing.election_ms,
-            election_max_ms: 2 * timing.election_ms,
-            snapshot_every: timing.snapshot_every,
-            entries_kept: timing.entries_kept,
-            ..RaftTiming::default()
-        },
-        link: PeerLink::new(node),
-        gate: VaultGate::new(node),
-    })
-}
-
-/// The storage keys of the bundle.
-///
-/// # Errors
-/// In words, if it is not open.
-pub fn storage_keys(node: &Node) -> Result<StorageKeys, String> {
-    let own = node.own().ok_or("the bundle is not open")?;
-    let mut keys = own.bundle.storage_keys.iter().rev();
-    let newest = keys.next().ok_or("the bundle holds no storage key")?;
-    let newest = StorageKeys::new(newest.number, &newest.key);
-    Ok(keys.fold(newest, |all, older| all.with_older(older.number, &older.key)))
 }
 
 /// Stops the node when its storage fails: going on would be serving from a state that nobody can vouch for.
@@ -427,7 +376,7 @@ impl Stop {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::serve::answer::tests::{member, node_of};
+    use crate::node::testing::{member, node_of};
     use crate::vault::invitation::{InvitationKey, Inviter};
     use crate::vault::{self, Invited, Role};
     use quorate_shares::ids::{ClusterId, NodeId};
@@ -459,7 +408,7 @@ mod tests {
         vault.founding = Some(vault::Founding { attempt: 0, name, addresses, role });
         let node = node_of(dir.path(), vault);
         node.unlock(bundle);
-        open_replica(&node).await.expect("an empty log").shutdown().await;
+        replica::open(&node).await.expect("an empty log").shutdown().await;
         assert!(node.replica().is_none() && node.hello().flushed.is_none(), "the control: it is not open now");
 
         let mut phases = node.phases();

@@ -26,7 +26,6 @@ use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
 use tracing::{info, warn};
 
-use crate::boot;
 use crate::cluster::status;
 use crate::memory::alarms::{ALARMS_MAX, Which, is_meant, is_same};
 use crate::messages::peer::{PeerReply, PeerRequest};
@@ -88,7 +87,7 @@ async fn store(node: &Arc<Node>) -> Result<(), String> {
         since_ms,
     });
     let plain = codec::encode(&Stored::V1(stored.collect())).map_err(|error| error.to_string())?;
-    let sealed = boot::storage_keys(node)?.seal(Family::Alarms, FILE_NAME.as_bytes(), &plain);
+    let sealed = node.storage_keys()?.seal(Family::Alarms, FILE_NAME.as_bytes(), &plain);
     let path = path(node);
     let written = tokio::task::spawn_blocking(move || disk::replace(&path, &sealed)).await;
     written.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
@@ -102,7 +101,7 @@ fn read(node: &Node) -> Result<Vec<Alarm>, String> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error.to_string()),
     };
-    let keys = boot::storage_keys(node)?;
+    let keys = node.storage_keys()?;
     let plain = keys.open(Family::Alarms, FILE_NAME.as_bytes(), &sealed).map_err(|error| error.to_string())?;
     let Stored::V1(stored) = codec::decode::<Stored, FILE_BYTES_MAX>(&plain).map_err(|error| error.to_string())?;
     let alarms =

@@ -21,7 +21,8 @@ use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 use crate::node::Node;
-use crate::peers::revocation;
+use crate::node::roster::Gone;
+use crate::peers::{revocation, session};
 use crate::vault::layout::Address;
 use crate::vault::{DENIALS_MAX, REVOKED_MAX, Revoked, Roster, RosterLogId, RosterMember, Standing, Vault};
 
@@ -29,17 +30,6 @@ use crate::vault::{DENIALS_MAX, REVOKED_MAX, Revoked, Roster, RosterLogId, Roste
 const LOOK: Duration = Duration::from_millis(500);
 /// Pause after the vault could not be written; the node is about to stop then.
 const PAUSE: Duration = Duration::from_secs(1);
-
-/// A node that was a member once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Gone {
-    /// Its id.
-    pub node: NodeId,
-    /// Its boot identity.
-    pub boot_pk: [u8; 32],
-    /// Its op identity.
-    pub op_pk: [u8; 32],
-}
 
 /// What is applied, as far as it matters to the roster.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -203,7 +193,7 @@ async fn step(node: &Arc<Node>, seen: Seen) -> Result<(), String> {
     let next = task.await.map_err(|panicked| panicked.to_string())??;
     node.note_gone(&next.gone);
     node.close_sessions_with_strangers();
-    node.keep_sessions();
+    session::keep_all(node);
     if next.gone.iter().any(|gone| gone.node == me) {
         // A quorum committed it, and this node applied it: nobody has to be believed.
         info!("this node is not a member any more, as its own log says");

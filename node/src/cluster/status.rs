@@ -21,7 +21,7 @@ use crate::base::clock::boot_ms;
 use crate::cluster::members::operation_name;
 use crate::messages::peer::{PeerReply, PeerRequest, Report};
 use crate::node::Node;
-use crate::serve::listen::Closing;
+use crate::peers::dial::{Closing, dial};
 
 /// A peer that does not report within this time is shown as it was last heard of.
 const REPORT: Duration = Duration::from_millis(400);
@@ -248,7 +248,7 @@ async fn ask(node: &Arc<Node>, peer: NodeId) -> Option<Report> {
 async fn ask_public(node: &Arc<Node>, peer: NodeId) -> Option<PublicStatus> {
     let (addresses, key) = node.roster().reach_boot(peer)?;
     let me = node.boot_identity()?;
-    let connection = crate::serve::listen::dial(node, &addresses, &me, key, Protocol::Boot, REPORT).await.ok()?;
+    let connection = dial(node, &addresses, &me, key, Protocol::Boot, REPORT).await.ok()?;
     let conn = Closing(Conn::start(connection, None));
     let reply = conn.0.call(Lane::Ordinary, PUBLIC_STATUS, REPORT).await.ok()?;
     wire::decode(&reply).ok()

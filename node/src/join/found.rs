@@ -23,11 +23,12 @@ use tracing::{debug, info, warn};
 use crate::base::clock::wall_ms;
 use crate::base::phase::Phase;
 use crate::base::random;
+use crate::cluster::replica;
 use crate::join::{desk, invited, joining};
 use crate::lock::locking;
 use crate::messages::peer::PeerRequest;
 use crate::node::{Founding, Node};
-use crate::peers::proposal;
+use crate::peers::{proposal, session};
 use crate::vault::invitation::{JoinReply, JoinRequest, Registration};
 use crate::vault::layout::Address;
 use crate::vault::{FIRST_FOUNDER, FirstFounder, FounderKeys, FoundingStep, Roster, RosterLogId, Vault};
@@ -149,7 +150,7 @@ pub async fn answer_join(node: &Arc<Node>, conn: &Conn, body: &[u8]) -> Vec<u8> 
 /// [`FoundError::Failed`].
 pub async fn resume(node: &Arc<Node>) -> Result<(), FoundError> {
     let locked = node.with_vault(|vault| vault.lock.is_some()).unwrap_or_default();
-    if locked && Replica::exists(&node.state_directory()) {
+    if locked && Replica::exists(&replica::directory(node)) {
         open_replica(node).await?;
     }
     Ok(())
@@ -203,7 +204,7 @@ pub(crate) fn settle_roster(node: &Arc<Node>, me: NodeId, roster: &Roster) {
         node.set_roster(roster.clone());
         node.sessions.close_all("the founders' identities changed");
     }
-    node.keep_sessions();
+    session::keep_all(node);
 }
 
 fn settle(node: &Arc<Node>, terms: &Terms) {
@@ -296,7 +297,7 @@ async fn open_replica(node: &Arc<Node>) -> Result<Replica, FoundError> {
     if let Some(replica) = node.replica() {
         return Ok(replica);
     }
-    let replica = crate::boot::open_replica(node).await.map_err(FoundError::Failed)?;
+    let replica = replica::open(node).await.map_err(FoundError::Failed)?;
     node.adopt_replica(replica.clone());
     Ok(replica)
 }

@@ -15,7 +15,7 @@ use tracing::debug;
 use crate::join::found::{FoundError, Terms, attempt, progress, registration, settle_roster};
 use crate::messages::peer::{PeerReply, PeerRequest};
 use crate::node::Node;
-use crate::serve::listen::Closing;
+use crate::peers::dial::{Closing, dial};
 use crate::vault::invitation::{JoinCode, JoinReply};
 use crate::vault::{FIRST_FOUNDER, Invited, Role, Vault};
 
@@ -108,7 +108,7 @@ async fn join_once(node: &Arc<Node>) -> Result<JoinReply, String> {
     for inviter in inviters {
         let address = [inviter.address.to_string()];
         let pinned = Pinned(inviter.boot_pk);
-        let connection = match crate::serve::listen::dial(node, &address, &me, pinned, Protocol::Join, PEER).await {
+        let connection = match dial(node, &address, &me, pinned, Protocol::Join, PEER).await {
             Ok(connection) => connection,
             Err(reason) => {
                 failures.push(reason);

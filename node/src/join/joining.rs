@@ -20,8 +20,9 @@ use tokio::time::{Instant, sleep};
 use tracing::{debug, info, warn};
 
 use crate::join::found::{Terms, progress};
-use crate::lease::confirm::{self, NoLease};
+use crate::lease::confirm;
 use crate::node::Node;
+use crate::node::serving::NoLease;
 use crate::peers::proposal::{self, ProposalError};
 use crate::vault::Roster;
 use crate::vault::invitation::{InvitationKey, JoinCode, JoinReply, JoinRequest};

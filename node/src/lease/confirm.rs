@@ -12,13 +12,13 @@ use quorate_raft::state::State;
 use quorate_raft::{ReadIndexError, Replica};
 use quorate_shares::ids::NodeId;
 use tokio::time::{sleep, timeout};
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 use crate::base::clock::boot_ms;
-use crate::base::phase::Phase;
 use crate::memory::lease::Renewal;
 use crate::messages::peer::{PeerReply, PeerRequest, Refusal};
 use crate::node::Node;
+use crate::node::serving::NoLease;
 
 /// Pause between attempts while there is no lease.
 const RETRY: Duration = Duration::from_millis(50);
@@ -28,32 +28,6 @@ const WATCH: Duration = Duration::from_millis(100);
 
 /// How often idle and old keys are looked for.
 const SWEEP_MS: u64 = 5_000;
-
-/// Why the leader did not confirm this node.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum NoLease {
-    /// Nobody leads, or nobody known.
-    #[error("no leader is known")]
-    NoLeader,
-    /// The leader cannot be reached, or did not answer in time.
-    #[error("the leader, {0}, does not answer")]
-    Unreachable(String),
-    /// The leader has no quorum.
-    #[error("the leader has no quorum")]
-    NoQuorum,
-    /// The leader refused.
-    #[error("the leader refused: {0}")]
-    Refused(Refusal),
-    /// This node did not catch up in time.
-    #[error("this node is not caught up yet")]
-    Behind,
-    /// The operator sealed this node.
-    #[error("this node is sealed")]
-    Sealed,
-    /// The replicated state does not name this node as a holder of the active epoch.
-    #[error("this node holds no seat in an active epoch yet")]
-    NoSeat,
-}
 
 /// Renews the lease for ever. Never returns.
 pub async fn run(node: Arc<Node>, replica: Replica) {
@@ -176,12 +150,5 @@ pub async fn answer(replica: &Replica) -> PeerReply {
         Ok(index) => PeerReply::Lease { index },
         Err(ReadIndexError::NotLeader { leader }) => PeerReply::Refused(Refusal::NotLeader(leader)),
         Err(_) => PeerReply::Refused(Refusal::NoQuorum),
-    }
-}
-
-/// Says in the log when the phase changes.
-pub fn announce(from: Phase, to: Phase) {
-    if from != to {
-        info!(%from, %to, "phase");
     }
 }

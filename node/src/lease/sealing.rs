@@ -23,8 +23,7 @@ use tracing::{info, warn};
 
 use crate::base::phase::Phase;
 use crate::messages::peer::{PeerReply, PeerRequest};
-use crate::node::Node;
-use crate::service::api;
+use crate::node::{Node, roster};
 
 /// How long the node that is meant may take to make it durable.
 const PEER: Duration = Duration::from_secs(5);
@@ -66,7 +65,7 @@ pub async fn set(node: &Arc<Node>, sealed: bool) -> Result<(), WireError> {
 /// # Errors
 /// If there is no such node, or it cannot be told.
 pub async fn at(node: &Arc<Node>, name: &NodeName, sealed: bool) -> Answer {
-    let meant = api::member(node, name)?;
+    let meant = roster::member(node, name)?;
     if meant == node.id() {
         return set(node, sealed).await.map(|()| Response::Done);
     }

@@ -23,8 +23,7 @@ use crate::base::clock::boot_ms;
 use crate::base::phase::Phase;
 use crate::memory::absences::remember;
 use crate::messages::peer::{PeerReply, PeerRequest};
-use crate::node::Node;
-use crate::service::api;
+use crate::node::{Node, roster};
 
 /// How often sessions are looked at.
 const TICK: Duration = Duration::from_secs(1);
@@ -105,7 +104,7 @@ pub async fn admit(node: &Arc<Node>, peer: NodeId) -> Result<(), WireError> {
 /// # Errors
 /// If there is no such node, or this one cannot admit it.
 pub async fn admit_everywhere(node: &Arc<Node>, name: &NodeName) -> Answer {
-    let meant = api::member(node, name)?;
+    let meant = roster::member(node, name)?;
     if meant != node.id() {
         admit(node, meant).await?;
     }

@@ -21,8 +21,8 @@ use tracing::{debug, info, warn};
 
 use crate::lock::absence;
 use crate::node::{Node, Unlocking};
+use crate::peers::dial::{Closing, dial};
 use crate::peers::revocation;
-use crate::serve::listen::Closing;
 use crate::vault::lock_keys::{self, Stale};
 use crate::vault::{Roster, RosterLogId};
 
@@ -155,7 +155,7 @@ async fn hear(node: Arc<Node>, question: LockOpenRequest) {
 async fn ask_once(node: &Arc<Node>, request: &LockOpenRequest) -> Result<Secret<32>, String> {
     let (addresses, key) = node.roster().reach_boot(request.to).ok_or("not in the roster")?;
     let me = node.boot_identity().ok_or("no boot identity")?;
-    let connection = crate::serve::listen::dial(node, &addresses, &me, key, Protocol::Boot, ASK).await?;
+    let connection = dial(node, &addresses, &me, key, Protocol::Boot, ASK).await?;
     let closing = Closing(Conn::start(connection, None));
     let conn = &closing.0;
     let reply = conn.call(Lane::Ordinary, &request.encode(), ASK).await.map_err(|error| error.to_string())?;
@@ -287,8 +287,8 @@ mod tests {
     use crate::base::random;
     use crate::join::found;
     use crate::messages::peer::Hello;
+    use crate::node::testing::{member, node_of};
     use crate::peers::session;
-    use crate::serve::answer::tests::{member, node_of};
     use crate::vault::{RosterMember, Vault};
     use bytes::Bytes;
     use quorate_client::conn::{Handler, Reply};

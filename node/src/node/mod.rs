@@ -3,22 +3,29 @@
 //! Nothing here decides anything; the modules that do take an `Arc<Node>`. Locks are held for a field access, never across
 //! an await; only the vault's is held while its file is written, by a thread that may wait for the disk.
 
+pub mod revocation;
+pub mod roster;
+pub mod serving;
+pub mod sessions;
+#[cfg(test)]
+pub(crate) mod testing;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::{Mutex, RwLock};
+use quorate_client::conn::Handler;
 use quorate_client::conn::close;
-use quorate_client::identity::{Identity, PublicKey};
+use quorate_client::identity::{self, Identity, PublicKey};
 use quorate_client::wire::{Alarm, Operation};
 use quorate_raft::command::{Change, Command};
-use quorate_raft::{Flushed, Rebuild, Replica};
+use quorate_raft::{Flushed, Rebuild, Replica, StorageKeys};
 use quorate_shares::ids::{ClusterId, NodeId, NodeName, ShareKeyGeneration};
 use quorate_shares::lock::{Bundle, PinPlace};
 use quorate_shares::secret::Secret;
 use tokio::sync::watch;
-use tracing::{error, warn};
+use tracing::{error, info, warn};
 use zeroize::Zeroizing;
 
 use crate::base::background::Background;
@@ -27,8 +34,6 @@ use crate::base::config::Config;
 use crate::base::phase::{self, Phase};
 use crate::base::random;
 use crate::base::rate::Rates;
-use crate::cluster::follow::Gone;
-use crate::lease::confirm::{self, NoLease};
 use crate::memory::absences::Absences;
 use crate::memory::alarms::Alarms;
 use crate::memory::checked::Checked;
@@ -37,8 +42,10 @@ use crate::memory::holder::Holder;
 use crate::memory::keyring::Keyring;
 use crate::memory::lease::{Lease, Withdrawal};
 use crate::messages::peer::{Hello, LockState, Refusal, Report};
-use crate::peers::revocation::Revocation;
-use crate::peers::session::Sessions;
+use crate::node::revocation::Revocation;
+use crate::node::roster::Gone;
+use crate::node::serving::{NoLease, offered};
+use crate::node::sessions::Sessions;
 use crate::vault::disk::DataDir;
 use crate::vault::lock_keys::OldCopies;
 use crate::vault::{Roster, Vault, VaultError, VaultFile};
@@ -138,7 +145,8 @@ pub struct Node {
     pub alarms: Alarms,
     /// What each peer last reported, and when ([`crate::base::clock::boot_ms`]).
     pub last_reports: Mutex<BTreeMap<NodeId, (Report, u64)>>,
-    keepers: Mutex<BTreeSet<NodeId>>,
+    /// Peers that a task keeps a session with.
+    pub keepers: Mutex<BTreeSet<NodeId>>,
     /// A roster that a peer showed, and that is newer than this node's own log; never in the vault.
     newer: Mutex<Option<Roster>>,
     /// Op keys of those that were members.
@@ -148,7 +156,13 @@ pub struct Node {
     /// Who told this node that it was revoked, and whether that is enough.
     pub revocation: Revocation,
     fatal: watch::Sender<Option<Arc<str>>>,
+    /// What answers a peer that this node dials.
+    pub peer_handler: PeerHandler,
 }
+
+/// Makes the handler of a session that this node dialled: it hears requests of the peer once the flag is set. The handlers
+/// stand above the node, so the node is told of this one when it is made.
+pub type PeerHandler = fn(&Arc<Node>, NodeId, &Arc<AtomicBool>) -> Arc<dyn Handler>;
 
 /// How far founding is.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -169,6 +183,7 @@ impl Node {
         endpoint: quinn::Endpoint,
         boot_seed: Secret<32>,
         background: Background,
+        peer_handler: PeerHandler,
     ) -> Arc<Self> {
         let keyring = Keyring::new(config.timing.key_idle_ms, config.timing.key_age_ms);
         Arc::new(Self {
@@ -183,6 +198,7 @@ impl Node {
             lease_trouble: Mutex::default(),
             catch_up: tokio::sync::Mutex::new((0, Ok(()))),
             background,
+            peer_handler,
             keyring,
             dealing: Mutex::default(),
             opening: tokio::sync::Mutex::default(),
@@ -296,6 +312,18 @@ impl Node {
         self.own.read().clone()
     }
 
+    /// The storage keys of the bundle.
+    ///
+    /// # Errors
+    /// In words, if it is not open.
+    pub fn storage_keys(&self) -> Result<StorageKeys, String> {
+        let own = self.own().ok_or("the bundle is not open")?;
+        let mut keys = own.bundle.storage_keys.iter().rev();
+        let newest = keys.next().ok_or("the bundle holds no storage key")?;
+        let newest = StorageKeys::new(newest.number, &newest.key);
+        Ok(keys.fold(newest, |all, older| all.with_older(older.number, &older.key)))
+    }
+
     /// Takes an opened bundle into use: the one that the lock opened to, or one whose lock is becoming durable.
     pub fn unlock(&self, bundle: Bundle) {
         let op = Identity::from_seed(&bundle.op_seed);
@@ -314,7 +342,7 @@ impl Node {
             holder.set_keys(Vec::new());
         }
         // The endpoint has the op key, too.
-        crate::serve::listen::offer(self);
+        self.offer();
     }
 
     /// This node's share keys at work, once it has an id and an open bundle.
@@ -472,31 +500,7 @@ impl Node {
         self.roster().member(self.id()).map_or_else(|| self.config.name.clone(), |member| member.name.clone())
     }
 
-    /// Keeps a session with every trusted peer of the roster; those that are kept already are left alone.
-    pub fn keep_sessions(self: &Arc<Self>) {
-        for member in self.roster().members.iter().filter(|member| !member.standing.denied) {
-            if member.node != self.id() && self.keepers.lock().insert(member.node) {
-                tokio::spawn(crate::peers::session::keep(Arc::clone(self), member.node));
-            }
-        }
-    }
-
-    /// Whether a session with `peer` is still wanted. If not, whoever keeps it lets go, and may be asked again later.
-    pub fn keeps(&self, peer: NodeId) -> bool {
-        let mut keepers = self.keepers.lock();
-        let wanted = self.phase() != Phase::Revoked && self.roster().reach(peer).is_some();
-        if !wanted {
-            keepers.remove(&peer);
-        }
-        wanted
-    }
-
     // -- replica
-
-    /// Where the replicated state is kept.
-    pub fn state_directory(&self) -> PathBuf {
-        self.dir.path().join("state")
-    }
 
     /// The replicated state, once it is open.
     pub fn replica(&self) -> Option<Replica> {
@@ -549,9 +553,18 @@ impl Node {
             step.is_some()
         });
         if let Some((from, to)) = step {
-            confirm::announce(from, to);
-            crate::serve::listen::offer(self);
+            info!(%from, %to, "phase");
+            self.offer();
         }
+    }
+
+    /// Offers what the present phase allows. Called whenever the phase or the identities change.
+    pub fn offer(&self) {
+        let config = self.boot_identity().map(|boot| {
+            let op = self.op_identity();
+            identity::server_config(&boot, op.as_ref(), offered(self.phase()))
+        });
+        self.endpoint.set_server_config(config);
     }
 
     /// Whether the operator told this node to forget its keys ([`crate::lease::sealing`]).
@@ -647,7 +660,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let vault = Vault::new(ClusterId([1; 16]), Secret::random(&mut random::system()));
         let before = vault.identity.boot_seed.duplicate();
-        let node = crate::serve::answer::tests::node_of(dir.path(), vault);
+        let node = testing::node_of(dir.path(), vault);
         assert!(node.boot_seed().same_as(&before), "the control: that of the vault");
         node.discard_vault().expect("removes it");
         assert!(!node.has_vault() && !node.boot_seed().same_as(&before));

@@ -13,7 +13,7 @@ use tracing::{info, warn};
 
 use crate::messages::peer::{PeerReply, PeerRequest};
 use crate::node::Node;
-use crate::peers::session::AskError;
+use crate::node::sessions::AskError;
 
 /// Snapshot chunks that wait for the disk at most; more hold up the stream, not the memory.
 const CHUNKS_WAITING: usize = 4;

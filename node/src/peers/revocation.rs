@@ -19,21 +19,12 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
 use quorate_shares::ids::NodeId;
-use tokio::sync::watch;
 use tracing::{error, warn};
 
 use crate::base::phase::Phase;
 use crate::node::Node;
 use crate::vault::{Roster, RosterLogId, Vault};
-
-/// Who told this node that it was revoked, and whether it believes it.
-#[derive(Default)]
-pub struct Revocation {
-    voices: Mutex<BTreeSet<NodeId>>,
-    believed: watch::Sender<bool>,
-}
 
 /// Whether `voices` are enough to believe that `me` was revoked. `own_log` says that the own log holds an entry that denies it.
 pub fn is_believed(roster: &Roster, me: NodeId, voices: &BTreeSet<NodeId>, own_log: bool) -> bool {

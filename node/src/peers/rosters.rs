@@ -17,6 +17,7 @@ use tracing::info;
 
 use crate::messages::peer::{PeerReply, PeerRequest};
 use crate::node::Node;
+use crate::peers::session;
 use crate::vault::Roster;
 
 /// How long a node that boots asks before it goes on with what it knows.
@@ -68,7 +69,7 @@ async fn ask(node: &Arc<Node>, heard: &mut BTreeSet<NodeId>) {
             info!(%peer, index = shown.log_id.index, "has a newer roster");
             node.go_by_newer(Some(shown));
             node.close_sessions_with_strangers();
-            node.keep_sessions();
+            session::keep_all(node);
         }
     }
 }

@@ -23,13 +23,11 @@ use tracing::{debug, info};
 use crate::base::clock::wall_ms;
 use crate::base::phase::{Door, Phase, admits};
 use crate::base::random;
-use crate::boot::BootError;
 use crate::cluster::status;
 use crate::join::desk;
 use crate::lease::sealing;
 use crate::lock::absence;
-use crate::node::Node;
-use crate::service::api;
+use crate::node::{Node, roster};
 use crate::vault::invitation::Invitation;
 use crate::vault::layout::Address;
 use crate::vault::{FirstFounder, Founding, FoundingStep, Invited, Role, Roster, Vault, VaultFile};
@@ -42,6 +40,21 @@ const CALLERS_MAX: usize = 32;
 const REQUEST: Duration = Duration::from_secs(10);
 
 type AdminAnswer = Result<AdminResponse, WireError>;
+
+/// The local socket cannot be made.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot make the local socket {path}: {source}")]
+pub struct SocketError {
+    path: PathBuf,
+    source: std::io::Error,
+}
+
+impl SocketError {
+    /// What to do about it.
+    pub fn hint(&self) -> &'static str {
+        "check that the directory exists and can be written, or give another --socket path"
+    }
+}
 
 /// The socket's file, removed when the daemon stops.
 pub struct Socket {
@@ -60,10 +73,10 @@ impl Socket {
 /// Makes the socket and serves it. One that is there and answers belongs to another daemon; one that does not is dead.
 ///
 /// # Errors
-/// [`BootError::Socket`].
-pub fn listen(node: &Arc<Node>) -> Result<Socket, BootError> {
+/// [`SocketError`].
+pub fn listen(node: &Arc<Node>) -> Result<Socket, SocketError> {
     let path = node.config.socket.clone();
-    let failed = |source| BootError::Socket { path: path.clone(), source };
+    let failed = |source| SocketError { path: path.clone(), source };
     if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(parent).map_err(failed)?;
     }
@@ -151,7 +164,7 @@ async fn answer(node: &Arc<Node>, request: AdminRequest, caller: &mut Caller) ->
             Ok(AdminResponse::Sealed { node: node.name(), sealed })
         }
         AdminRequest::Admit { name } => {
-            absence::admit(node, api::member(node, &name)?).await?;
+            absence::admit(node, roster::member(node, &name)?).await?;
             Ok(AdminResponse::Admitted { at: node.name() })
         }
         AdminRequest::Export => match node.replica() {
@@ -374,7 +387,7 @@ async fn local_status(node: &Arc<Node>) -> LocalStatus {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::serve::answer::tests::node_of;
+    use crate::node::testing::node_of;
     use quorate_shares::secret::Secret;
 
     const SOON: Duration = Duration::from_secs(30);

@@ -138,52 +138,12 @@ async fn prepare_lock(node: &Arc<Node>, from: NodeId, durable: LockState) -> Res
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use super::*;
-    use std::path::Path;
-
-    use crate::base::background::Background;
-    use crate::base::config::{Config, SecretMemory, Timing};
-    use crate::vault::disk::DataDir;
-    use crate::vault::{self, Founding, Invited, Role, Roster, RosterLogId, RosterMember, Standing, Vault, VaultFile};
+    use crate::node::testing::{member, node_of};
+    use crate::vault::{self, Founding, Invited, Role, Roster, RosterLogId, Vault};
     use quorate_shares::ids::ClusterId;
     use quorate_shares::secret::Secret;
-
-    /// A voter with made-up keys.
-    pub(crate) fn member(node: u64) -> RosterMember {
-        let key = |salt: u8| std::array::from_fn(|_| node as u8 ^ salt);
-        RosterMember {
-            node: NodeId(node),
-            boot_pk: key(0x10),
-            op_pk: key(0x20),
-            standing: Standing { admitted: true, voter: true, ..Standing::default() },
-            name: format!("n{node}").parse().expect("a name"),
-            addresses: vec!["127.0.0.1:7250".parse().expect("an address")],
-        }
-    }
-
-    /// A node with this vault in `dir`, which nobody reaches.
-    pub(crate) fn node_of(dir: &Path, vault: Vault) -> Arc<Node> {
-        let data = DataDir::open(dir).expect("a data directory");
-        let config = Config {
-            data: dir.into(),
-            listen: "127.0.0.1:0".parse().expect("an address"),
-            advertise: "127.0.0.1:7250".into(),
-            name: "n2".parse().expect("a name"),
-            socket: dir.join("socket"),
-            secret_memory: SecretMemory::Auto,
-            pin: crate::base::config::PinAt::Vault,
-            unlock_from: None,
-            timing: Timing::default(),
-            rebuild_state: false,
-        };
-        let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().expect("an address")).expect("a socket");
-        let boot_seed = vault.identity.boot_seed.duplicate();
-        let file = VaultFile::create(&data, vault).expect("a vault");
-        let node = Node::new(config, data, endpoint, boot_seed, Background::start().expect("a thread"));
-        node.adopt_vault(file);
-        node
-    }
 
     /// A founder that loses power right after it answered PREP must know, when it comes back, whose lock key it holds;
     /// otherwise two founders wait for each other for ever. What the network sees of this depends on a race.

@@ -42,6 +42,7 @@ use crate::memory::keyring::{LoadError, Slot};
 use crate::memory::lease;
 use crate::messages::peer::{KeyChange, Operate, PeerReply, PeerRequest};
 use crate::node::Node;
+use crate::node::roster::unknown_node;
 
 /// A request without a deadline of its own gets this one, and none gets more.
 const DEADLINE_MAX: Duration = Duration::from_secs(60);
@@ -475,19 +476,4 @@ async fn show_node(node: &Arc<Node>, replica: &Replica, name: &NodeName) -> Answ
         Some(position) => Ok(Response::Node(Box::new(nodes.swap_remove(position)))),
         None => Err(unknown_node(node, name)),
     }
-}
-
-/// The member of that name.
-///
-/// # Errors
-/// [`Code::NotFound`], with the names that there are.
-pub fn member(node: &Node, name: &NodeName) -> Result<NodeId, WireError> {
-    let roster = node.roster();
-    let member = roster.members.iter().find(|member| member.name == *name);
-    member.map(|member| member.node).ok_or_else(|| unknown_node(node, name))
-}
-
-fn unknown_node(node: &Node, name: &NodeName) -> WireError {
-    let names: Vec<_> = node.roster().members.iter().map(|member| member.name.to_string()).collect();
-    WireError::new(Code::NotFound, format!("no node named {name}")).hint(format!("the nodes are {}", names.join(", ")))
 }

@@ -71,6 +71,7 @@ fn refusals() -> Vec<(String, String)> {
         ("node/src/vault/disk.rs", "pub enum DataDirError"),
         ("node/src/vault/file.rs", "pub enum VaultError"),
         ("node/src/boot.rs", "pub enum BootError"),
+        ("node/src/serve/admin.rs", "#[derive(Debug, thiserror::Error)]"),
         ("node/src/lock/unlock.rs", "pub enum UnlockError"),
         ("node/src/vault/invitation.rs", "pub enum InvitationError"),
         ("node/src/lock/pin.rs", "pub enum PinError"),
