@@ -1,46 +1,46 @@
 //! The daemon of Quorate: `quorated`.
 //!
-//! Each folder answers one question. The reading order is the order below: a folder imports from itself and from the folders
-//! above its own line, and a test holds that.
+//! Each folder answers one question. The reading order is the order below, from what knows nothing of a node to what starts it: a
+//! folder imports from itself and from those that are named before it. A test holds that.
 
-/// What needs no node: clocks, configuration, randomness, limits.
+// What needs no node: clocks, configuration, randomness, limits.
 pub mod base;
-/// What lies on the disk.
+// What lies on the disk.
 pub mod vault;
 
-/// What is kept in memory and nowhere else: types without a node.
+// What is kept in memory and nowhere else: types without a node.
 pub mod memory;
-/// What nodes say to each other.
+// What nodes say to each other.
 pub mod messages;
-/// What the parts of a node share.
+// What the parts of a node share.
 pub mod node;
 
-/// How nodes talk to each other.
+// How nodes talk to each other.
 pub mod peers;
 
-/// How a node earns the right to serve.
+// How a node earns the right to serve.
 pub mod lease;
 
-/// How a key is put together and dealt.
+// How a key is put together and dealt.
 pub mod keys;
-/// How a node is unlocked, and how its lock is renewed.
+// How a node is unlocked, and how its lock is renewed.
 pub mod lock;
 
-/// How the leader leads and the members follow.
+// How the leader leads and the members follow.
 pub mod cluster;
-/// How a node comes into a cluster.
+// How a node comes into a cluster.
 pub mod join;
 
-/// What may be asked.
+// What may be asked.
 pub mod service;
 
-/// Where questions arrive.
+// Where questions arrive.
 pub mod serve;
 
-/// How a damaged state is replaced.
+// How a damaged state is replaced.
 pub mod rebuild;
 
-/// How all of it starts.
+// How all of it starts.
 pub mod boot;
 
 #[cfg(test)]
