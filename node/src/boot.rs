@@ -23,11 +23,12 @@ use crate::base::config::{Config, SecretMemory};
 use crate::base::phase::Phase;
 use crate::base::random;
 use crate::cluster::{alarms, follow, members, replica};
-use crate::join::found::{self, FoundError};
+use crate::join::found;
+use crate::join::terms::FoundError;
 use crate::lease::{confirm, sealing};
 use crate::lock::unlock::{self, UnlockError};
 use crate::lock::{absence, locking};
-use crate::node::{Founding, Node};
+use crate::node::Node;
 use crate::peers::{revocation, rosters, session};
 use crate::rebuild;
 use crate::serve::admin::{self, SocketError};
@@ -143,7 +144,7 @@ pub async fn run(config: Config) -> Result<(), BootError> {
     info!("stopping");
     node.forget_keys();
     socket.close();
-    node.sessions.close_all("the node stops");
+    node.peers().sessions.close_all("the node stops");
     node.endpoint.close(quorate_client::conn::close::SHUTDOWN.into(), b"the node stops");
     let _ = tokio::time::timeout(GOODBYE, node.endpoint.wait_idle()).await;
     listening.abort();
@@ -173,7 +174,7 @@ async fn live(node: &Arc<Node>) -> Result<(), BootError> {
             () = revocation::awaited(node) => {}
         }
     }
-    revocation::rest(node).await;
+    revocation::stay_revoked(node).await;
     Ok(())
 }
 
@@ -217,13 +218,13 @@ async fn work(node: &Arc<Node>) -> Result<(), BootError> {
 async fn unlocked(node: &Arc<Node>) -> Result<Option<Replica>, BootError> {
     let (founding, locked) =
         node.with_vault(|vault| (vault.founding.is_some(), vault.lock.is_some())).unwrap_or_default();
-    if node.own().is_none() {
+    if node.enrolment().identity.own().is_none() {
         if locked {
             // 5: ask the peers until the bundle opens; they answer even while they are locked themselves.
             node.enter(Phase::Locked);
-            node.unlock(unlock::run(node).await?);
+            node.enrolment().identity.unlock(unlock::run(node).await?);
         } else if founding {
-            node.unlock(found::draw_keys());
+            node.enrolment().identity.unlock(found::draw_keys());
         } else {
             return Err(UnlockError::NoLock.into());
         }
@@ -240,11 +241,11 @@ async fn unlocked(node: &Arc<Node>) -> Result<Option<Replica>, BootError> {
         let stored = Stored::open(replica::options(node).map_err(BootError::Replica)?).await;
         let stored = stored.map_err(|error| BootError::Replica(error.to_string()))?;
         // Said in every hello: a member that says nothing of its log is taken for one that lost it.
-        *node.stored.lock() = Some(stored.flushed());
+        node.database.note_stored(stored.flushed());
         session::keep_all(node);
         rosters::ask_at_boot(node).await;
         let replica = stored.start().await.map_err(|error| BootError::Replica(error.to_string()))?;
-        node.adopt_replica(replica.clone());
+        node.database.adopt(replica.clone());
         return Ok(Some(replica));
     }
     if node.config.rebuild_state {
@@ -261,8 +262,8 @@ async fn unlocked(node: &Arc<Node>) -> Result<Option<Replica>, BootError> {
         Ok(replica) => Ok(Some(replica)),
         Err(FoundError::Refused(reason)) => {
             warn!(reason, "refused; back to the beginning");
-            node.discard_vault().map_err(|error| BootError::Failed(format!("cannot remove the vault: {error}")))?;
-            node.founding.send_replace(Founding { refused: Some(reason.to_owned()), ..Founding::default() });
+            node.discard_vault(reason)
+                .map_err(|error| BootError::Failed(format!("cannot remove the vault: {error}")))?;
             Ok(None)
         }
         Err(FoundError::Failed(reason)) => Err(BootError::Failed(reason)),
@@ -407,11 +408,11 @@ mod tests {
         let (name, addresses) = ("n2".parse().expect("a name"), member(2).addresses);
         vault.founding = Some(vault::Founding { attempt: 0, name, addresses, role });
         let node = node_of(dir.path(), vault);
-        node.unlock(bundle);
+        node.enrolment().identity.unlock(bundle);
         replica::open(&node).await.expect("an empty log").shutdown().await;
         assert!(node.replica().is_none() && node.hello().flushed.is_none(), "the control: it is not open now");
 
-        let mut phases = node.phases();
+        let mut phases = node.serving.phases();
         let reached = async {
             phases.wait_for(|phase| *phase == Phase::Joining).await.expect("the node is there");
             node.hello().flushed

@@ -28,7 +28,7 @@ pub async fn run(node: &Arc<Node>) -> Result<(), String> {
     let rebuild = Rebuild::begin(options).await.map_err(|error| format!("the state cannot be rebuilt: {error}"))?;
     let rebuild = Arc::new(rebuild);
     info!("log and vote are whole; taking the state from another node");
-    node.rebuild_with(Some(Arc::clone(&rebuild)));
+    node.database.rebuild_with(Some(Arc::clone(&rebuild)));
     session::keep_all(node);
     let peers: Vec<NodeId> = node.roster().members.iter().map(|member| member.node).collect();
     loop {
@@ -36,7 +36,7 @@ pub async fn run(node: &Arc<Node>) -> Result<(), String> {
             match rebuild.take_from(peer).await {
                 Ok(()) => {
                     info!(%peer, "the state is here");
-                    node.rebuild_with(None);
+                    node.database.rebuild_with(None);
                     return Ok(());
                 }
                 Err(RebuildError::Storage(error)) => return Err(error.to_string()),

@@ -87,7 +87,7 @@ async fn store(node: &Arc<Node>) -> Result<(), String> {
         since_ms,
     });
     let plain = codec::encode(&Stored::V1(stored.collect())).map_err(|error| error.to_string())?;
-    let sealed = node.storage_keys()?.seal(Family::Alarms, FILE_NAME.as_bytes(), &plain);
+    let sealed = node.enrolment().identity.storage_keys()?.seal(Family::Alarms, FILE_NAME.as_bytes(), &plain);
     let path = path(node);
     let written = tokio::task::spawn_blocking(move || disk::replace(&path, &sealed)).await;
     written.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
@@ -101,7 +101,7 @@ fn read(node: &Node) -> Result<Vec<Alarm>, String> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error.to_string()),
     };
-    let keys = node.storage_keys()?;
+    let keys = node.enrolment().identity.storage_keys()?;
     let plain = keys.open(Family::Alarms, FILE_NAME.as_bytes(), &sealed).map_err(|error| error.to_string())?;
     let Stored::V1(stored) = codec::decode::<Stored, FILE_BYTES_MAX>(&plain).map_err(|error| error.to_string())?;
     let alarms =
@@ -145,14 +145,14 @@ pub async fn disarm_everywhere(node: &Arc<Node>, replica: &Replica, which: Which
     let (roster, request) = (node.roster(), &PeerRequest::Disarm { codes: which.clone() });
     let peers = roster.members.iter().filter(|member| member.node != node.id());
     let answers = join_all(peers.map(|member| async move {
-        let answer = node.sessions.ask(member.node, Lane::Ordinary, request, PEER).await;
+        let answer = node.peers().sessions.ask(member.node, Lane::Ordinary, request, PEER).await;
         (member, matches!(answer, Ok(PeerReply::Done)))
     }));
     let mut silent = Vec::new();
     for (member, disarmed) in answers.await {
         if !disarmed {
             silent.push(member.name.clone());
-        } else if let Some((report, _)) = node.last_reports.lock().get_mut(&member.node) {
+        } else if let Some((report, _)) = node.peers().reports.lock().get_mut(&member.node) {
             report.alarms.retain(|alarm| !is_meant(&which, alarm));
         }
     }

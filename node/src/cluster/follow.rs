@@ -22,7 +22,7 @@ use tracing::{info, warn};
 
 use crate::node::Node;
 use crate::node::roster::Gone;
-use crate::peers::{revocation, session};
+use crate::peers::session;
 use crate::vault::layout::Address;
 use crate::vault::{DENIALS_MAX, REVOKED_MAX, Revoked, Roster, RosterLogId, RosterMember, Standing, Vault};
 
@@ -148,7 +148,7 @@ impl Gate for VaultGate {
         for denial in denials.iter().filter(|denial| self.is_denied(denial.node)) {
             warn!(node = %denial.node, by = denial.by.index, "denied from now on");
         }
-        self.node.close_sessions_with_strangers();
+        self.node.enrolment().close_sessions_with_strangers();
         Ok(())
     }
 
@@ -191,13 +191,13 @@ async fn step(node: &Arc<Node>, seen: Seen) -> Result<(), String> {
         }
     });
     let next = task.await.map_err(|panicked| panicked.to_string())??;
-    node.note_gone(&next.gone);
-    node.close_sessions_with_strangers();
+    node.enrolment().roster.note_gone(&next.gone);
+    node.enrolment().close_sessions_with_strangers();
     session::keep_all(node);
     if next.gone.iter().any(|gone| gone.node == me) {
         // A quorum committed it, and this node applied it: nobody has to be believed.
         info!("this node is not a member any more, as its own log says");
-        revocation::accept(node);
+        node.enrolment().revocation.accept();
     }
     Ok(())
 }

@@ -48,11 +48,11 @@ pub async fn run(node: Arc<Node>, replica: Replica) {
         changes.borrow_and_update();
         let leads = leadership.borrow_and_update().am_leader;
         // Whoever leads next goes on with both.
-        node.follow_time(&replica);
+        node.leader.follow_time(&replica);
         let active_ms = serving.for_ms(replica.read(|state| state.active().map(|active| active.epoch)), boot_ms());
         let view = if leads { view(&node, &replica, &mut joiner, active_ms).await } else { None };
         let step = view.map_or(Step::Nothing, |view| replica.read(|state| plan::next(state, &view)));
-        *node.operation.lock() = replica.read(|state| told(state, &step, &short_of)).filter(|_| leads);
+        *node.leader.operation.lock() = replica.read(|state| told(state, &step, &short_of)).filter(|_| leads);
         let done = match step {
             Step::AwaitFounding
             | Step::Nothing
@@ -174,7 +174,7 @@ async fn change_voters(node: &Node, replica: &Replica, voters: BTreeSet<NodeId>,
     if let Err(error) = &changed {
         debug!(%error, "voters not changed yet");
         // Whom it waits for is worth more than that it waits.
-        if let Some(operation) = node.operation.lock().as_mut() {
+        if let Some(operation) = node.leader.operation.lock().as_mut() {
             operation.step = format!("changes the voters: {error}");
         }
     }
@@ -194,7 +194,7 @@ pub fn purpose(old: &BTreeSet<NodeId>, voters: &BTreeSet<NodeId>, revoke: bool) 
 /// The members that can be asked now, this one among them.
 pub fn present(node: &Node, replica: &Replica) -> BTreeSet<NodeId> {
     let members: Vec<_> = replica.read(|state| state.members.keys().copied().collect());
-    members.into_iter().filter(|&id| id == node.id() || node.sessions.with(id).is_some()).collect()
+    members.into_iter().filter(|&id| id == node.id() || node.peers().sessions.with(id).is_some()).collect()
 }
 
 /// The operation as an operator is told of it.
@@ -251,7 +251,7 @@ fn name_in(state: &State, node: NodeId) -> String {
 
 async fn propose(node: &Node, replica: &Replica, change: Change) -> bool {
     let kind = change.kind();
-    match replica.propose(node.command(replica, change)).await {
+    match replica.propose(node.leader.command(replica, change)).await {
         Ok(_) => true,
         Err(error) => {
             debug!(kind, %error, "step not done");
@@ -304,7 +304,7 @@ async fn redeal(
 /// Retires an epoch once every member that is there knows the next one: nobody loads from the old one any more.
 async fn retire(node: &Arc<Node>, replica: &Replica, (epoch, active): (Epoch, Epoch), members: Vec<NodeId>) -> bool {
     let known = members.into_iter().filter(|&member| member != node.id()).map(|member| async move {
-        let report = node.sessions.ask(member, Lane::Ordinary, &PeerRequest::Report, HOLDER).await;
+        let report = node.peers().sessions.ask(member, Lane::Ordinary, &PeerRequest::Report, HOLDER).await;
         matches!(report, Ok(PeerReply::Report(report)) if report.epoch >= active)
     });
     join_all(known).await.into_iter().all(|knows| knows) && propose(node, replica, Change::RetireEpoch { epoch }).await
@@ -338,7 +338,7 @@ async fn collect_acks(node: &Arc<Node>, replica: &Replica, epoch: Epoch, missing
             return (holder, node.background.run(check).await.ok());
         }
         let request = PeerRequest::AckEpoch { epoch, index };
-        match node.sessions.ask(holder, Lane::Ordinary, &request, HOLDER).await {
+        match node.peers().sessions.ask(holder, Lane::Ordinary, &request, HOLDER).await {
             Ok(PeerReply::EpochAck { redealt }) => (holder, Some(redealt)),
             _ => (holder, None),
         }
@@ -389,7 +389,7 @@ async fn ask_holders(
                 return (holder, check_shares(node, replica, request).await.unwrap_or_default());
             }
             let asked = PeerRequest::Verify(request.clone());
-            match node.sessions.ask(holder, Lane::Ordinary, &asked, HOLDER).await {
+            match node.peers().sessions.ask(holder, Lane::Ordinary, &asked, HOLDER).await {
                 Ok(PeerReply::Verified(verified)) => (holder, verified),
                 _ => (holder, Vec::new()),
             }
@@ -437,7 +437,7 @@ pub async fn check_shares(
 }
 
 async fn check(node: &Node, replica: &Replica, epoch: Epoch, slots: &[Slot]) -> Result<Vec<Slot>, Refusal> {
-    let holder = node.holder().ok_or(Refusal::WrongEpoch)?;
+    let holder = node.enrolment().identity.holder().ok_or(Refusal::WrongEpoch)?;
     let mut verified = Vec::with_capacity(slots.len());
     for some in slots.chunks(CHECKED_AT_ONCE) {
         // Those that can be read; one that cannot must not hide the others.
@@ -463,7 +463,7 @@ async fn check(node: &Node, replica: &Replica, epoch: Epoch, slots: &[Slot]) -> 
 /// [`Refusal::Behind`] if this node has not applied them yet, [`Refusal::WrongEpoch`] if it cannot open them all.
 pub async fn check_epoch(node: &Arc<Node>, replica: &Replica, epoch: Epoch, index: u64) -> Result<u64, Refusal> {
     replica.wait_applied(index, HOLDER).await.map_err(|_| Refusal::Behind)?;
-    let mut checked = node.checked.lock().await;
+    let mut checked = node.keys.checked.lock().await;
     let (redealt, slots) = replica.read(|state| checked.owed(state, epoch)).ok_or(Refusal::WrongEpoch)?;
     for some in slots.chunks(crate::messages::peer::VERSIONS_MAX) {
         let verified = check(node, replica, epoch, some).await?;

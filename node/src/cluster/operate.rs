@@ -41,7 +41,7 @@ pub async fn begin(node: &Arc<Node>, replica: &Replica, operate: Operate) -> Res
         Ordered::New(begin) => begin,
     };
     let operation = begin.operation.clone();
-    match replica.propose(node.command(replica, Change::Begin(begin))).await {
+    match replica.propose(node.leader.command(replica, Change::Begin(begin))).await {
         Ok(Outcome::Begun { operation }) => Ok(operation),
         Ok(_) => Err(WireError::new(Code::Internal, "the operation was answered as another change")),
         Err(ProposeError::Refused(refusal)) => Err(explain(node, replica, &operation, refusal)),
@@ -108,7 +108,7 @@ pub async fn invite(
     // This node first; others that are there, so that the joiner needs not this one.
     let roster = node.roster();
     let (mut inviters, others): (Vec<_>, Vec<_>) = roster.members.iter().partition(|member| member.node == node.id());
-    inviters.extend(others.into_iter().filter(|member| node.sessions.with(member.node).is_some()));
+    inviters.extend(others.into_iter().filter(|member| node.peers().sessions.with(member.node).is_some()));
     let inviters = inviters.into_iter().filter_map(|member| {
         let address = member.addresses.first()?.clone();
         Some(Inviter { boot_pk: member.boot_pk, address })
@@ -271,7 +271,7 @@ pub async fn progress(node: &Arc<Node>, replica: &Replica, operation: Epoch) -> 
         WireError::new(Code::NotFound, format!("no operation of epoch {operation} is known any more"))
             .hint("others followed since; `quorate node list` shows the members")
     })?;
-    let shown = node.operation.lock().clone().filter(|_| stage == Stage::Runs);
+    let shown = node.leader.operation.lock().clone().filter(|_| stage == Stage::Runs);
     let name = replica.read(|state| members::operation_name(state, &running.operation));
     let shown = shown.unwrap_or(wire::Operation { name, step: String::new(), waiting_for: Vec::new() });
     let revocation = if running.operation.revokes() { revocation(node, replica, &running).await } else { None };
@@ -300,7 +300,7 @@ async fn revocation(node: &Node, replica: &Replica, running: &Running) -> Option
         let expelled = revoked.iter().all(|node| state.former.contains_key(node));
         // A lease that they may have was asked for before.
         let withdrawn = denied && expelled && leadership.am_leader;
-        let lasts_ms = || node.withdrawal.lock().lasts_ms_at(running.epoch, leadership.term, boot_ms());
+        let lasts_ms = || node.leader.withdrawal.lock().lasts_ms_at(running.epoch, leadership.term, boot_ms());
         let over = withdrawn && lasts_ms() > over_ms;
         let locks = || remaining.iter().filter_map(|node| state.locks.get(node));
         let erased = locks().filter(|lock| expelled && lock.holds_for.is_disjoint(&out)).count();

@@ -27,7 +27,7 @@ pub async fn open(node: &Arc<Node>) -> Result<Replica, String> {
 /// # Errors
 /// In words.
 pub fn options(node: &Arc<Node>) -> Result<Options, String> {
-    let keys = node.storage_keys()?;
+    let keys = node.enrolment().identity.storage_keys()?;
     let timing = &node.config.timing;
     Ok(Options {
         node: node.id(),

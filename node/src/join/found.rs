@@ -13,7 +13,6 @@ use quorate_client::conn::{Conn, Lane};
 use quorate_raft::Replica;
 use quorate_raft::command::{Change, Found, NewMember};
 use quorate_shares::ids::{NodeId, ShareKeyGeneration};
-use quorate_shares::kem::PublicKey;
 use quorate_shares::labels::EXPORTER_JOIN;
 use quorate_shares::lock::{Bundle, ShareKey, StorageKey};
 use quorate_shares::secret::Secret;
@@ -24,14 +23,15 @@ use crate::base::clock::wall_ms;
 use crate::base::phase::Phase;
 use crate::base::random;
 use crate::cluster::replica;
+use crate::join::terms::{FoundError, Terms, attempt, registration, settle_roster};
 use crate::join::{desk, invited, joining};
 use crate::lock::locking;
 use crate::messages::peer::PeerRequest;
-use crate::node::{Founding, Node};
-use crate::peers::{proposal, session};
+use crate::node::Node;
+use crate::peers::proposal;
 use crate::vault::invitation::{JoinReply, JoinRequest, Registration};
 use crate::vault::layout::Address;
-use crate::vault::{FIRST_FOUNDER, FirstFounder, FounderKeys, FoundingStep, Roster, RosterLogId, Vault};
+use crate::vault::{FIRST_FOUNDER, FirstFounder, FounderKeys, FoundingStep, RosterLogId, Vault};
 
 /// Pause between two rounds of the loop.
 const ROUND: Duration = Duration::from_millis(200);
@@ -39,37 +39,6 @@ const ROUND: Duration = Duration::from_millis(200);
 const PEER: Duration = Duration::from_secs(3);
 /// Generation of a founder's first share key, and number of its first storage key.
 const FIRST_GENERATION: ShareKeyGeneration = ShareKeyGeneration(1);
-
-/// Why founding ended without a cluster.
-#[derive(Debug, thiserror::Error)]
-pub enum FoundError {
-    /// The first founder refused the invitation before this node had anything to lose.
-    #[error("{0}")]
-    Refused(&'static str),
-    /// Something that must not fail failed.
-    #[error("{0}")]
-    Failed(String),
-}
-
-/// Everybody is known: what this node's lock is to be made for.
-pub(crate) struct Terms {
-    pub(crate) attempt: u32,
-    pub(crate) me: NodeId,
-    pub(crate) threshold: u8,
-    pub(crate) roster: Roster,
-}
-
-impl Terms {
-    /// The threshold that this node's first lock is made for. Whoever joins a solo node never opens its lock alone.
-    fn lock_threshold(&self) -> u8 {
-        if self.joins() { self.threshold.max(2) } else { self.threshold }
-    }
-
-    /// Whether they are those of a cluster that runs already: attempts at founding count from 1.
-    pub(crate) fn joins(&self) -> bool {
-        self.attempt == 0
-    }
-}
 
 /// Draws a node's own keys: op key, storage key and first share key.
 pub fn draw_keys() -> Bundle {
@@ -79,21 +48,6 @@ pub fn draw_keys() -> Bundle {
         storage_keys: vec![StorageKey { number: 1, key: Secret::random(rng) }],
         share_keys: vec![ShareKey { generation: FIRST_GENERATION, seed: Secret::random(rng) }],
     }
-}
-
-/// What this node registers with the first founder, or with itself.
-pub(crate) fn registration(node: &Node) -> Option<Registration> {
-    let own = node.own()?;
-    let (name, addresses) = node
-        .with_vault(|vault| vault.founding.as_ref().map(|founding| (founding.name.clone(), founding.addresses.clone())))
-        .flatten()?;
-    Some(Registration {
-        boot_pk: node.boot_identity()?.public().0,
-        op_pk: own.op.public().0,
-        share_pk: PublicKey::of_seed(&own.bundle.share_keys.last()?.seed),
-        name,
-        addresses,
-    })
 }
 
 /// Enters the first founder, or its new keys, into its own book; other founders have none.
@@ -107,7 +61,7 @@ pub async fn register_self(node: &Arc<Node>) -> Result<(), FoundError> {
     }
     let Some(Registration { boot_pk, op_pk, share_pk, name, addresses }) = registration(node) else { return Ok(()) };
     let me = FounderKeys { node: FIRST_FOUNDER, boot_pk, op_pk, share_pk, name, addresses };
-    node.set_id(FIRST_FOUNDER);
+    node.enrolment().identity.set_id(FIRST_FOUNDER);
     let register = node.update_vault(move |vault| {
         vault.identity.node = Some(FIRST_FOUNDER);
         desk::register_self(vault, me);
@@ -190,21 +144,13 @@ async fn learn(node: &Arc<Node>) -> Result<Option<Terms>, FoundError> {
         Some(Ok(terms)) => Ok(Some(terms)),
         Some(Err((have, founders))) => {
             let missing = usize::from(founders) - have;
-            progress(node, "waiting for the other founders to join", vec![format!("{missing} of {founders}")]);
+            node.enrolment()
+                .joining
+                .progress("waiting for the other founders to join", vec![format!("{missing} of {founders}")]);
             Ok(None)
         }
         None => invited::ask_first_founder(node).await,
     }
-}
-
-/// Goes by the identities of an attempt: sessions of an earlier one are closed, since their keys may be gone.
-pub(crate) fn settle_roster(node: &Arc<Node>, me: NodeId, roster: &Roster) {
-    node.set_id(me);
-    if *node.roster() != *roster {
-        node.set_roster(roster.clone());
-        node.sessions.close_all("the founders' identities changed");
-    }
-    session::keep_all(node);
 }
 
 fn settle(node: &Arc<Node>, terms: &Terms) {
@@ -217,7 +163,7 @@ async fn make_lock(node: &Arc<Node>, terms: &Terms) -> bool {
     let done = match is_first {
         // The first founder's book names the attempt that it hands out, so which one its lock is for is known only in
         // memory: after a restart it makes one more, unless Raft has begun, which rests on everybody's last lock.
-        true => *node.locked_attempt.lock() == Some(terms.attempt) || has_started(node),
+        true => *node.enrolment().joining.locked_attempt.lock() == Some(terms.attempt) || has_started(node),
         false => {
             node.with_vault(|vault| vault.lock.is_some() && attempt(vault) == Some(terms.attempt)).unwrap_or_default()
         }
@@ -237,12 +183,12 @@ async fn make_lock(node: &Arc<Node>, terms: &Terms) -> bool {
         Ok(peers) => peers,
         Err(missing) => {
             let missing = missing.into_iter().map(|peer| node.name_of(peer)).collect();
-            progress(node, "exchanging lock keys", missing);
+            node.enrolment().joining.progress("exchanging lock keys", missing);
             return false;
         }
     };
     let (me, made_for, roster) = (terms.me, terms.attempt, terms.roster.clone());
-    let Some(own) = node.own() else { return false };
+    let Some(own) = node.enrolment().identity.own() else { return false };
     let locked = locking::lock(node, terms.lock_threshold(), peers, own.bundle.duplicate(), move |vault| {
         if is_first && attempt(vault) != Some(made_for) {
             // A founder came back with new keys while the lock was made: it would name the old ones.
@@ -263,7 +209,7 @@ async fn make_lock(node: &Arc<Node>, terms: &Terms) -> bool {
             return false;
         }
     }
-    *node.locked_attempt.lock() = Some(terms.attempt);
+    *node.enrolment().joining.locked_attempt.lock() = Some(terms.attempt);
     locking::commit(node).await;
     true
 }
@@ -289,16 +235,12 @@ async fn keep_roster(node: &Arc<Node>, terms: &Terms) -> bool {
     kept.await.is_ok()
 }
 
-pub(crate) fn attempt(vault: &Vault) -> Option<u32> {
-    vault.founding.as_ref().map(|founding| founding.attempt)
-}
-
 async fn open_replica(node: &Arc<Node>) -> Result<Replica, FoundError> {
     if let Some(replica) = node.replica() {
         return Ok(replica);
     }
     let replica = replica::open(node).await.map_err(FoundError::Failed)?;
-    node.adopt_replica(replica.clone());
+    node.database.adopt(replica.clone());
     Ok(replica)
 }
 
@@ -313,37 +255,29 @@ async fn announce(node: &Arc<Node>, terms: &Terms, replica: &Replica) {
     }
     if terms.me != FIRST_FOUNDER {
         let request = PeerRequest::FoundingLocked { attempt: terms.attempt };
-        if let Err(error) = node.sessions.ask(FIRST_FOUNDER, Lane::Ordinary, &request, PEER).await {
+        if let Err(error) = node.peers().sessions.ask(FIRST_FOUNDER, Lane::Ordinary, &request, PEER).await {
             debug!(%error, "the first founder did not hear that the lock is durable");
         }
-        progress(node, "locked; waiting for the first founder to start the cluster", vec![node.name_of(FIRST_FOUNDER)]);
+        node.enrolment()
+            .joining
+            .progress("locked; waiting for the first founder to start the cluster", vec![node.name_of(FIRST_FOUNDER)]);
         return;
     }
-    note_locked(node, FIRST_FOUNDER, terms.attempt);
-    let locked = node.founding_locked.lock().1.clone();
+    node.enrolment().joining.note_locked(FIRST_FOUNDER, terms.attempt);
+    let locked = node.enrolment().joining.locked();
     let missing: Vec<NodeId> =
         terms.roster.members.iter().map(|member| member.node).filter(|node| !locked.contains(node)).collect();
     if !missing.is_empty() && !has_started(node) {
-        progress(
-            node,
+        node.enrolment().joining.progress(
             "waiting for the locks of the other founders",
             missing.iter().map(|&id| node.name_of(id)).collect(),
         );
         return;
     }
-    progress(node, "starting the cluster", Vec::new());
+    node.enrolment().joining.progress("starting the cluster", Vec::new());
     if let Err(reason) = start(node, terms, replica).await {
         warn!(%reason, "the cluster is not founded yet; trying again");
     }
-}
-
-/// Notes that a founder's lock of an attempt is durable.
-pub fn note_locked(node: &Node, founder: NodeId, attempt: u32) {
-    let mut locked = node.founding_locked.lock();
-    if locked.0 != attempt {
-        *locked = (attempt, Default::default());
-    }
-    locked.1.insert(founder);
 }
 
 /// Initialises Raft and writes the first entry, through whoever leads.
@@ -395,21 +329,8 @@ async fn finish(node: &Arc<Node>, replica: &Replica) -> Result<(), FoundError> {
         })
         .await
         .map_err(|error| FoundError::Failed(error.to_string()))?;
-    node.set_roster(roster);
-    progress(node, "a member; waiting for its seat in an epoch", Vec::new());
+    node.enrolment().roster.set(roster);
+    node.enrolment().joining.progress("a member; waiting for its seat in an epoch", Vec::new());
     info!(cluster = %node.cluster(), node = %node.id(), "a member of the cluster");
     Ok(())
-}
-
-/// Publishes how far founding is.
-pub(crate) fn progress(node: &Node, step: &str, waiting_for: Vec<String>) {
-    let now = Founding { step: step.to_owned(), waiting_for, refused: None };
-    node.founding.send_if_modified(|shown| {
-        let changed = *shown != now;
-        if changed {
-            info!(step = %now.step, waiting_for = ?now.waiting_for, "founding");
-            *shown = now;
-        }
-        changed
-    });
 }

@@ -12,7 +12,7 @@ use quorate_client::identity::{Protocol, PublicKey as Pinned};
 use quorate_shares::labels::EXPORTER_JOIN;
 use tracing::debug;
 
-use crate::join::found::{FoundError, Terms, attempt, progress, registration, settle_roster};
+use crate::join::terms::{FoundError, Terms, attempt, registration, settle_roster};
 use crate::messages::peer::{PeerReply, PeerRequest};
 use crate::node::Node;
 use crate::peers::dial::{Closing, dial};
@@ -37,7 +37,9 @@ pub(crate) async fn ask_first_founder(node: &Arc<Node>) -> Result<Option<Terms>,
     let reply = match join_once(node).await {
         Ok(reply) => reply,
         Err(reason) => {
-            progress(node, &format!("asking who gave the invitation: {reason}"), vec!["the inviting node".to_owned()]);
+            node.enrolment()
+                .joining
+                .progress(&format!("asking who gave the invitation: {reason}"), vec!["the inviting node".to_owned()]);
             return Ok(known_terms(node));
         }
     };
@@ -49,8 +51,7 @@ pub(crate) async fn ask_first_founder(node: &Arc<Node>) -> Result<Option<Terms>,
             return Ok(Some(Terms { attempt: reply.attempt, me, threshold, roster: reply.roster }));
         }
         JoinCode::Wait => {
-            progress(
-                node,
+            node.enrolment().joining.progress(
                 "waiting for the other founders, or for another operation to end",
                 vec!["the cluster".to_owned()],
             );
@@ -102,13 +103,13 @@ async fn join_once(node: &Arc<Node>) -> Result<JoinReply, String> {
         })
         .flatten()
         .ok_or("no invitation")?;
-    let me = node.boot_identity().ok_or("no boot identity")?;
+    let me = node.enrolment().identity.boot().ok_or("no boot identity")?;
     let registration = registration(node).ok_or("no keys")?;
     let mut failures = Vec::new();
     for inviter in inviters {
         let address = [inviter.address.to_string()];
         let pinned = Pinned(inviter.boot_pk);
-        let connection = match dial(node, &address, &me, pinned, Protocol::Join, PEER).await {
+        let connection = match dial(&node.endpoint, &address, &me, pinned, Protocol::Join, PEER).await {
             Ok(connection) => connection,
             Err(reason) => {
                 failures.push(reason);
@@ -133,12 +134,14 @@ async fn ask_threshold(node: &Arc<Node>, reply: &JoinReply) -> Option<u8> {
     let members = reply.roster.members.iter().map(|member| member.node).filter(|&member| Some(member) != reply.node);
     let asked: Vec<_> = members.filter(|&member| reply.attempt == 0 || member == FIRST_FOUNDER).collect();
     for &member in &asked {
-        let answer = node.sessions.ask(member, Lane::Ordinary, &PeerRequest::FoundingTerms, PEER).await;
+        let answer = node.peers().sessions.ask(member, Lane::Ordinary, &PeerRequest::FoundingTerms, PEER).await;
         if let Ok(PeerReply::FoundingTerms { threshold }) = answer {
             return Some(threshold);
         }
     }
-    progress(node, "opening sessions", asked.into_iter().map(|member| node.name_of(member)).collect());
+    node.enrolment()
+        .joining
+        .progress("opening sessions", asked.into_iter().map(|member| node.name_of(member)).collect());
     None
 }
 

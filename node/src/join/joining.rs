@@ -19,7 +19,7 @@ use quorate_shares::secret::Secret;
 use tokio::time::{Instant, sleep};
 use tracing::{debug, info, warn};
 
-use crate::join::found::{Terms, progress};
+use crate::join::terms::Terms;
 use crate::lease::confirm;
 use crate::node::Node;
 use crate::node::serving::NoLease;
@@ -144,10 +144,10 @@ fn code_of(refusal: &Refusal) -> JoinCode {
 /// The joiner's side, once its lock is durable: it says so to whoever leads. The cluster does the rest, and this node's own
 /// replica will name it.
 pub(crate) async fn announce(node: &Arc<Node>, terms: &Terms) {
-    progress(node, "locked; waiting to be taken into the cluster", Vec::new());
+    node.enrolment().joining.progress("locked; waiting to be taken into the cluster", Vec::new());
     let me = terms.me;
     let members = terms.roster.members.iter().map(|member| member.node).filter(|member| *member != me);
-    for member in members.filter(|&member| node.sessions.with(member).is_some()) {
+    for member in members.filter(|&member| node.peers().sessions.with(member).is_some()) {
         let mut at = Some(member);
         // The first answer names the leader, as a rule.
         for _ in 0..2 {

@@ -95,11 +95,11 @@ pub fn target(state: &State, change: &KeyChange, rng: &mut impl CryptoRng) -> Re
 
 async fn propose(node: &Arc<Node>, replica: &Replica, change: &KeyChange, slot: Slot) -> Result<Slot, WireError> {
     for _ in 0..TRIES {
-        let command = node.command(replica, deal(node, replica, change, slot).await?);
+        let command = node.leader.command(replica, deal(node, replica, change, slot).await?);
         match replica.propose(command).await {
             Ok(Outcome::VersionMade { uid, version, .. }) => return Ok((uid, version)),
             Ok(_) => return Err(WireError::new(Code::Internal, "the change was answered as another")),
-            Err(ProposeError::Refused(refusal)) if is_stale(&refusal) => node.close_batch(),
+            Err(ProposeError::Refused(refusal)) if is_stale(&refusal) => node.keys.close_batch(),
             Err(error) => return Err(explain(error, change)),
         }
     }
@@ -159,10 +159,10 @@ async fn in_open_batch<T>(
             return dealt.map_err(|error| WireError::new(Code::Internal, format!("the key cannot be dealt: {error}")));
         }
         // One at a time; whoever waited finds the batches that the first one opened.
-        let _one = node.opening.lock().await;
+        let _one = node.keys.opening.lock().await;
         if !can_deal(node, replica) {
             let open = open_batches(node, replica).await?;
-            *node.dealing.lock() = Some(open);
+            *node.keys.dealing.lock() = Some(open);
         }
     }
 }
@@ -190,14 +190,14 @@ fn can_deal(node: &Node, replica: &Replica) -> bool {
 
 /// Deals in the open batch, if there is one that may be used: only a leader with a lease deals.
 fn with_open_batch<T>(node: &Node, replica: &Replica, deal: impl FnOnce(&mut OpenDealer) -> T) -> Option<T> {
-    let mut dealing = node.dealing.lock();
-    let open = dealing.as_mut().filter(|open| node.lease.is_valid() && open.is_usable(replica))?;
+    let mut dealing = node.keys.dealing.lock();
+    let open = dealing.as_mut().filter(|open| node.serving.lease.is_valid() && open.is_usable(replica))?;
     Some(deal(open))
 }
 
 /// Opens a batch for each open epoch and puts its header into the log, which must come before its records.
 async fn open_batches(node: &Arc<Node>, replica: &Replica) -> Result<OpenDealer, WireError> {
-    if !node.lease.is_valid() {
+    if !node.serving.lease.is_valid() {
         return Err(WireError::new(Code::NotServing, "the leader has no lease").hint("try again"));
     }
     let term = replica.leadership().borrow().term;
@@ -212,7 +212,7 @@ async fn open_batches(node: &Arc<Node>, replica: &Replica) -> Result<OpenDealer,
     for committee in committees {
         let dealer = Dealer::open(node.cluster(), node.id(), &committee, &mut random::system());
         let header = dealer.header().encode();
-        let command = node.command(replica, Change::OpenBatch { header });
+        let command = node.leader.command(replica, Change::OpenBatch { header });
         replica.propose(command).await.map_err(no_leader)?;
         dealers.push(dealer);
     }

@@ -88,7 +88,7 @@ async fn gather(
     slots: &[Slot],
     deadline: Instant,
 ) -> Result<Vec<Loaded>, LoadError> {
-    let holder = node.holder().ok_or(LoadError::NoEpoch)?;
+    let holder = node.enrolment().identity.holder().ok_or(LoadError::NoEpoch)?;
     let mut changes = replica.changes();
     let facts = holder.all_facts(replica, epoch, slots)?;
     let mut known = Vec::with_capacity(slots.len());
@@ -189,7 +189,7 @@ impl Quorums {
 }
 
 async fn ask_one(node: &Node, peer: NodeId, request: &PeerRequest) -> Vec<(Slot, u8, Secret<32>)> {
-    let Some(session) = node.sessions.with(peer) else { return Vec::new() };
+    let Some(session) = node.peers().sessions.with(peer) else { return Vec::new() };
     match session.ask(Lane::Ordinary, request, LOAD).await {
         Ok(PeerReply::Shares(shares)) => {
             let bound = peer::encode(request);
@@ -231,15 +231,15 @@ pub fn answer(
     if request.versions.len() > VERSIONS_MAX {
         return PeerReply::Refused(Refusal::TooMany);
     }
-    if !admits(node.phase(), Door::Shares) || !node.lease.is_valid() {
+    if !admits(node.phase(), Door::Shares) || !node.serving.lease.is_valid() {
         return PeerReply::Refused(Refusal::NoLease);
     }
-    if !node.rates.shares.admits(from, request.versions.len()) {
+    if !node.peers().rates.shares.admits(from, request.versions.len()) {
         return PeerReply::Refused(Refusal::Busy);
     }
     // The share is sealed for the very connection that asked: while two sessions of a pair settle, that may be the other.
-    let session = node.sessions.with(from).filter(|session| session.conn.same_as(conn));
-    let (Some(holder), Some(session)) = (node.holder(), session) else {
+    let session = node.peers().sessions.with(from).filter(|session| session.conn.same_as(conn));
+    let (Some(holder), Some(session)) = (node.enrolment().identity.holder(), session) else {
         return PeerReply::Refused(Refusal::NoHello);
     };
     let open = |facts: Facts| -> Result<SealedShare, HoldError> {
@@ -255,7 +255,7 @@ pub fn answer(
     let facts = holder.all_facts(replica, request.epoch, &request.versions);
     match facts.and_then(|facts| facts.into_iter().map(open).collect::<Result<Vec<_>, _>>()) {
         // Every load is an audit event at the peers that served it.
-        Ok(shares) if node.lease.is_valid() => {
+        Ok(shares) if node.serving.lease.is_valid() => {
             for share in &shares {
                 info!(uid = %share.uid, version = %share.version, to = %from, "gave a share");
             }

@@ -43,7 +43,7 @@ pub async fn run(node: Arc<Node>, replica: Replica) {
             Ok(()) => Duration::from_millis(node.config.timing.lease_tick_ms),
             Err(reason) => {
                 debug!(%reason, "no lease");
-                *node.lease_trouble.lock() = Some(reason);
+                *node.serving.trouble.lock() = Some(reason);
                 RETRY
             }
         };
@@ -61,9 +61,9 @@ pub async fn watch(node: Arc<Node>, replica: Replica) {
     loop {
         sleep(WATCH).await;
         node.settle_phase();
-        node.close_batch_if_over(&replica);
-        match node.lease.lost_for_ms() {
-            _ if node.is_sealed() => {
+        node.keys.close_batch_if_over(&node.serving.lease, &replica);
+        match node.serving.lease.lost_for_ms() {
+            _ if node.serving.is_sealed() => {
                 // Again and again: a request that was let in before the seal may have loaded a key after it, and the leader
                 // has the node check its shares of what is dealt anew.
                 node.forget_keys();
@@ -81,7 +81,7 @@ pub async fn watch(node: Arc<Node>, replica: Replica) {
             None => wiped = false,
         }
         if boot_ms() - swept_ms >= SWEEP_MS {
-            node.keyring.sweep();
+            node.keys.keyring.sweep();
             swept_ms = boot_ms();
         }
     }
@@ -92,7 +92,7 @@ pub async fn watch(node: Arc<Node>, replica: Replica) {
 /// # Errors
 /// Why there is none.
 pub async fn renew(node: &Node, replica: &Replica) -> Result<(), NoLease> {
-    if node.is_sealed() {
+    if node.serving.is_sealed() {
         return Err(NoLease::Sealed);
     }
     let length = node.config.timing.lease();
@@ -110,8 +110,8 @@ pub async fn renew(node: &Node, replica: &Replica) -> Result<(), NoLease> {
     if !replica.read(|state| is_seated(state, node.id())) {
         return Err(NoLease::NoSeat);
     }
-    node.lease.grant(renewal);
-    *node.lease_trouble.lock() = None;
+    node.serving.lease.grant(renewal);
+    *node.serving.trouble.lock() = None;
     Ok(())
 }
 
@@ -126,7 +126,7 @@ pub fn is_seated(state: &State, node: NodeId) -> bool {
 /// Why the leader did not confirm.
 pub async fn catch_up(node: &Node, replica: &Replica) -> Result<(), NoLease> {
     let asked_ms = boot_ms();
-    let mut last = node.catch_up.lock().await;
+    let mut last = node.serving.catch_up.lock().await;
     if last.0 > asked_ms {
         return last.1.clone();
     }
@@ -136,7 +136,7 @@ pub async fn catch_up(node: &Node, replica: &Replica) -> Result<(), NoLease> {
 }
 
 async fn ask(node: &Node, leader: NodeId, deadline: Duration) -> Result<u64, NoLease> {
-    match node.sessions.ask(leader, Lane::Urgent, &PeerRequest::Lease, deadline).await {
+    match node.peers().sessions.ask(leader, Lane::Urgent, &PeerRequest::Lease, deadline).await {
         Ok(PeerReply::Lease { index }) => Ok(index),
         Ok(PeerReply::Refused(refusal)) => Err(NoLease::Refused(refusal)),
         Ok(_) => Err(NoLease::Refused(Refusal::Malformed)),

@@ -42,16 +42,16 @@ pub async fn set(node: &Arc<Node>, sealed: bool) -> Result<(), WireError> {
         return Err(WireError::new(Code::NotServing, format!("{} is {}", node.name(), node.phase()))
             .hint("a node can be sealed once it belongs to a cluster"));
     }
-    let _one = node.sealing.lock().await;
+    let _one = node.serving.sealing.lock().await;
     if sealed {
         // Keys go at once; whoever is answered knows, too, that it outlives this process.
-        node.lease.bar(true);
+        node.serving.lease.bar(true);
         node.settle_phase();
         node.forget_keys();
     }
     let written = node.update_vault(move |vault| vault.flags.sealed = sealed).await;
     written.map_err(|error| WireError::new(Code::Storage, error.to_string()).hint(error.hint()))?;
-    node.lease.bar(sealed);
+    node.serving.lease.bar(sealed);
     node.settle_phase();
     match sealed {
         true => warn!("sealed: every key is wiped from memory, until `quorate node unseal`"),
@@ -65,12 +65,12 @@ pub async fn set(node: &Arc<Node>, sealed: bool) -> Result<(), WireError> {
 /// # Errors
 /// If there is no such node, or it cannot be told.
 pub async fn at(node: &Arc<Node>, name: &NodeName, sealed: bool) -> Answer {
-    let meant = roster::member(node, name)?;
+    let meant = roster::member(&node.roster(), name)?;
     if meant == node.id() {
         return set(node, sealed).await.map(|()| Response::Done);
     }
     let locally = || format!("on the machine of {name}: `quorate node {}`", if sealed { "seal" } else { "unseal" });
-    match node.sessions.ask(meant, Lane::Urgent, &PeerRequest::Seal { sealed }, PEER).await {
+    match node.peers().sessions.ask(meant, Lane::Urgent, &PeerRequest::Seal { sealed }, PEER).await {
         Ok(PeerReply::Done) => Ok(Response::Done),
         Ok(PeerReply::Refused(refusal)) => {
             Err(WireError::new(Code::NotServing, format!("{name} refuses: {refusal}")).hint(locally()))
@@ -85,7 +85,7 @@ pub async fn at(node: &Arc<Node>, name: &NodeName, sealed: bool) -> Answer {
 
 /// Hands leadership over whenever this node leads while it is sealed: a leader without keys deals none. Never returns.
 pub async fn step_aside(node: Arc<Node>, replica: Replica) {
-    let (mut phases, mut leadership) = (node.phases(), replica.leadership());
+    let (mut phases, mut leadership) = (node.serving.phases(), replica.leadership());
     loop {
         let leads = leadership.borrow_and_update().am_leader;
         let sealed = *phases.borrow_and_update() == Phase::Sealed;
@@ -111,7 +111,7 @@ async fn successor(node: &Arc<Node>) -> Option<NodeId> {
     let roster = node.roster();
     let peers = roster.members.iter().map(|member| member.node).filter(|&peer| peer != node.id());
     let reports = join_all(peers.map(|peer| async move {
-        match node.sessions.ask(peer, Lane::Ordinary, &PeerRequest::Report, REPORT).await {
+        match node.peers().sessions.ask(peer, Lane::Ordinary, &PeerRequest::Report, REPORT).await {
             Ok(PeerReply::Report(report)) => Some((peer, report)),
             _ => None,
         }

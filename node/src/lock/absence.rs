@@ -23,6 +23,7 @@ use crate::base::clock::boot_ms;
 use crate::base::phase::Phase;
 use crate::memory::absences::remember;
 use crate::messages::peer::{PeerReply, PeerRequest};
+use crate::node::enrolment::Enrolment;
 use crate::node::{Node, roster};
 
 /// How often sessions are looked at.
@@ -41,8 +42,9 @@ pub async fn watch(node: Arc<Node>) {
         let (now_ms, serves) = (boot_ms(), node.phase() == Phase::Serving);
         let passed_ms = if served && serves { (now_ms - last_ms).min(TICK_MS_MAX) } else { 0 };
         (last_ms, served) = (now_ms, serves);
-        note(&node, passed_ms);
-        let owed = node.with_vault(|vault| node.absences.lock().owed(vault, window_ms)).unwrap_or_default();
+        note(&node.enrolment(), passed_ms);
+        let owed =
+            node.with_vault(|vault| node.enrolment().locks.absences.lock().owed(vault, window_ms)).unwrap_or_default();
         if owed.is_empty() {
             continue;
         }
@@ -54,11 +56,11 @@ pub async fn watch(node: Arc<Node>) {
 }
 
 /// Notes who is there, and that everybody else has been away for `passed_ms` more.
-fn note(node: &Node, passed_ms: u64) {
-    let roster = node.roster();
-    let mut absences = node.absences.lock();
-    for peer in roster.members.iter().map(|member| member.node).filter(|&peer| peer != node.id()) {
-        match node.sessions.with(peer) {
+fn note(enrolment: &Enrolment, passed_ms: u64) {
+    let (roster, me) = (enrolment.roster.current(), enrolment.identity.id());
+    let mut absences = enrolment.locks.absences.lock();
+    for peer in roster.members.iter().map(|member| member.node).filter(|&peer| peer != me) {
+        match enrolment.peers.sessions.with(peer) {
             Some(_) => absences.end(peer),
             None => absences.count(peer, passed_ms),
         }
@@ -67,7 +69,7 @@ fn note(node: &Node, passed_ms: u64) {
 
 /// Whether `peer` has been away for longer than the window; then an alarm says so.
 pub fn is_over(node: &Node, peer: NodeId) -> bool {
-    let away_ms = node.absences.lock().of(peer);
+    let away_ms = node.enrolment().locks.absences.lock().of(peer);
     let over = away_ms >= node.config.timing.absence_window_ms;
     if over {
         let name = node.name_of(peer);
@@ -82,12 +84,12 @@ pub fn is_over(node: &Node, peer: NodeId) -> bool {
 /// # Errors
 /// If this node is locked, or its vault cannot be written.
 pub async fn admit(node: &Arc<Node>, peer: NodeId) -> Result<(), WireError> {
-    if node.own().is_none() || node.replica().is_none() {
+    if node.enrolment().identity.own().is_none() || node.replica().is_none() {
         return Err(WireError::new(Code::Locked, format!("{} is {}", node.name(), node.phase()))
             .hint("ask a member that is unlocked"));
     }
-    let away_ms = node.absences.lock().of(peer);
-    node.absences.lock().end(peer);
+    let away_ms = node.enrolment().locks.absences.lock().of(peer);
+    node.enrolment().locks.absences.lock().end(peer);
     let written = node.update_vault(move |vault| remember(vault, &[(peer, 0)])).await;
     written.map_err(|error| WireError::new(Code::Storage, error.to_string()).hint(error.hint()))?;
     node.close_alarm("away_too_long", peer);
@@ -104,14 +106,15 @@ pub async fn admit(node: &Arc<Node>, peer: NodeId) -> Result<(), WireError> {
 /// # Errors
 /// If there is no such node, or this one cannot admit it.
 pub async fn admit_everywhere(node: &Arc<Node>, name: &NodeName) -> Answer {
-    let meant = roster::member(node, name)?;
+    let meant = roster::member(&node.roster(), name)?;
     if meant != node.id() {
         admit(node, meant).await?;
     }
     let roster = node.roster();
     let others = roster.members.iter().filter(|member| ![node.id(), meant].contains(&member.node));
     let answers = join_all(others.map(|member| async move {
-        let answer = node.sessions.ask(member.node, Lane::Urgent, &PeerRequest::Admit { node: meant }, PEER).await;
+        let answer =
+            node.peers().sessions.ask(member.node, Lane::Urgent, &PeerRequest::Admit { node: meant }, PEER).await;
         (member.name.clone(), matches!(answer, Ok(PeerReply::Done)))
     }));
     let (mut at, mut silent) = (Vec::new(), Vec::new());

@@ -4,11 +4,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use quorate_client::conn::{CallError, Conn, Lane};
+use quorate_client::conn::{CallError, Conn, Lane, close};
 use quorate_raft::Flushed;
 use quorate_shares::ids::{ClusterId, NodeId};
 use quorate_shares::labels::EXPORTER_SHARE;
@@ -96,6 +96,8 @@ pub enum AskError {
 pub struct Sessions {
     open: Mutex<BTreeMap<NodeId, Arc<Session>>>,
     reported: Mutex<Reported>,
+    /// Set under the lock of `open`.
+    ended: AtomicBool,
 }
 
 /// The highest flushed state that each peer reported, and which process of it did: storage never goes back.
@@ -154,8 +156,24 @@ impl Sessions {
 
     /// Closes and forgets every session, as when the identities of a founding attempt change.
     pub fn close_all(&self, reason: &str) {
-        for (_, session) in std::mem::take(&mut *self.open.lock()) {
-            session.conn.close(quorate_client::conn::close::REPLACED, reason);
+        Self::close_each(&mut self.open.lock(), reason);
+    }
+
+    /// Closes every session, and takes no other from now on: what was agreed with these peers is over.
+    pub fn end(&self, reason: &str) {
+        let mut open = self.open.lock();
+        self.ended.store(true, Ordering::Release);
+        Self::close_each(&mut open, reason);
+    }
+
+    /// Whether no session is taken any more.
+    pub fn is_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+
+    fn close_each(open: &mut BTreeMap<NodeId, Arc<Session>>, reason: &str) {
+        for (_, session) in std::mem::take(open) {
+            session.conn.close(close::REPLACED, reason);
         }
     }
 
@@ -192,13 +210,16 @@ impl Sessions {
     /// Puts a session in place, unless another one of the same pair of processes has precedence. Returns whether it stays.
     pub fn place(&self, me: NodeId, session: &Arc<Session>) -> bool {
         let mut open = self.open.lock();
+        if self.is_ended() {
+            return false;
+        }
         if let Some(old) = open.get(&session.peer).filter(|old| old.conn.is_closed().is_none()) {
             let lower = me.min(session.peer);
             let same_process = old.boot_nonce == session.boot_nonce;
             if same_process && old.dialler(me) == lower && session.dialler(me) != lower {
                 return false;
             }
-            old.conn.close(quorate_client::conn::close::REPLACED, REPLACED);
+            old.conn.close(close::REPLACED, REPLACED);
         }
         open.insert(session.peer, Arc::clone(session));
         true

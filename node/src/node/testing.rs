@@ -4,10 +4,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use quorate_client::conn::{Conn, Handler, Reply};
-use quorate_shares::ids::NodeId;
+use quorate_shares::ids::{NodeId, ShareKeyGeneration};
+use quorate_shares::lock::{Bundle, ShareKey, StorageKey};
+use quorate_shares::secret::Secret;
 
 use crate::base::background::Background;
 use crate::base::config::{Config, PinAt, SecretMemory, Timing};
+use crate::base::random;
 use crate::node::Node;
 use crate::vault::disk::DataDir;
 use crate::vault::{RosterMember, Standing, Vault, VaultFile};
@@ -31,6 +34,16 @@ pub(crate) fn member(node: u64) -> RosterMember {
         standing: Standing { admitted: true, voter: true, ..Standing::default() },
         name: format!("n{node}").parse().expect("a name"),
         addresses: vec!["127.0.0.1:7250".parse().expect("an address")],
+    }
+}
+
+/// A bundle with one key of each kind.
+pub(crate) fn bundle() -> Bundle {
+    let mut rng = random::system();
+    Bundle {
+        op_seed: Secret::random(&mut rng),
+        storage_keys: vec![StorageKey { number: 1, key: Secret::random(&mut rng) }],
+        share_keys: vec![ShareKey { generation: ShareKeyGeneration(1), seed: Secret::random(&mut rng) }],
     }
 }
 

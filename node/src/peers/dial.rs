@@ -6,8 +6,6 @@ use std::time::Duration;
 use quorate_client::conn::{Conn, close};
 use quorate_client::identity::{self, DialError, Identity, Protocol, PublicKey};
 
-use crate::node::Node;
-
 /// A connection that is closed when whoever opened it is done with it, however that ends.
 pub struct Closing(pub Conn);
 
@@ -22,7 +20,7 @@ impl Drop for Closing {
 /// # Errors
 /// Why each address failed, in words.
 pub async fn dial(
-    node: &Node,
+    endpoint: &quinn::Endpoint,
     addresses: &[String],
     me: &Identity,
     key: PublicKey,
@@ -39,7 +37,7 @@ pub async fn dial(
             }
         };
         for target in resolved {
-            match identity::dial(&node.endpoint, target, me, key, protocol, deadline).await {
+            match identity::dial(endpoint, target, me, key, protocol, deadline).await {
                 Ok(connection) => return Ok(connection),
                 Err(DialError::WrongIdentity { presented }) => {
                     failures.push(format!("{address}: presents the identity {presented}, expected {key}"));

@@ -38,7 +38,7 @@ impl Link for PeerLink {
             Lane::Heartbeat | Lane::Vote => ConnLane::Urgent,
         };
         let request = PeerRequest::Raft(ByteBuf::from(request));
-        match self.node.sessions.ask(to, lane, &request, deadline).await {
+        match self.node.peers().sessions.ask(to, lane, &request, deadline).await {
             Ok(PeerReply::Raft(reply)) => Ok(reply.into_vec()),
             Ok(PeerReply::Refused(refusal)) => Err(LinkError::Refused(refusal.to_string())),
             Ok(_) => Err(LinkError::Refused("malformed reply".to_owned())),
@@ -54,7 +54,7 @@ impl Link for PeerLink {
         deadline: Duration,
     ) -> Result<Vec<u8>, LinkError> {
         let unreachable = |error: &dyn std::fmt::Display| LinkError::Unreachable(error.to_string());
-        let session = self.node.sessions.with(to).ok_or_else(|| unreachable(&"no session"))?;
+        let session = self.node.peers().sessions.with(to).ok_or_else(|| unreachable(&"no session"))?;
         let send = async {
             let mut bulk = session.conn.open_bulk(b"snapshot").await.map_err(|error| unreachable(&error))?;
             while let Some(chunk) = chunks.recv().await {
@@ -70,7 +70,7 @@ impl Link for PeerLink {
 /// Feeds a snapshot that `from` sends into the replica, or into the database that waits for one, and sends back what it says.
 pub async fn receive_snapshot(node: &Arc<Node>, from: NodeId, mut bulk: BulkReceiver) {
     let (feed, chunks) = mpsc::channel(CHUNKS_WAITING);
-    let install = match (node.replica(), node.rebuild()) {
+    let install = match (node.replica(), node.database.rebuild()) {
         (Some(replica), _) => tokio::spawn(async move { replica.serve_snapshot(from, chunks).await }),
         (None, Some(rebuild)) => tokio::spawn(async move { rebuild.serve_snapshot(from, chunks).await }),
         (None, None) => return,

@@ -12,15 +12,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use quorate_client::conn::{Conn, Lane};
+use quorate_client::conn::{Conn, Lane, close};
 use quorate_client::identity::Protocol;
 use quorate_shares::ids::NodeId;
 use tokio::time::sleep;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use crate::base::phase::Phase;
 use crate::messages::peer::{self, Hello, PeerReply, PeerRequest, Refusal};
 use crate::node::Node;
+use crate::node::enrolment::Enrolment;
 use crate::node::sessions::{REPLACED, Session};
 use crate::peers::dial::dial;
 use crate::peers::revocation;
@@ -36,14 +37,16 @@ const FLUSHED: Duration = Duration::from_secs(1);
 /// # Errors
 /// Why not, by name.
 pub async fn admit(node: &Arc<Node>, conn: &Conn, hello: &Hello) -> Result<Arc<Session>, Refusal> {
-    if let Some(refusal) = node.turned_away(&conn.peer().key) {
+    let enrolment = node.enrolment();
+    if let Some(refusal) = enrolment.roster.turned_away(&conn.peer().key) {
         return Err(refusal);
     }
-    let known = node.roster().op_key_of(hello.node);
-    if known != Some(conn.peer().key) || hello.node == node.id() {
+    let (me, sessions) = (enrolment.identity.id(), &enrolment.peers.sessions);
+    let known = enrolment.roster.current().op_key_of(hello.node);
+    if known != Some(conn.peer().key) || hello.node == me {
         return Err(Refusal::NotAMember);
     }
-    if let Some(old) = node.sessions.with(hello.node)
+    if let Some(old) = sessions.with(hello.node)
         && old.boot_nonce != hello.boot_nonce
         && old.is_alive().await
     {
@@ -51,13 +54,13 @@ pub async fn admit(node: &Arc<Node>, conn: &Conn, hello: &Hello) -> Result<Arc<S
         node.alarm("duplicate_session", hello.node, format!("{message}: is a copy of its disk running?"));
         return Err(Refusal::DuplicateSession);
     }
-    note_flushed(node, hello)?;
-    let session = Session::new(node.cluster(), hello.node, hello.boot_nonce, conn.clone());
-    if !node.sessions.place(node.id(), &session) {
-        conn.close(quorate_client::conn::close::REPLACED, REPLACED);
+    note_flushed(node, &enrolment, hello)?;
+    let session = Session::new(enrolment.identity.cluster(), hello.node, hello.boot_nonce, conn.clone());
+    if !sessions.place(me, &session) {
+        conn.close(close::REPLACED, REPLACED);
     }
     // A denial may have come since the key was held against the roster.
-    node.close_sessions_with_strangers();
+    enrolment.close_sessions_with_strangers();
     Ok(session)
 }
 
@@ -66,10 +69,10 @@ pub async fn tell_flushed(node: Arc<Node>) {
     loop {
         sleep(FLUSHED).await;
         let Some(flushed) = node.hello().flushed else { continue };
-        let request = PeerRequest::Flushed(flushed);
-        let told = node.sessions.reached().into_iter().map(|peer| {
-            let (node, request) = (&node, &request);
-            async move { node.sessions.ask(peer, Lane::Ordinary, request, FLUSHED).await }
+        let (peers, request) = (node.peers(), PeerRequest::Flushed(flushed));
+        let told = peers.sessions.reached().into_iter().map(|peer| {
+            let (sessions, request) = (&peers.sessions, &request);
+            async move { sessions.ask(peer, Lane::Ordinary, request, FLUSHED).await }
         });
         // A peer that does not hear it hears the next one.
         drop(futures::future::join_all(told).await);
@@ -78,17 +81,19 @@ pub async fn tell_flushed(node: Arc<Node>) {
 
 /// Keeps a session with every trusted peer of the roster; those that are kept already are left alone.
 pub fn keep_all(node: &Arc<Node>) {
-    for member in node.roster().members.iter().filter(|member| !member.standing.denied) {
-        if member.node != node.id() && node.keepers.lock().insert(member.node) {
-            tokio::spawn(keep(Arc::clone(node), member.node));
+    let enrolment = node.enrolment();
+    for member in enrolment.roster.current().members.iter().filter(|member| !member.standing.denied) {
+        if member.node != enrolment.identity.id() && enrolment.peers.keepers.lock().insert(member.node) {
+            tokio::spawn(keep(Arc::clone(node), Arc::clone(&enrolment), member.node));
         }
     }
 }
 
 /// Whether a session with `peer` is still wanted. If not, it is kept no longer, and may be asked for again later.
-fn is_wanted(node: &Node, peer: NodeId) -> bool {
-    let mut keepers = node.keepers.lock();
-    let wanted = node.phase() != Phase::Revoked && node.roster().reach(peer).is_some();
+fn is_wanted(node: &Node, enrolment: &Enrolment, peer: NodeId) -> bool {
+    let mut keepers = enrolment.peers.keepers.lock();
+    let over = node.phase() == Phase::Revoked || enrolment.peers.sessions.is_ended();
+    let wanted = !over && enrolment.roster.current().reach(peer).is_some();
     if !wanted {
         keepers.remove(&peer);
     }
@@ -96,16 +101,16 @@ fn is_wanted(node: &Node, peer: NodeId) -> bool {
 }
 
 /// Keeps a session with `peer` open: dials whenever there is none, for as long as it is wanted.
-async fn keep(node: Arc<Node>, peer: NodeId) {
+async fn keep(node: Arc<Node>, enrolment: Arc<Enrolment>, peer: NodeId) {
     let mut pause = REDIAL.0;
-    while is_wanted(&node, peer) {
-        if let Some(session) = node.sessions.with(peer) {
+    while is_wanted(&node, &enrolment, peer) {
+        if let Some(session) = enrolment.peers.sessions.with(peer) {
             pause = REDIAL.0;
             let closed = session.conn.closed().await;
             info!(%peer, reason = %closed.reason, "session closed");
-            node.sessions.forget(&session);
+            enrolment.peers.sessions.forget(&session);
         }
-        if let Err(reason) = open(&node, peer).await {
+        if let Err(reason) = open(&node, &enrolment, peer).await {
             debug!(%peer, %reason, "no session");
             sleep(pause).await;
             pause = (pause * 2).min(REDIAL.1);
@@ -114,54 +119,69 @@ async fn keep(node: Arc<Node>, peer: NodeId) {
 }
 
 /// Dials `peer` and says hello.
-async fn open(node: &Arc<Node>, peer: NodeId) -> Result<(), String> {
-    let (addresses, key) = node.roster().reach(peer).ok_or("not in the roster")?;
-    let op = node.op_identity().ok_or("no op key yet")?;
-    let connection = dial(node, &addresses, &op, key, Protocol::Peer, DIAL).await?;
+async fn open(node: &Arc<Node>, enrolment: &Enrolment, peer: NodeId) -> Result<(), String> {
+    let (addresses, key) = enrolment.roster.current().reach(peer).ok_or("not in the roster")?;
+    let op = enrolment.identity.op().ok_or("no op key yet")?;
+    let connection = dial(&node.endpoint, &addresses, &op, key, Protocol::Peer, DIAL).await?;
     let admitted = Arc::new(AtomicBool::new(false));
     let conn = Conn::start(connection, Some((node.peer_handler)(node, peer, &admitted)));
-    let greeted = greet(node, peer, &conn, &admitted).await;
+    let greeted = greet(node, enrolment, peer, &conn, &admitted).await;
     if let Err(reason) = &greeted {
         // Left open, it would be a session to the other side.
-        conn.close(quorate_client::conn::close::DONE, reason);
+        conn.close(close::DONE, reason);
     }
     greeted
 }
 
 /// Says hello on a connection that this node dialled, and puts the session in place if the answer is in order.
-async fn greet(node: &Arc<Node>, peer: NodeId, conn: &Conn, admitted: &AtomicBool) -> Result<(), String> {
+async fn greet(
+    node: &Arc<Node>,
+    enrolment: &Enrolment,
+    peer: NodeId,
+    conn: &Conn,
+    admitted: &AtomicBool,
+) -> Result<(), String> {
     let hello = PeerRequest::Hello(node.hello());
     let reply = conn.call(Lane::Urgent, &peer::encode(&hello), DIAL).await.map_err(|error| error.to_string())?;
     let theirs = match peer::decode(&reply) {
         Ok(PeerReply::Hello(theirs)) if theirs.node == peer => theirs,
         Ok(PeerReply::Refused(refusal)) => {
-            node.note_refusal(peer, &refusal);
+            note_refusal(node, peer, &refusal);
             if let Refusal::Revoked(place) = refusal {
-                revocation::heard(node, peer, place.into());
+                revocation::note_attestation(enrolment, peer, place.into());
             }
             return Err(refusal.to_string());
         }
         _ => return Err("malformed hello".to_owned()),
     };
-    note_flushed(node, &theirs).map_err(|refusal| refusal.to_string())?;
-    let session = Session::new(node.cluster(), peer, theirs.boot_nonce, conn.clone());
-    if !node.sessions.place(node.id(), &session) {
+    note_flushed(node, enrolment, &theirs).map_err(|refusal| refusal.to_string())?;
+    let session = Session::new(enrolment.identity.cluster(), peer, theirs.boot_nonce, conn.clone());
+    if !enrolment.peers.sessions.place(enrolment.identity.id(), &session) {
         return Err(REPLACED.to_owned());
     }
     // A denial may have come since the key was looked up.
-    node.close_sessions_with_strangers();
+    enrolment.close_sessions_with_strangers();
     admitted.store(true, Ordering::Release);
     info!(%peer, "session open");
     Ok(())
 }
 
+/// Notes that a peer refused this node.
+fn note_refusal(node: &Node, peer: NodeId, refusal: &Refusal) {
+    warn!(%peer, %refusal, "refused by a peer");
+    if matches!(refusal, Refusal::DuplicateSession | Refusal::StorageWentBack) {
+        let message = format!("{} refuses this node: {refusal}", node.name_of(peer));
+        node.alarm("refused_by_peer", node.id(), message);
+    }
+}
+
 /// Holds what a hello says is flushed against what was seen before. While a cluster is being founded there is nothing yet
 /// that could go back: a founder that restarts says nothing before its log is open.
-fn note_flushed(node: &Node, hello: &Hello) -> Result<(), Refusal> {
+fn note_flushed(node: &Node, enrolment: &Enrolment, hello: &Hello) -> Result<(), Refusal> {
     if node.phase() == Phase::Joining {
         return Ok(());
     }
-    node.sessions.note_flushed(hello).inspect_err(|_| {
+    enrolment.peers.sessions.note_flushed(hello).inspect_err(|_| {
         let message = format!("the storage of {} went back in time", node.name_of(hello.node));
         node.alarm("storage_went_back", hello.node, message);
     })

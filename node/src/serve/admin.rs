@@ -30,7 +30,7 @@ use crate::lock::absence;
 use crate::node::{Node, roster};
 use crate::vault::invitation::Invitation;
 use crate::vault::layout::Address;
-use crate::vault::{FirstFounder, Founding, FoundingStep, Invited, Role, Roster, Vault, VaultFile};
+use crate::vault::{FirstFounder, Founding, FoundingStep, Invited, Role, Roster, Vault};
 
 /// How often progress is looked at.
 const LOOK: Duration = Duration::from_millis(100);
@@ -164,7 +164,7 @@ async fn answer(node: &Arc<Node>, request: AdminRequest, caller: &mut Caller) ->
             Ok(AdminResponse::Sealed { node: node.name(), sealed })
         }
         AdminRequest::Admit { name } => {
-            absence::admit(node, roster::member(node, &name)?).await?;
+            absence::admit(node, roster::member(&node.roster(), &name)?).await?;
             Ok(AdminResponse::Admitted { at: node.name() })
         }
         AdminRequest::Export => match node.replica() {
@@ -206,7 +206,7 @@ impl Terms {
 async fn init(node: &Arc<Node>, terms: Terms, token_hash: [u8; 32]) -> Result<Vec<String>, WireError> {
     let Terms { founders, threshold } = terms;
     if !node.has_vault() {
-        let mut vault = Vault::new(ClusterId(random::bytes()), node.boot_seed());
+        let mut vault = Vault::new(ClusterId(random::bytes()), node.enrolment().identity.boot_seed());
         vault.identity.node = Some(crate::vault::FIRST_FOUNDER);
         let first = FirstFounder {
             founders,
@@ -220,7 +220,7 @@ async fn init(node: &Arc<Node>, terms: Terms, token_hash: [u8; 32]) -> Result<Ve
         adopt(node, vault)?;
         info!(founders, threshold, "founding");
     }
-    let boot_pk = node.boot_identity().map(|boot| boot.public().0).unwrap_or_default();
+    let boot_pk = node.enrolment().identity.boot().map(|boot| boot.public().0).unwrap_or_default();
     let address = address(node)?;
     let invited = node.update_vault(move |vault| {
         let Some((_, first)) = desk::view(vault) else { return Err(None) };
@@ -261,9 +261,8 @@ async fn join(node: &Arc<Node>, invitation: &str) -> Result<(), WireError> {
     if node.has_vault() {
         return join_again(node, id, cluster, role).await;
     }
-    let mut vault = Vault::new(cluster, node.boot_seed());
+    let mut vault = Vault::new(cluster, node.enrolment().identity.boot_seed());
     vault.founding = Some(founding(node, 0, role)?);
-    node.founding.send_replace(crate::node::Founding::default());
     adopt(node, vault)
 }
 
@@ -285,7 +284,7 @@ async fn join_again(node: &Arc<Node>, id: [u8; 32], cluster: ClusterId, role: Ro
         }
     });
     if taken.await.map_err(|error| WireError::new(Code::Storage, error.to_string()))? {
-        node.set_cluster();
+        node.enrol_again();
         return Ok(());
     }
     Err(WireError::new(Code::Conflict, "this node belongs to a cluster already")
@@ -318,14 +317,13 @@ fn address(node: &Node) -> Result<Address, WireError> {
 
 /// Makes the vault, once: of two commands at the same time the second finds the first one's.
 fn adopt(node: &Arc<Node>, vault: Vault) -> Result<(), WireError> {
-    let _one = node.adopting.lock();
-    if node.has_vault() {
+    let created = node
+        .create_vault(vault)
+        .map_err(|error| WireError::new(Code::Storage, error.to_string()).hint(error.hint()))?;
+    if !created {
         return Err(WireError::new(Code::Conflict, "another command has just given this node a cluster")
             .hint("`quorate status` shows which; repeat the command to go on with it"));
     }
-    let file = VaultFile::create(&node.dir, vault)
-        .map_err(|error| WireError::new(Code::Storage, error.to_string()).hint(error.hint()))?;
-    node.adopt_vault(file);
     // Said at once, so that a second command sees that something is under way.
     node.enter(Phase::Joining);
     Ok(())
@@ -336,7 +334,7 @@ async fn follow(node: &Arc<Node>, mut invitations: Vec<String>, caller: &mut Cal
     let gone = || WireError::new(Code::Internal, "the caller is gone");
     let mut shown = None;
     while node.phase() != Phase::Serving {
-        let founding = node.founding.borrow().clone();
+        let founding = node.enrolment().joining.founding();
         if let Some(reason) = founding.refused {
             return Err(WireError::new(Code::Denied, reason)
                 .hint("`quorate node invite` on a member gives another invitation; `cluster init` those of founders"));
@@ -421,7 +419,7 @@ mod tests {
         let turn = async {
             let progress = shown.next().await.expect("readable").expect("it is followed");
             assert_eq!(progress.kind, Kind::Progress);
-            node.lease.bar(phase == Phase::Sealed);
+            node.serving.lease.bar(phase == Phase::Sealed);
             node.enter(phase);
         };
         let (ended, ()) = timeout(SOON, async { tokio::join!(follow, turn) }).await.expect("it ends");

@@ -10,7 +10,7 @@ use tracing::debug;
 
 use crate::base::random;
 use crate::cluster::{alarms, members, operate, status};
-use crate::join::{desk, found};
+use crate::join::desk;
 use crate::keys::{deal, gather};
 use crate::lease::{confirm, sealing};
 use crate::lock::absence;
@@ -56,7 +56,7 @@ async fn answer(
             commit.await.map(|()| PeerReply::Done).map_err(|_| Refusal::Storage)
         }
         PeerRequest::LockErased(state) => {
-            node.old_copies.lock().erased(from, state.keyno);
+            node.enrolment().locks.old_copies.lock().erased(from, state.keyno);
             Ok(PeerReply::Done)
         }
         PeerRequest::FoundingTerms => {
@@ -70,7 +70,7 @@ async fn answer(
             if current != Some(attempt) {
                 return Err(Refusal::NotFounding);
             }
-            found::note_locked(node, from, attempt);
+            node.enrolment().joining.note_locked(from, attempt);
             Ok(PeerReply::Done)
         }
         PeerRequest::Propose(command) => proposal::answer(node, &replica(node)?, from, *command).await,
@@ -100,7 +100,7 @@ async fn answer(
             sealing::set(node, sealed).await.map(|()| PeerReply::Done).map_err(|error| Refusal::Phase(error.message))
         }
         PeerRequest::Flushed(flushed) => {
-            node.sessions.note_reported(from, flushed);
+            node.peers().sessions.note_reported(from, flushed);
             Ok(PeerReply::Done)
         }
         PeerRequest::Roster => {
@@ -159,9 +159,9 @@ mod tests {
         vault.founding = Some(Founding { attempt: 0, name, addresses: member(2).addresses, role });
         let node = node_of(dir.path(), vault);
         // Learned from the first founder, and in memory only so far.
-        node.set_id(NodeId(2));
+        node.enrolment().identity.set_id(NodeId(2));
         let members = vec![member(1), member(2)];
-        node.set_roster(Roster { log_id: RosterLogId::default(), members, revoked: Vec::new() });
+        node.enrolment().roster.set(Roster { log_id: RosterLogId::default(), members, revoked: Vec::new() });
 
         let reply = prepare_lock(&node, NodeId(1), LockState { generation: 0, keyno: 0 }).await.expect("a key");
         assert!(matches!(reply, PeerReply::LockKey { keyno: 1, .. }));

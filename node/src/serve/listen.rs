@@ -89,7 +89,7 @@ fn welcome(node: &Arc<Node>, guests: &Arc<Semaphore>, connection: quinn::Connect
                 identity::widen(&connection);
                 PeerDoor::accepted(&node, peer)
             }
-            None => match node.turned_away(&key) {
+            None => match node.enrolment().roster.turned_away(&key) {
                 Some(refusal) => {
                     Arc::new(ClosedDoor { refusal: peer::encode(&PeerReply::Refused(refusal)), _place: place })
                 }
@@ -194,7 +194,7 @@ impl Handler for PeerDoor {
             Err(refusal) => return refuse(refusal),
         };
         // Denied since the session began. Requests that are being answered lose their answers with the session.
-        if let Some(refusal) = self.node.turned_away(&conn.peer().key) {
+        if let Some(refusal) = self.node.enrolment().roster.turned_away(&conn.peer().key) {
             return refuse(refusal);
         }
         // Whether this session is alive does not depend on the phase: a node that rebuilds its state has sessions, too, and

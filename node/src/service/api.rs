@@ -118,7 +118,7 @@ async fn dispatch(node: &Arc<Node>, replica: &Replica, request: Request, receive
 /// asks should go there in time, and not wait for a leader that is cut off.
 async fn stops_serving(node: &Node) {
     // The sender lives as long as the node.
-    let _ = node.phases().wait_for(|phase| !admits(*phase, Door::Work)).await;
+    let _ = node.serving.phases().wait_for(|phase| !admits(*phase, Door::Work)).await;
 }
 
 /// What was done under the lease, good until it ends. Not even a refusal may come from a state that is older.
@@ -131,14 +131,14 @@ fn leased(node: &Node, answer: Answer, received_ms: u64) -> Answered {
 
 /// Until when this node may serve ([`boot_ms`]), or the reason why it may not.
 fn guard(node: &Node) -> Result<u64, WireError> {
-    let until_ms = node.lease.until_ms().filter(|_| admits(node.phase(), Door::Work));
+    let until_ms = node.serving.lease.until_ms().filter(|_| admits(node.phase(), Door::Work));
     until_ms.ok_or_else(|| not_serving(node))
 }
 
 fn not_serving(node: &Node) -> WireError {
     match node.phase() {
         Phase::Open | Phase::Serving => {
-            let reason = node.lease_trouble.lock().as_ref().map_or_else(String::new, |reason| format!(": {reason}"));
+            let reason = node.serving.trouble.lock().as_ref().map_or_else(String::new, |reason| format!(": {reason}"));
             WireError::new(Code::NoQuorum, format!("{} has no lease from a quorum{reason}", node.name()))
                 .hint("it serves again as soon as a quorum is up; `quorate status` shows who is missing")
         }
@@ -301,7 +301,7 @@ async fn find<T>(
 
 /// The root of a key version, from memory or from a quorum.
 async fn root(node: &Arc<Node>, replica: &Replica, slot: Slot) -> Result<Arc<EncryptionRoot>, WireError> {
-    if let Some(root) = node.keyring.warm(slot) {
+    if let Some(root) = node.keys.keyring.warm(slot) {
         return Ok(root);
     }
     // A request that waited for something else may have outlived the lease; nobody puts a key together for it.
@@ -309,7 +309,7 @@ async fn root(node: &Arc<Node>, replica: &Replica, slot: Slot) -> Result<Arc<Enc
     let load = || -> futures::future::BoxFuture<'static, _> {
         Box::pin(gather::load(Arc::clone(node), replica.clone(), slot))
     };
-    Box::pin(node.keyring.root(slot, load)).await.map_err(|error| unavailable(node, &error))
+    Box::pin(node.keys.keyring.root(slot, load)).await.map_err(|error| unavailable(node, &error))
 }
 
 fn unavailable(node: &Node, error: &LoadError) -> WireError {
@@ -403,7 +403,7 @@ async fn forward(node: &Arc<Node>, leader: Option<NodeId>, change: KeyChange) ->
 
 async fn forward_to(node: &Node, leader: Option<NodeId>, request: PeerRequest) -> Result<PeerReply, WireError> {
     let leader = leader.ok_or_else(no_leader)?;
-    node.sessions.ask(leader, Lane::Ordinary, &request, FORWARD).await.map_err(|error| {
+    node.peers().sessions.ask(leader, Lane::Ordinary, &request, FORWARD).await.map_err(|error| {
         let message = format!("the leader, {}, did not answer: {error}", node.name_of(leader));
         WireError::new(Code::NoQuorum, message).hint("try again with the same request id")
     })
@@ -474,6 +474,6 @@ async fn show_node(node: &Arc<Node>, replica: &Replica, name: &NodeName) -> Answ
     let mut nodes = status::nodes(node, replica).await;
     match nodes.iter().position(|node| node.name == *name) {
         Some(position) => Ok(Response::Node(Box::new(nodes.swap_remove(position)))),
-        None => Err(unknown_node(node, name)),
+        None => Err(unknown_node(&node.roster(), name)),
     }
 }

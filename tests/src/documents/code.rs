@@ -86,7 +86,7 @@ fn refusals() -> Vec<(String, String)> {
     for (file, start) in [
         ("node/src/messages/peer.rs", "impl fmt::Display for Refusal"),
         ("node/src/lock/unlock.rs", "fn explain(code: LockOpenCode)"),
-        ("node/src/node/mod.rs", "    pub fn pin("),
+        ("node/src/lock/pin.rs", "pub fn read("),
     ] {
         let source = read(file);
         let end = if start.starts_with(' ') { "\n    }\n" } else { "\n}" };
