@@ -21,7 +21,7 @@ use quorate_shares::transit::{self, Place};
 use rand::seq::SliceRandom;
 use serde_bytes::ByteBuf;
 use tokio::time::{Instant, sleep_until, timeout_at};
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 use crate::base::phase::{Door, admits};
 use crate::base::random;
@@ -44,7 +44,7 @@ const AGAIN: Duration = Duration::from_millis(100);
 pub async fn load(node: Arc<Node>, replica: Replica, slot: Slot) -> Result<EncryptionRoot, LoadError> {
     let mut loaded = masters(&node, &replica, &[slot]).await?;
     let Loaded { identity, key, epoch, .. } = loaded.pop().ok_or(LoadError::NoEpoch)?;
-    info!(uid = %identity.uid, version = %identity.version, %epoch, "key loaded");
+    debug!(uid = %identity.uid, version = %identity.version, %epoch, "key loaded");
     Ok(key.encryption_root(&identity))
 }
 
@@ -134,14 +134,14 @@ impl Quorums {
         self.0.values().all(|quorum| quorum.progress().reached())
     }
 
-    /// The one that lacks most, for those who want to know what is missing.
-    fn furthest(&self) -> Option<&Quorum> {
+    /// The quorum that has the fewest shares: the one to report, and the one whose missing holders are asked.
+    fn least_complete(&self) -> Option<&Quorum> {
         self.0.values().min_by_key(|quorum| quorum.progress().have)
     }
 
     fn too_few(&self) -> LoadError {
-        let furthest = self.furthest().map(|quorum| (quorum.progress(), quorum.missing().collect()));
-        furthest.map_or(LoadError::NoEpoch, |(progress, missing)| LoadError::TooFew {
+        let least_complete = self.least_complete().map(|quorum| (quorum.progress(), quorum.missing().collect()));
+        least_complete.map_or(LoadError::NoEpoch, |(progress, missing)| LoadError::TooFew {
             have: progress.have,
             need: progress.need,
             missing,
@@ -150,10 +150,10 @@ impl Quorums {
 
     /// One round: as many peers at once as are needed, the rest after a moment. Returns whether all is reached.
     async fn ask_all(&mut self, node: &Arc<Node>, epoch: Epoch, deadline: Instant) -> bool {
-        let Some(furthest) = self.furthest() else { return true };
-        let mut missing: Vec<NodeId> = furthest.missing().filter(|&peer| peer != node.id()).collect();
+        let Some(least_complete) = self.least_complete() else { return true };
+        let mut missing: Vec<NodeId> = least_complete.missing().filter(|&peer| peer != node.id()).collect();
         missing.shuffle(&mut random::system());
-        let progress = furthest.progress();
+        let progress = least_complete.progress();
         let first = progress.need.saturating_sub(progress.have).min(missing.len());
         let later = missing.split_off(first);
         let second_wave = (Instant::now() + SECOND_WAVE).min(deadline);
@@ -254,10 +254,10 @@ pub fn answer(
     }
     let facts = holder.all_facts(replica, request.epoch, &request.versions);
     match facts.and_then(|facts| facts.into_iter().map(open).collect::<Result<Vec<_>, _>>()) {
-        // Every load is an audit event at the peers that served it.
+        // At `debug`: a restarted node loads thousands of keys. The peers that served a load can be made to name it.
         Ok(shares) if node.serving.lease.is_valid() => {
             for share in &shares {
-                info!(uid = %share.uid, version = %share.version, to = %from, "gave a share");
+                debug!(uid = %share.uid, version = %share.version, to = %from, "gave a share");
             }
             PeerReply::Shares(shares)
         }
