@@ -3,7 +3,6 @@
 //! It always starts the same way. Without a vault file it waits on its local socket; with one it unlocks itself from its
 //! peers. Nothing here waits for a person.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -281,7 +280,6 @@ async fn follow_storage(node: Arc<Node>, replica: Replica) {
 /// Counts this node's running time for lock keys in their grace, erases them at its end, and says so to those they were for. And
 /// it says once more which lock is durable here to whoever has not heard it.
 async fn erase_old_lock_keys(node: Arc<Node>) {
-    let mut told = BTreeMap::new();
     loop {
         sleep(Duration::from_secs(GRACE_TICK_S.into())).await;
         if node.with_vault(lock_keys::owes_erasure).unwrap_or_default()
@@ -289,13 +287,14 @@ async fn erase_old_lock_keys(node: Arc<Node>) {
         {
             warn!(%error, "old lock keys are not erased yet");
         }
+        let enrolment = node.enrolment();
         let commit = async {
             // Whose lock it is, is settled only when founding is over.
-            if !node.with_vault(|vault| vault.founding.is_some()).unwrap_or(true) {
-                locking::commit(&node).await;
+            if !enrolment.with_vault(|vault| vault.founding.is_some()).unwrap_or(true) {
+                locking::commit(&enrolment).await;
             }
         };
-        tokio::join!(locking::tell_erased(&node, &mut told), commit);
+        tokio::join!(locking::tell_erased(&enrolment), commit);
     }
 }
 

@@ -28,6 +28,7 @@ use crate::join::{desk, invited, joining};
 use crate::lock::locking;
 use crate::messages::peer::PeerRequest;
 use crate::node::Node;
+use crate::node::enrolment::Enrolment;
 use crate::peers::proposal;
 use crate::vault::invitation::{JoinReply, JoinRequest, Registration};
 use crate::vault::layout::Address;
@@ -59,7 +60,9 @@ pub async fn register_self(node: &Arc<Node>) -> Result<(), FoundError> {
     if !node.with_vault(|vault| desk::view(vault).is_some()).unwrap_or_default() {
         return Ok(());
     }
-    let Some(Registration { boot_pk, op_pk, share_pk, name, addresses }) = registration(node) else { return Ok(()) };
+    let Some(Registration { boot_pk, op_pk, share_pk, name, addresses }) = registration(&node.enrolment()) else {
+        return Ok(());
+    };
     let me = FounderKeys { node: FIRST_FOUNDER, boot_pk, op_pk, share_pk, name, addresses };
     node.enrolment().identity.set_id(FIRST_FOUNDER);
     let register = node.update_vault(move |vault| {
@@ -116,15 +119,22 @@ pub async fn resume(node: &Arc<Node>) -> Result<(), FoundError> {
 /// [`FoundError::Refused`] if this node was refused before it had a lock; otherwise it goes on for ever.
 pub async fn run(node: &Arc<Node>) -> Result<Replica, FoundError> {
     loop {
-        if let Some(terms) = learn(node).await? {
-            settle(node, &terms);
-            if make_lock(node, &terms).await {
+        // What is learned for one vault is not written into the next.
+        let enrolment = node.enrolment();
+        let learned = match learn(node, &enrolment).await {
+            // Another invitation took the place of the one that is refused.
+            Err(FoundError::Refused(_)) if !enrolment.has_vault() => continue,
+            learned => learned?,
+        };
+        if let Some(terms) = learned {
+            settle_roster(node, &enrolment, terms.me, &terms.roster);
+            if make_lock(node, &enrolment, &terms).await {
                 let replica = open_replica(node).await?;
                 if is_member(node, &replica) {
                     finish(node, &replica).await?;
                     return Ok(replica);
                 }
-                announce(node, &terms, &replica).await;
+                announce(node, &enrolment, &terms, &replica).await;
             }
         }
         sleep(ROUND).await;
@@ -132,8 +142,8 @@ pub async fn run(node: &Arc<Node>) -> Result<Replica, FoundError> {
 }
 
 /// What is known of the founders: from the own book, or from the first founder. `None` while some are missing.
-async fn learn(node: &Arc<Node>) -> Result<Option<Terms>, FoundError> {
-    let own_book = node.with_vault(|vault| {
+async fn learn(node: &Arc<Node>, enrolment: &Enrolment) -> Result<Option<Terms>, FoundError> {
+    let own_book = enrolment.with_vault(|vault| {
         let (attempt, first) = desk::view(vault)?;
         Some(match first.so_far.len() == usize::from(first.founders) {
             true => Ok(Terms { attempt, me: FIRST_FOUNDER, threshold: first.threshold, roster: desk::roster(first) }),
@@ -149,47 +159,43 @@ async fn learn(node: &Arc<Node>) -> Result<Option<Terms>, FoundError> {
                 .progress("waiting for the other founders to join", vec![format!("{missing} of {founders}")]);
             Ok(None)
         }
-        None => invited::ask_first_founder(node).await,
+        None => invited::ask_first_founder(node, enrolment).await,
     }
 }
 
-fn settle(node: &Arc<Node>, terms: &Terms) {
-    settle_roster(node, terms.me, &terms.roster);
-}
-
 /// Makes this node's lock for the attempt, unless it is durable already. Returns whether it is.
-async fn make_lock(node: &Arc<Node>, terms: &Terms) -> bool {
+async fn make_lock(node: &Arc<Node>, enrolment: &Arc<Enrolment>, terms: &Terms) -> bool {
     let is_first = terms.me == FIRST_FOUNDER;
     let done = match is_first {
         // The first founder's book names the attempt that it hands out, so which one its lock is for is known only in
         // memory: after a restart it makes one more, unless Raft has begun, which rests on everybody's last lock.
-        true => *node.enrolment().joining.locked_attempt.lock() == Some(terms.attempt) || has_started(node),
-        false => {
-            node.with_vault(|vault| vault.lock.is_some() && attempt(vault) == Some(terms.attempt)).unwrap_or_default()
-        }
+        true => *enrolment.joining.locked_attempt.lock() == Some(terms.attempt) || has_started(enrolment),
+        false => enrolment
+            .with_vault(|vault| vault.lock.is_some() && attempt(vault) == Some(terms.attempt))
+            .unwrap_or_default(),
     };
     if done {
         return true;
     }
-    if !is_first && !keep_roster(node, terms).await {
+    if !is_first && !keep_roster(node, enrolment, terms).await {
         return false;
     }
     let prepared = match terms.joins() {
         // A cluster that one member of is away can be joined all the same: that one holds no piece yet.
-        true => locking::prepare_with_present(node, terms.threshold.saturating_sub(1)).await,
-        false => locking::prepare(node).await,
+        true => locking::prepare_with_present(enrolment, terms.threshold.saturating_sub(1)).await,
+        false => locking::prepare(enrolment).await,
     };
     let peers = match prepared {
         Ok(peers) => peers,
         Err(missing) => {
             let missing = missing.into_iter().map(|peer| node.name_of(peer)).collect();
-            node.enrolment().joining.progress("exchanging lock keys", missing);
+            enrolment.joining.progress("exchanging lock keys", missing);
             return false;
         }
     };
     let (me, made_for, roster) = (terms.me, terms.attempt, terms.roster.clone());
-    let Some(own) = node.enrolment().identity.own() else { return false };
-    let locked = locking::lock(node, terms.lock_threshold(), peers, own.bundle.duplicate(), move |vault| {
+    let Some(own) = enrolment.identity.own() else { return false };
+    let locked = locking::lock(node, enrolment, terms.lock_threshold(), peers, own.bundle.duplicate(), move |vault| {
         if is_first && attempt(vault) != Some(made_for) {
             // A founder came back with new keys while the lock was made: it would name the old ones.
             return false;
@@ -209,23 +215,23 @@ async fn make_lock(node: &Arc<Node>, terms: &Terms) -> bool {
             return false;
         }
     }
-    *node.enrolment().joining.locked_attempt.lock() = Some(terms.attempt);
-    locking::commit(node).await;
+    *enrolment.joining.locked_attempt.lock() = Some(terms.attempt);
+    locking::commit(enrolment).await;
     true
 }
 
 /// Whether the first founder went on to Raft: from there on no founder may come with new keys.
-fn has_started(node: &Node) -> bool {
+fn has_started(enrolment: &Enrolment) -> bool {
     let started = |vault: &Vault| {
         vault.lock.is_some() && desk::view(vault).is_some_and(|(_, first)| first.step == FoundingStep::Starting)
     };
-    node.with_vault(started).unwrap_or_default()
+    enrolment.with_vault(started).unwrap_or_default()
 }
 
 /// Makes the roster durable before any lock rests on it: a founder that loses power must still know whose lock it opens.
-async fn keep_roster(node: &Arc<Node>, terms: &Terms) -> bool {
+async fn keep_roster(node: &Node, enrolment: &Arc<Enrolment>, terms: &Terms) -> bool {
     let (me, roster, joins) = (terms.me, terms.roster.clone(), terms.joins());
-    let kept = node.update_vault(move |vault| {
+    let kept = node.update_vault_of(Arc::clone(enrolment), move |vault| {
         vault.identity.node = Some(me);
         vault.roster = roster;
         if joins && let Some(founding) = vault.founding.as_mut() {
@@ -249,13 +255,13 @@ fn is_member(node: &Node, replica: &Replica) -> bool {
 }
 
 /// Says that this node's lock is durable; the first founder starts Raft once everybody has said so.
-async fn announce(node: &Arc<Node>, terms: &Terms, replica: &Replica) {
+async fn announce(node: &Arc<Node>, enrolment: &Enrolment, terms: &Terms, replica: &Replica) {
     if terms.joins() {
-        return joining::announce(node, terms).await;
+        return joining::announce(node, enrolment, terms).await;
     }
     if terms.me != FIRST_FOUNDER {
         let request = PeerRequest::FoundingLocked { attempt: terms.attempt };
-        if let Err(error) = node.peers().sessions.ask(FIRST_FOUNDER, Lane::Ordinary, &request, PEER).await {
+        if let Err(error) = enrolment.peers.sessions.ask(FIRST_FOUNDER, Lane::Ordinary, &request, PEER).await {
             debug!(%error, "the first founder did not hear that the lock is durable");
         }
         node.enrolment()
@@ -263,18 +269,18 @@ async fn announce(node: &Arc<Node>, terms: &Terms, replica: &Replica) {
             .progress("locked; waiting for the first founder to start the cluster", vec![node.name_of(FIRST_FOUNDER)]);
         return;
     }
-    node.enrolment().joining.note_locked(FIRST_FOUNDER, terms.attempt);
-    let locked = node.enrolment().joining.locked();
+    enrolment.joining.note_locked(FIRST_FOUNDER, terms.attempt);
+    let locked = enrolment.joining.locked();
     let missing: Vec<NodeId> =
         terms.roster.members.iter().map(|member| member.node).filter(|node| !locked.contains(node)).collect();
-    if !missing.is_empty() && !has_started(node) {
-        node.enrolment().joining.progress(
+    if !missing.is_empty() && !has_started(enrolment) {
+        enrolment.joining.progress(
             "waiting for the locks of the other founders",
             missing.iter().map(|&id| node.name_of(id)).collect(),
         );
         return;
     }
-    node.enrolment().joining.progress("starting the cluster", Vec::new());
+    enrolment.joining.progress("starting the cluster", Vec::new());
     if let Err(reason) = start(node, terms, replica).await {
         warn!(%reason, "the cluster is not founded yet; trying again");
     }

@@ -6,6 +6,7 @@ use quorate_shares::ids::NodeId;
 use quorate_shares::kem::PublicKey;
 
 use crate::node::Node;
+use crate::node::enrolment::Enrolment;
 use crate::peers::session;
 use crate::vault::invitation::Registration;
 use crate::vault::{Roster, Vault};
@@ -42,13 +43,13 @@ impl Terms {
 }
 
 /// What this node registers with the first founder, or with itself.
-pub(crate) fn registration(node: &Node) -> Option<Registration> {
-    let own = node.enrolment().identity.own()?;
-    let (name, addresses) = node
+pub(crate) fn registration(enrolment: &Enrolment) -> Option<Registration> {
+    let own = enrolment.identity.own()?;
+    let (name, addresses) = enrolment
         .with_vault(|vault| vault.founding.as_ref().map(|founding| (founding.name.clone(), founding.addresses.clone())))
         .flatten()?;
     Some(Registration {
-        boot_pk: node.enrolment().identity.boot()?.public().0,
+        boot_pk: enrolment.identity.boot()?.public().0,
         op_pk: own.op.public().0,
         share_pk: PublicKey::of_seed(&own.bundle.share_keys.last()?.seed),
         name,
@@ -57,11 +58,11 @@ pub(crate) fn registration(node: &Node) -> Option<Registration> {
 }
 
 /// Goes by the identities of an attempt: sessions of an earlier one are closed, since their keys may be gone.
-pub(crate) fn settle_roster(node: &Arc<Node>, me: NodeId, roster: &Roster) {
-    node.enrolment().identity.set_id(me);
-    if *node.roster() != *roster {
-        node.enrolment().roster.set(roster.clone());
-        node.peers().sessions.close_all("the founders' identities changed");
+pub(crate) fn settle_roster(node: &Arc<Node>, enrolment: &Enrolment, me: NodeId, roster: &Roster) {
+    enrolment.identity.set_id(me);
+    if *enrolment.roster.current() != *roster {
+        enrolment.roster.set(roster.clone());
+        enrolment.peers.sessions.close_all("the founders' identities changed");
     }
     session::keep_all(node);
 }

@@ -26,8 +26,10 @@ use crate::keys::gather::{self, Loaded};
 use crate::lease::confirm;
 use crate::memory::dealer::OpenDealer;
 use crate::memory::keyring::{LoadError, Slot};
+use crate::memory::lease::Lease;
 use crate::messages::peer::KeyChange;
 use crate::node::Node;
+use crate::node::keys::Keys;
 
 /// How often a change is dealt anew after the committee moved on.
 const TRIES: usize = 3;
@@ -155,7 +157,7 @@ async fn in_open_batch<T>(
     mut deal: impl FnMut(&mut OpenDealer) -> Result<T, DealError>,
 ) -> Result<T, WireError> {
     loop {
-        if let Some(dealt) = with_open_batch(node, replica, &mut deal) {
+        if let Some(dealt) = with_open_batch(&node.keys, &node.serving.lease, replica, &mut deal) {
             return dealt.map_err(|error| WireError::new(Code::Internal, format!("the key cannot be dealt: {error}")));
         }
         // One at a time; whoever waited finds the batches that the first one opened.
@@ -185,13 +187,18 @@ pub fn dealt(change: &KeyChange, identity: &KeyIdentity, kcv: [u8; 32], records:
 
 /// Whether this node leads, has a lease, and has a batch open.
 fn can_deal(node: &Node, replica: &Replica) -> bool {
-    with_open_batch(node, replica, |_| ()).is_some()
+    with_open_batch(&node.keys, &node.serving.lease, replica, |_| ()).is_some()
 }
 
 /// Deals in the open batch, if there is one that may be used: only a leader with a lease deals.
-fn with_open_batch<T>(node: &Node, replica: &Replica, deal: impl FnOnce(&mut OpenDealer) -> T) -> Option<T> {
-    let mut dealing = node.keys.dealing.lock();
-    let open = dealing.as_mut().filter(|open| node.serving.lease.is_valid() && open.is_usable(replica))?;
+fn with_open_batch<T>(
+    keys: &Keys,
+    lease: &Lease,
+    replica: &Replica,
+    deal: impl FnOnce(&mut OpenDealer) -> T,
+) -> Option<T> {
+    let mut dealing = keys.dealing.lock();
+    let open = dealing.as_mut().filter(|open| lease.is_valid() && open.is_usable(replica))?;
     Some(deal(open))
 }
 

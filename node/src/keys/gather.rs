@@ -29,6 +29,7 @@ use crate::memory::holder::{Facts, HoldError};
 use crate::memory::keyring::{LoadError, Slot};
 use crate::messages::peer::{self, PeerReply, PeerRequest, Refusal, SealedShare, SharesRequest, VERSIONS_MAX};
 use crate::node::Node;
+use crate::node::sessions::Sessions;
 
 /// After this the peers that were not asked at first are asked too.
 const SECOND_WAVE: Duration = Duration::from_millis(20);
@@ -160,11 +161,13 @@ impl Quorums {
         let open = self.0.iter().filter(|(_, quorum)| !quorum.progress().reached());
         let versions = open.map(|(slot, _)| *slot).collect();
         let request = &PeerRequest::Shares(SharesRequest { epoch, versions, request: random::bytes() });
+        let peers = node.peers();
+        let sessions = &peers.sessions;
         let ask = |peer: NodeId, start: Option<Instant>| async move {
             if let Some(start) = start {
                 sleep_until(start).await;
             }
-            (peer, timeout_at(deadline, ask_one(node, peer, request)).await.unwrap_or_default())
+            (peer, timeout_at(deadline, ask_one(sessions, peer, request)).await.unwrap_or_default())
         };
         let mut asked: FuturesUnordered<_> = missing
             .into_iter()
@@ -188,8 +191,8 @@ impl Quorums {
     }
 }
 
-async fn ask_one(node: &Node, peer: NodeId, request: &PeerRequest) -> Vec<(Slot, u8, Secret<32>)> {
-    let Some(session) = node.peers().sessions.with(peer) else { return Vec::new() };
+async fn ask_one(sessions: &Sessions, peer: NodeId, request: &PeerRequest) -> Vec<(Slot, u8, Secret<32>)> {
+    let Some(session) = sessions.with(peer) else { return Vec::new() };
     match session.ask(Lane::Ordinary, request, LOAD).await {
         Ok(PeerReply::Shares(shares)) => {
             let bound = peer::encode(request);

@@ -11,7 +11,7 @@
 //! What a lock protects and who holds its pieces follows from the replicated state ([`LockTerms`]): a step of an operation
 //! is nothing but terms that changed, and each member makes its lock what they say, by itself and as often as it takes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -72,7 +72,7 @@ pub async fn keep_fresh(node: Arc<Node>, replica: Replica) {
             let (terms, own) = state.lock_terms(node.id()).zip(node.enrolment().identity.own())?;
             (!lock_keys::is_behind(state, &terms, &own.bundle)).then_some(terms)
         });
-        let demanded = terms.as_ref().is_some_and(|terms| !is_as_due(&node, terms));
+        let demanded = terms.as_ref().is_some_and(|terms| !is_as_due(&node.enrolment(), terms));
         let is_due = due.is_some_and(|due| due <= Instant::now());
         if let Some(terms) = terms.filter(|_| demanded || is_due) {
             match renew(&node, &replica, &terms, demanded).await {
@@ -103,35 +103,36 @@ fn later(pause_ms: u64) -> Duration {
     Duration::from_millis(pause_ms)
 }
 
-fn is_as_due(node: &Node, terms: &LockTerms) -> bool {
-    let present = terms.peers.iter().copied().filter(|&peer| node.peers().sessions.with(peer).is_some()).collect();
+fn is_as_due(enrolment: &Enrolment, terms: &LockTerms) -> bool {
+    let present = terms.peers.iter().copied().filter(|&peer| enrolment.peers.sessions.with(peer).is_some()).collect();
     let as_due = |vault: &Vault| {
-        node.enrolment().identity.own().is_some_and(|own| lock_keys::is_as_due(vault, &own.bundle, terms, &present))
+        enrolment.identity.own().is_some_and(|own| lock_keys::is_as_due(vault, &own.bundle, terms, &present))
     };
-    node.with_vault(as_due).unwrap_or(true)
+    enrolment.with_vault(as_due).unwrap_or(true)
 }
 
 /// Makes the next lock as the state demands it, with what the peers offer now, and says whether all of them offered
 /// something. If nobody did, the lock is made only if it is `demanded`: nothing would become newer by it.
 async fn renew(node: &Arc<Node>, replica: &Replica, terms: &LockTerms, demanded: bool) -> Result<bool, String> {
-    let own = node.enrolment().identity.own().ok_or("the bundle is not open")?;
-    let offered = offers(node, terms.peers.iter().copied()).await;
+    let enrolment = node.enrolment();
+    let own = enrolment.identity.own().ok_or("the bundle is not open")?;
+    let offered = offers(&enrolment, terms.peers.iter().copied()).await;
     let complete = offered.iter().all(|(_, offer)| offer.is_some());
     if !demanded && offered.iter().all(|(_, offer)| offer.is_none()) {
         return Err("no peer offers a key".to_owned());
     }
     // A node that was away may have learned meanwhile that its lock must need more peers.
-    if replica.read(|state| state.lock_terms(node.id())).as_ref() != Some(terms) {
+    if replica.read(|state| state.lock_terms(enrolment.identity.id())).as_ref() != Some(terms) {
         return Err("the state demands another lock by now".to_owned());
     }
-    let last = node.with_vault(|vault| vault.lock.clone()).flatten().ok_or("there is no lock yet")?;
-    let is_there = |peer: &NodeId| node.peers().sessions.with(*peer).is_some();
+    let last = enrolment.with_vault(|vault| vault.lock.clone()).flatten().ok_or("there is no lock yet")?;
+    let is_there = |peer: &NodeId| enrolment.peers.sessions.with(*peer).is_some();
     let named =
         lock_keys::named(&last, offered, is_there).ok_or("a peer that must hold a piece offers no key for it")?;
     let bundle = lock_keys::next_bundle(&own.bundle, terms, &mut random::system());
-    lock(node, terms.needed.saturating_add(1), named, bundle, |_| true).await?;
-    node.enrolment().locks.old_copies.lock().replaced(&last);
-    commit(node).await;
+    lock(node, &enrolment, terms.needed.saturating_add(1), named, bundle, |_| true).await?;
+    enrolment.locks.old_copies.lock().replaced(&last);
+    commit(&enrolment).await;
     Ok(complete)
 }
 
@@ -199,8 +200,8 @@ pub async fn erase_former(node: Arc<Node>, replica: Replica) {
 ///
 /// # Errors
 /// The peers without an answer.
-pub async fn prepare(node: &Arc<Node>) -> Result<Vec<LockPeer>, Vec<NodeId>> {
-    let offered = offers(node, peers(node).into_iter()).await;
+pub async fn prepare(enrolment: &Enrolment) -> Result<Vec<LockPeer>, Vec<NodeId>> {
+    let offered = offers(enrolment, peers(enrolment).into_iter()).await;
     let missing: Vec<NodeId> = offered.iter().filter(|(_, offer)| offer.is_none()).map(|(peer, _)| *peer).collect();
     if missing.is_empty() { Ok(offered.into_iter().filter_map(|(_, offer)| offer).collect()) } else { Err(missing) }
 }
@@ -209,9 +210,9 @@ pub async fn prepare(node: &Arc<Node>) -> Result<Vec<LockPeer>, Vec<NodeId>> {
 ///
 /// # Errors
 /// The peers without an answer.
-pub async fn prepare_with_present(node: &Arc<Node>, needed: u8) -> Result<Vec<LockPeer>, Vec<NodeId>> {
-    let offered = offers(node, peers(node).into_iter()).await;
-    let is_there = |peer: &NodeId| node.peers().sessions.with(*peer).is_some();
+pub async fn prepare_with_present(enrolment: &Enrolment, needed: u8) -> Result<Vec<LockPeer>, Vec<NodeId>> {
+    let offered = offers(enrolment, peers(enrolment).into_iter()).await;
+    let is_there = |peer: &NodeId| enrolment.peers.sessions.with(*peer).is_some();
     let silent: Vec<_> = offered.iter().filter(|(_, offer)| offer.is_none()).map(|(peer, _)| *peer).collect();
     let prepared: Vec<_> = offered.into_iter().filter_map(|(_, offer)| offer).collect();
     let enough = prepared.len() >= usize::from(needed).max(1);
@@ -219,13 +220,13 @@ pub async fn prepare_with_present(node: &Arc<Node>, needed: u8) -> Result<Vec<Lo
 }
 
 /// PREP, to each of `peers`.
-async fn offers(node: &Arc<Node>, peers: impl Iterator<Item = NodeId>) -> Vec<(NodeId, Option<LockPeer>)> {
-    join_all(peers.map(|peer| async move { (peer, offer(node, peer).await) })).await
+async fn offers(enrolment: &Enrolment, peers: impl Iterator<Item = NodeId>) -> Vec<(NodeId, Option<LockPeer>)> {
+    join_all(peers.map(|peer| async move { (peer, offer(enrolment, peer).await) })).await
 }
 
-async fn offer(node: &Arc<Node>, peer: NodeId) -> Option<LockPeer> {
-    let request = PeerRequest::LockPrepare(durable(node, peer));
-    match node.peers().sessions.ask(peer, Lane::Ordinary, &request, PEER).await {
+async fn offer(enrolment: &Enrolment, peer: NodeId) -> Option<LockPeer> {
+    let request = PeerRequest::LockPrepare(durable(enrolment, peer));
+    match enrolment.peers.sessions.ask(peer, Lane::Ordinary, &request, PEER).await {
         Ok(PeerReply::LockKey { keyno, public }) => {
             let public_key = PublicKey::parse(&public).ok()?;
             Some(LockPeer { peer, key_number: keyno, public_key })
@@ -244,14 +245,13 @@ async fn offer(node: &Arc<Node>, peer: NodeId) -> Option<LockPeer> {
 /// # Errors
 /// In words; the node stops if the vault could not be written.
 pub async fn lock(
-    node: &Arc<Node>,
+    node: &Node,
+    enrolment: &Arc<Enrolment>,
     threshold: u8,
     peers: Vec<LockPeer>,
     bundle: Bundle,
     also: impl FnOnce(&mut Vault) -> bool + Send + 'static,
 ) -> Result<bool, String> {
-    // The bundle and the vault must be those of one enrolment.
-    let enrolment = node.enrolment();
     let last = enrolment.with_vault(|vault| vault.lock.clone()).flatten();
     let whose = (enrolment.identity.cluster(), enrolment.identity.id());
     let mut rng = random::system();
@@ -263,8 +263,8 @@ pub async fn lock(
     let sealed = lock_keys::next_lock(last.as_ref(), whose, threshold, &peers, (place, &pin), &bundle, &mut rng);
     let lock = sealed.map_err(|error| error.to_string())?;
     let (generation, needed) = (lock.generation(), lock.needed());
-    let this = Arc::clone(&enrolment);
-    let write = node.update_vault_of(Arc::clone(&enrolment), move |vault| {
+    let this = Arc::clone(enrolment);
+    let write = node.update_vault_of(Arc::clone(enrolment), move |vault| {
         // A node that was revoked has forgotten what it would lock.
         let wanted = !vault.flags.revoked && also(vault);
         if wanted {
@@ -284,12 +284,12 @@ pub async fn lock(
 
 /// Tells every peer which lock is durable, unless it has acknowledged that one already. A peer that misses it is told again
 /// soon ([`crate::boot`]): until it knows, it keeps what opens an older copy of this disk, and lets that copy in.
-pub async fn commit(node: &Arc<Node>) {
-    let known = node.enrolment().locks.commits.lock().clone();
-    let untold = peers(node).into_iter().map(|peer| (peer, durable(node, peer)));
+pub async fn commit(enrolment: &Enrolment) {
+    let known = enrolment.locks.commits.lock().clone();
+    let untold = peers(enrolment).into_iter().map(|peer| (peer, durable(enrolment, peer)));
     let untold = untold.filter(|(peer, lock)| lock.generation > 0 && known.get(peer) != Some(lock));
     let heard = join_all(untold.map(|(peer, lock)| async move {
-        match node.peers().sessions.ask(peer, Lane::Ordinary, &PeerRequest::LockCommit(lock), PEER).await {
+        match enrolment.peers.sessions.ask(peer, Lane::Ordinary, &PeerRequest::LockCommit(lock), PEER).await {
             Ok(PeerReply::Done) => return Some((peer, lock)),
             Ok(_) => debug!(%peer, "refused to hear of the new lock"),
             Err(error) => debug!(%peer, %error, "did not hear of the new lock"),
@@ -297,25 +297,35 @@ pub async fn commit(node: &Arc<Node>) {
         None
     }));
     let heard = heard.await;
-    node.enrolment().locks.commits.lock().extend(heard.into_iter().flatten());
+    enrolment.locks.commits.lock().extend(heard.into_iter().flatten());
 }
 
-/// ERASED, to every peer for which no older key is held than the committed one, unless it has `told` that one already.
-pub async fn tell_erased(node: &Arc<Node>, told: &mut BTreeMap<NodeId, LockState>) {
-    let erased = node.with_vault(lock_keys::erased).unwrap_or_default();
+/// ERASED, to every peer for which no older key is held than the committed one, unless it was told of that one already.
+pub async fn tell_erased(enrolment: &Enrolment) {
+    let told = enrolment.locks.told_erased.lock().clone();
+    let erased = enrolment.with_vault(lock_keys::erased).unwrap_or_default();
     let untold = erased.into_iter().filter(|(peer, state)| told.get(peer) != Some(state));
     let heard = join_all(untold.map(|(peer, state)| async move {
-        let answer = node.peers().sessions.ask(peer, Lane::Ordinary, &PeerRequest::LockErased(state), PEER).await;
+        let request = PeerRequest::LockErased(state);
+        let answer = enrolment.peers.sessions.ask(peer, Lane::Ordinary, &request, PEER).await;
         matches!(answer, Ok(PeerReply::Done)).then_some((peer, state))
     }));
-    told.extend(heard.await.into_iter().flatten());
+    let heard = heard.await;
+    enrolment.locks.told_erased.lock().extend(heard.into_iter().flatten());
 }
 
-fn peers(node: &Node) -> Vec<NodeId> {
-    node.roster().members.iter().map(|member| member.node).filter(|&peer| peer != node.id()).collect()
+fn peers(enrolment: &Enrolment) -> Vec<NodeId> {
+    enrolment
+        .roster
+        .current()
+        .members
+        .iter()
+        .map(|member| member.node)
+        .filter(|&peer| peer != enrolment.identity.id())
+        .collect()
 }
 
 /// What is durable here, as `peer` should hear it.
-fn durable(node: &Node, peer: NodeId) -> LockState {
-    node.with_vault(|vault| lock_keys::durable(vault, peer)).unwrap_or(LockState { generation: 0, keyno: 0 })
+fn durable(enrolment: &Enrolment, peer: NodeId) -> LockState {
+    enrolment.with_vault(|vault| lock_keys::durable(vault, peer)).unwrap_or(LockState { generation: 0, keyno: 0 })
 }

@@ -31,6 +31,8 @@ pub struct Locks {
     pub absences: Mutex<Absences>,
     /// The lock that each peer has last acknowledged to know of.
     pub commits: Mutex<BTreeMap<NodeId, LockState>>,
+    /// The newest lock of each peer of which that one knows that no older key is held here.
+    pub told_erased: Mutex<BTreeMap<NodeId, LockState>>,
     /// What has become of the locks before this one.
     pub old_copies: Mutex<OldCopies>,
     /// Rung when the vault was written in a way that the replicated state should know.
