@@ -441,12 +441,14 @@ async fn check(node: &Node, replica: &Replica, epoch: Epoch, slots: &[Slot]) -> 
     let mut verified = Vec::with_capacity(slots.len());
     for some in slots.chunks(CHECKED_AT_ONCE) {
         // Those that can be read; one that cannot must not hide the others.
-        let facts = holder.all_facts(replica, epoch, some).unwrap_or_else(|_| {
-            some.iter().filter_map(|&(uid, version)| holder.facts(replica, epoch, uid, version).ok()).collect()
+        let infos = holder.share_record_infos(replica, epoch, some).unwrap_or_else(|_| {
+            some.iter()
+                .filter_map(|&(uid, version)| holder.share_record_info(replica, epoch, uid, version).ok())
+                .collect()
         });
-        for facts in facts {
-            let (uid, version) = (facts.identity.uid, facts.identity.version);
-            match holder.open(replica, &facts) {
+        for info in infos {
+            let (uid, version) = (info.identity.uid, info.identity.version);
+            match holder.open(replica, &info) {
                 Ok(_) => verified.push((uid, version)),
                 Err(error) => warn!(%uid, %version, %epoch, %error, "own share of a new record does not open"),
             }

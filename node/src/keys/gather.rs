@@ -25,7 +25,7 @@ use tracing::{debug, warn};
 
 use crate::base::phase::{Door, admits};
 use crate::base::random;
-use crate::memory::holder::{Facts, HoldError};
+use crate::memory::holder::{HoldError, ShareRecordInfo};
 use crate::memory::keyring::{LoadError, Slot};
 use crate::messages::peer::{self, PeerReply, PeerRequest, Refusal, SealedShare, SharesRequest, VERSIONS_MAX};
 use crate::node::Node;
@@ -91,13 +91,13 @@ async fn gather(
 ) -> Result<Vec<Loaded>, LoadError> {
     let holder = node.enrolment().identity.holder().ok_or(LoadError::NoEpoch)?;
     let mut changes = replica.changes();
-    let facts = holder.all_facts(replica, epoch, slots)?;
+    let infos = holder.share_record_infos(replica, epoch, slots)?;
     let mut known = Vec::with_capacity(slots.len());
     let mut quorums = Quorums(BTreeMap::new());
-    for (slot, facts) in slots.iter().zip(facts) {
-        let own = holder.open(replica, &facts);
-        let (identity, kcv) = (facts.identity, facts.kcv);
-        let mut quorum = Quorum::new(facts.record, identity, &facts.committee, kcv)?;
+    for (slot, info) in slots.iter().zip(infos) {
+        let own = holder.open(replica, &info);
+        let (identity, kcv) = (info.identity, info.kcv);
+        let mut quorum = Quorum::new(info.record, identity, &info.committee, kcv)?;
         match own {
             Ok((x, share)) => drop(quorum.add(node.id(), x, share)?),
             Err(error) => {
@@ -245,9 +245,9 @@ pub fn answer(
     let (Some(holder), Some(session)) = (node.enrolment().identity.holder(), session) else {
         return PeerReply::Refused(Refusal::NoHello);
     };
-    let open = |facts: Facts| -> Result<SealedShare, HoldError> {
-        let (uid, version) = (facts.identity.uid, facts.identity.version);
-        let (x, share) = holder.open(replica, &facts)?;
+    let open = |info: ShareRecordInfo| -> Result<SealedShare, HoldError> {
+        let (uid, version) = (info.identity.uid, info.identity.version);
+        let (x, share) = holder.open(replica, &info)?;
         let place = Place { direction: session.own_direction(), counter: session.next_counter() };
         let sealed = ByteBuf::from(transit::seal(&session.share_key, place, body, &share).to_vec());
         Ok(SealedShare { uid, version, x, counter: place.counter, sealed })
@@ -255,8 +255,8 @@ pub fn answer(
     if !replica.read(|state| is_entitled(state, request.epoch, from)) {
         return PeerReply::Refused(Refusal::WrongEpoch);
     }
-    let facts = holder.all_facts(replica, request.epoch, &request.versions);
-    match facts.and_then(|facts| facts.into_iter().map(open).collect::<Result<Vec<_>, _>>()) {
+    let infos = holder.share_record_infos(replica, request.epoch, &request.versions);
+    match infos.and_then(|infos| infos.into_iter().map(open).collect::<Result<Vec<_>, _>>()) {
         // At `debug`: a restarted node loads thousands of keys. The peers that served a load can be made to name it.
         Ok(shares) if node.serving.lease.is_valid() => {
             for share in &shares {

@@ -114,9 +114,9 @@ impl Daemon {
         let replica = Replica(&unlocked.state, context.db.now());
         let mut verified = Vec::new();
         for &(uid, version) in slots {
-            let Ok(facts) = unlocked.holder.facts(&replica, epoch, uid, version) else { continue };
-            let Ok((x, share)) = unlocked.holder.open(&replica, &facts) else { continue };
-            context.watch.opened(me, &facts, x, &share);
+            let Ok(info) = unlocked.holder.share_record_info(&replica, epoch, uid, version) else { continue };
+            let Ok((x, share)) = unlocked.holder.open(&replica, &info) else { continue };
+            context.watch.opened(me, &info, x, &share);
             context.watch.verified(me, (uid, version), epoch);
             verified.push((uid, version));
         }
