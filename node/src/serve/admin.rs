@@ -271,24 +271,27 @@ async fn join_again(node: &Arc<Node>, id: [u8; 32], cluster: ClusterId, role: Ro
     let taken = node.update_vault(move |vault| {
         let unlocked = vault.lock.is_none();
         match vault.founding.as_mut().map(|founding| &mut founding.role) {
-            Some(Role::Founder(invited) | Role::Joiner(invited)) if invited.key.id() == id => true,
+            Some(Role::Founder(invited) | Role::Joiner(invited)) if invited.key.id() == id => Some(false),
             Some(current @ (Role::Founder(_) | Role::Joiner(_))) if unlocked => {
                 *current = role;
                 vault.identity.cluster = cluster;
                 vault.identity.node = None;
                 vault.roster = Roster::default();
                 vault.held.clear();
-                true
+                Some(true)
             }
-            _ => false,
+            _ => None,
         }
     });
-    if taken.await.map_err(|error| WireError::new(Code::Storage, error.to_string()))? {
-        node.enrol_again();
-        return Ok(());
+    match taken.await.map_err(|error| WireError::new(Code::Storage, error.to_string()))? {
+        Some(false) => Ok(()),
+        Some(true) => {
+            node.enrol_again();
+            Ok(())
+        }
+        None => Err(WireError::new(Code::Conflict, "this node belongs to a cluster already")
+            .hint("each node joins once; another cluster needs an empty data directory")),
     }
-    Err(WireError::new(Code::Conflict, "this node belongs to a cluster already")
-        .hint("each node joins once; another cluster needs an empty data directory"))
 }
 
 /// The cluster waited for the joiner in vain, or an operator gave it up.
