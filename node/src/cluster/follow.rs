@@ -205,6 +205,7 @@ async fn step(node: &Arc<Node>, seen: Seen) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::node::testing::bundle;
 
     fn place(term: u64, index: u64) -> LogPlace {
         LogPlace { term, node: NodeId(1), index }
@@ -287,7 +288,7 @@ mod tests {
         let history = seen(place(2, 20), &[1, 2, 3], &[&[1, 2]], &[]);
         assert_eq!(next(&today, &[], &history).roster, today);
         assert_ne!(next(&founded(), &[], &history).roster, founded(), "the control");
-        let mut vault = Vault::new(quorate_shares::ids::ClusterId([1; 16]), crate::join::found::draw_keys().op_seed);
+        let mut vault = Vault::new(quorate_shares::ids::ClusterId([1; 16]), bundle().op_seed);
         vault.roster = today.clone();
         deny(&mut vault, &[Denial { node: NodeId(3), by: place(2, 19) }, Denial { node: NodeId(3), by: place(3, 50) }]);
         assert!(vault.denials.is_empty() && vault.roster == today);
@@ -298,7 +299,7 @@ mod tests {
     /// Denied while its configuration is not final, gone after; and a member as before if it never can be.
     #[test]
     fn a_denied_member_is_gone_once_that_is_final_or_back_once_it_cannot_be() {
-        let mut vault = Vault::new(quorate_shares::ids::ClusterId([1; 16]), crate::join::found::draw_keys().op_seed);
+        let mut vault = Vault::new(quorate_shares::ids::ClusterId([1; 16]), bundle().op_seed);
         vault.roster = founded();
         deny(&mut vault, &[Denial { node: NodeId(3), by: place(2, 20) }]);
         assert_eq!(standing(&vault.roster, 3), Some((true, true, false, true)));

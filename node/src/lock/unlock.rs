@@ -290,9 +290,8 @@ pub fn roster_position(roster: &Roster) -> RosterPosition {
 mod tests {
     use super::*;
     use crate::base::random;
-    use crate::join::found;
     use crate::messages::peer::Hello;
-    use crate::node::testing::{member, node_of};
+    use crate::node::testing::{bundle, member, node_of};
     use crate::peers::session;
     use crate::vault::{RosterMember, Vault};
     use bytes::Bytes;
@@ -350,7 +349,7 @@ mod tests {
         let (key_number, public_key) = offer.expect("the first key");
         let peers = [LockPeer { peer: NodeId(1), key_number, public_key }];
         let (place, pin) = lock_keys::inline_pin(&mut random::system());
-        let bundle = found::draw_keys();
+        let bundle = bundle();
         let params = LockParams { cluster: CLUSTER, node: NodeId(2), generation: 1 };
         let lock = Lock::seal(&params, 1, place, &pin, &peers, &bundle, &mut random::system()).expect("a lock");
         let request = lock.request(&params, NodeId(1), [7; 32]).expect("it names this node");
@@ -402,7 +401,7 @@ mod tests {
         let public_key = quorate_shares::kem::PublicKey::of_seed(&Secret::random(&mut random::system()));
         let peers = [LockPeer { peer: NodeId(2), key_number: 1, public_key }];
         let (place, pin) = lock_keys::inline_pin(&mut random::system());
-        let bundle = found::draw_keys();
+        let bundle = bundle();
         let lock = Lock::seal(&params, 1, place, &pin, &peers, &bundle, &mut random::system()).expect("a lock");
         let node = node_of(dir.path(), vault);
         let believed = timeout(Duration::from_secs(30), async {
