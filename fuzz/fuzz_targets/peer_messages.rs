@@ -1,7 +1,7 @@
 //! The messages between nodes: bounded, and stable once they are read.
 #![no_main]
 
-use quorate_node::peers::peer::{PeerReply, PeerRequest, decode, encode};
+use quorate_node::messages::peer::{PeerReply, PeerRequest, decode, encode};
 use serde::{Serialize, de::DeserializeOwned};
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {

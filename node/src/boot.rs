@@ -3,13 +3,12 @@
 //! It always starts the same way. Without a vault file it waits on its local socket; with one it unlocks itself from its
 //! peers. Nothing here waits for a person.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::hmac;
-use quorate_raft::{Options, Replica, StorageKeys, Stored, Timing as RaftTiming};
+use quorate_raft::{Replica, Stored};
 use quorate_shares::arena;
 use quorate_shares::labels::QUIC_RESET;
 use quorate_shares::secret::Secret;
@@ -22,17 +21,17 @@ use crate::base::background::Background;
 use crate::base::config::{Config, SecretMemory};
 use crate::base::phase::Phase;
 use crate::base::random;
-use crate::cluster::follow::{self, VaultGate};
-use crate::cluster::{alarms, members};
-use crate::join::found::{self, FoundError};
+use crate::cluster::{alarms, follow, members, replica};
+use crate::join::found;
+use crate::join::terms::FoundError;
 use crate::lease::{confirm, sealing};
 use crate::lock::unlock::{self, UnlockError};
 use crate::lock::{absence, locking};
-use crate::node::{Founding, Node};
-use crate::peers::link::PeerLink;
+use crate::node::Node;
 use crate::peers::{revocation, rosters, session};
 use crate::rebuild;
-use crate::serve::{listen, local};
+use crate::serve::listen::{self, PeerDoor};
+use crate::serve::local::{self, SocketError};
 use crate::service::machine;
 use crate::vault::disk::{DataDir, DataDirError};
 use crate::vault::lock_keys;
@@ -63,13 +62,8 @@ pub enum BootError {
         source: std::io::Error,
     },
     /// The local socket cannot be made.
-    #[error("cannot make the local socket {path}: {source}")]
-    Socket {
-        /// Its path.
-        path: std::path::PathBuf,
-        /// Why not.
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    Socket(#[from] SocketError),
     /// The lock cannot be opened, whoever answers.
     #[error(transparent)]
     Unlock(#[from] UnlockError),
@@ -96,7 +90,7 @@ impl BootError {
             Self::Listen { .. } => {
                 "another process may use the port: stop it, or give this node another --listen address"
             }
-            Self::Socket { .. } => "check that the directory exists and can be written, or give another --socket path",
+            Self::Socket(error) => error.hint(),
             Self::Unlock(error) => error.hint(),
             Self::NoState(_) | Self::Replica(_) => {
                 "check the disk and its mounts; never put an old copy of the database in its place: \
@@ -126,7 +120,7 @@ pub async fn run(config: Config) -> Result<(), BootError> {
     };
     let endpoint = bind(config.listen, &boot_seed)?;
     let background = Background::start().map_err(BootError::Threads)?;
-    let node = Node::new(config, dir, endpoint, boot_seed, background);
+    let node = Node::new(config, dir, endpoint, boot_seed, background, PeerDoor::dialled);
     if let Some(vault) = vault {
         let phase = resumed(vault.current());
         node.adopt_vault(vault);
@@ -150,7 +144,7 @@ pub async fn run(config: Config) -> Result<(), BootError> {
     info!("stopping");
     node.forget_keys();
     socket.close();
-    node.sessions.close_all("the node stops");
+    node.peers().sessions.close_all("the node stops");
     node.endpoint.close(quorate_client::conn::close::SHUTDOWN.into(), b"the node stops");
     let _ = tokio::time::timeout(GOODBYE, node.endpoint.wait_idle()).await;
     listening.abort();
@@ -180,7 +174,7 @@ async fn live(node: &Arc<Node>) -> Result<(), BootError> {
             () = revocation::awaited(node) => {}
         }
     }
-    revocation::rest(node).await;
+    revocation::stay_revoked(node).await;
     Ok(())
 }
 
@@ -199,7 +193,7 @@ async fn work(node: &Arc<Node>) -> Result<(), BootError> {
     };
     // 8: talk to the peers, and serve whenever the lease says so.
     node.enter(Phase::Open);
-    node.keep_sessions();
+    session::keep_all(node);
     // They end with this one: a node that hears that it was revoked has no use for any of them.
     let mut tasks = JoinSet::new();
     tasks.spawn(follow::run(Arc::clone(node), replica.clone()));
@@ -224,13 +218,13 @@ async fn work(node: &Arc<Node>) -> Result<(), BootError> {
 async fn unlocked(node: &Arc<Node>) -> Result<Option<Replica>, BootError> {
     let (founding, locked) =
         node.with_vault(|vault| (vault.founding.is_some(), vault.lock.is_some())).unwrap_or_default();
-    if node.own().is_none() {
+    if node.enrolment().identity.own().is_none() {
         if locked {
             // 5: ask the peers until the bundle opens; they answer even while they are locked themselves.
             node.enter(Phase::Locked);
-            node.unlock(unlock::run(node).await?);
+            node.enrolment().identity.unlock(unlock::run(node).await?);
         } else if founding {
-            node.unlock(found::draw_keys());
+            node.enrolment().identity.unlock(found::draw_keys());
         } else {
             return Err(UnlockError::NoLock.into());
         }
@@ -238,20 +232,20 @@ async fn unlocked(node: &Arc<Node>) -> Result<Option<Replica>, BootError> {
     if !founding {
         // 6: the replicated state, under the storage key of the bundle.
         // A member without its database would vote a second time in terms that it has forgotten.
-        if !Replica::exists(&node.state_directory()) {
-            return Err(BootError::NoState(node.state_directory()));
+        if !Replica::exists(&replica::directory(node)) {
+            return Err(BootError::NoState(replica::directory(node)));
         }
         if node.config.rebuild_state {
             rebuild::run(node).await.map_err(BootError::Replica)?;
         }
-        let stored = Stored::open(replica_options(node).map_err(BootError::Replica)?).await;
+        let stored = Stored::open(replica::options(node).map_err(BootError::Replica)?).await;
         let stored = stored.map_err(|error| BootError::Replica(error.to_string()))?;
         // Said in every hello: a member that says nothing of its log is taken for one that lost it.
-        *node.stored.lock() = Some(stored.flushed());
-        node.keep_sessions();
+        node.database.note_stored(stored.flushed());
+        session::keep_all(node);
         rosters::ask_at_boot(node).await;
         let replica = stored.start().await.map_err(|error| BootError::Replica(error.to_string()))?;
-        node.adopt_replica(replica.clone());
+        node.database.adopt(replica.clone());
         return Ok(Some(replica));
     }
     if node.config.rebuild_state {
@@ -260,7 +254,7 @@ async fn unlocked(node: &Arc<Node>) -> Result<Option<Replica>, BootError> {
     // 7: founding goes on where it stopped.
     found::resume(node).await.map_err(|error| BootError::Failed(error.to_string()))?;
     node.enter(Phase::Joining);
-    listen::offer(node);
+    node.offer();
     if !locked {
         found::register_self(node).await.map_err(|error| BootError::Failed(error.to_string()))?;
     }
@@ -268,57 +262,12 @@ async fn unlocked(node: &Arc<Node>) -> Result<Option<Replica>, BootError> {
         Ok(replica) => Ok(Some(replica)),
         Err(FoundError::Refused(reason)) => {
             warn!(reason, "refused; back to the beginning");
-            node.discard_vault().map_err(|error| BootError::Failed(format!("cannot remove the vault: {error}")))?;
-            node.founding.send_replace(Founding { refused: Some(reason.to_owned()), ..Founding::default() });
+            node.discard_vault(reason)
+                .map_err(|error| BootError::Failed(format!("cannot remove the vault: {error}")))?;
             Ok(None)
         }
         Err(FoundError::Failed(reason)) => Err(BootError::Failed(reason)),
     }
-}
-
-/// Opens the database and Raft on it.
-///
-/// # Errors
-/// In words.
-pub async fn open_replica(node: &Arc<Node>) -> Result<Replica, String> {
-    Replica::open(replica_options(node)?).await.map_err(|error| error.to_string())
-}
-
-/// What the replica of this node is opened with.
-///
-/// # Errors
-/// In words.
-pub fn replica_options(node: &Arc<Node>) -> Result<Options, String> {
-    let keys = storage_keys(node)?;
-    let timing = &node.config.timing;
-    Ok(Options {
-        node: node.id(),
-        cluster: node.cluster(),
-        dir: node.state_directory(),
-        keys,
-        timing: RaftTiming {
-            heartbeat_ms: timing.heartbeat_ms,
-            election_min_ms: timing.election_ms,
-            election_max_ms: 2 * timing.election_ms,
-            snapshot_every: timing.snapshot_every,
-            entries_kept: timing.entries_kept,
-            ..RaftTiming::default()
-        },
-        link: PeerLink::new(node),
-        gate: VaultGate::new(node),
-    })
-}
-
-/// The storage keys of the bundle.
-///
-/// # Errors
-/// In words, if it is not open.
-pub fn storage_keys(node: &Node) -> Result<StorageKeys, String> {
-    let own = node.own().ok_or("the bundle is not open")?;
-    let mut keys = own.bundle.storage_keys.iter().rev();
-    let newest = keys.next().ok_or("the bundle holds no storage key")?;
-    let newest = StorageKeys::new(newest.number, &newest.key);
-    Ok(keys.fold(newest, |all, older| all.with_older(older.number, &older.key)))
 }
 
 /// Stops the node when its storage fails: going on would be serving from a state that nobody can vouch for.
@@ -332,7 +281,6 @@ async fn follow_storage(node: Arc<Node>, replica: Replica) {
 /// Counts this node's running time for lock keys in their grace, erases them at its end, and says so to those they were for. And
 /// it says once more which lock is durable here to whoever has not heard it.
 async fn erase_old_lock_keys(node: Arc<Node>) {
-    let mut told = BTreeMap::new();
     loop {
         sleep(Duration::from_secs(GRACE_TICK_S.into())).await;
         if node.with_vault(lock_keys::owes_erasure).unwrap_or_default()
@@ -340,13 +288,14 @@ async fn erase_old_lock_keys(node: Arc<Node>) {
         {
             warn!(%error, "old lock keys are not erased yet");
         }
+        let enrolment = node.enrolment();
         let commit = async {
             // Whose lock it is, is settled only when founding is over.
-            if !node.with_vault(|vault| vault.founding.is_some()).unwrap_or(true) {
-                locking::commit(&node).await;
+            if !enrolment.with_vault(|vault| vault.founding.is_some()).unwrap_or(true) {
+                locking::commit(&enrolment).await;
             }
         };
-        tokio::join!(locking::tell_erased(&node, &mut told), commit);
+        tokio::join!(locking::tell_erased(&enrolment), commit);
     }
 }
 
@@ -428,7 +377,7 @@ impl Stop {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::service::member::tests::{member, node_of};
+    use crate::node::testing::{member, node_of};
     use crate::vault::invitation::{InvitationKey, Inviter};
     use crate::vault::{self, Invited, Role};
     use quorate_shares::ids::{ClusterId, NodeId};
@@ -443,7 +392,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let mut vault = Vault::new(CLUSTER, Secret::random(&mut random::system()));
         (vault.identity.node, vault.roster.members) = (Some(NodeId(2)), vec![member(1), member(2)]);
-        let nothing = crate::peers::peer::LockState { generation: 0, keyno: 0 };
+        let nothing = crate::messages::peer::LockState { generation: 0, keyno: 0 };
         let mut peer = Vault::new(CLUSTER, Secret::random(&mut random::system()));
         let offer = lock_keys::prepare(&mut peer, NodeId(2), nothing, &mut random::system());
         let (key_number, public_key) = offer.expect("the first key");
@@ -459,11 +408,11 @@ mod tests {
         let (name, addresses) = ("n2".parse().expect("a name"), member(2).addresses);
         vault.founding = Some(vault::Founding { attempt: 0, name, addresses, role });
         let node = node_of(dir.path(), vault);
-        node.unlock(bundle);
-        open_replica(&node).await.expect("an empty log").shutdown().await;
+        node.enrolment().identity.unlock(bundle);
+        replica::open(&node).await.expect("an empty log").shutdown().await;
         assert!(node.replica().is_none() && node.hello().flushed.is_none(), "the control: it is not open now");
 
-        let mut phases = node.phases();
+        let mut phases = node.serving.phases();
         let reached = async {
             phases.wait_for(|phase| *phase == Phase::Joining).await.expect("the node is there");
             node.hello().flushed

@@ -12,8 +12,9 @@ use quorate_shares::ids::NodeId;
 use tokio::time::sleep;
 use tracing::{debug, info};
 
-use crate::boot;
+use crate::cluster::replica;
 use crate::node::Node;
+use crate::peers::session;
 
 /// Between two rounds of questions.
 const AGAIN: Duration = Duration::from_millis(500);
@@ -23,19 +24,19 @@ const AGAIN: Duration = Duration::from_millis(500);
 /// # Errors
 /// In words: what is damaged besides the state, or that the disk fails.
 pub async fn run(node: &Arc<Node>) -> Result<(), String> {
-    let options = boot::replica_options(node)?;
+    let options = replica::options(node)?;
     let rebuild = Rebuild::begin(options).await.map_err(|error| format!("the state cannot be rebuilt: {error}"))?;
     let rebuild = Arc::new(rebuild);
     info!("log and vote are whole; taking the state from another node");
-    node.rebuild_with(Some(Arc::clone(&rebuild)));
-    node.keep_sessions();
+    node.database.rebuild_with(Some(Arc::clone(&rebuild)));
+    session::keep_all(node);
     let peers: Vec<NodeId> = node.roster().members.iter().map(|member| member.node).collect();
     loop {
         for &peer in peers.iter().filter(|&&peer| peer != node.id()) {
             match rebuild.take_from(peer).await {
                 Ok(()) => {
                     info!(%peer, "the state is here");
-                    node.rebuild_with(None);
+                    node.database.rebuild_with(None);
                     return Ok(());
                 }
                 Err(RebuildError::Storage(error)) => return Err(error.to_string()),

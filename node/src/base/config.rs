@@ -13,7 +13,7 @@ use quorate_shares::ids::NodeName;
 use quorate_shares::lock::PIN_BYTES_MAX;
 use serde::Deserialize;
 
-use crate::vault::disk;
+use crate::base::paths;
 
 /// Flags and environment of `quorated`; every one overrides its namesake in the file.
 #[derive(Debug, Default, clap::Parser)]
@@ -299,7 +299,7 @@ fn pin_at(file: Option<PathBuf>, credential: Option<String>, data: &Path) -> Res
         (None, None) => Ok(PinAt::Vault),
         (Some(_), Some(_)) => invalid("pin_file", "pin_credential is set, too, and the pin lies at one place"),
         (Some(path), None) if !path.is_absolute() => invalid("pin_file", "the path is not absolute"),
-        (Some(path), None) if disk::lies_in(&path, data) => {
+        (Some(path), None) if paths::lies_in(&path, data) => {
             invalid("pin_file", "it lies in the data directory, and would be taken together with it")
         }
         (Some(path), None) => match path.to_str().filter(|path| path.len() <= PIN_BYTES_MAX) {

@@ -3,6 +3,7 @@
 pub mod background;
 pub mod clock;
 pub mod config;
+pub mod paths;
 pub mod phase;
 pub mod random;
 pub mod rate;

@@ -21,7 +21,8 @@ use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 use crate::node::Node;
-use crate::peers::revocation;
+use crate::node::roster::Gone;
+use crate::peers::session;
 use crate::vault::layout::Address;
 use crate::vault::{DENIALS_MAX, REVOKED_MAX, Revoked, Roster, RosterLogId, RosterMember, Standing, Vault};
 
@@ -29,17 +30,6 @@ use crate::vault::{DENIALS_MAX, REVOKED_MAX, Revoked, Roster, RosterLogId, Roste
 const LOOK: Duration = Duration::from_millis(500);
 /// Pause after the vault could not be written; the node is about to stop then.
 const PAUSE: Duration = Duration::from_secs(1);
-
-/// A node that was a member once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Gone {
-    /// Its id.
-    pub node: NodeId,
-    /// Its boot identity.
-    pub boot_pk: [u8; 32],
-    /// Its op identity.
-    pub op_pk: [u8; 32],
-}
 
 /// What is applied, as far as it matters to the roster.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -158,7 +148,7 @@ impl Gate for VaultGate {
         for denial in denials.iter().filter(|denial| self.is_denied(denial.node)) {
             warn!(node = %denial.node, by = denial.by.index, "denied from now on");
         }
-        self.node.close_sessions_with_strangers();
+        self.node.enrolment().close_sessions_with_strangers();
         Ok(())
     }
 
@@ -201,13 +191,13 @@ async fn step(node: &Arc<Node>, seen: Seen) -> Result<(), String> {
         }
     });
     let next = task.await.map_err(|panicked| panicked.to_string())??;
-    node.note_gone(&next.gone);
-    node.close_sessions_with_strangers();
-    node.keep_sessions();
+    node.enrolment().roster.note_gone(&next.gone);
+    node.enrolment().close_sessions_with_strangers();
+    session::keep_all(node);
     if next.gone.iter().any(|gone| gone.node == me) {
         // A quorum committed it, and this node applied it: nobody has to be believed.
         info!("this node is not a member any more, as its own log says");
-        revocation::accept(node);
+        node.enrolment().revocation.accept();
     }
     Ok(())
 }
@@ -215,6 +205,7 @@ async fn step(node: &Arc<Node>, seen: Seen) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::node::testing::bundle;
 
     fn place(term: u64, index: u64) -> LogPlace {
         LogPlace { term, node: NodeId(1), index }
@@ -297,7 +288,7 @@ mod tests {
         let history = seen(place(2, 20), &[1, 2, 3], &[&[1, 2]], &[]);
         assert_eq!(next(&today, &[], &history).roster, today);
         assert_ne!(next(&founded(), &[], &history).roster, founded(), "the control");
-        let mut vault = Vault::new(quorate_shares::ids::ClusterId([1; 16]), crate::join::found::draw_keys().op_seed);
+        let mut vault = Vault::new(quorate_shares::ids::ClusterId([1; 16]), bundle().op_seed);
         vault.roster = today.clone();
         deny(&mut vault, &[Denial { node: NodeId(3), by: place(2, 19) }, Denial { node: NodeId(3), by: place(3, 50) }]);
         assert!(vault.denials.is_empty() && vault.roster == today);
@@ -308,7 +299,7 @@ mod tests {
     /// Denied while its configuration is not final, gone after; and a member as before if it never can be.
     #[test]
     fn a_denied_member_is_gone_once_that_is_final_or_back_once_it_cannot_be() {
-        let mut vault = Vault::new(quorate_shares::ids::ClusterId([1; 16]), crate::join::found::draw_keys().op_seed);
+        let mut vault = Vault::new(quorate_shares::ids::ClusterId([1; 16]), bundle().op_seed);
         vault.roster = founded();
         deny(&mut vault, &[Denial { node: NodeId(3), by: place(2, 20) }]);
         assert_eq!(standing(&vault.roster, 3), Some((true, true, false, true)));

@@ -4,7 +4,7 @@
 //! is decided by the pure [`plan::next`]. New keys are verified in a loop of their own, so that an operation never waits for
 //! clients that make keys without end, nor they for it.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,10 +25,9 @@ use tracing::{debug, info, warn};
 use crate::base::clock::boot_ms;
 use crate::base::random;
 use crate::keys::deal::{self, RedealError};
-use crate::keys::gather::LoadError;
-use crate::memory::keyring::Slot;
+use crate::memory::keyring::{LoadError, Slot};
+use crate::messages::peer::{PeerReply, PeerRequest, Refusal, VerifyRequest};
 use crate::node::Node;
-use crate::peers::peer::{PeerReply, PeerRequest, Refusal, VerifyRequest};
 
 /// How long a holder may take to open and check a list of shares.
 const HOLDER: Duration = Duration::from_secs(5);
@@ -49,11 +48,11 @@ pub async fn run(node: Arc<Node>, replica: Replica) {
         changes.borrow_and_update();
         let leads = leadership.borrow_and_update().am_leader;
         // Whoever leads next goes on with both.
-        node.follow_time(&replica);
+        node.leader.follow_time(&replica);
         let active_ms = serving.for_ms(replica.read(|state| state.active().map(|active| active.epoch)), boot_ms());
         let view = if leads { view(&node, &replica, &mut joiner, active_ms).await } else { None };
         let step = view.map_or(Step::Nothing, |view| replica.read(|state| plan::next(state, &view)));
-        *node.operation.lock() = replica.read(|state| told(state, &step, &short_of)).filter(|_| leads);
+        *node.leader.operation.lock() = replica.read(|state| told(state, &step, &short_of)).filter(|_| leads);
         let done = match step {
             Step::AwaitFounding
             | Step::Nothing
@@ -175,7 +174,7 @@ async fn change_voters(node: &Node, replica: &Replica, voters: BTreeSet<NodeId>,
     if let Err(error) = &changed {
         debug!(%error, "voters not changed yet");
         // Whom it waits for is worth more than that it waits.
-        if let Some(operation) = node.operation.lock().as_mut() {
+        if let Some(operation) = node.leader.operation.lock().as_mut() {
             operation.step = format!("changes the voters: {error}");
         }
     }
@@ -195,7 +194,7 @@ pub fn purpose(old: &BTreeSet<NodeId>, voters: &BTreeSet<NodeId>, revoke: bool) 
 /// The members that can be asked now, this one among them.
 pub fn present(node: &Node, replica: &Replica) -> BTreeSet<NodeId> {
     let members: Vec<_> = replica.read(|state| state.members.keys().copied().collect());
-    members.into_iter().filter(|&id| id == node.id() || node.sessions.with(id).is_some()).collect()
+    members.into_iter().filter(|&id| id == node.id() || node.peers().sessions.with(id).is_some()).collect()
 }
 
 /// The operation as an operator is told of it.
@@ -252,7 +251,7 @@ fn name_in(state: &State, node: NodeId) -> String {
 
 async fn propose(node: &Node, replica: &Replica, change: Change) -> bool {
     let kind = change.kind();
-    match replica.propose(node.command(replica, change)).await {
+    match replica.propose(node.leader.command(replica, change)).await {
         Ok(_) => true,
         Err(error) => {
             debug!(kind, %error, "step not done");
@@ -305,7 +304,7 @@ async fn redeal(
 /// Retires an epoch once every member that is there knows the next one: nobody loads from the old one any more.
 async fn retire(node: &Arc<Node>, replica: &Replica, (epoch, active): (Epoch, Epoch), members: Vec<NodeId>) -> bool {
     let known = members.into_iter().filter(|&member| member != node.id()).map(|member| async move {
-        let report = node.sessions.ask(member, Lane::Ordinary, &PeerRequest::Report, HOLDER).await;
+        let report = node.peers().sessions.ask(member, Lane::Ordinary, &PeerRequest::Report, HOLDER).await;
         matches!(report, Ok(PeerReply::Report(report)) if report.epoch >= active)
     });
     join_all(known).await.into_iter().all(|knows| knows) && propose(node, replica, Change::RetireEpoch { epoch }).await
@@ -339,7 +338,7 @@ async fn collect_acks(node: &Arc<Node>, replica: &Replica, epoch: Epoch, missing
             return (holder, node.background.run(check).await.ok());
         }
         let request = PeerRequest::AckEpoch { epoch, index };
-        match node.sessions.ask(holder, Lane::Ordinary, &request, HOLDER).await {
+        match node.peers().sessions.ask(holder, Lane::Ordinary, &request, HOLDER).await {
             Ok(PeerReply::EpochAck { redealt }) => (holder, Some(redealt)),
             _ => (holder, None),
         }
@@ -390,7 +389,7 @@ async fn ask_holders(
                 return (holder, check_shares(node, replica, request).await.unwrap_or_default());
             }
             let asked = PeerRequest::Verify(request.clone());
-            match node.sessions.ask(holder, Lane::Ordinary, &asked, HOLDER).await {
+            match node.peers().sessions.ask(holder, Lane::Ordinary, &asked, HOLDER).await {
                 Ok(PeerReply::Verified(verified)) => (holder, verified),
                 _ => (holder, Vec::new()),
             }
@@ -430,7 +429,7 @@ pub async fn check_shares(
     replica: &Replica,
     request: &VerifyRequest,
 ) -> Result<Vec<(KeyUid, KeyVersion)>, Refusal> {
-    if request.versions.len() > crate::peers::peer::VERSIONS_MAX {
+    if request.versions.len() > crate::messages::peer::VERSIONS_MAX {
         return Err(Refusal::TooMany);
     }
     replica.wait_applied(request.index, HOLDER).await.map_err(|_| Refusal::Behind)?;
@@ -438,16 +437,18 @@ pub async fn check_shares(
 }
 
 async fn check(node: &Node, replica: &Replica, epoch: Epoch, slots: &[Slot]) -> Result<Vec<Slot>, Refusal> {
-    let holder = node.holder().ok_or(Refusal::WrongEpoch)?;
+    let holder = node.enrolment().identity.holder().ok_or(Refusal::WrongEpoch)?;
     let mut verified = Vec::with_capacity(slots.len());
     for some in slots.chunks(CHECKED_AT_ONCE) {
         // Those that can be read; one that cannot must not hide the others.
-        let facts = holder.all_facts(replica, epoch, some).unwrap_or_else(|_| {
-            some.iter().filter_map(|&(uid, version)| holder.facts(replica, epoch, uid, version).ok()).collect()
+        let infos = holder.share_record_infos(replica, epoch, some).unwrap_or_else(|_| {
+            some.iter()
+                .filter_map(|&(uid, version)| holder.share_record_info(replica, epoch, uid, version).ok())
+                .collect()
         });
-        for facts in facts {
-            let (uid, version) = (facts.identity.uid, facts.identity.version);
-            match holder.open(replica, &facts) {
+        for info in infos {
+            let (uid, version) = (info.identity.uid, info.identity.version);
+            match holder.open(replica, &info) {
                 Ok(_) => verified.push((uid, version)),
                 Err(error) => warn!(%uid, %version, %epoch, %error, "own share of a new record does not open"),
             }
@@ -457,30 +458,6 @@ async fn check(node: &Node, replica: &Replica, epoch: Epoch, slots: &[Slot]) -> 
     Ok(verified)
 }
 
-/// The records of one epoch that this node opened and checked, so that being asked again costs nothing.
-#[derive(Debug, Default)]
-pub struct Checked {
-    epoch: Epoch,
-    slots: HashSet<Slot>,
-}
-
-impl Checked {
-    /// How many records of `epoch` were dealt anew, and those of its records that were not checked here yet.
-    pub fn owed(&mut self, state: &State, epoch: Epoch) -> Option<(u64, Vec<Slot>)> {
-        if self.epoch != epoch {
-            *self = Self { epoch, slots: HashSet::new() };
-        }
-        let (redealt, mut slots) = records_of(state, epoch)?;
-        slots.retain(|slot| !self.slots.contains(slot));
-        Some((redealt, slots))
-    }
-
-    /// These were.
-    pub fn note(&mut self, slots: impl IntoIterator<Item = Slot>) {
-        self.slots.extend(slots);
-    }
-}
-
 /// The holder's side: how many records of an epoch were dealt anew and have been opened and checked here; an error unless
 /// these are all.
 ///
@@ -488,9 +465,9 @@ impl Checked {
 /// [`Refusal::Behind`] if this node has not applied them yet, [`Refusal::WrongEpoch`] if it cannot open them all.
 pub async fn check_epoch(node: &Arc<Node>, replica: &Replica, epoch: Epoch, index: u64) -> Result<u64, Refusal> {
     replica.wait_applied(index, HOLDER).await.map_err(|_| Refusal::Behind)?;
-    let mut checked = node.checked.lock().await;
+    let mut checked = node.keys.checked.lock().await;
     let (redealt, slots) = replica.read(|state| checked.owed(state, epoch)).ok_or(Refusal::WrongEpoch)?;
-    for some in slots.chunks(crate::peers::peer::VERSIONS_MAX) {
+    for some in slots.chunks(crate::messages::peer::VERSIONS_MAX) {
         let verified = check(node, replica, epoch, some).await?;
         let all = verified.len() == some.len();
         checked.note(verified);
@@ -499,16 +476,4 @@ pub async fn check_epoch(node: &Arc<Node>, replica: &Replica, epoch: Epoch, inde
         }
     }
     Ok(redealt)
-}
-
-/// How many records of an epoch were dealt anew, and the versions that have one, dealt anew or made since.
-fn records_of(state: &State, epoch: Epoch) -> Option<(u64, Vec<Slot>)> {
-    let redealt = state.epoch(epoch)?.redealt;
-    let versions = state
-        .keys
-        .values()
-        .flat_map(|key| key.versions.values().map(|version| (key.uid, version)))
-        .filter(|(_, version)| version.record(epoch).is_some())
-        .map(|(uid, version)| (uid, version.version));
-    Some((redealt, versions.collect()))
 }

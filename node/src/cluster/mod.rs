@@ -4,4 +4,5 @@ pub mod alarms;
 pub mod follow;
 pub mod members;
 pub mod operate;
+pub mod replica;
 pub mod status;

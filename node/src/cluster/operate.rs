@@ -21,9 +21,9 @@ use crate::base::clock::boot_ms;
 use crate::cluster::members;
 use crate::cluster::status::theft_threshold;
 use crate::lease::confirm;
+use crate::messages::caller::Caller;
+use crate::messages::peer::Operate;
 use crate::node::Node;
-use crate::peers::caller::Caller;
-use crate::peers::peer::Operate;
 use crate::vault::invitation::{INVITERS_MAX, Invitation, InvitationError, Inviter};
 
 /// What a lease may outlive its length by, for clocks that run a little slower.
@@ -41,7 +41,7 @@ pub async fn begin(node: &Arc<Node>, replica: &Replica, operate: Operate, caller
         Ordered::New(begin) => begin,
     };
     let operation = begin.operation.clone();
-    match replica.propose(node.command(replica, Change::Begin(begin))).await {
+    match replica.propose(node.leader.command(replica, Change::Begin(begin))).await {
         Ok(Outcome::Begun { operation: epoch }) => {
             info!(operation = operation.kind(), %epoch, %caller, "an operation begins");
             Ok(epoch)
@@ -99,7 +99,7 @@ pub fn ordered(state: &State, operate: &Operate, present: &BTreeSet<NodeId>) -> 
 /// # Errors
 /// What a client should hear.
 pub async fn note(node: &Node, replica: &Replica, change: Change) -> Result<(), WireError> {
-    match replica.propose(node.command(replica, change)).await {
+    match replica.propose(node.leader.command(replica, change)).await {
         Ok(_) => Ok(()),
         Err(ProposeError::Refused(refusal)) => Err(not_noted(node, refusal)),
         Err(error) => Err(WireError::new(Code::NoQuorum, format!("the leader did not take it: {error}"))
@@ -115,7 +115,7 @@ pub async fn note(node: &Node, replica: &Replica, change: Change) -> Result<(), 
 pub fn invitation(node: &Node, secret: Secret<32>) -> Result<Plaintext, WireError> {
     let roster = node.roster();
     let (mut inviters, others): (Vec<_>, Vec<_>) = roster.members.iter().partition(|member| member.node == node.id());
-    inviters.extend(others.into_iter().filter(|member| node.sessions.with(member.node).is_some()));
+    inviters.extend(others.into_iter().filter(|member| node.peers().sessions.with(member.node).is_some()));
     let inviters = inviters.into_iter().filter_map(|member| {
         let address = member.addresses.first()?.clone();
         Some(Inviter { boot_pk: member.boot_pk, address })
@@ -270,7 +270,7 @@ pub async fn progress(node: &Arc<Node>, replica: &Replica, operation: Epoch) -> 
         WireError::new(Code::NotFound, format!("no operation of epoch {operation} is known any more"))
             .hint("others followed since; `quorate node list` shows the members")
     })?;
-    let shown = node.operation.lock().clone().filter(|_| stage == Stage::Runs);
+    let shown = node.leader.operation.lock().clone().filter(|_| stage == Stage::Runs);
     let name = replica.read(|state| members::operation_name(state, &running.operation));
     let shown = shown.unwrap_or(wire::OperationStatus { name, step: String::new(), waiting_for: Vec::new() });
     let revocation = if running.operation.revokes() { revocation(node, replica, &running).await } else { None };
@@ -299,7 +299,7 @@ async fn revocation(node: &Node, replica: &Replica, running: &Running) -> Option
         let expelled = revoked.iter().all(|node| state.former.contains_key(node));
         // A lease that they may have was asked for before.
         let withdrawn = denied && expelled && leadership.am_leader;
-        let lasts_ms = || node.withdrawal.lock().lasts_ms_at(running.epoch, leadership.term, boot_ms());
+        let lasts_ms = || node.leader.withdrawal.lock().lasts_ms_at(running.epoch, leadership.term, boot_ms());
         let over = withdrawn && lasts_ms() > over_ms;
         let locks = || remaining.iter().filter_map(|node| state.locks.get(node));
         let erased = locks().filter(|lock| expelled && lock.holds_for.is_disjoint(&out)).count();

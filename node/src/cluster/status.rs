@@ -19,9 +19,9 @@ use tokio::time::timeout;
 
 use crate::base::clock::boot_ms;
 use crate::cluster::members::operation_name;
+use crate::messages::peer::{PeerReply, PeerRequest, Report};
 use crate::node::Node;
-use crate::peers::peer::{PeerReply, PeerRequest, Report};
-use crate::serve::listen::Closing;
+use crate::peers::dial::{Closing, dial};
 
 /// A peer that does not report within this time is shown as it was last heard of.
 const REPORT: Duration = Duration::from_millis(400);
@@ -32,13 +32,13 @@ pub fn public(node: &Node) -> PublicStatus {
     let (have, need, waiting_for): (usize, usize, Vec<NodeId>) = match phase {
         Phase::Locked => {
             // A person counts nodes, this one included, not pieces.
-            let unlocking = node.unlocking.lock().clone();
+            let unlocking = node.enrolment().locks.unlocking.lock().clone();
             let missing = unlocking.waiting_for.into_keys().collect();
             (usize::from(unlocking.have) + 1, usize::from(unlocking.need) + 1, missing)
         }
         Phase::Open | Phase::Serving | Phase::Sealed => {
             let roster = node.roster();
-            let present = |id: NodeId| id == node.id() || node.sessions.with(id).is_some();
+            let present = |id: NodeId| id == node.id() || node.peers().sessions.with(id).is_some();
             let missing: Vec<_> = roster.members.iter().map(|member| member.node).filter(|&id| !present(id)).collect();
             (roster.members.len() - missing.len(), roster.members.len() / 2 + 1, missing)
         }
@@ -58,16 +58,18 @@ pub fn report(node: &Node) -> Report {
         phase: node.phase(),
         applied: replica.as_ref().map_or(0, Replica::applied_index),
         lock_generation: lock_generation(node),
-        old_copies: node.with_vault(|vault| node.old_copies.lock().standing(vault.lock.as_ref()?)).flatten(),
+        old_copies: node
+            .with_vault(|vault| node.enrolment().locks.old_copies.lock().standing(vault.lock.as_ref()?))
+            .flatten(),
         epoch: replica.as_ref().and_then(active).unwrap_or(Epoch(0)),
         alarms: node.alarms.open(),
-        operation: node.operation.lock().clone(),
+        operation: node.leader.operation.lock().clone(),
     }
 }
 
 /// What is under way at this node: founding, joining, or rebuilding its state.
 pub fn operation(node: &Node) -> Option<OperationStatus> {
-    if node.rebuild().is_some() {
+    if node.database.rebuild().is_some() {
         let step = "takes the state from another node".to_owned();
         let roster = node.roster();
         let others = roster.members.iter().filter(|member| member.node != node.id());
@@ -80,15 +82,15 @@ pub fn operation(node: &Node) -> Option<OperationStatus> {
     if !node.with_vault(|vault| vault.founding.is_some()).unwrap_or_default() {
         return None;
     }
-    let founding = node.founding.borrow().clone();
+    let founding = node.enrolment().joining.founding();
     Some(OperationStatus { name: "founding".to_owned(), step: founding.step, waiting_for: founding.waiting_for })
 }
 
 /// How far the operation of this name is, as the leader last said.
 fn led(node: &Node, leader: Option<NodeId>, name: String) -> OperationStatus {
     let said = match leader {
-        Some(leader) if leader == node.id() => node.operation.lock().clone(),
-        Some(leader) => node.last_reports.lock().get(&leader).and_then(|(report, _)| report.operation.clone()),
+        Some(leader) if leader == node.id() => node.leader.operation.lock().clone(),
+        Some(leader) => node.peers().reports.lock().get(&leader).and_then(|(report, _)| report.operation.clone()),
         None => None,
     };
     // It may have spoken of another one, before this one began.
@@ -98,7 +100,7 @@ fn led(node: &Node, leader: Option<NodeId>, name: String) -> OperationStatus {
 
 /// Why peers have not unlocked this node, in their own words, once they have said something.
 fn unlocking(node: &Node) -> Option<OperationStatus> {
-    let unlocking = node.unlocking.lock().clone();
+    let unlocking = node.enrolment().locks.unlocking.lock().clone();
     let said = unlocking.waiting_for.iter().filter(|(_, said)| !said.is_empty());
     let said: Vec<_> = said.map(|(&peer, said)| format!("{}: {said}", node.name_of(peer))).collect();
     let waiting_for = unlocking.waiting_for.keys().map(|&peer| node.name_of(peer)).collect();
@@ -133,9 +135,9 @@ pub async fn full(node: &Arc<Node>, replica: &Replica) -> Status {
             let running = running.map(|running| operation_name(state, &running.operation));
             (nodes, running, (threshold, theft_threshold(state), epoch, state.keys.len() as u64, one_disk_keys(state)))
         });
-    let quorum = node.lease.is_valid();
-    let trouble = node.lease_trouble.lock().as_ref().map(ToString::to_string);
-    let lease_ms = u32::try_from(node.lease.left_ms()).ok().filter(|&left| left > 0);
+    let quorum = node.serving.lease.is_valid();
+    let trouble = node.serving.trouble.lock().as_ref().map(ToString::to_string);
+    let lease_ms = u32::try_from(node.serving.lease.left_ms()).ok().filter(|&left| left > 0);
     Status {
         cluster: node.cluster(),
         node: node.name(),
@@ -186,10 +188,10 @@ async fn reports(node: &Arc<Node>, replica: &Replica) -> Reports {
                 return Some((id, (own, 0)));
             }
             if let Some(report) = ask(node, id).await {
-                node.last_reports.lock().insert(id, (report.clone(), boot_ms()));
+                node.peers().reports.lock().insert(id, (report.clone(), boot_ms()));
                 return Some((id, (report, 0)));
             }
-            let last = node.last_reports.lock().get(&id).cloned();
+            let last = node.peers().reports.lock().get(&id).cloned();
             last.map(|(report, seen_ms)| (id, (report, boot_ms().saturating_sub(seen_ms))))
         }
     });
@@ -231,14 +233,14 @@ pub fn theft_threshold(state: &State) -> u8 {
 
 /// How a peer is: over its session, or, if it is locked and has none, over the public door.
 async fn ask(node: &Arc<Node>, peer: NodeId) -> Option<Report> {
-    if node.sessions.with(peer).is_some() {
-        return match node.sessions.ask(peer, Lane::Ordinary, &PeerRequest::Report, REPORT).await {
+    if node.peers().sessions.with(peer).is_some() {
+        return match node.peers().sessions.ask(peer, Lane::Ordinary, &PeerRequest::Report, REPORT).await {
             Ok(PeerReply::Report(report)) => Some(report),
             _ => None,
         };
     }
     let public = timeout(REPORT, ask_public(node, peer)).await.ok()??;
-    let last = node.last_reports.lock().get(&peer).map(|(report, _)| report.clone());
+    let last = node.peers().reports.lock().get(&peer).map(|(report, _)| report.clone());
     let (applied, lock_generation, epoch) =
         last.map_or((0, 0, Epoch(0)), |last| (last.applied, last.lock_generation, last.epoch));
     let (phase, alarms) = (public.phase, Vec::new());
@@ -247,8 +249,8 @@ async fn ask(node: &Arc<Node>, peer: NodeId) -> Option<Report> {
 
 async fn ask_public(node: &Arc<Node>, peer: NodeId) -> Option<PublicStatus> {
     let (addresses, key) = node.roster().reach_boot(peer)?;
-    let me = node.boot_identity()?;
-    let connection = crate::serve::listen::dial(node, &addresses, &me, key, Protocol::Boot, REPORT).await.ok()?;
+    let me = node.enrolment().identity.boot()?;
+    let connection = dial(&node.endpoint, &addresses, &me, key, Protocol::Boot, REPORT).await.ok()?;
     let conn = Closing(Conn::start(connection, None));
     let reply = conn.0.call(Lane::Ordinary, PUBLIC_STATUS, REPORT).await.ok()?;
     wire::decode(&reply).ok()
@@ -256,8 +258,8 @@ async fn ask_public(node: &Arc<Node>, peer: NodeId) -> Option<PublicStatus> {
 
 /// This node's alarms, and those that its peers reported.
 pub fn alarms(node: &Node) -> Vec<Alarm> {
-    let (mut alarms, roster) = (node.alarms.open(), node.roster());
-    let reports = node.last_reports.lock();
+    let (mut alarms, roster, peers) = (node.alarms.open(), node.roster(), node.peers());
+    let reports = peers.reports.lock();
     // What a former member said last is nobody's to close.
     for (_, (report, _)) in reports.iter().filter(|(peer, _)| roster.member(**peer).is_some()) {
         for alarm in &report.alarms {

@@ -6,12 +6,11 @@ use quorate_shares::ids::NodeId;
 use quorate_shares::secret::Secret;
 
 use crate::base::random;
-use crate::join::found::FIRST;
 use crate::vault::invitation::{Invitation, InvitationKey, Inviter, JoinCode, JoinReply, JoinRequest};
 use crate::vault::layout::Address;
 use crate::vault::{
-    FirstFounder, FounderKeys, Founding, FoundingStep, OpenInvitation, Role, Roster, RosterLogId, RosterMember,
-    Standing, Vault,
+    FIRST_FOUNDER, FirstFounder, FounderKeys, Founding, FoundingStep, OpenInvitation, Role, Roster, RosterLogId,
+    RosterMember, Standing, Vault,
 };
 
 /// An invitation may be proved for the first time within this.
@@ -94,7 +93,7 @@ pub fn register(
     }
     invitation.bound = Some(tls_key);
     // In the order in which they prove their invitations, the first founder being 1.
-    let highest = first.so_far.iter().map(|founder| founder.node).max().unwrap_or(FIRST).max(FIRST);
+    let highest = first.so_far.iter().map(|founder| founder.node).max().unwrap_or(FIRST_FOUNDER).max(FIRST_FOUNDER);
     let node = known.unwrap_or(NodeId(highest.0 + 1));
     let founder = FounderKeys {
         node,

@@ -13,7 +13,6 @@ use quorate_client::conn::{Conn, Lane};
 use quorate_raft::Replica;
 use quorate_raft::command::{Change, Found, NewMember};
 use quorate_shares::ids::{NodeId, ShareKeyGeneration};
-use quorate_shares::kem::PublicKey;
 use quorate_shares::labels::EXPORTER_JOIN;
 use quorate_shares::lock::{Bundle, ShareKey, StorageKey};
 use quorate_shares::secret::Secret;
@@ -23,52 +22,22 @@ use tracing::{debug, info, warn};
 use crate::base::clock::wall_ms;
 use crate::base::phase::Phase;
 use crate::base::random;
+use crate::cluster::replica;
+use crate::join::terms::{FoundError, Terms, attempt, registration, settle_roster};
 use crate::join::{desk, invited, joining};
 use crate::lock::locking;
-use crate::node::{Founding, Node};
-use crate::peers::peer::PeerRequest;
+use crate::messages::peer::PeerRequest;
+use crate::node::Node;
+use crate::node::enrolment::Enrolment;
 use crate::peers::proposal;
 use crate::vault::invitation::{JoinReply, JoinRequest, Registration};
 use crate::vault::layout::Address;
-use crate::vault::{FirstFounder, FounderKeys, FoundingStep, Roster, RosterLogId, Vault};
+use crate::vault::{FIRST_FOUNDER, FirstFounder, FounderKeys, FoundingStep, RosterLogId, Vault};
 
-/// The first founder's id.
-pub const FIRST: NodeId = NodeId(1);
 /// Pause between two rounds of the loop.
 const ROUND: Duration = Duration::from_millis(200);
 /// How long a peer may take to answer.
 const PEER: Duration = Duration::from_secs(3);
-
-/// Why founding ended without a cluster.
-#[derive(Debug, thiserror::Error)]
-pub enum FoundError {
-    /// The first founder refused the invitation before this node had anything to lose.
-    #[error("{0}")]
-    Refused(&'static str),
-    /// Something that must not fail failed.
-    #[error("{0}")]
-    Failed(String),
-}
-
-/// Everybody is known: what this node's lock is to be made for.
-pub(crate) struct Terms {
-    pub(crate) attempt: u32,
-    pub(crate) me: NodeId,
-    pub(crate) threshold: u8,
-    pub(crate) roster: Roster,
-}
-
-impl Terms {
-    /// The threshold that this node's first lock is made for. Whoever joins a solo node never opens its lock alone.
-    fn lock_threshold(&self) -> u8 {
-        if self.joins() { self.threshold.max(2) } else { self.threshold }
-    }
-
-    /// Whether they are those of a cluster that runs already: attempts at founding count from 1.
-    pub(crate) fn joins(&self) -> bool {
-        self.attempt == 0
-    }
-}
 
 /// Draws a node's own keys: op key, storage key and first share key.
 pub fn draw_keys() -> Bundle {
@@ -80,21 +49,6 @@ pub fn draw_keys() -> Bundle {
     }
 }
 
-/// What this node registers with the first founder, or with itself.
-pub(crate) fn registration(node: &Node) -> Option<Registration> {
-    let own = node.own()?;
-    let (name, addresses) = node
-        .with_vault(|vault| vault.founding.as_ref().map(|founding| (founding.name.clone(), founding.addresses.clone())))
-        .flatten()?;
-    Some(Registration {
-        boot_pk: node.boot_identity()?.public().0,
-        op_pk: own.op.public().0,
-        share_pk: PublicKey::of_seed(&own.bundle.share_keys.last()?.seed),
-        name,
-        addresses,
-    })
-}
-
 /// Enters the first founder, or its new keys, into its own book; other founders have none.
 ///
 /// # Errors
@@ -104,11 +58,13 @@ pub async fn register_self(node: &Arc<Node>) -> Result<(), FoundError> {
     if !node.with_vault(|vault| desk::view(vault).is_some()).unwrap_or_default() {
         return Ok(());
     }
-    let Some(Registration { boot_pk, op_pk, share_pk, name, addresses }) = registration(node) else { return Ok(()) };
-    let me = FounderKeys { node: FIRST, boot_pk, op_pk, share_pk, name, addresses };
-    node.set_id(FIRST);
+    let Some(Registration { boot_pk, op_pk, share_pk, name, addresses }) = registration(&node.enrolment()) else {
+        return Ok(());
+    };
+    let me = FounderKeys { node: FIRST_FOUNDER, boot_pk, op_pk, share_pk, name, addresses };
+    node.enrolment().identity.set_id(FIRST_FOUNDER);
     let register = node.update_vault(move |vault| {
-        vault.identity.node = Some(FIRST);
+        vault.identity.node = Some(FIRST_FOUNDER);
         desk::register_self(vault, me);
     });
     register.await.map_err(|error| FoundError::Failed(error.to_string()))
@@ -149,7 +105,7 @@ pub async fn answer_join(node: &Arc<Node>, conn: &Conn, body: &[u8]) -> Vec<u8> 
 /// [`FoundError::Failed`].
 pub async fn resume(node: &Arc<Node>) -> Result<(), FoundError> {
     let locked = node.with_vault(|vault| vault.lock.is_some()).unwrap_or_default();
-    if locked && Replica::exists(&node.state_directory()) {
+    if locked && Replica::exists(&replica::directory(node)) {
         open_replica(node).await?;
     }
     Ok(())
@@ -161,15 +117,22 @@ pub async fn resume(node: &Arc<Node>) -> Result<(), FoundError> {
 /// [`FoundError::Refused`] if this node was refused before it had a lock; otherwise it goes on for ever.
 pub async fn run(node: &Arc<Node>) -> Result<Replica, FoundError> {
     loop {
-        if let Some(terms) = learn(node).await? {
-            settle(node, &terms);
-            if make_lock(node, &terms).await {
+        // What is learned for one vault is not written into the next.
+        let enrolment = node.enrolment();
+        let learned = match learn(node, &enrolment).await {
+            // Another invitation took the place of the one that is refused.
+            Err(FoundError::Refused(_)) if !enrolment.has_vault() => continue,
+            learned => learned?,
+        };
+        if let Some(terms) = learned {
+            settle_roster(node, &enrolment, terms.me, &terms.roster);
+            if make_lock(node, &enrolment, &terms).await {
                 let replica = open_replica(node).await?;
                 if is_member(node, &replica) {
                     finish(node, &replica).await?;
                     return Ok(replica);
                 }
-                announce(node, &terms, &replica).await;
+                announce(node, &enrolment, &terms, &replica).await;
             }
         }
         sleep(ROUND).await;
@@ -177,11 +140,11 @@ pub async fn run(node: &Arc<Node>) -> Result<Replica, FoundError> {
 }
 
 /// What is known of the founders: from the own book, or from the first founder. `None` while some are missing.
-async fn learn(node: &Arc<Node>) -> Result<Option<Terms>, FoundError> {
-    let own_book = node.with_vault(|vault| {
+async fn learn(node: &Arc<Node>, enrolment: &Enrolment) -> Result<Option<Terms>, FoundError> {
+    let own_book = enrolment.with_vault(|vault| {
         let (attempt, first) = desk::view(vault)?;
         Some(match first.so_far.len() == usize::from(first.founders) {
-            true => Ok(Terms { attempt, me: FIRST, threshold: first.threshold, roster: desk::roster(first) }),
+            true => Ok(Terms { attempt, me: FIRST_FOUNDER, threshold: first.threshold, roster: desk::roster(first) }),
             false => Err((first.so_far.len(), first.founders)),
         })
     });
@@ -189,60 +152,48 @@ async fn learn(node: &Arc<Node>) -> Result<Option<Terms>, FoundError> {
         Some(Ok(terms)) => Ok(Some(terms)),
         Some(Err((have, founders))) => {
             let missing = usize::from(founders) - have;
-            progress(node, "waiting for the other founders to join", vec![format!("{missing} of {founders}")]);
+            node.enrolment()
+                .joining
+                .progress("waiting for the other founders to join", vec![format!("{missing} of {founders}")]);
             Ok(None)
         }
-        None => invited::ask_first_founder(node).await,
+        None => invited::ask_first_founder(node, enrolment).await,
     }
-}
-
-/// Goes by the identities of an attempt: sessions of an earlier one are closed, since their keys may be gone.
-pub(crate) fn settle_roster(node: &Arc<Node>, me: NodeId, roster: &Roster) {
-    node.set_id(me);
-    if *node.roster() != *roster {
-        node.set_roster(roster.clone());
-        node.sessions.close_all("the founders' identities changed");
-    }
-    node.keep_sessions();
-}
-
-fn settle(node: &Arc<Node>, terms: &Terms) {
-    settle_roster(node, terms.me, &terms.roster);
 }
 
 /// Makes this node's lock for the attempt, unless it is durable already. Returns whether it is.
-async fn make_lock(node: &Arc<Node>, terms: &Terms) -> bool {
-    let is_first = terms.me == FIRST;
+async fn make_lock(node: &Arc<Node>, enrolment: &Arc<Enrolment>, terms: &Terms) -> bool {
+    let is_first = terms.me == FIRST_FOUNDER;
     let done = match is_first {
         // The first founder's book names the attempt that it hands out, so which one its lock is for is known only in
         // memory: after a restart it makes one more, unless Raft has begun, which rests on everybody's last lock.
-        true => *node.locked_attempt.lock() == Some(terms.attempt) || has_started(node),
-        false => {
-            node.with_vault(|vault| vault.lock.is_some() && attempt(vault) == Some(terms.attempt)).unwrap_or_default()
-        }
+        true => *enrolment.joining.locked_attempt.lock() == Some(terms.attempt) || has_started(enrolment),
+        false => enrolment
+            .with_vault(|vault| vault.lock.is_some() && attempt(vault) == Some(terms.attempt))
+            .unwrap_or_default(),
     };
     if done {
         return true;
     }
-    if !is_first && !keep_roster(node, terms).await {
+    if !is_first && !keep_roster(node, enrolment, terms).await {
         return false;
     }
     let prepared = match terms.joins() {
         // A cluster that one member of is away can be joined all the same: that one holds no piece yet.
-        true => locking::prepare_with_present(node, terms.threshold.saturating_sub(1)).await,
-        false => locking::prepare(node).await,
+        true => locking::prepare_with_present(enrolment, terms.threshold.saturating_sub(1)).await,
+        false => locking::prepare(enrolment).await,
     };
     let peers = match prepared {
         Ok(peers) => peers,
         Err(missing) => {
             let missing = missing.into_iter().map(|peer| node.name_of(peer)).collect();
-            progress(node, "exchanging lock keys", missing);
+            enrolment.joining.progress("exchanging lock keys", missing);
             return false;
         }
     };
     let (me, made_for, roster) = (terms.me, terms.attempt, terms.roster.clone());
-    let Some(own) = node.own() else { return false };
-    let locked = locking::lock(node, terms.lock_threshold(), peers, own.bundle.duplicate(), move |vault| {
+    let Some(own) = enrolment.identity.own() else { return false };
+    let locked = locking::lock(node, enrolment, terms.lock_threshold(), peers, own.bundle.duplicate(), move |vault| {
         if is_first && attempt(vault) != Some(made_for) {
             // A founder came back with new keys while the lock was made: it would name the old ones.
             return false;
@@ -262,23 +213,23 @@ async fn make_lock(node: &Arc<Node>, terms: &Terms) -> bool {
             return false;
         }
     }
-    *node.locked_attempt.lock() = Some(terms.attempt);
-    locking::commit(node).await;
+    *enrolment.joining.locked_attempt.lock() = Some(terms.attempt);
+    locking::commit(enrolment).await;
     true
 }
 
 /// Whether the first founder went on to Raft: from there on no founder may come with new keys.
-fn has_started(node: &Node) -> bool {
+fn has_started(enrolment: &Enrolment) -> bool {
     let started = |vault: &Vault| {
         vault.lock.is_some() && desk::view(vault).is_some_and(|(_, first)| first.step == FoundingStep::Starting)
     };
-    node.with_vault(started).unwrap_or_default()
+    enrolment.with_vault(started).unwrap_or_default()
 }
 
 /// Makes the roster durable before any lock rests on it: a founder that loses power must still know whose lock it opens.
-async fn keep_roster(node: &Arc<Node>, terms: &Terms) -> bool {
+async fn keep_roster(node: &Node, enrolment: &Arc<Enrolment>, terms: &Terms) -> bool {
     let (me, roster, joins) = (terms.me, terms.roster.clone(), terms.joins());
-    let kept = node.update_vault(move |vault| {
+    let kept = node.update_vault_of(Arc::clone(enrolment), move |vault| {
         vault.identity.node = Some(me);
         vault.roster = roster;
         if joins && let Some(founding) = vault.founding.as_mut() {
@@ -288,16 +239,12 @@ async fn keep_roster(node: &Arc<Node>, terms: &Terms) -> bool {
     kept.await.is_ok()
 }
 
-pub(crate) fn attempt(vault: &Vault) -> Option<u32> {
-    vault.founding.as_ref().map(|founding| founding.attempt)
-}
-
 async fn open_replica(node: &Arc<Node>) -> Result<Replica, FoundError> {
     if let Some(replica) = node.replica() {
         return Ok(replica);
     }
-    let replica = crate::boot::open_replica(node).await.map_err(FoundError::Failed)?;
-    node.adopt_replica(replica.clone());
+    let replica = replica::open(node).await.map_err(FoundError::Failed)?;
+    node.database.adopt(replica.clone());
     Ok(replica)
 }
 
@@ -306,43 +253,35 @@ fn is_member(node: &Node, replica: &Replica) -> bool {
 }
 
 /// Says that this node's lock is durable; the first founder starts Raft once everybody has said so.
-async fn announce(node: &Arc<Node>, terms: &Terms, replica: &Replica) {
+async fn announce(node: &Arc<Node>, enrolment: &Enrolment, terms: &Terms, replica: &Replica) {
     if terms.joins() {
-        return joining::announce(node, terms).await;
+        return joining::announce(node, enrolment, terms).await;
     }
-    if terms.me != FIRST {
+    if terms.me != FIRST_FOUNDER {
         let request = PeerRequest::FoundingLocked { attempt: terms.attempt };
-        if let Err(error) = node.sessions.ask(FIRST, Lane::Ordinary, &request, PEER).await {
+        if let Err(error) = enrolment.peers.sessions.ask(FIRST_FOUNDER, Lane::Ordinary, &request, PEER).await {
             debug!(%error, "the first founder did not hear that the lock is durable");
         }
-        progress(node, "locked; waiting for the first founder to start the cluster", vec![node.name_of(FIRST)]);
+        node.enrolment()
+            .joining
+            .progress("locked; waiting for the first founder to start the cluster", vec![node.name_of(FIRST_FOUNDER)]);
         return;
     }
-    note_locked(node, FIRST, terms.attempt);
-    let locked = node.founding_locked.lock().1.clone();
+    enrolment.joining.note_locked(FIRST_FOUNDER, terms.attempt);
+    let locked = enrolment.joining.locked();
     let missing: Vec<NodeId> =
         terms.roster.members.iter().map(|member| member.node).filter(|node| !locked.contains(node)).collect();
-    if !missing.is_empty() && !has_started(node) {
-        progress(
-            node,
+    if !missing.is_empty() && !has_started(enrolment) {
+        enrolment.joining.progress(
             "waiting for the locks of the other founders",
             missing.iter().map(|&id| node.name_of(id)).collect(),
         );
         return;
     }
-    progress(node, "starting the cluster", Vec::new());
+    enrolment.joining.progress("starting the cluster", Vec::new());
     if let Err(reason) = start(node, terms, replica).await {
         warn!(%reason, "the cluster is not founded yet; trying again");
     }
-}
-
-/// Notes that a founder's lock of an attempt is durable.
-pub fn note_locked(node: &Node, founder: NodeId, attempt: u32) {
-    let mut locked = node.founding_locked.lock();
-    if locked.0 != attempt {
-        *locked = (attempt, Default::default());
-    }
-    locked.1.insert(founder);
 }
 
 /// Initialises Raft and writes the first entry, through whoever leads.
@@ -394,21 +333,8 @@ async fn finish(node: &Arc<Node>, replica: &Replica) -> Result<(), FoundError> {
         })
         .await
         .map_err(|error| FoundError::Failed(error.to_string()))?;
-    node.set_roster(roster);
-    progress(node, "a member; waiting for its seat in an epoch", Vec::new());
+    node.enrolment().roster.set(roster);
+    node.enrolment().joining.progress("a member; waiting for its seat in an epoch", Vec::new());
     info!(cluster = %node.cluster(), node = %node.id(), "a member of the cluster");
     Ok(())
-}
-
-/// Publishes how far founding is.
-pub(crate) fn progress(node: &Node, step: &str, waiting_for: Vec<String>) {
-    let now = Founding { step: step.to_owned(), waiting_for, refused: None };
-    node.founding.send_if_modified(|shown| {
-        let changed = *shown != now;
-        if changed {
-            info!(step = %now.step, waiting_for = ?now.waiting_for, "founding");
-            *shown = now;
-        }
-        changed
-    });
 }

@@ -12,12 +12,13 @@ use quorate_client::identity::{Protocol, PublicKey as Pinned};
 use quorate_shares::labels::EXPORTER_JOIN;
 use tracing::debug;
 
-use crate::join::found::{FIRST, FoundError, Terms, attempt, progress, registration, settle_roster};
+use crate::join::terms::{FoundError, Terms, attempt, registration, settle_roster};
+use crate::messages::peer::{PeerReply, PeerRequest};
 use crate::node::Node;
-use crate::peers::peer::{PeerReply, PeerRequest};
-use crate::serve::listen::Closing;
+use crate::node::enrolment::Enrolment;
+use crate::peers::dial::{Closing, dial};
 use crate::vault::invitation::{JoinCode, JoinReply};
-use crate::vault::{Invited, Role, Vault};
+use crate::vault::{FIRST_FOUNDER, Invited, Role, Vault};
 
 /// How long the first founder may take to answer.
 const PEER: Duration = Duration::from_secs(3);
@@ -26,31 +27,32 @@ const PEER: Duration = Duration::from_secs(3);
 ///
 /// # Errors
 /// [`FoundError::Refused`] if it refuses while this node has no lock.
-pub(crate) async fn ask_first_founder(node: &Arc<Node>) -> Result<Option<Terms>, FoundError> {
-    let (has_lock, joins) = node.with_vault(|vault| (vault.lock.is_some(), is_joiner(vault))).unwrap_or_default();
+pub(crate) async fn ask_first_founder(node: &Arc<Node>, enrolment: &Enrolment) -> Result<Option<Terms>, FoundError> {
+    let (has_lock, joins) = enrolment.with_vault(|vault| (vault.lock.is_some(), is_joiner(vault))).unwrap_or_default();
     if has_lock && joins {
         // The members know all that there is to know of it.
-        let terms = known_terms(node);
-        terms.iter().for_each(|terms| settle_roster(node, terms.me, &terms.roster));
+        let terms = known_terms(enrolment);
+        terms.iter().for_each(|terms| settle_roster(node, enrolment, terms.me, &terms.roster));
         return Ok(terms);
     }
-    let reply = match join_once(node).await {
+    let reply = match join_once(node, enrolment).await {
         Ok(reply) => reply,
         Err(reason) => {
-            progress(node, &format!("asking who gave the invitation: {reason}"), vec!["the inviting node".to_owned()]);
-            return Ok(known_terms(node));
+            node.enrolment()
+                .joining
+                .progress(&format!("asking who gave the invitation: {reason}"), vec!["the inviting node".to_owned()]);
+            return Ok(known_terms(enrolment));
         }
     };
     let refused = match reply.code {
         JoinCode::Complete => {
             let Some(me) = reply.node else { return Ok(None) };
-            settle_roster(node, me, &reply.roster);
-            let Some(threshold) = ask_threshold(node, &reply).await else { return Ok(None) };
+            settle_roster(node, enrolment, me, &reply.roster);
+            let Some(threshold) = ask_threshold(node, enrolment, &reply).await else { return Ok(None) };
             return Ok(Some(Terms { attempt: reply.attempt, me, threshold, roster: reply.roster }));
         }
         JoinCode::Wait => {
-            progress(
-                node,
+            enrolment.joining.progress(
                 "waiting for the other founders, or for another operation to end",
                 vec!["the cluster".to_owned()],
             );
@@ -76,14 +78,14 @@ pub(crate) async fn ask_first_founder(node: &Arc<Node>) -> Result<Option<Terms>,
     if has_lock {
         // The cluster may simply be founded by now, and its first founder keeps no book any more.
         debug!(refused, "the first founder no longer takes requests");
-        return Ok(known_terms(node));
+        return Ok(known_terms(enrolment));
     }
     Err(FoundError::Refused(refused))
 }
 
 /// What the vault already knows, when the first founder cannot be asked: enough once this node's lock is durable.
-fn known_terms(node: &Node) -> Option<Terms> {
-    let known = node.with_vault(|vault| {
+fn known_terms(enrolment: &Enrolment) -> Option<Terms> {
+    let known = enrolment.with_vault(|vault| {
         let lock = vault.lock.as_ref()?;
         let attempt = attempt(vault)?;
         Some(Terms { attempt, me: vault.identity.node?, threshold: lock.needed() + 1, roster: vault.roster.clone() })
@@ -92,8 +94,8 @@ fn known_terms(node: &Node) -> Option<Terms> {
 }
 
 /// One request of `quorate-join/1`.
-async fn join_once(node: &Arc<Node>) -> Result<JoinReply, String> {
-    let (key, inviters) = node
+async fn join_once(node: &Node, enrolment: &Enrolment) -> Result<JoinReply, String> {
+    let (key, inviters) = enrolment
         .with_vault(|vault| match &vault.founding.as_ref()?.role {
             Role::Founder(Invited { key, inviters }) | Role::Joiner(Invited { key, inviters }) => {
                 Some((key.duplicate(), inviters.clone()))
@@ -102,13 +104,13 @@ async fn join_once(node: &Arc<Node>) -> Result<JoinReply, String> {
         })
         .flatten()
         .ok_or("no invitation")?;
-    let me = node.boot_identity().ok_or("no boot identity")?;
-    let registration = registration(node).ok_or("no keys")?;
+    let me = enrolment.identity.boot().ok_or("no boot identity")?;
+    let registration = registration(enrolment).ok_or("no keys")?;
     let mut failures = Vec::new();
     for inviter in inviters {
         let address = [inviter.address.to_string()];
         let pinned = Pinned(inviter.boot_pk);
-        let connection = match crate::serve::listen::dial(node, &address, &me, pinned, Protocol::Join, PEER).await {
+        let connection = match dial(&node.endpoint, &address, &me, pinned, Protocol::Join, PEER).await {
             Ok(connection) => connection,
             Err(reason) => {
                 failures.push(reason);
@@ -129,16 +131,18 @@ async fn join_once(node: &Arc<Node>) -> Result<JoinReply, String> {
 }
 
 /// Shares that a key needs: as the first founder has it, or any member of a cluster that runs.
-async fn ask_threshold(node: &Arc<Node>, reply: &JoinReply) -> Option<u8> {
+async fn ask_threshold(node: &Node, enrolment: &Enrolment, reply: &JoinReply) -> Option<u8> {
     let members = reply.roster.members.iter().map(|member| member.node).filter(|&member| Some(member) != reply.node);
-    let asked: Vec<_> = members.filter(|&member| reply.attempt == 0 || member == FIRST).collect();
+    let asked: Vec<_> = members.filter(|&member| reply.attempt == 0 || member == FIRST_FOUNDER).collect();
     for &member in &asked {
-        let answer = node.sessions.ask(member, Lane::Ordinary, &PeerRequest::FoundingTerms, PEER).await;
+        let answer = enrolment.peers.sessions.ask(member, Lane::Ordinary, &PeerRequest::FoundingTerms, PEER).await;
         if let Ok(PeerReply::FoundingTerms { threshold }) = answer {
             return Some(threshold);
         }
     }
-    progress(node, "opening sessions", asked.into_iter().map(|member| node.name_of(member)).collect());
+    node.enrolment()
+        .joining
+        .progress("opening sessions", asked.into_iter().map(|member| node.name_of(member)).collect());
     None
 }
 

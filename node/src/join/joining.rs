@@ -19,9 +19,11 @@ use quorate_shares::secret::Secret;
 use tokio::time::{Instant, sleep};
 use tracing::{debug, info, warn};
 
-use crate::join::found::{Terms, progress};
-use crate::lease::confirm::{self, NoLease};
+use crate::join::terms::Terms;
+use crate::lease::confirm;
 use crate::node::Node;
+use crate::node::enrolment::Enrolment;
+use crate::node::serving::NoLease;
 use crate::peers::proposal::{self, ProposalError};
 use crate::vault::Roster;
 use crate::vault::invitation::{InvitationKey, JoinCode, JoinReply, JoinRequest};
@@ -142,11 +144,11 @@ fn code_of(refusal: &Refusal) -> JoinCode {
 
 /// The joiner's side, once its lock is durable: it says so to whoever leads. The cluster does the rest, and this node's own
 /// replica will name it.
-pub(crate) async fn announce(node: &Arc<Node>, terms: &Terms) {
-    progress(node, "locked; waiting to be taken into the cluster", Vec::new());
+pub(crate) async fn announce(node: &Arc<Node>, enrolment: &Enrolment, terms: &Terms) {
+    enrolment.joining.progress("locked; waiting to be taken into the cluster", Vec::new());
     let me = terms.me;
     let members = terms.roster.members.iter().map(|member| member.node).filter(|member| *member != me);
-    for member in members.filter(|&member| node.sessions.with(member).is_some()) {
+    for member in members.filter(|&member| enrolment.peers.sessions.with(member).is_some()) {
         let mut at = Some(member);
         // The first answer names the leader, as a rule.
         for _ in 0..2 {

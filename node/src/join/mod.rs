@@ -4,3 +4,4 @@ pub mod desk;
 pub mod found;
 pub mod invited;
 pub mod joining;
+pub mod terms;

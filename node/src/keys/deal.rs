@@ -13,32 +13,26 @@ use quorate_client::wire::WireError;
 use quorate_raft::command::{Change, CreateKey, Outcome, RecordBytes, Redeal, Redealt, RotateKey};
 use quorate_raft::refusal::Refusal;
 use quorate_raft::state::State;
-use quorate_raft::{Leadership, ProposeError, Replica};
+use quorate_raft::{ProposeError, Replica};
 use quorate_shares::error::DealError;
 use quorate_shares::ids::{Epoch, KeyName, KeyUid, KeyVersion};
 use quorate_shares::master::{KeyIdentity, MasterKey};
-use quorate_shares::seal::{BATCH_RECORDS_MAX, Dealer, ShareRecord};
+use quorate_shares::seal::{Dealer, ShareRecord};
 use rand_core::CryptoRng;
 
 use crate::base::clock::boot_ms;
 use crate::base::random;
-use crate::keys::gather::{self, LoadError, Loaded};
+use crate::keys::gather::{self, Loaded};
 use crate::lease::confirm;
-use crate::memory::keyring::Slot;
+use crate::memory::dealer::OpenDealer;
+use crate::memory::keyring::{LoadError, Slot};
+use crate::memory::lease::Lease;
+use crate::messages::peer::KeyChange;
 use crate::node::Node;
-use crate::peers::peer::KeyChange;
+use crate::node::keys::Keys;
 
-/// A batch is closed after this.
-const BATCH_MS: u64 = 10 * 60_000;
 /// How often a change is dealt anew after the committee moved on.
 const TRIES: usize = 3;
-
-/// The batches that keys are dealt in, one for each epoch that is open.
-pub struct OpenDealer {
-    term: u64,
-    opened_ms: u64,
-    dealers: Vec<Dealer>,
-}
 
 /// Carries out a change as the leader, and returns once it is in the log and applied here. Nobody may use the new version
 /// yet: it becomes ready when t holders have opened and checked their shares.
@@ -103,11 +97,11 @@ pub fn target(state: &State, change: &KeyChange, rng: &mut impl CryptoRng) -> Re
 
 async fn propose(node: &Arc<Node>, replica: &Replica, change: &KeyChange, slot: Slot) -> Result<Slot, WireError> {
     for _ in 0..TRIES {
-        let command = node.command(replica, deal(node, replica, change, slot).await?);
+        let command = node.leader.command(replica, deal(node, replica, change, slot).await?);
         match replica.propose(command).await {
             Ok(Outcome::VersionMade { uid, version, .. }) => return Ok((uid, version)),
             Ok(_) => return Err(WireError::new(Code::Internal, "the change was answered as another")),
-            Err(ProposeError::Refused(refusal)) if is_stale(&refusal) => node.close_batch(),
+            Err(ProposeError::Refused(refusal)) if is_stale(&refusal) => node.keys.close_batch(),
             Err(error) => return Err(explain(error, change)),
         }
     }
@@ -163,14 +157,14 @@ async fn in_open_batch<T>(
     mut deal: impl FnMut(&mut OpenDealer) -> Result<T, DealError>,
 ) -> Result<T, WireError> {
     loop {
-        if let Some(dealt) = with_open_batch(node, replica, &mut deal) {
+        if let Some(dealt) = with_open_batch(&node.keys, &node.serving.lease, replica, &mut deal) {
             return dealt.map_err(|error| WireError::new(Code::Internal, format!("the key cannot be dealt: {error}")));
         }
         // One at a time; whoever waited finds the batches that the first one opened.
-        let _one = node.opening.lock().await;
+        let _one = node.keys.opening.lock().await;
         if !can_deal(node, replica) {
             let open = open_batches(node, replica).await?;
-            *node.dealing.lock() = Some(open);
+            *node.keys.dealing.lock() = Some(open);
         }
     }
 }
@@ -193,19 +187,24 @@ pub fn dealt(change: &KeyChange, identity: &KeyIdentity, kcv: [u8; 32], records:
 
 /// Whether this node leads, has a lease, and has a batch open.
 fn can_deal(node: &Node, replica: &Replica) -> bool {
-    with_open_batch(node, replica, |_| ()).is_some()
+    with_open_batch(&node.keys, &node.serving.lease, replica, |_| ()).is_some()
 }
 
 /// Deals in the open batch, if there is one that may be used: only a leader with a lease deals.
-fn with_open_batch<T>(node: &Node, replica: &Replica, deal: impl FnOnce(&mut OpenDealer) -> T) -> Option<T> {
-    let mut dealing = node.dealing.lock();
-    let open = dealing.as_mut().filter(|open| node.lease.is_valid() && open.is_usable(replica))?;
+fn with_open_batch<T>(
+    keys: &Keys,
+    lease: &Lease,
+    replica: &Replica,
+    deal: impl FnOnce(&mut OpenDealer) -> T,
+) -> Option<T> {
+    let mut dealing = keys.dealing.lock();
+    let open = dealing.as_mut().filter(|open| lease.is_valid() && open.is_usable(replica))?;
     Some(deal(open))
 }
 
 /// Opens a batch for each open epoch and puts its header into the log, which must come before its records.
 async fn open_batches(node: &Arc<Node>, replica: &Replica) -> Result<OpenDealer, WireError> {
-    if !node.lease.is_valid() {
+    if !node.serving.lease.is_valid() {
         return Err(WireError::new(Code::NotServing, "the leader has no lease").hint("try again"));
     }
     let term = replica.leadership().borrow().term;
@@ -220,60 +219,11 @@ async fn open_batches(node: &Arc<Node>, replica: &Replica) -> Result<OpenDealer,
     for committee in committees {
         let dealer = Dealer::open(node.cluster(), node.id(), &committee, &mut random::system());
         let header = dealer.header().encode();
-        let command = node.command(replica, Change::OpenBatch { header });
+        let command = node.leader.command(replica, Change::OpenBatch { header });
         replica.propose(command).await.map_err(no_leader)?;
         dealers.push(dealer);
     }
     Ok(OpenDealer::new(term, boot_ms(), dealers))
-}
-
-impl OpenDealer {
-    /// Batches that were opened in `term`, at `opened_ms` ([`boot_ms`]).
-    pub fn new(term: u64, opened_ms: u64, dealers: Vec<Dealer>) -> Self {
-        Self { term, opened_ms, dealers }
-    }
-
-    /// Whether the batches still belong to this leader, its term and the open epochs, and have room.
-    pub fn is_usable(&self, replica: &Replica) -> bool {
-        let leadership = *replica.leadership().borrow();
-        self.is_usable_at(&leadership, &replica.read(State::record_epochs), boot_ms())
-    }
-
-    /// [`OpenDealer::is_usable`] for a node that knows this of who leads, which epochs are open, and what time it is.
-    pub fn is_usable_at(&self, leadership: &Leadership, open: &[Epoch], now_ms: u64) -> bool {
-        (leadership.am_leader && leadership.term == self.term)
-            && self.dealers.iter().map(|dealer| dealer.header().epoch).eq(open.iter().copied())
-            && now_ms.saturating_sub(self.opened_ms) < BATCH_MS
-            && self.dealers.iter().all(|dealer| dealer.dealt() < BATCH_RECORDS_MAX)
-    }
-
-    /// Deals one key to each open epoch.
-    ///
-    /// # Errors
-    /// [`DealError`]: a batch is full, or the key is another than `kcv` says.
-    pub fn deal(
-        &mut self,
-        key: &MasterKey,
-        identity: &KeyIdentity,
-        kcv: &[u8; 32],
-    ) -> Result<Vec<ShareRecord>, DealError> {
-        self.dealers.iter_mut().map(|dealer| dealer.deal(key, identity, kcv)).collect()
-    }
-
-    /// Deals one key to one epoch; `None` if that has no batch here.
-    ///
-    /// # Errors
-    /// As [`OpenDealer::deal`].
-    pub fn deal_to(
-        &mut self,
-        epoch: Epoch,
-        key: &MasterKey,
-        identity: &KeyIdentity,
-        kcv: &[u8; 32],
-    ) -> Result<Option<ShareRecord>, DealError> {
-        let dealer = self.dealers.iter_mut().find(|dealer| dealer.header().epoch == epoch);
-        dealer.map(|dealer| dealer.deal(key, identity, kcv)).transpose()
-    }
 }
 
 /// Refusals that mean that the dealing is out of date, not that the change is wrong.

@@ -13,7 +13,6 @@ use futures::stream::FuturesUnordered;
 use quorate_client::conn::{Conn, Lane};
 use quorate_raft::Replica;
 use quorate_raft::state::State;
-use quorate_shares::error::QuorumError;
 use quorate_shares::ids::{Epoch, NodeId};
 use quorate_shares::master::{EncryptionRoot, KeyIdentity, MasterKey};
 use quorate_shares::quorum::Quorum;
@@ -22,14 +21,15 @@ use quorate_shares::transit::{self, Place};
 use rand::seq::SliceRandom;
 use serde_bytes::ByteBuf;
 use tokio::time::{Instant, sleep_until, timeout_at};
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 use crate::base::phase::{RequestClass, admits};
 use crate::base::random;
-use crate::memory::holder::{Facts, HoldError};
-use crate::memory::keyring::Slot;
+use crate::memory::holder::{HoldError, ShareRecordInfo};
+use crate::memory::keyring::{LoadError, Slot};
+use crate::messages::peer::{self, PeerReply, PeerRequest, Refusal, SealedShare, SharesRequest, VERSIONS_MAX};
 use crate::node::Node;
-use crate::peers::peer::{self, PeerReply, PeerRequest, Refusal, SealedShare, SharesRequest, VERSIONS_MAX};
+use crate::node::sessions::Sessions;
 
 /// After this the peers that were not asked at first are asked too.
 const SECOND_WAVE: Duration = Duration::from_millis(20);
@@ -38,37 +38,6 @@ const LOAD: Duration = Duration::from_secs(5);
 /// Pause before peers that had no share to give are asked again.
 const AGAIN: Duration = Duration::from_millis(100);
 
-/// Why a key cannot be used.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum LoadError {
-    /// Not enough holders answered with a share that counts.
-    #[error("have {have} of {need} shares, waiting for nodes {}", list(.missing))]
-    TooFew {
-        /// Shares that counted.
-        have: usize,
-        /// Shares needed.
-        need: usize,
-        /// Holders without a share that counts.
-        missing: Vec<NodeId>,
-    },
-    /// No epoch is active.
-    #[error("no epoch is active yet")]
-    NoEpoch,
-    /// This node's own replica cannot say what a right share looks like.
-    #[error(transparent)]
-    Hold(#[from] HoldError),
-    /// The shares matched their commitments and the key is wrong: the dealing was.
-    #[error(transparent)]
-    Quorum(#[from] QuorumError),
-    /// The load was interrupted.
-    #[error("the load was interrupted")]
-    Interrupted,
-}
-
-fn list(nodes: &[NodeId]) -> String {
-    nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-}
-
 /// Loads the root of a key version from a quorum.
 ///
 /// # Errors
@@ -76,7 +45,7 @@ fn list(nodes: &[NodeId]) -> String {
 pub async fn load(node: Arc<Node>, replica: Replica, slot: Slot) -> Result<EncryptionRoot, LoadError> {
     let mut loaded = masters(&node, &replica, &[slot]).await?;
     let Loaded { identity, key, epoch, .. } = loaded.pop().ok_or(LoadError::NoEpoch)?;
-    info!(uid = %identity.uid, version = %identity.version, %epoch, "key loaded");
+    debug!(uid = %identity.uid, version = %identity.version, %epoch, "key loaded");
     Ok(key.encryption_root(&identity))
 }
 
@@ -120,15 +89,15 @@ async fn gather(
     slots: &[Slot],
     deadline: Instant,
 ) -> Result<Vec<Loaded>, LoadError> {
-    let holder = node.holder().ok_or(LoadError::NoEpoch)?;
+    let holder = node.enrolment().identity.holder().ok_or(LoadError::NoEpoch)?;
     let mut changes = replica.changes();
-    let facts = holder.all_facts(replica, epoch, slots)?;
+    let infos = holder.share_record_infos(replica, epoch, slots)?;
     let mut known = Vec::with_capacity(slots.len());
     let mut quorums = Quorums(BTreeMap::new());
-    for (slot, facts) in slots.iter().zip(facts) {
-        let own = holder.open(replica, &facts);
-        let (identity, kcv) = (facts.identity, facts.kcv);
-        let mut quorum = Quorum::new(facts.record, identity, &facts.committee, kcv)?;
+    for (slot, info) in slots.iter().zip(infos) {
+        let own = holder.open(replica, &info);
+        let (identity, kcv) = (info.identity, info.kcv);
+        let mut quorum = Quorum::new(info.record, identity, &info.committee, kcv)?;
         match own {
             Ok((x, share)) => drop(quorum.add(node.id(), x, share)?),
             Err(error) => {
@@ -166,14 +135,14 @@ impl Quorums {
         self.0.values().all(|quorum| quorum.progress().reached())
     }
 
-    /// The one that lacks most, for those who want to know what is missing.
-    fn furthest(&self) -> Option<&Quorum> {
+    /// The quorum that has the fewest shares: the one to report, and the one whose missing holders are asked.
+    fn least_complete(&self) -> Option<&Quorum> {
         self.0.values().min_by_key(|quorum| quorum.progress().have)
     }
 
     fn too_few(&self) -> LoadError {
-        let furthest = self.furthest().map(|quorum| (quorum.progress(), quorum.missing().collect()));
-        furthest.map_or(LoadError::NoEpoch, |(progress, missing)| LoadError::TooFew {
+        let least_complete = self.least_complete().map(|quorum| (quorum.progress(), quorum.missing().collect()));
+        least_complete.map_or(LoadError::NoEpoch, |(progress, missing)| LoadError::TooFew {
             have: progress.have,
             need: progress.need,
             missing,
@@ -182,21 +151,23 @@ impl Quorums {
 
     /// One round: as many peers at once as are needed, the rest after a moment. Returns whether all is reached.
     async fn ask_all(&mut self, node: &Arc<Node>, epoch: Epoch, deadline: Instant) -> bool {
-        let Some(furthest) = self.furthest() else { return true };
-        let mut missing: Vec<NodeId> = furthest.missing().filter(|&peer| peer != node.id()).collect();
+        let Some(least_complete) = self.least_complete() else { return true };
+        let mut missing: Vec<NodeId> = least_complete.missing().filter(|&peer| peer != node.id()).collect();
         missing.shuffle(&mut random::system());
-        let progress = furthest.progress();
+        let progress = least_complete.progress();
         let first = progress.need.saturating_sub(progress.have).min(missing.len());
         let later = missing.split_off(first);
         let second_wave = (Instant::now() + SECOND_WAVE).min(deadline);
         let open = self.0.iter().filter(|(_, quorum)| !quorum.progress().reached());
         let versions = open.map(|(slot, _)| *slot).collect();
         let request = &PeerRequest::Shares(SharesRequest { epoch, versions, request: random::bytes() });
+        let peers = node.peers();
+        let sessions = &peers.sessions;
         let ask = |peer: NodeId, start: Option<Instant>| async move {
             if let Some(start) = start {
                 sleep_until(start).await;
             }
-            (peer, timeout_at(deadline, ask_one(node, peer, request)).await.unwrap_or_default())
+            (peer, timeout_at(deadline, ask_one(sessions, peer, request)).await.unwrap_or_default())
         };
         let mut asked: FuturesUnordered<_> = missing
             .into_iter()
@@ -220,8 +191,8 @@ impl Quorums {
     }
 }
 
-async fn ask_one(node: &Node, peer: NodeId, request: &PeerRequest) -> Vec<(Slot, u8, Secret<32>)> {
-    let Some(session) = node.sessions.with(peer) else { return Vec::new() };
+async fn ask_one(sessions: &Sessions, peer: NodeId, request: &PeerRequest) -> Vec<(Slot, u8, Secret<32>)> {
+    let Some(session) = sessions.with(peer) else { return Vec::new() };
     match session.ask(Lane::Ordinary, request, LOAD).await {
         Ok(PeerReply::Shares(shares)) => {
             let bound = peer::encode(request);
@@ -263,20 +234,20 @@ pub fn answer(
     if request.versions.len() > VERSIONS_MAX {
         return PeerReply::Refused(Refusal::TooMany);
     }
-    if !admits(node.phase(), RequestClass::Shares) || !node.lease.is_valid() {
+    if !admits(node.phase(), RequestClass::Shares) || !node.serving.lease.is_valid() {
         return PeerReply::Refused(Refusal::NoLease);
     }
-    if !node.rates.shares.admits(from, request.versions.len()) {
+    if !node.peers().rates.shares.admits(from, request.versions.len()) {
         return PeerReply::Refused(Refusal::Busy);
     }
     // The share is sealed for the very connection that asked: while two sessions of a pair settle, that may be the other.
-    let session = node.sessions.with(from).filter(|session| session.conn.same_as(conn));
-    let (Some(holder), Some(session)) = (node.holder(), session) else {
+    let session = node.peers().sessions.with(from).filter(|session| session.conn.same_as(conn));
+    let (Some(holder), Some(session)) = (node.enrolment().identity.holder(), session) else {
         return PeerReply::Refused(Refusal::NoHello);
     };
-    let open = |facts: Facts| -> Result<SealedShare, HoldError> {
-        let (uid, version) = (facts.identity.uid, facts.identity.version);
-        let (x, share) = holder.open(replica, &facts)?;
+    let open = |info: ShareRecordInfo| -> Result<SealedShare, HoldError> {
+        let (uid, version) = (info.identity.uid, info.identity.version);
+        let (x, share) = holder.open(replica, &info)?;
         let place = Place { direction: session.own_direction(), counter: session.next_counter() };
         let sealed = ByteBuf::from(transit::seal(&session.share_key, place, body, &share).to_vec());
         Ok(SealedShare { uid, version, x, counter: place.counter, sealed })
@@ -284,12 +255,12 @@ pub fn answer(
     if !replica.read(|state| is_entitled(state, request.epoch, from)) {
         return PeerReply::Refused(Refusal::WrongEpoch);
     }
-    let facts = holder.all_facts(replica, request.epoch, &request.versions);
-    match facts.and_then(|facts| facts.into_iter().map(open).collect::<Result<Vec<_>, _>>()) {
-        // Every load is an audit event at the peers that served it.
-        Ok(shares) if node.lease.is_valid() => {
+    let infos = holder.share_record_infos(replica, request.epoch, &request.versions);
+    match infos.and_then(|infos| infos.into_iter().map(open).collect::<Result<Vec<_>, _>>()) {
+        // At `debug`: a restarted node loads thousands of keys. The peers that served a load can be made to name it.
+        Ok(shares) if node.serving.lease.is_valid() => {
             for share in &shares {
-                info!(uid = %share.uid, version = %share.version, to = %from, "gave a share");
+                debug!(uid = %share.uid, version = %share.version, to = %from, "gave a share");
             }
             PeerReply::Shares(shares)
         }

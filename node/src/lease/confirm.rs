@@ -12,13 +12,13 @@ use quorate_raft::state::State;
 use quorate_raft::{ReadIndexError, Replica};
 use quorate_shares::ids::NodeId;
 use tokio::time::{sleep, timeout};
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 use crate::base::clock::boot_ms;
-use crate::base::phase::Phase;
 use crate::memory::lease::Renewal;
+use crate::messages::peer::{PeerReply, PeerRequest, Refusal};
 use crate::node::Node;
-use crate::peers::peer::{PeerReply, PeerRequest, Refusal};
+use crate::node::serving::NoLease;
 
 /// Pause between attempts while there is no lease.
 const RETRY: Duration = Duration::from_millis(50);
@@ -28,32 +28,6 @@ const WATCH: Duration = Duration::from_millis(100);
 
 /// How often idle and old keys are looked for.
 const SWEEP_MS: u64 = 5_000;
-
-/// Why the leader did not confirm this node.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum NoLease {
-    /// Nobody leads, or nobody known.
-    #[error("no leader is known")]
-    NoLeader,
-    /// The leader cannot be reached, or did not answer in time.
-    #[error("the leader, {0}, does not answer")]
-    Unreachable(String),
-    /// The leader has no quorum.
-    #[error("the leader has no quorum")]
-    NoQuorum,
-    /// The leader refused.
-    #[error("the leader refused: {0}")]
-    Refused(Refusal),
-    /// This node did not catch up in time.
-    #[error("this node is not caught up yet")]
-    Behind,
-    /// The operator sealed this node.
-    #[error("this node is sealed")]
-    Sealed,
-    /// The replicated state does not name this node as a holder of the active epoch.
-    #[error("this node holds no seat in an active epoch yet")]
-    NoSeat,
-}
 
 /// Renews the lease for ever. Never returns.
 pub async fn run(node: Arc<Node>, replica: Replica) {
@@ -69,7 +43,7 @@ pub async fn run(node: Arc<Node>, replica: Replica) {
             Ok(()) => Duration::from_millis(node.config.timing.lease_tick_ms),
             Err(reason) => {
                 debug!(%reason, "no lease");
-                *node.lease_trouble.lock() = Some(reason);
+                *node.serving.trouble.lock() = Some(reason);
                 RETRY
             }
         };
@@ -87,9 +61,9 @@ pub async fn watch(node: Arc<Node>, replica: Replica) {
     loop {
         sleep(WATCH).await;
         node.settle_phase();
-        node.close_batch_if_over(&replica);
-        match node.lease.lost_for_ms() {
-            _ if node.is_sealed() => {
+        node.keys.close_batch_if_over(&node.serving.lease, &replica);
+        match node.serving.lease.lost_for_ms() {
+            _ if node.serving.is_sealed() => {
                 // Again and again: a request that was let in before the seal may have loaded a key after it, and the leader
                 // has the node check its shares of what is dealt anew.
                 node.forget_keys();
@@ -107,7 +81,7 @@ pub async fn watch(node: Arc<Node>, replica: Replica) {
             None => wiped = false,
         }
         if boot_ms() - swept_ms >= SWEEP_MS {
-            node.keyring.sweep();
+            node.keys.keyring.sweep();
             swept_ms = boot_ms();
         }
     }
@@ -118,7 +92,7 @@ pub async fn watch(node: Arc<Node>, replica: Replica) {
 /// # Errors
 /// Why there is none.
 pub async fn renew(node: &Node, replica: &Replica) -> Result<(), NoLease> {
-    if node.is_sealed() {
+    if node.serving.is_sealed() {
         return Err(NoLease::Sealed);
     }
     let length = node.config.timing.lease();
@@ -136,8 +110,8 @@ pub async fn renew(node: &Node, replica: &Replica) -> Result<(), NoLease> {
     if !replica.read(|state| is_seated(state, node.id())) {
         return Err(NoLease::NoSeat);
     }
-    node.lease.grant(renewal);
-    *node.lease_trouble.lock() = None;
+    node.serving.lease.grant(renewal);
+    *node.serving.trouble.lock() = None;
     Ok(())
 }
 
@@ -152,7 +126,7 @@ pub fn is_seated(state: &State, node: NodeId) -> bool {
 /// Why the leader did not confirm.
 pub async fn catch_up(node: &Node, replica: &Replica) -> Result<(), NoLease> {
     let asked_ms = boot_ms();
-    let mut last = node.catch_up.lock().await;
+    let mut last = node.serving.catch_up.lock().await;
     if last.0 > asked_ms {
         return last.1.clone();
     }
@@ -162,7 +136,7 @@ pub async fn catch_up(node: &Node, replica: &Replica) -> Result<(), NoLease> {
 }
 
 async fn ask(node: &Node, leader: NodeId, deadline: Duration) -> Result<u64, NoLease> {
-    match node.sessions.ask(leader, Lane::Urgent, &PeerRequest::Lease, deadline).await {
+    match node.peers().sessions.ask(leader, Lane::Urgent, &PeerRequest::Lease, deadline).await {
         Ok(PeerReply::Lease { index }) => Ok(index),
         Ok(PeerReply::Refused(refusal)) => Err(NoLease::Refused(refusal)),
         Ok(_) => Err(NoLease::Refused(Refusal::Malformed)),
@@ -176,12 +150,5 @@ pub async fn answer(replica: &Replica) -> PeerReply {
         Ok(index) => PeerReply::Lease { index },
         Err(ReadIndexError::NotLeader { leader }) => PeerReply::Refused(Refusal::NotLeader(leader)),
         Err(_) => PeerReply::Refused(Refusal::NoQuorum),
-    }
-}
-
-/// Says in the log when the phase changes.
-pub fn announce(from: Phase, to: Phase) {
-    if from != to {
-        info!(%from, %to, "phase");
     }
 }

@@ -22,9 +22,9 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 
 use crate::base::phase::Phase;
+use crate::messages::caller::Caller;
+use crate::messages::peer::{PeerReply, PeerRequest};
 use crate::node::Node;
-use crate::peers::caller::Caller;
-use crate::peers::peer::{PeerReply, PeerRequest};
 
 /// How long a peer may take to say how it is.
 const REPORT: Duration = Duration::from_millis(400);
@@ -41,16 +41,16 @@ pub async fn set(node: &Arc<Node>, sealed: bool, caller: &Caller) -> Result<(), 
         return Err(WireError::new(Code::NotServing, format!("{} is {}", node.name(), node.phase()))
             .hint("a node can be sealed once it belongs to a cluster"));
     }
-    let _one = node.sealing.lock().await;
+    let _one = node.serving.sealing.lock().await;
     if sealed {
         // Keys go at once; whoever is answered knows, too, that it outlives this process.
-        node.lease.bar(true);
+        node.serving.lease.bar(true);
         node.settle_phase();
         node.forget_keys();
     }
     let written = node.update_vault(move |vault| vault.flags.sealed = sealed).await;
     written.map_err(|error| WireError::new(Code::Storage, error.to_string()).hint(error.hint()))?;
-    node.lease.bar(sealed);
+    node.serving.lease.bar(sealed);
     node.settle_phase();
     match sealed {
         true => warn!(%caller, "sealed: every key is wiped from memory, until `quorate node unseal`"),
@@ -61,7 +61,7 @@ pub async fn set(node: &Arc<Node>, sealed: bool, caller: &Caller) -> Result<(), 
 
 /// Hands leadership over whenever this node leads while it is sealed: a leader without keys deals none. Never returns.
 pub async fn step_aside(node: Arc<Node>, replica: Replica) {
-    let (mut phases, mut leadership) = (node.phases(), replica.leadership());
+    let (mut phases, mut leadership) = (node.serving.phases(), replica.leadership());
     loop {
         let leads = leadership.borrow_and_update().am_leader;
         let sealed = *phases.borrow_and_update() == Phase::Sealed;
@@ -87,7 +87,7 @@ async fn successor(node: &Arc<Node>) -> Option<NodeId> {
     let roster = node.roster();
     let peers = roster.members.iter().map(|member| member.node).filter(|&peer| peer != node.id());
     let reports = join_all(peers.map(|peer| async move {
-        match node.sessions.ask(peer, Lane::Ordinary, &PeerRequest::Report, REPORT).await {
+        match node.peers().sessions.ask(peer, Lane::Ordinary, &PeerRequest::Report, REPORT).await {
             Ok(PeerReply::Report(report)) => Some((peer, report)),
             _ => None,
         }

@@ -8,7 +8,6 @@
 //! itself. The count lies in the vault, so that a restart does not forget it; it is written every ten minutes and whenever it
 //! matters: when it passes the window, and when it ends.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,58 +19,15 @@ use tracing::{info, warn};
 
 use crate::base::clock::boot_ms;
 use crate::base::phase::Phase;
+use crate::memory::absences::remember;
+use crate::messages::caller::Caller;
 use crate::node::Node;
-use crate::peers::caller::Caller;
-use crate::vault::Vault;
+use crate::node::enrolment::Enrolment;
 
 /// How often sessions are looked at.
 const TICK: Duration = Duration::from_secs(1);
 /// More than this between two looks is no running time: the process was stopped, or the machine slept.
 const TICK_MS_MAX: u64 = 2_000;
-/// A count is written again when it has grown by this.
-const WRITE_MS: u64 = 600_000;
-
-/// For how long this node has served without a session with each peer.
-#[derive(Debug, Default)]
-pub struct Absences {
-    away_ms: BTreeMap<NodeId, u64>,
-}
-
-impl Absences {
-    /// As the vault remembers it.
-    pub fn remembered(vault: &Vault) -> Self {
-        let away = vault.held.iter().map(|held| (held.peer, u64::from(held.away_s) * 1_000));
-        Self { away_ms: away.collect() }
-    }
-
-    /// How long `peer` has been away, in milliseconds.
-    pub fn of(&self, peer: NodeId) -> u64 {
-        self.away_ms.get(&peer).copied().unwrap_or_default()
-    }
-
-    /// `peer` has been away for so much longer.
-    pub fn count(&mut self, peer: NodeId, ms: u64) {
-        let away = self.away_ms.entry(peer).or_default();
-        *away = away.saturating_add(ms);
-    }
-
-    /// `peer` is there, or may come back: its absence is over.
-    pub fn end(&mut self, peer: NodeId) {
-        self.away_ms.remove(&peer);
-    }
-
-    /// What `vault` should remember instead of what it does, in seconds, rounded up: whose absence ended, passed the window,
-    /// or grew much. A peer for which no lock key is held has nothing to be refused.
-    fn owed(&self, vault: &Vault, window_ms: u64) -> Vec<(NodeId, u32)> {
-        let owed = vault.held.iter().filter_map(|held| {
-            let (now_ms, known_ms) = (self.of(held.peer), u64::from(held.away_s) * 1_000);
-            let passed = now_ms >= window_ms && known_ms < window_ms;
-            let worth = (now_ms == 0 && known_ms > 0) || passed || now_ms >= known_ms + WRITE_MS;
-            worth.then(|| (held.peer, u32::try_from(now_ms.div_ceil(1_000)).unwrap_or(u32::MAX)))
-        });
-        owed.collect()
-    }
-}
 
 /// Counts for as long as this node runs. Never returns.
 pub async fn watch(node: Arc<Node>) {
@@ -82,8 +38,9 @@ pub async fn watch(node: Arc<Node>) {
         let (now_ms, serves) = (boot_ms(), node.phase() == Phase::Serving);
         let passed_ms = if served && serves { (now_ms - last_ms).min(TICK_MS_MAX) } else { 0 };
         (last_ms, served) = (now_ms, serves);
-        note(&node, passed_ms);
-        let owed = node.with_vault(|vault| node.absences.lock().owed(vault, window_ms)).unwrap_or_default();
+        note(&node.enrolment(), passed_ms);
+        let owed =
+            node.with_vault(|vault| node.enrolment().locks.absences.lock().owed(vault, window_ms)).unwrap_or_default();
         if owed.is_empty() {
             continue;
         }
@@ -95,28 +52,20 @@ pub async fn watch(node: Arc<Node>) {
 }
 
 /// Notes who is there, and that everybody else has been away for `passed_ms` more.
-fn note(node: &Node, passed_ms: u64) {
-    let roster = node.roster();
-    let mut absences = node.absences.lock();
-    for peer in roster.members.iter().map(|member| member.node).filter(|&peer| peer != node.id()) {
-        match node.sessions.with(peer) {
+fn note(enrolment: &Enrolment, passed_ms: u64) {
+    let (roster, me) = (enrolment.roster.current(), enrolment.identity.id());
+    let mut absences = enrolment.locks.absences.lock();
+    for peer in roster.members.iter().map(|member| member.node).filter(|&peer| peer != me) {
+        match enrolment.peers.sessions.with(peer) {
             Some(_) => absences.end(peer),
             None => absences.count(peer, passed_ms),
         }
     }
 }
 
-fn remember(vault: &mut Vault, owed: &[(NodeId, u32)]) {
-    for held in &mut vault.held {
-        if let Some((_, away_s)) = owed.iter().find(|(peer, _)| *peer == held.peer) {
-            held.away_s = *away_s;
-        }
-    }
-}
-
 /// Whether `peer` has been away for longer than the window; then an alarm says so.
 pub fn is_over(node: &Node, peer: NodeId) -> bool {
-    let away_ms = node.absences.lock().of(peer);
+    let away_ms = node.enrolment().locks.absences.lock().of(peer);
     let over = away_ms >= node.config.timing.absence_window_ms;
     if over {
         let name = node.name_of(peer);
@@ -131,12 +80,12 @@ pub fn is_over(node: &Node, peer: NodeId) -> bool {
 /// # Errors
 /// If this node is locked, or its vault cannot be written.
 pub async fn admit(node: &Arc<Node>, peer: NodeId, caller: &Caller) -> Result<(), WireError> {
-    if node.own().is_none() || node.replica().is_none() {
+    if node.enrolment().identity.own().is_none() || node.replica().is_none() {
         return Err(WireError::new(Code::Locked, format!("{} is {}", node.name(), node.phase()))
             .hint("ask a member that is unlocked"));
     }
-    let away_ms = node.absences.lock().of(peer);
-    node.absences.lock().end(peer);
+    let away_ms = node.enrolment().locks.absences.lock().of(peer);
+    node.enrolment().locks.absences.lock().end(peer);
     let written = node.update_vault(move |vault| remember(vault, &[(peer, 0)])).await;
     written.map_err(|error| WireError::new(Code::Storage, error.to_string()).hint(error.hint()))?;
     node.close_alarm("away_too_long", peer);
@@ -153,56 +102,5 @@ fn words(ms: u64) -> String {
     match ms / 1_000 {
         seconds @ 0..7_200 => format!("{seconds} s"),
         seconds => format!("{} h", seconds / 3_600),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::base::random;
-    use quorate_shares::ids::ClusterId;
-    use quorate_shares::secret::Secret;
-
-    const PEER: NodeId = NodeId(2);
-    const HOUR_MS: u64 = 3_600_000;
-    const WINDOW_MS: u64 = 72 * HOUR_MS;
-
-    fn vault(away_s: u32) -> Vault {
-        let mut vault = Vault::new(ClusterId([1; 16]), Secret::random(&mut random::system()));
-        vault.held_for_mut(PEER).away_s = away_s;
-        vault
-    }
-
-    #[test]
-    fn a_count_is_written_when_it_matters_and_otherwise_seldom() {
-        let mut vault = vault(0);
-        let mut absences = Absences::remembered(&vault);
-        assert_eq!(absences.owed(&vault, WINDOW_MS), []);
-        absences.count(PEER, WRITE_MS - 1);
-        assert_eq!(absences.owed(&vault, WINDOW_MS), [], "not at every look");
-        absences.count(PEER, 1);
-        let owed = absences.owed(&vault, WINDOW_MS);
-        assert_eq!(owed, [(PEER, 600)]);
-        remember(&mut vault, &owed);
-        assert_eq!(absences.owed(&vault, WINDOW_MS), [], "once");
-        absences.count(PEER, 1_000);
-        assert_eq!(absences.owed(&vault, 601_000), [(PEER, 601)], "it passed the window");
-        absences.end(PEER);
-        assert_eq!(absences.owed(&vault, WINDOW_MS), [(PEER, 0)], "it is over");
-    }
-
-    #[test]
-    fn a_restart_goes_on_where_the_vault_was() {
-        let vault = vault(7_200);
-        assert_eq!(Absences::remembered(&vault).of(PEER), 2 * HOUR_MS);
-        assert_eq!(Absences::remembered(&vault).of(NodeId(3)), 0, "never seen away");
-    }
-
-    #[test]
-    fn a_peer_without_lock_keys_here_is_nothing_to_write() {
-        let vault = Vault::new(ClusterId([1; 16]), Secret::random(&mut random::system()));
-        let mut absences = Absences::default();
-        absences.count(PEER, 2 * WINDOW_MS);
-        assert_eq!(absences.owed(&vault, WINDOW_MS), []);
     }
 }

@@ -11,7 +11,7 @@
 //! What a lock protects and who holds its pieces follows from the replicated state ([`LockTerms`]): a step of an operation
 //! is nothing but terms that changed, and each member makes its lock what they say, by itself and as often as it takes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,8 +30,9 @@ use tracing::{debug, info, warn};
 use crate::base::phase::Phase;
 use crate::base::random;
 use crate::lock::pin;
+use crate::messages::peer::{LockState, PeerReply, PeerRequest};
 use crate::node::Node;
-use crate::peers::peer::{LockState, PeerReply, PeerRequest};
+use crate::node::enrolment::Enrolment;
 use crate::peers::proposal;
 use crate::vault::Vault;
 use crate::vault::lock_keys;
@@ -68,10 +69,10 @@ pub async fn keep_fresh(node: Arc<Node>, replica: Replica) {
             );
         }
         let terms = replica.read(|state| {
-            let (terms, own) = state.lock_terms(node.id()).zip(node.own())?;
+            let (terms, own) = state.lock_terms(node.id()).zip(node.enrolment().identity.own())?;
             (!lock_keys::is_behind(state, &terms, &own.bundle)).then_some(terms)
         });
-        let demanded = terms.as_ref().is_some_and(|terms| !is_as_due(&node, terms));
+        let demanded = terms.as_ref().is_some_and(|terms| !is_as_due(&node.enrolment(), terms));
         let is_due = due.is_some_and(|due| due <= Instant::now());
         if let Some(terms) = terms.filter(|_| demanded || is_due) {
             match renew(&node, &replica, &terms, demanded).await {
@@ -102,34 +103,36 @@ fn later(pause_ms: u64) -> Duration {
     Duration::from_millis(pause_ms)
 }
 
-fn is_as_due(node: &Node, terms: &LockTerms) -> bool {
-    let present = terms.peers.iter().copied().filter(|&peer| node.sessions.with(peer).is_some()).collect();
-    let as_due =
-        |vault: &Vault| node.own().is_some_and(|own| lock_keys::is_as_due(vault, &own.bundle, terms, &present));
-    node.with_vault(as_due).unwrap_or(true)
+fn is_as_due(enrolment: &Enrolment, terms: &LockTerms) -> bool {
+    let present = terms.peers.iter().copied().filter(|&peer| enrolment.peers.sessions.with(peer).is_some()).collect();
+    let as_due = |vault: &Vault| {
+        enrolment.identity.own().is_some_and(|own| lock_keys::is_as_due(vault, &own.bundle, terms, &present))
+    };
+    enrolment.with_vault(as_due).unwrap_or(true)
 }
 
 /// Makes the next lock as the state demands it, with what the peers offer now, and says whether all of them offered
 /// something. If nobody did, the lock is made only if it is `demanded`: nothing would become newer by it.
 async fn renew(node: &Arc<Node>, replica: &Replica, terms: &LockTerms, demanded: bool) -> Result<bool, String> {
-    let own = node.own().ok_or("the bundle is not open")?;
-    let offered = offers(node, terms.peers.iter().copied()).await;
+    let enrolment = node.enrolment();
+    let own = enrolment.identity.own().ok_or("the bundle is not open")?;
+    let offered = offers(&enrolment, terms.peers.iter().copied()).await;
     let complete = offered.iter().all(|(_, offer)| offer.is_some());
     if !demanded && offered.iter().all(|(_, offer)| offer.is_none()) {
         return Err("no peer offers a key".to_owned());
     }
     // A node that was away may have learned meanwhile that its lock must need more peers.
-    if replica.read(|state| state.lock_terms(node.id())).as_ref() != Some(terms) {
+    if replica.read(|state| state.lock_terms(enrolment.identity.id())).as_ref() != Some(terms) {
         return Err("the state demands another lock by now".to_owned());
     }
-    let last = node.with_vault(|vault| vault.lock.clone()).flatten().ok_or("there is no lock yet")?;
-    let is_there = |peer: &NodeId| node.sessions.with(*peer).is_some();
+    let last = enrolment.with_vault(|vault| vault.lock.clone()).flatten().ok_or("there is no lock yet")?;
+    let is_there = |peer: &NodeId| enrolment.peers.sessions.with(*peer).is_some();
     let named =
         lock_keys::named(&last, offered, is_there).ok_or("a peer that must hold a piece offers no key for it")?;
     let bundle = lock_keys::next_bundle(&own.bundle, terms, &mut random::system());
-    lock(node, terms.needed.saturating_add(1), named, bundle, |_| true).await?;
-    node.old_copies.lock().replaced(&last);
-    commit(node).await;
+    lock(node, &enrolment, terms.needed.saturating_add(1), named, bundle, |_| true).await?;
+    enrolment.locks.old_copies.lock().replaced(&last);
+    commit(&enrolment).await;
     Ok(complete)
 }
 
@@ -139,7 +142,8 @@ pub async fn report(node: Arc<Node>, replica: Replica) {
     let mut changes = replica.changes();
     loop {
         changes.borrow_and_update();
-        let owed = owed_reports(&node, &replica);
+        let enrolment = node.enrolment();
+        let owed = owed_reports(&enrolment, &replica);
         let mut done = true;
         for change in owed {
             let kind = change.kind();
@@ -154,17 +158,17 @@ pub async fn report(node: Arc<Node>, replica: Replica) {
         }
         tokio::select! {
             _ = changes.changed() => {}
-            () = node.to_report.notified() => {}
+            () = enrolment.locks.to_report.notified() => {}
             () = sleep(LOOK) => {}
         }
     }
 }
 
-fn owed_reports(node: &Node, replica: &Replica) -> Vec<Change> {
+fn owed_reports(enrolment: &Enrolment, replica: &Replica) -> Vec<Change> {
     // Both are read while nothing is written: the bundle is the one that the vault protects.
-    let durable = node.with_written_vault(|vault, writes| {
-        let own = node.own()?;
-        let report = lock_keys::report(vault, node.id(), &own.bundle, writes)?;
+    let durable = enrolment.with_written_vault(|vault, writes| {
+        let own = enrolment.identity.own()?;
+        let report = lock_keys::report(vault, enrolment.identity.id(), &own.bundle, writes)?;
         Some((own, report))
     });
     let Some((own, report)) = durable.flatten() else { return Vec::new() };
@@ -182,7 +186,7 @@ pub async fn erase_former(node: Arc<Node>, replica: Replica) {
             let erased = node.update_vault(move |vault| lock_keys::erase_former(vault, |peer| former.contains(&peer)));
             match erased.await {
                 Ok(_) => {
-                    node.to_report.notify_one();
+                    node.enrolment().locks.to_report.notify_one();
                     info!("lock keys of former members erased");
                 }
                 Err(error) => warn!(%error, "lock keys of former members are not erased yet"),
@@ -196,8 +200,8 @@ pub async fn erase_former(node: Arc<Node>, replica: Replica) {
 ///
 /// # Errors
 /// The peers without an answer.
-pub async fn prepare(node: &Arc<Node>) -> Result<Vec<LockPeer>, Vec<NodeId>> {
-    let offered = offers(node, peers(node).into_iter()).await;
+pub async fn prepare(enrolment: &Enrolment) -> Result<Vec<LockPeer>, Vec<NodeId>> {
+    let offered = offers(enrolment, peers(enrolment).into_iter()).await;
     let missing: Vec<NodeId> = offered.iter().filter(|(_, offer)| offer.is_none()).map(|(peer, _)| *peer).collect();
     if missing.is_empty() { Ok(offered.into_iter().filter_map(|(_, offer)| offer).collect()) } else { Err(missing) }
 }
@@ -206,9 +210,9 @@ pub async fn prepare(node: &Arc<Node>) -> Result<Vec<LockPeer>, Vec<NodeId>> {
 ///
 /// # Errors
 /// The peers without an answer.
-pub async fn prepare_with_present(node: &Arc<Node>, needed: u8) -> Result<Vec<LockPeer>, Vec<NodeId>> {
-    let offered = offers(node, peers(node).into_iter()).await;
-    let is_there = |peer: &NodeId| node.sessions.with(*peer).is_some();
+pub async fn prepare_with_present(enrolment: &Enrolment, needed: u8) -> Result<Vec<LockPeer>, Vec<NodeId>> {
+    let offered = offers(enrolment, peers(enrolment).into_iter()).await;
+    let is_there = |peer: &NodeId| enrolment.peers.sessions.with(*peer).is_some();
     let silent: Vec<_> = offered.iter().filter(|(_, offer)| offer.is_none()).map(|(peer, _)| *peer).collect();
     let prepared: Vec<_> = offered.into_iter().filter_map(|(_, offer)| offer).collect();
     let enough = prepared.len() >= usize::from(needed).max(1);
@@ -216,13 +220,13 @@ pub async fn prepare_with_present(node: &Arc<Node>, needed: u8) -> Result<Vec<Lo
 }
 
 /// PREP, to each of `peers`.
-async fn offers(node: &Arc<Node>, peers: impl Iterator<Item = NodeId>) -> Vec<(NodeId, Option<LockPeer>)> {
-    join_all(peers.map(|peer| async move { (peer, offer(node, peer).await) })).await
+async fn offers(enrolment: &Enrolment, peers: impl Iterator<Item = NodeId>) -> Vec<(NodeId, Option<LockPeer>)> {
+    join_all(peers.map(|peer| async move { (peer, offer(enrolment, peer).await) })).await
 }
 
-async fn offer(node: &Arc<Node>, peer: NodeId) -> Option<LockPeer> {
-    let request = PeerRequest::LockPrepare(durable(node, peer));
-    match node.sessions.ask(peer, Lane::Ordinary, &request, PEER).await {
+async fn offer(enrolment: &Enrolment, peer: NodeId) -> Option<LockPeer> {
+    let request = PeerRequest::LockPrepare(durable(enrolment, peer));
+    match enrolment.peers.sessions.ask(peer, Lane::Ordinary, &request, PEER).await {
         Ok(PeerReply::LockKey { keyno, public }) => {
             let public_key = PublicKey::parse(&public).ok()?;
             Some(LockPeer { peer, key_number: keyno, public_key })
@@ -241,16 +245,17 @@ async fn offer(node: &Arc<Node>, peer: NodeId) -> Option<LockPeer> {
 /// # Errors
 /// In words; the node stops if the vault could not be written.
 pub async fn lock(
-    node: &Arc<Node>,
+    node: &Node,
+    enrolment: &Arc<Enrolment>,
     threshold: u8,
     peers: Vec<LockPeer>,
     bundle: Bundle,
     also: impl FnOnce(&mut Vault) -> bool + Send + 'static,
 ) -> Result<bool, String> {
-    let last = node.with_vault(|vault| vault.lock.clone()).flatten();
-    let whose = (node.cluster(), node.id());
+    let last = enrolment.with_vault(|vault| vault.lock.clone()).flatten();
+    let whose = (enrolment.identity.cluster(), enrolment.identity.id());
     let mut rng = random::system();
-    let (place, pin) = pin::next(node, last.as_ref().map(Lock::pin)).map_err(|error| {
+    let (place, pin) = pin::next(&node.config.pin, &node.dir, last.as_ref().map(Lock::pin)).map_err(|error| {
         let message = format!("the lock of {} cannot be made: {error}", node.name());
         node.alarm("pin_missing", node.id(), message.clone());
         message
@@ -258,20 +263,20 @@ pub async fn lock(
     let sealed = lock_keys::next_lock(last.as_ref(), whose, threshold, &peers, (place, &pin), &bundle, &mut rng);
     let lock = sealed.map_err(|error| error.to_string())?;
     let (generation, needed) = (lock.generation(), lock.needed());
-    let this = Arc::clone(node);
-    let write = node.update_vault(move |vault| {
+    let this = Arc::clone(enrolment);
+    let write = node.update_vault_of(Arc::clone(enrolment), move |vault| {
         // A node that was revoked has forgotten what it would lock.
         let wanted = !vault.flags.revoked && also(vault);
         if wanted {
             vault.lock = Some(lock);
             // Whoever reads bundle and vault together waits until this one is durable; if it never is, the node stops.
-            this.unlock(bundle);
+            this.identity.unlock(bundle);
         }
         wanted
     });
     let written = write.await.map_err(|error| error.to_string())?;
     if written {
-        node.to_report.notify_one();
+        enrolment.locks.to_report.notify_one();
         info!(generation, needed, of = peers.len(), "lock durable");
     }
     Ok(written)
@@ -279,12 +284,12 @@ pub async fn lock(
 
 /// Tells every peer which lock is durable, unless it has acknowledged that one already. A peer that misses it is told again
 /// soon ([`crate::boot`]): until it knows, it keeps what opens an older copy of this disk, and lets that copy in.
-pub async fn commit(node: &Arc<Node>) {
-    let known = node.commits.lock().clone();
-    let untold = peers(node).into_iter().map(|peer| (peer, durable(node, peer)));
+pub async fn commit(enrolment: &Enrolment) {
+    let known = enrolment.locks.commits.lock().clone();
+    let untold = peers(enrolment).into_iter().map(|peer| (peer, durable(enrolment, peer)));
     let untold = untold.filter(|(peer, lock)| lock.generation > 0 && known.get(peer) != Some(lock));
     let heard = join_all(untold.map(|(peer, lock)| async move {
-        match node.sessions.ask(peer, Lane::Ordinary, &PeerRequest::LockCommit(lock), PEER).await {
+        match enrolment.peers.sessions.ask(peer, Lane::Ordinary, &PeerRequest::LockCommit(lock), PEER).await {
             Ok(PeerReply::Done) => return Some((peer, lock)),
             Ok(_) => debug!(%peer, "refused to hear of the new lock"),
             Err(error) => debug!(%peer, %error, "did not hear of the new lock"),
@@ -292,25 +297,35 @@ pub async fn commit(node: &Arc<Node>) {
         None
     }));
     let heard = heard.await;
-    node.commits.lock().extend(heard.into_iter().flatten());
+    enrolment.locks.commits.lock().extend(heard.into_iter().flatten());
 }
 
-/// ERASED, to every peer for which no older key is held than the committed one, unless it has `told` that one already.
-pub async fn tell_erased(node: &Arc<Node>, told: &mut BTreeMap<NodeId, LockState>) {
-    let erased = node.with_vault(lock_keys::erased).unwrap_or_default();
+/// ERASED, to every peer for which no older key is held than the committed one, unless it was told of that one already.
+pub async fn tell_erased(enrolment: &Enrolment) {
+    let told = enrolment.locks.told_erased.lock().clone();
+    let erased = enrolment.with_vault(lock_keys::erased).unwrap_or_default();
     let untold = erased.into_iter().filter(|(peer, state)| told.get(peer) != Some(state));
     let heard = join_all(untold.map(|(peer, state)| async move {
-        let answer = node.sessions.ask(peer, Lane::Ordinary, &PeerRequest::LockErased(state), PEER).await;
+        let request = PeerRequest::LockErased(state);
+        let answer = enrolment.peers.sessions.ask(peer, Lane::Ordinary, &request, PEER).await;
         matches!(answer, Ok(PeerReply::Done)).then_some((peer, state))
     }));
-    told.extend(heard.await.into_iter().flatten());
+    let heard = heard.await;
+    enrolment.locks.told_erased.lock().extend(heard.into_iter().flatten());
 }
 
-fn peers(node: &Node) -> Vec<NodeId> {
-    node.roster().members.iter().map(|member| member.node).filter(|&peer| peer != node.id()).collect()
+fn peers(enrolment: &Enrolment) -> Vec<NodeId> {
+    enrolment
+        .roster
+        .current()
+        .members
+        .iter()
+        .map(|member| member.node)
+        .filter(|&peer| peer != enrolment.identity.id())
+        .collect()
 }
 
 /// What is durable here, as `peer` should hear it.
-fn durable(node: &Node, peer: NodeId) -> LockState {
-    node.with_vault(|vault| lock_keys::durable(vault, peer)).unwrap_or(LockState { generation: 0, keyno: 0 })
+fn durable(enrolment: &Enrolment, peer: NodeId) -> LockState {
+    enrolment.with_vault(|vault| lock_keys::durable(vault, peer)).unwrap_or(LockState { generation: 0, keyno: 0 })
 }

@@ -14,9 +14,9 @@ use tracing::{info, warn};
 use zeroize::Zeroizing;
 
 use crate::base::config::PinAt;
+use crate::base::paths;
 use crate::base::random;
-use crate::node::Node;
-use crate::vault::disk;
+use crate::vault::disk::{self, DataDir};
 use crate::vault::lock_keys::inline_pin;
 
 /// Bytes of a pin that is made here.
@@ -51,8 +51,12 @@ pub enum PinError {
 ///
 /// # Errors
 /// [`PinError`]; the last lock then stays as it is.
-pub fn next(node: &Node, last: Option<&PinPlace>) -> Result<(PinPlace, Zeroizing<Vec<u8>>), PinError> {
-    let place = match &node.config.pin {
+pub fn next(
+    config: &PinAt,
+    dir: &DataDir,
+    last: Option<&PinPlace>,
+) -> Result<(PinPlace, Zeroizing<Vec<u8>>), PinError> {
+    let place = match config {
         PinAt::Vault => {
             if let Some(left @ (PinPlace::File(_) | PinPlace::Credential(_))) = last {
                 info!(?left, "the pin moves into the vault, as the configuration says");
@@ -64,8 +68,8 @@ pub fn next(node: &Node, last: Option<&PinPlace>) -> Result<(PinPlace, Zeroizing
     };
     let moves = last != Some(&place);
     let pin = match &place {
-        PinPlace::File(path) if moves && !Path::new(path).exists() => make(node, Path::new(path))?,
-        place => node.pin(place).map_err(PinError::Missing)?,
+        PinPlace::File(path) if moves && !Path::new(path).exists() => make(dir, Path::new(path))?,
+        place => read(place).map_err(PinError::Missing)?,
     };
     if !(PIN_BYTES_MIN..=PIN_BYTES_MAX).contains(&pin.len()) {
         return Err(PinError::Length(pin.len()));
@@ -76,15 +80,33 @@ pub fn next(node: &Node, last: Option<&PinPlace>) -> Result<(PinPlace, Zeroizing
     Ok((place, pin))
 }
 
+/// The pin of a lock, wherever it is kept.
+///
+/// # Errors
+/// In words: which pin is missing, and where it was expected.
+pub fn read(place: &PinPlace) -> Result<Zeroizing<Vec<u8>>, String> {
+    let read = match place {
+        PinPlace::Inline(pin) => Ok(pin.clone()),
+        PinPlace::File(path) => std::fs::read(path).map_err(|error| format!("the pin at {path} is missing: {error}")),
+        PinPlace::Credential(name) => {
+            let dir = std::env::var("CREDENTIALS_DIRECTORY")
+                .map_err(|_| format!("the pin is the systemd credential {name}, and no credentials were passed"))?;
+            let path = Path::new(&dir).join(name);
+            std::fs::read(&path).map_err(|error| format!("the pin at {} is missing: {error}", path.display()))
+        }
+    };
+    read.map(Zeroizing::new)
+}
+
 /// Makes a pin file, durable and readable by its owner alone. One that is there is never replaced, so half a pin must never be
 /// there: it would be taken for one, or stand in the way of every later lock.
-fn make(node: &Node, path: &Path) -> Result<Zeroizing<Vec<u8>>, PinError> {
-    if disk::lies_in(path, node.dir.path()) {
+fn make(dir: &DataDir, path: &Path) -> Result<Zeroizing<Vec<u8>>, PinError> {
+    if paths::lies_in(path, dir.path()) {
         return Err(PinError::Inside(path.to_owned()));
     }
     let failed = |source| PinError::Io { path: path.to_owned(), source };
     let parent = path.parent().unwrap_or(Path::new("/"));
-    if disk::is_one_device(parent, node.dir.path()) {
+    if paths::is_one_device(parent, dir.path()) {
         warn!(path = %path.display(), "the pin lies on the device of the data directory: is its own device mounted?");
     }
     let pin = Zeroizing::new(random::bytes::<PIN_BYTES>().to_vec());

@@ -19,10 +19,11 @@ use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
-use crate::lock::absence;
-use crate::node::{Node, Unlocking};
+use crate::lock::{absence, pin};
+use crate::node::Node;
+use crate::node::locks::Unlocking;
+use crate::peers::dial::{Closing, dial};
 use crate::peers::revocation;
-use crate::serve::listen::Closing;
 use crate::vault::lock_keys::{self, Stale};
 use crate::vault::{Roster, RosterLogId};
 
@@ -59,12 +60,12 @@ impl UnlockError {
 pub async fn run(node: &Arc<Node>) -> Result<Bundle, UnlockError> {
     let lock = node.with_vault(|vault| vault.lock.clone()).flatten().ok_or(UnlockError::NoLock)?;
     let params = LockParams { cluster: node.cluster(), node: node.id(), generation: lock.generation() };
-    let pin = node.pin(lock.pin()).map_err(UnlockError::Pin)?;
+    let pin = pin::read(lock.pin()).map_err(UnlockError::Pin)?;
     loop {
         let pieces = gather_pieces(node, &lock, &params).await;
         match lock.open(&params, &pieces, &pin) {
             Ok(bundle) => {
-                *node.unlocking.lock() = Unlocking::default();
+                *node.enrolment().locks.unlocking.lock() = Unlocking::default();
                 info!("unlocked");
                 return Ok(bundle);
             }
@@ -80,7 +81,7 @@ pub async fn run(node: &Arc<Node>) -> Result<Bundle, UnlockError> {
 /// As many pieces as the lock needs, from whichever peers answer first.
 async fn gather_pieces(node: &Arc<Node>, lock: &Lock, params: &LockParams) -> Vec<(u8, Secret<32>)> {
     let peers: Vec<NodeId> = lock.pieces().iter().map(|piece| piece.peer).collect();
-    *node.unlocking.lock() = Unlocking {
+    *node.enrolment().locks.unlocking.lock() = Unlocking {
         have: 0,
         need: lock.needed(),
         waiting_for: peers.iter().map(|&peer| (peer, String::new())).collect(),
@@ -99,7 +100,7 @@ async fn gather_pieces(node: &Arc<Node>, lock: &Lock, params: &LockParams) -> Ve
     while pieces.len() < usize::from(lock.needed()) {
         let Some(piece) = given.recv().await else { break };
         pieces.push(piece);
-        node.unlocking.lock().have = pieces.len() as u8;
+        node.enrolment().locks.unlocking.lock().have = pieces.len() as u8;
     }
     asking.iter().for_each(tokio::task::JoinHandle::abort);
     pieces
@@ -111,14 +112,14 @@ async fn ask(node: Arc<Node>, request: LockOpenRequest, give: mpsc::Sender<(u8, 
     loop {
         match timeout(ASK, ask_once(&node, &request)).await.unwrap_or_else(|_| Err("no answer".to_owned())) {
             Ok(piece) => {
-                node.unlocking.lock().waiting_for.remove(&request.to);
+                node.enrolment().locks.unlocking.lock().waiting_for.remove(&request.to);
                 // Nobody listens once enough pieces are there.
                 let _ = give.send((request.x, piece)).await;
                 return;
             }
             Err(reason) => {
                 debug!(peer = %request.to, %reason, "no piece yet");
-                if let Some(said) = node.unlocking.lock().waiting_for.get_mut(&request.to) {
+                if let Some(said) = node.enrolment().locks.unlocking.lock().waiting_for.get_mut(&request.to) {
                     *said = reason;
                 }
             }
@@ -143,7 +144,7 @@ fn questions_to_voters(node: &Node, lock: &Lock, params: &LockParams) -> Vec<Loc
 /// those that the lock names may be too few, or have given their pieces before and are not asked for them again. Nothing else
 /// that it says counts. Never returns.
 async fn hear(node: Arc<Node>, question: LockOpenRequest) {
-    while !revocation::is_said(&node) {
+    while !node.enrolment().revocation.is_said() {
         sleep(AGAIN.1).await;
     }
     loop {
@@ -154,8 +155,8 @@ async fn hear(node: Arc<Node>, question: LockOpenRequest) {
 
 async fn ask_once(node: &Arc<Node>, request: &LockOpenRequest) -> Result<Secret<32>, String> {
     let (addresses, key) = node.roster().reach_boot(request.to).ok_or("not in the roster")?;
-    let me = node.boot_identity().ok_or("no boot identity")?;
-    let connection = crate::serve::listen::dial(node, &addresses, &me, key, Protocol::Boot, ASK).await?;
+    let me = node.enrolment().identity.boot().ok_or("no boot identity")?;
+    let connection = dial(&node.endpoint, &addresses, &me, key, Protocol::Boot, ASK).await?;
     let closing = Closing(Conn::start(connection, None));
     let conn = &closing.0;
     let reply = conn.call(Lane::Ordinary, &request.encode(), ASK).await.map_err(|error| error.to_string())?;
@@ -167,7 +168,11 @@ async fn ask_once(node: &Arc<Node>, request: &LockOpenRequest) -> Result<Secret<
         code => {
             if code == LockOpenCode::Revoked {
                 let RosterPosition { term, leader, index } = reply.roster();
-                revocation::heard(node, request.to, RosterLogId { term, leader: leader.0, index });
+                revocation::note_attestation(
+                    &node.enrolment(),
+                    request.to,
+                    RosterLogId { term, leader: leader.0, index },
+                );
             }
             let said = explain(code);
             warn!(peer = %request.to, said, "refused to open this node's lock");
@@ -234,7 +239,7 @@ async fn decide(node: &Arc<Node>, conn: &Conn, request: &LockOpenRequest) -> Res
         node.alarm("foreign_address", request.from, format!("{message}, which is in no network of `unlock_from`"));
         return Err(LockOpenCode::Denied);
     }
-    if !node.rates.lock_open.admits(request.from, 1) {
+    if !node.peers().rates.lock_open.admits(request.from, 1) {
         return Err(LockOpenCode::Busy);
     }
     let stale = node.with_vault(|vault| lock_keys::seed_for(vault, request).err()).flatten();
@@ -243,7 +248,7 @@ async fn decide(node: &Arc<Node>, conn: &Conn, request: &LockOpenRequest) -> Res
         node.alarm("stale_image", request.from, message);
         return Err(LockOpenCode::StaleGeneration);
     }
-    if let Some(session) = node.sessions.with(request.from)
+    if let Some(session) = node.peers().sessions.with(request.from)
         && session.boot_nonce != request.boot_nonce
     {
         if session.is_alive().await {
@@ -285,10 +290,9 @@ pub fn roster_position(roster: &Roster) -> RosterPosition {
 mod tests {
     use super::*;
     use crate::base::random;
-    use crate::join::found;
-    use crate::peers::peer::Hello;
+    use crate::messages::peer::Hello;
+    use crate::node::testing::{bundle, member, node_of};
     use crate::peers::session;
-    use crate::service::member::tests::{member, node_of};
     use crate::vault::{RosterMember, Vault};
     use bytes::Bytes;
     use quorate_client::conn::{Handler, Reply};
@@ -323,7 +327,7 @@ mod tests {
                 });
             });
             denied.expect("durable");
-            self.0.close_sessions_with_strangers();
+            self.0.enrolment().close_sessions_with_strangers();
             Reply::Inline(Vec::new())
         }
     }
@@ -340,12 +344,12 @@ mod tests {
         let mut second = member(2);
         (second.boot_pk, second.op_pk) = (boot.public().0, op.public().0);
         vault.roster.members = vec![member(1), second, member(3)];
-        let nothing = crate::peers::peer::LockState { generation: 0, keyno: 0 };
+        let nothing = crate::messages::peer::LockState { generation: 0, keyno: 0 };
         let offer = lock_keys::prepare(&mut vault, NodeId(2), nothing, &mut random::system());
         let (key_number, public_key) = offer.expect("the first key");
         let peers = [LockPeer { peer: NodeId(1), key_number, public_key }];
         let (place, pin) = lock_keys::inline_pin(&mut random::system());
-        let bundle = found::draw_keys();
+        let bundle = bundle();
         let params = LockParams { cluster: CLUSTER, node: NodeId(2), generation: 1 };
         let lock = Lock::seal(&params, 1, place, &pin, &peers, &bundle, &mut random::system()).expect("a lock");
         let request = lock.request(&params, NodeId(1), [7; 32]).expect("it names this node");
@@ -397,7 +401,7 @@ mod tests {
         let public_key = quorate_shares::kem::PublicKey::of_seed(&Secret::random(&mut random::system()));
         let peers = [LockPeer { peer: NodeId(2), key_number: 1, public_key }];
         let (place, pin) = lock_keys::inline_pin(&mut random::system());
-        let bundle = found::draw_keys();
+        let bundle = bundle();
         let lock = Lock::seal(&params, 1, place, &pin, &peers, &bundle, &mut random::system()).expect("a lock");
         let node = node_of(dir.path(), vault);
         let believed = timeout(Duration::from_secs(30), async {

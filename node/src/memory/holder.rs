@@ -84,7 +84,7 @@ impl Source for Replica {
 }
 
 /// What the replicated state knows about one key version in one epoch: enough to open a share and to check any other.
-pub struct Facts {
+pub struct ShareRecordInfo {
     /// Which key.
     pub identity: KeyIdentity,
     /// Its key-check value.
@@ -124,62 +124,62 @@ impl Holder {
     ///
     /// # Errors
     /// [`HoldError::NoRecord`] if this replica does not have it; storage errors.
-    pub fn facts(
+    pub fn share_record_info(
         &self,
         source: &impl Source,
         epoch: Epoch,
         uid: KeyUid,
         version: KeyVersion,
-    ) -> Result<Facts, HoldError> {
-        self.all_facts(source, epoch, &[(uid, version)])?.pop().ok_or(HoldError::NoRecord(epoch))
+    ) -> Result<ShareRecordInfo, HoldError> {
+        self.share_record_infos(source, epoch, &[(uid, version)])?.pop().ok_or(HoldError::NoRecord(epoch))
     }
 
-    /// [`Holder::facts`] of many key versions of one epoch, in their order.
+    /// [`Holder::share_record_info`] of many key versions of one epoch, in their order.
     ///
     /// # Errors
     /// The same, for the first that fails.
-    pub fn all_facts(
+    pub fn share_record_infos(
         &self,
         source: &impl Source,
         epoch: Epoch,
         slots: &[(KeyUid, KeyVersion)],
-    ) -> Result<Vec<Facts>, HoldError> {
+    ) -> Result<Vec<ShareRecordInfo>, HoldError> {
         let known = source.state(|state| {
             let kcv = |&(uid, version): &_| state.version(uid, version).map(|version| version.kcv);
             Some((slots.iter().map(kcv).collect::<Option<Vec<_>>>()?, Arc::new(state.committee(epoch)?)))
         });
         let (kcvs, committee) = known.ok_or(HoldError::NoRecord(epoch))?;
-        let facts = slots.iter().zip(kcvs).map(|(&(uid, version), kcv)| {
+        let infos = slots.iter().zip(kcvs).map(|(&(uid, version), kcv)| {
             let bytes = source.record(uid, version, epoch)?;
             let record = ShareRecord::parse(&bytes.ok_or(HoldError::NoRecord(epoch))?)?;
             let identity = KeyIdentity { cluster: self.cluster, uid, version };
-            Ok(Facts { identity, kcv, record, committee: Arc::clone(&committee) })
+            Ok(ShareRecordInfo { identity, kcv, record, committee: Arc::clone(&committee) })
         });
-        facts.collect()
+        infos.collect()
     }
 
     /// Opens and checks this node's own share.
     ///
     /// # Errors
     /// Why there is none.
-    pub fn open(&self, source: &impl Source, facts: &Facts) -> Result<(u8, Secret<32>), HoldError> {
-        let batch = self.batch(source, facts)?;
-        let share = batch.open_share(&facts.record, &facts.identity, &facts.kcv)?;
+    pub fn open(&self, source: &impl Source, info: &ShareRecordInfo) -> Result<(u8, Secret<32>), HoldError> {
+        let batch = self.batch(source, info)?;
+        let share = batch.open_share(&info.record, &info.identity, &info.kcv)?;
         Ok((batch.x(), share))
     }
 
-    fn batch(&self, source: &impl Source, facts: &Facts) -> Result<Arc<BatchOpener>, HoldError> {
-        let id = facts.record.batch;
+    fn batch(&self, source: &impl Source, info: &ShareRecordInfo) -> Result<Arc<BatchOpener>, HoldError> {
+        let id = info.record.batch;
         if let Some(batch) = self.batches.lock().get(&id) {
             return Ok(Arc::clone(batch));
         }
         let bytes = source.batch(id)?;
-        let header = BatchHeader::parse(&bytes.ok_or(HoldError::NoRecord(facts.record.epoch))?)?;
-        let seat = facts.committee.holder(self.node).ok_or(ShareError::NotAHolder(self.node))?;
+        let header = BatchHeader::parse(&bytes.ok_or(HoldError::NoRecord(info.record.epoch))?)?;
+        let seat = info.committee.holder(self.node).ok_or(ShareError::NotAHolder(self.node))?;
         let generation = seat.member.generation;
         let keys = self.keys.read();
         let (_, seed) = keys.iter().find(|(known, _)| *known == generation).ok_or(HoldError::NoShareKey(generation))?;
-        let batch = Arc::new(BatchOpener::open(&header, &facts.committee, self.node, generation, seed)?);
+        let batch = Arc::new(BatchOpener::open(&header, &info.committee, self.node, generation, seed)?);
         let mut batches = self.batches.lock();
         if batches.len() >= BATCHES_MAX {
             batches.clear();

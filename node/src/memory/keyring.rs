@@ -13,17 +13,49 @@ use std::sync::Arc;
 use futures::future::{BoxFuture, FutureExt, Shared};
 use lru::LruCache;
 use parking_lot::Mutex;
-use quorate_shares::ids::{KeyUid, KeyVersion};
+use quorate_shares::error::QuorumError;
+use quorate_shares::ids::{KeyUid, KeyVersion, NodeId};
 use quorate_shares::master::EncryptionRoot as Root;
 
 use crate::base::clock::boot_ms;
-use crate::keys::gather::LoadError;
+use crate::memory::holder::HoldError;
 
 /// Roots kept at most; beyond, the least recently used one makes room.
 pub const ROOTS_MAX: NonZeroUsize = NonZeroUsize::new(10_000).expect("not zero");
 
 /// One version of one key.
 pub type Slot = (KeyUid, KeyVersion);
+
+/// Why a key cannot be used.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum LoadError {
+    /// Not enough holders answered with a share that counts.
+    #[error("have {have} of {need} shares, waiting for nodes {}", list(.missing))]
+    TooFew {
+        /// Shares that counted.
+        have: usize,
+        /// Shares needed.
+        need: usize,
+        /// Holders without a share that counts.
+        missing: Vec<NodeId>,
+    },
+    /// No epoch is active.
+    #[error("no epoch is active yet")]
+    NoEpoch,
+    /// This node's own replica cannot say what a right share looks like.
+    #[error(transparent)]
+    Hold(#[from] HoldError),
+    /// The shares matched their commitments and the key is wrong: the dealing was.
+    #[error(transparent)]
+    Quorum(#[from] QuorumError),
+    /// The load was interrupted.
+    #[error("the load was interrupted")]
+    Interrupted,
+}
+
+fn list(nodes: &[NodeId]) -> String {
+    nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
 
 type Flight = Shared<BoxFuture<'static, Result<Arc<Root>, LoadError>>>;
 

@@ -11,9 +11,9 @@ use serde_bytes::ByteBuf;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
+use crate::messages::peer::{PeerReply, PeerRequest};
 use crate::node::Node;
-use crate::peers::peer::{PeerReply, PeerRequest};
-use crate::peers::session::AskError;
+use crate::node::sessions::AskError;
 
 /// Snapshot chunks that wait for the disk at most; more hold up the stream, not the memory.
 const CHUNKS_WAITING: usize = 4;
@@ -44,7 +44,7 @@ impl Link for PeerLink {
             MessageClass::Heartbeat | MessageClass::Vote => ConnLane::Urgent,
         };
         let request = PeerRequest::Raft(ByteBuf::from(request));
-        match self.node.sessions.ask(to, lane, &request, deadline).await {
+        match self.node.peers().sessions.ask(to, lane, &request, deadline).await {
             Ok(PeerReply::Raft(reply)) => Ok(reply.into_vec()),
             Ok(PeerReply::Refused(refusal)) => Err(LinkError::Refused(refusal.to_string())),
             Ok(_) => Err(LinkError::Refused("malformed reply".to_owned())),
@@ -60,7 +60,7 @@ impl Link for PeerLink {
         deadline: Duration,
     ) -> Result<Vec<u8>, LinkError> {
         let unreachable = |error: &dyn std::fmt::Display| LinkError::Unreachable(error.to_string());
-        let session = self.node.sessions.with(to).ok_or_else(|| unreachable(&"no session"))?;
+        let session = self.node.peers().sessions.with(to).ok_or_else(|| unreachable(&"no session"))?;
         let send = async {
             let mut bulk = session.conn.open_bulk(b"snapshot").await.map_err(|error| unreachable(&error))?;
             while let Some(chunk) = chunks.recv().await {
@@ -76,7 +76,7 @@ impl Link for PeerLink {
 /// Feeds a snapshot that `from` sends into the replica, or into the database that waits for one, and sends back what it says.
 pub async fn receive_snapshot(node: &Arc<Node>, from: NodeId, mut bulk: BulkReceiver) {
     let (feed, chunks) = mpsc::channel(CHUNKS_WAITING);
-    let install = match (node.replica(), node.rebuild()) {
+    let install = match (node.replica(), node.database.rebuild()) {
         (Some(replica), _) => tokio::spawn(async move { replica.serve_snapshot(from, chunks).await }),
         (None, Some(rebuild)) => tokio::spawn(async move { rebuild.serve_snapshot(from, chunks).await }),
         (None, None) => return,

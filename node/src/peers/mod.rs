@@ -1,9 +1,7 @@
 //! How nodes talk to each other: messages, sessions, Raft over sessions, and what a node believes of what it hears.
 
-pub mod caller;
-pub mod directory;
+pub mod dial;
 pub mod link;
-pub mod peer;
 pub mod proposal;
 pub mod revocation;
 pub mod rosters;

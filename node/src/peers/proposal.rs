@@ -12,9 +12,9 @@ use quorate_shares::ids::NodeId;
 use tracing::debug;
 
 use crate::base::clock::wall_ms;
-use crate::join::found;
+use crate::messages::peer::{PeerReply, PeerRequest, Refusal};
 use crate::node::Node;
-use crate::peers::peer::{PeerReply, PeerRequest, Refusal};
+use crate::vault::FIRST_FOUNDER;
 
 /// How long the leader may take.
 const LEADER: Duration = Duration::from_secs(3);
@@ -37,7 +37,7 @@ pub enum ProposalError {
 pub async fn propose(node: &Arc<Node>, replica: &Replica, change: Change) -> Result<(), ProposalError> {
     let leadership = *replica.leadership().borrow();
     if leadership.am_leader {
-        return match replica.propose(node.command(replica, change)).await {
+        return match replica.propose(node.leader.command(replica, change)).await {
             Ok(_) | Err(ProposeError::Refused(StateRefusal::AlreadyFounded)) => Ok(()),
             Err(ProposeError::Refused(refusal)) => Err(refusal.into()),
             Err(error) => Err(ProposalError::NoLeader(error.to_string())),
@@ -54,7 +54,7 @@ pub async fn propose(node: &Arc<Node>, replica: &Replica, change: Change) -> Res
 pub async fn propose_at(node: &Arc<Node>, at: NodeId, change: Change) -> Result<(), (ProposalError, Option<NodeId>)> {
     let request = PeerRequest::Propose(Box::new(Command::new(wall_ms(), change)));
     let failed = |reason: String| (ProposalError::NoLeader(reason), None);
-    match node.sessions.ask(at, Lane::Ordinary, &request, LEADER).await {
+    match node.peers().sessions.ask(at, Lane::Ordinary, &request, LEADER).await {
         Ok(PeerReply::Done) => Ok(()),
         Ok(PeerReply::Refused(Refusal::State(refusal))) => Err((refusal.into(), None)),
         Ok(PeerReply::Refused(Refusal::NotLeader(leader))) => {
@@ -70,7 +70,7 @@ pub async fn propose_at(node: &Arc<Node>, at: NodeId, change: Change) -> Result<
 /// joiner that has proved its invitation to a member with a seat.
 pub fn is_allowed(state: &State, from: NodeId, change: &Change) -> bool {
     match change {
-        Change::Found(_) => from == found::FIRST,
+        Change::Found(_) => from == FIRST_FOUNDER,
         Change::ReportLock(report) => report.node == from,
         Change::RegisterShareKey(register) => register.node == from,
         Change::Admitted { node } => *node == from,
@@ -102,7 +102,7 @@ pub async fn answer(node: &Node, replica: &Replica, from: NodeId, command: Comma
     if !replica.read(|state| is_allowed(state, from, &command.change)) {
         return Err(Refusal::Malformed);
     }
-    match replica.propose(node.command(replica, command.change)).await {
+    match replica.propose(node.leader.command(replica, command.change)).await {
         Ok(_) | Err(ProposeError::Refused(StateRefusal::AlreadyFounded)) => Ok(PeerReply::Done),
         Err(ProposeError::NotLeader { leader }) => Err(Refusal::NotLeader(leader)),
         Err(ProposeError::Refused(refusal)) => Err(Refusal::State(refusal)),

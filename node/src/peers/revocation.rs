@@ -19,74 +19,63 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
 use quorate_shares::ids::NodeId;
-use tokio::sync::watch;
 use tracing::{error, warn};
 
 use crate::base::phase::Phase;
 use crate::node::Node;
+use crate::node::enrolment::Enrolment;
 use crate::vault::{Roster, RosterLogId, Vault};
 
-/// Who told this node that it was revoked, and whether it believes it.
-#[derive(Default)]
-pub struct Revocation {
-    voices: Mutex<BTreeSet<NodeId>>,
-    believed: watch::Sender<bool>,
-}
-
-/// Whether `voices` are enough to believe that `me` was revoked. `own_log` says that the own log holds an entry that denies it.
-pub fn is_believed(roster: &Roster, me: NodeId, voices: &BTreeSet<NodeId>, own_log: bool) -> bool {
+/// Whether `attestations` are enough to believe that `me` was revoked. `own_log` says that the own log holds an entry that denies it.
+pub fn is_believed(roster: &Roster, me: NodeId, attestations: &BTreeSet<NodeId>, own_log: bool) -> bool {
     let voters: BTreeSet<NodeId> = roster.voters().collect();
-    let heard = voices.iter().filter(|&&voice| voice != me && voters.contains(&voice)).count();
-    !voters.is_empty() && heard + usize::from(own_log && voters.contains(&me)) > voters.len() / 2
+    let counted = attestations.iter().filter(|&&peer| peer != me && voters.contains(&peer)).count();
+    !voters.is_empty() && counted + usize::from(own_log && voters.contains(&me)) > voters.len() / 2
 }
 
-/// Whether the node of `vault` believes that it was revoked, now that `peer` says so by a roster of `shown`. `voices` are those
-/// that it heard before; this one is added.
-pub fn is_convinced(vault: &Vault, voices: &mut BTreeSet<NodeId>, peer: NodeId, shown: RosterLogId) -> bool {
+/// Whether the node of `vault` believes that it was revoked, now that `peer` says so by a roster of `shown`. `attestations` are
+/// those of before; this one is added.
+pub fn is_convinced(vault: &Vault, attestations: &mut BTreeSet<NodeId>, peer: NodeId, shown: RosterLogId) -> bool {
     let Some(me) = vault.identity.node.filter(|_| shown > vault.roster.log_id) else { return false };
-    if voices.insert(peer) {
+    if attestations.insert(peer) {
         warn!(%peer, "says that this node was revoked");
     }
     let own_log = vault.denials.iter().any(|denial| denial.node == me);
-    is_believed(&vault.roster, me, voices, own_log)
+    is_believed(&vault.roster, me, attestations, own_log)
 }
 
 /// Takes note that `peer`, by its pinned key, says that this node was revoked by the roster of `shown`.
-pub fn heard(node: &Node, peer: NodeId, shown: RosterLogId) {
-    let believed = node.with_vault(|vault| is_convinced(vault, &mut node.revocation.voices.lock(), peer, shown));
-    if believed.unwrap_or_default() {
-        accept(node);
+pub fn note_attestation(enrolment: &Enrolment, peer: NodeId, shown: RosterLogId) {
+    let revocation = &enrolment.revocation;
+    let convinced = |vault: &Vault| is_convinced(vault, &mut revocation.attestations.lock(), peer, shown);
+    if enrolment.with_vault(convinced).unwrap_or_default() {
+        revocation.accept();
     }
 }
 
-/// Whether anybody has said that this node was revoked.
-pub fn is_said(node: &Node) -> bool {
-    !node.revocation.voices.lock().is_empty()
-}
-
-/// Believes it.
-pub fn accept(node: &Node) {
-    node.revocation.believed.send_if_modified(|believed| !std::mem::replace(believed, true));
-}
-
-/// Returns once this node believes that it was revoked.
+/// Returns once this node believes that it was revoked from the cluster that its vault names then.
 pub async fn awaited(node: &Node) {
-    let mut believed = node.revocation.believed.subscribe();
-    // The sender lives as long as the node.
-    let _ = believed.wait_for(|&believed| believed).await;
+    let mut enrolments = node.enrolments();
+    loop {
+        let enrolment = Arc::clone(&enrolments.borrow_and_update());
+        tokio::select! {
+            () = enrolment.revocation.accepted() => return,
+            // What was said of an earlier vault was about another cluster. The sender lives as long as the node.
+            _ = enrolments.changed() => {}
+        }
+    }
 }
 
 /// Stays down for ever. Never returns.
-pub async fn rest(node: &Arc<Node>) {
+pub async fn stay_revoked(node: &Arc<Node>) {
     // Noted first: whatever happens next, it does not come back as if it knew nothing.
     if node.update_vault(|vault| vault.flags.revoked = true).await.is_err() {
         return std::future::pending().await;
     }
     node.enter(Phase::Revoked);
     node.forget_keys();
-    node.sessions.close_all("this node was revoked");
+    node.peers().sessions.close_all("this node was revoked");
     error!(
         "this node was revoked: it is no member of the cluster any more, and stays down; to use the machine again, \
             empty its data directory and join it anew"

@@ -15,8 +15,9 @@ use quorate_shares::ids::NodeId;
 use tokio::time::{Instant, sleep};
 use tracing::info;
 
+use crate::messages::peer::{PeerReply, PeerRequest};
 use crate::node::Node;
-use crate::peers::peer::{PeerReply, PeerRequest};
+use crate::peers::session;
 use crate::vault::Roster;
 
 /// How long a node that boots asks before it goes on with what it knows.
@@ -44,8 +45,8 @@ pub async fn ask_at_boot(node: &Arc<Node>) {
 pub async fn keep_asking(node: Arc<Node>) {
     loop {
         sleep(AGAIN).await;
-        if node.lease.is_valid() {
-            node.go_by_newer(None);
+        if node.serving.lease.is_valid() {
+            node.enrolment().use_newer_roster(None);
         } else {
             ask(&node, &mut BTreeSet::from([node.id()])).await;
         }
@@ -57,18 +58,18 @@ async fn ask(node: &Arc<Node>, heard: &mut BTreeSet<NodeId>) {
     let roster = node.roster();
     let peers = roster.members.iter().map(|member| member.node).filter(|peer| !heard.contains(peer));
     let asking = peers.map(|peer| async move {
-        match node.sessions.ask(peer, Lane::Ordinary, &PeerRequest::Roster, ANSWER).await {
+        match node.peers().sessions.ask(peer, Lane::Ordinary, &PeerRequest::Roster, ANSWER).await {
             Ok(PeerReply::Roster(bytes)) => Some((peer, Roster::parse(&bytes).ok()?)),
             _ => None,
         }
     });
     for (peer, shown) in join_all(asking).await.into_iter().flatten() {
         heard.insert(peer);
-        if node.is_newer(&shown) {
+        if node.enrolment().is_newer(&shown) {
             info!(%peer, index = shown.log_id.index, "has a newer roster");
-            node.go_by_newer(Some(shown));
-            node.close_sessions_with_strangers();
-            node.keep_sessions();
+            node.enrolment().use_newer_roster(Some(shown));
+            node.enrolment().close_sessions_with_strangers();
+            session::keep_all(node);
         }
     }
 }

@@ -5,7 +5,6 @@
 //! key, which lies in plain on the disk.
 
 use std::future::Future;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
@@ -14,19 +13,19 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt};
 use quorate_client::conn::{BulkReceiver, Conn, Handler, Limits, Reply, close};
-use quorate_client::identity::{self, DialError, Identity, Protocol, PublicKey};
+use quorate_client::identity::{self, Protocol};
 use quorate_client::wire::{self, Answered, Envelope};
 use quorate_shares::ids::NodeId;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::{debug, warn};
 
 use crate::base::clock::boot_ms;
-use crate::base::phase::{Phase, RequestClass, admits};
+use crate::base::phase::{RequestClass, admits};
 use crate::cluster::status;
 use crate::join::found;
 use crate::lock::unlock;
+use crate::messages::peer::{self, PeerReply, PeerRequest};
 use crate::node::Node;
-use crate::peers::peer::{self, PeerReply, PeerRequest};
 use crate::service;
 use crate::service::member::{self, Asked, Pace};
 
@@ -38,26 +37,6 @@ const GUESTS_MAX: usize = 10_240;
 /// What is put up with on such a connection before it is closed with a reason. The largest request, a message of 64 KiB
 /// as text, takes a third of such a frame.
 const GUEST: Limits = Limits { frame_bytes: 256 << 10, patience: Some(Duration::from_secs(30)) };
-
-/// Protocols that a node offers in a phase.
-fn offered(phase: Phase) -> &'static [Protocol] {
-    match phase {
-        Phase::Uninitialised | Phase::Revoked => &[],
-        Phase::Locked => &[Protocol::Boot],
-        Phase::Joining => &[Protocol::Boot, Protocol::Join, Protocol::Peer],
-        Phase::Open | Phase::Sealed => &[Protocol::Boot, Protocol::Peer, Protocol::Client],
-        Phase::Serving => &Protocol::ALL,
-    }
-}
-
-/// Offers what the present phase allows. Called whenever the phase or the identities change.
-pub fn offer(node: &Node) {
-    let config = node.boot_identity().map(|boot| {
-        let op = node.op_identity();
-        identity::server_config(&boot, op.as_ref(), offered(node.phase()))
-    });
-    node.endpoint.set_server_config(config);
-}
 
 /// Accepts connections for ever; ends when the endpoint is closed.
 pub async fn run(node: Arc<Node>) {
@@ -112,7 +91,7 @@ fn welcome(node: &Arc<Node>, guests: &Arc<Semaphore>, connection: quinn::Connect
                 identity::widen_windows(&connection);
                 PeerDoor::accepted(&node, peer)
             }
-            None => match node.turned_away(&key) {
+            None => match node.enrolment().roster.turned_away(&key) {
                 Some(refusal) => {
                     Arc::new(ClosedDoor { refusal: peer::encode(&PeerReply::Refused(refusal)), _place: place })
                 }
@@ -276,47 +255,4 @@ impl Handler for ClosedDoor {
     fn limits(&self) -> Limits {
         GUEST
     }
-}
-
-/// A connection that is closed when whoever opened it is done with it, however that ends.
-pub struct Closing(pub Conn);
-
-impl Drop for Closing {
-    fn drop(&mut self) {
-        self.0.close(close::DONE, "done");
-    }
-}
-
-/// Dials the first of `addresses` that answers, pinned to `key`.
-///
-/// # Errors
-/// Why each address failed, in words.
-pub async fn dial(
-    node: &Node,
-    addresses: &[String],
-    me: &Identity,
-    key: PublicKey,
-    protocol: Protocol,
-    deadline: Duration,
-) -> Result<quinn::Connection, String> {
-    let mut failures = Vec::new();
-    for address in addresses {
-        let resolved: Vec<SocketAddr> = match tokio::net::lookup_host(address).await {
-            Ok(resolved) => resolved.collect(),
-            Err(error) => {
-                failures.push(format!("{address}: {error}"));
-                continue;
-            }
-        };
-        for target in resolved {
-            match identity::dial(&node.endpoint, target, me, key, protocol, deadline).await {
-                Ok(connection) => return Ok(connection),
-                Err(DialError::WrongIdentity { presented }) => {
-                    failures.push(format!("{address}: presents the identity {presented}, expected {key}"));
-                }
-                Err(error) => failures.push(format!("{address}: {error}")),
-            }
-        }
-    }
-    Err(if failures.is_empty() { "no address".to_owned() } else { failures.join("; ") })
 }

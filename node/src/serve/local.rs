@@ -17,9 +17,8 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
 use tracing::debug;
 
-use crate::boot::BootError;
+use crate::messages::caller::Caller;
 use crate::node::Node;
-use crate::peers::caller::Caller;
 use crate::service::machine::{self, AdminAnswer};
 
 /// How long to wait when no connection can be accepted.
@@ -28,6 +27,21 @@ const PAUSE: Duration = Duration::from_millis(100);
 const CALLERS_MAX: usize = 32;
 /// How long a caller may take to send a request; then the place is for others.
 const REQUEST: Duration = Duration::from_secs(10);
+
+/// The local socket cannot be made.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot make the local socket {path}: {source}")]
+pub struct SocketError {
+    path: PathBuf,
+    source: std::io::Error,
+}
+
+impl SocketError {
+    /// What to do about it.
+    pub fn hint(&self) -> &'static str {
+        "check that the directory exists and can be written, or give another --socket path"
+    }
+}
 
 /// The socket's file, removed when the daemon stops.
 pub struct Socket {
@@ -46,10 +60,10 @@ impl Socket {
 /// Makes the socket and serves it. One that is there and answers belongs to another daemon; one that does not is dead.
 ///
 /// # Errors
-/// [`BootError::Socket`].
-pub fn listen(node: &Arc<Node>) -> Result<Socket, BootError> {
+/// [`SocketError`].
+pub fn listen(node: &Arc<Node>) -> Result<Socket, SocketError> {
     let path = node.config.socket.clone();
-    let failed = |source| BootError::Socket { path: path.clone(), source };
+    let failed = |source| SocketError { path: path.clone(), source };
     if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(parent).map_err(failed)?;
     }

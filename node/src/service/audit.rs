@@ -9,7 +9,7 @@ use quorate_raft::Replica;
 use quorate_raft::state::State;
 use tracing::{Level, debug, enabled};
 
-use crate::peers::caller::Caller;
+use crate::messages::caller::Caller;
 use crate::service::client::{Resource, Row};
 use crate::service::crypto;
 

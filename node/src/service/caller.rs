@@ -7,7 +7,7 @@ use quorate_client::wire::{Token, WireError};
 use quorate_raft::Replica;
 use subtle::ConstantTimeEq;
 
-use crate::peers::caller::{Caller, Principal, Restrictions};
+use crate::messages::caller::{Caller, Principal, Restrictions};
 use crate::service::client::Row;
 
 /// Who presents `token`. Only its hash is in the replicated state.

@@ -165,7 +165,7 @@ async fn decide(call: Call<'_>, needs: Needs, request: Request, received_ms: u64
 /// client should ask there in time, and not wait for a leader that is cut off.
 async fn stops_serving(node: &Node) {
     // The sender lives as long as the node.
-    let _ = node.phases().wait_for(|phase| !admits(*phase, RequestClass::Work)).await;
+    let _ = node.serving.phases().wait_for(|phase| !admits(*phase, RequestClass::Work)).await;
 }
 
 /// An answer under the lease, good until the lease ends. Not even a refusal may come from a state that is older.
@@ -178,14 +178,14 @@ fn leased(node: &Node, answer: Answer, received_ms: u64) -> Answered {
 
 /// Until when this node may serve (`boot_ms`), or the reason why it may not.
 pub(super) fn leased_until(node: &Node) -> Result<u64, WireError> {
-    let until_ms = node.lease.until_ms().filter(|_| admits(node.phase(), RequestClass::Work));
+    let until_ms = node.serving.lease.until_ms().filter(|_| admits(node.phase(), RequestClass::Work));
     until_ms.ok_or_else(|| not_serving(node))
 }
 
 fn not_serving(node: &Node) -> WireError {
     match node.phase() {
         Phase::Open | Phase::Serving => {
-            let reason = node.lease_trouble.lock().as_ref().map_or_else(String::new, |reason| format!(": {reason}"));
+            let reason = node.serving.trouble.lock().as_ref().map_or_else(String::new, |reason| format!(": {reason}"));
             WireError::new(Code::NoQuorum, format!("{} has no lease from a quorum{reason}", node.name()))
                 .hint("it serves again as soon as a quorum is up; `quorate status` shows who is missing")
         }

@@ -14,8 +14,8 @@ use zeroize::Zeroizing;
 
 use crate::base::random;
 use crate::keys::deal;
-use crate::keys::gather::{self, LoadError};
-use crate::memory::keyring::Slot;
+use crate::keys::gather;
+use crate::memory::keyring::{LoadError, Slot};
 use crate::node::Node;
 use crate::service::Call;
 use crate::service::client::leased_until;
@@ -103,7 +103,7 @@ async fn newest(call: Call<'_>, name: &KeyName) -> Result<(Slot, KeyVersion), Wi
 /// The root of a key version, from memory or from a quorum.
 async fn root(call: Call<'_>, slot: Slot) -> Result<Arc<EncryptionRoot>, WireError> {
     let Call { node, replica, .. } = call;
-    if let Some(root) = node.keyring.warm(slot) {
+    if let Some(root) = node.keys.keyring.warm(slot) {
         return Ok(root);
     }
     // A request that waited for something else may have outlived the lease. No key is reconstructed for it.
@@ -111,7 +111,7 @@ async fn root(call: Call<'_>, slot: Slot) -> Result<Arc<EncryptionRoot>, WireErr
     let load = || -> futures::future::BoxFuture<'static, _> {
         Box::pin(gather::load(Arc::clone(node), replica.clone(), slot))
     };
-    Box::pin(node.keyring.root(slot, load)).await.map_err(|error| unavailable(node, &error))
+    Box::pin(node.keys.keyring.root(slot, load)).await.map_err(|error| unavailable(node, &error))
 }
 
 fn unavailable(node: &Node, error: &LoadError) -> WireError {

@@ -7,10 +7,10 @@ use quorate_client::error::Code;
 use quorate_client::wire::WireError;
 use quorate_shares::ids::NodeId;
 
+use crate::messages::caller::Caller;
+use crate::messages::peer::{Forwarded, ForwardedReply, ForwardedRequest, PeerReply, PeerRequest, Refusal};
 use crate::node::Node;
-use crate::peers::caller::Caller;
-use crate::peers::peer::{Forwarded, ForwardedReply, ForwardedRequest, PeerReply, PeerRequest, Refusal};
-use crate::peers::session::AskError;
+use crate::node::sessions::AskError;
 use crate::service::Call;
 
 /// How long the leader may take.
@@ -88,7 +88,7 @@ async fn ask(
     deadline: Duration,
 ) -> Result<ForwardedReply, Undone> {
     let forwarded = PeerRequest::Forwarded(Box::new(Forwarded { caller: caller.clone(), request }));
-    match node.sessions.ask(member, lane, &forwarded, deadline).await {
+    match node.peers().sessions.ask(member, lane, &forwarded, deadline).await {
         Ok(PeerReply::Forwarded(done)) => done.map_err(Undone::Failed),
         Ok(PeerReply::Refused(refusal)) => Err(Undone::Refused(refusal)),
         Ok(_) => Err(Undone::Refused(Refusal::Malformed)),

@@ -15,8 +15,8 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::keys::deal;
 use crate::memory::keyring::Slot;
+use crate::messages::peer::{ForwardedReply, ForwardedRequest, KeyChange};
 use crate::node::Node;
-use crate::peers::peer::{ForwardedReply, ForwardedRequest, KeyChange};
 use crate::service::Call;
 use crate::service::forward::{self, Leader};
 use crate::service::found::find;

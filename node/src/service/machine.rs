@@ -21,13 +21,13 @@ use crate::cluster::status;
 use crate::join::desk;
 use crate::lease::sealing;
 use crate::lock::absence;
-use crate::node::Node;
-use crate::peers::caller::Caller;
+use crate::messages::caller::Caller;
+use crate::node::{Node, roster};
+use crate::service::audit;
 use crate::service::client::{Needs, Resource, Row};
-use crate::service::{audit, nodes};
 use crate::vault::invitation::Invitation;
 use crate::vault::layout::Address;
-use crate::vault::{FirstFounder, Founding, FoundingStep, Invited, Role, Roster, Vault, VaultFile};
+use crate::vault::{FirstFounder, Founding, FoundingStep, Invited, Role, Roster, Vault};
 
 /// How often progress is looked at.
 const LOOK: Duration = Duration::from_millis(100);
@@ -87,7 +87,7 @@ async fn run(
             Ok(AdminResponse::Sealed { node: node.name(), sealed })
         }
         AdminRequest::Admit { name } => {
-            absence::admit(node, nodes::member(node, &name)?, caller).await?;
+            absence::admit(node, roster::member(&node.roster(), &name)?, caller).await?;
             Ok(AdminResponse::Admitted { at: node.name() })
         }
         AdminRequest::Export => match node.replica() {
@@ -136,8 +136,8 @@ impl Terms {
 async fn init(node: &Arc<Node>, terms: Terms, token_hash: [u8; 32]) -> Result<Vec<String>, WireError> {
     let Terms { founders, threshold } = terms;
     if !node.has_vault() {
-        let mut vault = Vault::new(ClusterId(random::bytes()), node.boot_seed());
-        vault.identity.node = Some(crate::join::found::FIRST);
+        let mut vault = Vault::new(ClusterId(random::bytes()), node.enrolment().identity.boot_seed());
+        vault.identity.node = Some(crate::vault::FIRST_FOUNDER);
         let first = FirstFounder {
             founders,
             threshold,
@@ -150,7 +150,7 @@ async fn init(node: &Arc<Node>, terms: Terms, token_hash: [u8; 32]) -> Result<Ve
         adopt(node, vault)?;
         info!(founders, threshold, "founding");
     }
-    let boot_pk = node.boot_identity().map(|boot| boot.public().0).unwrap_or_default();
+    let boot_pk = node.enrolment().identity.boot().map(|boot| boot.public().0).unwrap_or_default();
     let address = address(node)?;
     let invited = node.update_vault(move |vault| {
         let Some((_, first)) = desk::view(vault) else { return Err(None) };
@@ -191,9 +191,8 @@ async fn join(node: &Arc<Node>, invitation: &str) -> Result<(), WireError> {
     if node.has_vault() {
         return join_again(node, id, cluster, role).await;
     }
-    let mut vault = Vault::new(cluster, node.boot_seed());
+    let mut vault = Vault::new(cluster, node.enrolment().identity.boot_seed());
     vault.founding = Some(founding(node, 0, role)?);
-    node.founding.send_replace(crate::node::Founding::default());
     adopt(node, vault)
 }
 
@@ -202,24 +201,27 @@ async fn join_again(node: &Arc<Node>, id: [u8; 32], cluster: ClusterId, role: Ro
     let taken = node.update_vault(move |vault| {
         let unlocked = vault.lock.is_none();
         match vault.founding.as_mut().map(|founding| &mut founding.role) {
-            Some(Role::Founder(invited) | Role::Joiner(invited)) if invited.key.id() == id => true,
+            Some(Role::Founder(invited) | Role::Joiner(invited)) if invited.key.id() == id => Some(false),
             Some(current @ (Role::Founder(_) | Role::Joiner(_))) if unlocked => {
                 *current = role;
                 vault.identity.cluster = cluster;
                 vault.identity.node = None;
                 vault.roster = Roster::default();
                 vault.held.clear();
-                true
+                Some(true)
             }
-            _ => false,
+            _ => None,
         }
     });
-    if taken.await.map_err(|error| WireError::new(Code::Storage, error.to_string()))? {
-        node.set_cluster();
-        return Ok(());
+    match taken.await.map_err(|error| WireError::new(Code::Storage, error.to_string()))? {
+        Some(false) => Ok(()),
+        Some(true) => {
+            node.enrol_again();
+            Ok(())
+        }
+        None => Err(WireError::new(Code::Conflict, "this node belongs to a cluster already")
+            .hint("each node joins once; another cluster needs an empty data directory")),
     }
-    Err(WireError::new(Code::Conflict, "this node belongs to a cluster already")
-        .hint("each node joins once; another cluster needs an empty data directory"))
 }
 
 /// The cluster waited for the joiner in vain, or an operator gave it up.
@@ -248,14 +250,13 @@ fn address(node: &Node) -> Result<Address, WireError> {
 
 /// Makes the vault, once: of two commands at the same time the second finds the first one's.
 fn adopt(node: &Arc<Node>, vault: Vault) -> Result<(), WireError> {
-    let _one = node.adopting.lock();
-    if node.has_vault() {
+    let created = node
+        .create_vault(vault)
+        .map_err(|error| WireError::new(Code::Storage, error.to_string()).hint(error.hint()))?;
+    if !created {
         return Err(WireError::new(Code::Conflict, "another command has just given this node a cluster")
             .hint("`quorate status` shows which; repeat the command to go on with it"));
     }
-    let file = VaultFile::create(&node.dir, vault)
-        .map_err(|error| WireError::new(Code::Storage, error.to_string()).hint(error.hint()))?;
-    node.adopt_vault(file);
     // Said at once, so that a second command sees that something is under way.
     node.enter(Phase::Joining);
     Ok(())
@@ -270,7 +271,7 @@ async fn tell_until_served(
     let gone = || WireError::new(Code::Internal, "the caller is gone");
     let mut shown = None;
     while node.phase() != Phase::Serving {
-        let founding = node.founding.borrow().clone();
+        let founding = node.enrolment().joining.founding();
         if let Some(reason) = founding.refused {
             return Err(WireError::new(Code::Denied, reason)
                 .hint("`quorate node invite` on a member gives another invitation; `cluster init` those of founders"));
@@ -319,7 +320,7 @@ async fn local_status(node: &Arc<Node>) -> LocalStatus {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::service::member::tests::node_of;
+    use crate::node::testing::node_of;
     use quorate_shares::secret::Secret;
     use tokio::time::timeout;
 
@@ -348,7 +349,7 @@ mod tests {
         let follow = tell_until_served(&node, Vec::new(), &tell);
         let turn = async {
             told.recv().await.expect("it tells the first step");
-            node.lease.bar(phase == Phase::Sealed);
+            node.serving.lease.bar(phase == Phase::Sealed);
             node.enter(phase);
         };
         let (ended, ()) = timeout(SOON, async { tokio::join!(follow, turn) }).await.expect("it ends");

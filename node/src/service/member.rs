@@ -18,15 +18,15 @@ use tracing::debug;
 use crate::base::phase::{RequestClass, admits};
 use crate::base::random;
 use crate::cluster::{alarms, members, operate, status};
-use crate::join::{desk, found};
+use crate::join::desk;
 use crate::keys::gather;
 use crate::lease::{confirm, sealing};
 use crate::lock::absence;
-use crate::node::Node;
-use crate::peers::caller::Caller;
-use crate::peers::peer::{
+use crate::messages::caller::Caller;
+use crate::messages::peer::{
     Forwarded, ForwardedReply, ForwardedRequest, KeyChange, LockState, Operate, PeerReply, PeerRequest, Refusal,
 };
+use crate::node::Node;
 use crate::peers::{proposal, session};
 use crate::service::client::{self, Resource};
 use crate::service::{audit, keys};
@@ -91,7 +91,7 @@ pub fn row(request: &PeerRequest) -> Row {
 pub fn admit(node: &Node, from: NodeId, conn: &Conn, is_greeted: bool, request: &PeerRequest) -> Result<Pace, Refusal> {
     // The member may have been denied since the session began. Requests that are being answered lose their answers with the
     // session.
-    if let Some(refusal) = node.turned_away(&conn.peer().key) {
+    if let Some(refusal) = node.enrolment().roster.turned_away(&conn.peer().key) {
         return Err(refusal);
     }
     let row = row(request);
@@ -165,7 +165,7 @@ async fn run(node: &Arc<Node>, asked: &Asked<'_>, request: PeerRequest) -> Resul
             commit.await.map(|()| PeerReply::Done).map_err(|_| Refusal::Storage)
         }
         PeerRequest::LockErased(state) => {
-            node.old_copies.lock().erased(from, state.keyno);
+            node.enrolment().locks.old_copies.lock().erased(from, state.keyno);
             Ok(PeerReply::Done)
         }
         PeerRequest::FoundingTerms => {
@@ -179,7 +179,7 @@ async fn run(node: &Arc<Node>, asked: &Asked<'_>, request: PeerRequest) -> Resul
             if current != Some(attempt) {
                 return Err(Refusal::NotFounding);
             }
-            found::note_locked(node, from, attempt);
+            node.enrolment().joining.note_locked(from, attempt);
             Ok(PeerReply::Done)
         }
         PeerRequest::Propose(command) => proposal::answer(node, &replica(node)?, from, *command).await,
@@ -189,7 +189,7 @@ async fn run(node: &Arc<Node>, asked: &Asked<'_>, request: PeerRequest) -> Resul
         }
         PeerRequest::Report => Ok(PeerReply::Report(status::report(node))),
         PeerRequest::Flushed(flushed) => {
-            node.sessions.note_reported(from, flushed);
+            node.peers().sessions.note_reported(from, flushed);
             Ok(PeerReply::Done)
         }
         PeerRequest::Roster => {
@@ -297,52 +297,12 @@ async fn prepare_lock(node: &Arc<Node>, from: NodeId, durable: LockState) -> Res
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use super::*;
-    use std::path::Path;
-
-    use crate::base::background::Background;
-    use crate::base::config::{Config, SecretMemory, Timing};
-    use crate::vault::disk::DataDir;
-    use crate::vault::{self, Founding, Invited, Role, Roster, RosterLogId, RosterMember, Standing, Vault, VaultFile};
+    use crate::node::testing::{member, node_of};
+    use crate::vault::{self, Founding, Invited, Role, Roster, RosterLogId, Vault};
     use quorate_shares::ids::ClusterId;
     use quorate_shares::secret::Secret;
-
-    /// A voter with made-up keys.
-    pub(crate) fn member(node: u64) -> RosterMember {
-        let key = |salt: u8| std::array::from_fn(|_| node as u8 ^ salt);
-        RosterMember {
-            node: NodeId(node),
-            boot_pk: key(0x10),
-            op_pk: key(0x20),
-            standing: Standing { admitted: true, voter: true, ..Standing::default() },
-            name: format!("n{node}").parse().expect("a name"),
-            addresses: vec!["127.0.0.1:7250".parse().expect("an address")],
-        }
-    }
-
-    /// A node with this vault in `dir`, which nobody reaches.
-    pub(crate) fn node_of(dir: &Path, vault: Vault) -> Arc<Node> {
-        let data = DataDir::open(dir).expect("a data directory");
-        let config = Config {
-            data: dir.into(),
-            listen: "127.0.0.1:0".parse().expect("an address"),
-            advertise: "127.0.0.1:7250".into(),
-            name: "n2".parse().expect("a name"),
-            socket: dir.join("socket"),
-            secret_memory: SecretMemory::Auto,
-            pin: crate::base::config::PinAt::Vault,
-            unlock_from: None,
-            timing: Timing::default(),
-            rebuild_state: false,
-        };
-        let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().expect("an address")).expect("a socket");
-        let boot_seed = vault.identity.boot_seed.duplicate();
-        let file = VaultFile::create(&data, vault).expect("a vault");
-        let node = Node::new(config, data, endpoint, boot_seed, Background::start().expect("a thread"));
-        node.adopt_vault(file);
-        node
-    }
 
     /// A founder that loses power right after it answered PREP must know, when it comes back, whose lock key it holds;
     /// otherwise two founders wait for each other for ever. What the network sees of this depends on a race.
@@ -358,9 +318,9 @@ pub(crate) mod tests {
         vault.founding = Some(Founding { attempt: 0, name, addresses: member(2).addresses, role });
         let node = node_of(dir.path(), vault);
         // Learned from the first founder, and in memory only so far.
-        node.set_id(NodeId(2));
+        node.enrolment().identity.set_id(NodeId(2));
         let members = vec![member(1), member(2)];
-        node.set_roster(Roster { log_id: RosterLogId::default(), members, revoked: Vec::new() });
+        node.enrolment().roster.set(Roster { log_id: RosterLogId::default(), members, revoked: Vec::new() });
 
         let reply = prepare_lock(&node, NodeId(1), LockState { generation: 0, keyno: 0 }).await.expect("a key");
         assert!(matches!(reply, PeerReply::LockKey { keyno: 1, .. }));

@@ -31,8 +31,8 @@ use std::sync::Arc;
 
 use quorate_raft::Replica;
 
+use crate::messages::caller::Caller;
 use crate::node::Node;
-use crate::peers::caller::Caller;
 
 /// What every handler of a client's request is given.
 #[derive(Clone, Copy)]

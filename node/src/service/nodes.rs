@@ -6,15 +6,16 @@ use futures::future::join_all;
 use quorate_client::conn::Lane;
 use quorate_client::error::Code;
 use quorate_client::wire::{Alarm, Answer, Response, WireError};
-use quorate_shares::ids::{NodeId, NodeName};
+use quorate_shares::ids::NodeName;
 use tracing::info;
 
-use crate::cluster::alarms::{self, Which};
+use crate::cluster::alarms;
 use crate::cluster::status;
 use crate::lease::sealing;
 use crate::lock::absence;
-use crate::node::Node;
-use crate::peers::peer::ForwardedRequest;
+use crate::memory::alarms::{Which, is_meant, is_same};
+use crate::messages::peer::ForwardedRequest;
+use crate::node::roster::{member, unknown_node};
 use crate::service::Call;
 use crate::service::forward::{self, Undone};
 
@@ -38,14 +39,14 @@ pub async fn show(call: Call<'_>, name: &NodeName) -> Answer {
     let mut nodes = status::nodes(call.node, call.replica).await;
     match nodes.iter().position(|node| node.name == *name) {
         Some(position) => Ok(Response::Node(Box::new(nodes.swap_remove(position)))),
-        None => Err(unknown_node(call.node, name)),
+        None => Err(unknown_node(&call.node.roster(), name)),
     }
 }
 
 /// Seals or unseals the node of that name, which may be this one.
 pub async fn seal(call: Call<'_>, name: &NodeName, sealed: bool) -> Answer {
     let Call { node, caller, .. } = call;
-    let meant = member(node, name)?;
+    let meant = member(&node.roster(), name)?;
     if meant == node.id() {
         return sealing::set(node, sealed, caller).await.map(|()| Response::Done);
     }
@@ -66,7 +67,7 @@ pub async fn seal(call: Call<'_>, name: &NodeName, sealed: bool) -> Answer {
 /// Lets a node come back, however long it was away: here, and at each member that this node has a session with.
 pub async fn admit(call: Call<'_>, name: &NodeName) -> Answer {
     let Call { node, caller, .. } = call;
-    let meant = member(node, name)?;
+    let meant = member(&node.roster(), name)?;
     if meant != node.id() {
         absence::admit(node, meant, caller).await?;
     }
@@ -113,13 +114,12 @@ pub async fn disarm(call: Call<'_>, which: Which) -> Answer {
     for (member, disarmed) in answers.await {
         if !disarmed {
             silent.push(member.name.clone());
-        } else if let Some((report, _)) = node.last_reports.lock().get_mut(&member.node) {
-            report.alarms.retain(|alarm| !alarms::is_meant(&which, alarm));
+        } else if let Some((report, _)) = node.peers().reports.lock().get_mut(&member.node) {
+            report.alarms.retain(|alarm| !is_meant(&which, alarm));
         }
     }
     let after = status::alarms(node);
-    let gone =
-        |alarm: &Alarm| alarms::is_meant(&which, alarm) && !after.iter().any(|open| alarms::is_same(open, alarm));
+    let gone = |alarm: &Alarm| is_meant(&which, alarm) && !after.iter().any(|open| is_same(open, alarm));
     let alarms: Vec<_> = before.into_iter().filter(gone).collect();
     for Alarm { code, node, message, .. } in &alarms {
         info!(%code, about = node.as_ref().map_or("-", NodeName::as_str), %message, %caller, "alarm disarmed");
@@ -132,19 +132,4 @@ async fn alarms_everywhere(call: Call<'_>) -> Vec<Alarm> {
     // Asks each node how it is; the answers are kept.
     status::nodes(call.node, call.replica).await;
     status::alarms(call.node)
-}
-
-/// The member of that name.
-///
-/// # Errors
-/// [`Code::NotFound`], with the names that there are.
-pub fn member(node: &Node, name: &NodeName) -> Result<NodeId, WireError> {
-    let roster = node.roster();
-    let member = roster.members.iter().find(|member| member.name == *name);
-    member.map(|member| member.node).ok_or_else(|| unknown_node(node, name))
-}
-
-fn unknown_node(node: &Node, name: &NodeName) -> WireError {
-    let names: Vec<_> = node.roster().members.iter().map(|member| member.name.to_string()).collect();
-    WireError::new(Code::NotFound, format!("no node named {name}")).hint(format!("the nodes are {}", names.join(", ")))
 }

@@ -9,7 +9,7 @@ use quorate_shares::secret::Secret;
 
 use crate::base::random;
 use crate::cluster::operate;
-use crate::peers::peer::{ForwardedReply, ForwardedRequest, Operate};
+use crate::messages::peer::{ForwardedReply, ForwardedRequest, Operate};
 use crate::service::Call;
 use crate::service::forward::{self, Leader};
 use crate::vault::invitation::InvitationKey;

@@ -20,6 +20,8 @@ use super::roster::MEMBERS_MAX;
 use crate::vault::invitation::{INVITERS_MAX, InvitationKey, Inviter};
 use crate::vault::layout::{Address, LayoutError, Reader, Writer};
 
+/// The id of the first founder.
+pub const FIRST_FOUNDER: NodeId = NodeId(1);
 /// Most invitations that a first founder keeps: one for each founder, and those that a repeated `init` has replaced
 /// are dropped.
 pub const INVITATIONS_MAX: usize = MEMBERS_MAX;

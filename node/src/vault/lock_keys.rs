@@ -17,15 +17,24 @@ use quorate_shares::kem::PublicKey;
 use quorate_shares::lock::{Bundle, Lock, LockOpenRequest, LockParams, LockPeer, LockPiece, PinPlace, ShareKey};
 use quorate_shares::secret::Secret;
 use rand_core::CryptoRng;
+use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use crate::peers::peer::LockState;
 use crate::vault::{HeldForPeer, HeldKey, KEYS_PER_PEER_MAX, Vault};
 
 /// Bytes of a pin that lies in the vault itself.
 const PIN_BYTES: usize = 32;
 /// Seconds of running time before keys older than the committed one are erased.
 pub const GRACE_S: u16 = 60;
+
+/// A lock's generation and the number of the peer's key that it uses; zeros before there is one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LockState {
+    /// Generation of the asker's durable lock.
+    pub generation: u64,
+    /// Number of the lock key that the asked peer holds for it.
+    pub keyno: u64,
+}
 
 /// The peer must wait: as many keys are held for it as may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -37,7 +37,7 @@ use quorate_shares::secret::Secret;
 pub use self::denials::DENIALS_MAX;
 pub use self::file::{VaultError, VaultFile, inspect};
 pub use self::founding::{
-    FirstFounder, FounderKeys, Founding, FoundingStep, INVITATIONS_MAX, Invited, OpenInvitation, Role,
+    FIRST_FOUNDER, FirstFounder, FounderKeys, Founding, FoundingStep, INVITATIONS_MAX, Invited, OpenInvitation, Role,
 };
 pub use self::held::{HeldForPeer, HeldKey, KEYS_PER_PEER_MAX};
 pub use self::roster::{MEMBERS_MAX, REVOKED_MAX, Revoked, Roster, RosterLogId, RosterMember, Standing};

@@ -69,6 +69,7 @@ fn refusals() -> Vec<(String, String)> {
         "DataDirError",
         "VaultError",
         "BootError",
+        "SocketError",
         "UnlockError",
         "InvitationError",
         "PinError",
@@ -83,7 +84,7 @@ fn refusals() -> Vec<(String, String)> {
     for (start, end) in [
         ("impl fmt::Display for Refusal {", "\n}"),
         ("fn explain(code: LockOpenCode)", "\n}"),
-        ("    pub fn pin(&self, place: &PinPlace)", "\n    }\n"),
+        ("pub fn read(place: &PinPlace)", "\n    }\n"),
     ] {
         let code = program.item(start);
         add(start, literals(code.split(end).next().expect("always one")));

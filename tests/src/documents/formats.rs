@@ -11,8 +11,8 @@ use quorate_client::wire::{
     OperationStatus, Progress, PublicStatus, Request, Response, RevocationProgress, Stage, Status, VersionInfo,
     WireError,
 };
-use quorate_node::peers::caller::{Caller, Door, Origin, Principal, Restrictions};
-use quorate_node::peers::peer::{
+use quorate_node::messages::caller::{Caller, Door, Origin, Principal, Restrictions};
+use quorate_node::messages::peer::{
     self, ForwardedReply, ForwardedRequest, Hello, KeyChange, Operate, PeerReply, PeerRequest, Report,
 };
 use quorate_raft::command::{self, Change};

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use quorate_client::conn::{Conn, Lane};
 use quorate_client::identity::{DialError, Identity, Protocol, dial};
-use quorate_node::peers::caller::Caller;
-use quorate_node::peers::peer::{
+use quorate_node::messages::caller::Caller;
+use quorate_node::messages::peer::{
     Forwarded, ForwardedRequest, Hello, KeyChange, LockState, Operate, PeerRequest, SharesRequest, VerifyRequest,
 };
 use quorate_node::vault::{self, Vault};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use quorate_client::wire::Answered;
 use quorate_node::memory::keyring::Slot;
-use quorate_node::peers::peer::Operate;
+use quorate_node::messages::peer::Operate;
 use quorate_shares::envelope::Ciphertext;
 use quorate_shares::ids::{KeyName, NodeId};
 

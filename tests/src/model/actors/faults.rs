@@ -1,6 +1,6 @@
 //! The faults that happen to the cluster.
 
-use quorate_node::peers::peer::{self, PeerRequest, SharesRequest};
+use quorate_node::messages::peer::{self, PeerRequest, SharesRequest};
 use quorate_shares::ids::{Epoch, NodeId};
 use quorate_shares::lock::LockParams;
 

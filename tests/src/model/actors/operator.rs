@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use quorate_node::peers::peer::Operate;
+use quorate_node::messages::peer::Operate;
 use quorate_raft::command::{Begin, Change, Command, Operation};
 use quorate_shares::ids::{NodeId, NodeName};
 

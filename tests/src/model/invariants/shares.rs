@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use quorate_node::memory::holder::Facts;
+use quorate_node::memory::holder::ShareRecordInfo;
 use quorate_node::memory::keyring::Slot;
 use quorate_shares::ids::{Epoch, NodeId};
 use quorate_shares::lock::Bundle;
@@ -19,10 +19,10 @@ use crate::model::world::message::Process;
 
 impl Watch {
     /// S5, S6: an opened share matches its commitment in the committed state, and never changes.
-    pub(in crate::model) fn opened(&mut self, node: NodeId, facts: &Facts, x: u8, share: &Secret<32>) {
-        let x_of = self.state.x_of(facts.record.epoch, node);
+    pub(in crate::model) fn opened(&mut self, node: NodeId, info: &ShareRecordInfo, x: u8, share: &Secret<32>) {
+        let x_of = self.state.x_of(info.record.epoch, node);
         self.holds(x_of == Some(x), || format!("node {node} opened the share of number {x}, which is not its own"));
-        self.accepted(node, &facts.identity, &facts.record, x, share);
+        self.accepted(node, &info.identity, &info.record, x, share);
     }
 
     /// S5, S6: an accepted share matches its commitment in the committed state, and never changes.
@@ -106,15 +106,15 @@ impl Watch {
         self.holds(swapped.is_err(), || "D5: a record is taken for that of another key".to_owned());
         for (&node, holder) in &self.holders {
             let replica = Replica(&self.state, &self.image);
-            let Ok(mut facts) = holder.facts(&replica, epoch, other.0, other.1) else { continue };
-            let right = facts.record.clone();
-            facts.record = record.clone();
-            self.holds(holder.open(&replica, &facts).is_err(), || {
+            let Ok(mut info) = holder.share_record_info(&replica, epoch, other.0, other.1) else { continue };
+            let right = info.record.clone();
+            info.record = record.clone();
+            self.holds(holder.open(&replica, &info).is_err(), || {
                 format!("D5: node {node} opens a record of another key")
             });
             // The place inside the record, moved: the same key, and the share of another.
-            facts.record = ShareRecord { shares: record.shares.clone(), ..right };
-            self.holds(holder.open(&replica, &facts).is_err(), || format!("D5: node {node} opens a moved share"));
+            info.record = ShareRecord { shares: record.shares.clone(), ..right };
+            self.holds(holder.open(&replica, &info).is_err(), || format!("D5: node {node} opens a moved share"));
         }
     }
 
@@ -133,8 +133,8 @@ impl Watch {
     fn all_shares(&self, slot: Slot, epoch: Epoch) -> BTreeMap<NodeId, (u8, Secret<32>)> {
         let replica = Replica(&self.state, &self.image);
         let open = |(&node, holder): (&NodeId, &quorate_node::memory::holder::Holder)| {
-            let facts = holder.facts(&replica, epoch, slot.0, slot.1).ok()?;
-            Some((node, holder.open(&replica, &facts).ok()?))
+            let info = holder.share_record_info(&replica, epoch, slot.0, slot.1).ok()?;
+            Some((node, holder.open(&replica, &info).ok()?))
         };
         self.holders.iter().filter_map(open).collect()
     }

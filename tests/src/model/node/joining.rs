@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use quorate_node::peers::peer::{PeerReply, PeerRequest, Refusal};
+use quorate_node::messages::peer::{PeerReply, PeerRequest, Refusal};
 use quorate_node::vault::lock_keys;
 use quorate_raft::command::{Change, Command};
 use quorate_raft::state::{MemberState, State};

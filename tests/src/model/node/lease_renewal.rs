@@ -2,7 +2,7 @@
 
 use quorate_node::base::phase::Phase;
 use quorate_node::memory::lease::Renewal;
-use quorate_node::peers::peer::{PeerReply, PeerRequest, Refusal};
+use quorate_node::messages::peer::{PeerReply, PeerRequest, Refusal};
 
 use super::{Asked, Context, Daemon, LEASE, LEASE_TICK_MS, WIPE_AFTER_MS};
 use crate::model::raft::Asker;
@@ -76,7 +76,7 @@ impl Daemon {
                 }
                 Asker::Peer(from, id) => {
                     let (body, to) = (PeerReply::Lease { index }, from);
-                    let body = std::sync::Arc::new(quorate_node::peers::peer::encode(&body));
+                    let body = std::sync::Arc::new(quorate_node::messages::peer::encode(&body));
                     let (to, body) = (
                         crate::model::world::message::To::Process(to),
                         crate::model::world::message::Body::Tell(id, body),

@@ -18,13 +18,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_node::base::phase::{self, Phase, RequestClass};
-use quorate_node::cluster::members::{Checked, Joiner, Serving};
-use quorate_node::keys::deal::OpenDealer;
+use quorate_node::cluster::members::{Joiner, Serving};
 use quorate_node::lease::confirm as node_confirm;
+use quorate_node::memory::checked::Checked;
+use quorate_node::memory::dealer::OpenDealer;
 use quorate_node::memory::holder::{Holder, Source};
 use quorate_node::memory::keyring::Roots;
 use quorate_node::memory::lease::{Lease, Renewal};
-use quorate_node::peers::peer::{self, ForwardedReply, ForwardedRequest, PeerReply, PeerRequest, Refusal};
+use quorate_node::messages::peer::{self, ForwardedReply, ForwardedRequest, PeerReply, PeerRequest, Refusal};
 use quorate_node::vault::{Vault, VaultError, VaultFile};
 use quorate_raft::ReadError;
 use quorate_raft::rows::RowKey;

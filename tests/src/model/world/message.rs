@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use quorate_node::peers::peer::Operate;
+use quorate_node::messages::peer::Operate;
 use quorate_shares::ids::{Epoch, KeyName, KeyUid, KeyVersion, NodeId};
 use quorate_shares::secret::Secret;
 use sha2::{Digest, Sha256};

@@ -10,7 +10,7 @@ mod newcomers;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use quorate_node::peers::peer::Operate;
+use quorate_node::messages::peer::Operate;
 use quorate_shares::ids::NodeId;
 use quorate_shares::lock::Bundle;
 use sha2::{Digest, Sha256};

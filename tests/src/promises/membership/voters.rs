@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use quorate_client::conn::{Conn, Handler, Lane as ConnLane, Reply, close};
 use quorate_client::identity::{Identity, Protocol, dial, peer_key, server_config};
 use quorate_client::wire::Phase;
-use quorate_node::peers::peer::{self, Hello, PeerReply, PeerRequest, Refusal};
+use quorate_node::messages::peer::{self, Hello, PeerReply, PeerRequest, Refusal};
 use quorate_node::vault::{self, Vault};
 use quorate_raft::{
     ChangePurpose, Denial, Gate, Link, LinkError, LogPlace, MessageClass, Options, Replica, StorageKeys, Timing,

@@ -8,7 +8,7 @@ use quorate_client::conn::{CallError, Lane};
 use quorate_client::error::Code;
 use quorate_client::identity::{Identity, Protocol};
 use quorate_client::wire::{self, Answered, Envelope, PUBLIC_STATUS, Phase, PublicStatus, Request, Token};
-use quorate_node::peers::peer;
+use quorate_node::messages::peer;
 use quorate_shares::ids::{Epoch, NodeId, NodeName};
 use quorate_shares::labels::EXPORTER_LOCK;
 use quorate_shares::lock::{LockOpenCode, LockOpenReply, LockOpenRequest};

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use quorate_client::conn::{Conn, Handler, Lane, Reply};
 use quorate_client::error::Code;
 use quorate_client::identity::{Identity, Protocol, dial};
-use quorate_node::peers::peer::{self, Hello, PeerReply, PeerRequest, Refusal, SealedShare, SharesRequest};
+use quorate_node::messages::peer::{self, Hello, PeerReply, PeerRequest, Refusal, SealedShare, SharesRequest};
 use quorate_node::vault::Vault;
 use quorate_raft::offline::OfflineStore;
 use quorate_raft::{Flushed, StorageKeys, offline};

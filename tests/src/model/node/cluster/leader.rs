@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use quorate_node::cluster::follow::is_denied;
 use quorate_node::cluster::members::{self, Joiner};
-use quorate_node::peers::peer::{PeerReply, PeerRequest, Refusal, Report};
+use quorate_node::messages::peer::{PeerReply, PeerRequest, Refusal, Report};
 use quorate_node::peers::proposal;
 use quorate_raft::command::{Begin, Change, Command, Operation};
 use quorate_raft::plan::{self, Patience, View};

@@ -3,7 +3,7 @@
 use quorate_client::error::Code;
 use quorate_client::wire::WireError;
 use quorate_node::cluster::operate::{Ordered, ordered};
-use quorate_node::peers::peer::{ForwardedReply, Operate, PeerReply, Refusal};
+use quorate_node::messages::peer::{ForwardedReply, Operate, PeerReply, Refusal};
 use quorate_raft::command::{Change, Outcome};
 use quorate_raft::refusal::Refusal as StateRefusal;
 use quorate_shares::ids::Epoch;

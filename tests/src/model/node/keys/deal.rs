@@ -2,8 +2,9 @@
 
 use quorate_client::error::Code;
 use quorate_client::wire::WireError;
-use quorate_node::keys::deal::{self, OpenDealer, Target};
-use quorate_node::peers::peer::{ForwardedReply, KeyChange, PeerReply, Refusal};
+use quorate_node::keys::deal::{self, Target};
+use quorate_node::memory::dealer::OpenDealer;
+use quorate_node::messages::peer::{ForwardedReply, KeyChange, PeerReply, Refusal};
 use quorate_raft::command::Change;
 use quorate_shares::ids::{KeyUid, KeyVersion};
 use quorate_shares::master::{KeyIdentity, MasterKey};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use quorate_node::base::phase::{RequestClass, admits};
 use quorate_node::keys::gather::{Loaded, is_entitled};
 use quorate_node::memory::keyring::{Slot, Wipes};
-use quorate_node::peers::peer::{PeerReply, PeerRequest, Refusal, SealedShare, SharesRequest, VERSIONS_MAX};
+use quorate_node::messages::peer::{PeerReply, PeerRequest, Refusal, SealedShare, SharesRequest, VERSIONS_MAX};
 use quorate_shares::ids::{Epoch, NodeId};
 use quorate_shares::master::KeyIdentity;
 use quorate_shares::quorum::Quorum;
@@ -75,12 +75,12 @@ impl Daemon {
         let epoch = unlocked.active_epoch()?;
         let replica = Replica(&unlocked.state, context.db.now());
         let mut open = BTreeMap::new();
-        for facts in unlocked.holder.all_facts(&replica, epoch, slots).ok()? {
-            let (identity, kcv, record) = (facts.identity, facts.kcv, facts.record.clone());
-            let quorum = Quorum::new(record.clone(), identity, &facts.committee, kcv);
+        for info in unlocked.holder.share_record_infos(&replica, epoch, slots).ok()? {
+            let (identity, kcv, record) = (info.identity, info.kcv, info.record.clone());
+            let quorum = Quorum::new(record.clone(), identity, &info.committee, kcv);
             let mut quorum = quorum.expect("record and committee are of one epoch");
-            if let Ok((x, share)) = unlocked.holder.open(&replica, &facts) {
-                context.watch.opened(me, &facts, x, &share);
+            if let Ok((x, share)) = unlocked.holder.open(&replica, &info) {
+                context.watch.opened(me, &info, x, &share);
                 quorum.add(me, x, share).expect("the own share was checked when it was opened");
             }
             open.insert((identity.uid, identity.version), Open { quorum, identity, kcv, record });
@@ -223,15 +223,15 @@ impl Daemon {
             return PeerReply::Refused(Refusal::WrongEpoch);
         }
         let replica = Replica(&unlocked.state, context.db.now());
-        let Ok(all) = unlocked.holder.all_facts(&replica, request.epoch, &request.versions) else {
+        let Ok(all) = unlocked.holder.share_record_infos(&replica, request.epoch, &request.versions) else {
             return PeerReply::Refused(Refusal::Behind);
         };
         let mut shares = Vec::new();
-        for facts in all {
-            let Ok((x, mut share)) = unlocked.holder.open(&replica, &facts) else {
+        for info in all {
+            let Ok((x, mut share)) = unlocked.holder.open(&replica, &info) else {
                 return PeerReply::Refused(Refusal::Storage);
             };
-            context.watch.opened(me.node, &facts, x, &share);
+            context.watch.opened(me.node, &info, x, &share);
             context.watch.given(me, from.node, request.epoch, context.db.now());
             if context.lies {
                 share.expose_mut()[0] ^= 1;
@@ -240,7 +240,7 @@ impl Daemon {
             let place = Place { direction: direction(me, from), counter: *counter };
             *counter += 1;
             let sealed = transit::seal(&exported(SESSION, from, me), place, body, &share).to_vec().into();
-            let (uid, version) = (facts.identity.uid, facts.identity.version);
+            let (uid, version) = (info.identity.uid, info.identity.version);
             shares.push(SealedShare { uid, version, x, counter: place.counter, sealed });
         }
         PeerReply::Shares(shares)

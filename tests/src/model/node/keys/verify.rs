@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use quorate_node::cluster::members::{self, Tally as Counted};
 use quorate_node::memory::keyring::Slot;
-use quorate_node::peers::peer::{PeerReply, PeerRequest, Refusal, VerifyRequest};
+use quorate_node::messages::peer::{PeerReply, PeerRequest, Refusal, VerifyRequest};
 use quorate_raft::command::{Change, EpochAck, Ready};
 use quorate_raft::plan::{self, Unverified};
 use quorate_shares::ids::{Epoch, NodeId};
@@ -134,9 +134,9 @@ impl Daemon {
         let replica = Replica(&unlocked.state, context.db.now());
         let mut verified = Vec::new();
         for &(uid, version) in slots {
-            let Ok(facts) = unlocked.holder.facts(&replica, epoch, uid, version) else { continue };
-            let Ok((x, share)) = unlocked.holder.open(&replica, &facts) else { continue };
-            context.watch.opened(me, &facts, x, &share);
+            let Ok(info) = unlocked.holder.share_record_info(&replica, epoch, uid, version) else { continue };
+            let Ok((x, share)) = unlocked.holder.open(&replica, &info) else { continue };
+            context.watch.opened(me, &info, x, &share);
             context.watch.verified(me, (uid, version), epoch);
             verified.push((uid, version));
         }

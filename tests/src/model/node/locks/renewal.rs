@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use quorate_node::peers::peer::PeerRequest;
+use quorate_node::messages::peer::PeerRequest;
 use quorate_node::vault::lock_keys;
 use quorate_raft::command::Command;
 use quorate_raft::state::LockTerms;

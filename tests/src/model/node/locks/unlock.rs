@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use quorate_node::base::phase::Phase;
-use quorate_node::cluster::members::{Checked, Joiner, Serving};
+use quorate_node::cluster::members::{Joiner, Serving};
 use quorate_node::lock::unlock;
+use quorate_node::memory::checked::Checked;
 use quorate_node::memory::holder::Holder;
 use quorate_node::memory::keyring::Roots;
 use quorate_node::memory::lease::Lease;
-use quorate_node::peers::peer::{LockState, PeerReply, Refusal};
+use quorate_node::messages::peer::{LockState, PeerReply, Refusal};
 use quorate_node::vault::RosterLogId;
 use quorate_node::vault::lock_keys;
 use quorate_raft::rows::RowKey;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use quorate_client::Context;
 use quorate_client::conn::{BulkError, Conn, Lane};
 use quorate_client::identity::{Identity, Protocol, dial};
-use quorate_node::peers::peer::{self, Hello, PeerReply, Refusal};
+use quorate_node::messages::peer::{self, Hello, PeerReply, Refusal};
 use quorate_raft::{Ballot, Flushed};
 use quorate_shares::lock::LockOpenCode;
 use quorate_testnet::{Cluster, thief, wait_until};

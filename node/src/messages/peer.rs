@@ -14,7 +14,8 @@ use quorate_shares::ids::{Epoch, KeyName, KeyUid, KeyVersion, NodeId, NodeName};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
-use crate::peers::caller::Caller;
+use crate::messages::caller::Caller;
+pub use crate::vault::lock_keys::LockState;
 
 /// Longest encoded message between peers; Raft's appends are the largest.
 pub const MESSAGE_BYTES_MAX: usize = 8 << 20;
@@ -204,15 +205,6 @@ pub struct VerifyRequest {
     pub index: u64,
     /// Which versions, at most [`VERSIONS_MAX`].
     pub versions: Vec<(KeyUid, KeyVersion)>,
-}
-
-/// A lock's generation and the number of the peer's key that it uses; zeros before there is one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LockState {
-    /// Generation of the asker's durable lock.
-    pub generation: u64,
-    /// Number of the lock key that the asked peer holds for it.
-    pub keyno: u64,
 }
 
 /// A change of the keys, as a client asked for it.

@@ -164,7 +164,7 @@ impl fmt::Display for Door {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::peers::peer::{decode, encode};
+    use crate::messages::peer::{decode, encode};
 
     #[test]
     fn a_line_names_the_caller_and_the_member_that_forwarded_it() {

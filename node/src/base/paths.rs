@@ -1,0 +1,43 @@
+//! Questions about where a file lies. The file need not exist.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// Whether `path` lies in `directory`, also when a link leads there. Neither needs to exist.
+pub fn lies_in(path: &Path, directory: &Path) -> bool {
+    real(path).starts_with(real(directory))
+}
+
+/// Whether both lie on one file system, so that whoever takes one has the other.
+pub fn is_one_device(one: &Path, other: &Path) -> bool {
+    let device = |path: &Path| fs::metadata(path).map(|metadata| metadata.dev()).ok();
+    device(one).is_some_and(|found| Some(found) == device(other))
+}
+
+/// `path` without links, as far as it exists.
+fn real(path: &Path) -> PathBuf {
+    match (fs::canonicalize(path), path.parent(), path.file_name()) {
+        (Ok(real), _, _) => real,
+        (Err(_), Some(parent), Some(name)) => real(parent).join(name),
+        _ => path.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_hides_no_place() {
+        let parent = tempfile::tempdir().expect("a temporary directory");
+        let [data, link] = ["data", "link"].map(|name| parent.path().join(name));
+        fs::create_dir(&data).expect("our own directory");
+        std::os::unix::fs::symlink(&data, &link).expect("our own directory");
+        assert!(lies_in(&data.join("pin"), &data) && lies_in(&link.join("deep/pin"), &data));
+        assert!(
+            lies_in(&data.join("pin"), &link) && lies_in(&parent.path().join("new/pin"), &parent.path().join("new"))
+        );
+        assert!(!lies_in(&parent.path().join("database/pin"), &data) && !lies_in(&parent.path().join("pin"), &data));
+    }
+}

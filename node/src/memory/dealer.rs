@@ -1,0 +1,69 @@
+//! The batches that a leader deals keys in, one for each epoch that is open.
+
+use quorate_raft::state::State;
+use quorate_raft::{Leadership, Replica};
+use quorate_shares::error::DealError;
+use quorate_shares::ids::Epoch;
+use quorate_shares::master::{KeyIdentity, MasterKey};
+use quorate_shares::seal::{BATCH_RECORDS_MAX, Dealer, ShareRecord};
+
+use crate::base::clock::boot_ms;
+
+/// A batch is closed after this.
+const BATCH_MS: u64 = 10 * 60_000;
+
+/// The batches that keys are dealt in, one for each epoch that is open.
+pub struct OpenDealer {
+    term: u64,
+    opened_ms: u64,
+    dealers: Vec<Dealer>,
+}
+
+impl OpenDealer {
+    /// Batches that were opened in `term`, at `opened_ms` ([`boot_ms`]).
+    pub fn new(term: u64, opened_ms: u64, dealers: Vec<Dealer>) -> Self {
+        Self { term, opened_ms, dealers }
+    }
+
+    /// Whether the batches still belong to this leader, its term and the open epochs, and have room.
+    pub fn is_usable(&self, replica: &Replica) -> bool {
+        let leadership = *replica.leadership().borrow();
+        self.is_usable_at(&leadership, &replica.read(State::record_epochs), boot_ms())
+    }
+
+    /// [`OpenDealer::is_usable`] for a node that knows this of who leads, which epochs are open, and what time it is.
+    pub fn is_usable_at(&self, leadership: &Leadership, open: &[Epoch], now_ms: u64) -> bool {
+        (leadership.am_leader && leadership.term == self.term)
+            && self.dealers.iter().map(|dealer| dealer.header().epoch).eq(open.iter().copied())
+            && now_ms.saturating_sub(self.opened_ms) < BATCH_MS
+            && self.dealers.iter().all(|dealer| dealer.dealt() < BATCH_RECORDS_MAX)
+    }
+
+    /// Deals one key to each open epoch.
+    ///
+    /// # Errors
+    /// [`DealError`]: a batch is full, or the key is another than `kcv` says.
+    pub fn deal(
+        &mut self,
+        key: &MasterKey,
+        identity: &KeyIdentity,
+        kcv: &[u8; 32],
+    ) -> Result<Vec<ShareRecord>, DealError> {
+        self.dealers.iter_mut().map(|dealer| dealer.deal(key, identity, kcv)).collect()
+    }
+
+    /// Deals one key to one epoch; `None` if that has no batch here.
+    ///
+    /// # Errors
+    /// As [`OpenDealer::deal`].
+    pub fn deal_to(
+        &mut self,
+        epoch: Epoch,
+        key: &MasterKey,
+        identity: &KeyIdentity,
+        kcv: &[u8; 32],
+    ) -> Result<Option<ShareRecord>, DealError> {
+        let dealer = self.dealers.iter_mut().find(|dealer| dealer.header().epoch == epoch);
+        dealer.map(|dealer| dealer.deal(key, identity, kcv)).transpose()
+    }
+}

@@ -1,0 +1,148 @@
+//! Who this node is: its boot identity, its cluster, its id, and what its bundle opened to.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use parking_lot::RwLock;
+use quorate_client::identity::Identity;
+use quorate_raft::StorageKeys;
+use quorate_shares::ids::{ClusterId, NodeId, ShareKeyGeneration};
+use quorate_shares::lock::Bundle;
+use quorate_shares::secret::Secret;
+
+use crate::memory::holder::Holder;
+use crate::vault;
+
+/// What the bundle opened to.
+pub struct Own {
+    /// The op identity.
+    pub op: Identity,
+    /// The bundle itself, to be locked again when the lock is renewed.
+    pub bundle: Bundle,
+}
+
+fn share_keys(bundle: &Bundle) -> Vec<(ShareKeyGeneration, Secret<32>)> {
+    bundle.share_keys.iter().map(|key| (key.generation, key.seed.duplicate())).collect()
+}
+
+/// The identities of this node. The boot identity and the cluster are those of one vault, and stay.
+pub struct OwnIdentity {
+    boot_seed: Secret<32>,
+    boot: Option<Identity>,
+    cluster: Option<ClusterId>,
+    id: AtomicU64,
+    own: RwLock<Option<Arc<Own>>>,
+    holder: OnceLock<Arc<Holder>>,
+}
+
+impl OwnIdentity {
+    /// That of a node without a vault. The next vault is made with this seed: it is drawn before the first connection, which the
+    /// next process must be able to end.
+    pub fn without_vault(boot_seed: Secret<32>) -> Self {
+        Self {
+            boot_seed,
+            boot: None,
+            cluster: None,
+            id: AtomicU64::new(0),
+            own: RwLock::default(),
+            holder: OnceLock::new(),
+        }
+    }
+
+    /// That of a vault.
+    pub fn of(identity: &vault::Identity) -> Self {
+        Self {
+            boot: Some(Identity::from_seed(&identity.boot_seed)),
+            cluster: Some(identity.cluster),
+            id: AtomicU64::new(identity.node.map_or(0, |node| node.0)),
+            ..Self::without_vault(identity.boot_seed.duplicate())
+        }
+    }
+
+    /// The seed of the boot identity: of the vault's or, as long as there is none, of the one that will be made.
+    pub fn boot_seed(&self) -> Secret<32> {
+        self.boot_seed.duplicate()
+    }
+
+    /// The boot identity, once there is a vault.
+    pub fn boot(&self) -> Option<Identity> {
+        self.boot.clone()
+    }
+
+    /// The cluster; all zeros before there is a vault, when nobody asks.
+    pub fn cluster(&self) -> ClusterId {
+        self.cluster.unwrap_or(ClusterId([0; 16]))
+    }
+
+    /// This node's id; 0 until it was given one.
+    pub fn id(&self) -> NodeId {
+        NodeId(self.id.load(Ordering::Acquire))
+    }
+
+    /// Notes the id that the first founder gave.
+    pub fn set_id(&self, node: NodeId) {
+        self.id.store(node.0, Ordering::Release);
+    }
+
+    /// The op identity, once the bundle is open.
+    pub fn op(&self) -> Option<Identity> {
+        self.own().map(|own| own.op.clone())
+    }
+
+    /// What the bundle opened to.
+    pub fn own(&self) -> Option<Arc<Own>> {
+        self.own.read().clone()
+    }
+
+    /// The storage keys of the bundle.
+    ///
+    /// # Errors
+    /// In words, if it is not open.
+    pub fn storage_keys(&self) -> Result<StorageKeys, String> {
+        let own = self.own().ok_or("the bundle is not open")?;
+        let mut keys = own.bundle.storage_keys.iter().rev();
+        let newest = keys.next().ok_or("the bundle holds no storage key")?;
+        let newest = StorageKeys::new(newest.number, &newest.key);
+        Ok(keys.fold(newest, |all, older| all.with_older(older.number, &older.key)))
+    }
+
+    /// Takes an opened bundle into use: the one that the lock opened to, or one whose lock is becoming durable.
+    pub fn unlock(&self, bundle: Bundle) {
+        let op = Identity::from_seed(&bundle.op_seed);
+        let keys = share_keys(&bundle);
+        *self.own.write() = Some(Arc::new(Own { op, bundle }));
+        if let Some(holder) = self.holder.get() {
+            holder.set_keys(keys);
+        }
+    }
+
+    /// Takes over the bundle that another vault's identity had open.
+    pub(super) fn take_over(&self, own: Option<Arc<Own>>) {
+        *self.own.write() = own;
+    }
+
+    /// Wipes what the bundle opened to, for good: a node that was revoked has no use for its op key, its storage keys and its share
+    /// keys. Work that uses them drops them when it is done.
+    pub(super) fn forget(&self) {
+        *self.own.write() = None;
+        if let Some(holder) = self.holder.get() {
+            holder.set_keys(Vec::new());
+        }
+    }
+
+    /// Wipes the batches that were opened.
+    pub(super) fn forget_batches(&self) {
+        if let Some(holder) = self.holder.get() {
+            holder.forget();
+        }
+    }
+
+    /// This node's share keys at work, once it has an id and an open bundle.
+    pub fn holder(&self) -> Option<Arc<Holder>> {
+        if self.holder.get().is_none() && self.id() != NodeId(0) {
+            let own = self.own()?;
+            let _ = self.holder.set(Arc::new(Holder::new(self.cluster(), self.id(), share_keys(&own.bundle))));
+        }
+        self.holder.get().cloned()
+    }
+}

@@ -1,0 +1,235 @@
+//! The op sessions of a node, one for each peer: who is on the other side, and what it said is flushed to its disk.
+//!
+//! How they are opened and kept, [`crate::peers::session`] says.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use quorate_client::conn::{CallError, Conn, Lane, close};
+use quorate_raft::Flushed;
+use quorate_shares::ids::{ClusterId, NodeId};
+use quorate_shares::labels::EXPORTER_SHARE;
+use quorate_shares::secret::Secret;
+use tracing::info;
+
+use crate::messages::peer::{self, Hello, PeerReply, PeerRequest, Refusal};
+
+/// A ping that is not answered within this time, twice, means that the session is dead.
+const PING: Duration = Duration::from_millis(150);
+/// A closing reason that the other side may show to its operator.
+pub const REPLACED: &str = "another session of the same pair stays";
+
+/// An op session.
+pub struct Session {
+    /// Who is on the other side.
+    pub peer: NodeId,
+    /// Which process of that node.
+    pub boot_nonce: [u8; 32],
+    /// The connection.
+    pub conn: Conn,
+    /// Seals shares inside this session; both sides derive the same.
+    pub share_key: Secret<32>,
+    sent: AtomicU64,
+}
+
+impl Session {
+    /// Wraps a connection whose peer said hello.
+    pub fn new(cluster: ClusterId, peer: NodeId, boot_nonce: [u8; 32], conn: Conn) -> Arc<Self> {
+        let share_key = conn.export(EXPORTER_SHARE, &cluster.0);
+        Arc::new(Self { peer, boot_nonce, conn, share_key, sent: AtomicU64::new(0) })
+    }
+
+    /// The next number for sealing a share to the other side: never the same twice.
+    pub fn next_counter(&self) -> u64 {
+        self.sent.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The direction half of the nonce of what this side seals: 0 for the side that dialled.
+    pub fn own_direction(&self) -> u32 {
+        u32::from(!self.conn.peer().dialled)
+    }
+
+    /// Asks and decodes the answer.
+    ///
+    /// # Errors
+    /// What happened to the call.
+    pub async fn ask(&self, lane: Lane, request: &PeerRequest, deadline: Duration) -> Result<PeerReply, CallError> {
+        let bytes = self.conn.call(lane, &peer::encode(request), deadline).await?;
+        Ok(peer::decode(&bytes).unwrap_or(PeerReply::Refused(Refusal::Malformed)))
+    }
+
+    /// Whether the other side still answers.
+    pub async fn is_alive(&self) -> bool {
+        if !self.conn.is_open() {
+            return false;
+        }
+        for _ in 0..2 {
+            if matches!(self.ask(Lane::Urgent, &PeerRequest::Ping, PING).await, Ok(PeerReply::Pong)) {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// The node that opened the connection.
+    fn dialler(&self, me: NodeId) -> NodeId {
+        if self.conn.peer().dialled { me } else { self.peer }
+    }
+}
+
+/// Why a peer could not be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// There is no session.
+    #[error("no session with node {0}")]
+    NoSession(NodeId),
+    /// The call failed.
+    #[error(transparent)]
+    Call(#[from] CallError),
+}
+
+/// The sessions that are open, one per peer.
+#[derive(Default)]
+pub struct Sessions {
+    open: Mutex<BTreeMap<NodeId, Arc<Session>>>,
+    reported: Mutex<Reported>,
+    /// Set under the lock of `open`.
+    ended: AtomicBool,
+}
+
+/// The highest flushed state that each peer reported, and which process of it did: storage never goes back.
+#[derive(Debug, Default)]
+pub struct Reported(BTreeMap<NodeId, ([u8; 32], Flushed)>);
+
+impl Reported {
+    /// Notes what a process of a peer said in its hello.
+    ///
+    /// # Errors
+    /// [`Refusal::StorageWentBack`] if another process of it said more before. Hellos of one process may overtake each
+    /// other, and a disk does not go back under a running process.
+    pub fn greeted(&mut self, hello: &Hello) -> Result<(), Refusal> {
+        match (self.0.get(&hello.node), hello.flushed) {
+            (Some((process, before)), said) if *process != hello.boot_nonce => match said {
+                Some(said) if said < *before => return Err(Refusal::StorageWentBack),
+                None if before.last_log.is_some() => return Err(Refusal::StorageWentBack),
+                _ => {}
+            },
+            (Some((_, before)), Some(said)) if said < *before => return Ok(()),
+            _ => {}
+        }
+        if let Some(said) = hello.flushed {
+            self.0.insert(hello.node, (hello.boot_nonce, said));
+        }
+        Ok(())
+    }
+
+    /// Notes what the process of `peer` that there is a session with says by now. What was said before stays if it is more.
+    pub fn told(&mut self, peer: NodeId, boot_nonce: [u8; 32], said: Flushed) {
+        let highest = self.0.entry(peer).or_insert((boot_nonce, said));
+        *highest = (boot_nonce, highest.1.max(said));
+    }
+}
+
+impl Sessions {
+    /// The open session with `peer`.
+    pub fn with(&self, peer: NodeId) -> Option<Arc<Session>> {
+        self.open.lock().get(&peer).filter(|session| session.conn.is_open()).cloned()
+    }
+
+    /// Asks `peer` over its session.
+    ///
+    /// # Errors
+    /// No session, or what happened to the call.
+    pub async fn ask(
+        &self,
+        peer: NodeId,
+        lane: Lane,
+        request: &PeerRequest,
+        deadline: Duration,
+    ) -> Result<PeerReply, AskError> {
+        let session = self.with(peer).ok_or(AskError::NoSession(peer))?;
+        Ok(session.ask(lane, request, deadline).await?)
+    }
+
+    /// Closes and forgets every session, as when the identities of a founding attempt change.
+    pub fn close_all(&self, reason: &str) {
+        Self::close_each(&mut self.open.lock(), reason);
+    }
+
+    /// Closes every session, and takes no other from now on: what was agreed with these peers is over.
+    pub fn end(&self, reason: &str) {
+        let mut open = self.open.lock();
+        self.ended.store(true, Ordering::Release);
+        Self::close_each(&mut open, reason);
+    }
+
+    /// Whether no session is taken any more.
+    pub fn is_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+
+    fn close_each(open: &mut BTreeMap<NodeId, Arc<Session>>, reason: &str) {
+        for (_, session) in std::mem::take(open) {
+            session.conn.close(close::REPLACED, reason);
+        }
+    }
+
+    /// Notes what a process of a peer said is on its disk.
+    ///
+    /// # Errors
+    /// As [`Reported::greeted`].
+    pub fn note_flushed(&self, hello: &Hello) -> Result<(), Refusal> {
+        self.reported.lock().greeted(hello)
+    }
+
+    /// Closes every session that `why` has a code and a reason for.
+    pub fn close_where(&self, why: impl Fn(NodeId) -> Option<(u32, &'static str)>) {
+        for (&peer, session) in self.open.lock().iter() {
+            if let Some((code, reason)) = why(peer).filter(|_| session.conn.is_open()) {
+                info!(%peer, reason, "session closed");
+                session.conn.close(code, reason);
+            }
+        }
+    }
+
+    /// The peers that there are sessions with.
+    pub fn reached(&self) -> BTreeSet<NodeId> {
+        let open = self.open.lock();
+        open.iter().filter(|(_, session)| session.conn.is_open()).map(|(&peer, _)| peer).collect()
+    }
+
+    /// Notes what a peer says is on its disk by now. What it said before stays if it is more.
+    pub fn note_reported(&self, peer: NodeId, said: Flushed) {
+        let Some(session) = self.with(peer) else { return };
+        self.reported.lock().told(peer, session.boot_nonce, said);
+    }
+
+    /// Puts a session in place, unless another one of the same pair of processes has precedence. Returns whether it stays.
+    pub fn place(&self, me: NodeId, session: &Arc<Session>) -> bool {
+        let mut open = self.open.lock();
+        if self.is_ended() {
+            return false;
+        }
+        if let Some(old) = open.get(&session.peer).filter(|old| old.conn.is_open()) {
+            let lower = me.min(session.peer);
+            let same_process = old.boot_nonce == session.boot_nonce;
+            if same_process && old.dialler(me) == lower && session.dialler(me) != lower {
+                return false;
+            }
+            old.conn.close(close::REPLACED, REPLACED);
+        }
+        open.insert(session.peer, Arc::clone(session));
+        true
+    }
+
+    /// Takes a session out that is closed, unless another one has taken its place.
+    pub fn forget(&self, session: &Arc<Session>) {
+        let mut open = self.open.lock();
+        if open.get(&session.peer).is_some_and(|current| Arc::ptr_eq(current, session)) {
+            open.remove(&session.peer);
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! Dialling a node at the addresses that are known of it.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use quorate_client::conn::{Conn, close};
+use quorate_client::identity::{self, DialError, Identity, Protocol, PublicKey};
+
+/// A connection that is closed when whoever opened it is done with it, however that ends.
+pub struct Closing(pub Conn);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.0.close(close::DONE, "done");
+    }
+}
+
+/// Dials the first of `addresses` that answers, pinned to `key`.
+///
+/// # Errors
+/// Why each address failed, in words.
+pub async fn dial(
+    endpoint: &quinn::Endpoint,
+    addresses: &[String],
+    me: &Identity,
+    key: PublicKey,
+    protocol: Protocol,
+    deadline: Duration,
+) -> Result<quinn::Connection, String> {
+    let mut failures = Vec::new();
+    for address in addresses {
+        let resolved: Vec<SocketAddr> = match tokio::net::lookup_host(address).await {
+            Ok(resolved) => resolved.collect(),
+            Err(error) => {
+                failures.push(format!("{address}: {error}"));
+                continue;
+            }
+        };
+        for target in resolved {
+            match identity::dial(endpoint, target, me, key, protocol, deadline).await {
+                Ok(connection) => return Ok(connection),
+                Err(DialError::WrongIdentity { presented }) => {
+                    failures.push(format!("{address}: presents the identity {presented}, expected {key}"));
+                }
+                Err(error) => failures.push(format!("{address}: {error}")),
+            }
+        }
+    }
+    Err(if failures.is_empty() { "no address".to_owned() } else { failures.join("; ") })
+}
