@@ -12,7 +12,7 @@ use quorate_shares::lock::{
 use quorate_shares::master::{KeyIdentity, MasterKey, RootPurpose};
 use quorate_shares::quorum::Quorum;
 use quorate_shares::seal::{
-    BatchHeader, BatchOpener, Committee, Dealer, Member, SealedShare, ShareRecord, share_commitment,
+    BatchHeader, BatchOpener, Committee, Dealer, Member, RecordedShare, ShareRecord, share_commitment,
 };
 use quorate_shares::secret::Secret;
 use quorate_shares::split::Threshold;
@@ -144,7 +144,7 @@ fn shares_and_commitments() {
             let commitment = array(&v[name]["commits_epoch1_batch0"][x.to_string()]);
             let computed = share_commitment(&identity, BatchId([0; 16]), Epoch(1), threshold, x, &share(x));
             assert_eq!(computed, commitment);
-            shares.push(SealedShare { commitment, sealed: [0; 48] });
+            shares.push(RecordedShare { commitment, sealed: [0; 48] });
         }
         let KeyIdentity { uid, version, .. } = identity;
         let (batch, epoch) = (BatchId([0; 16]), Epoch(1));

@@ -15,7 +15,7 @@ use quorate_shares::ids::{BatchId, ClusterId, Epoch, KeyUid, KeyVersion, NodeId,
 use quorate_shares::kem::PublicKey;
 use quorate_shares::master::{EncryptionRoot, KeyIdentity, MasterKey};
 use quorate_shares::quorum::Quorum;
-use quorate_shares::seal::{Committee, Member, SealedShare, ShareRecord, share_commitment};
+use quorate_shares::seal::{Committee, Member, RecordedShare, ShareRecord, share_commitment};
 use quorate_shares::secret::Secret;
 use quorate_shares::split::Threshold;
 
@@ -170,7 +170,7 @@ fn committee() -> Result<Committee, Error> {
 fn record(shares: &[Secret<32>; 2]) -> ShareRecord {
     let threshold = Threshold::new(2, 2).expect("two of two");
     let (batch, epoch) = (BatchId([3; 16]), Epoch(1));
-    let sealed = (1..).zip(shares).map(|(x, share)| SealedShare {
+    let sealed = (1..).zip(shares).map(|(x, share)| RecordedShare {
         commitment: share_commitment(&IDENTITY, batch, epoch, threshold, x, share),
         sealed: [0; 48],
     });

@@ -19,7 +19,7 @@ pub(crate) use batch::encapsulation;
 pub use batch::{BatchHeader, Recipient};
 pub use dealer::{BATCH_RECORDS_MAX, Dealer};
 pub use opener::BatchOpener;
-pub use record::{SealedShare, ShareRecord, share_commitment};
+pub use record::{RecordedShare, ShareRecord, share_commitment};
 
 use crate::error::CommitteeError;
 use crate::ids::{ClusterId, Epoch, NodeId, ShareKeyGeneration};
