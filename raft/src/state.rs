@@ -296,8 +296,11 @@ impl EpochInfo {
     /// The committee with its public keys, as dealer and holders need it; `None` once the epoch is over.
     fn seated(&self) -> Option<Committee> {
         let seats = self.committee.iter().zip(&self.share_keys);
-        let members =
-            seats.map(|(seat, key)| seal::Member { node: seat.node, generation: seat.skgen, public_key: key.clone() });
+        let members = seats.map(|(seat, key)| seal::CommitteeMember {
+            node: seat.node,
+            generation: seat.skgen,
+            public_key: key.clone(),
+        });
         let members: Vec<_> = members.collect();
         if members.len() < self.committee.len() {
             None

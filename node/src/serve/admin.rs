@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_client::error::Code;
-use quorate_client::frame::{self, Frame, Kind, Reader};
+use quorate_client::frame::{self, Frame, FrameKind, FrameReader};
 use quorate_client::wire::{self, AdminProgress, AdminRequest, AdminResponse, LocalStatus, SecretMemory, WireError};
 use quorate_shares::arena;
 use quorate_shares::ids::ClusterId;
@@ -112,7 +112,7 @@ pub async fn initialised(node: &Arc<Node>) {
 
 async fn serve(node: &Arc<Node>, stream: UnixStream) -> Result<(), frame::FrameError> {
     let (read, write) = stream.into_split();
-    let mut caller = Caller { reader: Reader::new(read), write };
+    let mut caller = Caller { reader: FrameReader::new(read), write };
     let (id, answer): (u64, AdminAnswer) = match timeout(REQUEST, caller.reader.next()).await {
         Ok(request) => match request? {
             None => return Ok(()),
@@ -123,12 +123,12 @@ async fn serve(node: &Arc<Node>, stream: UnixStream) -> Result<(), frame::FrameE
         },
         Err(_) => (0, Err(WireError::new(Code::Deadline, "no request came in time"))),
     };
-    frame::write(&mut caller.write, Kind::Response, id, &wire::encode(&answer)).await
+    frame::write(&mut caller.write, FrameKind::Response, id, &wire::encode(&answer)).await
 }
 
 /// Whoever is at the other end of the socket.
 struct Caller {
-    reader: Reader<OwnedReadHalf>,
+    reader: FrameReader<OwnedReadHalf>,
     write: OwnedWriteHalf,
 }
 
@@ -338,7 +338,7 @@ async fn follow(node: &Arc<Node>, mut invitations: Vec<String>, caller: &mut Cal
         if shown.as_ref() != Some(&now) || !invitations.is_empty() {
             let (step, waiting_for) = now.clone();
             let progress = AdminProgress { invitations: std::mem::take(&mut invitations), step, waiting_for };
-            let written = frame::write(&mut caller.write, Kind::Progress, 0, &wire::encode(&progress)).await;
+            let written = frame::write(&mut caller.write, FrameKind::Progress, 0, &wire::encode(&progress)).await;
             written.map_err(|_| gone())?;
             shown = Some(now);
         }
@@ -400,14 +400,14 @@ mod tests {
         node.enter(Phase::Joining);
         let (ours, theirs) = UnixStream::pair().expect("sockets");
         let (read, write) = ours.into_split();
-        let mut caller = Caller { reader: Reader::new(read), write };
+        let mut caller = Caller { reader: FrameReader::new(read), write };
         let (theirs, _open) = theirs.into_split();
-        let mut shown = Reader::new(theirs);
+        let mut shown = FrameReader::new(theirs);
 
         let follow = follow(&node, Vec::new(), &mut caller);
         let turn = async {
             let progress = shown.next().await.expect("readable").expect("it is followed");
-            assert_eq!(progress.kind, Kind::Progress);
+            assert_eq!(progress.kind, FrameKind::Progress);
             node.lease.bar(phase == Phase::Sealed);
             node.enter(phase);
         };

@@ -22,7 +22,7 @@ use quorate_client::wire::{
 use quorate_raft::Replica;
 use quorate_raft::state::{Key, MEMBERS_MAX as NODES_MAX, State};
 use quorate_shares::context::Context;
-use quorate_shares::envelope::{self, Ciphertext, CiphertextHeader, Kind, Suite};
+use quorate_shares::envelope::{self, Ciphertext, CiphertextHeader, CiphertextKind, Suite};
 use quorate_shares::ids::{Epoch, KeyName, KeyVersion, NodeId, NodeName};
 use quorate_shares::master::EncryptionRoot;
 use rand_core::Rng;
@@ -209,7 +209,7 @@ async fn encrypt(
 ) -> Answer {
     let (slot, version) = newest(node, replica, &name).await?;
     let root = root(node, replica, slot).await?;
-    let header = CiphertextHeader { kind: Kind::Message, suite: Suite::ChaCha20Poly1305, name, version };
+    let header = CiphertextHeader { kind: CiphertextKind::Message, suite: Suite::ChaCha20Poly1305, name, version };
     let sealed = envelope::seal(&root, header, context, plaintext.expose(), &mut random::system());
     let ciphertext = sealed.map_err(|error| {
         WireError::new(Code::TooLarge, error.to_string())
@@ -224,7 +224,7 @@ async fn data_key(node: &Arc<Node>, replica: &Replica, name: KeyName, context: &
     }
     let (slot, version) = newest(node, replica, &name).await?;
     let root = root(node, replica, slot).await?;
-    let header = CiphertextHeader { kind: Kind::DataKey, suite: Suite::ChaCha20Poly1305, name, version };
+    let header = CiphertextHeader { kind: CiphertextKind::DataKey, suite: Suite::ChaCha20Poly1305, name, version };
     let mut key = Zeroizing::new(vec![0; bytes.into()]);
     random::system().fill_bytes(&mut key);
     let wrapped = envelope::seal(&root, header, context, &key, &mut random::system())

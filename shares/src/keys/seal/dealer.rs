@@ -10,7 +10,7 @@ use crate::master::{KeyIdentity, MasterKey};
 use crate::primitive;
 use crate::seal::batch::{BatchHeader, Recipient, recipient_info};
 use crate::seal::record::{RecordedShare, ShareRecord, share_aad, share_commitment, share_nonce};
-use crate::seal::{Committee, Holder};
+use crate::seal::{Committee, CommitteeHolder};
 use crate::secret::Secret;
 use crate::split::{self, Coefficients, Threshold};
 
@@ -41,7 +41,7 @@ impl Dealer {
         let mut header = BatchHeader { cluster, batch, epoch, committee_hash, dealer, recipients, recovery: None };
         let bound = header.bound();
         let mut keys = Vec::with_capacity(committee.holders().len());
-        for Holder { x, member } in committee.holders() {
+        for CommitteeHolder { x, member } in committee.holders() {
             let info = recipient_info(&bound, *x, member.node, member.generation);
             let (encapsulation, key) = kem::export_to(&member.public_key, &info, labels::SHARE_KEK, rng);
             let (node, generation) = (member.node, member.generation);
