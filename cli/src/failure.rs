@@ -5,7 +5,7 @@ use quorate_client::wire::WireError;
 use quorate_client::{Code, Error};
 
 use crate::exit;
-use crate::reach::cluster::WHICH_TOKEN;
+use crate::reach::cluster::TOKEN_HINT;
 
 #[derive(Debug)]
 pub(crate) struct Failure {
@@ -55,7 +55,7 @@ fn usual_hint(code: Code) -> Option<&'static str> {
         Code::Locked | Code::NoQuorum | Code::NotServing | Code::KeyUnavailable | Code::Unreachable => {
             "`quorate status` says which nodes are missing; keys can be used again when enough of them are up"
         }
-        Code::Denied => WHICH_TOKEN,
+        Code::Denied => TOKEN_HINT,
         Code::BadCiphertext => "it is damaged, or it was encrypted with another context (-c) or by another cluster",
         Code::Identity => {
             "do not continue until you know why: another machine answers there, or the client file is old"

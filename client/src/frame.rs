@@ -28,7 +28,7 @@ const READ_BYTES: usize = 64 << 10;
 /// The kind of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Kind {
+pub enum FrameKind {
     /// A request. Its answer carries the same id.
     Request = 1,
     /// The answer to a request. There is one for each.
@@ -43,7 +43,7 @@ pub enum Kind {
     Failed = 6,
 }
 
-impl TryFrom<u8> for Kind {
+impl TryFrom<u8> for FrameKind {
     type Error = FrameError;
     fn try_from(byte: u8) -> Result<Self, FrameError> {
         Ok(match byte {
@@ -62,7 +62,7 @@ impl TryFrom<u8> for Kind {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame {
     /// What the frame is.
-    pub kind: Kind,
+    pub kind: FrameKind,
     /// The request that it belongs to. The asker chooses the id.
     pub id: u64,
     /// The message itself.
@@ -113,7 +113,7 @@ impl Default for Limits {
 ///
 /// # Errors
 /// [`FrameError::TooLarge`] if `body` is longer than [`BODY_BYTES_MAX`]; then nothing is appended.
-pub fn encode(buffer: &mut BytesMut, kind: Kind, id: u64, body: &[u8]) -> Result<(), FrameError> {
+pub fn encode(buffer: &mut BytesMut, kind: FrameKind, id: u64, body: &[u8]) -> Result<(), FrameError> {
     if body.len() > BODY_BYTES_MAX {
         return Err(FrameError::TooLarge(body.len().saturating_add(HEAD_BYTES)));
     }
@@ -130,7 +130,12 @@ pub fn encode(buffer: &mut BytesMut, kind: Kind, id: u64, body: &[u8]) -> Result
 ///
 /// # Errors
 /// [`FrameError::TooLarge`], or [`FrameError::Io`] with the error of the stream.
-pub async fn write(stream: &mut (impl AsyncWrite + Unpin), kind: Kind, id: u64, body: &[u8]) -> Result<(), FrameError> {
+pub async fn write(
+    stream: &mut (impl AsyncWrite + Unpin),
+    kind: FrameKind,
+    id: u64,
+    body: &[u8],
+) -> Result<(), FrameError> {
     let mut buffer = BytesMut::new();
     encode(&mut buffer, kind, id, body)?;
     stream.write_all(&buffer).await?;
@@ -140,7 +145,7 @@ pub async fn write(stream: &mut (impl AsyncWrite + Unpin), kind: Kind, id: u64, 
 
 /// Reads frames from a stream.
 #[derive(Debug)]
-pub struct Reader<R> {
+pub struct FrameReader<R> {
     stream: R,
     buffer: BytesMut,
     limits: Limits,
@@ -148,18 +153,18 @@ pub struct Reader<R> {
     begun: Option<Instant>,
 }
 
-impl<R: AsyncRead + Unpin> Reader<R> {
+impl<R: AsyncRead + Unpin> FrameReader<R> {
     /// Reads a stream, with the default [`Limits`]. It must be at the beginning of a frame.
     pub fn new(stream: R) -> Self {
         Self::limited(stream, Limits::default())
     }
 
-    /// As [`Reader::new`], with other limits.
+    /// As [`FrameReader::new`], with other limits.
     pub fn limited(stream: R, limits: Limits) -> Self {
         Self { stream, buffer: BytesMut::new(), limits, begun: None }
     }
 
-    /// Whether [`Reader::next`] returns without waiting for the stream.
+    /// Whether [`FrameReader::next`] returns without waiting for the stream.
     pub fn has_frame(&self) -> bool {
         let length = self.buffer.first_chunk::<4>().map(|length| u32::from_be_bytes(*length) as usize);
         length.is_some_and(|length| length > self.limits.frame_bytes || self.buffer.len() >= 4 + length)
@@ -210,7 +215,7 @@ fn take(buffer: &mut BytesMut, frame_bytes: usize) -> Result<Option<Frame>, Fram
     }
     buffer.advance(4);
     let mut frame = buffer.split_to(length);
-    let kind = Kind::try_from(frame.get_u8())?;
+    let kind = FrameKind::try_from(frame.get_u8())?;
     let id = frame.get_u64();
     Ok(Some(Frame { kind, id, body: frame.freeze() }))
 }
@@ -220,7 +225,7 @@ mod tests {
     use super::*;
 
     async fn read_all(bytes: &[u8]) -> Result<Vec<Frame>, FrameError> {
-        let mut reader = Reader::new(bytes);
+        let mut reader = FrameReader::new(bytes);
         let mut frames = Vec::new();
         while let Some(frame) = reader.next().await? {
             frames.push(frame);
@@ -232,17 +237,17 @@ mod tests {
     async fn frames_survive_the_stream() {
         let mut buffer = BytesMut::new();
         let large = vec![7; 300_000];
-        encode(&mut buffer, Kind::Request, 1, b"").expect("fits");
-        encode(&mut buffer, Kind::Response, u64::MAX, &large).expect("fits");
+        encode(&mut buffer, FrameKind::Request, 1, b"").expect("fits");
+        encode(&mut buffer, FrameKind::Response, u64::MAX, &large).expect("fits");
         let frames = read_all(&buffer).await.expect("two frames");
-        assert_eq!(frames[0], Frame { kind: Kind::Request, id: 1, body: Bytes::new() });
-        assert_eq!(frames[1], Frame { kind: Kind::Response, id: u64::MAX, body: large.into() });
+        assert_eq!(frames[0], Frame { kind: FrameKind::Request, id: 1, body: Bytes::new() });
+        assert_eq!(frames[1], Frame { kind: FrameKind::Response, id: u64::MAX, body: large.into() });
     }
 
     #[tokio::test]
     async fn a_stream_that_ends_inside_a_frame_is_an_error_at_every_byte() {
         let mut buffer = BytesMut::new();
-        encode(&mut buffer, Kind::Request, 1, b"body").expect("fits");
+        encode(&mut buffer, FrameKind::Request, 1, b"body").expect("fits");
         assert!(read_all(&[]).await.expect("an empty stream is whole").is_empty());
         for end in 1..buffer.len() {
             assert!(matches!(read_all(&buffer[..end]).await, Err(FrameError::Truncated)), "cut at {end}");
@@ -253,10 +258,10 @@ mod tests {
     #[tokio::test]
     async fn a_frame_that_has_begun_must_end_in_time() {
         let mut whole = BytesMut::new();
-        encode(&mut whole, Kind::Request, 1, b"body").expect("fits");
+        encode(&mut whole, FrameKind::Request, 1, b"body").expect("fits");
         let (mut far, near) = tokio::io::duplex(64);
         let patience = Duration::from_millis(40);
-        let mut reader = Reader::limited(near, Limits { frame_bytes: 64, patience: Some(patience) });
+        let mut reader = FrameReader::limited(near, Limits { frame_bytes: 64, patience: Some(patience) });
         assert!(tokio::time::timeout(patience * 3, reader.next()).await.is_err(), "silence between frames is no fault");
         far.write_all(&whole).await.expect("room");
         assert!(reader.next().await.expect("in time").is_some());
@@ -277,20 +282,20 @@ mod tests {
     #[tokio::test]
     async fn a_reader_may_take_less_than_a_frame_can_be() {
         let mut buffer = BytesMut::new();
-        encode(&mut buffer, Kind::Request, 1, &[7; 100]).expect("fits");
+        encode(&mut buffer, FrameKind::Request, 1, &[7; 100]).expect("fits");
         let read =
-            async |frame_bytes| Reader::limited(&buffer[..], Limits { frame_bytes, patience: None }).next().await;
+            async |frame_bytes| FrameReader::limited(&buffer[..], Limits { frame_bytes, patience: None }).next().await;
         assert!(read(109).await.expect("just fits").is_some());
         assert!(matches!(read(108).await, Err(FrameError::TooLarge(109))));
     }
 
     #[tokio::test]
     async fn hostile_lengths_and_kinds_are_refused_before_anything_is_allocated() {
-        let mut reader = Reader::new(&[0xff, 0xff, 0xff, 0xff, 1][..]);
+        let mut reader = FrameReader::new(&[0xff, 0xff, 0xff, 0xff, 1][..]);
         assert!(matches!(reader.next().await, Err(FrameError::TooLarge(0xffff_ffff))));
         assert!(reader.buffer.capacity() <= 2 * READ_BYTES, "{}", reader.buffer.capacity());
 
-        let mut reader = Reader::new(&[0, 0x7f, 0xff, 0xff, 1, 0, 0][..]);
+        let mut reader = FrameReader::new(&[0, 0x7f, 0xff, 0xff, 1, 0, 0][..]);
         assert!(matches!(reader.next().await, Err(FrameError::Truncated)));
         assert!(reader.buffer.capacity() <= 2 * READ_BYTES, "{}", reader.buffer.capacity());
 
@@ -299,7 +304,7 @@ mod tests {
         assert!(matches!(read_all(&[0, 0, 0, 9, 7, 0, 0, 0, 0, 0, 0, 0, 0]).await, Err(FrameError::Kind(7))));
         let mut buffer = BytesMut::new();
         let body = vec![0; BODY_BYTES_MAX + 1];
-        assert!(matches!(encode(&mut buffer, Kind::Request, 1, &body), Err(FrameError::TooLarge(_))));
+        assert!(matches!(encode(&mut buffer, FrameKind::Request, 1, &body), Err(FrameError::TooLarge(_))));
         assert!(buffer.is_empty());
     }
 }

@@ -228,7 +228,7 @@ impl Client {
     async fn status_in_quorum(&self) -> Option<Status> {
         let until = Instant::now() + self.0.options.deadline.min(OTHER_STATUS_MAX);
         let body = Zeroizing::new(wire::encode(&self.envelope(Request::Status)));
-        let asked = self.0.fleet.targets().iter().map(|target| attempt(target, &self.0.fleet, &body, until));
+        let asked = self.0.fleet.targets().iter().map(|target| ask_node(target, &self.0.fleet, &body, until));
         let asked = timeout_at(until, async {
             let mut asked: FuturesUnordered<_> = asked.collect();
             while let Some(answer) = asked.next().await {
@@ -440,7 +440,7 @@ impl Client {
         let targets = self.0.fleet.targets();
         let preferred = self.0.preferred.load(Ordering::Relaxed);
         let mut order = (0..targets.len()).map(|offset| (preferred + offset) % targets.len());
-        let ask = |number: usize| async move { (number, attempt(&targets[number], &self.0.fleet, body, until).await) };
+        let ask = |number: usize| async move { (number, ask_node(&targets[number], &self.0.fleet, body, until).await) };
         // This task polls the requests. When it returns, those that are left are dropped, and their nodes are told to
         // stop.
         let mut asked = FuturesUnordered::new();
@@ -484,7 +484,7 @@ const OTHER_STATUS_MAX: Duration = Duration::from_secs(1);
 
 /// Asks one node, for as long as the caller waits. A connection that was kept may be dead already. If it is lost, the
 /// node is asked once more on a new connection.
-async fn attempt(target: &Target, fleet: &Fleet, body: &[u8], until: Instant) -> Answer {
+async fn ask_node(target: &Target, fleet: &Fleet, body: &[u8], until: Instant) -> Answer {
     loop {
         let (conn, kept) = target.connection(fleet, until).await?;
         let sent_ms = boot_ms();

@@ -223,7 +223,7 @@ async fn an_answerer_counts_for_itself() {
     let requests: Vec<_> = (0..=IN_FLIGHT_MAX as u64).map(|id| kit::request(id, b"wait")).collect();
     let (_send, mut frames) = kit::raw_lane(&connection, &requests.concat()).await;
     let refused = frames.next().await.expect("a frame").expect("not the end");
-    assert_eq!((refused.kind, refused.id), (quorate_client::frame::Kind::Busy, IN_FLIGHT_MAX as u64));
+    assert_eq!((refused.kind, refused.id), (quorate_client::frame::FrameKind::Busy, IN_FLIGHT_MAX as u64));
     assert_eq!(handler.running.load(Ordering::SeqCst), IN_FLIGHT_MAX);
 }
 

@@ -30,12 +30,12 @@ pub(crate) fn hash(parts: &[&[u8]]) -> [u8; 32] {
 
 /// As [`hash`], for parts that are partly secret: no copy of them stays on the stack.
 pub(crate) fn hash_secret(parts: &[&[u8]]) -> [u8; 32] {
-    leaving_no_trace(|| hash(parts))
+    with_wiped_stack(|| hash(parts))
 }
 
 /// HMAC-SHA-256 (RFC 2104).
 pub(crate) fn hmac(key: &[u8], message: &[u8]) -> Secret<32> {
-    leaving_no_trace(|| {
+    with_wiped_stack(|| {
         let mut mac = <Hmac<Sha256> as hmac::KeyInit>::new_from_slice(key).expect("HMAC takes a key of any length");
         mac.update(message);
         let mut tag: [u8; 32] = mac.finalize().into_bytes().into();
@@ -45,7 +45,7 @@ pub(crate) fn hmac(key: &[u8], message: &[u8]) -> Secret<32> {
 
 /// HKDF-Expand-SHA-256 (RFC 5869) of `info` under `key`, filling `output` (at most 8 160 bytes).
 pub(crate) fn expand(key: &[u8; 32], info: &[&[u8]], output: &mut [u8]) {
-    leaving_no_trace(|| {
+    with_wiped_stack(|| {
         let hkdf = Hkdf::<Sha256>::from_prk(key).expect("32 bytes are a SHA-256 key");
         hkdf.expand_multi_info(info, output).expect("no output of this crate is near 8160 bytes");
     });
@@ -60,7 +60,7 @@ pub(crate) fn derive(key: &Secret<32>, info: &[&[u8]]) -> Secret<32> {
 
 /// Seals `buffer` in place and returns the tag. The caller must never use one nonce twice with one key.
 pub(crate) fn seal(key: &Secret<32>, nonce: [u8; 12], aad: &[u8], buffer: &mut [u8]) -> [u8; TAG] {
-    leaving_no_trace(|| {
+    with_wiped_stack(|| {
         let tag = ChaCha20Poly1305::new(key.expose().into()).encrypt_inout_detached(&nonce.into(), aad, buffer.into());
         tag.expect("far less than 256 GiB").into()
     })
@@ -68,7 +68,7 @@ pub(crate) fn seal(key: &Secret<32>, nonce: [u8; 12], aad: &[u8], buffer: &mut [
 
 /// Opens `buffer` in place. If the tag does not match: `None`, and no plaintext.
 pub(crate) fn open(key: &Secret<32>, nonce: [u8; 12], aad: &[u8], buffer: &mut [u8], tag: &[u8; TAG]) -> Option<()> {
-    leaving_no_trace(|| {
+    with_wiped_stack(|| {
         let cipher = ChaCha20Poly1305::new(key.expose().into());
         cipher.decrypt_inout_detached(&nonce.into(), aad, buffer.into(), tag.into()).ok()
     })
@@ -97,9 +97,9 @@ pub(crate) fn open_secret(key: &Secret<32>, nonce: [u8; 12], aad: &[u8], sealed:
 const STACK_BYTES: usize = 4096;
 
 /// Runs `work` in stack frames of its own, and then overwrites the stack that they used.
-fn leaving_no_trace<T>(work: impl FnOnce() -> T) -> T {
+fn with_wiped_stack<T>(work: impl FnOnce() -> T) -> T {
     #[inline(never)]
-    fn apart<T>(work: impl FnOnce() -> T) -> T {
+    fn in_own_frames<T>(work: impl FnOnce() -> T) -> T {
         work()
     }
     #[inline(never)]
@@ -108,7 +108,7 @@ fn leaving_no_trace<T>(work: impl FnOnce() -> T) -> T {
         let mut below = [0u8; STACK_BYTES];
         black_box(&mut below);
     }
-    let done = apart(work);
+    let done = in_own_frames(work);
     write_over();
     done
 }

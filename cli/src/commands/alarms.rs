@@ -26,7 +26,12 @@ pub(crate) async fn list(session: &mut Session<'_>) -> Result<u8, Failure> {
 fn table(alarms: &[Alarm]) -> String {
     let row = |alarm: &Alarm| {
         let about = alarm.node.as_ref().map_or("-", NodeName::as_str).to_owned();
-        vec![output::plain(&alarm.code), about, output::since(alarm.since_ms), output::plain(&alarm.message)]
+        vec![
+            output::printable(&alarm.code),
+            about,
+            output::age_since(alarm.since_ms),
+            output::printable(&alarm.message),
+        ]
     };
     output::table(&["CODE", "NODE", "SINCE", "MESSAGE"], &alarms.iter().map(row).collect::<Vec<_>>())
 }
@@ -46,7 +51,7 @@ pub(crate) async fn disarm(session: &mut Session<'_>, options: Disarm) -> Result
         Format::Text => {
             let line = |alarm: &Alarm| {
                 let about = alarm.node.as_ref().map_or_else(String::new, |node| format!(" about {node}"));
-                format!("disarmed {}{about}\n", output::plain(&alarm.code))
+                format!("disarmed {}{about}\n", output::printable(&alarm.code))
             };
             alarms.iter().map(line).collect()
         }

@@ -128,8 +128,8 @@ fn without_newline(text: &[u8]) -> &[u8] {
 fn read(session: &mut Session<'_>, file: Option<&Path>, limit: usize) -> Result<Zeroizing<Vec<u8>>, Failure> {
     let mut bytes = Zeroizing::new(vec![0; limit + 1]);
     let result = match file {
-        None => fill(session.input, &mut bytes),
-        Some(path) => fs::File::open(path).and_then(|mut file| fill(&mut file, &mut bytes)),
+        None => read_into(session.input, &mut bytes),
+        Some(path) => fs::File::open(path).and_then(|mut file| read_into(&mut file, &mut bytes)),
     };
     let name = || file.map_or_else(|| "standard input".to_owned(), |path| path.display().to_string());
     let read = result.map_err(|error| Failure::new(exit::FAILED, format!("{}: {error}", name())))?;
@@ -138,7 +138,7 @@ fn read(session: &mut Session<'_>, file: Option<&Path>, limit: usize) -> Result<
 }
 
 /// Reads until `buffer` is full or the input ends. It uses no other buffer, so that no copy stays unwiped.
-pub(crate) fn fill(input: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
+pub(crate) fn read_into(input: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
     let mut filled = 0;
     while filled < buffer.len() {
         match input.read(&mut buffer[filled..]) {

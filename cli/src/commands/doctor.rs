@@ -103,8 +103,8 @@ pub(crate) async fn doctor(session: &mut Session<'_>, options: Doctor) -> Result
 fn line(finding: &Finding) -> String {
     let Finding { check, found, advice } = finding;
     match advice {
-        None => format!("ok       {check:<14}  {}\n", output::plain(found)),
-        Some(advice) => format!("warning  {check:<14}  {}: {advice}\n", output::plain(found)),
+        None => format!("ok       {check:<14}  {}\n", output::printable(found)),
+        Some(advice) => format!("warning  {check:<14}  {}: {advice}\n", output::printable(found)),
     }
 }
 
@@ -200,7 +200,7 @@ pub fn swap(swaps: &str, memory: Option<SecretMemory>) -> Finding {
 /// limit means that it could not.
 pub fn core_dumps(limits: &str, pattern: &str) -> Finding {
     const CHECK: &str = "core dumps";
-    let goes_to = if pattern.is_empty() { "core".to_owned() } else { output::plain(pattern) };
+    let goes_to = if pattern.is_empty() { "core".to_owned() } else { output::printable(pattern) };
     match limit(limits, "Max core file size") {
         Some(0) => Finding::fine(CHECK, "the daemon forbids its own"),
         limit => {

@@ -193,7 +193,7 @@ fn refuse_token_in_data(token: &Path, data: &Path) -> Result<(), Failure> {
 
 pub(crate) fn read_invitation(session: &mut Session<'_>) -> Result<Zeroizing<String>, Failure> {
     let mut bytes = Zeroizing::new(vec![0; INVITATION_BYTES_MAX + 1]);
-    let read = crate::commands::crypt::fill(session.input, &mut bytes)
+    let read = crate::commands::crypt::read_into(session.input, &mut bytes)
         .map_err(|error| Failure::new(exit::FAILED, format!("standard input: {error}")))?;
     let text = std::str::from_utf8(&bytes[..read]).unwrap_or_default();
     Ok(Zeroizing::new(text.to_owned()))
@@ -259,7 +259,7 @@ impl Wait {
             names if progress.step.contains("waiting") => format!(" ({})", names.join(", ")),
             names => format!(", waiting for {}", names.join(", ")),
         };
-        let line = crate::terminal::output::plain(&format!("{}{waiting}", progress.step));
+        let line = crate::terminal::output::printable(&format!("{}{waiting}", progress.step));
         if line != self.shown {
             session.note(&line);
             self.shown = line;

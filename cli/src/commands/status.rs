@@ -132,7 +132,7 @@ fn text(status: &Status, serving: bool) -> String {
     let verdict = match (serving, &status.reason) {
         (true, _) if status.may_lose().is_some() => "quorate: keys can be used".to_owned(),
         (true, _) => "quorate, but too few nodes give shares: only keys that are in memory can be used".to_owned(),
-        (false, Some(reason)) => format!("not quorate: {}", output::plain(reason)),
+        (false, Some(reason)) => format!("not quorate: {}", output::printable(reason)),
         (false, None) => format!("not quorate: {} is {}", status.node, status.phase),
     };
     text += &format!("{verdict}\n");
@@ -154,7 +154,7 @@ fn text(status: &Status, serving: bool) -> String {
     let leader = status.leader.as_ref().map_or("none known", NodeName::as_str);
     text += &format!("leader: {leader}\n");
     let lease = status.lease_ms.map_or_else(|| "none".to_owned(), |left| format!("{left} ms left"));
-    text += &format!("answered by: {} ({}, lease {lease})\n", status.node, output::plain(&status.version));
+    text += &format!("answered by: {} ({}, lease {lease})\n", status.node, output::printable(&status.version));
     text += &format!("keys: {}\n", status.keys);
     if status.one_disk_keys > 0 && status.theft_threshold > 1 {
         let count = status.one_disk_keys;
@@ -166,7 +166,8 @@ fn text(status: &Status, serving: bool) -> String {
     }
     for alarm in &status.alarms {
         let about = alarm.node.as_ref().map(|node| format!(" {node}:")).unwrap_or_default();
-        text += &format!("ALARM{about} {} ({})\n", output::plain(&alarm.message), output::since(alarm.since_ms));
+        text +=
+            &format!("ALARM{about} {} ({})\n", output::printable(&alarm.message), output::age_since(alarm.since_ms));
     }
     text + "\n" + &output::nodes(&status.nodes)
 }
@@ -199,7 +200,7 @@ fn show_survey(session: &mut Session<'_>, file: &ClusterFile, nodes: &[Surveyed]
             let row = |(name, answer): &Surveyed| {
                 let said = match answer {
                     Ok(public) => public.to_string(),
-                    Err(error) => output::plain(&error.message),
+                    Err(error) => output::printable(&error.message),
                 };
                 vec![name.to_string(), said]
             };
@@ -230,5 +231,5 @@ fn operation_line(operation: &quorate_client::wire::OperationStatus) -> String {
     };
     // The step is empty until the leader has reported it.
     let step = if operation.step.is_empty() { String::new() } else { format!(": {}", operation.step) };
-    output::plain(&format!("under way: {}{step}{waiting}", operation.name)) + "\n"
+    output::printable(&format!("under way: {}{step}{waiting}", operation.name)) + "\n"
 }

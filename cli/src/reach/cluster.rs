@@ -17,10 +17,10 @@ use crate::{Session, exit};
 /// Most bytes of a token file that are read. A token is much shorter.
 const TOKEN_FILE_BYTES_MAX: u64 = 4096;
 /// The hint that names the places of a token.
-pub(crate) const WHICH_TOKEN: &str = "check the token: --token-file, QUORATE_TOKEN_FILE, QUORATE_TOKEN";
+pub(crate) const TOKEN_HINT: &str = "check the token: --token-file, QUORATE_TOKEN_FILE, QUORATE_TOKEN";
 
 /// The path of a file in the configuration directory of the user.
-fn configured(name: &str) -> Result<PathBuf, Failure> {
+fn config_path(name: &str) -> Result<PathBuf, Failure> {
     let set = |variable| std::env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from);
     let base = set("XDG_CONFIG_HOME").or_else(|| set("HOME").map(|home| home.join(".config")));
     base.map(|base| base.join("quorate").join(name)).ok_or_else(|| {
@@ -29,18 +29,18 @@ fn configured(name: &str) -> Result<PathBuf, Failure> {
 }
 
 /// A path that the user gave. An empty variable of the environment gives none.
-fn named(path: Option<&OsString>) -> Option<PathBuf> {
+fn given_path(path: Option<&OsString>) -> Option<PathBuf> {
     path.filter(|path| !path.is_empty()).map(PathBuf::from)
 }
 
 /// The path of the client file. The file may not exist.
 pub(crate) fn cluster_path(session: &Session<'_>) -> Result<PathBuf, Failure> {
-    named(session.common.cluster.as_ref()).map_or_else(|| configured("cluster.toml"), Ok)
+    given_path(session.common.cluster.as_ref()).map_or_else(|| config_path("cluster.toml"), Ok)
 }
 
 /// The path of the token file. The file may not exist.
 pub(crate) fn token_path(session: &Session<'_>) -> Result<PathBuf, Failure> {
-    named(session.common.token_file.as_ref()).map_or_else(|| configured("token"), Ok)
+    given_path(session.common.token_file.as_ref()).map_or_else(|| config_path("token"), Ok)
 }
 
 /// Reads the client file.
@@ -56,10 +56,10 @@ pub(crate) fn cluster_file(session: &Session<'_>) -> Result<ClusterFile, Failure
 
 /// Reads the token: from the file that the user gave, else from QUORATE_TOKEN, else from the default file.
 fn token(session: &mut Session<'_>) -> Result<Token, Failure> {
-    if named(session.common.token_file.as_ref()).is_none()
+    if given_path(session.common.token_file.as_ref()).is_none()
         && let Ok(text) = std::env::var("QUORATE_TOKEN").map(Zeroizing::new)
     {
-        let wrong = |error| Failure::new(exit::DENIED, format!("QUORATE_TOKEN is {error}")).hint(WHICH_TOKEN);
+        let wrong = |error| Failure::new(exit::DENIED, format!("QUORATE_TOKEN is {error}")).hint(TOKEN_HINT);
         return Token::parse(&text).map_err(wrong);
     }
     let path = token_path(session)?;
@@ -78,7 +78,7 @@ pub(crate) fn read_token(path: &Path) -> Result<Token, Failure> {
     match read {
         Ok(_) => {
             let wrong =
-                |error| Failure::new(exit::DENIED, format!("{} holds {error}", path.display())).hint(WHICH_TOKEN);
+                |error| Failure::new(exit::DENIED, format!("{} holds {error}", path.display())).hint(TOKEN_HINT);
             Token::parse(&text).map_err(wrong)
         }
         Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -86,7 +86,7 @@ pub(crate) fn read_token(path: &Path) -> Result<Token, Failure> {
                 "`quorate cluster init` wrote it on the first node; name it: --token-file FILE, QUORATE_TOKEN_FILE",
             ))
         }
-        Err(error) => Err(Failure::new(exit::DENIED, format!("{}: {error}", path.display())).hint(WHICH_TOKEN)),
+        Err(error) => Err(Failure::new(exit::DENIED, format!("{}: {error}", path.display())).hint(TOKEN_HINT)),
     }
 }
 

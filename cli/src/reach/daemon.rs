@@ -2,7 +2,7 @@
 
 use std::io::ErrorKind;
 
-use quorate_client::frame::{self, Kind};
+use quorate_client::frame::{self, FrameKind};
 use quorate_client::wire::{self, AdminProgress, AdminRequest, AdminResponse, LocalStatus, WireError};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
@@ -14,7 +14,7 @@ use crate::{Session, exit};
 pub(crate) struct Conversation {
     /// The process id of the daemon, as the kernel gives it.
     pid: Option<i32>,
-    reader: frame::Reader<OwnedReadHalf>,
+    reader: frame::FrameReader<OwnedReadHalf>,
     /// Kept open: if it were closed, the daemon would conclude that the command has ended.
     _writer: OwnedWriteHalf,
 }
@@ -41,8 +41,8 @@ impl Conversation {
         })?;
         let pid = stream.peer_cred().ok().and_then(|daemon| daemon.pid());
         let (reader, mut writer) = stream.into_split();
-        frame::write(&mut writer, Kind::Request, 0, &wire::encode(request)).await.map_err(broken)?;
-        Ok(Self { pid, reader: frame::Reader::new(reader), _writer: writer })
+        frame::write(&mut writer, FrameKind::Request, 0, &wire::encode(request)).await.map_err(broken)?;
+        Ok(Self { pid, reader: frame::FrameReader::new(reader), _writer: writer })
     }
 
     pub(crate) async fn next(&mut self) -> Result<Message, Failure> {
@@ -52,8 +52,8 @@ impl Conversation {
                 .hint("its log says why; then run the command again")
         })?;
         match frame.kind {
-            Kind::Progress => Ok(Message::Progress(wire::decode(&frame.body)?)),
-            Kind::Response => {
+            FrameKind::Progress => Ok(Message::Progress(wire::decode(&frame.body)?)),
+            FrameKind::Response => {
                 let answer: Result<AdminResponse, WireError> = wire::decode(&frame.body)?;
                 Ok(Message::Answer(answer?))
             }

@@ -34,7 +34,7 @@ pub(crate) fn time(ms: u64) -> String {
 }
 
 /// A time span of `ms` milliseconds before now, in one unit.
-pub(crate) fn ago(ms: u64) -> String {
+pub(crate) fn age(ms: u64) -> String {
     match ms / 1000 {
         0..2 => "now".to_owned(),
         seconds @ 2..120 => format!("{seconds} s ago"),
@@ -45,13 +45,13 @@ pub(crate) fn ago(ms: u64) -> String {
 }
 
 /// The time span between now and a time in milliseconds since 1970.
-pub(crate) fn since(ms: u64) -> String {
+pub(crate) fn age_since(ms: u64) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis());
-    ago(u64::try_from(now).unwrap_or(u64::MAX).saturating_sub(ms))
+    age(u64::try_from(now).unwrap_or(u64::MAX).saturating_sub(ms))
 }
 
 /// Text of a node without control characters, which could control a terminal.
-pub(crate) fn plain(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).collect()
 }
 
@@ -127,14 +127,14 @@ pub(crate) fn nodes(nodes: &[NodeInfo]) -> String {
         vec![
             node.name.to_string(),
             node.id.to_string(),
-            plain(&node.addresses.join(",")),
+            printable(&node.addresses.join(",")),
             node.role.to_string(),
             known(state.map(|state| state.phase.to_string())),
             known(state.map(|state| state.lag.to_string())),
             known(state.map(|state| state.epoch.to_string())),
             known(state.map(|state| state.lock_generation.to_string())),
             known(state.and_then(|state| state.old_copies).map(old_copies)),
-            state.map_or_else(|| "never".to_owned(), |state| ago(state.last_seen_ms)),
+            state.map_or_else(|| "never".to_owned(), |state| age(state.last_seen_ms)),
         ]
     };
     let head = ["NAME", "ID", "ADDRESS", "ROLE", "PHASE", "LAG", "EPOCH", "LOCK", "OLD COPIES", "LAST SEEN"];
@@ -147,7 +147,7 @@ fn old_copies(copies: OldCopies) -> String {
 
 /// The tags of a key on one line.
 pub(crate) fn tags(tags: &std::collections::BTreeMap<String, String>) -> String {
-    let pairs: Vec<_> = tags.iter().map(|(name, value)| format!("{}={}", plain(name), plain(value))).collect();
+    let pairs: Vec<_> = tags.iter().map(|(name, value)| format!("{}={}", printable(name), printable(value))).collect();
     if pairs.is_empty() { "-".to_owned() } else { pairs.join(" ") }
 }
 
@@ -168,9 +168,9 @@ mod tests {
     fn a_table_is_as_wide_as_its_cells() {
         let rows = vec![vec!["a".to_owned(), "x".to_owned()], vec!["long".to_owned(), "y".to_owned()]];
         assert_eq!(table(&["N", "V"], &rows), "N     V\na     x\nlong  y\n");
-        assert_eq!(ago(1500), "now");
-        assert_eq!(ago(90_000), "90 s ago");
-        assert_eq!(ago(3 * 86_400_000), "3 days ago");
-        assert_eq!(plain("a\x1b[2Jb\n"), "a[2Jb");
+        assert_eq!(age(1500), "now");
+        assert_eq!(age(90_000), "90 s ago");
+        assert_eq!(age(3 * 86_400_000), "3 days ago");
+        assert_eq!(printable("a\x1b[2Jb\n"), "a[2Jb");
     }
 }

@@ -12,7 +12,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use quorate_client::cluster_file::ClusterNode;
 use quorate_client::conn::{Conn, Handler, Reply};
-use quorate_client::frame::{self, Kind};
+use quorate_client::frame::{self, FrameKind};
 use quorate_client::identity::{Identity, Protocol, server_config};
 use quorate_client::wire::{
     self, AdminProgress, AdminRequest, AdminResponse, Alarm, Answer, Answered, Envelope, KeyInfo, KeySummary,
@@ -123,15 +123,15 @@ impl World {
         self.runtime.spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let (read, mut write) = stream.into_split();
-                let mut reader = frame::Reader::new(read);
+                let mut reader = frame::FrameReader::new(read);
                 let frame = reader.next().await.expect("a frame").expect("a request");
-                assert_eq!((frame.kind, frame.id), (Kind::Request, 0));
+                assert_eq!((frame.kind, frame.id), (FrameKind::Request, 0));
                 let (progress, answer) = script(wire::decode(&frame.body).expect("a whole request"));
                 for news in progress {
-                    frame::write(&mut write, Kind::Progress, 0, &wire::encode(&news)).await.expect("written");
+                    frame::write(&mut write, FrameKind::Progress, 0, &wire::encode(&news)).await.expect("written");
                 }
                 if let Some(answer) = answer {
-                    frame::write(&mut write, Kind::Response, 0, &wire::encode(&answer)).await.expect("written");
+                    frame::write(&mut write, FrameKind::Response, 0, &wire::encode(&answer)).await.expect("written");
                 }
             }
         });

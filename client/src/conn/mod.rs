@@ -43,7 +43,7 @@ pub use bulk::{BULK_CHUNK_BYTES_MAX, BULK_HEADER_BYTES_MAX, BulkError, BulkRecei
 
 pub use crate::frame::Limits;
 
-use crate::frame::{self, BODY_BYTES_MAX, Kind};
+use crate::frame::{self, BODY_BYTES_MAX, FrameKind};
 use crate::identity::{Protocol, PublicKey, peer_key};
 use outbox::Outbox;
 
@@ -251,7 +251,7 @@ impl Conn {
         let (answer, wait) = oneshot::channel();
         calls.expect(id, answer)?;
         let mut waiting = WaitingCall { calls, id, sent: false };
-        calls.outbox.push(Kind::Request, id, body).await.map_err(|()| self.lost())?;
+        calls.outbox.push(FrameKind::Request, id, body).await.map_err(|()| self.lost())?;
         waiting.sent = true;
         wait.await.unwrap_or_else(|_| Err(self.lost()))
     }
@@ -360,15 +360,17 @@ impl CallLane {
 
     /// Passes answers to the callers that wait for them. When the lane ends, it tells those that are left.
     async fn collect(self: Arc<Self>, conn: Conn, receive: quinn::RecvStream) {
-        let mut reader = frame::Reader::new(receive);
+        let mut reader = frame::FrameReader::new(receive);
         let reason = loop {
             match reader.next().await {
                 Ok(Some(frame)) => {
                     let answer = match frame.kind {
-                        Kind::Response => Ok(frame.body),
-                        Kind::Busy => Err(CallError::Busy),
-                        Kind::Failed => Err(CallError::Failed),
-                        Kind::Request | Kind::Cancel | Kind::Progress => break "a request among answers".to_owned(),
+                        FrameKind::Response => Ok(frame.body),
+                        FrameKind::Busy => Err(CallError::Busy),
+                        FrameKind::Failed => Err(CallError::Failed),
+                        FrameKind::Request | FrameKind::Cancel | FrameKind::Progress => {
+                            break "a request among answers".to_owned();
+                        }
                     };
                     // A call that was cancelled waits for no answer.
                     if let Some(caller) = self.pending.lock().calls.remove(&frame.id) {
@@ -401,7 +403,7 @@ impl Drop for WaitingCall<'_> {
     fn drop(&mut self) {
         let waiting = self.calls.pending.lock().calls.remove(&self.id).is_some();
         if waiting && self.sent {
-            self.calls.outbox.push_now(Kind::Cancel, self.id, &[]);
+            self.calls.outbox.push_now(FrameKind::Cancel, self.id, &[]);
         }
     }
 }

@@ -4,7 +4,7 @@ use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::frame::{self, Kind};
+use crate::frame::{self, FrameKind};
 
 /// Unsent bytes above which a task with more frames waits. A frame that begins below it may end above it.
 const HIGH_WATER_BYTES: usize = 1 << 20;
@@ -31,14 +31,14 @@ impl Outbox {
 
     /// Queues a frame and sends it. It waits while too much is unsent. An error if the stream has ended or the frame is
     /// too large.
-    pub(super) async fn push(&self, kind: Kind, id: u64, body: &[u8]) -> Result<(), ()> {
+    pub(super) async fn push(&self, kind: FrameKind, id: u64, body: &[u8]) -> Result<(), ()> {
         let pushed = self.stage(kind, id, body).await;
         self.flush();
         pushed
     }
 
     /// As [`Outbox::push`], but the frame may wait until [`Outbox::flush`]: frames that leave together cost less.
-    pub(super) async fn stage(&self, kind: Kind, id: u64, body: &[u8]) -> Result<(), ()> {
+    pub(super) async fn stage(&self, kind: FrameKind, id: u64, body: &[u8]) -> Result<(), ()> {
         if let Some(result) = self.offer(kind, id, body, HIGH_WATER_BYTES) {
             return result;
         }
@@ -56,7 +56,7 @@ impl Outbox {
     }
 
     /// Queues a frame without waiting. Only for small frames whose number is bounded by the requests in flight.
-    pub(super) fn push_now(&self, kind: Kind, id: u64, body: &[u8]) {
+    pub(super) fn push_now(&self, kind: FrameKind, id: u64, body: &[u8]) {
         // If the stream has ended, the frame has no receiver.
         let _ = self.offer(kind, id, body, usize::MAX);
         self.flush();
@@ -94,7 +94,7 @@ impl Outbox {
     }
 
     /// Queues a frame; `None` if `limit` bytes or more are unsent.
-    fn offer(&self, kind: Kind, id: u64, body: &[u8], limit: usize) -> Option<Result<(), ()>> {
+    fn offer(&self, kind: FrameKind, id: u64, body: &[u8], limit: usize) -> Option<Result<(), ()>> {
         let mut waiting = self.waiting.lock();
         if waiting.stopped {
             return Some(Err(()));

@@ -20,7 +20,7 @@ use tokio::time::timeout;
 use super::bulk::BulkReceiver;
 use super::outbox::Outbox;
 use super::{BoxFuture, Conn, Handler, IN_FLIGHT_MAX, Lane, Reply, close};
-use crate::frame::{self, FrameError, Kind};
+use crate::frame::{self, FrameError, FrameKind};
 
 /// Reasons to close the connection of a peer that is too slow.
 const SLOW: &str = "the rest of a message did not arrive in time";
@@ -82,7 +82,7 @@ async fn serve_lane(
     tokio::spawn(work.outbox.clone().run(send));
     // If this function ends in any way, even by a panic of the handler, the callers at the peer must learn it.
     let end = LaneEnd { conn: conn.clone(), work: work.clone() };
-    let mut reader = frame::Reader::limited(receive, limits);
+    let mut reader = frame::FrameReader::limited(receive, limits);
     let mut staged = false;
     loop {
         // A peer that keeps the lane full must not occupy the thread alone.
@@ -99,16 +99,16 @@ async fn serve_lane(
             Err(error) => return end.conn.close(close::PROTOCOL, &error.to_string()),
         };
         let (id, sent) = match frame.kind {
-            Kind::Cancel => {
+            FrameKind::Cancel => {
                 if let Some(running) = work.running.lock().remove(&frame.id) {
                     running.abort();
                 }
                 continue;
             }
-            Kind::Request if work.running.lock().len() >= IN_FLIGHT_MAX => {
-                (frame.id, work.push(Kind::Busy, frame.id, &[]).await)
+            FrameKind::Request if work.running.lock().len() >= IN_FLIGHT_MAX => {
+                (frame.id, work.push(FrameKind::Busy, frame.id, &[]).await)
             }
-            Kind::Request => match handler.handle(&conn, frame.body) {
+            FrameKind::Request => match handler.handle(&conn, frame.body) {
                 Reply::Inline(answer) => {
                     staged = true;
                     (frame.id, work.stage(frame.id, &answer).await)
@@ -135,12 +135,12 @@ impl Work {
     /// Queues an answer. It leaves with the next ones or with [`Outbox::flush`].
     async fn stage(&self, id: u64, answer: &[u8]) -> Result<(), ()> {
         if answer.len() > frame::BODY_BYTES_MAX {
-            return self.bounded(self.outbox.stage(Kind::Failed, id, &[])).await;
+            return self.bounded(self.outbox.stage(FrameKind::Failed, id, &[])).await;
         }
-        self.bounded(self.outbox.stage(Kind::Response, id, answer)).await
+        self.bounded(self.outbox.stage(FrameKind::Response, id, answer)).await
     }
 
-    async fn push(&self, kind: Kind, id: u64, body: &[u8]) -> Result<(), ()> {
+    async fn push(&self, kind: FrameKind, id: u64, body: &[u8]) -> Result<(), ()> {
         self.bounded(self.outbox.push(kind, id, body)).await
     }
 
@@ -184,7 +184,7 @@ impl Drop for OwedAnswer {
     fn drop(&mut self) {
         let waited_for = self.work.running.lock().remove(&self.id).is_some();
         if waited_for && !self.sent {
-            self.work.outbox.push_now(Kind::Failed, self.id, &[]);
+            self.work.outbox.push_now(FrameKind::Failed, self.id, &[]);
         }
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use quorate_client::conn::{Conn, Handler};
-use quorate_client::frame::{self, Kind};
+use quorate_client::frame::{self, FrameKind};
 use quorate_client::identity::{DialError, Identity, Protocol, PublicKey, dial, server_config};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
@@ -100,7 +100,7 @@ pub(crate) async fn pair(here: Arc<dyn Handler>, there: Arc<dyn Handler>) -> (Co
 /// The bytes of one request.
 pub(crate) fn request(id: u64, body: &[u8]) -> BytesMut {
     let mut bytes = BytesMut::new();
-    frame::encode(&mut bytes, Kind::Request, id, body).expect("small");
+    frame::encode(&mut bytes, FrameKind::Request, id, body).expect("small");
     bytes
 }
 
@@ -108,11 +108,11 @@ pub(crate) fn request(id: u64, body: &[u8]) -> BytesMut {
 pub(crate) async fn raw_lane(
     connection: &quinn::Connection,
     bytes: &[u8],
-) -> (quinn::SendStream, frame::Reader<quinn::RecvStream>) {
+) -> (quinn::SendStream, frame::FrameReader<quinn::RecvStream>) {
     let (mut send, receive) = connection.open_bi().await.expect("a stream");
     send.write_all(&[1, 1]).await.expect("sent");
     send.write_all(bytes).await.expect("sent");
-    (send, frame::Reader::new(receive))
+    (send, frame::FrameReader::new(receive))
 }
 
 /// The key exchanges that the dialler offers: the post-quantum one, or X25519 alone.

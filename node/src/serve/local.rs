@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_client::error::Code;
-use quorate_client::frame::{self, Frame, Kind, Reader};
+use quorate_client::frame::{self, Frame, FrameKind, FrameReader};
 use quorate_client::wire::{self, AdminProgress, AdminRequest, WireError};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
@@ -106,7 +106,7 @@ pub fn listen(node: &Arc<Node>) -> Result<Socket, SocketError> {
 async fn serve(node: &Arc<Node>, stream: UnixStream) -> Result<(), frame::FrameError> {
     let uid = stream.peer_cred()?.uid();
     let (read, mut write) = stream.into_split();
-    let mut reader = Reader::new(read);
+    let mut reader = FrameReader::new(read);
     let (id, answer): (u64, AdminAnswer) = match timeout(REQUEST, reader.next()).await {
         Ok(request) => match request? {
             None => return Ok(()),
@@ -117,7 +117,7 @@ async fn serve(node: &Arc<Node>, stream: UnixStream) -> Result<(), frame::FrameE
         },
         Err(_) => (0, Err(WireError::new(Code::Deadline, "no request came in time"))),
     };
-    frame::write(&mut write, Kind::Response, id, &wire::encode(&answer)).await
+    frame::write(&mut write, FrameKind::Response, id, &wire::encode(&answer)).await
 }
 
 /// Answers one request, and sends its progress meanwhile. A caller who goes away is told to the request, which ends by itself.
@@ -125,7 +125,7 @@ async fn answer(
     node: &Arc<Node>,
     caller: &Caller,
     request: AdminRequest,
-    reader: &mut Reader<OwnedReadHalf>,
+    reader: &mut FrameReader<OwnedReadHalf>,
     write: &mut OwnedWriteHalf,
 ) -> Result<AdminAnswer, frame::FrameError> {
     let (tell, mut told) = mpsc::channel(1);
@@ -150,5 +150,5 @@ async fn answer(
 }
 
 async fn send(write: &mut OwnedWriteHalf, step: &AdminProgress) -> Result<(), frame::FrameError> {
-    frame::write(write, Kind::Progress, 0, &wire::encode(step)).await
+    frame::write(write, FrameKind::Progress, 0, &wire::encode(step)).await
 }

@@ -6,7 +6,7 @@ use quorate_client::error::Code;
 use quorate_client::wire::{Answer, DATA_KEY_BYTES_MAX, Plaintext, Response, WireError};
 use quorate_raft::state::State;
 use quorate_shares::context::Context;
-use quorate_shares::envelope::{self, Ciphertext, CiphertextHeader, Kind, Suite};
+use quorate_shares::envelope::{self, Ciphertext, CiphertextHeader, CiphertextKind, Suite};
 use quorate_shares::ids::{KeyName, KeyVersion};
 use quorate_shares::master::EncryptionRoot;
 use rand_core::Rng;
@@ -24,7 +24,7 @@ use crate::service::found::find;
 pub async fn encrypt(call: Call<'_>, name: KeyName, context: &Context, plaintext: &Plaintext) -> Answer {
     let (slot, version) = newest(call, &name).await?;
     let root = root(call, slot).await?;
-    let header = CiphertextHeader { kind: Kind::Message, suite: Suite::ChaCha20Poly1305, name, version };
+    let header = CiphertextHeader { kind: CiphertextKind::Message, suite: Suite::ChaCha20Poly1305, name, version };
     let sealed = envelope::seal(&root, header, context, plaintext.expose(), &mut random::system());
     let ciphertext = sealed.map_err(|error| {
         WireError::new(Code::TooLarge, error.to_string())
@@ -39,7 +39,7 @@ pub async fn data_key(call: Call<'_>, name: KeyName, context: &Context, bytes: u
     }
     let (slot, version) = newest(call, &name).await?;
     let root = root(call, slot).await?;
-    let header = CiphertextHeader { kind: Kind::DataKey, suite: Suite::ChaCha20Poly1305, name, version };
+    let header = CiphertextHeader { kind: CiphertextKind::DataKey, suite: Suite::ChaCha20Poly1305, name, version };
     let mut key = Zeroizing::new(vec![0; bytes.into()]);
     random::system().fill_bytes(&mut key);
     let wrapped = envelope::seal(&root, header, context, &key, &mut random::system())

@@ -177,10 +177,10 @@ impl Vault {
         }
         let missing = LayoutError::Short("sections");
         Ok(Self {
-            identity: identity.ok_or(missing.clone())?,
-            roster: roster.ok_or(missing.clone())?,
+            identity: identity.ok_or(missing)?,
+            roster: roster.ok_or(missing)?,
             lock,
-            held: held.ok_or(missing.clone())?,
+            held: held.ok_or(missing)?,
             founding,
             flags: flags.ok_or(missing)?,
             denials,

@@ -25,7 +25,7 @@ pub const HEADER_BYTES_MAX: usize = 11 + NAME_BYTES_MAX;
 
 /// What a ciphertext holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum CiphertextKind {
     /// A message of the application.
     Message,
     /// A data key. The header is authenticated, so the kind of a ciphertext cannot be changed.
@@ -43,7 +43,7 @@ pub enum Suite {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CiphertextHeader {
     /// What the ciphertext holds.
-    pub kind: Kind,
+    pub kind: CiphertextKind,
     /// The algorithms that seal it.
     pub suite: Suite,
     /// The name of the key.
@@ -59,7 +59,7 @@ pub struct Ciphertext {
     pub(super) body: Vec<u8>,
 }
 
-impl Kind {
+impl CiphertextKind {
     fn letter(self) -> u8 {
         match self {
             Self::Message => b'm',
@@ -121,7 +121,7 @@ impl Ciphertext {
         let &[kind, suite] = kind_suite.as_bytes() else {
             return Err(CiphertextError::Malformed("kind and suite are two characters"));
         };
-        let (kind, suite) = (Kind::parse(kind)?, Suite::parse(suite)?);
+        let (kind, suite) = (CiphertextKind::parse(kind)?, Suite::parse(suite)?);
         let name = parse_name(name)?;
         let digits = !version.is_empty() && !version.starts_with('0') && version.bytes().all(|b| b.is_ascii_digit());
         let version = version.parse().ok().filter(|_| digits).and_then(parse_version);
@@ -141,7 +141,7 @@ impl Ciphertext {
         let short = |_| CiphertextError::Malformed("it ends too early");
         let mut reader = Reader::new(bytes, "ciphertext");
         reader.magic(BINARY_MAGIC).map_err(|_| CiphertextError::Malformed("it does not begin with QRT1"))?;
-        let kind = Kind::parse(reader.u8().map_err(short)?)?;
+        let kind = CiphertextKind::parse(reader.u8().map_err(short)?)?;
         let suite = Suite::parse(reader.u8().map_err(short)?)?;
         let length = reader.u8().map_err(short)?;
         let name = reader.bytes(length.into()).map_err(short)?;

@@ -17,7 +17,7 @@ mod chunks;
 mod ciphertext;
 pub mod context;
 
-pub use ciphertext::{Ciphertext, CiphertextHeader, HEADER_BYTES_MAX, Kind, Suite};
+pub use ciphertext::{Ciphertext, CiphertextHeader, CiphertextKind, HEADER_BYTES_MAX, Suite};
 
 use rand_core::CryptoRng;
 use subtle::ConstantTimeEq;

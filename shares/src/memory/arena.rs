@@ -86,14 +86,14 @@ pub fn harden_process() -> io::Result<()> {
 }
 
 /// `N` bytes with one owner: zero at first, and wiped when dropped.
-pub(crate) enum Place<const N: usize> {
+pub(crate) enum Buffer<const N: usize> {
     /// In a slot of the arena.
     Slot(Slot),
     /// On the heap.
     Heap(Box<[u8; N]>),
 }
 
-impl<const N: usize> Place<N> {
+impl<const N: usize> Buffer<N> {
     pub(crate) fn zero() -> Self {
         match Slot::take(N) {
             Some(slot) => Self::Slot(slot),
@@ -104,7 +104,7 @@ impl<const N: usize> Place<N> {
     pub(crate) fn bytes(&self) -> &[u8; N] {
         match self {
             // SAFETY: `Slot::take` gave a slot only because N <= SLOT_BYTES, the memory of a slot is initialised and
-            // mapped for ever, and this place owns the slot alone: a shared borrow of it is a shared borrow of the
+            // mapped for ever, and this buffer owns the slot alone: a shared borrow of it is a shared borrow of the
             // bytes.
             Self::Slot(slot) => unsafe { slot.start.cast::<[u8; N]>().as_ref() },
             Self::Heap(bytes) => bytes,
@@ -120,7 +120,7 @@ impl<const N: usize> Place<N> {
     }
 }
 
-impl<const N: usize> Drop for Place<N> {
+impl<const N: usize> Drop for Buffer<N> {
     fn drop(&mut self) {
         self.bytes_mut().zeroize();
     }
@@ -150,7 +150,7 @@ impl Slot {
     }
 }
 
-/// Returns the slot. The bytes are wiped already: `Place` wipes them in its own drop, before its field is dropped.
+/// Returns the slot. The bytes are wiped already: `Buffer` wipes them in its own drop, before its field is dropped.
 impl Drop for Slot {
     fn drop(&mut self) {
         let returned = Slot { start: self.start };
@@ -242,31 +242,31 @@ mod tests {
 
     #[test]
     fn a_slot_is_wiped_before_it_is_used_again() {
-        // More places than the other tests can hold at the same time.
+        // More buffers than the other tests can hold at the same time.
         for _ in 0..1000 {
-            let mut place = Place::<32>::zero();
-            assert_eq!(*place.bytes(), [0; 32]);
-            place.bytes_mut().fill(0xa5);
+            let mut buffer = Buffer::<32>::zero();
+            assert_eq!(*buffer.bytes(), [0; 32]);
+            buffer.bytes_mut().fill(0xa5);
         }
     }
 
     #[test]
     fn secrets_live_in_locked_memory_and_large_ones_on_the_heap() {
-        let small = Place::<64>::zero();
-        let large = Place::<65>::zero();
-        assert!(matches!(large, Place::Heap(_)));
+        let small = Buffer::<64>::zero();
+        let large = Buffer::<65>::zero();
+        assert!(matches!(large, Buffer::Heap(_)));
         match status() {
-            Status { backing: Backing::Heap, .. } => assert!(matches!(small, Place::Heap(_))),
-            Status { used, .. } => assert!(used >= 1 && matches!(small, Place::Slot(_))),
+            Status { backing: Backing::Heap, .. } => assert!(matches!(small, Buffer::Heap(_))),
+            Status { used, .. } => assert!(used >= 1 && matches!(small, Buffer::Slot(_))),
         }
     }
 
     #[test]
-    fn two_places_never_share_bytes() {
-        let mut places: Vec<Place<16>> = (0..600).map(|_| Place::zero()).collect();
-        for (i, place) in places.iter_mut().enumerate() {
-            place.bytes_mut().fill(i as u8);
+    fn two_buffers_never_share_bytes() {
+        let mut buffers: Vec<Buffer<16>> = (0..600).map(|_| Buffer::zero()).collect();
+        for (i, buffer) in buffers.iter_mut().enumerate() {
+            buffer.bytes_mut().fill(i as u8);
         }
-        assert!(places.iter().enumerate().all(|(i, place)| *place.bytes() == [i as u8; 16]));
+        assert!(buffers.iter().enumerate().all(|(i, buffer)| *buffer.bytes() == [i as u8; 16]));
     }
 }

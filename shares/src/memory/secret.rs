@@ -7,10 +7,10 @@ use rand_core::CryptoRng;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroize;
 
-use crate::arena::Place;
+use crate::arena::Buffer;
 
 /// `N` secret bytes in locked memory (see [`crate::arena`]). They are wiped on drop.
-pub struct Secret<const N: usize>(Place<N>);
+pub struct Secret<const N: usize>(Buffer<N>);
 
 impl<const N: usize> Secret<N> {
     /// Moves the bytes out of `source`, which is wiped.
@@ -38,7 +38,7 @@ impl<const N: usize> Secret<N> {
 
     /// `N` zero bytes, to be filled through [`Secret::expose_mut`].
     pub fn zero() -> Self {
-        Self(Place::zero())
+        Self(Buffer::zero())
     }
 
     /// Lends the bytes.

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use quorate_shares::context::{CONTEXT_BYTES_MAX, Context};
-use quorate_shares::envelope::{self, Ciphertext, CiphertextHeader, Kind, PLAINTEXT_BYTES_MAX, Suite};
+use quorate_shares::envelope::{self, Ciphertext, CiphertextHeader, CiphertextKind, PLAINTEXT_BYTES_MAX, Suite};
 use quorate_shares::error::{CiphertextError, ContextError, FormatError, MessageTooLarge, Refused};
 use quorate_shares::ids::KeyVersion;
 use quorate_shares::master::{EncryptionRoot, MasterKey};
@@ -18,7 +18,7 @@ fn root() -> EncryptionRoot {
 
 fn header() -> CiphertextHeader {
     let name = "billing/cards".parse().unwrap();
-    CiphertextHeader { kind: Kind::Message, suite: Suite::ChaCha20Poly1305, name, version: KeyVersion(3) }
+    CiphertextHeader { kind: CiphertextKind::Message, suite: Suite::ChaCha20Poly1305, name, version: KeyVersion(3) }
 }
 
 fn context() -> Context {
@@ -123,7 +123,7 @@ fn no_bit_can_be_flipped() {
 #[test]
 fn headers_cannot_be_exchanged() {
     let mut headers = Vec::new();
-    for kind in [Kind::Message, Kind::DataKey] {
+    for kind in [CiphertextKind::Message, CiphertextKind::DataKey] {
         for name in ["a", "b"] {
             for version in [1, 2] {
                 let (name, version) = (name.parse().unwrap(), KeyVersion(version));
@@ -267,7 +267,7 @@ proptest! {
         plaintext in prop::collection::vec(any::<u8>(), 0..200),
         seed in any::<u64>(),
     ) {
-        let kind = if is_data_key { Kind::DataKey } else { Kind::Message };
+        let kind = if is_data_key { CiphertextKind::DataKey } else { CiphertextKind::Message };
         let (name, version) = (name.parse().unwrap(), KeyVersion(version));
         let header = CiphertextHeader { kind, suite: Suite::ChaCha20Poly1305, name, version };
         let context = Context::new(&pairs).unwrap();

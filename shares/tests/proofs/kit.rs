@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use quorate_shares::ids::{ClusterId, Epoch, KeyUid, KeyVersion, NodeId, ShareKeyGeneration};
 use quorate_shares::kem::PublicKey;
 use quorate_shares::master::KeyIdentity;
-use quorate_shares::seal::{BatchHeader, BatchOpener, Committee, Member};
+use quorate_shares::seal::{BatchHeader, BatchOpener, Committee, CommitteeMember};
 use quorate_shares::secret::Secret;
 use rand_chacha::ChaCha20Rng;
 use rand_core::{SeedableRng, TryCryptoRng, TryRng};
@@ -20,7 +20,7 @@ pub(crate) fn rng(seed: u64) -> ChaCha20Rng {
 
 /// A node with a share key. Its id differs from its share number.
 pub(crate) struct Holder {
-    pub(crate) member: Member,
+    pub(crate) member: CommitteeMember,
     pub(crate) seed: Secret<32>,
 }
 
@@ -28,7 +28,7 @@ pub(crate) fn holders(count: u64, generation: u64) -> Vec<Holder> {
     let holder = |i| {
         let seed = Secret::random(&mut rng(1000 * generation + i));
         let (node, generation) = (NodeId(10 + 3 * i), ShareKeyGeneration(generation));
-        Holder { member: Member { node, generation, public_key: PublicKey::of_seed(&seed) }, seed }
+        Holder { member: CommitteeMember { node, generation, public_key: PublicKey::of_seed(&seed) }, seed }
     };
     (0..count).map(holder).collect()
 }

@@ -298,7 +298,7 @@ proptest! {
             batch: BatchId(batch), index, epoch: Epoch(epoch), uid: KeyUid(uid), version: KeyVersion(version),
             threshold: quorate_shares::split::Threshold::new(holders / 2 + 1, holders).unwrap(),
             shares: shares.iter().map(|(commitment, bytes)| {
-                quorate_shares::seal::SealedShare { commitment: *commitment, sealed: sealed(*bytes) }
+                quorate_shares::seal::RecordedShare { commitment: *commitment, sealed: sealed(*bytes) }
             }).collect(),
             recovery: recovery.map(sealed),
         };

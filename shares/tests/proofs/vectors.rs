@@ -1,7 +1,7 @@
 //! Known answers: from an independent program (`vectors/gen.py`), and from the drafts that the formats build on.
 
 use quorate_shares::context::Context;
-use quorate_shares::envelope::{self, Ciphertext, CiphertextHeader, Kind, Suite};
+use quorate_shares::envelope::{self, Ciphertext, CiphertextHeader, CiphertextKind, Suite};
 use quorate_shares::error::{CiphertextError, ShareError};
 use quorate_shares::ids::{BatchId, ClusterId, Epoch, KeyUid, KeyVersion, NodeId, ShareKeyGeneration};
 use quorate_shares::kem::PublicKey;
@@ -12,7 +12,7 @@ use quorate_shares::lock::{
 use quorate_shares::master::{KeyIdentity, MasterKey, RootPurpose};
 use quorate_shares::quorum::Quorum;
 use quorate_shares::seal::{
-    BatchHeader, BatchOpener, Committee, Dealer, Member, SealedShare, ShareRecord, share_commitment,
+    BatchHeader, BatchOpener, Committee, CommitteeMember, Dealer, RecordedShare, ShareRecord, share_commitment,
 };
 use quorate_shares::secret::Secret;
 use quorate_shares::split::Threshold;
@@ -103,7 +103,7 @@ fn ciphertexts_to_the_byte() {
             }
             continue;
         }
-        let kind = if case["kind"] == "d" { Kind::DataKey } else { Kind::Message };
+        let kind = if case["kind"] == "d" { CiphertextKind::DataKey } else { CiphertextKind::Message };
         let (name, version) = (v["name"].as_str().unwrap().parse().unwrap(), identity(&v).version);
         let header = CiphertextHeader { kind, suite: Suite::ChaCha20Poly1305, name, version };
         let length = number(&case["pt_len"]) as usize;
@@ -144,7 +144,7 @@ fn shares_and_commitments() {
             let commitment = array(&v[name]["commits_epoch1_batch0"][x.to_string()]);
             let computed = share_commitment(&identity, BatchId([0; 16]), Epoch(1), threshold, x, &share(x));
             assert_eq!(computed, commitment);
-            shares.push(SealedShare { commitment, sealed: [0; 48] });
+            shares.push(RecordedShare { commitment, sealed: [0; 48] });
         }
         let KeyIdentity { uid, version, .. } = identity;
         let (batch, epoch) = (BatchId([0; 16]), Epoch(1));
@@ -170,9 +170,13 @@ fn committees_batches_and_records() {
         let member = |holder: &Value| {
             let public_key = PublicKey::of_seed(&secret(&holder["seed"]));
             assert_eq!(Sha256::digest(public_key.as_bytes()).as_slice(), bytes(&holder["pk_sha256"]));
-            Member { node: NodeId(number(&holder["node"])), generation: generation(&holder["skgen"]), public_key }
+            CommitteeMember {
+                node: NodeId(number(&holder["node"])),
+                generation: generation(&holder["skgen"]),
+                public_key,
+            }
         };
-        let members: Vec<Member> = list(&case["holders"]).iter().rev().map(member).collect();
+        let members: Vec<CommitteeMember> = list(&case["holders"]).iter().rev().map(member).collect();
         let committee = Committee::new(Epoch(number(&case["epoch"])), small(&case["t"]), members).unwrap();
 
         let header = BatchHeader::parse(&bytes(&case["header"])).unwrap();

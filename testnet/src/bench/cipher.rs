@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use aws_lc_rs::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use quorate_node::base::random;
 use quorate_shares::context::Context;
-use quorate_shares::envelope::{self, CiphertextHeader, Kind, Suite};
+use quorate_shares::envelope::{self, CiphertextHeader, CiphertextKind, Suite};
 use quorate_shares::ids::KeyVersion;
 use quorate_shares::master::EncryptionRoot;
 use quorate_shares::secret::Secret;
@@ -44,7 +44,12 @@ pub(super) fn measure(table: &mut Table) {
 fn times(bytes: usize) -> [Duration; 4] {
     let root = EncryptionRoot::from_secret(Secret::random(&mut random::system()));
     let name = "customers/records".parse().expect("a key name");
-    let header = CiphertextHeader { kind: Kind::Message, suite: Suite::ChaCha20Poly1305, name, version: KeyVersion(1) };
+    let header = CiphertextHeader {
+        kind: CiphertextKind::Message,
+        suite: Suite::ChaCha20Poly1305,
+        name,
+        version: KeyVersion(1),
+    };
     let context = Context::new([("table", "customers")]).expect("one short name");
     let plaintext = vec![7; bytes];
     let ciphertext = envelope::seal(&root, header.clone(), &context, &plaintext, &mut random::system());

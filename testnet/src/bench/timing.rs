@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 
 use quorate_node::base::random;
 use quorate_shares::context::Context;
-use quorate_shares::envelope::{self, Ciphertext, CiphertextHeader, Kind, Suite};
+use quorate_shares::envelope::{self, Ciphertext, CiphertextHeader, CiphertextKind, Suite};
 use quorate_shares::ids::{BatchId, ClusterId, Epoch, KeyUid, KeyVersion, NodeId, ShareKeyGeneration};
 use quorate_shares::kem::PublicKey;
 use quorate_shares::master::{EncryptionRoot, KeyIdentity, MasterKey};
 use quorate_shares::quorum::Quorum;
-use quorate_shares::seal::{Committee, Member, SealedShare, ShareRecord, share_commitment};
+use quorate_shares::seal::{Committee, CommitteeMember, RecordedShare, ShareRecord, share_commitment};
 use quorate_shares::secret::Secret;
 use quorate_shares::split::Threshold;
 
@@ -160,7 +160,7 @@ fn committee() -> Result<Committee, Error> {
     let member = |node: u8| {
         let seed = Secret::copy_of(&[node; 32]).expect("32 bytes");
         let (node, generation) = (NodeId(node.into()), ShareKeyGeneration(1));
-        Member { node, generation, public_key: PublicKey::of_seed(&seed) }
+        CommitteeMember { node, generation, public_key: PublicKey::of_seed(&seed) }
     };
     let committee = Committee::new(Epoch(1), 2, (1..=2).map(member).collect());
     committee.map_err(|error| Error::Bench(error.to_string()))
@@ -170,7 +170,7 @@ fn committee() -> Result<Committee, Error> {
 fn record(shares: &[Secret<32>; 2]) -> ShareRecord {
     let threshold = Threshold::new(2, 2).expect("two of two");
     let (batch, epoch) = (BatchId([3; 16]), Epoch(1));
-    let sealed = (1..).zip(shares).map(|(x, share)| SealedShare {
+    let sealed = (1..).zip(shares).map(|(x, share)| RecordedShare {
         commitment: share_commitment(&IDENTITY, batch, epoch, threshold, x, share),
         sealed: [0; 48],
     });
@@ -182,7 +182,12 @@ fn record(shares: &[Secret<32>; 2]) -> ShareRecord {
 fn refusals(table: &mut Table) {
     let root = EncryptionRoot::from_secret(Secret::random(&mut random::system()));
     let name = "customers/records".parse().expect("a key name");
-    let header = CiphertextHeader { kind: Kind::Message, suite: Suite::ChaCha20Poly1305, name, version: KeyVersion(1) };
+    let header = CiphertextHeader {
+        kind: CiphertextKind::Message,
+        suite: Suite::ChaCha20Poly1305,
+        name,
+        version: KeyVersion(1),
+    };
     let (context, other) = (Context::empty(), Context::new([("a", "b")]).expect("one short name"));
     let sealed = envelope::seal(&root, header, &context, &[7; 64], &mut random::system()).expect("short");
     let binary = sealed.to_binary();

@@ -4,7 +4,7 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use quorate_client::frame::{self, Kind};
+use quorate_client::frame::{self, FrameKind};
 use quorate_client::wire::{self, AdminRequest, AdminResponse, LocalStatus, WireError};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
@@ -26,10 +26,10 @@ async fn ask(path: &Path) -> io::Result<LocalStatus> {
     let mut stream = UnixStream::connect(path).await?;
     let (read, mut write) = stream.split();
     let request = wire::encode(&AdminRequest::Status);
-    frame::write(&mut write, Kind::Request, 0, &request).await.map_err(io::Error::other)?;
-    let mut reader = frame::Reader::new(read);
+    frame::write(&mut write, FrameKind::Request, 0, &request).await.map_err(io::Error::other)?;
+    let mut reader = frame::FrameReader::new(read);
     while let Some(frame) = reader.next().await.map_err(io::Error::other)? {
-        if frame.kind == Kind::Response {
+        if frame.kind == FrameKind::Response {
             let answer: Result<AdminResponse, WireError> = wire::decode(&frame.body).map_err(io::Error::other)?;
             return match answer.map_err(io::Error::other)? {
                 AdminResponse::Status(status) => Ok(*status),

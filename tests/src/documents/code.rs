@@ -69,7 +69,6 @@ fn refusals() -> Vec<(String, String)> {
         "DataDirError",
         "VaultError",
         "BootError",
-        "SocketError",
         "UnlockError",
         "InvitationError",
         "PinError",
@@ -81,6 +80,7 @@ fn refusals() -> Vec<(String, String)> {
     ] {
         add(name, messages(program.item(&format!("pub enum {name} {{"))));
     }
+    add("SocketError", messages(program.file("pub struct SocketError")));
     for (start, end) in [
         ("impl fmt::Display for Refusal {", "\n}"),
         ("fn explain(code: LockOpenCode)", "\n}"),
@@ -90,7 +90,7 @@ fn refusals() -> Vec<(String, String)> {
         add(start, literals(code.split(end).next().expect("always one")));
     }
     // Everything that is said of operations, with the hints: a line is a message or a hint if it has more than a word.
-    let operations = program.file("Ok(Outcome::Begun { operation }) =>");
+    let operations = program.file("Ok(Outcome::Begun { operation: epoch }) =>");
     let said = literals(operations.split("#[cfg(test)]").next().expect("always one"));
     add("operations", said.into_iter().filter(|text| text.contains(' ')).collect());
     let joining = program.file("JoinCode::NameTaken => ");

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use quorate_client::conn::{Conn, Lane, close};
-use quorate_client::frame::{self, Kind};
+use quorate_client::frame::{self, FrameKind};
 use quorate_client::identity::{DialError, Identity, Protocol, PublicKey, dial};
 use quorate_client::wire::{self, Answered, Envelope, Request, Response};
 use quorate_client::{Context, Options};
@@ -171,7 +171,7 @@ async fn connect_many(
 fn request(site: &Site, id: u64, request: Request) -> BytesMut {
     let envelope = Envelope { token: site.token(), deadline_ms: 60_000, request };
     let mut frame = BytesMut::new();
-    frame::encode(&mut frame, Kind::Request, id, &wire::encode(&envelope)).expect("fits");
+    frame::encode(&mut frame, FrameKind::Request, id, &wire::encode(&envelope)).expect("fits");
     frame
 }
 

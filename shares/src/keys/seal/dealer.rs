@@ -9,8 +9,8 @@ use crate::labels;
 use crate::master::{KeyIdentity, MasterKey};
 use crate::primitive;
 use crate::seal::batch::{BatchHeader, Recipient, recipient_info};
-use crate::seal::record::{SealedShare, ShareRecord, share_aad, share_commitment, share_nonce};
-use crate::seal::{Committee, Holder};
+use crate::seal::record::{RecordedShare, ShareRecord, share_aad, share_commitment, share_nonce};
+use crate::seal::{Committee, CommitteeHolder};
 use crate::secret::Secret;
 use crate::split::{self, Coefficients, Threshold};
 
@@ -41,7 +41,7 @@ impl Dealer {
         let mut header = BatchHeader { cluster, batch, epoch, committee_hash, dealer, recipients, recovery: None };
         let bound = header.bound();
         let mut keys = Vec::with_capacity(committee.holders().len());
-        for Holder { x, member } in committee.holders() {
+        for CommitteeHolder { x, member } in committee.holders() {
             let info = recipient_info(&bound, *x, member.node, member.generation);
             let (encapsulation, key) = kem::export_to(&member.public_key, &info, labels::SHARE_KEK, rng);
             let (node, generation) = (member.node, member.generation);
@@ -86,7 +86,7 @@ impl Dealer {
         let seal = |(x, (share, key)): (u8, (&Secret<32>, &Secret<32>))| {
             let commitment = share_commitment(identity, batch, epoch, threshold, x, share);
             let aad = share_aad(identity, epoch, threshold, x, &commitment, kcv);
-            SealedShare { commitment, sealed: primitive::seal_secret(key, share_nonce(index), &aad, share) }
+            RecordedShare { commitment, sealed: primitive::seal_secret(key, share_nonce(index), &aad, share) }
         };
         let shares = (1..).zip(pieces.iter().zip(&self.keys)).map(seal).collect();
         let (uid, version) = (identity.uid, identity.version);

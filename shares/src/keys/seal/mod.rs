@@ -19,7 +19,7 @@ pub(crate) use batch::encapsulation;
 pub use batch::{BatchHeader, Recipient};
 pub use dealer::{BATCH_RECORDS_MAX, Dealer};
 pub use opener::BatchOpener;
-pub use record::{SealedShare, ShareRecord, share_commitment};
+pub use record::{RecordedShare, ShareRecord, share_commitment};
 
 use crate::error::CommitteeError;
 use crate::ids::{ClusterId, Epoch, NodeId, ShareKeyGeneration};
@@ -30,7 +30,7 @@ use crate::split::Threshold;
 
 /// A member of the roster, from which a committee is made.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Member {
+pub struct CommitteeMember {
     /// The id of the node.
     pub node: NodeId,
     /// The generation of `public_key`.
@@ -41,11 +41,11 @@ pub struct Member {
 
 /// One place in a committee.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Holder {
+pub struct CommitteeHolder {
     /// The number of its share: 1 for the lowest node id, 2 for the next, and so on. It is not the node id.
     pub x: u8,
     /// The member in this place.
-    pub member: Member,
+    pub member: CommitteeMember,
 }
 
 /// The holders of one epoch in order of node id, and how many of them rebuild a key.
@@ -53,7 +53,7 @@ pub struct Holder {
 pub struct Committee {
     epoch: Epoch,
     threshold: Threshold,
-    holders: Vec<Holder>,
+    holders: Vec<CommitteeHolder>,
 }
 
 impl Committee {
@@ -61,7 +61,7 @@ impl Committee {
     ///
     /// # Errors
     /// [`CommitteeError`] if the threshold does not fit, a node id is zero, or a node is named twice.
-    pub fn new(epoch: Epoch, needed: u8, mut members: Vec<Member>) -> Result<Self, CommitteeError> {
+    pub fn new(epoch: Epoch, needed: u8, mut members: Vec<CommitteeMember>) -> Result<Self, CommitteeError> {
         let threshold = Threshold::new(needed, u8::try_from(members.len()).unwrap_or(u8::MAX))?;
         members.sort_by_key(|member| member.node);
         let mut previous = NodeId(0);
@@ -71,7 +71,7 @@ impl Committee {
             }
             previous = member.node;
         }
-        let holders = (1..).zip(members).map(|(x, member)| Holder { x, member }).collect();
+        let holders = (1..).zip(members).map(|(x, member)| CommitteeHolder { x, member }).collect();
         Ok(Self { epoch, threshold, holders })
     }
 
@@ -86,12 +86,12 @@ impl Committee {
     }
 
     /// The holders, by rising node id. The first has share number 1.
-    pub fn holders(&self) -> &[Holder] {
+    pub fn holders(&self) -> &[CommitteeHolder] {
         &self.holders
     }
 
     /// The place of `node`; `None` if it holds no share.
-    pub fn holder(&self, node: NodeId) -> Option<&Holder> {
+    pub fn holder(&self, node: NodeId) -> Option<&CommitteeHolder> {
         self.holders.iter().find(|holder| holder.member.node == node)
     }
 
@@ -99,7 +99,7 @@ impl Committee {
     /// of each holder.
     pub fn hash(&self, cluster: ClusterId) -> [u8; 32] {
         let mut places = Vec::with_capacity(self.holders.len() * 49);
-        for Holder { x, member } in &self.holders {
+        for CommitteeHolder { x, member } in &self.holders {
             places.push(*x);
             places.extend(member.node.0.to_be_bytes());
             places.extend(member.generation.0.to_be_bytes());

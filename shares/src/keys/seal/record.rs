@@ -22,7 +22,7 @@ const MAGIC: &[u8; 4] = b"QSH1";
 
 /// One holder's share in the form that every node stores.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SealedShare {
+pub struct RecordedShare {
     /// The commitment to the share: [`share_commitment`].
     pub commitment: [u8; 16],
     /// The share of 32 bytes, sealed to its holder.
@@ -45,7 +45,7 @@ pub struct ShareRecord {
     /// How many of the shares rebuild the key.
     pub threshold: Threshold,
     /// One share per holder. The first has number 1.
-    pub shares: Vec<SealedShare>,
+    pub shares: Vec<RecordedShare>,
     /// The key itself, sealed to the recovery recipient. No version writes it yet; this one can read it.
     pub recovery: Option<Sealed32>,
 }
@@ -83,7 +83,7 @@ impl ShareRecord {
         let threshold = Threshold::new(reader.u8()?, reader.u8()?).map_err(|_| FormatError::Invalid("threshold"))?;
         let mut shares = Vec::with_capacity(threshold.holders().into());
         for _ in 0..threshold.holders() {
-            shares.push(SealedShare { commitment: reader.array()?, sealed: reader.array()? });
+            shares.push(RecordedShare { commitment: reader.array()?, sealed: reader.array()? });
         }
         let recovery = match reader.u8()? {
             0 => None,
@@ -100,7 +100,7 @@ impl ShareRecord {
     }
 
     /// The share with number `x`; `None` if there is none.
-    pub fn share(&self, x: u8) -> Option<&SealedShare> {
+    pub fn share(&self, x: u8) -> Option<&RecordedShare> {
         self.shares.get(usize::from(x).checked_sub(1)?)
     }
 }

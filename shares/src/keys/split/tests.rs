@@ -190,7 +190,7 @@ struct Thief {
 }
 
 impl Thief {
-    fn rob(needed: u8, mut deal: impl FnMut() -> Vec<Secret<32>>) -> Self {
+    fn steal(needed: u8, mut deal: impl FnMut() -> Vec<Secret<32>>) -> Self {
         let mut views = vec![[[0; 256]; 32]; if needed == 2 { 1 } else { 4 }];
         for _ in 0..DEALINGS {
             let shares = deal();
@@ -232,10 +232,10 @@ fn shares_of_many_dealings_reveal_nothing() {
     let secret = secret(0x5a);
     for needed in [2, 3] {
         let mut rng = coefficients();
-        let thief = Thief::rob(needed, || split(&secret, needed, 3, &mut rng));
+        let thief = Thief::steal(needed, || split(&secret, needed, 3, &mut rng));
         assert!(thief.learns_nothing(0x5a), "{needed} of 3");
 
-        let mut skewed = |draw| Thief::rob(needed, || split_skewed(&secret, needed, &mut rng, draw));
+        let mut skewed = |draw| Thief::steal(needed, || split_skewed(&secret, needed, &mut rng, draw));
         assert!(skewed(|byte| byte).learns_nothing(0x5a), "the control: only what is drawn is wrong, {needed} of 3");
         assert!(!skewed(|byte| byte | 1).learns_nothing(0x5a), "odd coefficients only, {needed} of 3");
         let never_zero = skewed(|byte| byte.max(1));

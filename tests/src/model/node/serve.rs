@@ -11,7 +11,7 @@ use quorate_node::messages::caller::Caller;
 use quorate_node::messages::peer::{Forwarded, ForwardedRequest, KeyChange, Operate, PeerRequest};
 use quorate_raft::state::State;
 use quorate_shares::context::Context as Bound;
-use quorate_shares::envelope::{self, Ciphertext, CiphertextHeader, Kind, Suite};
+use quorate_shares::envelope::{self, Ciphertext, CiphertextHeader, CiphertextKind, Suite};
 use quorate_shares::ids::{Epoch, KeyName, KeyUid, KeyVersion};
 use quorate_shares::master::EncryptionRoot;
 
@@ -125,7 +125,8 @@ impl Daemon {
                 let missing = |state: &State| state.key_by_name(&name).map_or(Said::NotFound, |_| Said::TryAgain);
                 let Some((uid, version)) = self.find(context, id, newest, missing) else { return };
                 let Some(root) = self.root(context, id, (uid, version)) else { return };
-                let header = CiphertextHeader { kind: Kind::Message, suite: Suite::ChaCha20Poly1305, name, version };
+                let header =
+                    CiphertextHeader { kind: CiphertextKind::Message, suite: Suite::ChaCha20Poly1305, name, version };
                 let sealed = envelope::seal(&root, header, &Bound::empty(), &plaintext, context.dice.rng());
                 self.done(context, id, Said::Ciphertext(sealed.expect("a short message").to_text()));
             }

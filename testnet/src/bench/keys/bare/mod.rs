@@ -16,7 +16,7 @@ use quorate_raft::plan::{self, Step, View};
 use quorate_raft::{Options, Replica, StorageKeys, Timing};
 use quorate_shares::ids::{BatchId, ClusterId, Epoch, KeyUid, KeyVersion, NodeId, ShareKeyGeneration};
 use quorate_shares::kem::PublicKey;
-use quorate_shares::seal::{BATCH_RECORDS_MAX, Dealer, SealedShare, ShareRecord};
+use quorate_shares::seal::{BATCH_RECORDS_MAX, Dealer, RecordedShare, ShareRecord};
 use quorate_shares::secret::Secret;
 use quorate_shares::split::Threshold;
 use tokio::task::JoinSet;
@@ -174,7 +174,7 @@ async fn propose(leader: &Replica, batches: Vec<BatchId>, in_flight: usize, time
 fn key(number: u32, batch: BatchId) -> Change {
     let (uid, version) = (KeyUid(random::bytes()), KeyVersion(1));
     let threshold = Threshold::new(NEEDED, NODES).expect("two of three");
-    let share = SealedShare { commitment: [1; 16], sealed: [1; 48] };
+    let share = RecordedShare { commitment: [1; 16], sealed: [1; 48] };
     let shares = vec![share; NODES.into()];
     let index = number % BATCH_RECORDS_MAX;
     let record = ShareRecord { batch, index, epoch: Epoch(1), uid, version, threshold, shares, recovery: None };
