@@ -21,14 +21,14 @@ use crate::base::background::Background;
 use crate::base::config::{Config, SecretMemory};
 use crate::base::phase::Phase;
 use crate::base::random;
-use crate::cluster::{alarms, follow, members, replica};
-use crate::join::found;
+use crate::cluster::{alarms, leader, replica, roster_update};
+use crate::join::founding;
 use crate::join::terms::FoundError;
-use crate::lease::{confirm, sealing};
+use crate::lease::{renewal as lease_renewal, seal};
 use crate::lock::unlock::{self, UnlockError};
-use crate::lock::{absence, locking};
+use crate::lock::{absence, renewal as lock_renewal};
 use crate::node::Node;
-use crate::peers::{revocation, rosters, session};
+use crate::peers::{revocation, roster_sync, session};
 use crate::rebuild;
 use crate::serve::listen::{self, PeerDoor};
 use crate::serve::local::{self, SocketError};
@@ -196,20 +196,20 @@ async fn work(node: &Arc<Node>) -> Result<(), BootError> {
     session::keep_all(node);
     // They end with this one: a node that hears that it was revoked has no use for any of them.
     let mut tasks = JoinSet::new();
-    tasks.spawn(follow::run(Arc::clone(node), replica.clone()));
-    tasks.spawn(rosters::keep_asking(Arc::clone(node)));
+    tasks.spawn(roster_update::run(Arc::clone(node), replica.clone()));
+    tasks.spawn(roster_sync::keep_asking(Arc::clone(node)));
     tasks.spawn(session::tell_flushed(Arc::clone(node)));
-    tasks.spawn(members::run(Arc::clone(node), replica.clone()));
-    tasks.spawn(sealing::step_aside(Arc::clone(node), replica.clone()));
-    tasks.spawn(confirm::watch(Arc::clone(node), replica.clone()));
-    tasks.spawn(locking::report(Arc::clone(node), replica.clone()));
-    tasks.spawn(locking::erase_former(Arc::clone(node), replica.clone()));
-    tasks.spawn(members::verify_new(Arc::clone(node), replica.clone()));
+    tasks.spawn(leader::run(Arc::clone(node), replica.clone()));
+    tasks.spawn(seal::step_aside(Arc::clone(node), replica.clone()));
+    tasks.spawn(lease_renewal::watch(Arc::clone(node), replica.clone()));
+    tasks.spawn(lock_renewal::report(Arc::clone(node), replica.clone()));
+    tasks.spawn(lock_renewal::erase_former(Arc::clone(node), replica.clone()));
+    tasks.spawn(leader::verify_new(Arc::clone(node), replica.clone()));
     tasks.spawn(alarms::keep(Arc::clone(node)));
     tasks.spawn(absence::watch(Arc::clone(node)));
-    tasks.spawn(locking::keep_fresh(Arc::clone(node), replica.clone()));
+    tasks.spawn(lock_renewal::keep_fresh(Arc::clone(node), replica.clone()));
     tasks.spawn(follow_storage(Arc::clone(node), replica.clone()));
-    confirm::run(Arc::clone(node), replica).await;
+    lease_renewal::run(Arc::clone(node), replica).await;
     Ok(())
 }
 
@@ -224,7 +224,7 @@ async fn unlocked(node: &Arc<Node>) -> Result<Option<Replica>, BootError> {
             node.enter(Phase::Locked);
             node.enrolment().identity.unlock(unlock::run(node).await?);
         } else if founding {
-            node.enrolment().identity.unlock(found::draw_keys());
+            node.enrolment().identity.unlock(founding::draw_keys());
         } else {
             return Err(UnlockError::NoLock.into());
         }
@@ -243,7 +243,7 @@ async fn unlocked(node: &Arc<Node>) -> Result<Option<Replica>, BootError> {
         // Said in every hello: a member that says nothing of its log is taken for one that lost it.
         node.database.note_stored(stored.flushed());
         session::keep_all(node);
-        rosters::ask_at_boot(node).await;
+        roster_sync::ask_at_boot(node).await;
         let replica = stored.start().await.map_err(|error| BootError::Replica(error.to_string()))?;
         node.database.adopt(replica.clone());
         return Ok(Some(replica));
@@ -252,13 +252,13 @@ async fn unlocked(node: &Arc<Node>) -> Result<Option<Replica>, BootError> {
         warn!("there is no state to rebuild yet");
     }
     // 7: founding goes on where it stopped.
-    found::resume(node).await.map_err(|error| BootError::Failed(error.to_string()))?;
+    founding::resume(node).await.map_err(|error| BootError::Failed(error.to_string()))?;
     node.enter(Phase::Joining);
     node.offer();
     if !locked {
-        found::register_self(node).await.map_err(|error| BootError::Failed(error.to_string()))?;
+        founding::register_self(node).await.map_err(|error| BootError::Failed(error.to_string()))?;
     }
-    match found::run(node).await {
+    match founding::run(node).await {
         Ok(replica) => Ok(Some(replica)),
         Err(FoundError::Refused(reason)) => {
             warn!(reason, "refused; back to the beginning");
@@ -292,10 +292,10 @@ async fn erase_old_lock_keys(node: Arc<Node>) {
         let commit = async {
             // Whose lock it is, is settled only when founding is over.
             if !enrolment.with_vault(|vault| vault.founding.is_some()).unwrap_or(true) {
-                locking::commit(&enrolment).await;
+                lock_renewal::commit(&enrolment).await;
             }
         };
-        tokio::join!(locking::tell_erased(&enrolment), commit);
+        tokio::join!(lock_renewal::tell_erased(&enrolment), commit);
     }
 }
 
@@ -399,7 +399,7 @@ mod tests {
         let peers = [LockPeer { peer: NodeId(1), key_number, public_key }];
         let (place, pin) = lock_keys::inline_pin(&mut random::system());
         let params = LockParams { cluster: CLUSTER, node: NodeId(2), generation: 1 };
-        let bundle = found::draw_keys();
+        let bundle = founding::draw_keys();
         let lock = Lock::seal(&params, 1, place, &pin, &peers, &bundle, &mut random::system());
         vault.lock = Some(lock.expect("a lock"));
         let key = InvitationKey::of(&Secret::random(&mut random::system()));

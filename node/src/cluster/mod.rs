@@ -1,8 +1,8 @@
 //! How the leader leads, how the members follow, and what they say of themselves.
 
 pub mod alarms;
-pub mod follow;
-pub mod members;
-pub mod operate;
+pub mod leader;
+pub mod orders;
 pub mod replica;
+pub mod roster_update;
 pub mod status;

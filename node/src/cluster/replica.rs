@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use quorate_raft::{Options, Replica, Timing as RaftTiming};
 
-use crate::cluster::follow::VaultGate;
+use crate::cluster::roster_update::VaultGate;
 use crate::node::Node;
-use crate::peers::link::PeerLink;
+use crate::peers::raft_link::PeerLink;
 
 /// Where the replicated state is kept.
 pub fn directory(node: &Node) -> PathBuf {

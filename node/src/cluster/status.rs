@@ -18,7 +18,7 @@ use quorate_shares::lock::Lock;
 use tokio::time::timeout;
 
 use crate::base::clock::boot_ms;
-use crate::cluster::members::operation_name;
+use crate::cluster::leader::operation_name;
 use crate::messages::peer::{PeerReply, PeerRequest, Report};
 use crate::node::Node;
 use crate::peers::dial::{Closing, dial};

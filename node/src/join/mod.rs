@@ -1,7 +1,7 @@
 //! How a node comes in: founding a cluster, and joining one that runs.
 
-pub mod desk;
-pub mod found;
-pub mod invited;
-pub mod joining;
+pub mod founding;
+pub mod inviter;
+pub mod joiner;
+pub mod registry;
 pub mod terms;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use quorate_client::error::Code;
 use quorate_client::wire::WireError;
-use quorate_raft::command::{Change, CreateKey, Outcome, RecordBytes, Redeal, Redealt, RotateKey};
+use quorate_raft::command::{Change, CreateKey, Outcome, RecordBytes, Reshare, Reshared, RotateKey};
 use quorate_raft::refusal::Refusal;
 use quorate_raft::state::State;
 use quorate_raft::{ProposeError, Replica};
@@ -22,8 +22,8 @@ use rand_core::CryptoRng;
 
 use crate::base::clock::boot_ms;
 use crate::base::random;
-use crate::keys::gather::{self, Loaded};
-use crate::lease::confirm;
+use crate::keys::reconstruct::{self, Loaded};
+use crate::lease::renewal;
 use crate::memory::dealer::OpenDealer;
 use crate::memory::keyring::{LoadError, Slot};
 use crate::memory::lease::Lease;
@@ -45,7 +45,7 @@ pub async fn change(node: &Arc<Node>, replica: &Replica, change: KeyChange) -> R
         Ok(target) if can_deal(node, replica) => target,
         // A leader that was just elected may lack some of it, and nothing is refused from a state that may be old.
         _ => {
-            confirm::catch_up(node, replica).await.map_err(|reason| {
+            renewal::catch_up(node, replica).await.map_err(|reason| {
                 WireError::new(Code::NoQuorum, format!("the leader is not confirmed: {reason}"))
                     .hint("try again in a moment")
             })?;
@@ -124,7 +124,7 @@ async fn deal(
 
 /// Why existing versions could not be dealt anew.
 #[derive(Debug, thiserror::Error)]
-pub enum RedealError {
+pub enum ReshareError {
     /// They could not be put together.
     #[error(transparent)]
     Load(#[from] LoadError),
@@ -137,17 +137,22 @@ pub enum RedealError {
 /// to be proposed.
 ///
 /// # Errors
-/// [`RedealError`].
-pub async fn redeal(node: &Arc<Node>, replica: &Replica, epoch: Epoch, slots: &[Slot]) -> Result<Redeal, RedealError> {
-    let closed = || RedealError::Deal("the epoch is not open any more".to_owned());
-    let keys = gather::masters(node, replica, slots).await?;
+/// [`ReshareError`].
+pub async fn reshare(
+    node: &Arc<Node>,
+    replica: &Replica,
+    epoch: Epoch,
+    slots: &[Slot],
+) -> Result<Reshare, ReshareError> {
+    let closed = || ReshareError::Deal("the epoch is not open any more".to_owned());
+    let keys = reconstruct::masters(node, replica, slots).await?;
     let mut dealt = Vec::with_capacity(keys.len());
     for Loaded { identity, kcv, key, .. } in keys {
         let record = in_open_batch(node, replica, |open| open.deal_to(epoch, &key, &identity, &kcv)).await;
-        let record = record.map_err(|error| RedealError::Deal(error.message))?.ok_or_else(closed)?;
-        dealt.push(Redealt { uid: identity.uid, version: identity.version, record: RecordBytes(record.encode()) });
+        let record = record.map_err(|error| ReshareError::Deal(error.message))?.ok_or_else(closed)?;
+        dealt.push(Reshared { uid: identity.uid, version: identity.version, record: RecordBytes(record.encode()) });
     }
-    Ok(Redeal { epoch, dealt })
+    Ok(Reshare { epoch, dealt })
 }
 
 /// Deals in the open batches, which are opened first if there are none.

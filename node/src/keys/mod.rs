@@ -1,4 +1,4 @@
 //! How a key comes into memory, and into the cluster.
 
 pub mod deal;
-pub mod gather;
+pub mod reconstruct;

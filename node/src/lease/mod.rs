@@ -1,4 +1,4 @@
 //! How a node earns the right to serve, and how an operator takes it away.
 
-pub mod confirm;
-pub mod sealing;
+pub mod renewal;
+pub mod seal;

@@ -1,6 +1,6 @@
 //! How a node is unlocked, and how its lock is kept fresh.
 
 pub mod absence;
-pub mod locking;
 pub mod pin;
+pub mod renewal;
 pub mod unlock;

@@ -20,9 +20,9 @@ impl Checked {
         if self.epoch != epoch {
             *self = Self { epoch, slots: HashSet::new() };
         }
-        let (redealt, mut slots) = records_of(state, epoch)?;
+        let (reshared, mut slots) = records_of(state, epoch)?;
         slots.retain(|slot| !self.slots.contains(slot));
-        Some((redealt, slots))
+        Some((reshared, slots))
     }
 
     /// These were.
@@ -33,12 +33,12 @@ impl Checked {
 
 /// How many records of an epoch were dealt anew, and the versions that have one, dealt anew or made since.
 fn records_of(state: &State, epoch: Epoch) -> Option<(u64, Vec<Slot>)> {
-    let redealt = state.epoch(epoch)?.redealt;
+    let reshared = state.epoch(epoch)?.reshared;
     let versions = state
         .keys
         .values()
         .flat_map(|key| key.versions.values().map(|version| (key.uid, version)))
         .filter(|(_, version)| version.record(epoch).is_some())
         .map(|(uid, version)| (uid, version.version));
-    Some((redealt, versions.collect()))
+    Some((reshared, versions.collect()))
 }

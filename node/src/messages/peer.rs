@@ -1,7 +1,7 @@
 //! What nodes say to each other inside an op session (`quorate-peer/1`), and nothing else.
 //!
 //! Both sides of a session ask and answer. Every message is one enum variant, encoded by the bounded codec; shares travel
-//! sealed once more under the session's exporter key ([`crate::keys::gather`]), so a frame that leaks holds none in plain.
+//! sealed once more under the session's exporter key ([`crate::keys::reconstruct`]), so a frame that leaks holds none in plain.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -133,7 +133,7 @@ pub enum PeerReply {
     /// This holder opened and checked every record of the epoch.
     EpochAck {
         /// How many of them were dealt anew.
-        redealt: u64,
+        reshared: u64,
     },
     /// The public half of a lock key that is durable here for the asker.
     LockKey {

@@ -71,7 +71,7 @@ impl ServingState {
         self.phase.subscribe()
     }
 
-    /// Whether the operator told this node to forget its keys ([`crate::lease::sealing`]).
+    /// Whether the operator told this node to forget its keys ([`crate::lease::seal`]).
     pub fn is_sealed(&self) -> bool {
         self.lease.is_barred()
     }

@@ -22,7 +22,7 @@ use tracing::{debug, warn};
 use crate::base::clock::boot_ms;
 use crate::base::phase::{RequestClass, admits};
 use crate::cluster::status;
-use crate::join::found;
+use crate::join::founding;
 use crate::lock::unlock;
 use crate::messages::peer::{self, PeerReply, PeerRequest};
 use crate::node::Node;
@@ -142,7 +142,7 @@ impl Handler for JoinDoor {
             return Reply::Inline(Vec::new());
         }
         let (node, conn) = (Arc::clone(&self.node), conn.clone());
-        Reply::later(async move { found::answer_join(&node, &conn, &body).await })
+        Reply::later(async move { founding::answer_join(&node, &conn, &body).await })
     }
 
     fn limits(&self) -> Limits {
@@ -235,7 +235,7 @@ impl Handler for PeerDoor {
         let denied = node.roster().op_key_of(from).is_none();
         Box::pin(async move {
             if admitted && !denied {
-                crate::peers::link::receive_snapshot(&node, from, bulk).await;
+                crate::peers::raft_link::receive_snapshot(&node, from, bulk).await;
             }
         })
     }

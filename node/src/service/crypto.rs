@@ -14,12 +14,12 @@ use zeroize::Zeroizing;
 
 use crate::base::random;
 use crate::keys::deal;
-use crate::keys::gather;
+use crate::keys::reconstruct;
 use crate::memory::keyring::{LoadError, Slot};
 use crate::node::Node;
 use crate::service::Call;
 use crate::service::client::leased_until;
-use crate::service::found::find;
+use crate::service::lookup::find;
 
 pub async fn encrypt(call: Call<'_>, name: KeyName, context: &Context, plaintext: &Plaintext) -> Answer {
     let (slot, version) = newest(call, &name).await?;
@@ -109,7 +109,7 @@ async fn root(call: Call<'_>, slot: Slot) -> Result<Arc<EncryptionRoot>, WireErr
     // A request that waited for something else may have outlived the lease. No key is reconstructed for it.
     leased_until(node)?;
     let load = || -> futures::future::BoxFuture<'static, _> {
-        Box::pin(gather::load(Arc::clone(node), replica.clone(), slot))
+        Box::pin(reconstruct::load(Arc::clone(node), replica.clone(), slot))
     };
     Box::pin(node.keys.keyring.root(slot, load)).await.map_err(|error| unavailable(node, &error))
 }

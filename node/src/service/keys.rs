@@ -19,7 +19,7 @@ use crate::messages::peer::{ForwardedReply, ForwardedRequest, KeyChange};
 use crate::node::Node;
 use crate::service::Call;
 use crate::service::forward::{self, Leader};
-use crate::service::found::find;
+use crate::service::lookup::find;
 
 /// How long a change may take until its version is checked by t holders.
 const READY: Duration = Duration::from_secs(20);

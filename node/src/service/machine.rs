@@ -18,8 +18,8 @@ use crate::base::clock::wall_ms;
 use crate::base::phase::{Phase, RequestClass, admits};
 use crate::base::random;
 use crate::cluster::status;
-use crate::join::desk;
-use crate::lease::sealing;
+use crate::join::registry;
+use crate::lease::seal;
 use crate::lock::absence;
 use crate::messages::caller::Caller;
 use crate::node::{Node, roster};
@@ -83,7 +83,7 @@ async fn run(
         }
         AdminRequest::Status => Ok(AdminResponse::Status(Box::new(local_status(node).await))),
         AdminRequest::Seal { sealed } => {
-            sealing::set(node, sealed, caller).await?;
+            seal::set(node, sealed, caller).await?;
             Ok(AdminResponse::Sealed { node: node.name(), sealed })
         }
         AdminRequest::Admit { name } => {
@@ -153,11 +153,11 @@ async fn init(node: &Arc<Node>, terms: Terms, token_hash: [u8; 32]) -> Result<Ve
     let boot_pk = node.enrolment().identity.boot().map(|boot| boot.public().0).unwrap_or_default();
     let address = address(node)?;
     let invited = node.update_vault(move |vault| {
-        let Some((_, first)) = desk::view(vault) else { return Err(None) };
+        let Some((_, first)) = registry::view(vault) else { return Err(None) };
         if (first.founders, first.threshold, first.token_hash) != (founders, threshold, token_hash) {
             return Err(Some((first.founders, first.threshold)));
         }
-        Ok(desk::invite(vault, boot_pk, &address, wall_ms()))
+        Ok(registry::invite(vault, boot_pk, &address, wall_ms()))
     });
     let conflict = |message: String| WireError::new(Code::Conflict, message);
     match invited.await.map_err(|error| WireError::new(Code::Storage, error.to_string()))? {

@@ -17,17 +17,17 @@ use tracing::debug;
 
 use crate::base::phase::{RequestClass, admits};
 use crate::base::random;
-use crate::cluster::{alarms, members, operate, status};
-use crate::join::desk;
-use crate::keys::gather;
-use crate::lease::{confirm, sealing};
+use crate::cluster::{alarms, leader, orders, status};
+use crate::join::registry;
+use crate::keys::reconstruct;
+use crate::lease::{renewal, seal};
 use crate::lock::absence;
 use crate::messages::caller::Caller;
 use crate::messages::peer::{
     Forwarded, ForwardedReply, ForwardedRequest, KeyChange, LockState, Operate, PeerReply, PeerRequest, Refusal,
 };
 use crate::node::Node;
-use crate::peers::{proposal, session};
+use crate::peers::{propose, session};
 use crate::service::client::{self, Resource};
 use crate::service::{audit, keys};
 use crate::vault::lock_keys;
@@ -150,14 +150,14 @@ async fn run(node: &Arc<Node>, asked: &Asked<'_>, request: PeerRequest) -> Resul
                 Refusal::Storage
             })
         }
-        PeerRequest::Lease => Ok(confirm::answer(&replica(node)?).await),
-        PeerRequest::Shares(request) => Ok(gather::answer(node, &replica(node)?, (from, conn), &request, body)),
+        PeerRequest::Lease => Ok(renewal::answer(&replica(node)?).await),
+        PeerRequest::Shares(request) => Ok(reconstruct::answer(node, &replica(node)?, (from, conn), &request, body)),
         PeerRequest::Verify(request) => {
-            members::check_shares(node, &replica(node)?, &request).await.map(PeerReply::Verified)
+            leader::check_shares(node, &replica(node)?, &request).await.map(PeerReply::Verified)
         }
         PeerRequest::AckEpoch { epoch, index } => {
-            let redealt = members::check_epoch(node, &replica(node)?, epoch, index).await?;
-            Ok(PeerReply::EpochAck { redealt })
+            let reshared = leader::check_epoch(node, &replica(node)?, epoch, index).await?;
+            Ok(PeerReply::EpochAck { reshared })
         }
         PeerRequest::LockPrepare(durable) => prepare_lock(node, from, durable).await,
         PeerRequest::LockCommit(durable) => {
@@ -169,20 +169,20 @@ async fn run(node: &Arc<Node>, asked: &Asked<'_>, request: PeerRequest) -> Resul
             Ok(PeerReply::Done)
         }
         PeerRequest::FoundingTerms => {
-            let founding = node.with_vault(|vault| desk::view(vault).map(|(_, first)| first.threshold)).flatten();
+            let founding = node.with_vault(|vault| registry::view(vault).map(|(_, first)| first.threshold)).flatten();
             let active = || node.replica()?.read(|state| state.active().map(|epoch| epoch.threshold));
             let threshold = founding.or_else(active);
             threshold.map(|threshold| PeerReply::FoundingTerms { threshold }).ok_or(Refusal::NotFounding)
         }
         PeerRequest::FoundingLocked { attempt } => {
-            let current = node.with_vault(|vault| desk::view(vault).map(|(attempt, _)| attempt)).flatten();
+            let current = node.with_vault(|vault| registry::view(vault).map(|(attempt, _)| attempt)).flatten();
             if current != Some(attempt) {
                 return Err(Refusal::NotFounding);
             }
             node.enrolment().joining.note_locked(from, attempt);
             Ok(PeerReply::Done)
         }
-        PeerRequest::Propose(command) => proposal::answer(node, &replica(node)?, from, *command).await,
+        PeerRequest::Propose(command) => propose::answer(node, &replica(node)?, from, *command).await,
         PeerRequest::Forwarded(forwarded) => {
             let Forwarded { caller, request } = *forwarded;
             Ok(PeerReply::Forwarded(carry_out(node, from, &caller.forwarded_by(from), request).await?))
@@ -243,18 +243,18 @@ async fn carry_out(
             made.map(|(uid, version)| ForwardedReply::Made { uid, version })
         }
         ForwardedRequest::Operate(order) => {
-            let begun = operate::begin(node, &led(node)?, order, caller).await;
+            let begun = orders::begin(node, &led(node)?, order, caller).await;
             begun.map(|operation| ForwardedReply::Begun { operation })
         }
         ForwardedRequest::Progress { operation } => {
-            let progress = operate::progress(node, &led(node)?, operation).await;
+            let progress = orders::progress(node, &led(node)?, operation).await;
             progress.map(|progress| ForwardedReply::Progress(Box::new(progress)))
         }
         ForwardedRequest::Invite(invite) => done(note(node, &led(node)?, from, Change::Invite(invite)).await),
         ForwardedRequest::Replace { invitation, gone } => {
             done(note(node, &led(node)?, from, Change::Designate { invitation, gone }).await)
         }
-        ForwardedRequest::Seal { sealed } => done(sealing::set(node, sealed, caller).await),
+        ForwardedRequest::Seal { sealed } => done(seal::set(node, sealed, caller).await),
         ForwardedRequest::Admit { node: peer } => done(absence::admit(node, peer, caller).await),
         ForwardedRequest::Disarm { codes } => done(alarms::disarm(node, &codes).await),
     };
@@ -264,8 +264,8 @@ async fn carry_out(
 
 /// Notes an invitation, or what it replaces, for a member that holds a seat: only such a member serves clients.
 async fn note(node: &Node, replica: &Replica, from: NodeId, change: Change) -> Result<(), WireError> {
-    if replica.read(|state| confirm::is_seated(state, from)) {
-        return operate::note(node, replica, change).await;
+    if replica.read(|state| renewal::is_seated(state, from)) {
+        return orders::note(node, replica, change).await;
     }
     Err(WireError::new(Code::Denied, format!("{} holds no seat in the active epoch", node.name_of(from))))
 }

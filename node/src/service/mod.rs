@@ -25,7 +25,7 @@ pub mod orders;
 
 mod audit;
 mod forward;
-mod found;
+mod lookup;
 
 use std::sync::Arc;
 

@@ -11,7 +11,7 @@ use tracing::info;
 
 use crate::cluster::alarms;
 use crate::cluster::status;
-use crate::lease::sealing;
+use crate::lease::seal;
 use crate::lock::absence;
 use crate::memory::alarms::{Which, is_meant, is_same};
 use crate::messages::peer::ForwardedRequest;
@@ -48,7 +48,7 @@ pub async fn seal(call: Call<'_>, name: &NodeName, sealed: bool) -> Answer {
     let Call { node, caller, .. } = call;
     let meant = member(&node.roster(), name)?;
     if meant == node.id() {
-        return sealing::set(node, sealed, caller).await.map(|()| Response::Done);
+        return seal::set(node, sealed, caller).await.map(|()| Response::Done);
     }
     let locally = || format!("on the machine of {name}: `quorate node {}`", if sealed { "seal" } else { "unseal" });
     let told = forward::to_member(call, meant, Lane::Urgent, ForwardedRequest::Seal { sealed }).await;

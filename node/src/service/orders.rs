@@ -8,7 +8,7 @@ use quorate_shares::ids::{Epoch, NodeName};
 use quorate_shares::secret::Secret;
 
 use crate::base::random;
-use crate::cluster::operate;
+use crate::cluster::orders;
 use crate::messages::peer::{ForwardedReply, ForwardedRequest, Operate};
 use crate::service::Call;
 use crate::service::forward::{self, Leader};
@@ -19,18 +19,18 @@ pub async fn invite(call: Call<'_>, name: Option<NodeName>, ttl_ms: u64) -> Answ
     let secret = Secret::random(&mut random::system());
     let invite = Invite { proof_key: *InvitationKey::of(&secret).expose(), name, ttl_ms };
     match forward::leader(call)? {
-        Leader::Here => operate::note(call.node, call.replica, Change::Invite(invite)).await?,
+        Leader::Here => orders::note(call.node, call.replica, Change::Invite(invite)).await?,
         Leader::At(leader) => done(&forward::to_leader(call, leader, ForwardedRequest::Invite(invite)).await?)?,
     }
-    operate::invitation(call.node, secret).map(Response::Invitation)
+    orders::invitation(call.node, secret).map(Response::Invitation)
 }
 
 /// The node that joins with `invitation` replaces `name`, which is then revoked.
 pub async fn replace(call: Call<'_>, name: &NodeName, invitation: &Plaintext) -> Answer {
     let Call { node, replica, .. } = call;
-    let (invitation, gone) = operate::replacement(node, replica, name, invitation)?;
+    let (invitation, gone) = orders::replacement(node, replica, name, invitation)?;
     match forward::leader(call)? {
-        Leader::Here => operate::note(node, replica, Change::Designate { invitation, gone }).await?,
+        Leader::Here => orders::note(node, replica, Change::Designate { invitation, gone }).await?,
         Leader::At(leader) => {
             done(&forward::to_leader(call, leader, ForwardedRequest::Replace { invitation, gone }).await?)?;
         }
@@ -62,7 +62,7 @@ pub async fn revoke(call: Call<'_>, request: RequestId, names: Vec<NodeName>) ->
 /// Begins an operation at the leader.
 async fn begin(call: Call<'_>, order: Operate) -> Answer {
     let operation = match forward::leader(call)? {
-        Leader::Here => operate::begin(call.node, call.replica, order, call.caller).await?,
+        Leader::Here => orders::begin(call.node, call.replica, order, call.caller).await?,
         Leader::At(leader) => match forward::to_leader(call, leader, ForwardedRequest::Operate(order)).await? {
             ForwardedReply::Begun { operation } => operation,
             reply => return Err(forward::misunderstood(&reply)),
@@ -74,7 +74,7 @@ async fn begin(call: Call<'_>, order: Operate) -> Answer {
 /// How far an operation is, as the leader sees it.
 pub async fn progress(call: Call<'_>, operation: Epoch) -> Answer {
     let progress = match forward::leader(call)? {
-        Leader::Here => Box::new(operate::progress(call.node, call.replica, operation).await?),
+        Leader::Here => Box::new(orders::progress(call.node, call.replica, operation).await?),
         Leader::At(leader) => match forward::to_leader(call, leader, ForwardedRequest::Progress { operation }).await? {
             ForwardedReply::Progress(progress) => progress,
             reply => return Err(forward::misunderstood(&reply)),

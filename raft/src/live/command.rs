@@ -79,7 +79,7 @@ pub enum Change {
     /// A member's share key for the next epoch, durable in its lock.
     RegisterShareKey(RegisterShareKey),
     /// Records of the PENDING epoch for versions that exist already.
-    Redeal(Redeal),
+    Reshare(Reshare),
     /// Ends the membership of the nodes that an operation removes.
     Expel {
         /// The operation, by its epoch.
@@ -130,7 +130,7 @@ impl Change {
             Self::ReportLock(_) => "report_lock",
             Self::Begin(_) => "begin",
             Self::RegisterShareKey(_) => "register_share_key",
-            Self::Redeal(_) => "redeal",
+            Self::Reshare(_) => "reshare",
             Self::Expel { .. } => "expel",
             Self::RetireEpoch { .. } => "retire_epoch",
             Self::Finish { .. } => "finish",
@@ -152,7 +152,7 @@ impl Change {
                 records(&create.records) + tags.sum::<usize>()
             }
             Self::RotateKey(rotate) => records(&rotate.records),
-            Self::Redeal(redeal) => redeal.dealt.iter().map(|dealt| dealt.record.0.len()).sum(),
+            Self::Reshare(reshare) => reshare.dealt.iter().map(|dealt| dealt.record.0.len()).sum(),
             Self::RegisterShareKey(register) => register.share_pk.len(),
             Self::Admit(admit) => admit.share_pk.len(),
             _ => 0,
@@ -221,7 +221,7 @@ pub struct EpochAck {
     pub epoch: Epoch,
     pub node: NodeId,
     /// How many re-dealt records the holder opened and verified: all that the epoch had at that time.
-    pub redealt: u64,
+    pub reshared: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -401,15 +401,15 @@ pub struct RegisterShareKey {
 
 /// Deals existing versions to the PENDING epoch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Redeal {
+pub struct Reshare {
     pub epoch: Epoch,
-    /// At most [`REDEAL_MAX`](crate::live::plan::REDEAL_MAX) of them.
-    pub dealt: Vec<Redealt>,
+    /// At most [`RESHARE_MAX`](crate::live::plan::RESHARE_MAX) of them.
+    pub dealt: Vec<Reshared>,
 }
 
 /// One existing version with its new record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Redealt {
+pub struct Reshared {
     pub uid: KeyUid,
     pub version: KeyVersion,
     /// Its record in the PENDING epoch.

@@ -57,7 +57,7 @@ pub enum Outcome {
         node: NodeId,
     },
     /// The records are stored.
-    Redealt {
+    Reshared {
         /// Versions that still lack a record in the PENDING epoch.
         left: u64,
     },

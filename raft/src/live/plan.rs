@@ -21,11 +21,11 @@ use quorate_shares::ids::{Epoch, KeyUid, KeyVersion, NodeId};
 
 use crate::live::command::{Change, OpenEpoch, Seat};
 use crate::live::state::{EpochInfo, EpochPhase, MemberState, Running, State, majority};
-pub use crate::live::state::{REDEAL_MAX, VERIFY_MAX};
+pub use crate::live::state::{RESHARE_MAX, VERIFY_MAX};
 
 /// How many versions a leader deals to the PENDING epoch in one command, and holds in plain meanwhile. Fewer would cost more
 /// rounds between nodes; more would keep each node busy with one command while clients wait.
-const REDEAL_AT_ONCE: usize = 192;
+const RESHARE_AT_ONCE: usize = 192;
 
 /// How long the leader waits before it does something by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,9 +123,9 @@ pub enum Step {
         missing: Vec<NodeId>,
     },
     /// Deal these versions to the PENDING epoch.
-    Redeal {
+    Reshare {
         epoch: Epoch,
-        /// Fewer than [`REDEAL_MAX`].
+        /// Fewer than [`RESHARE_MAX`].
         versions: Vec<(KeyUid, KeyVersion)>,
         /// How many versions lack a record, these among them.
         left: usize,
@@ -134,7 +134,7 @@ pub enum Step {
     CollectAcks {
         epoch: Epoch,
         /// How many records of older versions were dealt to it: an acknowledgement must cover all of them.
-        redealt: u64,
+        reshared: u64,
         /// How many more holders must acknowledge before the epoch may become ACTIVE.
         needed: usize,
         /// The holders that did not acknowledge yet.
@@ -320,7 +320,7 @@ fn complete_pending(state: &State, view: &View, pending: &EpochInfo) -> Step {
     let epoch = pending.epoch;
     let left = state.undealt().len();
     if left > 0 {
-        return Step::Redeal { epoch, versions: state.undealt().take(REDEAL_AT_ONCE).collect(), left };
+        return Step::Reshare { epoch, versions: state.undealt().take(RESHARE_AT_ONCE).collect(), left };
     }
     let (have, need) = (pending.acknowledged(), pending.acks_needed());
     let missing = pending.committee.iter().map(|seat| seat.node).filter(|node| !pending.has_acknowledged(*node));
@@ -329,7 +329,7 @@ fn complete_pending(state: &State, view: &View, pending: &EpochInfo) -> Step {
     // more of them may be lost.
     if have < need || missing.iter().any(|node| view.present.contains(node)) {
         let needed = need.saturating_sub(have);
-        return Step::CollectAcks { epoch, redealt: pending.redealt, needed, missing };
+        return Step::CollectAcks { epoch, reshared: pending.reshared, needed, missing };
     }
     Step::Propose(Change::ActivateEpoch { epoch })
 }

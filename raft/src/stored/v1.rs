@@ -107,7 +107,7 @@ same_variants!(MemberState, MemberStateV1 { Active, Joining });
 
 /// ```text
 /// epoch | phase | threshold u8 | committee: list of seats | share_keys: list of bytes, 1216 each | committee_hash 32
-///       | acks: map of node to redealt | activated_ms | swept? { uid 16 | version } | redealt
+///       | acks: map of node to reshared | activated_ms | swept? { uid 16 | version } | reshared
 /// ```
 ///
 /// The number of its records is not stored: a restart counts them.
@@ -122,7 +122,7 @@ pub(crate) struct EpochV1 {
     acks: BTreeMap<NodeId, u64>,
     activated_ms: u64,
     swept: Option<(KeyUid, KeyVersion)>,
-    redealt: u64,
+    reshared: u64,
 }
 
 impl From<EpochInfo> for EpochV1 {
@@ -137,11 +137,11 @@ impl From<EpochInfo> for EpochV1 {
             acks,
             activated_ms,
             swept,
-            redealt,
+            reshared,
             records: _,
         } = live;
         let (phase, committee) = (phase.into(), all_into(committee));
-        Self { epoch, phase, threshold, committee, share_keys, committee_hash, acks, activated_ms, swept, redealt }
+        Self { epoch, phase, threshold, committee, share_keys, committee_hash, acks, activated_ms, swept, reshared }
     }
 }
 
@@ -157,7 +157,7 @@ impl From<EpochV1> for EpochInfo {
             acks,
             activated_ms,
             swept,
-            redealt,
+            reshared,
         } = stored;
         Self {
             epoch,
@@ -169,7 +169,7 @@ impl From<EpochV1> for EpochInfo {
             acks,
             activated_ms,
             swept,
-            redealt,
+            reshared,
             records: 0,
         }
     }

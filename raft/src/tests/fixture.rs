@@ -87,9 +87,9 @@ pub(super) fn activate(state: &mut State) {
 pub(super) fn next_changes(state: &State) -> Vec<Change> {
     match plan::next(state, &view(state)) {
         Step::Propose(change) => vec![change],
-        Step::CollectAcks { epoch, redealt, missing, .. } => missing
+        Step::CollectAcks { epoch, reshared, missing, .. } => missing
             .into_iter()
-            .map(|node| Change::EpochAck(crate::live::command::EpochAck { epoch, node, redealt }))
+            .map(|node| Change::EpochAck(crate::live::command::EpochAck { epoch, node, reshared }))
             .collect(),
         _ => Vec::new(),
     }

@@ -101,7 +101,7 @@ fn live_rows_keep_their_bytes() {
         acks: [(NodeId(1), 4)].into(),
         activated_ms: 9,
         swept: Some((uid(2), KeyVersion(1))),
-        redealt: 4,
+        reshared: 4,
         records: 0,
     };
     let record = RecordRef { epoch: Epoch(1), batch: BatchId([7; 16]), index: 8, verified: true };

@@ -37,7 +37,7 @@ fn founding_ends_with_epoch_one_active() {
         assert_eq!(step(&mut state, change.clone()).outcome, Ok(Outcome::EpochOpened { epoch: Epoch(1) }));
         assert_eq!(step(&mut state, change).outcome, Ok(Outcome::EpochOpened { epoch: Epoch(1) }));
     }
-    let Step::CollectAcks { epoch, redealt: 0, needed: 2, missing } = plan::next(&state, &view(&state)) else {
+    let Step::CollectAcks { epoch, reshared: 0, needed: 2, missing } = plan::next(&state, &view(&state)) else {
         panic!("the holders must be asked")
     };
     assert_eq!((epoch, missing), (Epoch(1), vec![NodeId(1), NodeId(2), NodeId(3)]));
@@ -124,13 +124,13 @@ fn an_epoch_waits_for_distinct_holders() {
         step(&mut state, change).outcome.expect("opened");
     }
     let (epoch, activate) = (Epoch(1), Change::ActivateEpoch { epoch: Epoch(1) });
-    let ack = |node| Change::EpochAck(EpochAck { epoch, node: NodeId(node), redealt: 0 });
+    let ack = |node| Change::EpochAck(EpochAck { epoch, node: NodeId(node), reshared: 0 });
     for node in [1, 1, 1, 2] {
         assert!(step(&mut state, ack(node)).outcome.is_ok());
     }
     assert_eq!(refused(&mut state, activate.clone()), Refusal::AcksMissing { epoch, have: 2, need: 3 });
     assert_eq!(refused(&mut state, ack(6)), Refusal::NotAHolder { node: NodeId(6), epoch });
-    let ahead = Change::EpochAck(EpochAck { epoch, node: NodeId(3), redealt: 1 });
+    let ahead = Change::EpochAck(EpochAck { epoch, node: NodeId(3), reshared: 1 });
     assert_eq!(refused(&mut state, ahead), Refusal::AckAhead { epoch, records: 0 });
     step(&mut state, ack(5)).outcome.expect("the third holder");
     assert_eq!(step(&mut state, activate.clone()).outcome, Ok(Outcome::EpochActivated { epoch }));
@@ -305,7 +305,7 @@ fn every_version_is_covered_before_an_epoch_is_active() {
     let next = open_next(&mut state);
     let uncovered = Refusal::VersionsUncovered { epoch: next, missing: 1 };
     assert_eq!(refused(&mut state, Change::ActivateEpoch { epoch: next }), uncovered);
-    let Step::Redeal { versions, left: 1, .. } = plan::next(&state, &view(&state)) else { panic!("it must be dealt") };
+    let Step::Reshare { versions, left: 1, .. } = plan::next(&state, &view(&state)) else { panic!("it must be dealt") };
     assert_eq!(versions, [(uid(1), KeyVersion(1))]);
 }
 
@@ -323,7 +323,7 @@ fn a_delayed_command_never_reaches_a_retired_epoch() {
     let closed = Refusal::WrongEpoch { given: Epoch(1), active: Some(epoch) };
     assert_eq!(refused(&mut state, Change::CreateKey(late)), closed);
     assert_eq!(refused(&mut state, delayed), closed);
-    let ack = Change::EpochAck(EpochAck { epoch: Epoch(1), node: NodeId(1), redealt: 0 });
+    let ack = Change::EpochAck(EpochAck { epoch: Epoch(1), node: NodeId(1), reshared: 0 });
     assert_eq!(refused(&mut state, ack), closed);
     assert_eq!(refused(&mut state, Change::ActivateEpoch { epoch: Epoch(1) }), closed);
 }

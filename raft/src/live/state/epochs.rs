@@ -55,14 +55,14 @@ pub(super) fn ack(state: &mut State, ack: &EpochAck, rows: &mut Rows) -> Result<
     if info.x_of(ack.node).is_none() {
         return Err(Refusal::NotAHolder { node: ack.node, epoch: ack.epoch });
     }
-    if ack.redealt > info.redealt {
-        return Err(Refusal::AckAhead { epoch: ack.epoch, records: info.redealt });
+    if ack.reshared > info.reshared {
+        return Err(Refusal::AckAhead { epoch: ack.epoch, records: info.reshared });
     }
     // An acknowledgement never shrinks: a late repetition changes nothing.
-    if info.acks.get(&ack.node).is_some_and(|&redealt| redealt >= ack.redealt) {
+    if info.acks.get(&ack.node).is_some_and(|&reshared| reshared >= ack.reshared) {
         return Ok(done);
     }
-    info.acks.insert(ack.node, ack.redealt);
+    info.acks.insert(ack.node, ack.reshared);
     store(state, info, rows);
     Ok(done)
 }
@@ -185,7 +185,7 @@ impl State {
             acks: BTreeMap::new(),
             activated_ms: 0,
             swept: None,
-            redealt: 0,
+            reshared: 0,
             records: 0,
         };
         info.committee_hash = info.seated()?.hash(cluster);

@@ -8,14 +8,14 @@ use sha2::{Digest, Sha256};
 
 use super::epochs::open_epoch;
 use super::{BatchInfo, KEY_VERSIONS_MAX, KEYS_MAX, Key, RecordRef, State, TAG_BYTES_MAX, TAGS_MAX, Version};
-use crate::live::command::{CreateKey, Outcome, Ready, RecordBytes, Redeal, RequestId, RotateKey, Verified};
+use crate::live::command::{CreateKey, Outcome, Ready, RecordBytes, RequestId, Reshare, RotateKey, Verified};
 use crate::live::refusal::Refusal;
 use crate::live::rows::{KeyRow, Row, RowKey, Rows};
 
 /// Most versions in one `Ready`; the rest come in the next step.
 pub const VERIFY_MAX: usize = 256;
-/// Most versions in one `Redeal`.
-pub const REDEAL_MAX: usize = 256;
+/// Most versions in one `Reshare`.
+pub const RESHARE_MAX: usize = 256;
 
 pub(super) fn open_batch(state: &mut State, bytes: &[u8], rows: &mut Rows) -> Result<Outcome, Refusal> {
     let cluster = state.cluster.as_ref().ok_or(Refusal::NotFounded)?.cluster;
@@ -104,32 +104,32 @@ pub(super) fn rotate(state: &mut State, rotate: &RotateKey, rows: &mut Rows) -> 
 }
 
 /// Gives existing versions their records in the PENDING epoch: all that the command names, or none.
-pub(super) fn redeal(state: &mut State, redeal: &Redeal, rows: &mut Rows) -> Result<Outcome, Refusal> {
-    if redeal.dealt.len() > REDEAL_MAX {
-        return Err(Refusal::ListTooLong { given: redeal.dealt.len(), max: REDEAL_MAX });
+pub(super) fn reshare(state: &mut State, reshare: &Reshare, rows: &mut Rows) -> Result<Outcome, Refusal> {
+    if reshare.dealt.len() > RESHARE_MAX {
+        return Err(Refusal::ListTooLong { given: reshare.dealt.len(), max: RESHARE_MAX });
     }
-    let pending = state.pending().filter(|pending| pending.epoch == redeal.epoch);
+    let pending = state.pending().filter(|pending| pending.epoch == reshare.epoch);
     let active = state.active().map(|active| active.epoch);
-    let mut info = pending.ok_or(Refusal::WrongEpoch { given: redeal.epoch, active })?.clone();
-    let mut records = Vec::with_capacity(redeal.dealt.len());
-    for dealt in &redeal.dealt {
+    let mut info = pending.ok_or(Refusal::WrongEpoch { given: reshare.epoch, active })?.clone();
+    let mut records = Vec::with_capacity(reshare.dealt.len());
+    for dealt in &reshare.dealt {
         // S5: a version is dealt once in an epoch.
         let (uid, version) = (dealt.uid, dealt.version);
         if !state.undealt.contains(&(uid, version)) {
             return Err(Refusal::AlreadyDealt { uid, version });
         }
         let record = check_record(state, uid, version, &dealt.record.0)?;
-        if record.epoch != redeal.epoch {
+        if record.epoch != reshare.epoch {
             return Err(Refusal::RecordMismatch);
         }
         records.push(record);
     }
-    let distinct: BTreeSet<_> = redeal.dealt.iter().map(|dealt| (dealt.uid, dealt.version)).collect();
+    let distinct: BTreeSet<_> = reshare.dealt.iter().map(|dealt| (dealt.uid, dealt.version)).collect();
     let indices: BTreeSet<_> = records.iter().map(|record| (record.batch, record.index)).collect();
     if distinct.len() < records.len() || indices.len() < records.len() {
         return Err(Refusal::RecordMismatch);
     }
-    for (dealt, record) in redeal.dealt.iter().zip(records) {
+    for (dealt, record) in reshare.dealt.iter().zip(records) {
         let (uid, number) = (dealt.uid, dealt.version);
         let version = state.keys.get_mut(&uid).and_then(|key| key.versions.get_mut(&number));
         let version = version.expect("it lacks a record, so it exists");
@@ -138,11 +138,11 @@ pub(super) fn redeal(state: &mut State, redeal: &Redeal, rows: &mut Rows) -> Res
         rows.put(RowKey::Version(uid, number), Row::Version(version.as_ref().clone()));
         state.batches.get_mut(&record.batch).expect("checked with the record").mark_used(record.index);
         state.undealt.remove(&(uid, number));
-        (info.records, info.redealt) = (info.records + 1, info.redealt + 1);
+        (info.records, info.reshared) = (info.records + 1, info.reshared + 1);
     }
     rows.put(RowKey::Epoch(info.epoch), Row::Epoch(info.clone()));
     state.epochs.insert(info.epoch, info);
-    Ok(Outcome::Redealt { left: state.undealt.len() as u64 })
+    Ok(Outcome::Reshared { left: state.undealt.len() as u64 })
 }
 
 /// All items are checked before one is marked: a command is applied as a whole or not at all.

@@ -36,7 +36,7 @@ use crate::live::rows::{Row, RowKey, RowWrite, Rows};
 
 pub use epochs::SWEEP_MAX;
 pub use joining::{INVITATION_TTL_MAX_MS, INVITATIONS_MAX};
-pub use keys::{REDEAL_MAX, VERIFY_MAX};
+pub use keys::{RESHARE_MAX, VERIFY_MAX};
 pub use operations::LockTerms;
 pub use parts::{
     BatchInfo, Cluster, Ended, EpochInfo, EpochPhase, Former, InvitationInfo, Key, LockReport, Member, MemberState,
@@ -109,7 +109,7 @@ pub fn apply(state: &mut State, command: &Command) -> Applied {
         Change::ReportLock(report) => founding::report_lock(state, report, &mut rows),
         Change::Begin(begin) => operations::begin(state, begin, &mut rows),
         Change::RegisterShareKey(register) => operations::register_share_key(state, register, &mut rows),
-        Change::Redeal(redeal) => keys::redeal(state, redeal, &mut rows),
+        Change::Reshare(reshare) => keys::reshare(state, reshare, &mut rows),
         Change::Expel { operation } => operations::expel(state, *operation, &mut rows),
         Change::RetireEpoch { epoch } => epochs::retire(state, *epoch, &mut rows),
         Change::Finish { operation } => operations::finish(state, *operation, &mut rows),

@@ -153,9 +153,9 @@ pub struct EpochInfo {
     pub activated_ms: u64,
     /// Of an epoch that is over, the records of all versions up to this one are dropped.
     pub swept: Option<(KeyUid, KeyVersion)>,
-    /// Number of records of existing versions, from [`Change::Redeal`](crate::live::command::Change::Redeal). Holders
+    /// Number of records of existing versions, from [`Change::Reshare`](crate::live::command::Change::Reshare). Holders
     /// acknowledge these; records of new versions are verified one by one.
-    pub redealt: u64,
+    pub reshared: u64,
     /// Number of key versions with a record in this epoch. Not stored: a restart counts them again.
     pub records: u64,
 }
@@ -179,7 +179,7 @@ impl EpochInfo {
 
     /// Whether `node` acknowledged every re-dealt record so far.
     pub fn has_acknowledged(&self, node: NodeId) -> bool {
-        self.acks.get(&node).is_some_and(|&redealt| redealt >= self.redealt)
+        self.acks.get(&node).is_some_and(|&reshared| reshared >= self.reshared)
     }
 
     /// How many holders acknowledged every re-dealt record so far.
@@ -200,8 +200,11 @@ impl EpochInfo {
     /// The committee with its public keys; `None` once the epoch is over.
     pub(super) fn seated(&self) -> Option<Committee> {
         let seats = self.committee.iter().zip(&self.share_keys);
-        let members =
-            seats.map(|(seat, key)| seal::CommitteeMember { node: seat.node, generation: seat.skgen, public_key: key.clone() });
+        let members = seats.map(|(seat, key)| seal::CommitteeMember {
+            node: seat.node,
+            generation: seat.skgen,
+            public_key: key.clone(),
+        });
         let members: Vec<_> = members.collect();
         if members.len() < self.committee.len() {
             None

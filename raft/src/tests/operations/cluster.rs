@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use crate::Refusal;
 use crate::live::command::{Admit, Begin, Change, Command, EpochAck, Found, Invite, NewMember, Operation, Outcome};
-use crate::live::plan::{self, Patience, REDEAL_MAX, Step, View};
+use crate::live::plan::{self, Patience, RESHARE_MAX, Step, View};
 use crate::live::rows::{RowKey, RowWrite};
 use crate::live::state::{EpochPhase, State, apply};
 use crate::stored::rows::COLD_ROWS;
@@ -72,7 +72,7 @@ impl Cluster {
             joiner_silent_ms: 0,
             active_ms: 0,
             leader: NodeId(1),
-            batch: REDEAL_MAX,
+            batch: RESHARE_MAX,
             writes: 0,
             now_ms: state.time_ms,
             rng: ChaCha20Rng::from_seed([7; 32]),
@@ -218,16 +218,16 @@ impl Cluster {
             Step::GiveUpJoiner { node } => {
                 self.begin(self.own_request(), Operation::Revoke { nodes: [node].into() });
             }
-            Step::Redeal { epoch, versions, .. } => {
+            Step::Reshare { epoch, versions, .. } => {
                 let dealable = self.dealable(&versions);
                 if !dealable.is_empty() {
-                    let redealt = self.redealt(epoch, &dealable);
-                    self.propose(redealt)?;
+                    let reshared = self.reshared(epoch, &dealable);
+                    self.propose(reshared)?;
                 }
             }
-            Step::CollectAcks { epoch, redealt, missing, .. } => {
+            Step::CollectAcks { epoch, reshared, missing, .. } => {
                 for node in self.of_present(missing) {
-                    self.propose(Change::EpochAck(EpochAck { epoch, node, redealt }))?;
+                    self.propose(Change::EpochAck(EpochAck { epoch, node, reshared }))?;
                 }
             }
             Step::Retire { epoch, .. } => {

@@ -40,7 +40,7 @@ fn keys_are_made_while_an_epoch_is_dealt() {
     cluster.create(3);
     cluster.settle();
     assert_eq!(
-        cluster.state.active().map(|active| (active.epoch, active.redealt, active.records)),
+        cluster.state.active().map(|active| (active.epoch, active.reshared, active.records)),
         Some((operation, 2, 3))
     );
 }
@@ -53,7 +53,7 @@ fn a_version_is_dealt_once_and_to_the_committee_alone() {
     let slot = (uid(1), KeyVersion(1));
     let operation = cluster.begin(50, Operation::Remove { node: NodeId(4) });
     cluster.follow_until(|cluster| cluster.state.pending().is_some());
-    let [first, again] = [(); 2].map(|()| cluster.redealt(operation, &[slot]));
+    let [first, again] = [(); 2].map(|()| cluster.reshared(operation, &[slot]));
     cluster.apply(first);
     let dealt = Refusal::AlreadyDealt { uid: slot.0, version: slot.1 };
     assert_eq!(cluster.refused(again), dealt);
@@ -152,12 +152,12 @@ fn every_holder_that_is_there_checks_its_shares_before_they_serve() {
     let mut cluster = Cluster::new(4, 3);
     cluster.create(1);
     let epoch = cluster.begin(50, Operation::Rekey);
-    cluster.follow_until(|cluster| cluster.state.pending().is_some_and(|pending| pending.redealt > 0));
+    cluster.follow_until(|cluster| cluster.state.pending().is_some_and(|pending| pending.reshared > 0));
     for node in 1..=3 {
-        cluster.apply(Change::EpochAck(EpochAck { epoch, node: NodeId(node), redealt: 1 }));
+        cluster.apply(Change::EpochAck(EpochAck { epoch, node: NodeId(node), reshared: 1 }));
     }
     let missing = vec![NodeId(4)];
-    assert_eq!(cluster.next(), Step::CollectAcks { epoch, redealt: 1, needed: 0, missing });
+    assert_eq!(cluster.next(), Step::CollectAcks { epoch, reshared: 1, needed: 0, missing });
     cluster.away(4);
     assert_eq!(cluster.next(), Step::Propose(Change::ActivateEpoch { epoch }));
 }

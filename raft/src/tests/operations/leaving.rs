@@ -56,7 +56,7 @@ fn a_revocation_comes_first() {
     let mut cluster = Cluster::new(5, 3);
     (1..=2).for_each(|number| cluster.create(number));
     let first = cluster.begin(50, Operation::Remove { node: NodeId(5) });
-    cluster.follow_until(|cluster| cluster.state.pending().is_some_and(|pending| pending.redealt > 0));
+    cluster.follow_until(|cluster| cluster.state.pending().is_some_and(|pending| pending.reshared > 0));
     let other =
         Begin { request: [51; 16], operation: Operation::Rekey, accept_no_redundancy: false, abandon: BTreeSet::new() };
     let running = Refusal::OperationRunning { operation: first };
@@ -84,7 +84,7 @@ fn a_revocation_takes_a_removal_back_rather_than_be_refused() {
     let mut cluster = Cluster::new(4, 3);
     (1..=2).for_each(|number| cluster.create(number));
     cluster.begin(50, Operation::Remove { node: NodeId(4) });
-    cluster.follow_until(|cluster| cluster.state.pending().is_some_and(|pending| pending.redealt > 0));
+    cluster.follow_until(|cluster| cluster.state.pending().is_some_and(|pending| pending.reshared > 0));
     let revocation = cluster.begin(51, Operation::Revoke { nodes: [NodeId(2)].into() });
     cluster.settle();
     assert!(cluster.state.former.keys().eq(&[NodeId(2)]), "{:?}", cluster.state.former);

@@ -11,7 +11,7 @@ use quorate_shares::secret::Secret;
 
 use super::cluster::Cluster;
 use crate::live::command::{
-    Change, CreateKey, Outcome, Ready, RecordBytes, Redeal, Redealt, RegisterShareKey, ReportLock, Verified,
+    Change, CreateKey, Outcome, Ready, RecordBytes, RegisterShareKey, ReportLock, Reshare, Reshared, Verified,
 };
 use crate::live::refusal::Refusal;
 use crate::live::rows::RowKey;
@@ -62,15 +62,15 @@ impl Cluster {
     }
 
     /// Deals these versions to `epoch` in a batch of their own, and returns the change to propose.
-    pub(super) fn redealt(&mut self, epoch: Epoch, versions: &[(KeyUid, KeyVersion)]) -> Change {
+    pub(super) fn reshared(&mut self, epoch: Epoch, versions: &[(KeyUid, KeyVersion)]) -> Change {
         let mut dealer = self.dealer(epoch);
         let dealt = versions.iter().map(|&(uid, version)| {
             let key = MasterKey::from_secret(Secret::take(&mut self.keys[&(uid, version)].clone()));
             let identity = KeyIdentity { cluster: CLUSTER, uid, version };
             let record = dealer.deal(&key, &identity, &key.kcv(&identity)).expect("room");
-            Redealt { uid, version, record: RecordBytes(record.encode()) }
+            Reshared { uid, version, record: RecordBytes(record.encode()) }
         });
-        Change::Redeal(Redeal { epoch, dealt: dealt.collect() })
+        Change::Reshare(Reshare { epoch, dealt: dealt.collect() })
     }
 
     /// As many of these versions as the leader deals at a time, and only those that the holders that answer can reconstruct.

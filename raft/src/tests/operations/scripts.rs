@@ -200,9 +200,9 @@ impl Story {
         let head = Self::head(cluster, &step);
         let held = match step {
             Step::Propose(change) => change,
-            Step::Redeal { epoch, versions, .. } => {
+            Step::Reshare { epoch, versions, .. } => {
                 let dealable = cluster.dealable(&versions);
-                cluster.redealt(epoch, &dealable)
+                cluster.reshared(epoch, &dealable)
             }
             step => return Err(format!("{} proposes nothing", label(&step)).into()),
         };

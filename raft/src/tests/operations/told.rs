@@ -55,7 +55,7 @@ impl Cluster {
             | Step::AwaitLocks { missing }
             | Step::AwaitHolders { missing, .. } => missing.clone(),
             Step::CollectAcks { missing, needed, .. } if present(missing) < *needed => missing.clone(),
-            Step::Redeal { versions, .. } if self.dealable(versions).is_empty() => holders(),
+            Step::Reshare { versions, .. } if self.dealable(versions).is_empty() => holders(),
             Step::TransferLeadership { to } if to.is_empty() => holders(),
             _ => Vec::new(),
         };
@@ -259,7 +259,7 @@ pub(super) fn label(step: &Step) -> String {
         Step::AwaitShareKeys { .. } => "await_share_keys",
         Step::AwaitLocks { .. } => "await_locks",
         Step::AwaitHolders { .. } => "await_holders",
-        Step::Redeal { .. } => "redeal",
+        Step::Reshare { .. } => "reshare",
         Step::CollectAcks { .. } => "collect_acks",
         Step::TransferLeadership { .. } => "transfer_leadership",
         Step::Rekey => "rekey",

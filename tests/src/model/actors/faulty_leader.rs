@@ -39,7 +39,7 @@ impl World {
         let holder = self.dice.pick(&self.nodes).expect("there are nodes");
         match self.dice.below(9) {
             0 | 1 => Change::ActivateEpoch { epoch },
-            2 => Change::EpochAck(EpochAck { epoch, node: holder, redealt: u64::MAX }),
+            2 => Change::EpochAck(EpochAck { epoch, node: holder, reshared: u64::MAX }),
             3 => self.too_few_checked(epoch, threshold),
             4 => self.dealt_again(leader).unwrap_or(Change::ActivateEpoch { epoch }),
             5 => Change::Finish { operation: running },

@@ -110,7 +110,7 @@ impl Watch {
         }
         let need = usize::from(info.threshold).max(majority(info.committee.len()));
         let verified = |node: NodeId| {
-            let slots = self.redealt.get(&epoch).into_iter().flatten();
+            let slots = self.reshared.get(&epoch).into_iter().flatten();
             let mut has = slots.map(|slot| self.verified.get(&(*slot, epoch)));
             has.all(|holders| holders.is_some_and(|holders| holders.contains(&node)))
         };
@@ -127,7 +127,7 @@ impl Watch {
         let active = self.state.active().map(|active| active.epoch);
         self.holds(active == Some(epoch), || format!("D4: epoch {active:?} is active instead of {epoch}"));
         self.covered();
-        let slots: Vec<Slot> = self.redealt.get(&epoch).into_iter().flatten().copied().collect();
+        let slots: Vec<Slot> = self.reshared.get(&epoch).into_iter().flatten().copied().collect();
         let step = (slots.len() / TRIED).max(1);
         slots.into_iter().step_by(step).take(TRIED).for_each(|slot| self.every_quorum_agrees(slot, epoch));
         self.seen.epochs += u64::from(epoch.0 > 1);

@@ -121,7 +121,7 @@ pub(super) struct Watch {
     headers: BTreeMap<BatchId, Vec<u8>>,
     committees: BTreeMap<Epoch, Committee>,
     /// The versions that were reshared to each epoch.
-    redealt: BTreeMap<Epoch, Vec<Slot>>,
+    reshared: BTreeMap<Epoch, Vec<Slot>>,
     holders: BTreeMap<NodeId, Holder>,
     /// The share keys that each node registered, and all that it ever drew.
     keys: BTreeMap<NodeId, Vec<(ShareKeyGeneration, Secret<32>)>>,
@@ -246,7 +246,7 @@ impl Watch {
             dealt: BTreeMap::new(),
             headers: BTreeMap::new(),
             committees: BTreeMap::new(),
-            redealt: BTreeMap::new(),
+            reshared: BTreeMap::new(),
             keys: keys(),
             drawn: keys(),
             sealed: bundles.iter().map(sealed).collect(),

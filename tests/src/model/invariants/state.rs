@@ -83,11 +83,11 @@ impl Watch {
                 self.covered();
                 self.made_once();
             }
-            (Change::Redeal(redeal), Ok(_)) => {
-                for dealt in &redeal.dealt {
+            (Change::Reshare(reshare), Ok(_)) => {
+                for dealt in &reshare.dealt {
                     let slot = (dealt.uid, dealt.version);
-                    self.dealt_at.insert((slot, redeal.epoch), index);
-                    self.redealt.entry(redeal.epoch).or_default().push(slot);
+                    self.dealt_at.insert((slot, reshare.epoch), index);
+                    self.reshared.entry(reshare.epoch).or_default().push(slot);
                 }
                 self.covered();
             }

@@ -1,7 +1,7 @@
 //! One node: the pure parts of the daemon, with a shell that runs them in virtual time.
 //!
 //! What decides is the program's: `apply` and `plan::next`, `phase::admits`, [`Lease`], [`Roots`], `lock_keys`, `Holder`,
-//! `Quorum`, `deal`, `gather::is_entitled`, `members::reached`. The shell stands in for the daemon's tasks: it keeps
+//! `Quorum`, `deal`, `gather::is_entitled`, `leader::reached`. The shell stands in for the daemon's tasks: it keeps
 //! the order of their steps, not their code. Each place names the function that it stands in for. An error of a vault write ends the process, as in the daemon.
 
 mod apply;
@@ -18,8 +18,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_node::base::phase::{self, Phase, RequestClass};
-use quorate_node::cluster::members::{Joiner, Serving};
-use quorate_node::lease::confirm as node_confirm;
+use quorate_node::cluster::leader::{Joiner, Serving};
+use quorate_node::lease::renewal as node_confirm;
 use quorate_node::memory::checked::Checked;
 use quorate_node::memory::dealer::OpenDealer;
 use quorate_node::memory::holder::{Holder, Source};
@@ -364,8 +364,8 @@ impl Daemon {
                 self.take_shares(context, from, load, &request, &shares);
             }
             (Asked::Verify(holder, epoch), PeerReply::Verified(versions)) => self.count(holder, epoch, &versions),
-            (Asked::AckEpoch(holder, epoch), PeerReply::EpochAck { redealt }) => {
-                self.note_ack(context, holder, epoch, redealt);
+            (Asked::AckEpoch(holder, epoch), PeerReply::EpochAck { reshared }) => {
+                self.note_ack(context, holder, epoch, reshared);
             }
             (Asked::Report(member, active), PeerReply::Report(report)) if report.epoch >= active => {
                 self.knows(context, member, active);

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use quorate_node::cluster::follow::is_denied;
+use quorate_node::cluster::roster_update::is_denied;
 use quorate_node::messages::peer::{self, Hello, PeerReply, PeerRequest, Refusal};
 use quorate_shares::ids::NodeId;
 

@@ -104,9 +104,9 @@ async fn found(leader: &Replica) -> Result<(), Error> {
                 members: (1..=NODES).map(member).collect(),
             }),
             Step::Propose(change) => change,
-            Step::CollectAcks { epoch, redealt, missing, .. } => {
+            Step::CollectAcks { epoch, reshared, missing, .. } => {
                 let node = *missing.first().ok_or_else(|| Error::Bench("no holder is missing".to_owned()))?;
-                Change::EpochAck(EpochAck { epoch, node, redealt })
+                Change::EpochAck(EpochAck { epoch, node, reshared })
             }
             _ => return Ok(()),
         };

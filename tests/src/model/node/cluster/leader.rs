@@ -1,11 +1,11 @@
-//! The leader's loop: `members::run`, one step of the plan at a time.
+//! The leader's loop: `leader::run`, one step of the plan at a time.
 
 use std::collections::BTreeSet;
 
-use quorate_node::cluster::follow::is_denied;
-use quorate_node::cluster::members::{self, Joiner};
+use quorate_node::cluster::leader::{self, Joiner};
+use quorate_node::cluster::roster_update::is_denied;
 use quorate_node::messages::peer::{PeerReply, PeerRequest, Refusal, Report};
-use quorate_node::peers::proposal;
+use quorate_node::peers::propose;
 use quorate_raft::command::{Begin, Change, Command, Operation};
 use quorate_raft::plan::{self, Patience, View};
 use quorate_shares::ids::{Epoch, NodeId};
@@ -52,7 +52,7 @@ impl Daemon {
         Ok(())
     }
 
-    /// `members::view`.
+    /// `leader::view`.
     fn view(&mut self, context: &Context<'_>, active_ms: u64) -> View {
         let (me, present) = (self.me.node, self.present(context.now_ms));
         let last = context.db.now().last_index();
@@ -90,7 +90,7 @@ impl Daemon {
                 }
             }
             plan::Step::ChangeVoters { voters, revoke } => {
-                let purpose = members::purpose(&view.voters, &voters, revoke);
+                let purpose = leader::purpose(&view.voters, &voters, revoke);
                 let roster = &self.vault().roster;
                 let denied = view.voters.union(&voters).copied().filter(|node| is_denied(roster, *node)).collect();
                 let (reachable, denied) = (&view.present, &denied);
@@ -98,7 +98,7 @@ impl Daemon {
             }
             plan::Step::AddLearner { node } => self.change_members(context, Wanted::Learner(node))?,
             plan::Step::RemoveLearner { node } => self.change_members(context, Wanted::NoLearner(node))?,
-            plan::Step::Redeal { epoch, versions, .. } => self.reshare(context, epoch, versions),
+            plan::Step::Reshare { epoch, versions, .. } => self.reshare(context, epoch, versions),
             plan::Step::CollectAcks { epoch, needed, missing, .. } => {
                 let acknowledged = self.unlocked_mut().state.epoch(epoch).map_or(0, |epoch| epoch.acknowledged());
                 let asked = self.unlocked_mut().step.acknowledged.replace((epoch, acknowledged));
@@ -126,7 +126,7 @@ impl Daemon {
         unlocked.raft.change_members(wanted, (context.db, &mut gate), context.now_ms)
     }
 
-    /// `members::retire`: an epoch is over once every member that is there knows the next one.
+    /// `leader::retire`: an epoch is over once every member that is there knows the next one.
     fn retire(&mut self, context: &mut Context<'_>, epoch: Epoch, active: Epoch, members: Vec<NodeId>) {
         let me = self.me.node;
         let unaware: BTreeSet<NodeId> = members.into_iter().filter(|&member| member != me).collect();
@@ -158,14 +158,14 @@ impl Daemon {
         PeerReply::Report(Report { phase, applied, lock_generation, old_copies, epoch, alarms, operation })
     }
 
-    /// `proposal::answer`.
+    /// `propose::answer`.
     pub(in crate::model::node) fn answer_propose(
         &mut self,
         context: &mut Context<'_>,
         from: NodeId,
         command: Command,
     ) -> PeerReply {
-        if !proposal::is_allowed(&self.unlocked_mut().state, from, &command.change) {
+        if !propose::is_allowed(&self.unlocked_mut().state, from, &command.change) {
             return PeerReply::Refused(Refusal::Malformed);
         }
         match self.propose(context, command.change, Purpose::Nothing) {

@@ -1,8 +1,8 @@
-//! The leader's side of an operator's order: `operate::begin`.
+//! The leader's side of an operator's order: `orders::begin`.
 
 use quorate_client::error::Code;
 use quorate_client::wire::WireError;
-use quorate_node::cluster::operate::{Ordered, ordered};
+use quorate_node::cluster::orders::{Ordered, ordered};
 use quorate_node::messages::peer::{ForwardedReply, Operate, PeerReply, Refusal};
 use quorate_raft::command::{Change, Outcome};
 use quorate_raft::refusal::Refusal as StateRefusal;

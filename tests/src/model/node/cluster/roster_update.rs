@@ -1,7 +1,7 @@
 //! Which nodes are members, which are refused, and what a node does when it is no member itself: `follow`, the `VaultGate`, `revocation`.
 
 use quorate_node::base::phase::Phase;
-use quorate_node::cluster::follow::{self, Seen};
+use quorate_node::cluster::roster_update::{self, Seen};
 use quorate_node::peers::revocation;
 use quorate_node::vault::lock_keys;
 use quorate_node::vault::{RosterLogId, VaultFile};
@@ -29,7 +29,7 @@ impl Gate for VaultGate<'_> {
         if denials.is_empty() {
             return Ok(());
         }
-        self.0.update(|vault| follow::deny(vault, denials)).map_err(|_| Killed)
+        self.0.update(|vault| roster_update::deny(vault, denials)).map_err(|_| Killed)
     }
 }
 
@@ -53,7 +53,7 @@ impl Daemon {
         unlocked.raft.tick((context.db, &mut VaultGate(&mut self.vault)), context.now_ms, context.dice)
     }
 
-    /// `follow::run` and `step`, a moment after a change of the members was applied.
+    /// `roster_update::run` and `step`, a moment after a change of the members was applied.
     pub(in crate::model::node) fn update_roster(&mut self, context: &mut Context<'_>) -> Result<(), Killed> {
         let Some(unlocked) = &mut self.unlocked else { return Ok(()) };
         let open = !self.vault.current().denials.is_empty() && context.now_ms >= self.roster_updated_ms + LOOK_MS;
@@ -68,7 +68,7 @@ impl Daemon {
         let image = context.db.now();
         let seen = Seen::of(&unlocked.state, image.place(image.applied), &image.membership(image.applied));
         let followed = self.vault.update(|vault| {
-            let next = follow::next(&vault.roster, &vault.denials, &seen);
+            let next = roster_update::next(&vault.roster, &vault.denials, &seen);
             (vault.roster, vault.denials) = (next.roster.clone(), next.denials.clone());
             next
         });

@@ -1,10 +1,10 @@
-//! Reconstructing cold keys, on both sides: `gather::load`, `gather::masters` and `answer`.
+//! Reconstructing cold keys, on both sides: `reconstruct::load`, `reconstruct::masters` and `answer`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use quorate_node::base::phase::{RequestClass, admits};
-use quorate_node::keys::gather::{Loaded, is_entitled};
+use quorate_node::keys::reconstruct::{Loaded, is_entitled};
 use quorate_node::memory::keyring::{Slot, Wipes};
 use quorate_node::messages::peer::{PeerReply, PeerRequest, Refusal, SealedShare, SharesRequest, VERSIONS_MAX};
 use quorate_shares::ids::{Epoch, NodeId};
@@ -99,7 +99,7 @@ impl Daemon {
         }
     }
 
-    /// `gather::ask_one` and `Quorum::add`: counts shares, and closes the quorums when they are reached.
+    /// `reconstruct::ask_one` and `Quorum::add`: counts shares, and closes the quorums when they are reached.
     pub(in crate::model::node) fn take_shares(
         &mut self,
         context: &mut Context<'_>,

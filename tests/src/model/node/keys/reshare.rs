@@ -1,8 +1,8 @@
-//! Resharing existing versions to the PENDING epoch: `members::redeal` and `deal::redeal`.
+//! Resharing existing versions to the PENDING epoch: `members::reshare` and `deal::reshare`.
 
-use quorate_node::keys::gather::Loaded;
+use quorate_node::keys::reconstruct::Loaded;
 use quorate_node::memory::keyring::Slot;
-use quorate_raft::command::{Change, RecordBytes, Redeal, Redealt};
+use quorate_raft::command::{Change, RecordBytes, Reshare, Reshared};
 use quorate_shares::ids::Epoch;
 
 use crate::model::node::apply::Purpose;
@@ -56,11 +56,11 @@ impl Daemon {
             let dealt = masters.iter().map(|Loaded { identity, kcv, key, .. }| {
                 let record = open.deal_to(epoch, key, identity, kcv).expect("a usable batch has room")?;
                 let record = RecordBytes(record.encode());
-                Some(Redealt { uid: identity.uid, version: identity.version, record })
+                Some(Reshared { uid: identity.uid, version: identity.version, record })
             });
             // None of them: the epoch is not open any more.
             if let Some(dealt) = dealt.collect() {
-                self.propose(context, Change::Redeal(Redeal { epoch, dealt }), Purpose::Nothing);
+                self.propose(context, Change::Reshare(Reshare { epoch, dealt }), Purpose::Nothing);
             }
         }
     }

@@ -1,8 +1,8 @@
-//! Shares that are checked before a node relies on them: `members::verify`, `check_shares` and `check_epoch`.
+//! Shares that are checked before a node relies on them: `leader::verify`, `check_shares` and `check_epoch`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use quorate_node::cluster::members::{self, Tally as Counted};
+use quorate_node::cluster::leader::{self, Tally as Counted};
 use quorate_node::memory::keyring::Slot;
 use quorate_node::messages::peer::{PeerReply, PeerRequest, Refusal, VerifyRequest};
 use quorate_raft::command::{Change, EpochAck, Ready};
@@ -20,7 +20,7 @@ pub(in crate::model::node) struct Tally {
 }
 
 impl Daemon {
-    /// `members::verify`, its first half. If two epochs are open, they take turns.
+    /// `leader::verify`, its first half. If two epochs are open, they take turns.
     pub(in crate::model::node) fn verify_new(&mut self, context: &mut Context<'_>) {
         let index = context.db.now().applied;
         let mut by_epoch: BTreeMap<Epoch, Vec<Unverified>> = BTreeMap::new();
@@ -54,17 +54,17 @@ impl Daemon {
         }
     }
 
-    /// `members::verify`, its second half: what enough holders have checked is declared ready.
+    /// `leader::verify`, its second half: what enough holders have checked is declared ready.
     pub(in crate::model::node) fn declare_ready(&mut self, context: &mut Context<'_>) {
         let tally = &mut self.unlocked_mut().tally;
-        let verified = members::reached(&tally.records, &tally.by);
+        let verified = leader::reached(&tally.records, &tally.by);
         if let Some(epoch) = tally.records.first().map(|record| record.epoch).filter(|_| !verified.is_empty()) {
             *tally = Tally::default();
             self.propose(context, Change::Ready(Ready { epoch, verified }), Purpose::Nothing);
         }
     }
 
-    /// `members::collect_acks`.
+    /// `leader::collect_acks`.
     pub(in crate::model::node) fn collect_acks(
         &mut self,
         context: &mut Context<'_>,
@@ -76,8 +76,8 @@ impl Daemon {
             if holder != self.me.node {
                 let request = PeerRequest::AckEpoch { epoch, index };
                 self.ask(context, holder, &request, Asked::AckEpoch(holder, epoch));
-            } else if let PeerReply::EpochAck { redealt } = self.answer_ack(context, epoch, index) {
-                self.note_ack(context, holder, epoch, redealt);
+            } else if let PeerReply::EpochAck { reshared } = self.answer_ack(context, epoch, index) {
+                self.note_ack(context, holder, epoch, reshared);
             }
         }
     }
@@ -87,12 +87,12 @@ impl Daemon {
         context: &mut Context<'_>,
         node: NodeId,
         epoch: Epoch,
-        redealt: u64,
+        reshared: u64,
     ) {
-        self.propose(context, Change::EpochAck(EpochAck { epoch, node, redealt }), Purpose::Nothing);
+        self.propose(context, Change::EpochAck(EpochAck { epoch, node, reshared }), Purpose::Nothing);
     }
 
-    /// `members::check_epoch`.
+    /// `leader::check_epoch`.
     pub(in crate::model::node) fn answer_ack(
         &mut self,
         context: &mut Context<'_>,
@@ -103,7 +103,7 @@ impl Daemon {
             return PeerReply::Refused(Refusal::Behind);
         }
         let unlocked = self.unlocked_mut();
-        let Some((redealt, slots)) = unlocked.checked.owed(&unlocked.state, epoch) else {
+        let Some((reshared, slots)) = unlocked.checked.owed(&unlocked.state, epoch) else {
             return PeerReply::Refused(Refusal::WrongEpoch);
         };
         let verified = self.check(context, epoch, &slots);
@@ -113,10 +113,10 @@ impl Daemon {
             return PeerReply::Refused(Refusal::WrongEpoch);
         }
         context.watch.epoch_acked(self.me.node, epoch);
-        PeerReply::EpochAck { redealt }
+        PeerReply::EpochAck { reshared }
     }
 
-    /// `members::check_shares`, for a node that has applied so far.
+    /// `leader::check_shares`, for a node that has applied so far.
     pub(in crate::model::node) fn answer_verify(
         &mut self,
         context: &mut Context<'_>,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use quorate_node::base::phase::Phase;
-use quorate_node::cluster::members::{Joiner, Serving};
+use quorate_node::cluster::leader::{Joiner, Serving};
 use quorate_node::lock::unlock;
 use quorate_node::memory::checked::Checked;
 use quorate_node::memory::holder::Holder;

@@ -83,7 +83,7 @@ pub fn is_allowed(state: &State, from: NodeId, change: &Change) -> bool {
         | Change::RotateKey(_)
         | Change::Ready(_)
         | Change::Begin(_)
-        | Change::Redeal(_)
+        | Change::Reshare(_)
         | Change::Expel { .. }
         | Change::RetireEpoch { .. }
         | Change::Finish { .. }

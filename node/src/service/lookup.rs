@@ -4,7 +4,7 @@ use quorate_client::error::Code;
 use quorate_client::wire::WireError;
 use quorate_raft::state::State;
 
-use crate::lease::confirm;
+use crate::lease::renewal;
 use crate::service::Call;
 
 /// Looks something up. What is not there is looked up once more, after this node caught up with the leader; only then it
@@ -18,7 +18,7 @@ pub(super) async fn find<T>(
     if let Some(found) = replica.read(&look) {
         return Ok(found);
     }
-    if let Err(reason) = Box::pin(confirm::catch_up(node, replica)).await {
+    if let Err(reason) = Box::pin(renewal::catch_up(node, replica)).await {
         let message = format!("not found at {}, which cannot catch up: {reason}", node.name());
         return Err(WireError::new(Code::NoQuorum, message).hint("try again in a moment"));
     }

@@ -4,7 +4,7 @@
 //! leader's loop does the rest: here is only the way up to the joiner's first lock, which is that of a founder ([`found`])
 //! but for who is asked.
 //!
-//! [`found`]: crate::join::found
+//! [`found`]: crate::join::founding
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -20,11 +20,11 @@ use tokio::time::{Instant, sleep};
 use tracing::{debug, info, warn};
 
 use crate::join::terms::Terms;
-use crate::lease::confirm;
+use crate::lease::renewal;
 use crate::node::Node;
 use crate::node::enrolment::Enrolment;
 use crate::node::serving::NoLease;
-use crate::peers::proposal::{self, ProposalError};
+use crate::peers::propose::{self, ProposalError};
 use crate::vault::Roster;
 use crate::vault::invitation::{InvitationKey, JoinCode, JoinReply, JoinRequest};
 use crate::vault::layout::Address;
@@ -71,7 +71,7 @@ pub async fn answer(
     };
     let code = match replica.read(|state| standing(state, &admit)) {
         Some(code) => code,
-        None => match proposal::propose(node, replica, Change::Admit(admit)).await {
+        None => match propose::propose(node, replica, Change::Admit(admit)).await {
             Ok(()) => JoinCode::Complete,
             Err(ProposalError::Refused(refusal)) => code_of(&refusal),
             Err(ProposalError::NoLeader(reason)) => {
@@ -108,7 +108,7 @@ async fn invitation_key(node: &Node, replica: &Replica, id: &[u8; 32]) -> Result
     let look = || replica.read(|state| state.invitations.get(id).map(|invitation| invitation.proof_key));
     let mut found = look();
     if found.is_none() {
-        confirm::catch_up(node, replica).await?;
+        renewal::catch_up(node, replica).await?;
         found = look();
     }
     Ok(found.map(|mut proof_key| InvitationKey::from(Secret::take(&mut proof_key))))
@@ -153,7 +153,7 @@ pub(crate) async fn announce(node: &Arc<Node>, enrolment: &Enrolment, terms: &Te
         // The first answer names the leader, as a rule.
         for _ in 0..2 {
             let Some(asked) = at else { break };
-            match proposal::propose_at(node, asked, Change::Admitted { node: me }).await {
+            match propose::propose_at(node, asked, Change::Admitted { node: me }).await {
                 Ok(()) => return,
                 Err((error, leader)) => {
                     debug!(%asked, %error, "not known to be locked yet");

@@ -18,9 +18,9 @@ use quorate_shares::secret::Secret;
 use tracing::info;
 
 use crate::base::clock::boot_ms;
-use crate::cluster::members;
+use crate::cluster::leader;
 use crate::cluster::status::theft_threshold;
-use crate::lease::confirm;
+use crate::lease::renewal;
 use crate::messages::caller::Caller;
 use crate::messages::peer::Operate;
 use crate::node::Node;
@@ -35,7 +35,7 @@ const LEASE_SLACK_MS: u64 = 300;
 /// What a client should hear.
 pub async fn begin(node: &Arc<Node>, replica: &Replica, operate: Operate, caller: &Caller) -> Result<Epoch, WireError> {
     caught_up(node, replica).await?;
-    let present = members::present(node, replica);
+    let present = leader::present(node, replica);
     let begin = match replica.read(|state| ordered(state, &operate, &present))? {
         Ordered::Known(epoch) => return Ok(epoch),
         Ordered::New(begin) => begin,
@@ -136,7 +136,7 @@ pub fn replacement(
     name: &NodeName,
     invitation: &Plaintext,
 ) -> Result<([u8; 32], NodeId), WireError> {
-    let present = members::present(node, replica);
+    let present = leader::present(node, replica);
     let gone = replica.read(|state| {
         let gone = named(state, name)?;
         let away = state.stranded(&[gone].into()).filter(|node| !present.contains(node)).collect();
@@ -181,7 +181,7 @@ fn not_noted(node: &Node, refusal: Refusal) -> WireError {
 /// A leader that was just elected may not have applied yet what the last one answered, and nothing is refused from a state that
 /// is older than the question.
 async fn caught_up(node: &Arc<Node>, replica: &Replica) -> Result<(), WireError> {
-    confirm::catch_up(node, replica).await.map_err(|reason| {
+    renewal::catch_up(node, replica).await.map_err(|reason| {
         WireError::new(Code::NoQuorum, format!("the leader is not confirmed: {reason}")).hint("try again in a moment")
     })
 }
@@ -221,7 +221,7 @@ fn explain(node: &Node, replica: &Replica, operation: &Operation, refusal: Refus
     match refusal {
         Refusal::OperationRunning { .. } => {
             let name =
-                |state: &State| Some(members::operation_name(state, &state.operations.running.as_ref()?.operation));
+                |state: &State| Some(leader::operation_name(state, &state.operations.running.as_ref()?.operation));
             // It may have ended meanwhile.
             let named = replica.read(name).map_or_else(String::new, |name| format!(": {name}"));
             conflict(format!("another operation is not over yet{named}")).hint("`quorate status` shows where it stands")
@@ -271,7 +271,7 @@ pub async fn progress(node: &Arc<Node>, replica: &Replica, operation: Epoch) -> 
             .hint("others followed since; `quorate node list` shows the members")
     })?;
     let shown = node.leader.operation.lock().clone().filter(|_| stage == Stage::Runs);
-    let name = replica.read(|state| members::operation_name(state, &running.operation));
+    let name = replica.read(|state| leader::operation_name(state, &running.operation));
     let shown = shown.unwrap_or(wire::OperationStatus { name, step: String::new(), waiting_for: Vec::new() });
     let revocation = if running.operation.revokes() { revocation(node, replica, &running).await } else { None };
     Ok(Progress { stage, operation: shown, revocation })

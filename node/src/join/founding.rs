@@ -24,12 +24,12 @@ use crate::base::phase::Phase;
 use crate::base::random;
 use crate::cluster::replica;
 use crate::join::terms::{FoundError, Terms, attempt, registration, settle_roster};
-use crate::join::{desk, invited, joining};
-use crate::lock::locking;
+use crate::join::{inviter, joiner, registry};
+use crate::lock::renewal;
 use crate::messages::peer::PeerRequest;
 use crate::node::Node;
 use crate::node::enrolment::Enrolment;
-use crate::peers::proposal;
+use crate::peers::propose;
 use crate::vault::invitation::{JoinReply, JoinRequest, Registration};
 use crate::vault::layout::Address;
 use crate::vault::{FIRST_FOUNDER, FirstFounder, FounderKeys, FoundingStep, RosterLogId, Vault};
@@ -55,7 +55,7 @@ pub fn draw_keys() -> Bundle {
 /// If the vault cannot be written.
 pub async fn register_self(node: &Arc<Node>) -> Result<(), FoundError> {
     // The others keep the id that they know: a first founder that is locked asks for its pieces under it.
-    if !node.with_vault(|vault| desk::view(vault).is_some()).unwrap_or_default() {
+    if !node.with_vault(|vault| registry::view(vault).is_some()).unwrap_or_default() {
         return Ok(());
     }
     let Some(Registration { boot_pk, op_pk, share_pk, name, addresses }) = registration(&node.enrolment()) else {
@@ -65,7 +65,7 @@ pub async fn register_self(node: &Arc<Node>) -> Result<(), FoundError> {
     node.enrolment().identity.set_id(FIRST_FOUNDER);
     let register = node.update_vault(move |vault| {
         vault.identity.node = Some(FIRST_FOUNDER);
-        desk::register_self(vault, me);
+        registry::register_self(vault, me);
     });
     register.await.map_err(|error| FoundError::Failed(error.to_string()))
 }
@@ -76,12 +76,14 @@ pub async fn answer_join(node: &Arc<Node>, conn: &Conn, body: &[u8]) -> Vec<u8> 
     let exporter = *conn.export(EXPORTER_JOIN, b"").expose();
     let tls_key = conn.peer().key.0;
     if let Some(replica) = node.replica().filter(|_| node.phase() == Phase::Serving) {
-        return joining::answer(node, &replica, request, tls_key, &exporter, conn.peer().remote).await;
+        return inviter::answer(node, &replica, request, tls_key, &exporter, conn.peer().remote).await;
     }
     // Strangers must not cost more than a look: a vault update is for those who know an invitation.
-    let invited = node.with_vault(|vault| desk::knows(vault, &request, &exporter)).unwrap_or_default();
+    let invited = node.with_vault(|vault| registry::knows(vault, &request, &exporter)).unwrap_or_default();
     let registered = match invited {
-        true => node.update_vault(move |vault| desk::register(vault, &request, tls_key, &exporter, wall_ms())).await,
+        true => {
+            node.update_vault(move |vault| registry::register(vault, &request, tls_key, &exporter, wall_ms())).await
+        }
         false => Ok(None),
     };
     let reply = match registered {
@@ -142,9 +144,11 @@ pub async fn run(node: &Arc<Node>) -> Result<Replica, FoundError> {
 /// What is known of the founders: from the own book, or from the first founder. `None` while some are missing.
 async fn learn(node: &Arc<Node>, enrolment: &Enrolment) -> Result<Option<Terms>, FoundError> {
     let own_book = enrolment.with_vault(|vault| {
-        let (attempt, first) = desk::view(vault)?;
+        let (attempt, first) = registry::view(vault)?;
         Some(match first.so_far.len() == usize::from(first.founders) {
-            true => Ok(Terms { attempt, me: FIRST_FOUNDER, threshold: first.threshold, roster: desk::roster(first) }),
+            true => {
+                Ok(Terms { attempt, me: FIRST_FOUNDER, threshold: first.threshold, roster: registry::roster(first) })
+            }
             false => Err((first.so_far.len(), first.founders)),
         })
     });
@@ -157,7 +161,7 @@ async fn learn(node: &Arc<Node>, enrolment: &Enrolment) -> Result<Option<Terms>,
                 .progress("waiting for the other founders to join", vec![format!("{missing} of {founders}")]);
             Ok(None)
         }
-        None => invited::ask_first_founder(node, enrolment).await,
+        None => joiner::ask_first_founder(node, enrolment).await,
     }
 }
 
@@ -180,8 +184,8 @@ async fn make_lock(node: &Arc<Node>, enrolment: &Arc<Enrolment>, terms: &Terms) 
     }
     let prepared = match terms.joins() {
         // A cluster that one member of is away can be joined all the same: that one holds no piece yet.
-        true => locking::prepare_with_present(enrolment, terms.threshold.saturating_sub(1)).await,
-        false => locking::prepare(enrolment).await,
+        true => renewal::prepare_with_present(enrolment, terms.threshold.saturating_sub(1)).await,
+        false => renewal::prepare(enrolment).await,
     };
     let peers = match prepared {
         Ok(peers) => peers,
@@ -193,7 +197,7 @@ async fn make_lock(node: &Arc<Node>, enrolment: &Arc<Enrolment>, terms: &Terms) 
     };
     let (me, made_for, roster) = (terms.me, terms.attempt, terms.roster.clone());
     let Some(own) = enrolment.identity.own() else { return false };
-    let locked = locking::lock(node, enrolment, terms.lock_threshold(), peers, own.bundle.duplicate(), move |vault| {
+    let locked = renewal::lock(node, enrolment, terms.lock_threshold(), peers, own.bundle.duplicate(), move |vault| {
         if is_first && attempt(vault) != Some(made_for) {
             // A founder came back with new keys while the lock was made: it would name the old ones.
             return false;
@@ -214,14 +218,14 @@ async fn make_lock(node: &Arc<Node>, enrolment: &Arc<Enrolment>, terms: &Terms) 
         }
     }
     *enrolment.joining.locked_attempt.lock() = Some(terms.attempt);
-    locking::commit(enrolment).await;
+    renewal::commit(enrolment).await;
     true
 }
 
 /// Whether the first founder went on to Raft: from there on no founder may come with new keys.
 fn has_started(enrolment: &Enrolment) -> bool {
     let started = |vault: &Vault| {
-        vault.lock.is_some() && desk::view(vault).is_some_and(|(_, first)| first.step == FoundingStep::Starting)
+        vault.lock.is_some() && registry::view(vault).is_some_and(|(_, first)| first.step == FoundingStep::Starting)
     };
     enrolment.with_vault(started).unwrap_or_default()
 }
@@ -255,7 +259,7 @@ fn is_member(node: &Node, replica: &Replica) -> bool {
 /// Says that this node's lock is durable; the first founder starts Raft once everybody has said so.
 async fn announce(node: &Arc<Node>, enrolment: &Enrolment, terms: &Terms, replica: &Replica) {
     if terms.joins() {
-        return joining::announce(node, enrolment, terms).await;
+        return inviter::announce(node, enrolment, terms).await;
     }
     if terms.me != FIRST_FOUNDER {
         let request = PeerRequest::FoundingLocked { attempt: terms.attempt };
@@ -287,7 +291,7 @@ async fn announce(node: &Arc<Node>, enrolment: &Enrolment, terms: &Terms, replic
 /// Initialises Raft and writes the first entry, through whoever leads.
 async fn start(node: &Arc<Node>, terms: &Terms, replica: &Replica) -> Result<(), String> {
     node.update_vault(|vault| {
-        if let Some((_, first)) = desk::of(vault) {
+        if let Some((_, first)) = registry::of(vault) {
             first.step = FoundingStep::Starting;
         }
     })
@@ -296,10 +300,10 @@ async fn start(node: &Arc<Node>, terms: &Terms, replica: &Replica) -> Result<(),
     let voters = terms.roster.members.iter().map(|member| (member.node, member.name.to_string())).collect();
     replica.initialize(voters).await.map_err(|error| error.to_string())?;
     let found = node
-        .with_vault(|vault| desk::view(vault).map(|(_, first)| founding_entry(node, first)))
+        .with_vault(|vault| registry::view(vault).map(|(_, first)| founding_entry(node, first)))
         .flatten()
         .ok_or("the book is closed")?;
-    proposal::propose(node, replica, Change::Found(found)).await.map_err(|error| error.to_string())
+    propose::propose(node, replica, Change::Found(found)).await.map_err(|error| error.to_string())
 }
 
 fn founding_entry(node: &Node, first: &FirstFounder) -> Found {

@@ -24,7 +24,7 @@ use tracing::{debug, info, warn};
 
 use crate::base::clock::boot_ms;
 use crate::base::random;
-use crate::keys::deal::{self, RedealError};
+use crate::keys::deal::{self, ReshareError};
 use crate::memory::keyring::{LoadError, Slot};
 use crate::messages::peer::{PeerReply, PeerRequest, Refusal, VerifyRequest};
 use crate::node::Node;
@@ -98,7 +98,7 @@ pub async fn run(node: Arc<Node>, replica: Replica) {
                 )
                 .await
             }
-            Step::Redeal { epoch, versions, .. } => redeal(&node, &replica, epoch, &versions, &mut short_of).await,
+            Step::Reshare { epoch, versions, .. } => reshare(&node, &replica, epoch, &versions, &mut short_of).await,
             Step::CollectAcks { epoch, missing, needed, .. } => {
                 let any = collect_acks(&node, &replica, epoch, missing).await;
                 // There are enough, and the rest will not: a sealed node, say. It checks its shares when it needs them.
@@ -218,7 +218,7 @@ fn told(state: &State, step: &Step, short_of: &BTreeSet<NodeId>) -> Option<wire:
         Step::AwaitShareKeys { missing, .. } => {
             (format!("new share keys for epoch {epoch}"), names(&mut missing.iter().copied()))
         }
-        Step::Redeal { left, .. } => {
+        Step::Reshare { left, .. } => {
             let step = format!("deals to epoch {epoch}: {left} key versions left");
             (step, names(&mut state.staying().filter(|node| short_of.contains(node))))
         }
@@ -275,7 +275,7 @@ async fn transfer(replica: &Replica, to: BTreeSet<NodeId>, leadership: &mut watc
 
 /// Deals some versions anew, at most one command's worth of keys in plain at a time. If shares are missing, the holders that
 /// gave none are noted for whoever waits.
-async fn redeal(
+async fn reshare(
     node: &Arc<Node>,
     replica: &Replica,
     epoch: Epoch,
@@ -284,16 +284,16 @@ async fn redeal(
 ) -> bool {
     let work = {
         let (node, replica, versions) = (Arc::clone(node), replica.clone(), versions.to_vec());
-        async move { deal::redeal(&node, &replica, epoch, &versions).await }
+        async move { deal::reshare(&node, &replica, epoch, &versions).await }
     };
     match node.background.run(work).await {
-        Ok(redeal) => {
+        Ok(reshare) => {
             short_of.clear();
-            propose(node, replica, Change::Redeal(redeal)).await
+            propose(node, replica, Change::Reshare(reshare)).await
         }
         Err(reason) => {
             warn!(%epoch, %reason, "key versions not dealt anew yet");
-            if let RedealError::Load(LoadError::TooFew { missing, .. }) = reason {
+            if let ReshareError::Load(LoadError::TooFew { missing, .. }) = reason {
                 short_of.extend(missing);
             }
             false
@@ -339,15 +339,15 @@ async fn collect_acks(node: &Arc<Node>, replica: &Replica, epoch: Epoch, missing
         }
         let request = PeerRequest::AckEpoch { epoch, index };
         match node.peers().sessions.ask(holder, Lane::Ordinary, &request, HOLDER).await {
-            Ok(PeerReply::EpochAck { redealt }) => (holder, Some(redealt)),
+            Ok(PeerReply::EpochAck { reshared }) => (holder, Some(reshared)),
             _ => (holder, None),
         }
     });
     let mut any = false;
-    for (holder, redealt) in join_all(answers).await {
-        if let Some(redealt) = redealt {
-            info!(%epoch, %holder, redealt, "holder acknowledged the epoch");
-            any |= propose(node, replica, Change::EpochAck(EpochAck { epoch, node: holder, redealt })).await;
+    for (holder, reshared) in join_all(answers).await {
+        if let Some(reshared) = reshared {
+            info!(%epoch, %holder, reshared, "holder acknowledged the epoch");
+            any |= propose(node, replica, Change::EpochAck(EpochAck { epoch, node: holder, reshared })).await;
         }
     }
     any
@@ -466,7 +466,7 @@ async fn check(node: &Node, replica: &Replica, epoch: Epoch, slots: &[Slot]) -> 
 pub async fn check_epoch(node: &Arc<Node>, replica: &Replica, epoch: Epoch, index: u64) -> Result<u64, Refusal> {
     replica.wait_applied(index, HOLDER).await.map_err(|_| Refusal::Behind)?;
     let mut checked = node.keys.checked.lock().await;
-    let (redealt, slots) = replica.read(|state| checked.owed(state, epoch)).ok_or(Refusal::WrongEpoch)?;
+    let (reshared, slots) = replica.read(|state| checked.owed(state, epoch)).ok_or(Refusal::WrongEpoch)?;
     for some in slots.chunks(crate::messages::peer::VERSIONS_MAX) {
         let verified = check(node, replica, epoch, some).await?;
         let all = verified.len() == some.len();
@@ -475,5 +475,5 @@ pub async fn check_epoch(node: &Arc<Node>, replica: &Replica, epoch: Epoch, inde
             return Err(Refusal::WrongEpoch);
         }
     }
-    Ok(redealt)
+    Ok(reshared)
 }

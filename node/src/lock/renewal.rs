@@ -33,7 +33,7 @@ use crate::lock::pin;
 use crate::messages::peer::{LockState, PeerReply, PeerRequest};
 use crate::node::Node;
 use crate::node::enrolment::Enrolment;
-use crate::peers::proposal;
+use crate::peers::propose;
 use crate::vault::Vault;
 use crate::vault::lock_keys;
 
@@ -147,7 +147,7 @@ pub async fn report(node: Arc<Node>, replica: Replica) {
         let mut done = true;
         for change in owed {
             let kind = change.kind();
-            if let Err(reason) = proposal::propose(&node, &replica, change).await {
+            if let Err(reason) = propose::propose(&node, &replica, change).await {
                 debug!(kind, %reason, "not reported yet");
                 done = false;
             }
