@@ -1,12 +1,12 @@
 //! Op sessions: one authenticated connection per pair of nodes, over which both sides ask and answer.
 //!
-//! Either side may dial. When two sessions of the same two processes exist, the one dialled by the lower node id stays.
-//! A session with another boot nonce is another process of that node: it takes the place of the old one only when the
-//! old one is silent to two pings, otherwise it is refused and an alarm is raised.
+//! Either side may dial. When two sessions of the same two processes exist, the one dialled by the lower node id stays. A
+//! session with another boot nonce is another process of that node: it takes the place of the old one only when the old one
+//! is silent to two pings, otherwise it is refused and an alarm is raised.
 //!
-//! Each side says in its hello, and then every second, what is flushed to its disk. A hello of another process that is
-//! behind what was said before is a disk that went back in time, an older copy perhaps, and is refused before Raft sees
-//! it. A log that is truncated does not go back: truncations are counted, in the same write, and the count comes first.
+//! Each side says in its hello, and then every second, what is flushed to its disk. A hello of another process that is behind
+//! what was said before is a disk that went back in time, an older copy perhaps, and is refused before Raft sees it. A log
+//! that is truncated does not go back: truncations are counted, in the same write, and the count comes first.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -142,8 +142,7 @@ impl Reported {
         Ok(())
     }
 
-    /// Notes what the process of `peer` that there is a session with says by now. What was said before stays if it is
-    /// more.
+    /// Notes what the process of `peer` that there is a session with says by now. What was said before stays if it is more.
     pub fn told(&mut self, peer: NodeId, boot_nonce: [u8; 32], said: Flushed) {
         let highest = self.0.entry(peer).or_insert((boot_nonce, said));
         *highest = (boot_nonce, highest.1.max(said));
@@ -208,8 +207,7 @@ impl Sessions {
         self.reported.lock().told(peer, session.boot_nonce, said);
     }
 
-    /// Puts a session in place, unless another one of the same pair of processes has precedence. Returns whether it
-    /// stays.
+    /// Puts a session in place, unless another one of the same pair of processes has precedence. Returns whether it stays.
     fn place(&self, me: NodeId, session: &Arc<Session>) -> bool {
         let mut open = self.open.lock();
         if let Some(old) = open.get(&session.peer).filter(|old| old.conn.is_open()) {
@@ -337,8 +335,8 @@ async fn greet(node: &Arc<Node>, peer: NodeId, conn: &Conn, admitted: &AtomicBoo
     Ok(())
 }
 
-/// Holds what a hello says is flushed against what was seen before. While a cluster is being founded there is nothing
-/// yet that could go back: a founder that restarts says nothing before its log is open.
+/// Holds what a hello says is flushed against what was seen before. While a cluster is being founded there is nothing yet
+/// that could go back: a founder that restarts says nothing before its log is open.
 fn note_flushed(node: &Node, hello: &Hello) -> Result<(), Refusal> {
     if node.phase() == Phase::Joining {
         return Ok(());

@@ -1,7 +1,7 @@
 //! Voters that leave, and copies that come back: what the other nodes refuse, and what they believe.
 //!
-//! No command changes the voters here. A member is played by the test itself: with the disk of a node that was killed,
-//! its keys, and a replica of the real kind; when it leads, it does what a leader may.
+//! No command changes the voters here. A member is played by the test itself: with the disk of a node that was killed, its
+//! keys, and a replica of the real kind; when it leads, it does what a leader may.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -184,10 +184,10 @@ fn phase(site: &Site, node: &str) -> Option<Phase> {
     site.cluster.status(node).ok().map(|status| status.public.phase)
 }
 
-/// T16: whoever appended the revocation refuses the revoked node everything: its lock, a session, and in it Raft,
-/// shares and all else. The node is not put out of service by one voice; a majority of the voters that it knows is
-/// believed, and then it is down for good. Mutated: with peers that go on answering, this fails; so does it with a node
-/// that believes one voice, or that forgets it over a restart.
+/// T16: whoever appended the revocation refuses the revoked node everything: its lock, a session, and in it Raft, shares and
+/// all else. The node is not put out of service by one voice; a majority of the voters that it knows is believed, and then
+/// it is down for good. Mutated: with peers that go on answering, this fails; so does it with a node that believes one voice,
+/// or that forgets it over a restart.
 #[test]
 fn t16_a_revoked_node_is_refused_everything_and_believes_a_majority() {
     let mut site = Site::with_lasting_locks();
@@ -247,9 +247,9 @@ fn t16_a_revoked_node_is_refused_everything_and_believes_a_majority() {
     site.block(played.replica.shutdown());
 }
 
-/// By command, as an operator does it: the node that leaves hears from the others that it is gone, goes down, and stays
-/// so; the others go on, and their status does not name it any more. Mutated: with a roster that does not follow what
-/// is applied, it goes on asking for ever.
+/// By command, as an operator does it: the node that leaves hears from the others that it is gone, goes down, and stays so;
+/// the others go on, and their status does not name it any more. Mutated: with a roster that does not follow what is applied,
+/// it goes on asking for ever.
 #[test]
 fn a_node_that_leaves_by_command_goes_down_by_itself() {
     for (command, nodes) in [("revoke", 3), ("remove", 4)] {
@@ -279,9 +279,9 @@ fn a_node_that_leaves_by_command_goes_down_by_itself() {
     }
 }
 
-/// T51, the first half: a copy of the disk of a living node, whose lock is still good, is put in the place of the disk.
-/// What the node had flushed is known to its peers, to the second, and they refuse the copy before Raft hears of it.
-/// Mutated: without what members tell each second, only hellos count, and the copy is newer than those.
+/// T51, the first half: a copy of the disk of a living node, whose lock is still good, is put in the place of the disk. What
+/// the node had flushed is known to its peers, to the second, and they refuse the copy before Raft hears of it. Mutated:
+/// without what members tell each second, only hellos count, and the copy is newer than those.
 #[test]
 fn t51_an_old_copy_of_a_live_generation_is_refused() {
     let mut site = Site::with_lasting_locks();
@@ -334,9 +334,9 @@ fn copy_all(from: &Path, to: &Path) {
     }
 }
 
-/// T51, the other half: a leader that is cut off writes what is never committed, and reports it as flushed to whoever
-/// hears it yet; back among the others its log is truncated, and it is killed and started at once. It is no copy, and
-/// is let in. That truncations count for more than the end of the log is shown by `raft/src/tests/cluster.rs`.
+/// T51, the other half: a leader that is cut off writes what is never committed, and reports it as flushed to whoever hears
+/// it yet; back among the others its log is truncated, and it is killed and started at once. It is no copy, and is let in.
+/// That truncations count for more than the end of the log is shown by `raft/src/tests/cluster.rs`.
 #[test]
 fn t51_a_truncated_log_is_not_taken_for_an_old_copy() {
     let mut site = Site::with_lasting_locks();
@@ -344,8 +344,7 @@ fn t51_a_truncated_log_is_not_taken_for_an_old_copy() {
     for round in 0..3 {
         let leader = site.leader();
         let others: Vec<String> = site.cluster.names().into_iter().filter(|name| *name != leader).collect();
-        // The others hear it, and are not heard: it goes on leading for a moment, and nothing that it writes is
-        // committed.
+        // The others hear it, and are not heard: it goes on leading for a moment, and nothing that it writes is committed.
         for other in &others {
             site.faults().cut_one_way(other, &leader).expect("they exist");
         }
