@@ -1,12 +1,12 @@
 //! Op sessions: one authenticated connection per pair of nodes, over which both sides ask and answer.
 //!
-//! Either side may dial. When two sessions of the same two processes exist, the one dialled by the lower node id stays.
-//! A session with another boot nonce is another process of that node: it takes the place of the old one only when the
-//! old one is silent to two pings, otherwise it is refused and an alarm is raised.
+//! Either side may dial. When two sessions of the same two processes exist, the one dialled by the lower node id stays. A
+//! session with another boot nonce is another process of that node: it takes the place of the old one only when the old one
+//! is silent to two pings, otherwise it is refused and an alarm is raised.
 //!
-//! Each side says in its hello, and then every second, what is flushed to its disk. A hello of another process that is
-//! behind what was said before is a disk that went back in time, an older copy perhaps, and is refused before Raft sees
-//! it. A log that is truncated does not go back: truncations are counted, in the same write, and the count comes first.
+//! Each side says in its hello, and then every second, what is flushed to its disk. A hello of another process that is behind
+//! what was said before is a disk that went back in time, an older copy perhaps, and is refused before Raft sees it. A log
+//! that is truncated does not go back: truncations are counted, in the same write, and the count comes first.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,8 +1,8 @@
 //! The one door from the network: a QUIC endpoint, four protocols, and who may speak which.
 //!
-//! TLS accepts any raw Ed25519 key whose signature holds; right after the handshake the key is held against the
-//! protocol and the roster. A locked node offers only `quorate-boot/1`, so that no client hands its token to a boot
-//! key, which lies in plain on the disk.
+//! TLS accepts any raw Ed25519 key whose signature holds; right after the handshake the key is held against the protocol
+//! and the roster. A locked node offers only `quorate-boot/1`, so that no client hands its token to a boot key, which lies
+//! in plain on the disk.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -31,8 +31,8 @@ use crate::service::member::{self, Asked, Pace};
 
 /// Handshakes under way at most; beyond, new connections are refused until some finish.
 const HANDSHAKES_MAX: usize = 256;
-/// Open connections of others than members, clients above all; the next one is told so and closed, and a client asks
-/// another node. Members always find a place. An idle connection costs about 40 KiB.
+/// Open connections of others than members, clients above all; the next one is told so and closed, and a client asks another
+/// node. Members always find a place. An idle connection costs about 40 KiB.
 const GUESTS_MAX: usize = 10_240;
 /// What is put up with on such a connection before it is closed with a reason. The largest request, a message of 64 KiB
 /// as text, takes a third of such a frame.

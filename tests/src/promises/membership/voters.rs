@@ -1,7 +1,7 @@
 //! Voters that leave, and old copies of disks that come back: what the other nodes refuse, and what they believe.
 //!
-//! No command changes the voters here. A member is played by the test itself: with the disk of a node that was killed,
-//! its keys, and a replica of the real kind; when it leads, it does what a leader may.
+//! No command changes the voters here. A member is played by the test itself: with the disk of a node that was killed, its
+//! keys, and a replica of the real kind; when it leads, it does what a leader may.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -352,8 +352,7 @@ fn t51_a_truncated_log_is_not_taken_for_an_old_copy() {
     for round in 0..3 {
         let leader = site.leader();
         let others: Vec<String> = site.cluster.names().into_iter().filter(|name| *name != leader).collect();
-        // The others hear it, and are not heard: it goes on leading for a moment, and nothing that it writes is
-        // committed.
+        // The others hear it, and are not heard: it goes on leading for a moment, and nothing that it writes is committed.
         for other in &others {
             site.faults().cut_one_way(other, &leader).expect("they exist");
         }
