@@ -5,17 +5,17 @@
 use std::io;
 
 use quorate_node::vault::VaultFile;
-use quorate_node::vault::disk::{Disk, SLOT_BYTES, Slot};
+use quorate_node::vault::disk::{Disk, SLOT_BYTES, VaultSlot};
 use sha2::{Digest, Sha256};
 
 struct Memory([Box<[u8; SLOT_BYTES]>; 2]);
 
 impl Disk for &mut Memory {
-    fn read(&mut self, slot: Slot, into: &mut [u8; SLOT_BYTES]) -> io::Result<()> {
+    fn read(&mut self, slot: VaultSlot, into: &mut [u8; SLOT_BYTES]) -> io::Result<()> {
         into.copy_from_slice(&*self.0[slot as usize]);
         Ok(())
     }
-    fn write(&mut self, slot: Slot, bytes: &[u8; SLOT_BYTES]) -> io::Result<()> {
+    fn write(&mut self, slot: VaultSlot, bytes: &[u8; SLOT_BYTES]) -> io::Result<()> {
         self.0[slot as usize].copy_from_slice(bytes);
         Ok(())
     }

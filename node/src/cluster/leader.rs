@@ -25,8 +25,8 @@ use tracing::{debug, info, warn};
 use crate::base::clock::boot_ms;
 use crate::base::random;
 use crate::keys::deal::{self, ReshareError};
-use crate::memory::keyring::{LoadError, Slot};
-use crate::messages::peer::{PeerReply, PeerRequest, Refusal, VerifyRequest};
+use crate::memory::keyring::{KeyVersionId, LoadError};
+use crate::messages::peer::{PeerRefusal, PeerReply, PeerRequest, VerifyRequest};
 use crate::node::Node;
 
 /// How long a holder may take to open and check a list of shares.
@@ -52,7 +52,7 @@ pub async fn run(node: Arc<Node>, replica: Replica) {
         let active_ms = serving.for_ms(replica.read(|state| state.active().map(|active| active.epoch)), boot_ms());
         let view = if leads { view(&node, &replica, &mut joiner, active_ms).await } else { None };
         let step = view.map_or(Step::Nothing, |view| replica.read(|state| plan::next(state, &view)));
-        *node.leader.operation.lock() = replica.read(|state| told(state, &step, &short_of)).filter(|_| leads);
+        *node.leader.operation.lock() = replica.read(|state| describe(state, &step, &short_of)).filter(|_| leads);
         let done = match step {
             Step::AwaitFounding
             | Step::Nothing
@@ -198,7 +198,7 @@ pub fn present(node: &Node, replica: &Replica) -> BTreeSet<NodeId> {
 }
 
 /// The operation as an operator is told of it.
-fn told(state: &State, step: &Step, short_of: &BTreeSet<NodeId>) -> Option<wire::OperationStatus> {
+fn describe(state: &State, step: &Step, short_of: &BTreeSet<NodeId>) -> Option<wire::OperationStatus> {
     let running = state.operations.running.as_ref()?;
     let names = |nodes: &mut dyn Iterator<Item = NodeId>| nodes.map(|id| name_in(state, id)).collect::<Vec<_>>();
     let name = operation_name(state, &running.operation);
@@ -279,7 +279,7 @@ async fn reshare(
     node: &Arc<Node>,
     replica: &Replica,
     epoch: Epoch,
-    versions: &[Slot],
+    versions: &[KeyVersionId],
     short_of: &mut BTreeSet<NodeId>,
 ) -> bool {
     let work = {
@@ -423,23 +423,28 @@ pub fn reached(records: &[Unverified], by: &Tally) -> Vec<Verified> {
 /// The holder's side: opens and checks its shares of the named versions, and answers those that are right.
 ///
 /// # Errors
-/// [`Refusal::Behind`] if this node has not applied them yet.
+/// [`PeerRefusal::Behind`] if this node has not applied them yet.
 pub async fn check_shares(
     node: &Arc<Node>,
     replica: &Replica,
     request: &VerifyRequest,
-) -> Result<Vec<(KeyUid, KeyVersion)>, Refusal> {
+) -> Result<Vec<(KeyUid, KeyVersion)>, PeerRefusal> {
     if request.versions.len() > crate::messages::peer::VERSIONS_MAX {
-        return Err(Refusal::TooMany);
+        return Err(PeerRefusal::TooMany);
     }
-    replica.wait_applied(request.index, HOLDER).await.map_err(|_| Refusal::Behind)?;
+    replica.wait_applied(request.index, HOLDER).await.map_err(|_| PeerRefusal::Behind)?;
     check(node, replica, request.epoch, &request.versions).await
 }
 
-async fn check(node: &Node, replica: &Replica, epoch: Epoch, slots: &[Slot]) -> Result<Vec<Slot>, Refusal> {
-    let holder = node.enrolment().identity.holder().ok_or(Refusal::WrongEpoch)?;
-    let mut verified = Vec::with_capacity(slots.len());
-    for some in slots.chunks(CHECKED_AT_ONCE) {
+async fn check(
+    node: &Node,
+    replica: &Replica,
+    epoch: Epoch,
+    key_versions: &[KeyVersionId],
+) -> Result<Vec<KeyVersionId>, PeerRefusal> {
+    let holder = node.enrolment().identity.holder().ok_or(PeerRefusal::WrongEpoch)?;
+    let mut verified = Vec::with_capacity(key_versions.len());
+    for some in key_versions.chunks(CHECKED_AT_ONCE) {
         // Those that can be read; one that cannot must not hide the others.
         let infos = holder.share_record_infos(replica, epoch, some).unwrap_or_else(|_| {
             some.iter()
@@ -462,17 +467,17 @@ async fn check(node: &Node, replica: &Replica, epoch: Epoch, slots: &[Slot]) -> 
 /// these are all.
 ///
 /// # Errors
-/// [`Refusal::Behind`] if this node has not applied them yet, [`Refusal::WrongEpoch`] if it cannot open them all.
-pub async fn check_epoch(node: &Arc<Node>, replica: &Replica, epoch: Epoch, index: u64) -> Result<u64, Refusal> {
-    replica.wait_applied(index, HOLDER).await.map_err(|_| Refusal::Behind)?;
+/// [`PeerRefusal::Behind`] if this node has not applied them yet, [`PeerRefusal::WrongEpoch`] if it cannot open them all.
+pub async fn check_epoch(node: &Arc<Node>, replica: &Replica, epoch: Epoch, index: u64) -> Result<u64, PeerRefusal> {
+    replica.wait_applied(index, HOLDER).await.map_err(|_| PeerRefusal::Behind)?;
     let mut checked = node.keys.checked.lock().await;
-    let (reshared, slots) = replica.read(|state| checked.owed(state, epoch)).ok_or(Refusal::WrongEpoch)?;
-    for some in slots.chunks(crate::messages::peer::VERSIONS_MAX) {
+    let (reshared, key_versions) = replica.read(|state| checked.owed(state, epoch)).ok_or(PeerRefusal::WrongEpoch)?;
+    for some in key_versions.chunks(crate::messages::peer::VERSIONS_MAX) {
         let verified = check(node, replica, epoch, some).await?;
         let all = verified.len() == some.len();
         checked.note(verified);
         if !all {
-            return Err(Refusal::WrongEpoch);
+            return Err(PeerRefusal::WrongEpoch);
         }
     }
     Ok(reshared)

@@ -22,7 +22,7 @@ use crate::cluster::leader;
 use crate::cluster::status::theft_threshold;
 use crate::lease::renewal;
 use crate::messages::caller::Caller;
-use crate::messages::peer::Operate;
+use crate::messages::peer::Order;
 use crate::node::Node;
 use crate::vault::invitation::{INVITERS_MAX, Invitation, InvitationError, Inviter};
 
@@ -33,12 +33,12 @@ const LEASE_SLACK_MS: u64 = 300;
 ///
 /// # Errors
 /// What a client should hear.
-pub async fn begin(node: &Arc<Node>, replica: &Replica, operate: Operate, caller: &Caller) -> Result<Epoch, WireError> {
+pub async fn begin(node: &Arc<Node>, replica: &Replica, order: Order, caller: &Caller) -> Result<Epoch, WireError> {
     caught_up(node, replica).await?;
     let present = leader::present(node, replica);
-    let begin = match replica.read(|state| ordered(state, &operate, &present))? {
-        Ordered::Known(epoch) => return Ok(epoch),
-        Ordered::New(begin) => begin,
+    let begin = match replica.read(|state| ordered(state, &order, &present))? {
+        Resolved::Known(epoch) => return Ok(epoch),
+        Resolved::New(begin) => begin,
     };
     let operation = begin.operation.clone();
     match replica.propose(node.leader.command(replica, Change::Begin(begin))).await {
@@ -56,33 +56,33 @@ pub async fn begin(node: &Arc<Node>, replica: &Replica, operate: Operate, caller
 }
 
 /// What an operator's word comes to.
-pub enum Ordered {
+pub enum Resolved {
     /// The operation that it began before.
     Known(Epoch),
     /// To be proposed.
     New(Begin),
 }
 
-/// What `operate` comes to in `state`, while these members are there.
+/// What `order` comes to in `state`, while these members are there.
 ///
 /// # Errors
 /// What a client should hear.
-pub fn ordered(state: &State, operate: &Operate, present: &BTreeSet<NodeId>) -> Result<Ordered, WireError> {
-    let request = match operate {
-        Operate::Remove { request, .. } | Operate::Revoke { request, .. } => *request,
+pub fn ordered(state: &State, order: &Order, present: &BTreeSet<NodeId>) -> Result<Resolved, WireError> {
+    let request = match order {
+        Order::Remove { request, .. } | Order::Revoke { request, .. } => *request,
     };
     if let Some(known) = state.operation_of(&request) {
-        return Ok(Ordered::Known(known.epoch));
+        return Ok(Resolved::Known(known.epoch));
     }
     let all_named = |names: &[NodeName]| -> Result<BTreeSet<NodeId>, WireError> {
         names.iter().map(|name| named(state, name)).collect()
     };
-    let (operation, accept_no_redundancy, abandon) = match operate {
-        Operate::Remove { name, accept_no_redundancy, abandon, .. } => {
+    let (operation, accept_no_redundancy, abandon) = match order {
+        Order::Remove { name, accept_no_redundancy, abandon, .. } => {
             let node = named(state, name)?;
             (Operation::Remove { node }, *accept_no_redundancy, all_named(abandon)?)
         }
-        Operate::Revoke { names, .. } => (Operation::Revoke { nodes: all_named(names)? }, true, BTreeSet::new()),
+        Order::Revoke { names, .. } => (Operation::Revoke { nodes: all_named(names)? }, true, BTreeSet::new()),
     };
     if !operation.revokes() {
         let leaving = operation.leaving();
@@ -91,7 +91,7 @@ pub fn ordered(state: &State, operate: &Operate, present: &BTreeSet<NodeId>) -> 
             |away: &str| format!("start {away} and let it renew its lock, or count it as lost with --abandon {away}");
         refuse_stranding(state, &away.collect(), hint)?;
     }
-    Ok(Ordered::New(Begin { request, operation, accept_no_redundancy, abandon }))
+    Ok(Resolved::New(Begin { request, operation, accept_no_redundancy, abandon }))
 }
 
 /// Puts an invitation, or what it replaces, into the replicated state. The leader's side.

@@ -71,12 +71,12 @@ pub async fn register_self(node: &Arc<Node>) -> Result<(), FoundError> {
 }
 
 /// The side of `quorate-join/1` that is asked: the first founder's, or that of any member which serves. Malformed requests get an empty answer.
-pub async fn answer_join(node: &Arc<Node>, conn: &Conn, body: &[u8]) -> Vec<u8> {
+pub async fn take_proof(node: &Arc<Node>, conn: &Conn, body: &[u8]) -> Vec<u8> {
     let Ok(request) = JoinRequest::parse(body) else { return Vec::new() };
     let exporter = *conn.export(EXPORTER_JOIN, b"").expose();
     let tls_key = conn.peer().key.0;
     if let Some(replica) = node.replica().filter(|_| node.phase() == Phase::Serving) {
-        return inviter::answer(node, &replica, request, tls_key, &exporter, conn.peer().remote).await;
+        return inviter::take_proof(node, &replica, request, tls_key, &exporter, conn.peer().remote).await;
     }
     // Strangers must not cost more than a look: a vault update is for those who know an invitation.
     let invited = node.with_vault(|vault| registry::knows(vault, &request, &exporter)).unwrap_or_default();

@@ -35,7 +35,7 @@ const KNOWN: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_millis(20);
 
 /// A member's side of `quorate-join/1`.
-pub async fn answer(
+pub async fn take_proof(
     node: &Arc<Node>,
     replica: &Replica,
     request: JoinRequest,

@@ -25,7 +25,7 @@ use crate::base::random;
 use crate::keys::reconstruct::{self, Loaded};
 use crate::lease::renewal;
 use crate::memory::dealer::OpenDealer;
-use crate::memory::keyring::{LoadError, Slot};
+use crate::memory::keyring::{KeyVersionId, LoadError};
 use crate::memory::lease::Lease;
 use crate::messages::peer::KeyChange;
 use crate::node::Node;
@@ -39,7 +39,7 @@ const TRIES: usize = 3;
 ///
 /// # Errors
 /// What a client should hear.
-pub async fn change(node: &Arc<Node>, replica: &Replica, change: KeyChange) -> Result<Slot, WireError> {
+pub async fn change(node: &Arc<Node>, replica: &Replica, change: KeyChange) -> Result<KeyVersionId, WireError> {
     let target = match replica.read(|state| target(state, &change, &mut random::system())) {
         // The open batch went into the log in this term, so whatever earlier leaders acknowledged is applied here.
         Ok(target) if can_deal(node, replica) => target,
@@ -54,16 +54,16 @@ pub async fn change(node: &Arc<Node>, replica: &Replica, change: KeyChange) -> R
     };
     match target {
         Target::Made(made) => Ok(made),
-        Target::New(slot) => propose(node, replica, &change, slot).await,
+        Target::New(key_version) => propose(node, replica, &change, key_version).await,
     }
 }
 
 /// What a change comes to.
 pub enum Target {
     /// It was made before, by the same request.
-    Made(Slot),
+    Made(KeyVersionId),
     /// This version is to be made.
-    New(Slot),
+    New(KeyVersionId),
 }
 
 /// What `change` comes to in `state`, where a new key would get a uid from `rng`.
@@ -95,9 +95,14 @@ pub fn target(state: &State, change: &KeyChange, rng: &mut impl CryptoRng) -> Re
     }
 }
 
-async fn propose(node: &Arc<Node>, replica: &Replica, change: &KeyChange, slot: Slot) -> Result<Slot, WireError> {
+async fn propose(
+    node: &Arc<Node>,
+    replica: &Replica,
+    change: &KeyChange,
+    key_version: KeyVersionId,
+) -> Result<KeyVersionId, WireError> {
     for _ in 0..TRIES {
-        let command = node.leader.command(replica, deal(node, replica, change, slot).await?);
+        let command = node.leader.command(replica, deal(node, replica, change, key_version).await?);
         match replica.propose(command).await {
             Ok(Outcome::VersionMade { uid, version, .. }) => return Ok((uid, version)),
             Ok(_) => return Err(WireError::new(Code::Internal, "the change was answered as another")),
@@ -113,7 +118,7 @@ async fn deal(
     node: &Arc<Node>,
     replica: &Replica,
     change: &KeyChange,
-    (uid, version): Slot,
+    (uid, version): KeyVersionId,
 ) -> Result<Change, WireError> {
     let identity = KeyIdentity { cluster: node.cluster(), uid, version };
     let key = MasterKey::random(&mut random::system());
@@ -142,10 +147,10 @@ pub async fn reshare(
     node: &Arc<Node>,
     replica: &Replica,
     epoch: Epoch,
-    slots: &[Slot],
+    key_versions: &[KeyVersionId],
 ) -> Result<Reshare, ReshareError> {
     let closed = || ReshareError::Deal("the epoch is not open any more".to_owned());
-    let keys = reconstruct::masters(node, replica, slots).await?;
+    let keys = reconstruct::master_keys(node, replica, key_versions).await?;
     let mut dealt = Vec::with_capacity(keys.len());
     for Loaded { identity, kcv, key, .. } in keys {
         let record = in_open_batch(node, replica, |open| open.deal_to(epoch, &key, &identity, &kcv)).await;

@@ -26,8 +26,8 @@ use tracing::{debug, warn};
 use crate::base::phase::{RequestClass, admits};
 use crate::base::random;
 use crate::memory::holder::{HoldError, ShareRecordInfo};
-use crate::memory::keyring::{LoadError, Slot};
-use crate::messages::peer::{self, PeerReply, PeerRequest, Refusal, SealedShare, SharesRequest, VERSIONS_MAX};
+use crate::memory::keyring::{KeyVersionId, LoadError};
+use crate::messages::peer::{self, PeerRefusal, PeerReply, PeerRequest, SealedShare, SharesRequest, VERSIONS_MAX};
 use crate::node::Node;
 use crate::node::sessions::Sessions;
 
@@ -42,8 +42,8 @@ const AGAIN: Duration = Duration::from_millis(100);
 ///
 /// # Errors
 /// [`LoadError`], after five seconds at most.
-pub async fn load(node: Arc<Node>, replica: Replica, slot: Slot) -> Result<EncryptionRoot, LoadError> {
-    let mut loaded = masters(&node, &replica, &[slot]).await?;
+pub async fn load(node: Arc<Node>, replica: Replica, key_version: KeyVersionId) -> Result<EncryptionRoot, LoadError> {
+    let mut loaded = master_keys(&node, &replica, &[key_version]).await?;
     let Loaded { identity, key, epoch, .. } = loaded.pop().ok_or(LoadError::NoEpoch)?;
     debug!(uid = %identity.uid, version = %identity.version, %epoch, "key loaded");
     Ok(key.encryption_root(&identity))
@@ -65,11 +65,15 @@ pub struct Loaded {
 ///
 /// # Errors
 /// [`LoadError`], after five seconds at most.
-pub async fn masters(node: &Arc<Node>, replica: &Replica, slots: &[Slot]) -> Result<Vec<Loaded>, LoadError> {
+pub async fn master_keys(
+    node: &Arc<Node>,
+    replica: &Replica,
+    key_versions: &[KeyVersionId],
+) -> Result<Vec<Loaded>, LoadError> {
     let deadline = Instant::now() + LOAD;
     loop {
         let epoch = active(replica).ok_or(LoadError::NoEpoch)?;
-        let gathered = gather(node, replica, epoch, slots, deadline).await;
+        let gathered = gather(node, replica, epoch, key_versions, deadline).await;
         // Peers give shares of the ACTIVE epoch alone: another one may have taken its place meanwhile.
         if gathered.is_err() && active(replica) != Some(epoch) && Instant::now() < deadline {
             continue;
@@ -86,27 +90,27 @@ async fn gather(
     node: &Arc<Node>,
     replica: &Replica,
     epoch: Epoch,
-    slots: &[Slot],
+    key_versions: &[KeyVersionId],
     deadline: Instant,
 ) -> Result<Vec<Loaded>, LoadError> {
     let holder = node.enrolment().identity.holder().ok_or(LoadError::NoEpoch)?;
     let mut changes = replica.changes();
-    let infos = holder.share_record_infos(replica, epoch, slots)?;
-    let mut known = Vec::with_capacity(slots.len());
+    let infos = holder.share_record_infos(replica, epoch, key_versions)?;
+    let mut known = Vec::with_capacity(key_versions.len());
     let mut quorums = Quorums(BTreeMap::new());
-    for (slot, info) in slots.iter().zip(infos) {
+    for (key_version, info) in key_versions.iter().zip(infos) {
         let own = holder.open(replica, &info);
         let (identity, kcv) = (info.identity, info.kcv);
         let mut quorum = Quorum::new(info.record, identity, &info.committee, kcv)?;
         match own {
             Ok((x, share)) => drop(quorum.add(node.id(), x, share)?),
             Err(error) => {
-                let (uid, version) = slot;
+                let (uid, version) = key_version;
                 warn!(%uid, %version, %error, "own share does not open; asking more peers");
             }
         }
         known.push((identity, kcv));
-        quorums.0.insert(*slot, quorum);
+        quorums.0.insert(*key_version, quorum);
     }
     while !quorums.reached() {
         let late = !quorums.ask_all(node, epoch, deadline).await && Instant::now() + AGAIN >= deadline;
@@ -119,16 +123,16 @@ async fn gather(
             let _ = timeout_at(Instant::now() + AGAIN, moved_on).await;
         }
     }
-    let mut loaded = Vec::with_capacity(slots.len());
-    for (slot, (identity, kcv)) in slots.iter().zip(known) {
-        let key = quorums.0.remove(slot).ok_or(LoadError::NoEpoch)?.close()?;
+    let mut loaded = Vec::with_capacity(key_versions.len());
+    for (key_version, (identity, kcv)) in key_versions.iter().zip(known) {
+        let key = quorums.0.remove(key_version).ok_or(LoadError::NoEpoch)?.close()?;
         loaded.push(Loaded { identity, kcv, key, epoch });
     }
     Ok(loaded)
 }
 
 /// The quorums of several key versions, whose holders are the same.
-struct Quorums(BTreeMap<Slot, Quorum>);
+struct Quorums(BTreeMap<KeyVersionId, Quorum>);
 
 impl Quorums {
     fn reached(&self) -> bool {
@@ -159,7 +163,7 @@ impl Quorums {
         let later = missing.split_off(first);
         let second_wave = (Instant::now() + SECOND_WAVE).min(deadline);
         let open = self.0.iter().filter(|(_, quorum)| !quorum.progress().reached());
-        let versions = open.map(|(slot, _)| *slot).collect();
+        let versions = open.map(|(key_version, _)| *key_version).collect();
         let request = &PeerRequest::Shares(SharesRequest { epoch, versions, request: random::bytes() });
         let peers = node.peers();
         let sessions = &peers.sessions;
@@ -175,8 +179,8 @@ impl Quorums {
             .chain(later.into_iter().map(|peer| ask(peer, Some(second_wave))))
             .collect();
         while let Some((peer, shares)) = asked.next().await {
-            for (slot, x, share) in shares {
-                let added = self.0.get_mut(&slot).map(|quorum| quorum.add(peer, x, share));
+            for (key_version, x, share) in shares {
+                let added = self.0.get_mut(&key_version).map(|quorum| quorum.add(peer, x, share));
                 if let Some(Err(error)) = added {
                     warn!(%peer, %error, "share refused");
                     let message = format!("a share from {} was refused: {error}", node.name_of(peer));
@@ -191,7 +195,7 @@ impl Quorums {
     }
 }
 
-async fn ask_one(sessions: &Sessions, peer: NodeId, request: &PeerRequest) -> Vec<(Slot, u8, Secret<32>)> {
+async fn ask_one(sessions: &Sessions, peer: NodeId, request: &PeerRequest) -> Vec<(KeyVersionId, u8, Secret<32>)> {
     let Some(session) = sessions.with(peer) else { return Vec::new() };
     match session.ask(Lane::Ordinary, request, LOAD).await {
         Ok(PeerReply::Shares(shares)) => {
@@ -224,7 +228,7 @@ pub fn is_entitled(state: &State, epoch: Epoch, node: NodeId) -> bool {
 }
 
 /// The holder's side: gives its shares to a member of the active epoch, while it has a lease itself.
-pub fn answer(
+pub fn give_shares(
     node: &Node,
     replica: &Replica,
     (from, conn): (NodeId, &Conn),
@@ -232,18 +236,18 @@ pub fn answer(
     body: &[u8],
 ) -> PeerReply {
     if request.versions.len() > VERSIONS_MAX {
-        return PeerReply::Refused(Refusal::TooMany);
+        return PeerReply::Refused(PeerRefusal::TooMany);
     }
     if !admits(node.phase(), RequestClass::Shares) || !node.serving.lease.is_valid() {
-        return PeerReply::Refused(Refusal::NoLease);
+        return PeerReply::Refused(PeerRefusal::NoLease);
     }
     if !node.peers().rates.shares.admits(from, request.versions.len()) {
-        return PeerReply::Refused(Refusal::Busy);
+        return PeerReply::Refused(PeerRefusal::Busy);
     }
     // The share is sealed for the very connection that asked: while two sessions of a pair settle, that may be the other.
     let session = node.peers().sessions.with(from).filter(|session| session.conn.same_as(conn));
     let (Some(holder), Some(session)) = (node.enrolment().identity.holder(), session) else {
-        return PeerReply::Refused(Refusal::NoHello);
+        return PeerReply::Refused(PeerRefusal::NoHello);
     };
     let open = |info: ShareRecordInfo| -> Result<SealedShare, HoldError> {
         let (uid, version) = (info.identity.uid, info.identity.version);
@@ -253,7 +257,7 @@ pub fn answer(
         Ok(SealedShare { uid, version, x, counter: place.counter, sealed })
     };
     if !replica.read(|state| is_entitled(state, request.epoch, from)) {
-        return PeerReply::Refused(Refusal::WrongEpoch);
+        return PeerReply::Refused(PeerRefusal::WrongEpoch);
     }
     let infos = holder.share_record_infos(replica, request.epoch, &request.versions);
     match infos.and_then(|infos| infos.into_iter().map(open).collect::<Result<Vec<_>, _>>()) {
@@ -264,11 +268,11 @@ pub fn answer(
             }
             PeerReply::Shares(shares)
         }
-        Ok(_) => PeerReply::Refused(Refusal::NoLease),
-        Err(HoldError::NoRecord(_) | HoldError::Busy) => PeerReply::Refused(Refusal::Behind),
+        Ok(_) => PeerReply::Refused(PeerRefusal::NoLease),
+        Err(HoldError::NoRecord(_) | HoldError::Busy) => PeerReply::Refused(PeerRefusal::Behind),
         Err(error) => {
             warn!(%error, "cannot give a share");
-            PeerReply::Refused(Refusal::Storage)
+            PeerReply::Refused(PeerRefusal::Storage)
         }
     }
 }

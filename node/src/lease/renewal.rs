@@ -16,7 +16,7 @@ use tracing::{debug, warn};
 
 use crate::base::clock::boot_ms;
 use crate::memory::lease::Renewal;
-use crate::messages::peer::{PeerReply, PeerRequest, Refusal};
+use crate::messages::peer::{PeerRefusal, PeerReply, PeerRequest};
 use crate::node::Node;
 use crate::node::serving::NoLease;
 
@@ -139,16 +139,16 @@ async fn ask(node: &Node, leader: NodeId, deadline: Duration) -> Result<u64, NoL
     match node.peers().sessions.ask(leader, Lane::Urgent, &PeerRequest::Lease, deadline).await {
         Ok(PeerReply::Lease { index }) => Ok(index),
         Ok(PeerReply::Refused(refusal)) => Err(NoLease::Refused(refusal)),
-        Ok(_) => Err(NoLease::Refused(Refusal::Malformed)),
+        Ok(_) => Err(NoLease::Refused(PeerRefusal::Malformed)),
         Err(_) => Err(NoLease::Unreachable(node.name_of(leader))),
     }
 }
 
 /// The leader's side: answers only after a read-index round that began after the request arrived.
-pub async fn answer(replica: &Replica) -> PeerReply {
+pub async fn grant(replica: &Replica) -> PeerReply {
     match replica.read_index().await {
         Ok(index) => PeerReply::Lease { index },
-        Err(ReadIndexError::NotLeader { leader }) => PeerReply::Refused(Refusal::NotLeader(leader)),
-        Err(_) => PeerReply::Refused(Refusal::NoQuorum),
+        Err(ReadIndexError::NotLeader { leader }) => PeerReply::Refused(PeerRefusal::NotLeader(leader)),
+        Err(_) => PeerReply::Refused(PeerRefusal::NoQuorum),
     }
 }

@@ -197,7 +197,7 @@ fn explain(code: LockOpenCode) -> &'static str {
 
 /// The peer's side: opens the piece that `body` carries, if the asker is who it says and nothing speaks against it.
 /// Malformed bytes get an empty answer.
-pub async fn answer(node: &Arc<Node>, conn: &Conn, body: &[u8]) -> Vec<u8> {
+pub async fn give_piece(node: &Arc<Node>, conn: &Conn, body: &[u8]) -> Vec<u8> {
     let Ok(request) = LockOpenRequest::parse(body) else {
         return Vec::new();
     };

@@ -5,34 +5,34 @@ use std::collections::HashSet;
 use quorate_raft::state::State;
 use quorate_shares::ids::Epoch;
 
-use crate::memory::keyring::Slot;
+use crate::memory::keyring::KeyVersionId;
 
 /// The records of one epoch that this node opened and checked, so that being asked again costs nothing.
 #[derive(Debug, Default)]
 pub struct Checked {
     epoch: Epoch,
-    slots: HashSet<Slot>,
+    key_versions: HashSet<KeyVersionId>,
 }
 
 impl Checked {
     /// How many records of `epoch` were dealt anew, and those of its records that were not checked here yet.
-    pub fn owed(&mut self, state: &State, epoch: Epoch) -> Option<(u64, Vec<Slot>)> {
+    pub fn owed(&mut self, state: &State, epoch: Epoch) -> Option<(u64, Vec<KeyVersionId>)> {
         if self.epoch != epoch {
-            *self = Self { epoch, slots: HashSet::new() };
+            *self = Self { epoch, key_versions: HashSet::new() };
         }
-        let (reshared, mut slots) = records_of(state, epoch)?;
-        slots.retain(|slot| !self.slots.contains(slot));
-        Some((reshared, slots))
+        let (reshared, mut key_versions) = records_of(state, epoch)?;
+        key_versions.retain(|key_version| !self.key_versions.contains(key_version));
+        Some((reshared, key_versions))
     }
 
     /// These were.
-    pub fn note(&mut self, slots: impl IntoIterator<Item = Slot>) {
-        self.slots.extend(slots);
+    pub fn note(&mut self, key_versions: impl IntoIterator<Item = KeyVersionId>) {
+        self.key_versions.extend(key_versions);
     }
 }
 
 /// How many records of an epoch were dealt anew, and the versions that have one, dealt anew or made since.
-fn records_of(state: &State, epoch: Epoch) -> Option<(u64, Vec<Slot>)> {
+fn records_of(state: &State, epoch: Epoch) -> Option<(u64, Vec<KeyVersionId>)> {
     let reshared = state.epoch(epoch)?.reshared;
     let versions = state
         .keys

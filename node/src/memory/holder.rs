@@ -142,14 +142,14 @@ impl Holder {
         &self,
         source: &impl Source,
         epoch: Epoch,
-        slots: &[(KeyUid, KeyVersion)],
+        key_versions: &[(KeyUid, KeyVersion)],
     ) -> Result<Vec<ShareRecordInfo>, HoldError> {
         let known = source.state(|state| {
             let kcv = |&(uid, version): &_| state.version(uid, version).map(|version| version.kcv);
-            Some((slots.iter().map(kcv).collect::<Option<Vec<_>>>()?, Arc::new(state.committee(epoch)?)))
+            Some((key_versions.iter().map(kcv).collect::<Option<Vec<_>>>()?, Arc::new(state.committee(epoch)?)))
         });
         let (kcvs, committee) = known.ok_or(HoldError::NoRecord(epoch))?;
-        let infos = slots.iter().zip(kcvs).map(|(&(uid, version), kcv)| {
+        let infos = key_versions.iter().zip(kcvs).map(|(&(uid, version), kcv)| {
             let bytes = source.record(uid, version, epoch)?;
             let record = ShareRecord::parse(&bytes.ok_or(HoldError::NoRecord(epoch))?)?;
             let identity = KeyIdentity { cluster: self.cluster, uid, version };

@@ -24,7 +24,7 @@ use crate::memory::holder::HoldError;
 pub const ROOTS_MAX: NonZeroUsize = NonZeroUsize::new(10_000).expect("not zero");
 
 /// One version of one key.
-pub type Slot = (KeyUid, KeyVersion);
+pub type KeyVersionId = (KeyUid, KeyVersion);
 
 /// Why a key cannot be used.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -76,7 +76,7 @@ pub struct Roots {
 }
 
 struct Kept {
-    roots: LruCache<Slot, Entry>,
+    roots: LruCache<KeyVersionId, Entry>,
     wipes: Wipes,
 }
 
@@ -92,13 +92,13 @@ impl Roots {
     }
 
     /// The root, if it is there and not too old.
-    pub fn warm(&self, slot: Slot, now_ms: u64) -> Option<Arc<Root>> {
+    pub fn warm(&self, key_version: KeyVersionId, now_ms: u64) -> Option<Arc<Root>> {
         let mut kept = self.kept.lock();
-        let entry = kept.roots.peek_mut(&slot).filter(|entry| self.is_fresh(entry, now_ms))?;
+        let entry = kept.roots.peek_mut(&key_version).filter(|entry| self.is_fresh(entry, now_ms))?;
         entry.used_ms = now_ms;
         let root = Arc::clone(&entry.root);
         // Only what is fresh counts as used, or an old root could push out a fresh one.
-        kept.roots.promote(&slot);
+        kept.roots.promote(&key_version);
         Some(root)
     }
 
@@ -108,10 +108,10 @@ impl Roots {
     }
 
     /// Keeps what a load brought, unless everything was wiped since it began.
-    pub fn keep(&self, slot: Slot, root: &Arc<Root>, began: Wipes, now_ms: u64) {
+    pub fn keep(&self, key_version: KeyVersionId, root: &Arc<Root>, began: Wipes, now_ms: u64) {
         let mut kept = self.kept.lock();
         if kept.wipes == began {
-            kept.roots.put(slot, Entry { root: Arc::clone(root), made_ms: now_ms, used_ms: now_ms });
+            kept.roots.put(key_version, Entry { root: Arc::clone(root), made_ms: now_ms, used_ms: now_ms });
         }
     }
 
@@ -145,7 +145,7 @@ impl Roots {
 /// The cache of roots.
 pub struct Keyring {
     roots: Roots,
-    flights: Mutex<HashMap<Slot, Flight>>,
+    flights: Mutex<HashMap<KeyVersionId, Flight>>,
 }
 
 impl Keyring {
@@ -155,8 +155,8 @@ impl Keyring {
     }
 
     /// The root, if it is in memory and not too old.
-    pub fn warm(&self, slot: Slot) -> Option<Arc<Root>> {
-        self.roots.warm(slot, boot_ms())
+    pub fn warm(&self, key_version: KeyVersionId) -> Option<Arc<Root>> {
+        self.roots.warm(key_version, boot_ms())
     }
 
     /// The root, from memory or by `load`, which runs once for all that wait.
@@ -165,13 +165,13 @@ impl Keyring {
     /// What the load answered. An error is not kept: the next request tries again.
     pub async fn root(
         self: &Arc<Self>,
-        slot: Slot,
+        key_version: KeyVersionId,
         load: impl FnOnce() -> BoxFuture<'static, Result<Root, LoadError>>,
     ) -> Result<Arc<Root>, LoadError> {
-        if let Some(root) = self.warm(slot) {
+        if let Some(root) = self.warm(key_version) {
             return Ok(root);
         }
-        let flight = self.flights.lock().entry(slot).or_insert_with(|| self.fly(slot, load())).clone();
+        let flight = self.flights.lock().entry(key_version).or_insert_with(|| self.fly(key_version, load())).clone();
         flight.await
     }
 
@@ -196,29 +196,29 @@ impl Keyring {
     }
 
     /// Starts a load on its own task, so that it outlives the request that asked for it.
-    fn fly(self: &Arc<Self>, slot: Slot, load: BoxFuture<'static, Result<Root, LoadError>>) -> Flight {
+    fn fly(self: &Arc<Self>, key_version: KeyVersionId, load: BoxFuture<'static, Result<Root, LoadError>>) -> Flight {
         let keyring = Arc::clone(self);
         let wipes = self.roots.wipes();
         let task = tokio::spawn(async move {
             let loaded = load.await.map(Arc::new);
-            keyring.land(slot, &loaded, wipes);
+            keyring.land(key_version, &loaded, wipes);
             loaded
         });
         let keyring = Arc::clone(self);
         let joined = task.map(move |joined| {
             joined.unwrap_or_else(|_| {
-                keyring.flights.lock().remove(&slot);
+                keyring.flights.lock().remove(&key_version);
                 Err(LoadError::Interrupted)
             })
         });
         joined.boxed().shared()
     }
 
-    fn land(&self, slot: Slot, loaded: &Result<Arc<Root>, LoadError>, began: Wipes) {
+    fn land(&self, key_version: KeyVersionId, loaded: &Result<Arc<Root>, LoadError>, began: Wipes) {
         if let Ok(root) = loaded {
-            self.roots.keep(slot, root, began, boot_ms());
+            self.roots.keep(key_version, root, began, boot_ms());
         }
-        self.flights.lock().remove(&slot);
+        self.flights.lock().remove(&key_version);
     }
 }
 
@@ -232,7 +232,7 @@ mod tests {
 
     const VERSION: KeyVersion = KeyVersion(1);
 
-    fn slot(number: usize) -> Slot {
+    fn key_version(number: usize) -> KeyVersionId {
         let mut uid = KeyUid([0; 16]);
         uid.0[..8].copy_from_slice(&number.to_be_bytes());
         (uid, VERSION)
@@ -248,23 +248,23 @@ mod tests {
     fn the_least_recently_used_root_makes_room_and_is_dropped_at_once() {
         let roots = Roots::new(u64::MAX, u64::MAX);
         let (used, unused, other) = (root(), root(), root());
-        roots.keep(slot(0), &used, roots.wipes(), 0);
-        roots.keep(slot(1), &unused, roots.wipes(), 0);
+        roots.keep(key_version(0), &used, roots.wipes(), 0);
+        roots.keep(key_version(1), &unused, roots.wipes(), 0);
         let watched = Arc::downgrade(&unused);
         drop(unused);
         for number in 2..ROOTS_MAX.get() {
-            roots.keep(slot(number), &other, roots.wipes(), 0);
+            roots.keep(key_version(number), &other, roots.wipes(), 0);
         }
         assert!(
             watched.upgrade().is_some() && roots.len() == ROOTS_MAX.get(),
             "the control: there is room for so many"
         );
 
-        assert!(roots.warm(slot(0), 1).is_some());
-        roots.keep(slot(ROOTS_MAX.get()), &other, roots.wipes(), 2);
+        assert!(roots.warm(key_version(0), 1).is_some());
+        roots.keep(key_version(ROOTS_MAX.get()), &other, roots.wipes(), 2);
         assert_eq!(roots.len(), ROOTS_MAX.get());
-        assert!(roots.warm(slot(0), 3).is_some(), "it was used, although it is the oldest");
-        assert!(roots.warm(slot(1), 3).is_none(), "it made room");
+        assert!(roots.warm(key_version(0), 3).is_some(), "it was used, although it is the oldest");
+        assert!(roots.warm(key_version(1), 3).is_none(), "it made room");
         assert!(watched.upgrade().is_none(), "its last user is gone, so it is dropped");
     }
 
@@ -272,16 +272,16 @@ mod tests {
     #[test]
     fn what_is_idle_or_old_is_neither_used_nor_kept() {
         let roots = Roots::new(10, 25);
-        roots.keep(slot(0), &root(), roots.wipes(), 0);
-        assert!(roots.warm(slot(0), 9).is_some());
-        assert!(roots.warm(slot(0), 18).is_some(), "used 9 ms ago");
-        assert!(roots.warm(slot(0), 24).is_some());
-        assert!(roots.warm(slot(0), 25).is_none(), "too old, although it is in use");
+        roots.keep(key_version(0), &root(), roots.wipes(), 0);
+        assert!(roots.warm(key_version(0), 9).is_some());
+        assert!(roots.warm(key_version(0), 18).is_some(), "used 9 ms ago");
+        assert!(roots.warm(key_version(0), 24).is_some());
+        assert!(roots.warm(key_version(0), 25).is_none(), "too old, although it is in use");
         roots.sweep(25);
         assert!(roots.is_empty());
 
-        roots.keep(slot(1), &root(), roots.wipes(), 100);
-        assert!(roots.warm(slot(1), 110).is_none(), "not used for 10 ms");
+        roots.keep(key_version(1), &root(), roots.wipes(), 100);
+        assert!(roots.warm(key_version(1), 110).is_none(), "not used for 10 ms");
         roots.sweep(109);
         assert_eq!(roots.len(), 1);
         roots.sweep(110);
@@ -293,14 +293,14 @@ mod tests {
     fn what_a_load_brings_after_a_wipe_is_not_kept() {
         let roots = Roots::new(u64::MAX, u64::MAX);
         let (kept, began) = (root(), roots.wipes());
-        roots.keep(slot(0), &kept, began, 0);
+        roots.keep(key_version(0), &kept, began, 0);
         let watched = Arc::downgrade(&kept);
         drop(kept);
         roots.wipe();
         assert!(roots.is_empty() && watched.upgrade().is_none(), "its last user is gone, so it is dropped");
-        roots.keep(slot(0), &root(), began, 0);
+        roots.keep(key_version(0), &root(), began, 0);
         assert!(roots.is_empty());
-        roots.keep(slot(0), &root(), roots.wipes(), 0);
+        roots.keep(key_version(0), &root(), roots.wipes(), 0);
         assert_eq!(roots.len(), 1);
     }
 }

@@ -84,7 +84,7 @@ pub enum ForwardedRequest {
     /// To the leader: make a key or a version.
     Change(KeyChange),
     /// To the leader: remove or revoke nodes.
-    Operate(Operate),
+    Order(Order),
     /// To the leader: how far an operation is.
     Progress { operation: Epoch },
     /// To the leader: note an invitation. Its secret stays with the sender.
@@ -104,7 +104,7 @@ pub enum ForwardedRequest {
 pub enum ForwardedReply {
     /// To [`ForwardedRequest::Change`]: the version that was made.
     Made { uid: KeyUid, version: KeyVersion },
-    /// To [`ForwardedRequest::Operate`]: the epoch that the operation brings, which names it.
+    /// To [`ForwardedRequest::Order`]: the epoch that the operation brings, which names it.
     Begun { operation: Epoch },
     /// To [`ForwardedRequest::Progress`].
     Progress(Box<Progress>),
@@ -154,7 +154,7 @@ pub enum PeerReply {
     /// How this node is.
     Report(Report),
     /// Refused, by name.
-    Refused(Refusal),
+    Refused(PeerRefusal),
     /// A roster, in the bytes of the vault.
     Roster(ByteBuf),
 }
@@ -248,7 +248,7 @@ impl KeyChange {
 
 /// An operation, as a client asked for it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub enum Operate {
+pub enum Order {
     /// Takes a node out in good order.
     Remove {
         /// Repeating a request with the same id returns the first answer.
@@ -290,7 +290,7 @@ pub struct Report {
 
 /// Why a peer refuses.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Refusal {
+pub enum PeerRefusal {
     /// No hello came first on this session.
     NoHello,
     /// The op key is not the one that the roster has for this node.
@@ -329,7 +329,7 @@ pub enum Refusal {
     State(quorate_raft::Refusal),
 }
 
-impl fmt::Display for Refusal {
+impl fmt::Display for PeerRefusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoHello => f.write_str("no hello came first"),
@@ -363,7 +363,7 @@ pub fn encode<T: Serialize>(message: &T) -> Vec<u8> {
 /// Decodes a message.
 ///
 /// # Errors
-/// [`Refusal::Malformed`] for anything but one whole message.
-pub fn decode<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
-    codec::decode::<T, MESSAGE_BYTES_MAX>(bytes).map_err(|_| Refusal::Malformed)
+/// [`PeerRefusal::Malformed`] for anything but one whole message.
+pub fn decode<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, PeerRefusal> {
+    codec::decode::<T, MESSAGE_BYTES_MAX>(bytes).map_err(|_| PeerRefusal::Malformed)
 }

@@ -8,7 +8,7 @@ use tracing::info;
 
 /// How far founding is, in words and names.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Founding {
+pub struct FoundingProgress {
     /// The step under way; empty when there is none.
     pub step: String,
     /// The nodes, or others, that it waits for.
@@ -20,7 +20,7 @@ pub struct Founding {
 /// The founding of a cluster, or the joining of one.
 #[derive(Default)]
 pub struct Joining {
-    founding: Mutex<Founding>,
+    founding: Mutex<FoundingProgress>,
     /// The founding attempt that this process made its lock for.
     pub locked_attempt: Mutex<Option<u32>>,
     /// Founders whose locks of the named attempt are durable, as the first founder hears of them.
@@ -30,18 +30,18 @@ pub struct Joining {
 impl Joining {
     /// One that was refused, and is over.
     pub fn refused(reason: &str) -> Self {
-        let founding = Founding { refused: Some(reason.to_owned()), ..Founding::default() };
+        let founding = FoundingProgress { refused: Some(reason.to_owned()), ..FoundingProgress::default() };
         Self { founding: Mutex::new(founding), ..Self::default() }
     }
 
     /// How far it is.
-    pub fn founding(&self) -> Founding {
+    pub fn founding(&self) -> FoundingProgress {
         self.founding.lock().clone()
     }
 
     /// Publishes how far it is.
     pub fn progress(&self, step: &str, waiting_for: Vec<String>) {
-        let now = Founding { step: step.to_owned(), waiting_for, refused: None };
+        let now = FoundingProgress { step: step.to_owned(), waiting_for, refused: None };
         let mut shown = self.founding.lock();
         if *shown != now {
             info!(step = %now.step, waiting_for = ?now.waiting_for, "founding");

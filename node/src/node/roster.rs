@@ -9,7 +9,7 @@ use quorate_client::identity::PublicKey;
 use quorate_client::wire::WireError;
 use quorate_shares::ids::{NodeId, NodeName};
 
-use crate::messages::peer::Refusal;
+use crate::messages::peer::PeerRefusal;
 use crate::vault::{Roster, RosterLogId};
 
 /// A node that was a member once.
@@ -79,13 +79,13 @@ impl KnownRoster {
     }
 
     /// What to tell the owner of an op key that no trusted member has; `None` for a stranger.
-    pub fn turned_away(&self, key: &PublicKey) -> Option<Refusal> {
+    pub fn turned_away(&self, key: &PublicKey) -> Option<PeerRefusal> {
         let roster = self.current();
         if roster.members.iter().any(|member| member.op_pk == key.0 && member.standing.denied) {
-            return Some(Refusal::Denied);
+            return Some(PeerRefusal::Denied);
         }
         let gone = self.gone.lock().get(&key.0).copied()?;
-        roster.revoked.iter().any(|revoked| revoked.node == gone).then_some(Refusal::Revoked(roster.log_id.place()))
+        roster.revoked.iter().any(|revoked| revoked.node == gone).then_some(PeerRefusal::Revoked(roster.log_id.place()))
     }
 }
 

@@ -7,7 +7,7 @@ use tracing::info;
 
 use crate::base::phase::{self, Phase};
 use crate::memory::lease::Lease;
-use crate::messages::peer::Refusal;
+use crate::messages::peer::PeerRefusal;
 
 /// Why the leader did not confirm this node.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -23,7 +23,7 @@ pub enum NoLease {
     NoQuorum,
     /// The leader refused.
     #[error("the leader refused: {0}")]
-    Refused(Refusal),
+    Refused(PeerRefusal),
     /// This node did not catch up in time.
     #[error("this node is not caught up yet")]
     Behind,

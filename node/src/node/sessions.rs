@@ -15,7 +15,7 @@ use quorate_shares::labels::EXPORTER_SHARE;
 use quorate_shares::secret::Secret;
 use tracing::info;
 
-use crate::messages::peer::{self, Hello, PeerReply, PeerRequest, Refusal};
+use crate::messages::peer::{self, Hello, PeerRefusal, PeerReply, PeerRequest};
 
 /// A ping that is not answered within this time, twice, means that the session is dead.
 const PING: Duration = Duration::from_millis(150);
@@ -58,7 +58,7 @@ impl Session {
     /// What happened to the call.
     pub async fn ask(&self, lane: Lane, request: &PeerRequest, deadline: Duration) -> Result<PeerReply, CallError> {
         let bytes = self.conn.call(lane, &peer::encode(request), deadline).await?;
-        Ok(peer::decode(&bytes).unwrap_or(PeerReply::Refused(Refusal::Malformed)))
+        Ok(peer::decode(&bytes).unwrap_or(PeerReply::Refused(PeerRefusal::Malformed)))
     }
 
     /// Whether the other side still answers.
@@ -108,13 +108,13 @@ impl Reported {
     /// Notes what a process of a peer said in its hello.
     ///
     /// # Errors
-    /// [`Refusal::StorageWentBack`] if another process of it said more before. Hellos of one process may overtake each
+    /// [`PeerRefusal::StorageWentBack`] if another process of it said more before. Hellos of one process may overtake each
     /// other, and a disk does not go back under a running process.
-    pub fn greeted(&mut self, hello: &Hello) -> Result<(), Refusal> {
+    pub fn greeted(&mut self, hello: &Hello) -> Result<(), PeerRefusal> {
         match (self.0.get(&hello.node), hello.flushed) {
             (Some((process, before)), said) if *process != hello.boot_nonce => match said {
-                Some(said) if said < *before => return Err(Refusal::StorageWentBack),
-                None if before.last_log.is_some() => return Err(Refusal::StorageWentBack),
+                Some(said) if said < *before => return Err(PeerRefusal::StorageWentBack),
+                None if before.last_log.is_some() => return Err(PeerRefusal::StorageWentBack),
                 _ => {}
             },
             (Some((_, before)), Some(said)) if said < *before => return Ok(()),
@@ -181,7 +181,7 @@ impl Sessions {
     ///
     /// # Errors
     /// As [`Reported::greeted`].
-    pub fn note_flushed(&self, hello: &Hello) -> Result<(), Refusal> {
+    pub fn note_flushed(&self, hello: &Hello) -> Result<(), PeerRefusal> {
         self.reported.lock().greeted(hello)
     }
 

@@ -12,7 +12,7 @@ use quorate_shares::ids::NodeId;
 use tracing::debug;
 
 use crate::base::clock::wall_ms;
-use crate::messages::peer::{PeerReply, PeerRequest, Refusal};
+use crate::messages::peer::{PeerRefusal, PeerReply, PeerRequest};
 use crate::node::Node;
 use crate::vault::FIRST_FOUNDER;
 
@@ -56,9 +56,9 @@ pub async fn propose_at(node: &Arc<Node>, at: NodeId, change: Change) -> Result<
     let failed = |reason: String| (ProposalError::NoLeader(reason), None);
     match node.peers().sessions.ask(at, Lane::Ordinary, &request, LEADER).await {
         Ok(PeerReply::Done) => Ok(()),
-        Ok(PeerReply::Refused(Refusal::State(refusal))) => Err((refusal.into(), None)),
-        Ok(PeerReply::Refused(Refusal::NotLeader(leader))) => {
-            Err((ProposalError::NoLeader(Refusal::NotLeader(leader).to_string()), leader))
+        Ok(PeerReply::Refused(PeerRefusal::State(refusal))) => Err((refusal.into(), None)),
+        Ok(PeerReply::Refused(PeerRefusal::NotLeader(leader))) => {
+            Err((ProposalError::NoLeader(PeerRefusal::NotLeader(leader).to_string()), leader))
         }
         Ok(PeerReply::Refused(refusal)) => Err(failed(refusal.to_string())),
         Ok(_) => Err(failed("malformed reply".to_owned())),
@@ -98,17 +98,22 @@ pub fn is_allowed(state: &State, from: NodeId, change: &Change) -> bool {
 ///
 /// # Errors
 /// Why not, by name.
-pub async fn answer(node: &Node, replica: &Replica, from: NodeId, command: Command) -> Result<PeerReply, Refusal> {
+pub async fn propose_for(
+    node: &Node,
+    replica: &Replica,
+    from: NodeId,
+    command: Command,
+) -> Result<PeerReply, PeerRefusal> {
     if !replica.read(|state| is_allowed(state, from, &command.change)) {
-        return Err(Refusal::Malformed);
+        return Err(PeerRefusal::Malformed);
     }
     match replica.propose(node.leader.command(replica, command.change)).await {
         Ok(_) | Err(ProposeError::Refused(StateRefusal::AlreadyFounded)) => Ok(PeerReply::Done),
-        Err(ProposeError::NotLeader { leader }) => Err(Refusal::NotLeader(leader)),
-        Err(ProposeError::Refused(refusal)) => Err(Refusal::State(refusal)),
+        Err(ProposeError::NotLeader { leader }) => Err(PeerRefusal::NotLeader(leader)),
+        Err(ProposeError::Refused(refusal)) => Err(PeerRefusal::State(refusal)),
         Err(error) => {
             debug!(%from, %error, "proposal refused");
-            Err(Refusal::Behind)
+            Err(PeerRefusal::Behind)
         }
     }
 }

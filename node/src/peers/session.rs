@@ -19,7 +19,7 @@ use tokio::time::sleep;
 use tracing::{debug, info, warn};
 
 use crate::base::phase::Phase;
-use crate::messages::peer::{self, Hello, PeerReply, PeerRequest, Refusal};
+use crate::messages::peer::{self, Hello, PeerRefusal, PeerReply, PeerRequest};
 use crate::node::Node;
 use crate::node::enrolment::Enrolment;
 use crate::node::sessions::{REPLACED, Session};
@@ -36,7 +36,7 @@ const FLUSHED: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// Why not, by name.
-pub async fn admit(node: &Arc<Node>, conn: &Conn, hello: &Hello) -> Result<Arc<Session>, Refusal> {
+pub async fn admit(node: &Arc<Node>, conn: &Conn, hello: &Hello) -> Result<Arc<Session>, PeerRefusal> {
     let enrolment = node.enrolment();
     if let Some(refusal) = enrolment.roster.turned_away(&conn.peer().key) {
         return Err(refusal);
@@ -44,7 +44,7 @@ pub async fn admit(node: &Arc<Node>, conn: &Conn, hello: &Hello) -> Result<Arc<S
     let (me, sessions) = (enrolment.identity.id(), &enrolment.peers.sessions);
     let known = enrolment.roster.current().op_key_of(hello.node);
     if known != Some(conn.peer().key) || hello.node == me {
-        return Err(Refusal::NotAMember);
+        return Err(PeerRefusal::NotAMember);
     }
     if let Some(old) = sessions.with(hello.node)
         && old.boot_nonce != hello.boot_nonce
@@ -52,7 +52,7 @@ pub async fn admit(node: &Arc<Node>, conn: &Conn, hello: &Hello) -> Result<Arc<S
     {
         let message = format!("{} asks for a second session while it lives", node.name_of(hello.node));
         node.alarm("duplicate_session", hello.node, format!("{message}: is a copy of its disk running?"));
-        return Err(Refusal::DuplicateSession);
+        return Err(PeerRefusal::DuplicateSession);
     }
     note_flushed(node, &enrolment, hello)?;
     let session = Session::new(enrolment.identity.cluster(), hello.node, hello.boot_nonce, conn.clone());
@@ -147,7 +147,7 @@ async fn greet(
         Ok(PeerReply::Hello(theirs)) if theirs.node == peer => theirs,
         Ok(PeerReply::Refused(refusal)) => {
             note_refusal(node, peer, &refusal);
-            if let Refusal::Revoked(place) = refusal {
+            if let PeerRefusal::Revoked(place) = refusal {
                 revocation::note_attestation(enrolment, peer, place.into());
             }
             return Err(refusal.to_string());
@@ -167,9 +167,9 @@ async fn greet(
 }
 
 /// Notes that a peer refused this node.
-fn note_refusal(node: &Node, peer: NodeId, refusal: &Refusal) {
+fn note_refusal(node: &Node, peer: NodeId, refusal: &PeerRefusal) {
     warn!(%peer, %refusal, "refused by a peer");
-    if matches!(refusal, Refusal::DuplicateSession | Refusal::StorageWentBack) {
+    if matches!(refusal, PeerRefusal::DuplicateSession | PeerRefusal::StorageWentBack) {
         let message = format!("{} refuses this node: {refusal}", node.name_of(peer));
         node.alarm("refused_by_peer", node.id(), message);
     }
@@ -177,7 +177,7 @@ fn note_refusal(node: &Node, peer: NodeId, refusal: &Refusal) {
 
 /// Holds what a hello says is flushed against what was seen before. While a cluster is being founded there is nothing yet
 /// that could go back: a founder that restarts says nothing before its log is open.
-fn note_flushed(node: &Node, enrolment: &Enrolment, hello: &Hello) -> Result<(), Refusal> {
+fn note_flushed(node: &Node, enrolment: &Enrolment, hello: &Hello) -> Result<(), PeerRefusal> {
     if node.phase() == Phase::Joining {
         return Ok(());
     }

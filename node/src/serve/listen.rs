@@ -122,7 +122,7 @@ impl Handler for BootDoor {
             return Reply::Inline(Vec::new());
         }
         let conn = conn.clone();
-        Reply::later(async move { unlock::answer(&node, &conn, &body).await })
+        Reply::later(async move { unlock::give_piece(&node, &conn, &body).await })
     }
 
     fn limits(&self) -> Limits {
@@ -142,7 +142,7 @@ impl Handler for JoinDoor {
             return Reply::Inline(Vec::new());
         }
         let (node, conn) = (Arc::clone(&self.node), conn.clone());
-        Reply::later(async move { founding::answer_join(&node, &conn, &body).await })
+        Reply::later(async move { founding::take_proof(&node, &conn, &body).await })
     }
 
     fn limits(&self) -> Limits {

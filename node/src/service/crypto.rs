@@ -15,15 +15,15 @@ use zeroize::Zeroizing;
 use crate::base::random;
 use crate::keys::deal;
 use crate::keys::reconstruct;
-use crate::memory::keyring::{LoadError, Slot};
+use crate::memory::keyring::{KeyVersionId, LoadError};
 use crate::node::Node;
 use crate::service::Call;
 use crate::service::client::leased_until;
 use crate::service::lookup::find;
 
 pub async fn encrypt(call: Call<'_>, name: KeyName, context: &Context, plaintext: &Plaintext) -> Answer {
-    let (slot, version) = newest(call, &name).await?;
-    let root = root(call, slot).await?;
+    let (key_version, version) = newest(call, &name).await?;
+    let root = root(call, key_version).await?;
     let header = CiphertextHeader { kind: CiphertextKind::Message, suite: Suite::ChaCha20Poly1305, name, version };
     let sealed = envelope::seal(&root, header, context, plaintext.expose(), &mut random::system());
     let ciphertext = sealed.map_err(|error| {
@@ -37,8 +37,8 @@ pub async fn data_key(call: Call<'_>, name: KeyName, context: &Context, bytes: u
     if !(1..=DATA_KEY_BYTES_MAX).contains(&bytes) {
         return Err(WireError::new(Code::BadRequest, format!("a data key has 1 to {DATA_KEY_BYTES_MAX} bytes")));
     }
-    let (slot, version) = newest(call, &name).await?;
-    let root = root(call, slot).await?;
+    let (key_version, version) = newest(call, &name).await?;
+    let root = root(call, key_version).await?;
     let header = CiphertextHeader { kind: CiphertextKind::DataKey, suite: Suite::ChaCha20Poly1305, name, version };
     let mut key = Zeroizing::new(vec![0; bytes.into()]);
     random::system().fill_bytes(&mut key);
@@ -55,8 +55,8 @@ pub async fn decrypt(call: Call<'_>, ciphertext: &[u8], context: &Context) -> An
         let key = state.key_by_name(&name)?;
         key.versions.contains_key(&version).then_some((key.uid, version))
     };
-    let slot = find(call, known, || foreign(&name, version)).await?;
-    let root = root(call, slot).await?;
+    let key_version = find(call, known, || foreign(&name, version)).await?;
+    let root = root(call, key_version).await?;
     let plaintext = envelope::open(&root, &ciphertext, context).map_err(|refused| {
         WireError::new(Code::BadCiphertext, refused.to_string())
             .hint("wrong context, damaged, or made by another cluster: these cannot be told apart")
@@ -85,7 +85,7 @@ fn foreign(name: &KeyName, version: KeyVersion) -> WireError {
 }
 
 /// The newest version that t holders have checked.
-async fn newest(call: Call<'_>, name: &KeyName) -> Result<(Slot, KeyVersion), WireError> {
+async fn newest(call: Call<'_>, name: &KeyName) -> Result<(KeyVersionId, KeyVersion), WireError> {
     // A key that is known, and not ready here, may be ready by now: the leader has answered its creator.
     let ready = |state: &State| {
         let key = state.key_by_name(name)?;
@@ -101,17 +101,17 @@ async fn newest(call: Call<'_>, name: &KeyName) -> Result<(Slot, KeyVersion), Wi
 }
 
 /// The root of a key version, from memory or from a quorum.
-async fn root(call: Call<'_>, slot: Slot) -> Result<Arc<EncryptionRoot>, WireError> {
+async fn root(call: Call<'_>, key_version: KeyVersionId) -> Result<Arc<EncryptionRoot>, WireError> {
     let Call { node, replica, .. } = call;
-    if let Some(root) = node.keys.keyring.warm(slot) {
+    if let Some(root) = node.keys.keyring.warm(key_version) {
         return Ok(root);
     }
     // A request that waited for something else may have outlived the lease. No key is reconstructed for it.
     leased_until(node)?;
     let load = || -> futures::future::BoxFuture<'static, _> {
-        Box::pin(reconstruct::load(Arc::clone(node), replica.clone(), slot))
+        Box::pin(reconstruct::load(Arc::clone(node), replica.clone(), key_version))
     };
-    Box::pin(node.keys.keyring.root(slot, load)).await.map_err(|error| unavailable(node, &error))
+    Box::pin(node.keys.keyring.root(key_version, load)).await.map_err(|error| unavailable(node, &error))
 }
 
 fn unavailable(node: &Node, error: &LoadError) -> WireError {

@@ -8,7 +8,7 @@ use quorate_client::wire::WireError;
 use quorate_shares::ids::NodeId;
 
 use crate::messages::caller::Caller;
-use crate::messages::peer::{Forwarded, ForwardedReply, ForwardedRequest, PeerReply, PeerRequest, Refusal};
+use crate::messages::peer::{Forwarded, ForwardedReply, ForwardedRequest, PeerRefusal, PeerReply, PeerRequest};
 use crate::node::Node;
 use crate::node::sessions::AskError;
 use crate::service::Call;
@@ -29,7 +29,7 @@ pub(super) enum Undone {
     /// It says why, in words for the client.
     Failed(WireError),
     /// It refuses the question.
-    Refused(Refusal),
+    Refused(PeerRefusal),
     /// No answer came.
     Silent(AskError),
 }
@@ -91,7 +91,7 @@ async fn ask(
     match node.peers().sessions.ask(member, lane, &forwarded, deadline).await {
         Ok(PeerReply::Forwarded(done)) => done.map_err(Undone::Failed),
         Ok(PeerReply::Refused(refusal)) => Err(Undone::Refused(refusal)),
-        Ok(_) => Err(Undone::Refused(Refusal::Malformed)),
+        Ok(_) => Err(Undone::Refused(PeerRefusal::Malformed)),
         Err(error) => Err(Undone::Silent(error)),
     }
 }

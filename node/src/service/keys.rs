@@ -14,7 +14,7 @@ use quorate_shares::ids::{KeyName, KeyVersion};
 use tokio::time::{Instant, timeout_at};
 
 use crate::keys::deal;
-use crate::memory::keyring::Slot;
+use crate::memory::keyring::KeyVersionId;
 use crate::messages::peer::{ForwardedReply, ForwardedRequest, KeyChange};
 use crate::node::Node;
 use crate::service::Call;
@@ -62,14 +62,18 @@ async fn change(call: Call<'_>, change: KeyChange) -> Answer {
 
 /// The leader's side of [`create`] and [`rotate`]. It runs on a task of its own: a key that is half made must be finished even
 /// when the client goes away.
-pub(super) async fn made_here(node: &Arc<Node>, replica: &Replica, change: KeyChange) -> Result<Slot, WireError> {
+pub(super) async fn made_here(
+    node: &Arc<Node>,
+    replica: &Replica,
+    change: KeyChange,
+) -> Result<KeyVersionId, WireError> {
     let (node, replica) = (Arc::clone(node), replica.clone());
     let task = tokio::spawn(async move { deal::change(&node, &replica, change).await });
     task.await.map_err(|_| WireError::new(Code::Internal, "the change was interrupted"))?
 }
 
 /// The key, once t holders have opened and checked their shares of the version.
-async fn ready(replica: &Replica, (uid, version): Slot, deadline: Instant) -> Result<KeyInfo, WireError> {
+async fn ready(replica: &Replica, (uid, version): KeyVersionId, deadline: Instant) -> Result<KeyInfo, WireError> {
     let mut readied = replica.readied();
     let usable = |state: &State| {
         let key = state.keys.get(&uid)?;

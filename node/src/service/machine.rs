@@ -241,7 +241,7 @@ fn founding(node: &Node, attempt: u32, role: Role) -> Result<Founding, WireError
 }
 
 fn address(node: &Node) -> Result<Address, WireError> {
-    let bad = |error: crate::vault::layout::LayoutError| {
+    let bad = |error: crate::vault::layout::FormatError| {
         WireError::new(Code::BadRequest, format!("the address {}: {error}", node.config.advertise))
             .hint("start quorated with --advertise HOST:PORT")
     };

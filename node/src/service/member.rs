@@ -24,7 +24,7 @@ use crate::lease::{renewal, seal};
 use crate::lock::absence;
 use crate::messages::caller::Caller;
 use crate::messages::peer::{
-    Forwarded, ForwardedReply, ForwardedRequest, KeyChange, LockState, Operate, PeerReply, PeerRequest, Refusal,
+    Forwarded, ForwardedReply, ForwardedRequest, KeyChange, LockState, Order, PeerRefusal, PeerReply, PeerRequest,
 };
 use crate::node::Node;
 use crate::peers::{propose, session};
@@ -88,7 +88,13 @@ pub fn row(request: &PeerRequest) -> Row {
 ///
 /// # Errors
 /// Why it is not answered.
-pub fn admit(node: &Node, from: NodeId, conn: &Conn, is_greeted: bool, request: &PeerRequest) -> Result<Pace, Refusal> {
+pub fn admit(
+    node: &Node,
+    from: NodeId,
+    conn: &Conn,
+    is_greeted: bool,
+    request: &PeerRequest,
+) -> Result<Pace, PeerRefusal> {
     // The member may have been denied since the session began. Requests that are being answered lose their answers with the
     // session.
     if let Some(refusal) = node.enrolment().roster.turned_away(&conn.peer().key) {
@@ -96,13 +102,13 @@ pub fn admit(node: &Node, from: NodeId, conn: &Conn, is_greeted: bool, request: 
     }
     let row = row(request);
     if !row.in_any_phase && !admits(node.phase(), RequestClass::Peer) {
-        return Err(Refusal::Phase(node.phase().to_string()));
+        return Err(PeerRefusal::Phase(node.phase().to_string()));
     }
     if !row.before_hello && !is_greeted {
-        return Err(Refusal::NoHello);
+        return Err(PeerRefusal::NoHello);
     }
     if matches!(request, PeerRequest::Hello(hello) if hello.node != from) {
-        return Err(Refusal::NotAMember);
+        return Err(PeerRefusal::NotAMember);
     }
     Ok(row.pace)
 }
@@ -134,7 +140,7 @@ pub async fn answer(node: &Arc<Node>, asked: Asked<'_>, request: PeerRequest) ->
     })
 }
 
-async fn run(node: &Arc<Node>, asked: &Asked<'_>, request: PeerRequest) -> Result<PeerReply, Refusal> {
+async fn run(node: &Arc<Node>, asked: &Asked<'_>, request: PeerRequest) -> Result<PeerReply, PeerRefusal> {
     let Asked { from, conn, greeted, body } = *asked;
     match request {
         PeerRequest::Hello(hello) => {
@@ -147,11 +153,13 @@ async fn run(node: &Arc<Node>, asked: &Asked<'_>, request: PeerRequest) -> Resul
             let reply = replica(node)?.serve(from, &message).await;
             reply.map(|reply| PeerReply::Raft(ByteBuf::from(reply))).map_err(|error| {
                 debug!(%from, %error, "Raft message refused");
-                Refusal::Storage
+                PeerRefusal::Storage
             })
         }
-        PeerRequest::Lease => Ok(renewal::answer(&replica(node)?).await),
-        PeerRequest::Shares(request) => Ok(reconstruct::answer(node, &replica(node)?, (from, conn), &request, body)),
+        PeerRequest::Lease => Ok(renewal::grant(&replica(node)?).await),
+        PeerRequest::Shares(request) => {
+            Ok(reconstruct::give_shares(node, &replica(node)?, (from, conn), &request, body))
+        }
         PeerRequest::Verify(request) => {
             leader::check_shares(node, &replica(node)?, &request).await.map(PeerReply::Verified)
         }
@@ -162,7 +170,7 @@ async fn run(node: &Arc<Node>, asked: &Asked<'_>, request: PeerRequest) -> Resul
         PeerRequest::LockPrepare(durable) => prepare_lock(node, from, durable).await,
         PeerRequest::LockCommit(durable) => {
             let commit = node.update_vault(move |vault| lock_keys::commit(vault, from, durable));
-            commit.await.map(|()| PeerReply::Done).map_err(|_| Refusal::Storage)
+            commit.await.map(|()| PeerReply::Done).map_err(|_| PeerRefusal::Storage)
         }
         PeerRequest::LockErased(state) => {
             node.enrolment().locks.old_copies.lock().erased(from, state.keyno);
@@ -172,17 +180,17 @@ async fn run(node: &Arc<Node>, asked: &Asked<'_>, request: PeerRequest) -> Resul
             let founding = node.with_vault(|vault| registry::view(vault).map(|(_, first)| first.threshold)).flatten();
             let active = || node.replica()?.read(|state| state.active().map(|epoch| epoch.threshold));
             let threshold = founding.or_else(active);
-            threshold.map(|threshold| PeerReply::FoundingTerms { threshold }).ok_or(Refusal::NotFounding)
+            threshold.map(|threshold| PeerReply::FoundingTerms { threshold }).ok_or(PeerRefusal::NotFounding)
         }
         PeerRequest::FoundingLocked { attempt } => {
             let current = node.with_vault(|vault| registry::view(vault).map(|(attempt, _)| attempt)).flatten();
             if current != Some(attempt) {
-                return Err(Refusal::NotFounding);
+                return Err(PeerRefusal::NotFounding);
             }
             node.enrolment().joining.note_locked(from, attempt);
             Ok(PeerReply::Done)
         }
-        PeerRequest::Propose(command) => propose::answer(node, &replica(node)?, from, *command).await,
+        PeerRequest::Propose(command) => propose::propose_for(node, &replica(node)?, from, *command).await,
         PeerRequest::Forwarded(forwarded) => {
             let Forwarded { caller, request } = *forwarded;
             Ok(PeerReply::Forwarded(carry_out(node, from, &caller.forwarded_by(from), request).await?))
@@ -194,7 +202,7 @@ async fn run(node: &Arc<Node>, asked: &Asked<'_>, request: PeerRequest) -> Resul
         }
         PeerRequest::Roster => {
             let roster = node.with_vault(|vault| vault.roster.encode());
-            let roster = roster.and_then(Result::ok).ok_or(Refusal::Storage)?;
+            let roster = roster.and_then(Result::ok).ok_or(PeerRefusal::Storage)?;
             Ok(PeerReply::Roster(ByteBuf::from(roster)))
         }
     }
@@ -206,10 +214,8 @@ fn forwarded_row(request: &ForwardedRequest) -> client::Row<'_> {
     let (name, needs, on) = match request {
         ForwardedRequest::Change(KeyChange::Create { name, .. }) => ("key.create", LeaseAndLeader, Resource::Key(name)),
         ForwardedRequest::Change(KeyChange::Rotate { name, .. }) => ("key.rotate", LeaseAndLeader, Resource::Key(name)),
-        ForwardedRequest::Operate(Operate::Remove { name, .. }) => {
-            ("node.remove", LeaseAndLeader, Resource::Node(name))
-        }
-        ForwardedRequest::Operate(Operate::Revoke { names, .. }) => {
+        ForwardedRequest::Order(Order::Remove { name, .. }) => ("node.remove", LeaseAndLeader, Resource::Node(name)),
+        ForwardedRequest::Order(Order::Revoke { names, .. }) => {
             ("node.revoke", LeaseAndLeader, Resource::NodesNamed(names))
         }
         ForwardedRequest::Progress { operation } => ("node.progress", LeaseAndLeader, Resource::Operation(*operation)),
@@ -234,7 +240,7 @@ async fn carry_out(
     from: NodeId,
     caller: &Caller,
     request: ForwardedRequest,
-) -> Result<Result<ForwardedReply, WireError>, Refusal> {
+) -> Result<Result<ForwardedReply, WireError>, PeerRefusal> {
     let line = audit::Line::of(&forwarded_row(&request), node.replica().as_ref());
     let done = |done: Result<(), WireError>| done.map(|()| ForwardedReply::Done);
     let ended = match request {
@@ -242,7 +248,7 @@ async fn carry_out(
             let made = keys::made_here(node, &led(node)?, change).await;
             made.map(|(uid, version)| ForwardedReply::Made { uid, version })
         }
-        ForwardedRequest::Operate(order) => {
+        ForwardedRequest::Order(order) => {
             let begun = orders::begin(node, &led(node)?, order, caller).await;
             begun.map(|operation| ForwardedReply::Begun { operation })
         }
@@ -270,19 +276,19 @@ async fn note(node: &Node, replica: &Replica, from: NodeId, change: Change) -> R
     Err(WireError::new(Code::Denied, format!("{} holds no seat in the active epoch", node.name_of(from))))
 }
 
-fn replica(node: &Node) -> Result<Replica, Refusal> {
-    node.replica().ok_or_else(|| Refusal::Phase(node.phase().to_string()))
+fn replica(node: &Node) -> Result<Replica, PeerRefusal> {
+    node.replica().ok_or_else(|| PeerRefusal::Phase(node.phase().to_string()))
 }
 
 /// The replica, if this node leads.
-fn led(node: &Node) -> Result<Replica, Refusal> {
+fn led(node: &Node) -> Result<Replica, PeerRefusal> {
     let replica = replica(node)?;
     let leadership = *replica.leadership().borrow();
-    if leadership.am_leader { Ok(replica) } else { Err(Refusal::NotLeader(leadership.leader)) }
+    if leadership.am_leader { Ok(replica) } else { Err(PeerRefusal::NotLeader(leadership.leader)) }
 }
 
 /// The key must be durable before its public half leaves.
-async fn prepare_lock(node: &Arc<Node>, from: NodeId, durable: LockState) -> Result<PeerReply, Refusal> {
+async fn prepare_lock(node: &Arc<Node>, from: NodeId, durable: LockState) -> Result<PeerReply, PeerRefusal> {
     let (me, roster) = (node.id(), node.roster());
     let prepare = node.update_vault(move |vault| {
         // While founding, whoever holds a key for another must also know, after a loss of power, whose key it is.
@@ -292,7 +298,8 @@ async fn prepare_lock(node: &Arc<Node>, from: NodeId, durable: LockState) -> Res
         }
         lock_keys::prepare(vault, from, durable, &mut random::system())
     });
-    let (keyno, public) = prepare.await.map_err(|_| Refusal::Storage)?.map_err(|lock_keys::Busy| Refusal::Busy)?;
+    let (keyno, public) =
+        prepare.await.map_err(|_| PeerRefusal::Storage)?.map_err(|lock_keys::Busy| PeerRefusal::Busy)?;
     Ok(PeerReply::LockKey { keyno, public: ByteBuf::from(public.as_bytes().to_vec()) })
 }
 

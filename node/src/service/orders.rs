@@ -9,7 +9,7 @@ use quorate_shares::secret::Secret;
 
 use crate::base::random;
 use crate::cluster::orders;
-use crate::messages::peer::{ForwardedReply, ForwardedRequest, Operate};
+use crate::messages::peer::{ForwardedReply, ForwardedRequest, Order};
 use crate::service::Call;
 use crate::service::forward::{self, Leader};
 use crate::vault::invitation::InvitationKey;
@@ -47,7 +47,7 @@ pub async fn remove(
     abandon: Vec<NodeName>,
 ) -> Answer {
     check_nodes(&abandon)?;
-    begin(call, Operate::Remove { request, name, accept_no_redundancy, abandon }).await
+    begin(call, Order::Remove { request, name, accept_no_redundancy, abandon }).await
 }
 
 /// Has nodes refused from now on, and reshares every key without them.
@@ -56,14 +56,14 @@ pub async fn revoke(call: Call<'_>, request: RequestId, names: Vec<NodeName>) ->
         return Err(WireError::new(Code::BadRequest, "no node is named"));
     }
     check_nodes(&names)?;
-    begin(call, Operate::Revoke { request, names }).await
+    begin(call, Order::Revoke { request, names }).await
 }
 
 /// Begins an operation at the leader.
-async fn begin(call: Call<'_>, order: Operate) -> Answer {
+async fn begin(call: Call<'_>, order: Order) -> Answer {
     let operation = match forward::leader(call)? {
         Leader::Here => orders::begin(call.node, call.replica, order, call.caller).await?,
-        Leader::At(leader) => match forward::to_leader(call, leader, ForwardedRequest::Operate(order)).await? {
+        Leader::At(leader) => match forward::to_leader(call, leader, ForwardedRequest::Order(order)).await? {
             ForwardedReply::Begun { operation } => operation,
             reply => return Err(forward::misunderstood(&reply)),
         },

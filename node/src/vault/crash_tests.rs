@@ -13,7 +13,7 @@ use super::file::VaultFile;
 use super::format_tests::full;
 use super::slot;
 use super::{Damage, Vault, VaultError};
-use crate::vault::disk::{Disk, SLOT_BYTES, Slot};
+use crate::vault::disk::{Disk, SLOT_BYTES, VaultSlot};
 
 const SECTOR: usize = 512;
 const RANDOM_SUBSETS: u64 = 24;
@@ -22,7 +22,7 @@ type Image = [Vec<u8>; 2];
 
 #[derive(Clone)]
 enum Call {
-    Write(Slot, Vec<u8>),
+    Write(VaultSlot, Vec<u8>),
     Sync,
 }
 
@@ -61,12 +61,12 @@ impl Recorder {
 }
 
 impl Disk for Recorder {
-    fn read(&mut self, slot: Slot, into: &mut [u8; SLOT_BYTES]) -> io::Result<()> {
+    fn read(&mut self, slot: VaultSlot, into: &mut [u8; SLOT_BYTES]) -> io::Result<()> {
         self.with(|medium| into.copy_from_slice(&medium.image[index(slot)]));
         Ok(())
     }
 
-    fn write(&mut self, slot: Slot, bytes: &[u8; SLOT_BYTES]) -> io::Result<()> {
+    fn write(&mut self, slot: VaultSlot, bytes: &[u8; SLOT_BYTES]) -> io::Result<()> {
         self.record(Call::Write(slot, bytes.to_vec()))
     }
 
@@ -75,10 +75,10 @@ impl Disk for Recorder {
     }
 }
 
-fn index(slot: Slot) -> usize {
+fn index(slot: VaultSlot) -> usize {
     match slot {
-        Slot::First => 0,
-        Slot::Second => 1,
+        VaultSlot::First => 0,
+        VaultSlot::Second => 1,
     }
 }
 

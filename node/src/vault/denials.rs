@@ -11,7 +11,7 @@
 use quorate_raft::Denial;
 
 use super::roster::RosterLogId;
-use crate::vault::layout::{LayoutError, Reader, Writer};
+use crate::vault::layout::{FormatError, Reader, Writer};
 
 /// Most denials. Whoever is gone is in the roster's second list, and not here any more.
 pub const DENIALS_MAX: usize = 64;
@@ -24,12 +24,12 @@ pub(super) fn write(denials: &[Denial], writer: &mut Writer) {
     }
 }
 
-pub(super) fn read(reader: &mut Reader<'_>) -> Result<Vec<Denial>, LayoutError> {
+pub(super) fn read(reader: &mut Reader<'_>) -> Result<Vec<Denial>, FormatError> {
     let denials = (0..reader.count(DENIALS_MAX, "denials")?)
         .map(|_| Ok(Denial { node: reader.node()?, by: RosterLogId::read(reader)?.place() }));
-    let denials = denials.collect::<Result<Vec<_>, LayoutError>>()?;
+    let denials = denials.collect::<Result<Vec<_>, FormatError>>()?;
     match !denials.is_empty() && denials.is_sorted_by(|a, b| a.node < b.node) {
         true => Ok(denials),
-        false => Err(LayoutError::Invalid("denials")),
+        false => Err(FormatError::Invalid("denials")),
     }
 }

@@ -22,29 +22,29 @@ pub const SLOT_BYTES: usize = 128 * 1024;
 
 /// One of the two copies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Slot {
+pub enum VaultSlot {
     /// The copy at offset 0.
     First,
     /// The copy behind it.
     Second,
 }
 
-impl Slot {
+impl VaultSlot {
     /// Both, in order of their offset.
-    pub const BOTH: [Slot; 2] = [Slot::First, Slot::Second];
+    pub const BOTH: [VaultSlot; 2] = [VaultSlot::First, VaultSlot::Second];
 
     /// The other copy.
     pub fn other(self) -> Self {
         match self {
-            Slot::First => Slot::Second,
-            Slot::Second => Slot::First,
+            VaultSlot::First => VaultSlot::Second,
+            VaultSlot::Second => VaultSlot::First,
         }
     }
 
     fn offset(self) -> u64 {
         match self {
-            Slot::First => 0,
-            Slot::Second => SLOT_BYTES as u64,
+            VaultSlot::First => 0,
+            VaultSlot::Second => SLOT_BYTES as u64,
         }
     }
 }
@@ -55,13 +55,13 @@ pub trait Disk: Send {
     ///
     /// # Errors
     /// What the medium says.
-    fn read(&mut self, slot: Slot, into: &mut [u8; SLOT_BYTES]) -> io::Result<()>;
+    fn read(&mut self, slot: VaultSlot, into: &mut [u8; SLOT_BYTES]) -> io::Result<()>;
 
     /// Writes a whole slot; it is durable only after [`Disk::sync`].
     ///
     /// # Errors
     /// What the medium says.
-    fn write(&mut self, slot: Slot, bytes: &[u8; SLOT_BYTES]) -> io::Result<()>;
+    fn write(&mut self, slot: VaultSlot, bytes: &[u8; SLOT_BYTES]) -> io::Result<()>;
 
     /// Returns when everything written is on the medium.
     ///
@@ -163,7 +163,7 @@ impl FileDisk {
         let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&unfinished)?;
         file.set_permissions(Permissions::from_mode(0o600))?;
         let mut disk = Self { file };
-        for slot in Slot::BOTH {
+        for slot in VaultSlot::BOTH {
             disk.write(slot, content)?;
         }
         disk.file.sync_all()?;
@@ -195,7 +195,7 @@ impl FileDisk {
 }
 
 impl Disk for FileDisk {
-    fn read(&mut self, slot: Slot, into: &mut [u8; SLOT_BYTES]) -> io::Result<()> {
+    fn read(&mut self, slot: VaultSlot, into: &mut [u8; SLOT_BYTES]) -> io::Result<()> {
         let mut filled = 0;
         while filled < SLOT_BYTES {
             match self.file.read_at(&mut into[filled..], slot.offset() + filled as u64) {
@@ -209,7 +209,7 @@ impl Disk for FileDisk {
         Ok(())
     }
 
-    fn write(&mut self, slot: Slot, bytes: &[u8; SLOT_BYTES]) -> io::Result<()> {
+    fn write(&mut self, slot: VaultSlot, bytes: &[u8; SLOT_BYTES]) -> io::Result<()> {
         self.file.write_all_at(bytes, slot.offset())
     }
 
@@ -363,9 +363,9 @@ mod tests {
         FileDisk::create(&path, &[7; SLOT_BYTES]).expect("nothing is there yet").file.set_len(1).expect("shrinks");
         let mut disk = FileDisk::open(&path).expect("opens").expect("it exists");
         let mut slot = [1; SLOT_BYTES];
-        disk.read(Slot::First, &mut slot).expect("reads");
+        disk.read(VaultSlot::First, &mut slot).expect("reads");
         assert_eq!((slot[0], slot[1], slot[SLOT_BYTES - 1]), (7, 0, 0));
-        disk.read(Slot::Second, &mut slot).expect("reads");
+        disk.read(VaultSlot::Second, &mut slot).expect("reads");
         assert!(slot.iter().all(|&byte| byte == 0));
     }
 }

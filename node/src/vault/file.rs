@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 
 use super::Vault;
 use super::slot::{self, Content, Damage, SlotBytes};
-use crate::vault::disk::{DataDir, Disk, FileDisk, Slot};
-use crate::vault::layout::LayoutError;
+use crate::vault::disk::{DataDir, Disk, FileDisk, VaultSlot};
+use crate::vault::layout::FormatError;
 
 const FILE_NAME: &str = "vault";
 
@@ -40,7 +40,7 @@ pub enum VaultError {
     Version(u16),
     /// It holds together, and this version cannot read it or would not be able to.
     #[error("the vault's content: {0}")]
-    Content(#[from] LayoutError),
+    Content(#[from] FormatError),
     /// The medium failed.
     #[error("the vault could not be {action}: {source}")]
     Io {
@@ -99,7 +99,7 @@ impl VaultFile {
             _ => VaultError::io("created")(error),
         })?;
         let mut file = Self { disk, seq: 1, current: vault, broken: false };
-        Slot::BOTH.into_iter().try_for_each(|slot| file.read_back(slot, &first))?;
+        VaultSlot::BOTH.into_iter().try_for_each(|slot| file.read_back(slot, &first))?;
         Ok(file)
     }
 
@@ -162,7 +162,7 @@ impl<D: Disk> VaultFile<D> {
         if *body != *before {
             let next = slot::seal(self.seq + 1, &body);
             self.broken = true;
-            let inactive = if self.seq.is_multiple_of(2) { Slot::First } else { Slot::Second };
+            let inactive = if self.seq.is_multiple_of(2) { VaultSlot::First } else { VaultSlot::Second };
             self.write(inactive, &next)?;
             self.write(inactive.other(), &next)?;
             self.broken = false;
@@ -186,13 +186,13 @@ impl<D: Disk> VaultFile<D> {
         Ok(file)
     }
 
-    fn write(&mut self, slot: Slot, bytes: &SlotBytes) -> Result<(), VaultError> {
+    fn write(&mut self, slot: VaultSlot, bytes: &SlotBytes) -> Result<(), VaultError> {
         self.disk.write(slot, bytes.expose()).map_err(VaultError::io("written"))?;
         self.disk.sync().map_err(VaultError::io("synced"))?;
         self.read_back(slot, bytes)
     }
 
-    fn read_back(&mut self, slot: Slot, written: &SlotBytes) -> Result<(), VaultError> {
+    fn read_back(&mut self, slot: VaultSlot, written: &SlotBytes) -> Result<(), VaultError> {
         let mut read = SlotBytes::zero();
         self.disk.read(slot, read.expose_mut()).map_err(VaultError::io("read back"))?;
         if read.expose() == written.expose() { Ok(()) } else { Err(VaultError::ReadBack) }
@@ -202,7 +202,7 @@ impl<D: Disk> VaultFile<D> {
 type BothSlots = [Result<SlotBytes, Damage>; 2];
 
 fn read_both(disk: &mut impl Disk) -> BothSlots {
-    Slot::BOTH.map(|slot| {
+    VaultSlot::BOTH.map(|slot| {
         let mut bytes = SlotBytes::zero();
         disk.read(slot, bytes.expose_mut()).map_err(|error| Damage::Unreadable(error.kind()))?;
         Ok(bytes)
@@ -211,13 +211,13 @@ fn read_both(disk: &mut impl Disk) -> BothSlots {
 
 /// A slot that holds together.
 struct Whole<'a> {
-    slot: Slot,
+    slot: VaultSlot,
     bytes: &'a SlotBytes,
     content: Content<'a>,
 }
 
 impl<'a> Whole<'a> {
-    fn open(slot: Slot, read: &'a Result<SlotBytes, Damage>) -> Result<Self, Damage> {
+    fn open(slot: VaultSlot, read: &'a Result<SlotBytes, Damage>) -> Result<Self, Damage> {
         let bytes = read.as_ref().map_err(|damage| *damage)?;
         Ok(Self { slot, bytes, content: slot::open(bytes.expose())? })
     }
@@ -228,7 +228,7 @@ impl<'a> Whole<'a> {
 /// A whole slot of another version refuses, whichever it is: it may be the newer one of a crash in between, and mending
 /// would erase it.
 fn newest([first, second]: &BothSlots) -> Result<(Whole<'_>, bool), VaultError> {
-    let (first, second) = (Whole::open(Slot::First, first), Whole::open(Slot::Second, second));
+    let (first, second) = (Whole::open(VaultSlot::First, first), Whole::open(VaultSlot::Second, second));
     for Whole { content, .. } in [&first, &second].into_iter().flatten() {
         if !content.is_our_version() {
             return Err(VaultError::Version(content.version));

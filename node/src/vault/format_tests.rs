@@ -12,7 +12,7 @@ use super::{
     roster::{self, Revoked, RosterMember},
 };
 use crate::vault::invitation::{InvitationKey, Inviter};
-use crate::vault::layout::LayoutError;
+use crate::vault::layout::FormatError;
 
 fn seed(byte: u8) -> Secret<32> {
     Secret::take(&mut [byte; 32])
@@ -102,7 +102,7 @@ fn body(sections: &BTreeMap<u8, Vec<u8>>) -> Vec<u8> {
     sections.iter().flat_map(|(tag, bytes)| section(*tag, bytes)).collect()
 }
 
-fn refusal(body: &[u8]) -> LayoutError {
+fn refusal(body: &[u8]) -> FormatError {
     Vault::parse(body).err().expect("the vault is refused")
 }
 
@@ -154,15 +154,15 @@ fn the_bytes_are_the_documented_ones() {
 fn unknown_duplicate_missing_and_misplaced_sections_are_refused() {
     let body = full().encode().expect("a small vault");
     let unknown = [&body[..], &section(8, b"from the future")].concat();
-    assert_eq!(refusal(&unknown), LayoutError::Invalid("section: this version does not know it"));
+    assert_eq!(refusal(&unknown), FormatError::Invalid("section: this version does not know it"));
     let twice = [&body[..], &section(super::DENIALS, &[0])].concat();
-    assert_eq!(refusal(&twice), LayoutError::Invalid("order of sections"));
+    assert_eq!(refusal(&twice), FormatError::Invalid("order of sections"));
     let misplaced = [&body[..], &section(IDENTITY, &[0; 56])].concat();
-    assert_eq!(refusal(&misplaced), LayoutError::Invalid("order of sections"));
+    assert_eq!(refusal(&misplaced), FormatError::Invalid("order of sections"));
     for tag in [1, 2, 4, 6] {
         let mut sections = sections(&body);
         sections.remove(&tag);
-        assert_eq!(refusal(&self::body(&sections)), LayoutError::Short("sections"), "without section {tag}");
+        assert_eq!(refusal(&self::body(&sections)), FormatError::Short("sections"), "without section {tag}");
     }
 }
 
@@ -218,5 +218,5 @@ fn the_largest_roster_fits_its_slot_and_what_outgrows_it_is_refused() {
     };
     let founder = FounderKeys { addresses, ..first.so_far[0].clone() };
     first.so_far = (1..=32).map(|id| FounderKeys { node: NodeId(id), ..founder.clone() }).collect();
-    assert!(matches!(vault.encode(), Err(LayoutError::TooMany { what: "bytes", .. })));
+    assert!(matches!(vault.encode(), Err(FormatError::TooMany { what: "bytes", .. })));
 }

@@ -18,7 +18,7 @@ use quorate_shares::kem::PublicKey;
 
 use super::roster::MEMBERS_MAX;
 use crate::vault::invitation::{INVITERS_MAX, InvitationKey, Inviter};
-use crate::vault::layout::{Address, LayoutError, Reader, Writer};
+use crate::vault::layout::{Address, FormatError, Reader, Writer};
 
 /// The id of the first founder.
 pub const FIRST_FOUNDER: NodeId = NodeId(1);
@@ -119,14 +119,14 @@ impl Founding {
         }
     }
 
-    pub(super) fn read(mut reader: Reader<'_>) -> Result<Self, LayoutError> {
+    pub(super) fn read(mut reader: Reader<'_>) -> Result<Self, FormatError> {
         let (attempt, tag) = (reader.u32()?, reader.u8()?);
         let (name, addresses) = (reader.name()?, Address::read_list(&mut reader)?);
         let role = match tag {
             1 => Role::FirstFounder(FirstFounder::read(&mut reader)?),
             2 => Role::Founder(Invited::read(&mut reader)?),
             3 => Role::Joiner(Invited::read(&mut reader)?),
-            _ => return Err(LayoutError::Invalid("role")),
+            _ => return Err(FormatError::Invalid("role")),
         };
         reader.finish()?;
         Ok(Self { attempt, name, addresses, role })
@@ -162,7 +162,7 @@ impl FirstFounder {
         writer.u8(self.step as u8);
     }
 
-    fn read(reader: &mut Reader<'_>) -> Result<Self, LayoutError> {
+    fn read(reader: &mut Reader<'_>) -> Result<Self, FormatError> {
         let (founders, threshold) = (reader.u8()?, reader.u8()?);
         let invitations = (0..reader.count(INVITATIONS_MAX, "invitations")?).map(|_| OpenInvitation::read(reader));
         let invitations = invitations.collect::<Result<_, _>>()?;
@@ -172,13 +172,13 @@ impl FirstFounder {
         let step = FoundingStep::read(reader)?;
         match so_far.is_sorted_by(|a, b| a.node < b.node) {
             true => Ok(Self { founders, threshold, invitations, token_hash, so_far, step }),
-            false => Err(LayoutError::Invalid("order of founders")),
+            false => Err(FormatError::Invalid("order of founders")),
         }
     }
 }
 
 impl OpenInvitation {
-    fn read(reader: &mut Reader<'_>) -> Result<Self, LayoutError> {
+    fn read(reader: &mut Reader<'_>) -> Result<Self, FormatError> {
         let (key, expires_ms) = (InvitationKey::from(reader.secret()?), reader.u64()?);
         let bound = if reader.flag("binding of an invitation")? { Some(reader.array()?) } else { None };
         Ok(Self { key, expires_ms, bound })
@@ -191,7 +191,7 @@ impl FounderKeys {
         writer.text(self.name.as_str()).addresses(&self.addresses);
     }
 
-    fn read(reader: &mut Reader<'_>) -> Result<Self, LayoutError> {
+    fn read(reader: &mut Reader<'_>) -> Result<Self, FormatError> {
         Ok(Self {
             node: reader.node()?,
             boot_pk: reader.array()?,
@@ -204,12 +204,12 @@ impl FounderKeys {
 }
 
 impl FoundingStep {
-    fn read(reader: &mut Reader<'_>) -> Result<Self, LayoutError> {
+    fn read(reader: &mut Reader<'_>) -> Result<Self, FormatError> {
         match reader.u8()? {
             1 => Ok(Self::Gathering),
             2 => Ok(Self::Locking),
             3 => Ok(Self::Starting),
-            _ => Err(LayoutError::Invalid("step of founding")),
+            _ => Err(FormatError::Invalid("step of founding")),
         }
     }
 }
@@ -222,14 +222,14 @@ impl Invited {
         }
     }
 
-    fn read(reader: &mut Reader<'_>) -> Result<Self, LayoutError> {
+    fn read(reader: &mut Reader<'_>) -> Result<Self, FormatError> {
         let key = InvitationKey::from(reader.secret()?);
         let inviters = (0..reader.count(INVITERS_MAX, "inviters")?)
             .map(|_| Ok(Inviter { boot_pk: reader.array()?, address: Address::read(reader)? }))
-            .collect::<Result<Vec<_>, LayoutError>>()?;
+            .collect::<Result<Vec<_>, FormatError>>()?;
         match inviters.is_empty() {
             false => Ok(Self { key, inviters }),
-            true => Err(LayoutError::Invalid("number of inviters")),
+            true => Err(FormatError::Invalid("number of inviters")),
         }
     }
 }

@@ -10,7 +10,7 @@ use quorate_shares::ids::NodeId;
 use quorate_shares::secret::Secret;
 
 use super::roster::MEMBERS_MAX;
-use crate::vault::layout::{LayoutError, Reader, Writer};
+use crate::vault::layout::{FormatError, Reader, Writer};
 
 /// Most keys held for one peer at a time; a peer that needs a fourth is told `busy` until older ones have died.
 pub const KEYS_PER_PEER_MAX: usize = 3;
@@ -58,7 +58,7 @@ impl HeldForPeer {
         }
     }
 
-    fn read(reader: &mut Reader<'_>) -> Result<Self, LayoutError> {
+    fn read(reader: &mut Reader<'_>) -> Result<Self, FormatError> {
         let mut held = Self::new(reader.node()?);
         (held.last_gen, held.committed_keyno) = (reader.u64()?, reader.u64()?);
         (held.grace_left_s, held.away_s) = (reader.u16()?, reader.u32()?);
@@ -67,22 +67,22 @@ impl HeldForPeer {
         }
         match held.keys.is_sorted_by(|a, b| a.keyno < b.keyno) {
             true => Ok(held),
-            false => Err(LayoutError::Invalid("order of lock keys")),
+            false => Err(FormatError::Invalid("order of lock keys")),
         }
     }
 }
 
 /// Reads the whole section.
-pub(super) fn read_all(mut reader: Reader<'_>) -> Result<Vec<HeldForPeer>, LayoutError> {
+pub(super) fn read_all(mut reader: Reader<'_>) -> Result<Vec<HeldForPeer>, FormatError> {
     let mut all: Vec<HeldForPeer> = Vec::new();
     while !reader.is_empty() {
         if all.len() == MEMBERS_MAX {
-            return Err(LayoutError::TooMany { what: "peers with lock keys", limit: MEMBERS_MAX });
+            return Err(FormatError::TooMany { what: "peers with lock keys", limit: MEMBERS_MAX });
         }
         all.push(HeldForPeer::read(&mut reader)?);
     }
     match all.is_sorted_by(|a, b| a.peer < b.peer) {
         true => Ok(all),
-        false => Err(LayoutError::Invalid("order of peers")),
+        false => Err(FormatError::Invalid("order of peers")),
     }
 }

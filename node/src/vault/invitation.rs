@@ -31,7 +31,7 @@ use zeroize::Zeroizing;
 
 use crate::base::random;
 use crate::vault::Roster;
-use crate::vault::layout::{Address, LayoutError, Reader, Writer};
+use crate::vault::layout::{Address, FormatError, Reader, Writer};
 
 /// Most members that an invitation names; a joiner needs one that answers.
 pub const INVITERS_MAX: usize = 3;
@@ -69,7 +69,7 @@ pub enum InvitationError {
     Text,
     /// The text is fine and what it holds is not.
     #[error("damaged invitation: {0}")]
-    Content(#[from] LayoutError),
+    Content(#[from] FormatError),
 }
 
 impl InvitationError {
@@ -88,10 +88,10 @@ impl Invitation {
     /// The one line of text that the operator copies.
     ///
     /// # Errors
-    /// [`LayoutError`] if it names no inviter or too many.
-    pub fn text(&self) -> Result<Zeroizing<String>, LayoutError> {
+    /// [`FormatError`] if it names no inviter or too many.
+    pub fn text(&self) -> Result<Zeroizing<String>, FormatError> {
         if self.inviters.is_empty() || self.inviters.len() > INVITERS_MAX {
-            return Err(LayoutError::Invalid("number of inviters"));
+            return Err(FormatError::Invalid("number of inviters"));
         }
         let mut writer = Writer::with_room(INVITATION_TEXT_MAX / 4 * 3);
         writer.bytes(b"QJT1").bytes(&self.cluster.0).bytes(self.secret.expose()).count(self.inviters.len());
@@ -121,11 +121,11 @@ impl FromStr for Invitation {
         let (cluster, secret) = (reader.cluster()?, reader.secret()?);
         let inviters = (0..reader.count(INVITERS_MAX, "inviters")?)
             .map(|_| Ok(Inviter { boot_pk: reader.array()?, address: Address::read(&mut reader)? }))
-            .collect::<Result<Vec<_>, LayoutError>>()?;
+            .collect::<Result<Vec<_>, FormatError>>()?;
         reader.finish()?;
         match inviters.is_empty() {
             false => Ok(Self { cluster, secret, inviters }),
-            true => Err(LayoutError::Invalid("number of inviters").into()),
+            true => Err(FormatError::Invalid("number of inviters").into()),
         }
     }
 }
@@ -198,8 +198,8 @@ impl Registration {
     /// Lays out the request for a connection with this exporter.
     ///
     /// # Errors
-    /// [`LayoutError`] if there is no address or there are too many.
-    pub fn request(&self, key: &InvitationKey, exporter: &[u8; 32]) -> Result<Vec<u8>, LayoutError> {
+    /// [`FormatError`] if there is no address or there are too many.
+    pub fn request(&self, key: &InvitationKey, exporter: &[u8; 32]) -> Result<Vec<u8>, FormatError> {
         let mut writer = Writer::with_room(JOIN_REQUEST_BYTES_MAX);
         writer.bytes(b"QJN1").bytes(&key.id()).bytes(&self.boot_pk).bytes(&self.op_pk);
         writer.bytes(self.share_pk.as_bytes()).text(self.name.as_str()).addresses(&self.addresses);
@@ -221,11 +221,11 @@ impl JoinRequest {
     /// Parses a request.
     ///
     /// # Errors
-    /// [`LayoutError`] for anything but a whole request.
-    pub fn parse(bytes: &[u8]) -> Result<Self, LayoutError> {
+    /// [`FormatError`] for anything but a whole request.
+    pub fn parse(bytes: &[u8]) -> Result<Self, FormatError> {
         let mut reader = Reader::new(bytes, "join request");
         if reader.bytes(4)? != b"QJN1" {
-            return Err(LayoutError::Invalid("join request"));
+            return Err(FormatError::Invalid("join request"));
         }
         let invitation = reader.array()?;
         let registration = Registration {
@@ -239,7 +239,7 @@ impl JoinRequest {
         reader.finish()?;
         match registration.addresses.is_empty() {
             false => Ok(Self { invitation, registration, proof }),
-            true => Err(LayoutError::Invalid("number of addresses")),
+            true => Err(FormatError::Invalid("number of addresses")),
         }
     }
 
@@ -289,7 +289,7 @@ pub enum JoinCode {
 pub enum JoinReplyError {
     /// Not a whole reply.
     #[error("malformed join reply: {0}")]
-    Malformed(#[from] LayoutError),
+    Malformed(#[from] FormatError),
     /// Its MAC does not come from someone who knows V on this connection.
     #[error("the join reply is not from a member that knows this invitation")]
     Unproved,
@@ -302,8 +302,8 @@ impl JoinReply {
     /// it.
     ///
     /// # Errors
-    /// [`LayoutError::TooMany`] if the roster is too large.
-    pub fn seal(&self, key: &InvitationKey, exporter: &[u8; 32]) -> Result<Vec<u8>, LayoutError> {
+    /// [`FormatError::TooMany`] if the roster is too large.
+    pub fn seal(&self, key: &InvitationKey, exporter: &[u8; 32]) -> Result<Vec<u8>, FormatError> {
         let mut writer = Writer::with_room(JOIN_REPLY_BYTES_MAX);
         writer.bytes(b"QJA1").u8(self.code as u8).u64(self.node.map_or(0, |node| node.0)).u32(self.attempt);
         self.roster.write(&mut writer);
@@ -313,7 +313,7 @@ impl JoinReply {
     }
 
     /// What whoever asks with an unknown invitation is told.
-    pub fn unknown(exporter: &[u8; 32]) -> Result<Vec<u8>, LayoutError> {
+    pub fn unknown(exporter: &[u8; 32]) -> Result<Vec<u8>, FormatError> {
         let reply = Self { code: JoinCode::Unknown, node: None, attempt: 0, roster: Roster::default() };
         reply.seal(&InvitationKey::from(Secret::random(&mut random::system())), exporter)
     }
@@ -324,10 +324,10 @@ impl JoinReply {
     /// # Errors
     /// [`JoinReplyError`].
     pub fn open(bytes: &[u8], key: &InvitationKey, exporter: &[u8; 32]) -> Result<Self, JoinReplyError> {
-        let (signed, mac) = bytes.split_last_chunk::<32>().ok_or(LayoutError::Short("join reply"))?;
+        let (signed, mac) = bytes.split_last_chunk::<32>().ok_or(FormatError::Short("join reply"))?;
         let mut reader = Reader::new(signed, "join reply");
         if reader.bytes(4)? != b"QJA1" {
-            return Err(LayoutError::Invalid("join reply").into());
+            return Err(FormatError::Invalid("join reply").into());
         }
         let code = JoinCode::read(&mut reader)?;
         let node = Some(reader.u64()?).filter(|&id| id != 0).map(NodeId);
@@ -342,7 +342,7 @@ impl JoinReply {
 }
 
 impl JoinCode {
-    fn read(reader: &mut Reader<'_>) -> Result<Self, LayoutError> {
+    fn read(reader: &mut Reader<'_>) -> Result<Self, FormatError> {
         [
             Self::Complete,
             Self::Wait,
@@ -355,7 +355,7 @@ impl JoinCode {
         ]
         .into_iter()
         .nth(usize::from(reader.u8()?))
-        .ok_or(LayoutError::Invalid("join code"))
+        .ok_or(FormatError::Invalid("join code"))
     }
 }
 

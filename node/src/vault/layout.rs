@@ -11,7 +11,7 @@ use std::str::FromStr;
 
 use quorate_shares::ids::{ADDRESS_BYTES_MAX, ADDRESSES_MAX};
 
-pub use quorate_shares::error::FormatError as LayoutError;
+pub use quorate_shares::error::FormatError;
 pub use quorate_shares::layout::Reader;
 
 /// Where a node is reached: `host:port`, as the operator wrote it.
@@ -25,20 +25,20 @@ impl Address {
     }
 
     /// Reads an address behind its length in one byte.
-    pub fn read(reader: &mut Reader<'_>) -> Result<Self, LayoutError> {
+    pub fn read(reader: &mut Reader<'_>) -> Result<Self, FormatError> {
         reader.text()?.parse()
     }
 
     /// Reads a list of addresses behind their count in one byte.
-    pub fn read_list(reader: &mut Reader<'_>) -> Result<Vec<Self>, LayoutError> {
+    pub fn read_list(reader: &mut Reader<'_>) -> Result<Vec<Self>, FormatError> {
         (0..reader.count(ADDRESSES_MAX, "addresses of a node")?).map(|_| Self::read(reader)).collect()
     }
 }
 
 impl FromStr for Address {
-    type Err = LayoutError;
-    fn from_str(text: &str) -> Result<Self, LayoutError> {
-        let refused = LayoutError::Invalid("address");
+    type Err = FormatError;
+    fn from_str(text: &str) -> Result<Self, FormatError> {
+        let refused = FormatError::Invalid("address");
         if text.len() > ADDRESS_BYTES_MAX || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(refused);
         }
@@ -158,10 +158,10 @@ impl Writer {
     /// The bytes, if all of them fitted.
     ///
     /// # Errors
-    /// [`LayoutError::TooMany`] when they did not.
-    pub fn finish(self) -> Result<Wiped, LayoutError> {
+    /// [`FormatError::TooMany`] when they did not.
+    pub fn finish(self) -> Result<Wiped, FormatError> {
         match self.overflow {
-            true => Err(LayoutError::TooMany { what: "bytes", limit: self.limit }),
+            true => Err(FormatError::TooMany { what: "bytes", limit: self.limit }),
             false => Ok(self.buffer),
         }
     }
@@ -188,6 +188,6 @@ mod tests {
         writer.u32(7);
         assert_eq!(writer.written().as_ptr(), before);
         writer.u8(1);
-        assert_eq!(writer.finish().err(), Some(LayoutError::TooMany { what: "bytes", limit: 4 }));
+        assert_eq!(writer.finish().err(), Some(FormatError::TooMany { what: "bytes", limit: 4 }));
     }
 }

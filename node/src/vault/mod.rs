@@ -42,7 +42,7 @@ pub use self::founding::{
 pub use self::held::{HeldForPeer, HeldKey, KEYS_PER_PEER_MAX};
 pub use self::roster::{MEMBERS_MAX, REVOKED_MAX, Revoked, Roster, RosterLogId, RosterMember, Standing};
 pub use self::slot::{BODY_BYTES_MAX, Damage};
-use crate::vault::layout::{LayoutError, Reader, Wiped, Writer};
+use crate::vault::layout::{FormatError, Reader, Wiped, Writer};
 
 const IDENTITY: u8 = 1;
 const ROSTER: u8 = 2;
@@ -120,8 +120,8 @@ impl Vault {
     /// The body of a slot.
     ///
     /// # Errors
-    /// [`LayoutError`] if it would not fit, or if parsing it again would refuse it.
-    pub fn encode(&self) -> Result<Wiped, LayoutError> {
+    /// [`FormatError`] if it would not fit, or if parsing it again would refuse it.
+    pub fn encode(&self) -> Result<Wiped, FormatError> {
         let mut writer = Writer::with_room(BODY_BYTES_MAX);
         writer.section(IDENTITY, |writer| {
             writer.bytes(&self.identity.cluster.0).u64(self.identity.node.map_or(0, |node| node.0));
@@ -150,8 +150,8 @@ impl Vault {
     /// Parses the body of a slot.
     ///
     /// # Errors
-    /// [`LayoutError`] for anything but the one encoding of a vault.
-    pub fn parse(body: &[u8]) -> Result<Self, LayoutError> {
+    /// [`FormatError`] for anything but the one encoding of a vault.
+    pub fn parse(body: &[u8]) -> Result<Self, FormatError> {
         let mut reader = Reader::new(body, "vault");
         let (mut identity, mut roster, mut lock, mut held, mut founding, mut flags, mut denials) =
             (None, None, None, None, None, None, Vec::new());
@@ -159,23 +159,23 @@ impl Vault {
         while !reader.is_empty() {
             let tag = reader.u8()?;
             if tag <= last_tag {
-                return Err(LayoutError::Invalid("order of sections"));
+                return Err(FormatError::Invalid("order of sections"));
             }
             last_tag = tag;
-            let length = usize::try_from(reader.u32()?).map_err(|_| LayoutError::Short("vault"))?;
+            let length = usize::try_from(reader.u32()?).map_err(|_| FormatError::Short("vault"))?;
             let bytes = reader.bytes(length)?;
             match tag {
                 IDENTITY => identity = Some(Identity::read(Reader::new(bytes, "identity"))?),
                 ROSTER => roster = Some(whole(bytes, "roster", Roster::read)?),
-                LOCK => lock = Some(Lock::parse(bytes).map_err(|_| LayoutError::Invalid("own lock"))?),
+                LOCK => lock = Some(Lock::parse(bytes).map_err(|_| FormatError::Invalid("own lock"))?),
                 HELD => held = Some(held::read_all(Reader::new(bytes, "keys held for peers"))?),
                 FOUNDING => founding = Some(Founding::read(Reader::new(bytes, "founding"))?),
                 FLAGS => flags = Some(whole(bytes, "flags", |reader| Flags::from_bits(reader.u8()?))?),
                 DENIALS => denials = whole(bytes, "denials", denials::read)?,
-                _ => return Err(LayoutError::Invalid("section: this version does not know it")),
+                _ => return Err(FormatError::Invalid("section: this version does not know it")),
             }
         }
-        let missing = LayoutError::Short("sections");
+        let missing = FormatError::Short("sections");
         Ok(Self {
             identity: identity.ok_or(missing)?,
             roster: roster.ok_or(missing)?,
@@ -193,14 +193,14 @@ impl Flags {
         u8::from(self.sealed) | u8::from(self.revoked) << 1
     }
 
-    fn from_bits(bits: u8) -> Result<Self, LayoutError> {
+    fn from_bits(bits: u8) -> Result<Self, FormatError> {
         let flags = Self { sealed: bits & 1 == 1, revoked: bits >> 1 & 1 == 1 };
-        if flags.bits() == bits { Ok(flags) } else { Err(LayoutError::Invalid("flags")) }
+        if flags.bits() == bits { Ok(flags) } else { Err(FormatError::Invalid("flags")) }
     }
 }
 
 impl Identity {
-    fn read(mut reader: Reader<'_>) -> Result<Self, LayoutError> {
+    fn read(mut reader: Reader<'_>) -> Result<Self, FormatError> {
         let (cluster, node) = (reader.cluster()?, reader.u64()?);
         let identity =
             Self { cluster, node: Some(node).filter(|&id| id != 0).map(NodeId), boot_seed: reader.secret()? };
@@ -211,8 +211,8 @@ impl Identity {
 fn whole<T>(
     bytes: &[u8],
     what: &'static str,
-    read: impl FnOnce(&mut Reader<'_>) -> Result<T, LayoutError>,
-) -> Result<T, LayoutError> {
+    read: impl FnOnce(&mut Reader<'_>) -> Result<T, FormatError>,
+) -> Result<T, FormatError> {
     let mut reader = Reader::new(bytes, what);
     let value = read(&mut reader)?;
     reader.finish().map(|()| value)

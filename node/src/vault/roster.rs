@@ -13,7 +13,7 @@
 use quorate_raft::LogPlace;
 use quorate_shares::ids::{NodeId, NodeName};
 
-use crate::vault::layout::{Address, LayoutError, Reader, Writer};
+use crate::vault::layout::{Address, FormatError, Reader, Writer};
 
 /// Most members of a roster. Nine voters are tested; the rest is room for joiners and leavers.
 pub const MEMBERS_MAX: usize = 32;
@@ -34,7 +34,7 @@ pub struct Roster {
     pub revoked: Vec<Revoked>,
 }
 
-/// A place in the Raft log. Ordered as Raft orders logs: by term first, by index last.
+/// A place in the Raft log. Resolved as Raft orders logs: by term first, by index last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct RosterLogId {
     /// Term of the leader that wrote the entry.
@@ -113,8 +113,8 @@ impl Roster {
     /// The bytes of the roster, as they travel.
     ///
     /// # Errors
-    /// [`LayoutError`] if there is more than a roster may have.
-    pub fn encode(&self) -> Result<Vec<u8>, LayoutError> {
+    /// [`FormatError`] if there is more than a roster may have.
+    pub fn encode(&self) -> Result<Vec<u8>, FormatError> {
         let mut writer = Writer::with_room(ROSTER_BYTES_MAX);
         self.write(&mut writer);
         Ok(writer.finish()?.to_vec())
@@ -123,8 +123,8 @@ impl Roster {
     /// Parses the bytes of a roster.
     ///
     /// # Errors
-    /// [`LayoutError`] for anything but the one encoding of a roster.
-    pub fn parse(bytes: &[u8]) -> Result<Self, LayoutError> {
+    /// [`FormatError`] for anything but the one encoding of a roster.
+    pub fn parse(bytes: &[u8]) -> Result<Self, FormatError> {
         let mut reader = Reader::new(bytes, "roster");
         let roster = Self::read(&mut reader)?;
         reader.finish().map(|()| roster)
@@ -148,21 +148,21 @@ impl Roster {
     /// Takes a roster off `reader`.
     ///
     /// # Errors
-    /// [`LayoutError`] for anything but the one encoding of a roster.
-    pub fn read(reader: &mut Reader<'_>) -> Result<Self, LayoutError> {
+    /// [`FormatError`] for anything but the one encoding of a roster.
+    pub fn read(reader: &mut Reader<'_>) -> Result<Self, FormatError> {
         let log_id = RosterLogId::read(reader)?;
         let members = (0..reader.count(MEMBERS_MAX, "members")?).map(|_| RosterMember::read(reader));
         let members = members.collect::<Result<Vec<_>, _>>()?;
         let count = usize::from(reader.u16()?);
         if count > REVOKED_MAX {
-            return Err(LayoutError::TooMany { what: "revoked nodes", limit: REVOKED_MAX });
+            return Err(FormatError::TooMany { what: "revoked nodes", limit: REVOKED_MAX });
         }
         let revoked = (0..count).map(|_| Ok(Revoked { node: reader.node()?, boot_pk: reader.array()? }));
         let roster = Self { log_id, members, revoked: revoked.collect::<Result<_, _>>()? };
         let ordered = roster.members.is_sorted_by(|a, b| a.node < b.node);
         match ordered && roster.revoked.is_sorted_by(|a, b| a.node < b.node) {
             true => Ok(roster),
-            false => Err(LayoutError::Invalid("order of the roster")),
+            false => Err(FormatError::Invalid("order of the roster")),
         }
     }
 }
@@ -187,14 +187,14 @@ impl RosterLogId {
     /// Takes its 24 bytes.
     ///
     /// # Errors
-    /// [`LayoutError::Short`].
-    pub fn read(reader: &mut Reader<'_>) -> Result<Self, LayoutError> {
+    /// [`FormatError::Short`].
+    pub fn read(reader: &mut Reader<'_>) -> Result<Self, FormatError> {
         Ok(Self { term: reader.u64()?, leader: reader.u64()?, index: reader.u64()? })
     }
 }
 
 impl RosterMember {
-    fn read(reader: &mut Reader<'_>) -> Result<Self, LayoutError> {
+    fn read(reader: &mut Reader<'_>) -> Result<Self, FormatError> {
         Ok(Self {
             node: reader.node()?,
             boot_pk: reader.array()?,
@@ -211,12 +211,12 @@ impl Standing {
         u8::from(self.admitted) | u8::from(self.voter) << 1 | u8::from(self.learner) << 2 | u8::from(self.denied) << 3
     }
 
-    fn from_bits(bits: u8) -> Result<Self, LayoutError> {
+    fn from_bits(bits: u8) -> Result<Self, FormatError> {
         let bit = |at: u8| bits >> at & 1 == 1;
         let standing = Self { admitted: bit(0), voter: bit(1), learner: bit(2), denied: bit(3) };
         match standing.bits() == bits {
             true => Ok(standing),
-            false => Err(LayoutError::Invalid("standing of a member")),
+            false => Err(FormatError::Invalid("standing of a member")),
         }
     }
 }
@@ -246,7 +246,7 @@ pub(crate) mod tests {
         roster.encode().expect("a small roster")
     }
 
-    fn parse(bytes: &[u8]) -> Result<Roster, LayoutError> {
+    fn parse(bytes: &[u8]) -> Result<Roster, FormatError> {
         Roster::parse(bytes)
     }
 
@@ -263,7 +263,7 @@ pub(crate) mod tests {
         for end in 0..whole.len() {
             assert!(parse(&whole[..end]).is_err(), "{end} bytes");
         }
-        assert_eq!(parse(&[&whole[..], &[0]].concat()), Err(LayoutError::Trailing(1)));
+        assert_eq!(parse(&[&whole[..], &[0]].concat()), Err(FormatError::Trailing(1)));
     }
 
     #[test]
@@ -272,20 +272,20 @@ pub(crate) mod tests {
         swapped.members.reverse();
         let twice = Roster { revoked: vec![sample().revoked[0]; 2], ..sample() };
         for roster in [swapped, twice] {
-            assert_eq!(parse(&bytes(&roster)), Err(LayoutError::Invalid("order of the roster")));
+            assert_eq!(parse(&bytes(&roster)), Err(FormatError::Invalid("order of the roster")));
         }
         let mut unknown_flag = bytes(&sample());
         unknown_flag[24 + 1 + 72] |= 0x10;
-        assert_eq!(parse(&unknown_flag), Err(LayoutError::Invalid("standing of a member")));
+        assert_eq!(parse(&unknown_flag), Err(FormatError::Invalid("standing of a member")));
     }
 
     #[test]
     fn lists_have_limits() {
         let mut crowd = bytes(&Roster::default());
         crowd[24] = MEMBERS_MAX as u8 + 1;
-        assert_eq!(parse(&crowd), Err(LayoutError::TooMany { what: "members", limit: MEMBERS_MAX }));
+        assert_eq!(parse(&crowd), Err(FormatError::TooMany { what: "members", limit: MEMBERS_MAX }));
         let mut graves = bytes(&Roster::default());
         graves[25..27].copy_from_slice(&(REVOKED_MAX as u16 + 1).to_be_bytes());
-        assert_eq!(parse(&graves), Err(LayoutError::TooMany { what: "revoked nodes", limit: REVOKED_MAX }));
+        assert_eq!(parse(&graves), Err(FormatError::TooMany { what: "revoked nodes", limit: REVOKED_MAX }));
     }
 }

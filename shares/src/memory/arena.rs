@@ -88,25 +88,25 @@ pub fn harden_process() -> io::Result<()> {
 /// `N` bytes with one owner: zero at first, and wiped when dropped.
 pub(crate) enum Buffer<const N: usize> {
     /// In a slot of the arena.
-    Slot(Slot),
+    ArenaSlot(ArenaSlot),
     /// On the heap.
     Heap(Box<[u8; N]>),
 }
 
 impl<const N: usize> Buffer<N> {
     pub(crate) fn zero() -> Self {
-        match Slot::take(N) {
-            Some(slot) => Self::Slot(slot),
+        match ArenaSlot::take(N) {
+            Some(slot) => Self::ArenaSlot(slot),
             None => Self::Heap(Box::new([0; N])),
         }
     }
 
     pub(crate) fn bytes(&self) -> &[u8; N] {
         match self {
-            // SAFETY: `Slot::take` gave a slot only because N <= SLOT_BYTES, the memory of a slot is initialised and
+            // SAFETY: `ArenaSlot::take` gave a slot only because N <= SLOT_BYTES, the memory of a slot is initialised and
             // mapped for ever, and this buffer owns the slot alone: a shared borrow of it is a shared borrow of the
             // bytes.
-            Self::Slot(slot) => unsafe { slot.start.cast::<[u8; N]>().as_ref() },
+            Self::ArenaSlot(slot) => unsafe { slot.start.cast::<[u8; N]>().as_ref() },
             Self::Heap(bytes) => bytes,
         }
     }
@@ -114,7 +114,7 @@ impl<const N: usize> Buffer<N> {
     pub(crate) fn bytes_mut(&mut self) -> &mut [u8; N] {
         match self {
             // SAFETY: as above, with an exclusive borrow.
-            Self::Slot(slot) => unsafe { slot.start.cast::<[u8; N]>().as_mut() },
+            Self::ArenaSlot(slot) => unsafe { slot.start.cast::<[u8; N]>().as_mut() },
             Self::Heap(bytes) => bytes,
         }
     }
@@ -127,16 +127,16 @@ impl<const N: usize> Drop for Buffer<N> {
 }
 
 /// The right to one slot of the arena.
-pub(crate) struct Slot {
+pub(crate) struct ArenaSlot {
     start: NonNull<u8>,
 }
 
 // SAFETY: a slot is owned by one value, like a Box, and the memory behind it is never unmapped.
-unsafe impl Send for Slot {}
-// SAFETY: through a shared `Slot` the bytes can only be read.
-unsafe impl Sync for Slot {}
+unsafe impl Send for ArenaSlot {}
+// SAFETY: through a shared `ArenaSlot` the bytes can only be read.
+unsafe impl Sync for ArenaSlot {}
 
-impl Slot {
+impl ArenaSlot {
     fn take(len: usize) -> Option<Self> {
         if len > SLOT_BYTES {
             return None;
@@ -151,9 +151,9 @@ impl Slot {
 }
 
 /// Returns the slot. The bytes are wiped already: `Buffer` wipes them in its own drop, before its field is dropped.
-impl Drop for Slot {
+impl Drop for ArenaSlot {
     fn drop(&mut self) {
-        let returned = Slot { start: self.start };
+        let returned = ArenaSlot { start: self.start };
         let mut free = arena().free.lock().unwrap_or_else(PoisonError::into_inner);
         free.push(returned);
     }
@@ -162,7 +162,7 @@ impl Drop for Slot {
 struct Arena {
     backing: Backing,
     slots: usize,
-    free: Mutex<Vec<Slot>>,
+    free: Mutex<Vec<ArenaSlot>>,
     spilled: AtomicU64,
 }
 
@@ -189,7 +189,7 @@ impl Arena {
                 unsafe { base.write_bytes(0, slots * SLOT_BYTES) };
                 // SAFETY: slot < slots, so the offset stays inside the mapping.
                 let start = |slot: usize| unsafe { base.add(slot * SLOT_BYTES) };
-                let free = (0..slots).map(|slot| Slot { start: start(slot) }).collect();
+                let free = (0..slots).map(|slot| ArenaSlot { start: start(slot) }).collect();
                 return Self { backing, slots, free: Mutex::new(free), spilled: AtomicU64::new(0) };
             }
         }
@@ -257,7 +257,7 @@ mod tests {
         assert!(matches!(large, Buffer::Heap(_)));
         match status() {
             Status { backing: Backing::Heap, .. } => assert!(matches!(small, Buffer::Heap(_))),
-            Status { used, .. } => assert!(used >= 1 && matches!(small, Buffer::Slot(_))),
+            Status { used, .. } => assert!(used >= 1 && matches!(small, Buffer::ArenaSlot(_))),
         }
     }
 

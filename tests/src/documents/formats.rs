@@ -13,7 +13,7 @@ use quorate_client::wire::{
 };
 use quorate_node::messages::caller::{Caller, Door, Origin, Principal, Restrictions};
 use quorate_node::messages::peer::{
-    self, ForwardedReply, ForwardedRequest, Hello, KeyChange, Operate, PeerReply, PeerRequest, Report,
+    self, ForwardedReply, ForwardedRequest, Hello, KeyChange, Order, PeerReply, PeerRequest, Report,
 };
 use quorate_raft::command::{self, Change};
 use quorate_raft::formats::{Private, visit_private};
@@ -61,9 +61,9 @@ fn formats_numbers_every_variant_as_the_code_does() {
         (names::<Origin>(), "from: 0", "restrictions:"),
         (names::<Restrictions>(), "restrictions: 0", "PeerReply:"),
         (names::<PeerReply>(), "PeerReply: 0", "forwarded reply:"),
-        (names::<peer::Refusal>(), "Refused: 0", "flushed:"),
-        (names::<KeyChange>(), "Change( 0 Create", "1 Operate("),
-        (names::<Operate>(), "Operate( 0", "2 Progress"),
+        (names::<peer::PeerRefusal>(), "Refused: 0", "flushed:"),
+        (names::<KeyChange>(), "Change( 0 Create", "1 Order("),
+        (names::<Order>(), "Order( 0", "2 Progress"),
         (private("Ask"), "ask: 0", "reply:"),
         (private("Tell"), "tell: 0", "One append"),
         (names::<Change>(), "change: 0", "A command has"),

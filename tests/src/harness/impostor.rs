@@ -6,7 +6,7 @@ use quorate_client::conn::{Conn, Lane};
 use quorate_client::identity::{DialError, Identity, Protocol, dial};
 use quorate_node::messages::caller::Caller;
 use quorate_node::messages::peer::{
-    Forwarded, ForwardedRequest, Hello, KeyChange, LockState, Operate, PeerRequest, SharesRequest, VerifyRequest,
+    Forwarded, ForwardedRequest, Hello, KeyChange, LockState, Order, PeerRequest, SharesRequest, VerifyRequest,
 };
 use quorate_node::vault::{self, Vault};
 use quorate_raft::command::{Change, Command, Invite};
@@ -101,7 +101,7 @@ pub(crate) fn every_peer_request(me: NodeId) -> Vec<PeerRequest> {
         PeerRequest::Flushed(quorate_raft::Flushed::default()),
         PeerRequest::Roster,
         forwarded(ForwardedRequest::Change(KeyChange::Rotate { request: [0; 16], name: name("key"), expect: None })),
-        forwarded(ForwardedRequest::Operate(Operate::Revoke {
+        forwarded(ForwardedRequest::Order(Order::Revoke {
             request: [0; 16],
             names: vec!["n3".parse().expect("a name")],
         })),

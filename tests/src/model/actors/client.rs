@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use quorate_client::wire::Answered;
-use quorate_node::memory::keyring::Slot;
-use quorate_node::messages::peer::Operate;
+use quorate_node::memory::keyring::KeyVersionId;
+use quorate_node::messages::peer::Order;
 use quorate_shares::envelope::Ciphertext;
 use quorate_shares::ids::{KeyName, NodeId};
 
@@ -33,7 +33,7 @@ struct Sent {
 pub(in crate::model) struct Kept {
     pub(in crate::model) ciphertext: String,
     pub(in crate::model) plaintext: Vec<u8>,
-    pub(in crate::model) slot: Slot,
+    pub(in crate::model) key_version: KeyVersionId,
 }
 
 /// All clients of a cluster, and their common memory.
@@ -44,7 +44,7 @@ pub(in crate::model) struct Clients {
     names: u64,
     pub(in crate::model) keys: Vec<KeyName>,
     pub(in crate::model) kept: Vec<Kept>,
-    made: BTreeMap<[u8; 16], Slot>,
+    made: BTreeMap<[u8; 16], KeyVersionId>,
 }
 
 impl Clients {
@@ -94,9 +94,9 @@ impl Clients {
     }
 
     /// An operator's order, as one more request.
-    pub(in crate::model) fn order(&mut self, now_ms: u64, operate: Operate) -> (u64, Arc<Request>) {
+    pub(in crate::model) fn order(&mut self, now_ms: u64, order: Order) -> (u64, Arc<Request>) {
         self.next += 1;
-        let request = Arc::new(Request::Operate(operate));
+        let request = Arc::new(Request::Order(order));
         self.sent.insert(self.next, Sent { at_ms: now_ms, first_ms: now_ms, request: Arc::clone(&request) });
         (self.next, request)
     }
@@ -125,15 +125,15 @@ impl Clients {
         self.sent.remove(&id);
         match (&*request, &answer.said) {
             (Request::Create { request, name } | Request::Rotate { request, name }, Said::Made { uid, version }) => {
-                let slot = (*uid, *version);
-                let first = *self.made.entry(*request).or_insert(slot);
-                if first != slot {
+                let key_version = (*uid, *version);
+                let first = *self.made.entry(*request).or_insert(key_version);
+                if first != key_version {
                     watch.broken("one request made two versions");
                 }
-                if self.made.iter().any(|(other, made)| *made == slot && other != request) {
+                if self.made.iter().any(|(other, made)| *made == key_version && other != request) {
                     watch.broken("two requests are told of one version");
                 }
-                watch.acknowledged(slot, name, disks);
+                watch.acknowledged(key_version, name, disks);
                 if !self.keys.contains(name) {
                     self.keys.push(name.clone());
                 }
@@ -141,11 +141,11 @@ impl Clients {
             (Request::Encrypt { name, plaintext }, Said::Ciphertext(text)) => {
                 let version = Ciphertext::parse_text(text).expect("a node makes ciphertexts").header().version;
                 watch.encrypted_under_the_newest(name, version);
-                let Some(slot) = watch.slot_of(name, version) else {
+                let Some(key_version) = watch.slot_of(name, version) else {
                     return watch.broken("D6: a ciphertext names a version that was never committed");
                 };
-                watch.can_be_rebuilt(slot, disks);
-                self.kept.push(Kept { ciphertext: text.clone(), plaintext: plaintext.clone(), slot });
+                watch.can_be_rebuilt(key_version, disks);
+                self.kept.push(Kept { ciphertext: text.clone(), plaintext: plaintext.clone(), key_version });
                 watch.seen.encrypted += 1;
             }
             (Request::Decrypt { ciphertext }, said) => self.decrypted(ciphertext, said, watch),
@@ -154,11 +154,11 @@ impl Clients {
                 watch.may_be_missing(name, at_ms);
             }
             (Request::Create { request, name }, Said::Conflict) => watch.conflicts(name, request),
-            (Request::Operate(operate), Said::Begun(operation)) => {
-                let (Operate::Remove { request, .. } | Operate::Revoke { request, .. }) = operate;
+            (Request::Order(order), Said::Begun(operation)) => {
+                let (Order::Remove { request, .. } | Order::Revoke { request, .. }) = order;
                 watch.begun(*request, *operation);
             }
-            (Request::Operate(_), Said::NotFound | Said::Conflict) => {}
+            (Request::Order(_), Said::NotFound | Said::Conflict) => {}
             (Request::Rotate { .. }, Said::Conflict) => {}
             (Request::Show { .. }, Said::Newest(None)) => {}
             (request, said) => watch.broken(&format!("{request:?} is answered {said:?}")),

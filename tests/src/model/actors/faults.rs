@@ -66,12 +66,12 @@ impl World {
 
     /// A node that has no seat in an epoch asks for shares of it, as if it had come past the door.
     fn stranger_asks(&mut self, node: NodeId) {
-        let Some(slot) = self.watch.state.keys.values().next().map(|key| (key.uid, key.newest().version)) else {
+        let Some(key_version) = self.watch.state.keys.values().next().map(|key| (key.uid, key.newest().version)) else {
             return;
         };
         let epochs: Vec<Epoch> = self.watch.state.epochs.keys().copied().collect();
         let Some(epoch) = self.dice.pick(&epochs) else { return };
-        let request = SharesRequest { epoch, versions: vec![slot], request: [0; 16] };
+        let request = SharesRequest { epoch, versions: vec![key_version], request: [0; 16] };
         let body = peer::encode(&PeerRequest::Shares(request.clone()));
         let Some(process) = self.machines[&node].daemon.as_ref().map(|daemon| daemon.me) else { return };
         let from = Process { node: STRANGER, boot: 1 };

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use quorate_node::messages::peer::Operate;
+use quorate_node::messages::peer::Order;
 use quorate_raft::command::{Begin, Change, Command, Operation};
 use quorate_shares::ids::{NodeId, NodeName};
 
@@ -43,7 +43,7 @@ impl World {
         let Some(node) = self.dice.pick(&self.nodes) else { return };
         let (request, name) = (self.dice.bytes(), self.name(node));
         let accept_no_redundancy = self.dice.chance(500);
-        self.order(Operate::Remove { request, name, accept_no_redundancy, abandon: Vec::new() });
+        self.order(Order::Remove { request, name, accept_no_redundancy, abandon: Vec::new() });
     }
 
     /// One node, or two at once; never a node whose loss would leave another one without a way to open its lock.
@@ -55,7 +55,7 @@ impl World {
         }
         if self.watch.state.stranded(&nodes).next().is_none() {
             let (request, names) = (self.dice.bytes(), nodes.into_iter().map(|node| self.name(node)).collect());
-            self.order(Operate::Revoke { request, names });
+            self.order(Order::Revoke { request, names });
         }
     }
 
@@ -76,22 +76,22 @@ impl World {
     fn say_it_again(&mut self) {
         if !self.orders.is_empty() {
             let at = self.dice.below(self.orders.len() as u64) as usize;
-            let operate = self.orders[at].clone();
-            self.tell(operate);
+            let order = self.orders[at].clone();
+            self.tell(order);
         }
     }
 
-    fn order(&mut self, operate: Operate) {
+    fn order(&mut self, order: Order) {
         if self.orders.len() == ORDERS_MAX {
             self.orders.remove(0);
         }
-        self.orders.push(operate.clone());
-        self.tell(operate);
+        self.orders.push(order.clone());
+        self.tell(order);
     }
 
-    fn tell(&mut self, operate: Operate) {
+    fn tell(&mut self, order: Order) {
         let Some(node) = self.dice.pick(&self.nodes) else { return };
-        let (id, request) = self.clients.order(self.now_ms, operate);
+        let (id, request) = self.clients.order(self.now_ms, order);
         self.request(node, id, request);
     }
 

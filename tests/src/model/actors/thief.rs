@@ -1,6 +1,6 @@
 //! A thief copies disks, again and again, of fewer than t holders of each epoch, and tries everything that they hold.
 //!
-//! It reads both slots of every copy, plays LockOpen among all of them with every key that any of them ever held, and opens
+//! It reads both key_versions of every copy, plays LockOpen among all of them with every key that any of them ever held, and opens
 //! with the real code what it can. It is given everything that is replicated, in plain. So what it does not get is
 //! protected by the locks and the seals alone. The control is the same thief with the disks of t nodes.
 
@@ -93,22 +93,25 @@ impl Thief {
         if let Some((node, _)) = bundles.first().filter(|_| few) {
             watch.broken(&format!("S1: the disks of {victims:?} open the bundle of node {node}"));
         }
-        if let Some((slot, epoch)) = watch.first_stolen(&bundles) {
-            watch.broken(&format!("S1: the disks of {victims:?} give key {slot:?} by its shares of epoch {epoch}"));
+        if let Some((key_version, epoch)) = watch.first_stolen(&bundles) {
+            watch.broken(&format!(
+                "S1: the disks of {victims:?} give key {key_version:?} by its shares of epoch {epoch}"
+            ));
         }
     }
 
     /// S1, by its letter: no bytes of a disk, and none that are replicated, are a secret. The boot seeds lie there in plain by
     /// design: a search that does not find them proves nothing.
     pub(in crate::model) fn finds_no_secret(&self, watch: &Watch) {
-        let slots = self.copies.iter().flat_map(|copy| copy.image.0.iter().map(|slot| slot.as_slice()));
+        let key_versions =
+            self.copies.iter().flat_map(|copy| copy.image.0.iter().map(|key_version| key_version.as_slice()));
         let rows = watch.image.rows.values().map(Vec::as_slice);
-        if search(slots.clone().chain(rows), watch.secrets.iter().chain(&watch.plain)) {
+        if search(key_versions.clone().chain(rows), watch.secrets.iter().chain(&watch.plain)) {
             watch.broken("S1: a secret lies on a disk in the clear");
         }
         let vaults: Vec<Vault> = self.copies.iter().flat_map(|copy| copy.image.slots()).collect();
         let boot_seeds = vaults.iter().map(|vault| &vault.identity.boot_seed);
-        if !vaults.is_empty() && !search(slots, boot_seeds) {
+        if !vaults.is_empty() && !search(key_versions, boot_seeds) {
             watch.broken("the control: the search does not find what lies in plain");
         }
     }
@@ -121,11 +124,11 @@ pub(in crate::model) fn control(disks: &[(NodeId, VaultImage)], kept: &[Kept], w
         watch.broken(&format!("the control: {} disks open {} bundles", disks.len(), bundles.len()));
     }
     let Some(epoch) = watch.state.active().map(|epoch| epoch.epoch) else { return };
-    for Kept { ciphertext, plaintext, slot } in kept {
-        let Some(key) = watch.stolen(*slot, epoch, &bundles) else {
+    for Kept { ciphertext, plaintext, key_version } in kept {
+        let Some(key) = watch.stolen(*key_version, epoch, &bundles) else {
             return watch.broken("the control: t disks do not give the key");
         };
-        let (identity, _) = watch.identity(*slot);
+        let (identity, _) = watch.identity(*key_version);
         let ciphertext = Ciphertext::parse_text(ciphertext).expect("a node made it");
         let opened = envelope::open(&key.encryption_root(&identity), &ciphertext, &Context::empty());
         if opened.ok().as_deref() != Some(plaintext) {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use quorate_node::memory::keyring::Slot;
+use quorate_node::memory::keyring::KeyVersionId;
 use quorate_shares::ids::{KeyName, KeyVersion, NodeId};
 
 use super::Watch;
@@ -50,27 +50,32 @@ impl Watch {
     }
 
     /// D3, I8: an acknowledged version is durable at a majority, and t distinct holders of those can open their shares.
-    pub(in crate::model) fn acknowledged(&mut self, slot: Slot, name: &KeyName, images: &BTreeMap<NodeId, &Image>) {
-        let Some(&index) = self.made_at.get(&slot) else {
+    pub(in crate::model) fn acknowledged(
+        &mut self,
+        key_version: KeyVersionId,
+        name: &KeyName,
+        images: &BTreeMap<NodeId, &Image>,
+    ) {
+        let Some(&index) = self.made_at.get(&key_version) else {
             return self.broken("a version is acknowledged that was never made");
         };
-        self.can_be_rebuilt(slot, images);
-        let ready = self.state.version(slot.0, slot.1).is_some_and(|version| version.ready);
+        self.can_be_rebuilt(key_version, images);
+        let ready = self.state.version(key_version.0, key_version.1).is_some_and(|version| version.ready);
         self.holds(ready, || "I8: a version is acknowledged that may not encrypt".to_owned());
         let epoch = self.state.active().map(|epoch| epoch.epoch).expect("a version needs an active epoch");
-        self.every_quorum_agrees(slot, epoch);
-        let others: Vec<Slot> = self.made_at.keys().rev().take(2).copied().collect();
-        others.into_iter().for_each(|other| self.record_is_itself(other, slot, epoch));
+        self.every_quorum_agrees(key_version, epoch);
+        let others: Vec<KeyVersionId> = self.made_at.keys().rev().take(2).copied().collect();
+        others.into_iter().for_each(|other| self.record_is_itself(other, key_version, epoch));
         self.acknowledged.push((index, self.wall_ms));
-        self.newest.entry(name.clone()).or_default().push((self.wall_ms, slot.1));
+        self.newest.entry(name.clone()).or_default().push((self.wall_ms, key_version.1));
         self.seen.changes += 1;
     }
 
     /// D6: what was encrypted can be decrypted from the disks: a majority holds the record durably, and max(t, majority) of
     /// the holders open their shares of it.
-    pub(in crate::model) fn can_be_rebuilt(&self, slot: Slot, images: &BTreeMap<NodeId, &Image>) {
+    pub(in crate::model) fn can_be_rebuilt(&self, key_version: KeyVersionId, images: &BTreeMap<NodeId, &Image>) {
         let active = self.state.active().expect("a version needs an active epoch");
-        let Some(&index) = self.dealt_at.get(&(slot, active.epoch)) else {
+        let Some(&index) = self.dealt_at.get(&(key_version, active.epoch)) else {
             return self.broken("D6: a version is used that was not dealt to the active epoch");
         };
         let term = self.committed[index as usize - 1].0.term;
@@ -79,13 +84,13 @@ impl Watch {
         self.holds(has_majority(&self.membership, &durable), || {
             format!("D6: a version is used that is durable at {durable:?} of {:?}", self.membership.configs)
         });
-        let opened = self.verified.get(&(slot, active.epoch)).map_or(0, |holders| holders.len());
+        let opened = self.verified.get(&(key_version, active.epoch)).map_or(0, |holders| holders.len());
         let t = usize::from(active.threshold);
         self.holds(opened >= t, || format!("D6: a version is used that {opened} of {t} holders can open"));
     }
 
     /// The version of a ciphertext's key, by name.
-    pub(in crate::model) fn slot_of(&self, name: &KeyName, version: KeyVersion) -> Option<Slot> {
+    pub(in crate::model) fn slot_of(&self, name: &KeyName, version: KeyVersion) -> Option<KeyVersionId> {
         let key = self.state.key_by_name(name)?;
         key.versions.contains_key(&version).then_some((key.uid, version))
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use quorate_node::memory::keyring::Slot;
+use quorate_node::memory::keyring::KeyVersionId;
 use quorate_node::vault::Vault;
 use quorate_raft::command::RegisterShareKey;
 use quorate_raft::state::{EpochPhase, State, majority};
@@ -110,8 +110,8 @@ impl Watch {
         }
         let need = usize::from(info.threshold).max(majority(info.committee.len()));
         let verified = |node: NodeId| {
-            let slots = self.reshared.get(&epoch).into_iter().flatten();
-            let mut has = slots.map(|slot| self.verified.get(&(*slot, epoch)));
+            let key_versions = self.reshared.get(&epoch).into_iter().flatten();
+            let mut has = key_versions.map(|key_version| self.verified.get(&(*key_version, epoch)));
             has.all(|holders| holders.is_some_and(|holders| holders.contains(&node)))
         };
         let asked = self.acked.get(&epoch);
@@ -127,9 +127,13 @@ impl Watch {
         let active = self.state.active().map(|active| active.epoch);
         self.holds(active == Some(epoch), || format!("D4: epoch {active:?} is active instead of {epoch}"));
         self.covered();
-        let slots: Vec<Slot> = self.reshared.get(&epoch).into_iter().flatten().copied().collect();
-        let step = (slots.len() / TRIED).max(1);
-        slots.into_iter().step_by(step).take(TRIED).for_each(|slot| self.every_quorum_agrees(slot, epoch));
+        let key_versions: Vec<KeyVersionId> = self.reshared.get(&epoch).into_iter().flatten().copied().collect();
+        let step = (key_versions.len() / TRIED).max(1);
+        key_versions
+            .into_iter()
+            .step_by(step)
+            .take(TRIED)
+            .for_each(|key_version| self.every_quorum_agrees(key_version, epoch));
         self.seen.epochs += u64::from(epoch.0 > 1);
     }
 

@@ -69,7 +69,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use quorate_node::base::phase::Phase;
 use quorate_node::memory::holder::Holder;
-use quorate_node::memory::keyring::Slot;
+use quorate_node::memory::keyring::KeyVersionId;
 use quorate_node::vault::Vault;
 use quorate_raft::Membership;
 use quorate_raft::command::{Found, Outcome};
@@ -113,15 +113,15 @@ pub(super) struct Watch {
     /// Until when a node may serve that has lost its seat.
     unseated: BTreeMap<NodeId, u64>,
     /// Where each version was made, and where its record in each epoch was dealt.
-    made_at: BTreeMap<Slot, u64>,
-    dealt_at: BTreeMap<(Slot, Epoch), u64>,
-    ready: BTreeSet<Slot>,
+    made_at: BTreeMap<KeyVersionId, u64>,
+    dealt_at: BTreeMap<(KeyVersionId, Epoch), u64>,
+    ready: BTreeSet<KeyVersionId>,
     /// Every record that there ever was, and what it was dealt with.
-    dealt: BTreeMap<(Slot, Epoch), Vec<u8>>,
+    dealt: BTreeMap<(KeyVersionId, Epoch), Vec<u8>>,
     headers: BTreeMap<BatchId, Vec<u8>>,
     committees: BTreeMap<Epoch, Committee>,
     /// The versions that were reshared to each epoch.
-    reshared: BTreeMap<Epoch, Vec<Slot>>,
+    reshared: BTreeMap<Epoch, Vec<KeyVersionId>>,
     holders: BTreeMap<NodeId, Holder>,
     /// The share keys that each node registered, and all that it ever drew.
     keys: BTreeMap<NodeId, Vec<(ShareKeyGeneration, Secret<32>)>>,
@@ -130,10 +130,10 @@ pub(super) struct Watch {
     sealed: BTreeMap<(NodeId, u64), BTreeSet<ShareKeyGeneration>>,
     /// Every secret of every bundle: what must lie nowhere in the clear.
     pub(super) secrets: Vec<Secret<32>>,
-    shares: BTreeMap<(Slot, Epoch, u8), [u8; 32]>,
+    shares: BTreeMap<(KeyVersionId, Epoch, u8), [u8; 32]>,
     /// Some shares as they are: what a thief must not find in the clear.
     pub(super) plain: Vec<Secret<32>>,
-    verified: BTreeMap<(Slot, Epoch), BTreeSet<NodeId>>,
+    verified: BTreeMap<(KeyVersionId, Epoch), BTreeSet<NodeId>>,
     acked: BTreeMap<Epoch, BTreeSet<NodeId>>,
     disks: BTreeMap<NodeId, VaultDisk>,
     /// The boot identities of those that joined.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use quorate_node::memory::holder::ShareRecordInfo;
-use quorate_node::memory::keyring::Slot;
+use quorate_node::memory::keyring::KeyVersionId;
 use quorate_shares::ids::{Epoch, NodeId};
 use quorate_shares::lock::Bundle;
 use quorate_shares::master::{KeyIdentity, MasterKey};
@@ -34,8 +34,8 @@ impl Watch {
         x: u8,
         share: &Secret<32>,
     ) {
-        let slot = (identity.uid, identity.version);
-        let known = self.dealt.get(&(slot, record.epoch));
+        let key_version = (identity.uid, identity.version);
+        let known = self.dealt.get(&(key_version, record.epoch));
         self.holds(known == Some(&record.encode()), || {
             "a share is held against another record than was committed".into()
         });
@@ -43,7 +43,7 @@ impl Watch {
         let right = record.share(x).is_some_and(|sealed| sealed.commitment == commitment);
         self.holds(right, || format!("S6: a share of node {from} was accepted that its commitment denies"));
         let digest: [u8; 32] = Sha256::digest(share.expose()).into();
-        let first = *self.shares.entry((slot, record.epoch, x)).or_insert_with(|| {
+        let first = *self.shares.entry((key_version, record.epoch, x)).or_insert_with(|| {
             self.plain.extend((self.plain.len() < PLAIN_MAX).then(|| share.duplicate()));
             digest
         });
@@ -61,8 +61,8 @@ impl Watch {
         self.accepted_from(by.node, to, image);
     }
 
-    pub(in crate::model) fn verified(&mut self, node: NodeId, slot: Slot, epoch: Epoch) {
-        self.verified.entry((slot, epoch)).or_default().insert(node);
+    pub(in crate::model) fn verified(&mut self, node: NodeId, key_version: KeyVersionId, epoch: Epoch) {
+        self.verified.entry((key_version, epoch)).or_default().insert(node);
     }
 
     /// S7: what a quorum rebuilds is the key that was dealt, by its public key-check value.
@@ -72,11 +72,11 @@ impl Watch {
     }
 
     /// S7: every t of the holders give the same key, and it matches the key-check value; fewer give none.
-    pub(in crate::model) fn every_quorum_agrees(&self, slot: Slot, epoch: Epoch) {
-        let (identity, kcv) = self.identity(slot);
-        let record = self.record(slot, epoch).expect("every version has its record");
+    pub(in crate::model) fn every_quorum_agrees(&self, key_version: KeyVersionId, epoch: Epoch) {
+        let (identity, kcv) = self.identity(key_version);
+        let record = self.record(key_version, epoch).expect("every version has its record");
         let committee = self.state.committee(epoch).expect("the epoch is known");
-        let shares = self.all_shares(slot, epoch);
+        let shares = self.all_shares(key_version, epoch);
         let (needed, holders) = (u32::from(record.threshold.needed()), u32::from(record.threshold.holders()));
         self.holds(shares.len() == holders as usize, || "a holder cannot open its share".to_owned());
         for chosen in 1u32..1 << holders {
@@ -98,9 +98,9 @@ impl Watch {
     }
 
     /// D5: a record opens only as the very version of the very key and epoch that it was made for.
-    pub(in crate::model) fn record_is_itself(&self, slot: Slot, other: Slot, epoch: Epoch) {
+    pub(in crate::model) fn record_is_itself(&self, key_version: KeyVersionId, other: KeyVersionId, epoch: Epoch) {
         let (identity, kcv) = self.identity(other);
-        let Some(record) = self.record(slot, epoch).filter(|_| slot != other) else { return };
+        let Some(record) = self.record(key_version, epoch).filter(|_| key_version != other) else { return };
         let committee = self.state.committee(epoch).expect("the epoch is known");
         let swapped = Quorum::new(record.clone(), identity, &committee, kcv);
         self.holds(swapped.is_err(), || "D5: a record is taken for that of another key".to_owned());
@@ -118,39 +118,44 @@ impl Watch {
         }
     }
 
-    pub(in crate::model) fn identity(&self, slot: Slot) -> (KeyIdentity, [u8; 32]) {
-        let version = self.state.version(slot.0, slot.1).expect("the version is known");
-        (KeyIdentity { cluster: self.cluster, uid: slot.0, version: slot.1 }, version.kcv)
+    pub(in crate::model) fn identity(&self, key_version: KeyVersionId) -> (KeyIdentity, [u8; 32]) {
+        let version = self.state.version(key_version.0, key_version.1).expect("the version is known");
+        (KeyIdentity { cluster: self.cluster, uid: key_version.0, version: key_version.1 }, version.kcv)
     }
 
-    pub(in crate::model) fn record(&self, slot: Slot, epoch: Epoch) -> Option<ShareRecord> {
+    pub(in crate::model) fn record(&self, key_version: KeyVersionId, epoch: Epoch) -> Option<ShareRecord> {
         use quorate_node::memory::holder::Source;
-        let bytes = Replica(&self.state, &self.image).record(slot.0, slot.1, epoch).ok()??;
+        let bytes = Replica(&self.state, &self.image).record(key_version.0, key_version.1, epoch).ok()??;
         ShareRecord::parse(&bytes).ok()
     }
 
     /// Every holder's share, opened as only it can.
-    fn all_shares(&self, slot: Slot, epoch: Epoch) -> BTreeMap<NodeId, (u8, Secret<32>)> {
+    fn all_shares(&self, key_version: KeyVersionId, epoch: Epoch) -> BTreeMap<NodeId, (u8, Secret<32>)> {
         let replica = Replica(&self.state, &self.image);
         let open = |(&node, holder): (&NodeId, &quorate_node::memory::holder::Holder)| {
-            let info = holder.share_record_info(&replica, epoch, slot.0, slot.1).ok()?;
+            let info = holder.share_record_info(&replica, epoch, key_version.0, key_version.1).ok()?;
             Some((node, holder.open(&replica, &info).ok()?))
         };
         self.holders.iter().filter_map(open).collect()
     }
 
     /// The first key version that a thief with these bundles puts together, of any epoch that there ever was.
-    pub(in crate::model) fn first_stolen(&self, bundles: &[(NodeId, Bundle)]) -> Option<(Slot, Epoch)> {
+    pub(in crate::model) fn first_stolen(&self, bundles: &[(NodeId, Bundle)]) -> Option<(KeyVersionId, Epoch)> {
         // Without a bundle there is nothing to try.
         let dealt = self.dealt.keys().filter(|_| !bundles.is_empty());
         let mut dealt = dealt.copied();
-        dealt.find(|(slot, epoch)| self.stolen(*slot, *epoch, bundles).is_some())
+        dealt.find(|(key_version, epoch)| self.stolen(*key_version, *epoch, bundles).is_some())
     }
 
     /// What a thief with these bundles puts together, by the real code.
-    pub(in crate::model) fn stolen(&self, slot: Slot, epoch: Epoch, bundles: &[(NodeId, Bundle)]) -> Option<MasterKey> {
-        let (identity, kcv) = self.identity(slot);
-        let record = ShareRecord::parse(self.dealt.get(&(slot, epoch))?).ok()?;
+    pub(in crate::model) fn stolen(
+        &self,
+        key_version: KeyVersionId,
+        epoch: Epoch,
+        bundles: &[(NodeId, Bundle)],
+    ) -> Option<MasterKey> {
+        let (identity, kcv) = self.identity(key_version);
+        let record = ShareRecord::parse(self.dealt.get(&(key_version, epoch))?).ok()?;
         let header = BatchHeader::parse(self.headers.get(&record.batch)?).ok()?;
         let committee = self.committees.get(&epoch)?;
         let mut quorum = Quorum::new(record.clone(), identity, committee, kcv).ok()?;

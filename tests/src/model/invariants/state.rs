@@ -75,19 +75,19 @@ impl Watch {
         match (&command.change, &own.outcome) {
             (Change::ActivateEpoch { epoch }, Ok(_)) => self.activated(*epoch, before.as_ref()),
             (Change::CreateKey(_) | Change::RotateKey(_), Ok(Outcome::VersionMade { uid, version, .. })) => {
-                let slot = (*uid, *version);
-                self.made_at.entry(slot).or_insert(index);
+                let key_version = (*uid, *version);
+                self.made_at.entry(key_version).or_insert(index);
                 for epoch in self.state.record_epochs() {
-                    self.dealt_at.entry((slot, epoch)).or_insert(index);
+                    self.dealt_at.entry((key_version, epoch)).or_insert(index);
                 }
                 self.covered();
                 self.made_once();
             }
             (Change::Reshare(reshare), Ok(_)) => {
                 for dealt in &reshare.dealt {
-                    let slot = (dealt.uid, dealt.version);
-                    self.dealt_at.insert((slot, reshare.epoch), index);
-                    self.reshared.entry(reshare.epoch).or_default().push(slot);
+                    let key_version = (dealt.uid, dealt.version);
+                    self.dealt_at.insert((key_version, reshare.epoch), index);
+                    self.reshared.entry(reshare.epoch).or_default().push(key_version);
                 }
                 self.covered();
             }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use quorate_node::messages::peer::{PeerReply, PeerRequest, Refusal};
+use quorate_node::messages::peer::{PeerRefusal, PeerReply, PeerRequest};
 use quorate_node::vault::lock_keys;
 use quorate_raft::command::{Change, Command};
 use quorate_raft::state::{MemberState, State};
@@ -60,7 +60,8 @@ impl Daemon {
     pub(super) fn terms(&self) -> PeerReply {
         let active = self.unlocked.as_ref().and_then(|unlocked| unlocked.state.active());
         let threshold = active.map(|active| active.threshold);
-        threshold.map_or(PeerReply::Refused(Refusal::NotFounding), |threshold| PeerReply::FoundingTerms { threshold })
+        threshold
+            .map_or(PeerReply::Refused(PeerRefusal::NotFounding), |threshold| PeerReply::FoundingTerms { threshold })
     }
 
     pub(super) fn take_terms(&mut self, context: &mut Context<'_>, threshold: u8) -> Result<(), Killed> {

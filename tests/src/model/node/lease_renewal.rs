@@ -2,7 +2,7 @@
 
 use quorate_node::base::phase::Phase;
 use quorate_node::memory::lease::Renewal;
-use quorate_node::messages::peer::{PeerReply, PeerRequest, Refusal};
+use quorate_node::messages::peer::{PeerRefusal, PeerReply, PeerRequest};
 
 use super::{Asked, Context, Daemon, LEASE, LEASE_TICK_MS, WIPE_AFTER_MS};
 use crate::model::raft::Asker;
@@ -60,7 +60,7 @@ impl Daemon {
             true => None,
             false => {
                 let leader = unlocked.raft.leadership(context.db).leader;
-                Some(PeerReply::Refused(Refusal::NotLeader(leader)))
+                Some(PeerReply::Refused(PeerRefusal::NotLeader(leader)))
             }
         }
     }

@@ -25,7 +25,7 @@ use quorate_node::memory::dealer::OpenDealer;
 use quorate_node::memory::holder::{Holder, Source};
 use quorate_node::memory::keyring::Roots;
 use quorate_node::memory::lease::{Lease, Renewal};
-use quorate_node::messages::peer::{self, ForwardedReply, ForwardedRequest, PeerReply, PeerRequest, Refusal};
+use quorate_node::messages::peer::{self, ForwardedReply, ForwardedRequest, PeerRefusal, PeerReply, PeerRequest};
 use quorate_node::vault::{Vault, VaultError, VaultFile};
 use quorate_raft::ReadError;
 use quorate_raft::rows::RowKey;
@@ -137,7 +137,7 @@ pub(super) struct Unlocked {
     opening: Option<deal::Opening>,
     proposals: BTreeMap<u64, (u64, apply::Purpose)>,
     changes: BTreeMap<u64, deal::Making>,
-    orders: BTreeMap<u64, orders::Order>,
+    orders: BTreeMap<u64, orders::RunningOrder>,
     jobs: BTreeMap<u64, serve::Job>,
     loads: BTreeMap<u64, reconstruct::Load>,
     resharing: Option<reshare::Resharing>,
@@ -320,12 +320,12 @@ impl Daemon {
             return Ok(self.admit(context, from, &hello));
         }
         if !self.hears(from, context.now_ms) {
-            let told = self.turned_away(from.node).unwrap_or(Refusal::NoHello);
+            let told = self.turned_away(from.node).unwrap_or(PeerRefusal::NoHello);
             return Ok(refused(told));
         }
         let of_locks = matches!(request, PeerRequest::LockPrepare(_) | PeerRequest::LockCommit(_));
         if self.unlocked.is_none() && !of_locks {
-            return Ok(refused(Refusal::Phase(self.phase.to_string())));
+            return Ok(refused(PeerRefusal::Phase(self.phase.to_string())));
         }
         Ok(match request {
             PeerRequest::FoundingTerms => Some(self.terms()),
@@ -339,10 +339,10 @@ impl Daemon {
             PeerRequest::Propose(command) => Some(self.answer_propose(context, from.node, *command)),
             PeerRequest::Forwarded(forwarded) => match forwarded.request {
                 ForwardedRequest::Change(change) => self.take_change(context, deal::ReplyTo::Peer(from, id), change),
-                ForwardedRequest::Operate(operate) => self.take_order(context, deal::ReplyTo::Peer(from, id), operate),
-                _ => refused(Refusal::Malformed),
+                ForwardedRequest::Order(order) => self.take_order(context, deal::ReplyTo::Peer(from, id), order),
+                _ => refused(PeerRefusal::Malformed),
             },
-            _ => refused(Refusal::Malformed),
+            _ => refused(PeerRefusal::Malformed),
         })
     }
 
@@ -352,7 +352,7 @@ impl Daemon {
             self.begin_session(context, from);
             return Ok(());
         }
-        if let PeerReply::Refused(Refusal::Revoked(place)) = reply {
+        if let PeerReply::Refused(PeerRefusal::Revoked(place)) = reply {
             self.hear_of_revocation(from.node, place.into());
         }
         let Some((_, asked)) = self.asked.remove(&id) else { return Ok(()) };

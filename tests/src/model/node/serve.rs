@@ -5,10 +5,10 @@ use std::sync::Arc;
 use quorate_client::error::Code;
 use quorate_client::wire::{Answered, WireError};
 use quorate_node::base::phase::{RequestClass, admits};
-use quorate_node::memory::keyring::Slot;
+use quorate_node::memory::keyring::KeyVersionId;
 use quorate_node::memory::lease::good_for_ms;
 use quorate_node::messages::caller::Caller;
-use quorate_node::messages::peer::{Forwarded, ForwardedRequest, KeyChange, Operate, PeerRequest};
+use quorate_node::messages::peer::{Forwarded, ForwardedRequest, KeyChange, Order, PeerRequest};
 use quorate_raft::state::State;
 use quorate_shares::context::Context as Bound;
 use quorate_shares::envelope::{self, Ciphertext, CiphertextHeader, CiphertextKind, Suite};
@@ -37,8 +37,8 @@ pub(super) struct Job {
 enum Stage {
     Work,
     CatchUp { since_ms: u64 },
-    Load(Slot),
-    Root(Slot, Arc<EncryptionRoot>),
+    Load(KeyVersionId),
+    Root(KeyVersionId, Arc<EncryptionRoot>),
     Change,
     Made(KeyUid, KeyVersion),
     Done(Said),
@@ -137,8 +137,8 @@ impl Daemon {
                     let key = state.key_by_name(&name)?;
                     key.versions.contains_key(&version).then_some((key.uid, version))
                 };
-                let Some(slot) = self.find(context, id, known, |_| Said::NotFound) else { return };
-                let Some(root) = self.root(context, id, slot) else { return };
+                let Some(key_version) = self.find(context, id, known, |_| Said::NotFound) else { return };
+                let Some(root) = self.root(context, id, key_version) else { return };
                 let opened = envelope::open(&root, &ciphertext, &Bound::empty());
                 let said = opened.map_or(Said::BadCiphertext, |plaintext| Said::Plaintext(plaintext.to_vec()));
                 self.done(context, id, said);
@@ -155,7 +155,7 @@ impl Daemon {
             Request::Rotate { request, name } => {
                 self.change(context, id, KeyChange::Rotate { request, name, expect: None });
             }
-            Request::Operate(operate) => self.order(context, id, operate),
+            Request::Order(order) => self.order(context, id, order),
         }
     }
 
@@ -183,51 +183,51 @@ impl Daemon {
     }
 
     /// `api::root`: from memory, or from a quorum.
-    fn root(&mut self, context: &mut Context<'_>, id: u64, slot: Slot) -> Option<Arc<EncryptionRoot>> {
+    fn root(&mut self, context: &mut Context<'_>, id: u64, key_version: KeyVersionId) -> Option<Arc<EncryptionRoot>> {
         let now_ms = context.now_ms;
         let unlocked = self.unlocked_mut();
         if let Some(Stage::Root(loaded, root)) = unlocked.jobs.get(&id).map(|job| &job.stage)
-            && *loaded == slot
+            && *loaded == key_version
         {
             return Some(Arc::clone(root));
         }
-        if let Some(root) = unlocked.roots.warm(slot, now_ms) {
+        if let Some(root) = unlocked.roots.warm(key_version, now_ms) {
             return Some(root);
         }
         let leased = unlocked.lease.is_valid_at(now_ms);
         if let Some(job) = unlocked.jobs.get_mut(&id) {
-            job.stage = Stage::Load(slot);
+            job.stage = Stage::Load(key_version);
         }
-        if !leased || !self.load(context, Want::Root(slot), &[slot]) {
+        if !leased || !self.load(context, Want::Root(key_version), &[key_version]) {
             self.done(context, id, Said::TryAgain);
         }
         None
     }
 
     /// A load has ended: the jobs that waited for it use what it brought, whether or not it was kept.
-    pub(super) fn loaded(&mut self, slot: Slot, root: &Arc<EncryptionRoot>) {
+    pub(super) fn loaded(&mut self, key_version: KeyVersionId, root: &Arc<EncryptionRoot>) {
         let waiting = self.unlocked_mut().jobs.values_mut();
-        let waiting = waiting.filter(|job| matches!(job.stage, Stage::Load(waits) if waits == slot));
-        waiting.for_each(|job| job.stage = Stage::Root(slot, Arc::clone(root)));
+        let waiting = waiting.filter(|job| matches!(job.stage, Stage::Load(waits) if waits == key_version));
+        waiting.for_each(|job| job.stage = Stage::Root(key_version, Arc::clone(root)));
     }
 
-    pub(super) fn load_failed(&mut self, context: &mut Context<'_>, slot: Slot) {
+    pub(super) fn load_failed(&mut self, context: &mut Context<'_>, key_version: KeyVersionId) {
         let jobs = &self.unlocked_mut().jobs;
-        let waits = |job: &Job| matches!(job.stage, Stage::Load(waits) if waits == slot);
+        let waits = |job: &Job| matches!(job.stage, Stage::Load(waits) if waits == key_version);
         let waiting: Vec<u64> = jobs.iter().filter(|(_, job)| waits(job)).map(|(id, _)| *id).collect();
         waiting.into_iter().for_each(|id| self.done(context, id, Said::TryAgain));
     }
 
-    /// `api::operate`: to the leader, wherever that is.
-    fn order(&mut self, context: &mut Context<'_>, id: u64, operate: Operate) {
+    /// `api::order`: to the leader, wherever that is.
+    fn order(&mut self, context: &mut Context<'_>, id: u64, order: Order) {
         if let Some(job) = self.unlocked_mut().jobs.get_mut(&id) {
             job.stage = Stage::Change;
         }
         let leadership = self.unlocked_mut().raft.leadership(context.db);
         match leadership.leader {
-            Some(_) if leadership.am_leader => drop(self.take_order(context, ReplyTo::Job(id), operate)),
+            Some(_) if leadership.am_leader => drop(self.take_order(context, ReplyTo::Job(id), order)),
             Some(leader) => {
-                self.ask(context, leader, &forwarded(ForwardedRequest::Operate(operate)), Asked::Order(id));
+                self.ask(context, leader, &forwarded(ForwardedRequest::Order(order)), Asked::Order(id));
             }
             None => self.done(context, id, Said::TryAgain),
         }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use quorate_node::cluster::roster_update::is_denied;
-use quorate_node::messages::peer::{self, Hello, PeerReply, PeerRequest, Refusal};
+use quorate_node::messages::peer::{self, Hello, PeerRefusal, PeerReply, PeerRequest};
 use quorate_shares::ids::NodeId;
 
 use super::{Context, Daemon};
@@ -47,7 +47,7 @@ impl Daemon {
             return Some(PeerReply::Refused(refusal));
         }
         if hello.node != from.node || self.vault().roster.member(from.node).is_none() {
-            return Some(PeerReply::Refused(Refusal::NotAMember));
+            return Some(PeerReply::Refused(PeerRefusal::NotAMember));
         }
         self.begin_session(context, from).then(|| PeerReply::Hello(self.hello(context)))
     }
@@ -71,13 +71,13 @@ impl Daemon {
     }
 
     /// `Node::turned_away`: what a former member is told, or one that is about to be.
-    pub(super) fn turned_away(&self, node: NodeId) -> Option<Refusal> {
+    pub(super) fn turned_away(&self, node: NodeId) -> Option<PeerRefusal> {
         let roster = &self.vault().roster;
         if roster.member(node).is_some_and(|member| member.standing.denied) {
-            return Some(Refusal::Denied);
+            return Some(PeerRefusal::Denied);
         }
         let told = self.gone.contains(&node) && is_denied(roster, node);
-        told.then(|| Refusal::Revoked(roster.log_id.place()))
+        told.then(|| PeerRefusal::Revoked(roster.log_id.place()))
     }
 
     /// Whether there is a session with this very process; it is alive then.

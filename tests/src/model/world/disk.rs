@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use quorate_node::vault::disk::{Disk, SLOT_BYTES, Slot};
+use quorate_node::vault::disk::{Disk, SLOT_BYTES, VaultSlot};
 use quorate_node::vault::{Vault, VaultFile};
 use quorate_raft::command::Command;
 use quorate_raft::rows::{RowKey, RowWrite};
@@ -127,12 +127,12 @@ impl VaultDisk {
 }
 
 impl Disk for VaultDisk {
-    fn read(&mut self, slot: Slot, into: &mut [u8; SLOT_BYTES]) -> io::Result<()> {
+    fn read(&mut self, slot: VaultSlot, into: &mut [u8; SLOT_BYTES]) -> io::Result<()> {
         into.copy_from_slice(&self.medium().written.0[index(slot)]);
         Ok(())
     }
 
-    fn write(&mut self, slot: Slot, bytes: &[u8; SLOT_BYTES]) -> io::Result<()> {
+    fn write(&mut self, slot: VaultSlot, bytes: &[u8; SLOT_BYTES]) -> io::Result<()> {
         self.call(|medium| medium.written.0[index(slot)] = Arc::new(bytes.to_vec()))
     }
 
@@ -141,10 +141,10 @@ impl Disk for VaultDisk {
     }
 }
 
-fn index(slot: Slot) -> usize {
+fn index(slot: VaultSlot) -> usize {
     match slot {
-        Slot::First => 0,
-        Slot::Second => 1,
+        VaultSlot::First => 0,
+        VaultSlot::Second => 1,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use quorate_node::messages::peer::Operate;
+use quorate_node::messages::peer::Order;
 use quorate_shares::ids::{Epoch, KeyName, KeyUid, KeyVersion, NodeId};
 use quorate_shares::secret::Secret;
 use sha2::{Digest, Sha256};
@@ -78,7 +78,7 @@ pub(in crate::model) enum Request {
     Encrypt { name: KeyName, plaintext: Vec<u8> },
     Decrypt { ciphertext: String },
     Show { name: KeyName },
-    Operate(Operate),
+    Order(Order),
 }
 
 /// What a node says.

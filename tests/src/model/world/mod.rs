@@ -10,7 +10,7 @@ mod newcomers;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use quorate_node::messages::peer::Operate;
+use quorate_node::messages::peer::Order;
 use quorate_shares::ids::NodeId;
 use quorate_shares::lock::Bundle;
 use sha2::{Digest, Sha256};
@@ -93,7 +93,7 @@ pub(in crate::model) struct World {
     pub(in crate::model) newcomers: BTreeMap<u64, Newcomer>,
     pub(in crate::model) invited: u64,
     /// What an operator ordered lately.
-    pub(in crate::model) orders: Vec<Operate>,
+    pub(in crate::model) orders: Vec<Order>,
     /// How long an operator is content, on average.
     pub(in crate::model) wish_ms: u64,
     pub(in crate::model) thief: Thief,

@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use quorate_client::conn::{Conn, Handler, Lane as ConnLane, Reply, close};
 use quorate_client::identity::{Identity, Protocol, dial, peer_key, server_config};
 use quorate_client::wire::Phase;
-use quorate_node::messages::peer::{self, Hello, PeerReply, PeerRequest, Refusal};
+use quorate_node::messages::peer::{self, Hello, PeerRefusal, PeerReply, PeerRequest};
 use quorate_node::vault::{self, Vault};
 use quorate_raft::{
     ChangePurpose, Denial, Gate, Link, LinkError, LogPlace, MessageClass, Options, Replica, StorageKeys, Timing,
@@ -103,7 +103,7 @@ impl Handler for PlayedDoor {
         if self.ways.is_denied(self.from) {
             let place = LogPlace { term: u64::MAX, node: self.me, index: u64::MAX };
             let last = self.ways.final_word.load(Ordering::SeqCst);
-            return inline(PeerReply::Refused(if last { Refusal::Revoked(place) } else { Refusal::Denied }));
+            return inline(PeerReply::Refused(if last { PeerRefusal::Revoked(place) } else { PeerRefusal::Denied }));
         }
         let (replica, from) = (self.replica.clone(), self.from);
         match peer::decode(&body) {
@@ -115,13 +115,13 @@ impl Handler for PlayedDoor {
             Ok(PeerRequest::Ping) => inline(PeerReply::Pong),
             Ok(PeerRequest::Raft(message)) => Reply::later(async move {
                 let reply = replica.serve(from, &message).await.map(|reply| PeerReply::Raft(ByteBuf::from(reply)));
-                peer::encode(&reply.unwrap_or(PeerReply::Refused(Refusal::Storage)))
+                peer::encode(&reply.unwrap_or(PeerReply::Refused(PeerRefusal::Storage)))
             }),
             Ok(PeerRequest::Lease) => Reply::later(async move {
                 let index = replica.read_index().await.map(|index| PeerReply::Lease { index });
-                peer::encode(&index.unwrap_or(PeerReply::Refused(Refusal::NoQuorum)))
+                peer::encode(&index.unwrap_or(PeerReply::Refused(PeerRefusal::NoQuorum)))
             }),
-            _ => inline(PeerReply::Refused(Refusal::Phase("played".to_owned()))),
+            _ => inline(PeerReply::Refused(PeerRefusal::Phase("played".to_owned()))),
         }
     }
 }
@@ -235,7 +235,7 @@ fn t16_a_revoked_node_is_refused_everything_and_believes_a_majority() {
         let conn = Conn::start(connection, None);
         for request in every_peer_request(n2) {
             let reply = conn.call(ConnLane::Ordinary, &peer::encode(&request), CALL).await.expect("an answer");
-            assert!(matches!(peer::decode(&reply), Ok(PeerReply::Refused(Refusal::Revoked(_)))));
+            assert!(matches!(peer::decode(&reply), Ok(PeerReply::Refused(PeerRefusal::Revoked(_)))));
         }
     });
     assert_eq!(phase(&site, "n1"), Some(Phase::Serving), "the others go on");

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use quorate_client::conn::{Conn, Handler, Lane, Reply};
 use quorate_client::error::Code;
 use quorate_client::identity::{Identity, Protocol, dial};
-use quorate_node::messages::peer::{self, Hello, PeerReply, PeerRequest, Refusal, SealedShare, SharesRequest};
+use quorate_node::messages::peer::{self, Hello, PeerRefusal, PeerReply, PeerRequest, SealedShare, SharesRequest};
 use quorate_node::vault::Vault;
 use quorate_raft::offline::OfflineStore;
 use quorate_raft::{Flushed, StorageKeys, offline};
@@ -139,7 +139,7 @@ impl Handler for Liar {
         let reply = match peer::decode(&body) {
             Ok(PeerRequest::Ping) => PeerReply::Pong,
             Ok(PeerRequest::Shares(request)) => self.answer(conn, &request, &body),
-            _ => PeerReply::Refused(Refusal::Phase("lying".to_owned())),
+            _ => PeerReply::Refused(PeerRefusal::Phase("lying".to_owned())),
         };
         Reply::Inline(peer::encode(&reply))
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use quorate_node::cluster::leader::{self, Joiner};
 use quorate_node::cluster::roster_update::is_denied;
-use quorate_node::messages::peer::{PeerReply, PeerRequest, Refusal, Report};
+use quorate_node::messages::peer::{PeerRefusal, PeerReply, PeerRequest, Report};
 use quorate_node::peers::propose;
 use quorate_raft::command::{Begin, Change, Command, Operation};
 use quorate_raft::plan::{self, Patience, View};
@@ -158,7 +158,7 @@ impl Daemon {
         PeerReply::Report(Report { phase, applied, lock_generation, old_copies, epoch, alarms, operation })
     }
 
-    /// `propose::answer`.
+    /// `propose::propose_for`.
     pub(in crate::model::node) fn answer_propose(
         &mut self,
         context: &mut Context<'_>,
@@ -166,11 +166,11 @@ impl Daemon {
         command: Command,
     ) -> PeerReply {
         if !propose::is_allowed(&self.unlocked_mut().state, from, &command.change) {
-            return PeerReply::Refused(Refusal::Malformed);
+            return PeerReply::Refused(PeerRefusal::Malformed);
         }
         match self.propose(context, command.change, Purpose::Nothing) {
             true => PeerReply::Done,
-            false => PeerReply::Refused(Refusal::NotLeader(None)),
+            false => PeerReply::Refused(PeerRefusal::NotLeader(None)),
         }
     }
 }

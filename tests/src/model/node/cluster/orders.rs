@@ -2,8 +2,8 @@
 
 use quorate_client::error::Code;
 use quorate_client::wire::WireError;
-use quorate_node::cluster::orders::{Ordered, ordered};
-use quorate_node::messages::peer::{ForwardedReply, Operate, PeerReply, Refusal};
+use quorate_node::cluster::orders::{Resolved, ordered};
+use quorate_node::messages::peer::{ForwardedReply, Order, PeerRefusal, PeerReply};
 use quorate_raft::command::{Change, Outcome};
 use quorate_raft::refusal::Refusal as StateRefusal;
 use quorate_shares::ids::Epoch;
@@ -16,15 +16,15 @@ use crate::model::node::{Context, Daemon};
 const ORDER_MS: u64 = 20_000;
 
 /// An operator's order on its way into the log.
-pub(in crate::model::node) struct Order {
+pub(in crate::model::node) struct RunningOrder {
     reply: ReplyTo,
-    operate: Operate,
+    order: Order,
     since_ms: u64,
     caught_up: bool,
     proposed: bool,
 }
 
-impl Order {
+impl RunningOrder {
     pub(in crate::model::node) fn caught_up(&mut self, sent_ms: u64) {
         self.caught_up |= sent_ms >= self.since_ms;
     }
@@ -35,14 +35,16 @@ impl Daemon {
         &mut self,
         context: &mut Context<'_>,
         reply: ReplyTo,
-        operate: Operate,
+        order: Order,
     ) -> Option<PeerReply> {
         if !self.unlocked_mut().raft.leadership(context.db).am_leader {
-            return Some(PeerReply::Refused(Refusal::NotLeader(None)));
+            return Some(PeerReply::Refused(PeerRefusal::NotLeader(None)));
         }
         self.next += 1;
         let (id, since_ms) = (self.next, context.now_ms);
-        self.unlocked_mut().orders.insert(id, Order { reply, operate, since_ms, caught_up: false, proposed: false });
+        self.unlocked_mut()
+            .orders
+            .insert(id, RunningOrder { reply, order, since_ms, caught_up: false, proposed: false });
         self.ask_for_lease(context);
         None
     }
@@ -58,9 +60,9 @@ impl Daemon {
                 self.answer_order(context, id, Err(not_now()));
             } else if order.caught_up && !order.proposed {
                 order.proposed = true;
-                match ordered(&unlocked.state, &order.operate, &present) {
-                    Ok(Ordered::Known(operation)) => self.answer_order(context, id, Ok(operation)),
-                    Ok(Ordered::New(begin)) => {
+                match ordered(&unlocked.state, &order.order, &present) {
+                    Ok(Resolved::Known(operation)) => self.answer_order(context, id, Ok(operation)),
+                    Ok(Resolved::New(begin)) => {
                         if !self.propose(context, Change::Begin(begin), Purpose::Order(id)) {
                             self.answer_order(context, id, Err(not_now()));
                         }

@@ -4,7 +4,7 @@ use quorate_client::error::Code;
 use quorate_client::wire::WireError;
 use quorate_node::keys::deal::{self, Target};
 use quorate_node::memory::dealer::OpenDealer;
-use quorate_node::messages::peer::{ForwardedReply, KeyChange, PeerReply, Refusal};
+use quorate_node::messages::peer::{ForwardedReply, KeyChange, PeerRefusal, PeerReply};
 use quorate_raft::command::Change;
 use quorate_shares::ids::{KeyUid, KeyVersion};
 use quorate_shares::master::{KeyIdentity, MasterKey};
@@ -74,7 +74,7 @@ impl Daemon {
         change: KeyChange,
     ) -> Option<PeerReply> {
         if !self.unlocked_mut().raft.leadership(context.db).am_leader {
-            return Some(PeerReply::Refused(Refusal::NotLeader(None)));
+            return Some(PeerReply::Refused(PeerRefusal::NotLeader(None)));
         }
         self.next += 1;
         let (id, since_ms) = (self.next, context.now_ms);
@@ -126,8 +126,8 @@ impl Daemon {
         let Some(unlocked) = &mut self.unlocked else { return };
         let Some(change) = unlocked.changes.get(&id).map(|making| making.change.clone()) else { return };
         let (uid, version) = match deal::target(&unlocked.state, &change, context.dice.rng()) {
-            Ok(Target::New(slot)) => slot,
-            Ok(Target::Made(slot)) => return self.reply(context, id, Ok(slot)),
+            Ok(Target::New(key_version)) => key_version,
+            Ok(Target::Made(key_version)) => return self.reply(context, id, Ok(key_version)),
             Err(error) => return self.reply(context, id, Err(error)),
         };
         if !self.may_deal(context) {

@@ -1,12 +1,12 @@
-//! Reconstructing cold keys, on both sides: `reconstruct::load`, `reconstruct::masters` and `answer`.
+//! Reconstructing cold keys, on both sides: `reconstruct::load`, `reconstruct::master_keys` and `answer`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use quorate_node::base::phase::{RequestClass, admits};
 use quorate_node::keys::reconstruct::{Loaded, is_entitled};
-use quorate_node::memory::keyring::{Slot, Wipes};
-use quorate_node::messages::peer::{PeerReply, PeerRequest, Refusal, SealedShare, SharesRequest, VERSIONS_MAX};
+use quorate_node::memory::keyring::{KeyVersionId, Wipes};
+use quorate_node::messages::peer::{PeerRefusal, PeerReply, PeerRequest, SealedShare, SharesRequest, VERSIONS_MAX};
 use quorate_shares::ids::{Epoch, NodeId};
 use quorate_shares::master::KeyIdentity;
 use quorate_shares::quorum::Quorum;
@@ -23,7 +23,7 @@ const SESSION: &[u8] = b"session";
 /// What a load is for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(in crate::model::node) enum Want {
-    Root(Slot),
+    Root(KeyVersionId),
     Reshare,
 }
 
@@ -38,7 +38,7 @@ struct Open {
 /// A load under way: one version for those who use it, or many that are to be reshared.
 pub(in crate::model::node) struct Load {
     want: Want,
-    open: BTreeMap<Slot, Open>,
+    open: BTreeMap<KeyVersionId, Open>,
     epoch: Epoch,
     began: Wipes,
     since_ms: u64,
@@ -52,14 +52,19 @@ impl Load {
 }
 
 impl Daemon {
-    /// Begins to load `slots` for one purpose, unless that is under way. `false` if this replica cannot say what right shares
+    /// Begins to load `key_versions` for one purpose, unless that is under way. `false` if this replica cannot say what right shares
     /// are.
-    pub(in crate::model::node) fn load(&mut self, context: &mut Context<'_>, want: Want, slots: &[Slot]) -> bool {
+    pub(in crate::model::node) fn load(
+        &mut self,
+        context: &mut Context<'_>,
+        want: Want,
+        key_versions: &[KeyVersionId],
+    ) -> bool {
         if self.unlocked_mut().loads.values().any(|load| load.want == want) {
             return true;
         }
         let since_ms = context.awake_ms;
-        let Some(load) = self.begin_load(context, want, slots, since_ms) else { return false };
+        let Some(load) = self.begin_load(context, want, key_versions, since_ms) else { return false };
         self.next += 1;
         let number = self.next;
         self.unlocked_mut().loads.insert(number, load);
@@ -68,14 +73,20 @@ impl Daemon {
         true
     }
 
-    /// The own shares of `slots`, in the epoch that is ACTIVE here.
-    fn begin_load(&mut self, context: &mut Context<'_>, want: Want, slots: &[Slot], since_ms: u64) -> Option<Load> {
+    /// The own shares of `key_versions`, in the epoch that is ACTIVE here.
+    fn begin_load(
+        &mut self,
+        context: &mut Context<'_>,
+        want: Want,
+        key_versions: &[KeyVersionId],
+        since_ms: u64,
+    ) -> Option<Load> {
         let me = self.me.node;
         let unlocked = self.unlocked_mut();
         let epoch = unlocked.active_epoch()?;
         let replica = Replica(&unlocked.state, context.db.now());
         let mut open = BTreeMap::new();
-        for info in unlocked.holder.share_record_infos(&replica, epoch, slots).ok()? {
+        for info in unlocked.holder.share_record_infos(&replica, epoch, key_versions).ok()? {
             let (identity, kcv, record) = (info.identity, info.kcv, info.record.clone());
             let quorum = Quorum::new(record.clone(), identity, &info.committee, kcv);
             let mut quorum = quorum.expect("record and committee are of one epoch");
@@ -92,7 +103,8 @@ impl Daemon {
         let me = self.me.node;
         let Some(load) = self.unlocked_mut().loads.get(&number) else { return };
         let open = load.open.iter().filter(|(_, open)| !open.quorum.progress().reached());
-        let (epoch, missing, versions) = (load.epoch, load.missing(), open.map(|(slot, _)| *slot).collect::<Vec<_>>());
+        let (epoch, missing, versions) =
+            (load.epoch, load.missing(), open.map(|(key_version, _)| *key_version).collect::<Vec<_>>());
         for peer in missing.into_iter().filter(|&peer| peer != me) {
             let request = SharesRequest { epoch, versions: versions.clone(), request: context.dice.bytes() };
             self.ask(context, peer, &PeerRequest::Shares(request), Asked::Shares(number, Arc::default()));
@@ -140,20 +152,20 @@ impl Daemon {
             loaded.push(Loaded { identity, kcv, key, epoch: load.epoch });
         }
         match load.want {
-            Want::Root(slot) => self.keep_root(context, slot, load.began, &loaded),
+            Want::Root(key_version) => self.keep_root(context, key_version, load.began, &loaded),
             Want::Reshare => self.take_reconstructed(Some(loaded)),
         }
     }
 
-    fn keep_root(&mut self, context: &mut Context<'_>, slot: Slot, began: Wipes, loaded: &[Loaded]) {
+    fn keep_root(&mut self, context: &mut Context<'_>, key_version: KeyVersionId, began: Wipes, loaded: &[Loaded]) {
         let Some(Loaded { identity, key, .. }) = loaded.first() else { return };
         let root = Arc::new(key.encryption_root(identity));
         let unlocked = self.unlocked_mut();
-        unlocked.roots.keep(slot, &root, began, context.now_ms);
-        if began != unlocked.roots.wipes() && unlocked.roots.warm(slot, context.now_ms).is_some() {
+        unlocked.roots.keep(key_version, &root, began, context.now_ms);
+        if began != unlocked.roots.wipes() && unlocked.roots.warm(key_version, context.now_ms).is_some() {
             context.watch.broken("a load that began before everything was wiped puts a key back");
         }
-        self.loaded(slot, &root);
+        self.loaded(key_version, &root);
     }
 
     /// Asks again for missing shares, starts over in an epoch that became ACTIVE meanwhile, and gives up a load that took
@@ -168,10 +180,11 @@ impl Daemon {
             if awake_ms >= load.since_ms + LOAD_MS {
                 self.give_up_load(context, number);
             } else if active != Some(load.epoch) {
-                let (want, since_ms, slots) = (load.want, load.since_ms, load.open.keys().copied().collect::<Vec<_>>());
+                let (want, since_ms, key_versions) =
+                    (load.want, load.since_ms, load.open.keys().copied().collect::<Vec<_>>());
                 // The same load: a root that was wiped since it began is wiped for it, too.
                 let began = load.began;
-                match self.begin_load(context, want, &slots, since_ms) {
+                match self.begin_load(context, want, &key_versions, since_ms) {
                     Some(load) => drop(self.unlocked_mut().loads.insert(number, Load { began, ..load })),
                     None => self.give_up_load(context, number),
                 }
@@ -184,7 +197,7 @@ impl Daemon {
 
     fn give_up_load(&mut self, context: &mut Context<'_>, number: u64) {
         match self.unlocked_mut().loads.remove(&number).map(|load| load.want) {
-            Some(Want::Root(slot)) => self.load_failed(context, slot),
+            Some(Want::Root(key_version)) => self.load_failed(context, key_version),
             Some(Want::Reshare) => self.take_reconstructed(None),
             None => {}
         }
@@ -214,22 +227,22 @@ impl Daemon {
         let (me, phase, now_ms) = (self.me, self.phase, context.now_ms);
         let unlocked = self.unlocked_mut();
         if request.versions.len() > VERSIONS_MAX {
-            return PeerReply::Refused(Refusal::TooMany);
+            return PeerReply::Refused(PeerRefusal::TooMany);
         }
         if !admits(phase, RequestClass::Shares) || !unlocked.lease.is_valid_at(now_ms) {
-            return PeerReply::Refused(Refusal::NoLease);
+            return PeerReply::Refused(PeerRefusal::NoLease);
         }
         if !is_entitled(&unlocked.state, request.epoch, from.node) {
-            return PeerReply::Refused(Refusal::WrongEpoch);
+            return PeerReply::Refused(PeerRefusal::WrongEpoch);
         }
         let replica = Replica(&unlocked.state, context.db.now());
         let Ok(all) = unlocked.holder.share_record_infos(&replica, request.epoch, &request.versions) else {
-            return PeerReply::Refused(Refusal::Behind);
+            return PeerReply::Refused(PeerRefusal::Behind);
         };
         let mut shares = Vec::new();
         for info in all {
             let Ok((x, mut share)) = unlocked.holder.open(&replica, &info) else {
-                return PeerReply::Refused(Refusal::Storage);
+                return PeerReply::Refused(PeerRefusal::Storage);
             };
             context.watch.opened(me.node, &info, x, &share);
             context.watch.given(me, from.node, request.epoch, context.db.now());

@@ -1,7 +1,7 @@
 //! Resharing existing versions to the PENDING epoch: `members::reshare` and `deal::reshare`.
 
 use quorate_node::keys::reconstruct::Loaded;
-use quorate_node::memory::keyring::Slot;
+use quorate_node::memory::keyring::KeyVersionId;
 use quorate_raft::command::{Change, RecordBytes, Reshare, Reshared};
 use quorate_shares::ids::Epoch;
 
@@ -21,7 +21,12 @@ pub(in crate::model::node) struct Resharing {
 
 impl Daemon {
     /// Begins with some of `versions`, unless others are under way.
-    pub(in crate::model::node) fn reshare(&mut self, context: &mut Context<'_>, epoch: Epoch, mut versions: Vec<Slot>) {
+    pub(in crate::model::node) fn reshare(
+        &mut self,
+        context: &mut Context<'_>,
+        epoch: Epoch,
+        mut versions: Vec<KeyVersionId>,
+    ) {
         if self.unlocked_mut().resharing.is_some() {
             return;
         }

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use quorate_node::cluster::leader::{self, Tally as Counted};
-use quorate_node::memory::keyring::Slot;
-use quorate_node::messages::peer::{PeerReply, PeerRequest, Refusal, VerifyRequest};
+use quorate_node::memory::keyring::KeyVersionId;
+use quorate_node::messages::peer::{PeerRefusal, PeerReply, PeerRequest, VerifyRequest};
 use quorate_raft::command::{Change, EpochAck, Ready};
 use quorate_raft::plan::{self, Unverified};
 use quorate_shares::ids::{Epoch, NodeId};
@@ -45,7 +45,7 @@ impl Daemon {
     }
 
     /// A holder has opened and checked its shares of these versions.
-    pub(in crate::model::node) fn count(&mut self, holder: NodeId, epoch: Epoch, versions: &[Slot]) {
+    pub(in crate::model::node) fn count(&mut self, holder: NodeId, epoch: Epoch, versions: &[KeyVersionId]) {
         let tally = &mut self.unlocked_mut().tally;
         if tally.records.first().is_some_and(|record| record.epoch == epoch) {
             for version in versions {
@@ -100,17 +100,17 @@ impl Daemon {
         index: u64,
     ) -> PeerReply {
         if context.db.now().applied < index {
-            return PeerReply::Refused(Refusal::Behind);
+            return PeerReply::Refused(PeerRefusal::Behind);
         }
         let unlocked = self.unlocked_mut();
-        let Some((reshared, slots)) = unlocked.checked.owed(&unlocked.state, epoch) else {
-            return PeerReply::Refused(Refusal::WrongEpoch);
+        let Some((reshared, key_versions)) = unlocked.checked.owed(&unlocked.state, epoch) else {
+            return PeerReply::Refused(PeerRefusal::WrongEpoch);
         };
-        let verified = self.check(context, epoch, &slots);
-        let all = verified.len() == slots.len();
+        let verified = self.check(context, epoch, &key_versions);
+        let all = verified.len() == key_versions.len();
         self.unlocked_mut().checked.note(verified);
         if !all {
-            return PeerReply::Refused(Refusal::WrongEpoch);
+            return PeerReply::Refused(PeerRefusal::WrongEpoch);
         }
         context.watch.epoch_acked(self.me.node, epoch);
         PeerReply::EpochAck { reshared }
@@ -123,17 +123,17 @@ impl Daemon {
         request: &VerifyRequest,
     ) -> PeerReply {
         if context.db.now().applied < request.index {
-            return PeerReply::Refused(Refusal::Behind);
+            return PeerReply::Refused(PeerRefusal::Behind);
         }
         PeerReply::Verified(self.check(context, request.epoch, &request.versions))
     }
 
-    fn check(&mut self, context: &mut Context<'_>, epoch: Epoch, slots: &[Slot]) -> Vec<Slot> {
+    fn check(&mut self, context: &mut Context<'_>, epoch: Epoch, key_versions: &[KeyVersionId]) -> Vec<KeyVersionId> {
         let me = self.me.node;
         let unlocked = self.unlocked_mut();
         let replica = Replica(&unlocked.state, context.db.now());
         let mut verified = Vec::new();
-        for &(uid, version) in slots {
+        for &(uid, version) in key_versions {
             let Ok(info) = unlocked.holder.share_record_info(&replica, epoch, uid, version) else { continue };
             let Ok((x, share)) = unlocked.holder.open(&replica, &info) else { continue };
             context.watch.opened(me, &info, x, &share);

@@ -10,7 +10,7 @@ use quorate_node::memory::checked::Checked;
 use quorate_node::memory::holder::Holder;
 use quorate_node::memory::keyring::Roots;
 use quorate_node::memory::lease::Lease;
-use quorate_node::messages::peer::{LockState, PeerReply, Refusal};
+use quorate_node::messages::peer::{LockState, PeerRefusal, PeerReply};
 use quorate_node::vault::RosterLogId;
 use quorate_node::vault::lock_keys;
 use quorate_raft::rows::RowKey;
@@ -51,7 +51,7 @@ impl Daemon {
         LockParams { cluster: self.vault().identity.cluster, node: self.me.node, generation: lock.generation() }
     }
 
-    /// `unlock::answer` and `decide`, without sessions: a copy of a living node is not in the model.
+    /// `unlock::give_piece` and `decide`, without sessions: a copy of a living node is not in the model.
     pub(in crate::model::node) fn answer_lock_open(
         &mut self,
         context: &mut Context<'_>,
@@ -181,7 +181,7 @@ impl Daemon {
                 context.watch.lock_key_leaves(self.me.node, from.node, keyno, &public);
                 PeerReply::LockKey { keyno, public: public.as_bytes().to_vec().into() }
             }
-            Err(lock_keys::Busy) => PeerReply::Refused(Refusal::Busy),
+            Err(lock_keys::Busy) => PeerReply::Refused(PeerRefusal::Busy),
         })
     }
 

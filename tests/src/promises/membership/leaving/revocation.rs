@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use quorate_client::Context;
 use quorate_client::conn::{BulkError, Conn, Lane};
 use quorate_client::identity::{Identity, Protocol, dial};
-use quorate_node::messages::peer::{self, Hello, PeerReply, Refusal};
+use quorate_node::messages::peer::{self, Hello, PeerRefusal, PeerReply};
 use quorate_raft::{Ballot, Flushed};
 use quorate_shares::lock::LockOpenCode;
 use quorate_testnet::{Cluster, thief, wait_until};
@@ -157,7 +157,7 @@ fn t16_whoever_stays_hears_nothing_of_a_revoked_node() {
             for (number, request) in every_peer_request(me).into_iter().enumerate() {
                 let answer = conn.call(Lane::Ordinary, &peer::encode(&request), CALL).await.expect("an answer");
                 let reply = peer::decode(&answer);
-                assert!(matches!(reply, Ok(PeerReply::Refused(Refusal::Revoked(_)))), "{node}: request {number}");
+                assert!(matches!(reply, Ok(PeerReply::Refused(PeerRefusal::Revoked(_)))), "{node}: request {number}");
             }
             assert_eq!(offer_snapshot(&conn).await, Some(BulkError::Refused), "{node}");
         });
