@@ -200,8 +200,11 @@ impl EpochInfo {
     /// The committee with its public keys; `None` once the epoch is over.
     pub(super) fn seated(&self) -> Option<Committee> {
         let seats = self.committee.iter().zip(&self.share_keys);
-        let members =
-            seats.map(|(seat, key)| seal::CommitteeMember { node: seat.node, generation: seat.skgen, public_key: key.clone() });
+        let members = seats.map(|(seat, key)| seal::CommitteeMember {
+            node: seat.node,
+            generation: seat.skgen,
+            public_key: key.clone(),
+        });
         let members: Vec<_> = members.collect();
         if members.len() < self.committee.len() {
             None
