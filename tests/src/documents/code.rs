@@ -90,8 +90,11 @@ fn refusals() -> Vec<(String, String)> {
         add(start, literals(code.split(end).next().expect("always one")));
     }
     // Everything that is said of operations, with the hints: a line is a message or a hint if it has more than a word.
-    let operations = program.file("Ok(Outcome::Begun { operation: epoch }) =>");
-    let said = literals(operations.split("#[cfg(test)]").next().expect("always one"));
+    let operations =
+        program.file("Ok(Outcome::Begun { operation: epoch }) =>").split("#[cfg(test)]").next().expect("always one");
+    // What is only logged is not said to an operator.
+    let operations: Vec<_> = operations.lines().filter(|line| !line.trim_start().starts_with("info!(")).collect();
+    let said = literals(&operations.join("\n"));
     add("operations", said.into_iter().filter(|text| text.contains(' ')).collect());
     let joining = program.file("JoinCode::NameTaken => ");
     let codes =
