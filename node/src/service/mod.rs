@@ -6,9 +6,10 @@
 //!                                                              └─► the leader, or the node that is meant, with the Caller
 //! ```
 //!
-//! Each of the three vocabularies has one file with its table: what clients ask ([`client`]), what members ask each other
-//! ([`member`]), and what the owner of the machine asks ([`machine`]). A table has no catch-all arm: an operation that is
-//! added is one variant, one row and one function, and the compiler names each place that lacks it.
+//! Each vocabulary has one file: what clients ask ([`client`]), what members ask each other ([`member`]), what the owner of the
+//! machine asks ([`machine`]), and what a node may ask that is none of these ([`stranger`]). The first three have a table without
+//! a catch-all arm: an operation that is added is one variant, one row and one function, and the compiler names each place that
+//! lacks it.
 //!
 //! Handlers stand by topic: [`crypto`], [`keys`], [`nodes`], [`orders`].
 
@@ -17,6 +18,7 @@ pub mod caller;
 pub mod client;
 pub mod machine;
 pub mod member;
+pub mod stranger;
 
 pub mod crypto;
 pub mod keys;

@@ -1,0 +1,74 @@
+//! The door for members, `quorate-peer/1`: for sessions that this node dialled, and for those that it accepted.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use futures::future::{BoxFuture, FutureExt};
+use quorate_client::conn::{BulkReceiver, Conn, Handler, Reply};
+use quorate_shares::ids::NodeId;
+
+use crate::messages::peer::{self, PeerReply, PeerRequest};
+use crate::node::Node;
+use crate::service::member::{self, Asked, Pace};
+
+/// Answers the other side of one session. Who that is follows from its TLS key alone, never from what it says.
+pub struct PeerDoor {
+    node: Arc<Node>,
+    peer: NodeId,
+    admitted: Arc<AtomicBool>,
+}
+
+impl PeerDoor {
+    /// The handler of a session that this node dialled: the identity was pinned when dialling. It hears requests once
+    /// `admitted` is set, which the dialler does when the other side's hello is in order.
+    pub fn dialled(node: &Arc<Node>, peer: NodeId, admitted: &Arc<AtomicBool>) -> Arc<dyn Handler> {
+        Arc::new(Self { node: Arc::clone(node), peer, admitted: Arc::clone(admitted) })
+    }
+
+    /// The handler of a session that `peer` dialled: nothing is heard before its hello is admitted.
+    pub(super) fn accepted(node: &Arc<Node>, peer: NodeId) -> Arc<dyn Handler> {
+        Arc::new(Self { node: Arc::clone(node), peer, admitted: Arc::default() })
+    }
+}
+
+impl Handler for PeerDoor {
+    fn handle(&self, conn: &Conn, body: Bytes) -> Reply {
+        let admitted = peer::decode::<PeerRequest>(&body).and_then(|request| {
+            let is_greeted = self.admitted.load(Ordering::Acquire);
+            let pace = member::admit(&self.node, self.peer, conn, is_greeted, &request)?;
+            Ok((request, pace))
+        });
+        let (request, pace) = match admitted {
+            Ok(admitted) => admitted,
+            Err(refusal) => return Reply::Inline(peer::encode(&PeerReply::Refused(refusal))),
+        };
+        let (node, conn, from, greeted) = (Arc::clone(&self.node), conn.clone(), self.peer, Arc::clone(&self.admitted));
+        let here = Arc::clone(&node);
+        let answer = async move {
+            let asked = Asked { from, conn: &conn, greeted: &greeted, body: &body };
+            peer::encode(&member::answer(&node, asked, request).await)
+        };
+        match pace {
+            Pace::AtOnce => {
+                let mut answer = Box::pin(answer);
+                match answer.as_mut().now_or_never() {
+                    Some(reply) => Reply::Inline(reply),
+                    None => Reply::Later(answer),
+                }
+            }
+            Pace::Soon => Reply::later(answer),
+            Pace::Background => Reply::later(async move { here.background.run(answer).await }),
+        }
+    }
+
+    fn bulk(&self, _conn: &Conn, bulk: BulkReceiver) -> BoxFuture<'static, ()> {
+        let (node, from, admitted) = (Arc::clone(&self.node), self.peer, self.admitted.load(Ordering::Acquire));
+        let denied = node.roster().op_key_of(from).is_none();
+        Box::pin(async move {
+            if admitted && !denied {
+                crate::peers::raft_link::receive_snapshot(&node, from, bulk).await;
+            }
+        })
+    }
+}
