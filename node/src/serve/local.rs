@@ -1,7 +1,7 @@
 //! The door on this machine: a Unix socket, mode 0600, for the owner of the machine.
 //!
-//! One request per connection. While it waits, its progress is sent, so that the person in front sees the step and whom it
-//! waits for.
+//! One request per connection. While it waits, its progress is sent, so that the person in front sees the step and the nodes
+//! that it waits for.
 
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::PathBuf;
@@ -74,7 +74,7 @@ pub fn listen(node: &Arc<Node>) -> Result<Socket, SocketError> {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
         _ => {}
     }
-    // The process's umask already keeps others out; the mode says so to whoever looks.
+    // The process's umask already keeps others out; the mode shows it.
     let listener = UnixListener::bind(&path).map_err(failed)?;
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
     let node = Arc::clone(node);

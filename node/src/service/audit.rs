@@ -1,8 +1,8 @@
 //! One line for each request that was decided: who asked for what, on which resource, and how it ended.
 //!
 //! The lines go to the log under the target `quorate::audit` at level `debug`, so they cost nothing unless someone asks for
-//! them (`QUORATE_LOG=info,quorate::audit=debug`). Like every line of the log they name a key by its uid: names of keys are
-//! secret to whoever has only the logs. They hold no plaintext, ciphertext, token or invitation either.
+//! them (`QUORATE_LOG=info,quorate::audit=debug`). Like every line of the log they name a key by its uid: a person who has
+//! only the logs must not learn names of keys. They hold no plaintext, ciphertext, token or invitation either.
 
 use quorate_client::wire::WireError;
 use quorate_raft::Replica;
@@ -15,7 +15,7 @@ use crate::service::crypto;
 
 const TARGET: &str = "quorate::audit";
 
-/// What the line will say of a request; `None` if nobody asked for audit lines.
+/// What the line will say of a request; `None` if audit lines are off.
 pub(super) struct Line(Option<String>);
 
 impl Line {

@@ -1,6 +1,6 @@
 //! What the owner of this machine may ask of this node, through its local socket: found, join, seal, admit, and how it is.
 //!
-//! A command that founds or joins waits until the node serves, and is told each step and whom it waits for. A person who gives
+//! A command that founds or joins waits until the node serves. It gets each step, and the names of the nodes that the step waits for. A person who gives
 //! up changes nothing: the node goes on.
 
 use std::sync::Arc;
@@ -35,7 +35,7 @@ const LOOK: Duration = Duration::from_millis(100);
 /// What a request of the local socket is answered.
 pub type AdminAnswer = Result<AdminResponse, WireError>;
 
-/// The row of a request. None of them needs a lease: whoever owns the machine owns this node.
+/// The row of a request. None of them needs a lease: the owner of the machine owns this node.
 fn row(request: &AdminRequest) -> Row<'_> {
     let (name, on) = match request {
         AdminRequest::Init { .. } => ("cluster.init", Resource::ThisNode),
@@ -196,7 +196,7 @@ async fn join(node: &Arc<Node>, invitation: &str) -> Result<(), WireError> {
     adopt(node, vault)
 }
 
-/// A join that is repeated goes on; with another invitation it begins anew, as long as nothing is locked yet.
+/// A join that is repeated goes on. With another invitation it begins again, as long as nothing is locked yet.
 async fn join_again(node: &Arc<Node>, id: [u8; 32], cluster: ClusterId, role: Role) -> Result<(), WireError> {
     let taken = node.update_vault(move |vault| {
         let unlocked = vault.lock.is_none();
@@ -224,13 +224,13 @@ async fn join_again(node: &Arc<Node>, id: [u8; 32], cluster: ClusterId, role: Ro
     }
 }
 
-/// The cluster waited for the joiner in vain, or an operator gave it up.
+/// The cluster gave up the joiner after waiting for it, or an operator revoked it.
 fn revoked() -> WireError {
     WireError::new(Code::Denied, "this node was revoked, and the cluster does not take it in any more")
         .hint("empty its data directory, start it again, and join with another invitation")
 }
 
-/// Somebody sealed it meanwhile. Whoever waits for it to serve would wait for him.
+/// An operator sealed the node meanwhile. It serves only after an operator unseals it, so the command does not wait for that.
 fn sealed() -> WireError {
     WireError::new(Code::NotServing, "this node is sealed; what was begun goes on, and it serves once it is unsealed")
         .hint("`quorate node unseal`; `quorate status` shows how far it is")
@@ -369,6 +369,6 @@ mod tests {
             drop(told);
         };
         let (ended, ()) = timeout(SOON, async { tokio::join!(follow, turn) }).await.expect("it ends");
-        ended.expect_err("nobody is told");
+        ended.expect_err("the caller is gone");
     }
 }

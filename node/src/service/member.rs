@@ -291,7 +291,7 @@ fn led(node: &Node) -> Result<Replica, PeerRefusal> {
 async fn prepare_lock(node: &Arc<Node>, from: NodeId, durable: LockState) -> Result<PeerReply, PeerRefusal> {
     let (me, roster) = (node.id(), node.roster());
     let prepare = node.update_vault(move |vault| {
-        // While founding, whoever holds a key for another must also know, after a loss of power, whose key it is.
+        // While founding, a node that holds a key for another must also know, after a loss of power, whose key it is.
         if vault.founding.is_some() && me != NodeId(0) {
             vault.identity.node = Some(me);
             vault.roster = (*roster).clone();

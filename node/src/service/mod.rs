@@ -1,4 +1,4 @@
-//! What may be asked of a node, whoever carries the question.
+//! What may be asked of a node, through any door.
 //!
 //! ```text
 //! door (serve/) ─► who asks: Caller ─► what it is: Row ─► may it, can it be done here ─► handler ─► answer

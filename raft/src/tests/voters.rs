@@ -55,7 +55,7 @@ async fn change(cluster: &Cluster, voters: &BTreeSet<NodeId>, purpose: ChangePur
         match leader.change_voters(voters.clone(), purpose, reachable).await {
             Ok(()) => true,
             Err(ChangeError::LeaderLeaves) => {
-                let stays = voters.iter().find(|&&node| node.0 != node_of(&leader)).expect("somebody stays");
+                let stays = voters.iter().find(|&&node| node.0 != node_of(&leader)).expect("one stays");
                 leader.transfer_leadership(*stays).await.expect("runs");
                 false
             }

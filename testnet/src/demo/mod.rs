@@ -20,7 +20,7 @@ pub fn tell(directory: Option<PathBuf>, out: &mut dyn Write) -> Result<(), Error
     let told = steps::all(directory, &mut narrator);
     let (steps, took) = (narrator.steps, seconds(narrator.begun.elapsed()));
     match &told {
-        Ok(()) => narrator.line(&format!("\nAll {steps} steps ended as told, in {took}."))?,
+        Ok(()) => narrator.line(&format!("\nAll {steps} steps ended as described, in {took}."))?,
         Err(_) => narrator.line(&format!("\nStep {steps} did not end as told."))?,
     }
     told

@@ -53,7 +53,7 @@ pub(super) fn all(directory: Option<PathBuf>, narrator: &mut Narrator<'_>) -> Re
     narrator.step("Kill all three at once, and start them again", |seen| {
         outage(&mut cluster, &["n1", "n2", "n3"], seen)?;
         decrypt(&cluster, &files, "n2", seen)?;
-        seen.push("nobody typed anything".to_owned());
+        seen.push("no person typed anything".to_owned());
         Ok(())
     })?;
     narrator.step("Kill all three, and start only two", |seen| {

@@ -21,23 +21,23 @@ pub(super) fn pick<'a>(disk: &'a Disk, disks: &[Disk], loot: &mut Loot) -> Optio
         (lock.generation(), pieces.len(), usize::from(lock.needed()), lock.pieces().len());
     let about = format!("{label}: lock of generation {generation}: {have} of {total} pieces, {need} needed");
     if have < need {
-        loot.story.push(format!("{about}; the bundle stays shut"));
+        loot.story.push(format!("{about}; its keys stay locked"));
         return None;
     }
     let PinPlace::Inline(pin) = lock.pin() else {
-        loot.story.push(format!("{about}; the pin lies elsewhere, and the bundle stays shut"));
+        loot.story.push(format!("{about}; the pin lies elsewhere, and its keys stay locked"));
         return None;
     };
     let pieces: Vec<_> = pieces.into_iter().take(need).collect();
     match lock.open(&params, &pieces, pin) {
         Ok(bundle) => {
-            loot.story.push(format!("{about}; the bundle is OPEN"));
+            loot.story.push(format!("{about}; its keys are OPEN"));
             loot.bundles += 1;
             note_secrets(label, &bundle, loot);
             Some(OpenDisk { disk, bundle })
         }
         Err(error) => {
-            loot.story.push(format!("{about}; and still the bundle stays shut: {error}"));
+            loot.story.push(format!("{about}; and still its keys stay locked: {error}"));
             None
         }
     }

@@ -146,7 +146,7 @@ fn read(path: &Path, loot: &mut Loot) -> Option<Disk> {
     let mut members: Vec<_> = vault.roster.members.iter().map(|member| member.name.as_str()).collect();
     members.sort_unstable();
     let (name, members) = (vault.roster.member(node).map_or("", |member| member.name.as_str()), members.join(", "));
-    loot.story.push(format!("{label}: the disk of {name}, of a cluster of {members}; these names lie in plain"));
+    loot.story.push(format!("{label}: the disk of {name}, of a cluster of {members}; these names are not encrypted"));
     loot.in_plain.push(Canary::secret(format!("boot seed of {label}"), vault.identity.boot_seed.expose()));
     Some(Disk { path: path.to_owned(), label, node, vault })
 }
