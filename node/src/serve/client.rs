@@ -10,7 +10,7 @@ use quorate_client::wire::{self, Answered, Envelope};
 
 use crate::base::clock::boot_ms;
 use crate::node::Node;
-use crate::serve::listen::{GUEST, Place};
+use crate::serve::{GUEST, Place};
 use crate::service::client;
 
 pub(super) struct ClientDoor {

@@ -5,11 +5,10 @@
 //! in plain on the disk.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use quorate_client::conn::{Conn, Handler, Limits, close};
+use quorate_client::conn::{Conn, Handler, close};
 use quorate_client::identity::{self, Protocol};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tracing::{debug, warn};
 
 use crate::node::Node;
@@ -22,13 +21,6 @@ const HANDSHAKES_MAX: usize = 256;
 /// Open connections of peers that are not members, mostly clients. The next one is closed with a reason, and a client asks
 /// another node. A member always finds a place. An idle connection costs about 40 KiB.
 const GUESTS_MAX: usize = 10_240;
-/// Per-connection limits for peers that are not members; a connection beyond them is closed with a reason. The largest request,
-/// a message of 64 KiB as text, takes a third of such a frame.
-pub(super) const GUEST: Limits = Limits { frame_bytes: 256 << 10, patience: Some(Duration::from_secs(30)) };
-
-/// One of the [`GUESTS_MAX`] places; `None` for a member that found none free.
-pub(super) type Place = Option<OwnedSemaphorePermit>;
-
 /// Accepts connections for ever; ends when the endpoint is closed.
 pub async fn run(node: Arc<Node>) {
     let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));

@@ -8,7 +8,7 @@ use quorate_client::conn::{Conn, Handler, Limits, Reply};
 
 use crate::messages::peer::{self, PeerRefusal, PeerReply};
 use crate::node::Node;
-use crate::serve::listen::{GUEST, Place};
+use crate::serve::{GUEST, Place};
 use crate::service::stranger;
 
 /// `quorate-boot/1`: the public status, and LockOpen.
