@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// Whether `path` lies in `directory`. Symbolic links are resolved. Neither needs to exist.
 pub fn lies_in(path: &Path, directory: &Path) -> bool {
-    real(path).starts_with(real(directory))
+    resolved(path).starts_with(resolved(directory))
 }
 
 /// Whether both lie on one file system: a thief who takes this device has both.
@@ -16,10 +16,10 @@ pub fn is_one_device(one: &Path, other: &Path) -> bool {
 }
 
 /// `path` with its links resolved, as far as it exists.
-fn real(path: &Path) -> PathBuf {
+fn resolved(path: &Path) -> PathBuf {
     match (fs::canonicalize(path), path.parent(), path.file_name()) {
         (Ok(real), _, _) => real,
-        (Err(_), Some(parent), Some(name)) => real(parent).join(name),
+        (Err(_), Some(parent), Some(name)) => resolved(parent).join(name),
         _ => path.to_owned(),
     }
 }

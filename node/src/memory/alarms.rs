@@ -26,7 +26,7 @@ impl Alarms {
         let mut open = self.open.lock();
         let new = !open.iter().any(|known| is_same(known, &alarm));
         if new {
-            put(&mut open, alarm);
+            add(&mut open, alarm);
             self.changed.notify_one();
         }
         new
@@ -54,7 +54,7 @@ impl Alarms {
         let since = std::mem::replace(&mut *open, stored);
         for alarm in since {
             if !open.iter().any(|known| is_same(known, &alarm)) {
-                put(&mut open, alarm);
+                add(&mut open, alarm);
             }
         }
     }
@@ -68,7 +68,7 @@ pub fn is_same(one: &Alarm, other: &Alarm) -> bool {
     one.code == other.code && one.node == other.node && (one.node.is_some() || one.message == other.message)
 }
 
-fn put(open: &mut Vec<Alarm>, alarm: Alarm) {
+fn add(open: &mut Vec<Alarm>, alarm: Alarm) {
     if open.len() >= ALARMS_MAX {
         open.remove(0);
     }

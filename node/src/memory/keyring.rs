@@ -255,10 +255,7 @@ mod tests {
         for number in 2..ROOTS_MAX.get() {
             roots.keep(key_version(number), &other, roots.wipes(), 0);
         }
-        assert!(
-            watched.upgrade().is_some() && roots.len() == ROOTS_MAX.get(),
-            "the control: there is room for so many"
-        );
+        assert!(watched.upgrade().is_some() && roots.len() == ROOTS_MAX.get(), "the control: there is room for all");
 
         assert!(roots.warm(key_version(0), 1).is_some());
         roots.keep(key_version(ROOTS_MAX.get()), &other, roots.wipes(), 2);

@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use quorate_shares::ids::NodeId;
 use serde::{Deserialize, Serialize};
 
-/// Who asks, and on which way the request came here.
+/// Who asks, and how the request came here.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Caller {
     pub who: Principal,
@@ -63,7 +63,7 @@ pub enum Door {
     Local,
 }
 
-/// Restrictions that a caller has beyond those of its [`Principal`].
+/// What a caller may not do although its [`Principal`] may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Restrictions {
     /// No restrictions. So far all callers are unrestricted: the root token, members, and owners of a machine.

@@ -48,10 +48,11 @@ impl Roster {
             member
         });
         let mut members: Vec<RosterMember> = others.collect();
-        let ended = |node| self.revoked.iter().chain(&newer.revoked).any(|revoked| revoked.node == node);
-        members.retain(|member| !ended(member.node));
+        let is_revoked = |node| self.revoked.iter().chain(&newer.revoked).any(|revoked| revoked.node == node);
+        members.retain(|member| !is_revoked(member.node));
         for member in &self.members {
-            if newer.member(member.node).is_none_or(|_| member.node == me) && (member.node == me || !ended(member.node))
+            if newer.member(member.node).is_none_or(|_| member.node == me)
+                && (member.node == me || !is_revoked(member.node))
             {
                 members.push(member.clone());
             }

@@ -27,9 +27,9 @@ pub struct Locks {
     pub unlocking: Mutex<Unlocking>,
     /// How long each peer has been away.
     pub absences: Mutex<Absences>,
-    /// This node's lock of which each peer last acknowledged the COMMIT.
+    /// For each peer: the lock of this node whose COMMIT it last acknowledged.
     pub commits: Mutex<BTreeMap<NodeId, LockState>>,
-    /// Of each peer: its newest lock for which it knows that this node holds no older key (ERASED).
+    /// For each peer: its newest lock of which it knows that this node holds no older key (ERASED).
     pub told_erased: Mutex<BTreeMap<NodeId, LockState>>,
     /// Which peers can no longer open the older locks of this node.
     pub old_copies: Mutex<OldCopies>,

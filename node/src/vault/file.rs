@@ -56,8 +56,8 @@ impl VaultError {
         match self {
             Self::Exists(_) => "this data directory belongs to a node already; use another one",
             Self::BothDamaged { .. } | Self::Contradiction => {
-                "check the disk; if the file cannot be brought back, this node cannot either, and the others go on \
-                 without it. Never put an old copy in its place"
+                "check the disk; if the file cannot be repaired, this node is lost, and the others go on without it. \
+                 Never put an old copy in its place"
             }
             Self::Version(_) | Self::Content(_) => "start the version of quorated that wrote it",
             Self::Io { .. } | Self::ReadBack | Self::Broken => {

@@ -165,12 +165,12 @@ impl Vault {
             let bytes = reader.bytes(length)?;
             match tag {
                 IDENTITY => identity = Some(Identity::read(Reader::new(bytes, "identity"))?),
-                ROSTER => roster = Some(whole(bytes, "roster", Roster::read)?),
+                ROSTER => roster = Some(read_whole(bytes, "roster", Roster::read)?),
                 LOCK => lock = Some(Lock::parse(bytes).map_err(|_| FormatError::Invalid("own lock"))?),
                 HELD => held = Some(held::read_all(Reader::new(bytes, "keys held for peers"))?),
                 FOUNDING => founding = Some(Founding::read(Reader::new(bytes, "founding"))?),
-                FLAGS => flags = Some(whole(bytes, "flags", |reader| Flags::from_bits(reader.u8()?))?),
-                DENIALS => denials = whole(bytes, "denials", denials::read)?,
+                FLAGS => flags = Some(read_whole(bytes, "flags", |reader| Flags::from_bits(reader.u8()?))?),
+                DENIALS => denials = read_whole(bytes, "denials", denials::read)?,
                 _ => return Err(FormatError::Invalid("section: this version does not know it")),
             }
         }
@@ -207,7 +207,7 @@ impl Identity {
     }
 }
 
-fn whole<T>(
+fn read_whole<T>(
     bytes: &[u8],
     what: &'static str,
     read: impl FnOnce(&mut Reader<'_>) -> Result<T, FormatError>,
