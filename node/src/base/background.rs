@@ -25,7 +25,7 @@ impl Background {
     pub fn start() -> std::io::Result<Self> {
         let lower_priority = || {
             // If this fails, the work is still done, and clients wait longer.
-            let _ = setpriority_process(None, NICE).inspect_err(|error| debug!(%error, "no low priority"));
+            let _ = setpriority_process(None, NICE).inspect_err(|error| debug!(%error, "cannot lower the priority"));
         };
         let mut builder = Builder::new_multi_thread();
         builder.worker_threads(1).thread_name("background").on_thread_start(lower_priority).enable_time();

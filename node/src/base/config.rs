@@ -268,7 +268,7 @@ fn pin_at(file: Option<PathBuf>, credential: Option<String>, data: &Path) -> Res
     let invalid = |setting, reason: &str| Err(ConfigError::Invalid { setting, reason: reason.to_owned() });
     match (file, credential) {
         (None, None) => Ok(PinAt::Vault),
-        (Some(_), Some(_)) => invalid("pin_file", "pin_credential is set, too, and the pin lies at one place"),
+        (Some(_), Some(_)) => invalid("pin_file", "pin_credential is set, too; set only one of them"),
         (Some(path), None) if !path.is_absolute() => invalid("pin_file", "the path is not absolute"),
         (Some(path), None) if paths::lies_in(&path, data) => {
             invalid("pin_file", "it lies in the data directory, and would be taken together with it")

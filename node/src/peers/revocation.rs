@@ -42,7 +42,7 @@ pub fn is_believed(roster: &Roster, me: NodeId, attestations: &BTreeSet<NodeId>,
 pub fn is_convinced(vault: &Vault, attestations: &mut BTreeSet<NodeId>, peer: NodeId, shown: RosterLogId) -> bool {
     let Some(me) = vault.identity.node.filter(|_| shown > vault.roster.log_id) else { return false };
     if attestations.insert(peer) {
-        warn!(%peer, "says that this node was revoked");
+        warn!(%peer, "a peer says that this node was revoked");
     }
     let own_log = vault.denials.iter().any(|denial| denial.node == me);
     is_believed(&vault.roster, me, attestations, own_log)

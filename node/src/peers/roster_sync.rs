@@ -66,7 +66,7 @@ async fn ask(node: &Arc<Node>, answered: &mut BTreeSet<NodeId>) {
     for (peer, shown) in join_all(asking).await.into_iter().flatten() {
         answered.insert(peer);
         if node.enrolment().is_newer(&shown) {
-            info!(%peer, index = shown.log_id.index, "has a newer roster");
+            info!(%peer, index = shown.log_id.index, "a peer has a newer roster");
             node.enrolment().use_newer_roster(Some(shown));
             node.enrolment().close_sessions_with_strangers();
             session::keep_all(node);
