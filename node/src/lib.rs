@@ -1,46 +1,46 @@
 //! The daemon of Quorate: `quorated`.
 //!
-//! Each folder answers one question. The reading order is the order below, from what knows nothing of a node to what starts it: a
-//! folder imports from itself and from those that are named before it. A test holds that.
+//! Each folder answers one question. The modules stand in reading order, from parts that need no node to the start of the
+//! daemon. A folder imports only from itself and from folders above it in this list. A test checks that.
 
-// What needs no node: clocks, configuration, randomness, limits.
+// Parts that need no node: clocks, configuration, randomness, limits.
 pub mod base;
-// What lies on the disk.
+// The vault, a small file: what a node needs to boot.
 pub mod vault;
 
 // What is kept in memory and nowhere else: types without a node.
 pub mod memory;
-// What nodes say to each other.
+// The messages between nodes, as types.
 pub mod messages;
-// What the parts of a node share.
+// The `Node`, and the parts that it consists of.
 pub mod node;
 
-// How nodes talk to each other.
+// Sessions between nodes, and what they carry.
 pub mod peers;
 
-// How a node earns the right to serve.
+// How a node gets the right to serve, and loses it.
 pub mod lease;
 
-// How a key is put together and dealt.
+// How a key is reconstructed from shares, and dealt to them.
 pub mod keys;
 // How a node is unlocked, and how its lock is renewed.
 pub mod lock;
 
-// How the leader leads and the members follow.
+// What the leader does, and how the members follow it.
 pub mod cluster;
-// How a node comes into a cluster.
+// How a cluster is founded, and how a node joins one.
 pub mod join;
 
-// What may be asked.
+// Which requests there are, what each needs, and their handlers.
 pub mod service;
 
-// Where questions arrive.
+// The doors where requests come in: QUIC and the local socket.
 pub mod serve;
 
-// How a damaged state is replaced.
+// How a damaged state is replaced by another node's.
 pub mod rebuild;
 
-// How all of it starts.
+// How a node starts, from the configuration to a running node.
 pub mod boot;
 
 #[cfg(test)]
@@ -54,7 +54,7 @@ mod tests {
         entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
     }
 
-    /// The order is that of the `pub mod` lines of this file. Comments may look up, tests may not.
+    /// The order is that of the `pub mod` lines of this file. Comments may name modules further down; tests may not.
     #[test]
     fn imports_point_one_way() {
         let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
@@ -65,7 +65,7 @@ mod tests {
         let (mut imports, mut upward) = (0, Vec::new());
         for file in files(&src) {
             let inside = file.strip_prefix(&src).expect("below it").to_string_lossy().into_owned();
-            // `main.rs` and this file stand above all.
+            // `main.rs` and this file may import everything.
             let Some(own) = place(inside.split(['/', '.']).next().unwrap_or_default()) else { continue };
             let source = fs::read_to_string(&file).expect("readable");
             for line in source.lines().filter(|line| !line.trim_start().starts_with("//")) {

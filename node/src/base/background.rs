@@ -1,7 +1,8 @@
-//! Work that may wait: shares that are opened, checked and dealt by the lot while the members change.
+//! A thread of low priority for work that may wait.
 //!
-//! It has a thread of its own that gives way to all others of the machine, so that clients are answered meanwhile and Raft is
-//! heard. On Linux the nice value of setpriority(2) is that of one thread, and anybody may raise it.
+//! While the members change, a node opens, checks and deals many shares. This work runs on its own thread with a raised nice
+//! value, so that clients and Raft are still served in time. On Linux setpriority(2) sets the nice value of a single thread,
+//! and every user may raise it.
 
 use std::future::pending;
 use std::panic::resume_unwind;
@@ -11,29 +12,27 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
 use tracing::debug;
 
-/// Where the two compete, a thread with this nice value gets about a tenth of what an ordinary one does. With the greatest, 19,
-/// a lock that is taken here for a moment could be held for long.
+/// If both want the processor, a thread with this nice value gets about a tenth of the time of an ordinary one. The greatest
+/// value is 19: with it, this thread could hold a lock for a long time that it needs only for a moment.
 const NICE: i32 = 10;
 
-/// The thread that such work is done on.
+/// The thread of low priority.
 pub struct Background(Option<Runtime>);
 
 impl Background {
-    /// Starts the thread.
-    ///
     /// # Errors
-    /// If the system gives none.
+    /// If the system cannot start a thread.
     pub fn start() -> std::io::Result<Self> {
-        let give_way = || {
-            // At an ordinary priority the same work is done, and clients wait longer.
-            let _ = setpriority_process(None, NICE).inspect_err(|error| debug!(%error, "no low priority"));
+        let lower_priority = || {
+            // If this fails, the work is still done, and clients wait longer.
+            let _ = setpriority_process(None, NICE).inspect_err(|error| debug!(%error, "cannot lower the priority"));
         };
         let mut builder = Builder::new_multi_thread();
-        builder.worker_threads(1).thread_name("background").on_thread_start(give_way).enable_time();
+        builder.worker_threads(1).thread_name("background").on_thread_start(lower_priority).enable_time();
         Ok(Self(Some(builder.build()?)))
     }
 
-    /// Does `work` there, and panics if that does; it ends when nobody waits for it any more.
+    /// Runs `work` on the thread. If `work` panics, this panics too. If the caller drops this future, `work` ends.
     pub async fn run<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> T {
         let mut works = JoinSet::new();
         if let Some(runtime) = &self.0 {
@@ -49,7 +48,7 @@ impl Background {
 }
 
 impl Drop for Background {
-    /// A runtime that is dropped where others run would wait for its work.
+    /// Shuts down in the background: a runtime that is dropped inside another runtime would wait for its work.
     fn drop(&mut self) {
         if let Some(runtime) = self.0.take() {
             runtime.shutdown_background();
@@ -72,44 +71,44 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn work_there_gives_way_and_nothing_else_does() {
+    async fn only_background_work_has_a_low_priority() {
         let background = Background::start().expect("a thread");
         let here = nice();
         assert_eq!(background.run(async { nice() }).await, NICE);
         assert_eq!(nice(), here);
-        assert!(here < NICE, "whoever runs the tests gives way, too");
+        assert!(here < NICE, "the tests themselves run at a low priority");
     }
 
-    /// An asker that goes away must not leave work behind. Mutated: a task of its own goes on.
+    /// If the caller is gone, its work ends. Mutated: if the work is a task of its own, it goes on.
     #[tokio::test]
-    async fn work_that_nobody_waits_for_ends() {
-        struct Told(Option<oneshot::Sender<()>>);
-        impl Drop for Told {
+    async fn work_ends_when_its_caller_is_gone() {
+        struct SendsWhenDropped(Option<oneshot::Sender<()>>);
+        impl Drop for SendsWhenDropped {
             fn drop(&mut self) {
                 let _ = self.0.take().map(|ended| ended.send(()));
             }
         }
         let background = Arc::new(Background::start().expect("a thread"));
-        let asked = Arc::clone(&background);
+        let runs = Arc::clone(&background);
         let ((begins, begun), (ends, ended)) = (oneshot::channel(), oneshot::channel());
-        let asker = tokio::spawn(async move {
-            let told = Told(Some(ends));
+        let caller = tokio::spawn(async move {
+            let at_end = SendsWhenDropped(Some(ends));
             let work = async move {
-                let _told = told;
+                let _at_end = at_end;
                 let _ = begins.send(());
                 pending::<()>().await;
             };
-            asked.run(work).await;
+            runs.run(work).await;
         });
         begun.await.expect("the work begins");
-        asker.abort();
+        caller.abort();
         timeout(Duration::from_secs(30), ended).await.expect("in time").expect("it ends");
         drop(background);
     }
 
     #[tokio::test]
     #[should_panic(expected = "a share that is none")]
-    async fn a_panic_there_is_one_here() {
+    async fn a_panic_of_the_work_reaches_the_caller() {
         let background = Background::start().expect("a thread");
         background.run(async { panic!("a share that is none") }).await
     }

@@ -1,19 +1,19 @@
-//! The clocks of a node: one that counts while the machine sleeps, for every decision, and one for people.
+//! The clocks of a node. Decisions use [`boot_ms`], which counts while the machine sleeps. People read [`wall_ms`].
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 pub use quorate_client::clock::boot_ms;
 
-/// Milliseconds since 1970, for stamps that people read. No decision rests on it but when an invitation expires.
+/// Milliseconds since 1970, for stamps that people read. It decides one thing only: when an invitation expires.
 pub fn wall_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
-/// The time that a leader gives to what it proposes.
+/// The time stamps of what a leader proposes.
 ///
-/// Time in the state never goes back. So if a wall clock was ahead once, it would stand still until all the others have come so
-/// far, and no invitation would expire. It goes on instead by the clock that nobody sets, at half the pace so that the wall
-/// clocks do come up.
+/// Time in the replicated state never goes back. Scenario: the wall clock of one leader is a day ahead for a moment. If all
+/// later stamps came from wall clocks alone, the time in the state would stand still for a day, and no invitation would expire.
+/// So the time goes on by [`boot_ms`], a clock that cannot be set. It goes on at half the pace, so that the wall clocks catch up.
 #[derive(Debug, Default)]
 pub struct Stamps {
     time_ms: u64,
@@ -21,19 +21,19 @@ pub struct Stamps {
 }
 
 impl Stamps {
-    /// Notes how far time in the state is at `now_ms` ([`boot_ms`]); whoever leads next goes on from there.
+    /// Notes that the time in the state is `time_ms` at `now_ms` ([`boot_ms`]). The next leader goes on from there.
     pub fn follow_at(&mut self, time_ms: u64, now_ms: u64) {
-        if time_ms > self.goes_on_at(now_ms) {
+        if time_ms > self.continued_at(now_ms) {
             *self = Self { time_ms, at_ms: now_ms };
         }
     }
 
     /// The stamp at `now_ms` while the wall clock says `wall_ms`.
     pub fn stamp_at(&self, wall_ms: u64, now_ms: u64) -> u64 {
-        wall_ms.max(self.goes_on_at(now_ms))
+        wall_ms.max(self.continued_at(now_ms))
     }
 
-    fn goes_on_at(&self, now_ms: u64) -> u64 {
+    fn continued_at(&self, now_ms: u64) -> u64 {
         self.time_ms.saturating_add(now_ms.saturating_sub(self.at_ms) / 2)
     }
 }
@@ -42,9 +42,9 @@ impl Stamps {
 mod tests {
     use super::*;
 
-    /// Mutated: without what goes on, the stamps stand still; at the full pace they stay ahead for ever.
+    /// Mutated: without `continued_at` the stamps stand still; at the full pace they stay ahead for ever.
     #[test]
-    fn time_goes_on_by_the_clock_that_nobody_sets_until_the_wall_clock_has_come_so_far() {
+    fn time_goes_on_at_half_the_pace_until_the_wall_clock_has_caught_up() {
         let mut stamps = Stamps::default();
         stamps.follow_at(1_000_000, 100);
         assert_eq!(stamps.stamp_at(1_000_500, 600), 1_000_500, "a wall clock that is right");
@@ -53,7 +53,7 @@ mod tests {
         stamps.follow_at(ahead, 700);
         let stamp = stamps.stamp_at(1_008_600, 8_700);
         assert_eq!(stamp, ahead + 4_000);
-        // What comes back from the state is no later.
+        // The state then has this stamp and earlier ones. They change nothing.
         stamps.follow_at(stamp, 8_710);
         stamps.follow_at(ahead, 8_720);
         assert_eq!(stamps.stamp_at(1_016_600, 16_700), ahead + 8_000);

@@ -1,7 +1,7 @@
 //! Configuration: flags, over `QUORATE_*` environment variables, over a TOML file.
 //!
-//! The three are merged and then checked as a whole, so a daemon either starts with a configuration that makes sense or
-//! says which setting does not. Timings have floors: tests may shorten them, but not below what the protocol needs.
+//! The three are merged and then checked as a whole. So a daemon either starts with a valid configuration, or names the
+//! setting that is not valid. Timings have floors: tests may shorten them, but not below what the protocol needs.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use serde::Deserialize;
 
 use crate::base::paths;
 
-/// Flags and environment of `quorated`; every one overrides its namesake in the file.
+/// Flags and environment of `quorated`. Each one overrides the setting of the same name in the file.
 #[derive(Debug, Default, clap::Parser)]
 #[command(
     name = "quorated",
@@ -49,7 +49,7 @@ pub struct Flags {
     pub rebuild_state: bool,
 }
 
-/// The TOML file, every setting optional, unknown ones refused.
+/// The TOML file. Every setting is optional, and an unknown setting is an error.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
@@ -70,26 +70,26 @@ struct File {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Default)]
 #[serde(rename_all = "lowercase")]
 pub enum SecretMemory {
-    /// Pages that not even the kernel maps, where the kernel has them; else as `mlock`.
+    /// Pages that the kernel itself does not map (memfd_secret), if the kernel has them; otherwise as `mlock`.
     #[default]
     Auto,
-    /// Locked pages that no core dump holds.
+    /// Locked pages that are left out of core dumps.
     Mlock,
 }
 
-/// Where the pin should lie, the local half of the key that the node's own lock opens to.
+/// Where the pin should lie. The pin is the local half of the key that opens the node's own lock.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum PinAt {
-    /// In the vault, beside the lock: it keeps only the peers out.
+    /// In the vault, beside the lock. It protects the lock from the peers only.
     #[default]
     Vault,
-    /// In a file at this absolute path, on another device as a rule.
+    /// In a file at this absolute path, normally on another device.
     File(String),
     /// In a systemd credential of this name.
     Credential(String),
 }
 
-/// How long things take. The defaults suit one site; the floors are what the protocol needs.
+/// Times and limits. The defaults suit one site. The floors are what the protocol needs.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Timing {
@@ -97,29 +97,30 @@ pub struct Timing {
     pub lease_ms: u64,
     /// How often a node asks the leader to confirm it.
     pub lease_tick_ms: u64,
-    /// How long after the loss of the lease keys are wiped from memory.
+    /// How long after the loss of the lease the keys are wiped from memory.
     pub wipe_after_ms: u64,
-    /// How often the leader shows that it lives.
+    /// How often the leader sends a heartbeat.
     pub heartbeat_ms: u64,
-    /// How long a leader may be silent. A follower stands for election after one and a half to two times that.
+    /// How long a leader may be silent. A follower starts an election after 1.5 to 2 times this.
     pub election_ms: u64,
     /// How long an unused key stays in memory.
     pub key_idle_ms: u64,
-    /// How long any key stays in memory.
+    /// How long a key stays in memory at most, also if it is used.
     pub key_age_ms: u64,
-    /// When a node renews its lock after it began to serve: between once and four times this.
+    /// When a node renews its lock for the first time after it began to serve: after one to four times this.
     pub renew_lock_after_ms: u64,
-    /// How often it renews it from then on.
+    /// How often a node renews its lock after that.
     pub renew_lock_every_ms: u64,
-    /// How long a peer may be away, counted while this node serves, and still be unlocked without an operator.
+    /// How long a peer may be away and still be unlocked without an operator. Counted only while this node serves.
     pub absence_window_ms: u64,
-    /// An epoch that only lets members which were away erase old share keys comes so long after the last one.
+    /// Pause before an epoch that has one purpose only: members that were away can erase old share keys. Counted from the
+    /// epoch before.
     pub rekey_pause_ms: u64,
-    /// A joiner that is silent for so long is given up.
+    /// A joiner that is silent for this long is given up.
     pub joiner_patience_ms: u64,
-    /// After so many entries of the log a snapshot takes their place.
+    /// After this many log entries a snapshot replaces them.
     pub snapshot_every: u64,
-    /// So many entries stay when it does: a node that misses more than these is sent the snapshot.
+    /// This many entries stay beside the snapshot. A node that misses more entries gets the snapshot.
     pub entries_kept: u64,
 }
 
@@ -145,7 +146,6 @@ impl Default for Timing {
 }
 
 impl Timing {
-    /// The lease as a duration.
     pub fn lease(&self) -> Duration {
         Duration::from_millis(self.lease_ms)
     }
@@ -173,25 +173,18 @@ impl Timing {
 /// A configuration that was checked.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Data directory.
     pub data: PathBuf,
-    /// UDP address to serve on.
     pub listen: SocketAddr,
-    /// `host:port` under which others reach this node.
+    /// `host:port` at which others reach this node.
     pub advertise: String,
-    /// The operator's name for this node.
     pub name: NodeName,
-    /// Local admin socket.
     pub socket: PathBuf,
-    /// Where secrets are kept.
     pub secret_memory: SecretMemory,
-    /// Where the pin should lie.
     pub pin: PinAt,
-    /// Networks from which peers may ask to be unlocked; `None` if from everywhere.
+    /// Networks from which peers may ask to be unlocked; `None` means every address.
     pub unlock_from: Option<Vec<IpNet>>,
-    /// How long things take.
     pub timing: Timing,
-    /// Replace a damaged state at this start.
+    /// At this start, replace a damaged state by another node's.
     pub rebuild_state: bool,
 }
 
@@ -200,48 +193,26 @@ pub struct Config {
 pub enum ConfigError {
     /// The file cannot be read.
     #[error("cannot read {path}")]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// The file is not the TOML that is expected; the source names line and column.
+    Read { path: PathBuf, source: std::io::Error },
+    /// The file is not valid. `reason` names line and column.
     #[error("{path} is not a valid configuration:\n{reason}")]
-    Parse {
-        /// The file.
-        path: PathBuf,
-        /// Line, column and reason.
-        reason: String,
-    },
+    Parse { path: PathBuf, reason: String },
     /// A setting without a default is missing.
     #[error("{0} is not set: give the flag, the environment variable, or the line in the configuration file")]
     Missing(&'static str),
-    /// A setting is not of its form.
+    /// A setting is not valid.
     #[error("{setting} is not valid: {reason}")]
-    Invalid {
-        /// The setting.
-        setting: &'static str,
-        /// Why.
-        reason: String,
-    },
+    Invalid { setting: &'static str, reason: String },
     /// A timing is below what the protocol needs.
     #[error("{setting} = {value} is below its floor of {floor}")]
-    Floor {
-        /// The setting.
-        setting: &'static str,
-        /// What was asked.
-        value: u64,
-        /// The least that is allowed.
-        floor: u64,
-    },
+    Floor { setting: &'static str, value: u64, floor: u64 },
 }
 
 impl Config {
-    /// Merges flags, environment (already in `flags`) and the file, and checks the whole.
+    /// Merges flags, environment (already in `flags`) and the file, and checks the result.
     ///
     /// # Errors
-    /// The first setting that is missing or makes no sense, by name.
+    /// Names the first setting that is missing or not valid.
     pub fn load(flags: Flags) -> Result<Self, ConfigError> {
         let file = flags.config.as_deref().map(read).transpose()?.unwrap_or_default();
         file.timing.check()?;
@@ -286,18 +257,18 @@ impl Config {
 impl Config {
     /// Whether a peer at this address may ask to be unlocked.
     pub fn may_unlock_from(&self, address: IpAddr) -> bool {
-        // A socket for both families shows an IPv4 address in the clothes of an IPv6 one.
+        // A socket for both families shows the IPv4 address 10.0.0.7 as ::ffff:10.0.0.7.
         let address = address.to_canonical();
         self.unlock_from.as_ref().is_none_or(|networks| networks.iter().any(|network| network.contains(&address)))
     }
 }
 
-/// Where the pin should lie, from the two settings of which at most one is set.
+/// Where the pin should lie, by the two settings. At most one of them may be set.
 fn pin_at(file: Option<PathBuf>, credential: Option<String>, data: &Path) -> Result<PinAt, ConfigError> {
     let invalid = |setting, reason: &str| Err(ConfigError::Invalid { setting, reason: reason.to_owned() });
     match (file, credential) {
         (None, None) => Ok(PinAt::Vault),
-        (Some(_), Some(_)) => invalid("pin_file", "pin_credential is set, too, and the pin lies at one place"),
+        (Some(_), Some(_)) => invalid("pin_file", "pin_credential is set, too; set only one of them"),
         (Some(path), None) if !path.is_absolute() => invalid("pin_file", "the path is not absolute"),
         (Some(path), None) if paths::lies_in(&path, data) => {
             invalid("pin_file", "it lies in the data directory, and would be taken together with it")
@@ -326,7 +297,7 @@ fn check_address(address: String) -> Result<String, ConfigError> {
     }
 }
 
-/// The host's own name up to the first dot, in lower case.
+/// The name of this host up to the first dot, in lower case.
 fn host_name() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     name.trim().split('.').next().unwrap_or_default().to_lowercase()
@@ -384,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn peers_are_unlocked_from_the_networks_that_are_named_or_from_everywhere() {
+    fn peers_are_unlocked_from_the_named_networks_or_from_everywhere() {
         let may = |settings: &str, address: &str| {
             let config = with_file(&format!("{MINIMAL}{settings}\n")).expect("a good file");
             config.may_unlock_from(address.parse().expect("an address"))
@@ -403,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_nobody_can_reach_is_refused() {
+    fn an_address_that_cannot_be_reached_is_refused() {
         let error = with_file("data = '/d'\nlisten = '0.0.0.0:7250'\nname = 'n1'\n").expect_err("unreachable");
         assert!(error.to_string().contains("--advertise"), "{error}");
     }

@@ -1,4 +1,4 @@
-//! What knows nothing of a node: clocks, configuration, randomness, rates, phases, and a thread of low priority.
+//! Parts that need no node: clocks, configuration, paths, phases, randomness, rate limits, and a thread of low priority.
 
 pub mod background;
 pub mod clock;

@@ -1,24 +1,24 @@
 //! The phases of a node, and which requests each of them answers.
 //!
-//! A phase is a fact about what the node has: no identity, no op key, no lease, or all of them. The table below is the one
-//! place that decides whether a request may be heard at all; whether it is allowed is decided later, behind its own door.
+//! A phase says what the node has: no identity, no op key, no lease, or all of them. [`admits`] is the one place that decides
+//! which classes of requests a phase answers. Whether the caller may do what it asks is decided later, in [`crate::service`].
 
 pub use quorate_client::wire::Phase;
 
 /// Classes of requests that a node admits together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RequestClass {
-    /// A peer asks for its piece of its own lock.
+    /// A peer asks this node to open a piece of the peer's own lock.
     LockOpen,
-    /// Anybody asks for the phase and who is missing.
+    /// Anyone asks for the phase, and which nodes are missing.
     PublicStatus,
-    /// Somebody proves an invitation.
+    /// A new node proves an invitation.
     Join,
     /// A member with its op key: locks, Raft, leases, status.
     Peer,
     /// A member asks for shares of a key.
     Shares,
-    /// A client asks how the cluster is.
+    /// A client asks for the status of the cluster.
     Status,
     /// A client wants something encrypted, decrypted, created or listed.
     Work,
@@ -42,8 +42,8 @@ pub fn admits(phase: Phase, class: RequestClass) -> bool {
     }
 }
 
-/// Where a node in `phase` stands, now that it is sealed or not and has a lease or has none: only an unlocked node follows
-/// these two, and a seal goes over a lease.
+/// The phase that follows `phase`, given whether the node is sealed and whether it has a lease. Only the phases of an unlocked
+/// node change. A sealed node is `Sealed`, also with a lease.
 pub fn settled(phase: Phase, sealed: bool, leased: bool) -> Phase {
     match phase {
         Phase::Open | Phase::Serving | Phase::Sealed if sealed => Phase::Sealed,
@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn only_an_unlocked_node_follows_its_seal_and_its_lease() {
+    fn seal_and_lease_change_the_phase_of_an_unlocked_node_only() {
         for phase in [Phase::Open, Phase::Serving, Phase::Sealed] {
             assert_eq!((settled(phase, false, true), settled(phase, false, false)), (Phase::Serving, Phase::Open));
             assert_eq!((settled(phase, true, true), settled(phase, true, false)), (Phase::Sealed, Phase::Sealed));

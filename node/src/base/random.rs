@@ -1,4 +1,4 @@
-//! The operating system's randomness, for everything in the daemon that needs some.
+//! The operating system's randomness. The whole daemon uses this one source.
 
 use getrandom::SysRng;
 use rand_core::{Rng, UnwrapErr};
@@ -6,7 +6,7 @@ use rand_core::{Rng, UnwrapErr};
 /// The generator that the cryptography takes as an argument.
 pub type SystemRng = UnwrapErr<SysRng>;
 
-/// The operating system's generator. A kernel that has no randomness to give stops the process: nothing safe can follow.
+/// The operating system's generator. If the kernel has no randomness, the process stops: it could not go on safely.
 pub fn system() -> SystemRng {
     UnwrapErr(SysRng)
 }

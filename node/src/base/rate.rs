@@ -1,4 +1,4 @@
-//! How much one peer may ask for in a second: more is answered with `busy`, and asked again.
+//! Rate limits: how much one peer may ask for per second. Beyond the limit the answer is `busy`, and the peer asks again later.
 
 use std::collections::BTreeMap;
 
@@ -7,14 +7,12 @@ use quorate_shares::ids::NodeId;
 
 use crate::base::clock::boot_ms;
 
-/// LockOpen requests of one peer in a second. A node that boots asks a few times; a crash loop stays below.
+/// LockOpen requests of one peer per second. A node that boots asks a few times. Even a crash loop stays below this.
 const LOCK_OPEN: usize = 50;
-/// Shares given to one peer in a second. A restarted node that loads every hot key again stays below.
+/// Shares given to one peer per second. A restarted node that loads every hot key again stays below this.
 const SHARES: usize = 20_000;
 
-/// The limits of a node.
 pub struct Rates {
-    /// LockOpen requests.
     pub lock_open: Rate,
     /// Shares of key versions.
     pub shares: Rate,
@@ -26,7 +24,7 @@ impl Default for Rates {
     }
 }
 
-/// A bucket for each peer, full at first and refilled evenly: a second's worth at most.
+/// A token bucket for each peer. It is full at first, is refilled evenly, and holds the amount of one second at most.
 pub struct Rate {
     per_second: usize,
     buckets: Mutex<BTreeMap<NodeId, Bucket>>,
@@ -38,12 +36,11 @@ struct Bucket {
 }
 
 impl Rate {
-    /// So many a second for each peer.
     pub fn per_second(per_second: usize) -> Self {
         Self { per_second, buckets: Mutex::default() }
     }
 
-    /// Takes `amount` out of the bucket of `peer`, if that much is in it.
+    /// Takes `amount` out of the bucket of `peer`. Returns `false`, and takes nothing, if there is less in it.
     pub fn admits(&self, peer: NodeId, amount: usize) -> bool {
         self.admits_at(peer, amount, boot_ms())
     }
@@ -78,7 +75,7 @@ mod tests {
         assert!(rate.admits_at(greedy, 1, 1_100) && !rate.admits_at(greedy, 1, 1_100));
         assert!(
             rate.admits_at(greedy, 10, 60_000) && !rate.admits_at(greedy, 1, 60_000),
-            "never more than a second's worth"
+            "never more than the amount of one second"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! How long each peer has been away, as this node counts it.
+//! How long each peer has been away, as this node counts.
 
 use std::collections::BTreeMap;
 
@@ -6,17 +6,17 @@ use quorate_shares::ids::NodeId;
 
 use crate::vault::Vault;
 
-/// A count is written again when it has grown by this.
+/// A count is written again after it has grown by this.
 const WRITE_MS: u64 = 600_000;
 
-/// For how long this node has served without a session with each peer.
+/// How long this node has served without a session with each peer.
 #[derive(Debug, Default)]
 pub struct Absences {
     away_ms: BTreeMap<NodeId, u64>,
 }
 
 impl Absences {
-    /// As the vault remembers it.
+    /// The counts in the vault.
     pub fn remembered(vault: &Vault) -> Self {
         let away = vault.held.iter().map(|held| (held.peer, u64::from(held.away_s) * 1_000));
         Self { away_ms: away.collect() }
@@ -27,19 +27,19 @@ impl Absences {
         self.away_ms.get(&peer).copied().unwrap_or_default()
     }
 
-    /// `peer` has been away for so much longer.
+    /// Adds `ms` to the absence of `peer`.
     pub fn count(&mut self, peer: NodeId, ms: u64) {
         let away = self.away_ms.entry(peer).or_default();
         *away = away.saturating_add(ms);
     }
 
-    /// `peer` is there, or may come back: its absence is over.
+    /// Ends the absence of `peer`: it is there, or an operator admitted it.
     pub fn end(&mut self, peer: NodeId) {
         self.away_ms.remove(&peer);
     }
 
-    /// What `vault` should remember instead of what it does, in seconds, rounded up: whose absence ended, passed the window,
-    /// or grew much. A peer for which no lock key is held has nothing to be refused.
+    /// The counts to write into `vault`, in seconds, rounded up: of the peers whose absence has ended, has passed the window, or
+    /// has grown by [`WRITE_MS`]. A peer without lock keys here is left out: there is nothing to refuse to it.
     pub fn owed(&self, vault: &Vault, window_ms: u64) -> Vec<(NodeId, u32)> {
         let owed = vault.held.iter().filter_map(|held| {
             let (now_ms, known_ms) = (self.of(held.peer), u64::from(held.away_s) * 1_000);
@@ -51,7 +51,7 @@ impl Absences {
     }
 }
 
-/// Writes what is owed into `vault`.
+/// Writes the counts of [`Absences::owed`] into `vault`.
 pub fn remember(vault: &mut Vault, owed: &[(NodeId, u32)]) {
     for held in &mut vault.held {
         if let Some((_, away_s)) = owed.iter().find(|(peer, _)| *peer == held.peer) {
@@ -96,14 +96,14 @@ mod tests {
     }
 
     #[test]
-    fn a_restart_goes_on_where_the_vault_was() {
+    fn a_restart_goes_on_with_the_counts_of_the_vault() {
         let vault = vault(7_200);
         assert_eq!(Absences::remembered(&vault).of(PEER), 2 * HOUR_MS);
         assert_eq!(Absences::remembered(&vault).of(NodeId(3)), 0, "never seen away");
     }
 
     #[test]
-    fn a_peer_without_lock_keys_here_is_nothing_to_write() {
+    fn the_absence_of_a_peer_without_lock_keys_is_not_written() {
         let vault = Vault::new(ClusterId([1; 16]), Secret::random(&mut random::system()));
         let mut absences = Absences::default();
         absences.count(PEER, 2 * WINDOW_MS);

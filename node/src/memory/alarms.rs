@@ -1,4 +1,4 @@
-//! The open alarms of a node, in memory: one for each thing at each node, and a bounded number of them.
+//! The open alarms of a node, in memory. There is one alarm for each code and node, and their number is bounded.
 
 use std::collections::BTreeSet;
 
@@ -6,34 +6,33 @@ use parking_lot::Mutex;
 use quorate_client::wire::Alarm;
 use tokio::sync::Notify;
 
-/// Alarms kept at most; beyond, the oldest makes room.
+/// Alarms kept at most. A further alarm replaces the oldest.
 pub const ALARMS_MAX: usize = 64;
 
-/// Which alarms are meant.
+/// The codes of the alarms to close; `None` means all.
 pub type Which = Option<BTreeSet<String>>;
 
-/// The open alarms of a node.
 #[derive(Default)]
 pub struct Alarms {
     open: Mutex<Vec<Alarm>>,
     changed: Notify,
-    /// What the file holds; `None` until it was read.
+    /// The content of the file; `None` until it was read.
     pub durable: tokio::sync::Mutex<Option<Vec<Alarm>>>,
 }
 
 impl Alarms {
-    /// Opens an alarm, unless one of this code about this node is open; returns whether it is new.
+    /// Opens an alarm, unless one with this code about this node is open. Returns whether it is new.
     pub fn raise(&self, alarm: Alarm) -> bool {
         let mut open = self.open.lock();
         let new = !open.iter().any(|known| is_same(known, &alarm));
         if new {
-            put(&mut open, alarm);
+            add(&mut open, alarm);
             self.changed.notify_one();
         }
         new
     }
 
-    /// Closes the alarms that are `over`.
+    /// Closes the alarms for which `over` is true.
     pub fn close(&self, over: impl Fn(&Alarm) -> bool) {
         self.open.lock().retain(|alarm| !over(alarm));
         self.changed.notify_one();
@@ -44,37 +43,39 @@ impl Alarms {
         self.open.lock().clone()
     }
 
-    /// Returns when an alarm was raised or closed since this was last asked.
+    /// Returns once an alarm was raised or closed since the last call.
     pub async fn changed(&self) {
         self.changed.notified().await;
     }
 
-    /// Takes up what was open before this start; what was raised since goes behind it.
+    /// Adds the alarms that were open before this start. Alarms raised since the start come after them.
     pub fn take_up(&self, stored: Vec<Alarm>) {
         let mut open = self.open.lock();
         let since = std::mem::replace(&mut *open, stored);
         for alarm in since {
             if !open.iter().any(|known| is_same(known, &alarm)) {
-                put(&mut open, alarm);
+                add(&mut open, alarm);
             }
         }
     }
 }
 
-/// Whether both alarms are about the same thing at the same node.
-/// Where the node has no name that is its own, as a former member whose name another bears, the message says which it is.
+/// Whether both alarms have the same code and are about the same node.
+///
+/// An alarm may have no node name: a former member has none if a member has its name now. Then the message names the node, so
+/// the messages are compared.
 pub fn is_same(one: &Alarm, other: &Alarm) -> bool {
     one.code == other.code && one.node == other.node && (one.node.is_some() || one.message == other.message)
 }
 
-fn put(open: &mut Vec<Alarm>, alarm: Alarm) {
+fn add(open: &mut Vec<Alarm>, alarm: Alarm) {
     if open.len() >= ALARMS_MAX {
         open.remove(0);
     }
     open.push(alarm);
 }
 
-/// Whether an alarm is one of those that are meant.
+/// Whether `which` includes the alarm.
 pub fn is_meant(which: &Which, alarm: &Alarm) -> bool {
     which.as_ref().is_none_or(|codes| codes.contains(&alarm.code))
 }
@@ -102,9 +103,9 @@ mod tests {
         assert_eq!(alarms.open(), []);
     }
 
-    /// Mutated: held apart by the name alone, the second is not raised.
+    /// Mutated: if only the names are compared, the second alarm is not raised.
     #[test]
-    fn nodes_without_a_name_of_their_own_are_told_apart_by_what_is_said_of_them() {
+    fn alarms_about_nodes_without_a_name_differ_by_their_messages() {
         let alarms = Alarms::default();
         let former = |id| Alarm { node: None, message: format!("node {id} asks"), ..alarm("former_member", "n2", 1) };
         assert!(alarms.raise(former(2)) && alarms.raise(former(5)) && !alarms.raise(former(2)));

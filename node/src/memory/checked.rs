@@ -1,4 +1,4 @@
-//! Which records of a PENDING epoch this node has opened and checked.
+//! Which share records of a PENDING epoch this node has opened and checked.
 
 use std::collections::HashSet;
 
@@ -7,7 +7,7 @@ use quorate_shares::ids::Epoch;
 
 use crate::memory::keyring::KeyVersionId;
 
-/// The records of one epoch that this node opened and checked, so that being asked again costs nothing.
+/// The records of one epoch that this node has opened and checked. So if the leader asks again, nothing is checked twice.
 #[derive(Debug, Default)]
 pub struct Checked {
     epoch: Epoch,
@@ -15,7 +15,7 @@ pub struct Checked {
 }
 
 impl Checked {
-    /// How many records of `epoch` were dealt anew, and those of its records that were not checked here yet.
+    /// How many records of `epoch` are reshared, and which of its records this node has not checked yet.
     pub fn owed(&mut self, state: &State, epoch: Epoch) -> Option<(u64, Vec<KeyVersionId>)> {
         if self.epoch != epoch {
             *self = Self { epoch, key_versions: HashSet::new() };
@@ -25,13 +25,13 @@ impl Checked {
         Some((reshared, key_versions))
     }
 
-    /// These were.
+    /// Notes that the records of these key versions are checked.
     pub fn note(&mut self, key_versions: impl IntoIterator<Item = KeyVersionId>) {
         self.key_versions.extend(key_versions);
     }
 }
 
-/// How many records of an epoch were dealt anew, and the versions that have one, dealt anew or made since.
+/// How many records of an epoch are reshared, and the key versions that have a record, reshared or made since.
 fn records_of(state: &State, epoch: Epoch) -> Option<(u64, Vec<KeyVersionId>)> {
     let reshared = state.epoch(epoch)?.reshared;
     let versions = state

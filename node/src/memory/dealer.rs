@@ -1,4 +1,4 @@
-//! The batches that a leader deals keys in, one for each epoch that is open.
+//! The batches in which a leader deals keys, one for each open epoch.
 
 use quorate_raft::state::State;
 use quorate_raft::{Leadership, Replica};
@@ -9,10 +9,10 @@ use quorate_shares::seal::{BATCH_RECORDS_MAX, Dealer, ShareRecord};
 
 use crate::base::clock::boot_ms;
 
-/// A batch is closed after this.
+/// A batch is closed after this time.
 const BATCH_MS: u64 = 10 * 60_000;
 
-/// The batches that keys are dealt in, one for each epoch that is open.
+/// The batches in which keys are dealt, one for each open epoch.
 pub struct OpenDealer {
     term: u64,
     opened_ms: u64,
@@ -31,7 +31,7 @@ impl OpenDealer {
         self.is_usable_at(&leadership, &replica.read(State::record_epochs), boot_ms())
     }
 
-    /// [`OpenDealer::is_usable`] for a node that knows this of who leads, which epochs are open, and what time it is.
+    /// [`OpenDealer::is_usable`] with the leadership, the open epochs and the time as arguments.
     pub fn is_usable_at(&self, leadership: &Leadership, open: &[Epoch], now_ms: u64) -> bool {
         (leadership.am_leader && leadership.term == self.term)
             && self.dealers.iter().map(|dealer| dealer.header().epoch).eq(open.iter().copied())
@@ -42,7 +42,7 @@ impl OpenDealer {
     /// Deals one key to each open epoch.
     ///
     /// # Errors
-    /// [`DealError`]: a batch is full, or the key is another than `kcv` says.
+    /// [`DealError`]: a batch is full, or `kcv` is not the key-check value of the key.
     pub fn deal(
         &mut self,
         key: &MasterKey,
@@ -52,7 +52,7 @@ impl OpenDealer {
         self.dealers.iter_mut().map(|dealer| dealer.deal(key, identity, kcv)).collect()
     }
 
-    /// Deals one key to one epoch; `None` if that has no batch here.
+    /// Deals one key to one epoch; `None` if the epoch has no batch here.
     ///
     /// # Errors
     /// As [`OpenDealer::deal`].

@@ -1,8 +1,7 @@
-//! This node as a holder: its share keys, and its own shares of the key versions that are asked for.
+//! This node as a holder: its share keys, and its own shares of key versions.
 //!
-//! What is known of a key comes from a [`Source`]: the replica.
-//!
-//! Opening a batch costs a decapsulation, so opened batches are kept, bounded, until the lease is lost.
+//! The records of a key come from a [`Source`], the replica. Opening a batch costs a decapsulation. So opened batches are kept
+//! until the lease is lost, up to a limit.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,28 +15,27 @@ use quorate_shares::master::KeyIdentity;
 use quorate_shares::seal::{BatchHeader, BatchOpener, Committee, ShareRecord};
 use quorate_shares::secret::Secret;
 
-/// Opened batches kept at most; beyond, all are opened again as they are needed.
+/// Opened batches kept at most. Beyond that all are dropped, and opened again when they are needed.
 const BATCHES_MAX: usize = 1_024;
 
 /// Why this node has no share of a key version.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum HoldError {
-    /// The version, or its record in this epoch, is not in this node's replica.
+    /// This node's replica does not have the version, or no record of it in this epoch.
     #[error("no record of this key version in epoch {0}")]
     NoRecord(Epoch),
     /// The bundle holds no share key of the generation that the record is sealed to.
     #[error("no share key of generation {0}")]
     NoShareKey(ShareKeyGeneration),
-    /// A stored record is not a record.
+    /// The bytes of a stored record are not a record.
     #[error("a stored record is malformed: {0}")]
     Format(#[from] FormatError),
-    /// The record does not open, or not to the share that was committed to.
+    /// The record does not open, or its share does not match the commitment.
     #[error(transparent)]
     Share(#[from] ShareError),
     /// A snapshot is being installed.
     #[error("a snapshot is being installed")]
     Busy,
-    /// The storage failed.
     #[error("storage: {0}")]
     Storage(String),
 }
@@ -51,7 +49,7 @@ impl From<ReadError> for HoldError {
     }
 }
 
-/// Where a holder reads what the cluster agreed on.
+/// Where a holder reads the replicated state and its records.
 pub trait Source {
     /// Looks at the replicated state.
     fn state<R>(&self, look: impl FnOnce(&State) -> R) -> R;
@@ -59,13 +57,13 @@ pub trait Source {
     /// The bytes of a share record.
     ///
     /// # Errors
-    /// What the storage says.
+    /// The error of the storage.
     fn record(&self, uid: KeyUid, version: KeyVersion, epoch: Epoch) -> Result<Option<Vec<u8>>, ReadError>;
 
     /// The bytes of a batch header.
     ///
     /// # Errors
-    /// What the storage says.
+    /// The error of the storage.
     fn batch(&self, batch: BatchId) -> Result<Option<Vec<u8>>, ReadError>;
 }
 
@@ -83,15 +81,14 @@ impl Source for Replica {
     }
 }
 
-/// What the replicated state knows about one key version in one epoch: enough to open a share and to check any other.
+/// What the replicated state knows about one key version in one epoch. It is enough to open the own share and to check every
+/// other share.
 pub struct ShareRecordInfo {
-    /// Which key.
     pub identity: KeyIdentity,
-    /// Its key-check value.
     pub kcv: [u8; 32],
-    /// The shares, sealed, and their commitments.
+    /// The sealed shares and their commitments.
     pub record: ShareRecord,
-    /// Who holds them.
+    /// The holders of the shares.
     pub committee: Arc<Committee>,
 }
 
@@ -109,7 +106,7 @@ impl Holder {
         Self { cluster, node, keys: RwLock::new(keys), batches: Mutex::default() }
     }
 
-    /// Goes by other share keys from now on, and forgets what the old ones opened.
+    /// Replaces the share keys, and forgets the batches that the old ones opened.
     pub fn set_keys(&self, keys: Vec<(ShareKeyGeneration, Secret<32>)>) {
         *self.keys.write() = keys;
         self.forget();
@@ -120,10 +117,10 @@ impl Holder {
         self.batches.lock().clear();
     }
 
-    /// Reads what is known about a key version.
+    /// Reads the record of a key version, and what belongs to it.
     ///
     /// # Errors
-    /// [`HoldError::NoRecord`] if this replica does not have it; storage errors.
+    /// [`HoldError::NoRecord`] if this replica does not have the record; storage errors.
     pub fn share_record_info(
         &self,
         source: &impl Source,
@@ -134,10 +131,10 @@ impl Holder {
         self.share_record_infos(source, epoch, &[(uid, version)])?.pop().ok_or(HoldError::NoRecord(epoch))
     }
 
-    /// [`Holder::share_record_info`] of many key versions of one epoch, in their order.
+    /// [`Holder::share_record_info`] of many key versions of one epoch, in the order of `key_versions`.
     ///
     /// # Errors
-    /// The same, for the first that fails.
+    /// As [`Holder::share_record_info`], for the first that fails.
     pub fn share_record_infos(
         &self,
         source: &impl Source,
@@ -161,7 +158,7 @@ impl Holder {
     /// Opens and checks this node's own share.
     ///
     /// # Errors
-    /// Why there is none.
+    /// [`HoldError`]: why this node has no share of the key version.
     pub fn open(&self, source: &impl Source, info: &ShareRecordInfo) -> Result<(u8, Secret<32>), HoldError> {
         let batch = self.batch(source, info)?;
         let share = batch.open_share(&info.record, &info.identity, &info.kcv)?;

@@ -1,10 +1,11 @@
-//! Keys in memory: only purpose-derived roots, bounded in number, age and idleness, and gone when the lease is lost.
+//! Keys in memory. Only purpose-derived roots are kept. Their number, age and idle time are bounded, and all are wiped after
+//! the lease is lost.
 //!
-//! A warm key is one look-up in a map that remembers the order of use (the `lru` crate). A cold key is loaded once, however
-//! many requests wait for it: they share one flight, which goes on when a waiting request gives up. A wipe also condemns the
-//! flights under way, so that a load that began before the lease was lost cannot put a key back after it.
+//! A warm key costs one look-up in a map that knows the order of use (the `lru` crate). A cold key is loaded once, however many
+//! requests wait for it: they share one load, called a flight. The flight goes on when a waiting request gives up. A wipe also
+//! applies to flights under way. So a load that began before the lease was lost cannot put a key back after the wipe.
 //!
-//! [`Roots`] holds these rules and is told the time; [`Keyring`] adds the flights and the clock.
+//! [`Roots`] holds these rules and gets the time as an argument. [`Keyring`] adds the flights and the clock.
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
@@ -20,7 +21,7 @@ use quorate_shares::master::EncryptionRoot as Root;
 use crate::base::clock::boot_ms;
 use crate::memory::holder::HoldError;
 
-/// Roots kept at most; beyond, the least recently used one makes room.
+/// Roots kept at most. A further root replaces the least recently used one.
 pub const ROOTS_MAX: NonZeroUsize = NonZeroUsize::new(10_000).expect("not zero");
 
 /// One version of one key.
@@ -29,26 +30,22 @@ pub type KeyVersionId = (KeyUid, KeyVersion);
 /// Why a key cannot be used.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum LoadError {
-    /// Not enough holders answered with a share that counts.
+    /// Too few holders answered with a valid share.
     #[error("have {have} of {need} shares, waiting for nodes {}", list(.missing))]
     TooFew {
-        /// Shares that counted.
         have: usize,
-        /// Shares needed.
         need: usize,
-        /// Holders without a share that counts.
+        /// Holders that gave no valid share.
         missing: Vec<NodeId>,
     },
-    /// No epoch is active.
     #[error("no epoch is active yet")]
     NoEpoch,
-    /// This node's own replica cannot say what a right share looks like.
+    /// This node cannot read from its own replica what is needed to check shares.
     #[error(transparent)]
     Hold(#[from] HoldError),
-    /// The shares matched their commitments and the key is wrong: the dealing was.
+    /// The shares match their commitments, but the key is wrong: it was dealt wrongly.
     #[error(transparent)]
     Quorum(#[from] QuorumError),
-    /// The load was interrupted.
     #[error("the load was interrupted")]
     Interrupted,
 }
@@ -67,8 +64,8 @@ struct Entry {
 
 /// Roots in memory, and how long each may stay there. Times are those of one clock ([`boot_ms`]).
 ///
-/// A root that makes room or is wiped is dropped at once; an idle or old one at the next [`Roots::sweep`]. [`Root`] overwrites
-/// itself when its last user drops it.
+/// A root that is replaced or wiped is dropped at once. An idle or old root is dropped at the next [`Roots::sweep`]. [`Root`]
+/// overwrites itself when its last user drops it.
 pub struct Roots {
     idle_ms: u64,
     age_ms: u64,
@@ -80,34 +77,34 @@ struct Kept {
     wipes: Wipes,
 }
 
-/// How often everything had been wiped when a load began: what was loaded is kept only if that is still so.
+/// The number of wipes so far. A loaded root is kept only if no wipe happened since its load began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Wipes(u64);
 
 impl Roots {
-    /// None yet. A root is dropped when it was not used for `idle_ms`, and after `age_ms` in any case.
+    /// No roots yet. A root is dropped if it was not used for `idle_ms`, and after `age_ms` in any case.
     pub fn new(idle_ms: u64, age_ms: u64) -> Self {
         let kept = Kept { roots: LruCache::sparse(ROOTS_MAX), wipes: Wipes(0) };
         Self { idle_ms, age_ms, kept: Mutex::new(kept) }
     }
 
-    /// The root, if it is there and not too old.
+    /// The root, if it is in memory and not idle or old.
     pub fn warm(&self, key_version: KeyVersionId, now_ms: u64) -> Option<Arc<Root>> {
         let mut kept = self.kept.lock();
         let entry = kept.roots.peek_mut(&key_version).filter(|entry| self.is_fresh(entry, now_ms))?;
         entry.used_ms = now_ms;
         let root = Arc::clone(&entry.root);
-        // Only what is fresh counts as used, or an old root could push out a fresh one.
+        // Only a fresh root counts as used. Otherwise an old root could push out a fresh one.
         kept.roots.promote(&key_version);
         Some(root)
     }
 
-    /// To be asked when a load begins.
+    /// The number of wipes so far, for [`Roots::keep`]. To be read when a load begins.
     pub fn wipes(&self) -> Wipes {
         self.kept.lock().wipes
     }
 
-    /// Keeps what a load brought, unless everything was wiped since it began.
+    /// Keeps a loaded root, unless there was a wipe since its load began.
     pub fn keep(&self, key_version: KeyVersionId, root: &Arc<Root>, began: Wipes, now_ms: u64) {
         let mut kept = self.kept.lock();
         if kept.wipes == began {
@@ -115,14 +112,14 @@ impl Roots {
         }
     }
 
-    /// Forgets every root, and condemns the loads under way.
+    /// Drops every root. Roots of loads that are under way will not be kept.
     pub fn wipe(&self) {
         let mut kept = self.kept.lock();
         kept.wipes.0 += 1;
         kept.roots.clear();
     }
 
-    /// Forgets what is idle or old.
+    /// Drops idle and old roots.
     pub fn sweep(&self, now_ms: u64) {
         self.kept.lock().roots.retain(|_, entry| self.is_fresh(entry, now_ms));
     }
@@ -132,7 +129,6 @@ impl Roots {
         self.kept.lock().roots.len()
     }
 
-    /// Whether nothing is in memory.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -154,15 +150,15 @@ impl Keyring {
         Arc::new(Self { roots: Roots::new(idle_ms, age_ms), flights: Mutex::default() })
     }
 
-    /// The root, if it is in memory and not too old.
+    /// [`Roots::warm`] at the present time.
     pub fn warm(&self, key_version: KeyVersionId) -> Option<Arc<Root>> {
         self.roots.warm(key_version, boot_ms())
     }
 
-    /// The root, from memory or by `load`, which runs once for all that wait.
+    /// The root, from memory or by `load`. All requests that wait for one root share one `load`.
     ///
     /// # Errors
-    /// What the load answered. An error is not kept: the next request tries again.
+    /// The error of the load. It is not kept: the next request tries again.
     pub async fn root(
         self: &Arc<Self>,
         key_version: KeyVersionId,
@@ -171,16 +167,17 @@ impl Keyring {
         if let Some(root) = self.warm(key_version) {
             return Ok(root);
         }
-        let flight = self.flights.lock().entry(key_version).or_insert_with(|| self.fly(key_version, load())).clone();
+        let flight =
+            self.flights.lock().entry(key_version).or_insert_with(|| self.start_flight(key_version, load())).clone();
         flight.await
     }
 
-    /// Forgets every root, and condemns the loads under way.
+    /// [`Roots::wipe`].
     pub fn wipe(&self) {
         self.roots.wipe();
     }
 
-    /// Forgets what is idle or old. Called every few seconds.
+    /// Drops idle and old roots. Called every few seconds.
     pub fn sweep(&self) {
         self.roots.sweep(boot_ms());
     }
@@ -190,18 +187,21 @@ impl Keyring {
         self.roots.len()
     }
 
-    /// Whether nothing is in memory.
     pub fn is_empty(&self) -> bool {
         self.roots.is_empty()
     }
 
-    /// Starts a load on its own task, so that it outlives the request that asked for it.
-    fn fly(self: &Arc<Self>, key_version: KeyVersionId, load: BoxFuture<'static, Result<Root, LoadError>>) -> Flight {
+    /// Starts a load on its own task. So it goes on if the request that started it gives up.
+    fn start_flight(
+        self: &Arc<Self>,
+        key_version: KeyVersionId,
+        load: BoxFuture<'static, Result<Root, LoadError>>,
+    ) -> Flight {
         let keyring = Arc::clone(self);
         let wipes = self.roots.wipes();
         let task = tokio::spawn(async move {
             let loaded = load.await.map(Arc::new);
-            keyring.land(key_version, &loaded, wipes);
+            keyring.end_flight(key_version, &loaded, wipes);
             loaded
         });
         let keyring = Arc::clone(self);
@@ -214,7 +214,7 @@ impl Keyring {
         joined.boxed().shared()
     }
 
-    fn land(&self, key_version: KeyVersionId, loaded: &Result<Arc<Root>, LoadError>, began: Wipes) {
+    fn end_flight(&self, key_version: KeyVersionId, loaded: &Result<Arc<Root>, LoadError>, began: Wipes) {
         if let Ok(root) = loaded {
             self.roots.keep(key_version, root, began, boot_ms());
         }
@@ -243,9 +243,9 @@ mod tests {
         Arc::new(MasterKey::random(&mut random::system()).encryption_root(&identity))
     }
 
-    /// Mutated once: with an unbounded map, this fails.
+    /// Mutated: with an unbounded map this fails.
     #[test]
-    fn the_least_recently_used_root_makes_room_and_is_dropped_at_once() {
+    fn the_least_recently_used_root_is_replaced_and_dropped_at_once() {
         let roots = Roots::new(u64::MAX, u64::MAX);
         let (used, unused, other) = (root(), root(), root());
         roots.keep(key_version(0), &used, roots.wipes(), 0);
@@ -255,20 +255,17 @@ mod tests {
         for number in 2..ROOTS_MAX.get() {
             roots.keep(key_version(number), &other, roots.wipes(), 0);
         }
-        assert!(
-            watched.upgrade().is_some() && roots.len() == ROOTS_MAX.get(),
-            "the control: there is room for so many"
-        );
+        assert!(watched.upgrade().is_some() && roots.len() == ROOTS_MAX.get(), "the control: there is room for all");
 
         assert!(roots.warm(key_version(0), 1).is_some());
         roots.keep(key_version(ROOTS_MAX.get()), &other, roots.wipes(), 2);
         assert_eq!(roots.len(), ROOTS_MAX.get());
         assert!(roots.warm(key_version(0), 3).is_some(), "it was used, although it is the oldest");
-        assert!(roots.warm(key_version(1), 3).is_none(), "it made room");
+        assert!(roots.warm(key_version(1), 3).is_none(), "it was replaced");
         assert!(watched.upgrade().is_none(), "its last user is gone, so it is dropped");
     }
 
-    /// Mutated once: with `is_fresh` looking at one of the two times only, this fails.
+    /// Mutated: if `is_fresh` looks at only one of the two times, this fails.
     #[test]
     fn what_is_idle_or_old_is_neither_used_nor_kept() {
         let roots = Roots::new(10, 25);
@@ -288,9 +285,9 @@ mod tests {
         assert!(roots.is_empty());
     }
 
-    /// Mutated once: with `keep` not looking at `began`, this fails.
+    /// Mutated: if `keep` does not look at `began`, this fails.
     #[test]
-    fn what_a_load_brings_after_a_wipe_is_not_kept() {
+    fn a_load_that_began_before_a_wipe_is_not_kept() {
         let roots = Roots::new(u64::MAX, u64::MAX);
         let (kept, began) = (root(), roots.wipes());
         roots.keep(key_version(0), &kept, began, 0);

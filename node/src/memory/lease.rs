@@ -1,15 +1,18 @@
-//! The lease: the only right to serve, always short and always earned from a quorum.
+//! The lease: the only right to serve. It is short, and it always comes from a quorum.
 //!
-//! A node may serve while a leader, itself confirmed by a quorum, confirmed it within the lease time. The lease runs from
-//! the moment the request was *sent*, so a slow answer shortens it, and on a clock that counts while the machine sleeps.
-//! It is checked before the work and again when the answer is ready, so a process that was stopped during the work does not
-//! answer late. One that is stopped between that last look and the network does; so the answer says how long it holds, and
-//! the client discards it afterwards.
-//! At its loss a node stops serving at once; its keys are wiped a little later, so that one slow election does not
-//! empty every cache.
+//! A node may serve if a leader has confirmed it within the lease time. A quorum must have confirmed that leader. The lease
+//! runs from the moment when the request was *sent*, so a slow answer shortens it. The clock also counts while the machine
+//! sleeps.
 //!
-//! Nothing here reads a clock but the questions that the daemon asks about *now*; each has a twin that is told the
-//! time, so that the rule can be run in virtual time.
+//! The lease is checked before the work and again when the answer is ready. So a process that is stopped during the work does
+//! not answer late. A process can still be stopped between the second check and the network. So the answer says how long it
+//! is valid, and the client discards it after that.
+//!
+//! When the lease is lost, the node stops serving at once. Its keys are wiped a little later, so that one slow election does
+//! not empty every cache.
+//!
+//! Functions whose names end in `_at` get the time as an argument, so that the rule can be run in virtual time. The others
+//! read the clock.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -19,7 +22,7 @@ use quorate_shares::ids::Epoch;
 
 use crate::base::clock::boot_ms;
 
-/// One question for a lease: it remembers when it was sent, since that is when the lease begins.
+/// One request for a lease. It knows when it was sent, because the lease begins then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Renewal {
     sent_ms: u64,
@@ -27,17 +30,16 @@ pub struct Renewal {
 }
 
 impl Renewal {
-    /// Made before the question is sent, at `now_ms` ([`boot_ms`]), for a lease of this length.
+    /// A request that is sent at `now_ms` ([`boot_ms`]) for a lease of this length. To be made before the request is sent.
     pub fn sent(now_ms: u64, length: Duration) -> Self {
         Self { sent_ms: now_ms, length_ms: length.as_millis() as u64 }
     }
 
-    /// When the question was sent.
     pub fn sent_ms(&self) -> u64 {
         self.sent_ms
     }
 
-    /// Milliseconds in which the confirmation is still worth something.
+    /// Milliseconds until the confirmation is worthless.
     pub fn left_ms(&self, now_ms: u64) -> u64 {
         (self.sent_ms + self.length_ms).saturating_sub(now_ms)
     }
@@ -51,17 +53,17 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// Notes that what `renewal` asked for is confirmed, and applied here. An older confirmation changes nothing.
+    /// Notes that `renewal` is confirmed, and that this node has applied the log up to the leader's read index. An older
+    /// confirmation changes nothing.
     pub fn grant(&self, renewal: Renewal) {
         self.until_ms.fetch_max(renewal.sent_ms + renewal.length_ms, Ordering::AcqRel);
     }
 
-    /// Bars this node from serving, whatever was or will be granted, or lets it serve again.
+    /// With `true`, bars this node from serving, whatever leases it has or gets. With `false`, lets it serve again.
     pub fn bar(&self, barred: bool) {
         self.barred.store(barred, Ordering::Release);
     }
 
-    /// Whether it is barred.
     pub fn is_barred(&self) -> bool {
         self.barred.load(Ordering::Acquire)
     }
@@ -87,7 +89,7 @@ impl Lease {
         (now_ms < until_ms && !self.is_barred()).then_some(until_ms)
     }
 
-    /// Milliseconds that are left; zero without a lease.
+    /// Milliseconds that are left; 0 without a lease.
     pub fn left_ms(&self) -> u64 {
         self.left_ms_at(boot_ms())
     }
@@ -97,7 +99,7 @@ impl Lease {
         self.until_ms_at(now_ms).map_or(0, |until_ms| until_ms - now_ms)
     }
 
-    /// Milliseconds since the lease ran out; `None` while it is valid or was never had.
+    /// Milliseconds since the lease ran out; `None` while it is valid, and if there never was one.
     pub fn lost_for_ms(&self) -> Option<u64> {
         self.lost_for_ms_at(boot_ms())
     }
@@ -109,21 +111,21 @@ impl Lease {
     }
 }
 
-/// Since when nodes that are revoked get no lease any more, as one leader has seen it: the last that they were given runs out
-/// from then on.
+/// How long a leader has given no lease to revoked nodes. The last leases that they got run out in this time.
 ///
-/// In memory only. The state says when they ceased to be members, but by clocks that people set. So a leader counts by its
-/// own, from when it first saw them gone for good, and whoever leads next begins anew.
+/// It is in memory only. The state also says when these nodes ceased to be members, but by wall clocks, which people set. So a
+/// leader counts by its own clock, from the moment when it first sees in the state that they are no members any more. The
+/// next leader starts to count from 0.
 #[derive(Debug, Default)]
 pub struct Withdrawal {
-    /// Of which revocation, and in which term.
+    /// The revocation, and the term of the leader.
     of: Option<(Epoch, u64)>,
     since_ms: u64,
 }
 
 impl Withdrawal {
-    /// Notes that the leader of `term` sees the nodes of `operation` gone for good, and returns for how long it has at `now_ms`
-    /// ([`boot_ms`]).
+    /// Notes that the leader of `term` sees that the nodes of `operation` are no members any more. Returns for how long, at
+    /// `now_ms` ([`boot_ms`]), it has seen that.
     pub fn lasts_ms_at(&mut self, operation: Epoch, term: u64, now_ms: u64) -> u64 {
         if self.of != Some((operation, term)) {
             *self = Self { of: Some((operation, term)), since_ms: now_ms };
@@ -132,8 +134,8 @@ impl Withdrawal {
     }
 }
 
-/// How long after a request came in, at `received_ms`, an answer holds that rests on a lease until `until_ms`
-/// ([`Answered::good_for_ms`]).
+/// How long an answer is valid ([`Answered::good_for_ms`]), counted from `received_ms`, when the request came in. The lease
+/// behind the answer ends at `until_ms`.
 pub fn good_for_ms(until_ms: u64, received_ms: u64) -> u32 {
     u32::try_from(until_ms.saturating_sub(received_ms)).unwrap_or(u32::MAX).min(Answered::ALWAYS - 1)
 }
@@ -172,13 +174,13 @@ mod tests {
         assert!(lease.is_valid_at(now + 1_000));
     }
 
-    /// Mutated: a leader that counts on from another term calls the leases over that an earlier one may have seen given.
+    /// Mutated: a leader that goes on with the count of another term takes leases for over that may still be valid.
     #[test]
-    fn leases_run_out_from_when_this_leader_saw_who_is_gone() {
+    fn leases_run_out_from_when_this_leader_saw_the_revocation() {
         let mut withdrawal = Withdrawal::default();
         assert_eq!(withdrawal.lasts_ms_at(Epoch(4), 7, 100_000), 0);
         assert_eq!(withdrawal.lasts_ms_at(Epoch(4), 7, 103_300), 3_300);
-        assert_eq!(withdrawal.lasts_ms_at(Epoch(4), 8, 103_400), 0, "elected anew, it begins anew");
+        assert_eq!(withdrawal.lasts_ms_at(Epoch(4), 8, 103_400), 0, "a new term starts from 0");
         assert_eq!(withdrawal.lasts_ms_at(Epoch(4), 8, 103_500), 100);
         assert_eq!(withdrawal.lasts_ms_at(Epoch(5), 8, 103_600), 0, "others are revoked since");
     }

@@ -1,4 +1,4 @@
-//! What a node keeps in memory and nowhere else: keys, share keys at work, and the right to serve. Types without a node.
+//! What a node keeps in memory and nowhere else: keys, opened share keys, and the right to serve. The types need no node.
 
 pub mod absences;
 pub mod alarms;

@@ -1,4 +1,4 @@
-//! Who asks: what a node knows of a caller, from the door where a request enters to the handler that answers it.
+//! The caller of a request: what a node knows about it, from the door where the request enters to the handler that answers.
 //!
 //! A door makes one [`Caller`] for each request. It reaches every handler, and it travels with what is forwarded to another
 //! member. A handler, a rule or an audit line never asks the connection again.
@@ -12,11 +12,11 @@ use std::net::SocketAddr;
 use quorate_shares::ids::NodeId;
 use serde::{Deserialize, Serialize};
 
-/// Who asks for something, and how they came here.
+/// Who asks, and how the request came here.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Caller {
     pub who: Principal,
-    /// The key or token that proves it; `None` where the operating system vouches for the caller.
+    /// The key or token that proves who asks; `None` if the operating system vouches for the caller.
     pub key: Option<KeyTag>,
     pub from: Origin,
     pub door: Door,
@@ -63,10 +63,10 @@ pub enum Door {
     Local,
 }
 
-/// What narrows the rights of a caller below those of its [`Principal`].
+/// What a caller may not do although its [`Principal`] may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Restrictions {
-    /// Nothing does: neither the root token, nor a member, nor the owner of a machine has restrictions.
+    /// No restrictions. So far all callers are unrestricted: the root token, members, and owners of a machine.
     Unrestricted,
 }
 
@@ -175,7 +175,7 @@ mod tests {
         assert_eq!(Caller::machine_owner(0).to_string(), "owner of the machine from user 0 at the local door");
     }
 
-    /// Mutated: with `via` in the message, a member could put its own request into the mouth of another.
+    /// Mutated: if `via` were part of the message, a member could pass its own request off as that of another.
     #[test]
     fn the_member_that_forwards_is_not_part_of_the_message() {
         let caller = Caller::root(&[7; 32], "[::1]:4711".parse().expect("an address"));

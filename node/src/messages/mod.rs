@@ -1,4 +1,4 @@
-//! What nodes say to each other, in types. How it is carried is the work of [`crate::peers`].
+//! The messages between nodes, as types. [`crate::peers`] carries them.
 
 pub mod caller;
 pub mod peer;

@@ -1,7 +1,7 @@
-//! What nodes say to each other inside an op session (`quorate-peer/1`), and nothing else.
+//! The messages inside an op session (`quorate-peer/1`).
 //!
-//! Both sides of a session ask and answer. Every message is one enum variant, encoded by the bounded codec; shares travel
-//! sealed once more under the session's exporter key ([`crate::keys::reconstruct`]), so a frame that leaks holds none in plain.
+//! Both sides of a session ask and answer. Each message is one enum variant, encoded by the bounded codec. Shares are sealed
+//! once more under the session's exporter key ([`crate::keys::reconstruct`]), so a frame that leaks shows no share.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -17,20 +17,19 @@ use serde_bytes::ByteBuf;
 use crate::messages::caller::Caller;
 pub use crate::vault::lock_keys::LockState;
 
-/// Longest encoded message between peers; Raft's appends are the largest.
+/// Longest encoded message between peers. Raft's appends are the largest messages.
 pub const MESSAGE_BYTES_MAX: usize = 8 << 20;
 
 /// Key versions named in one request at most.
 pub const VERSIONS_MAX: usize = 1_000;
 
-/// What a node asks of another.
+/// A request of one node to another.
 #[derive(Serialize, Deserialize)]
 pub enum PeerRequest {
-    /// First request on a session, from the side that dialled.
+    /// The first request on a session, from the side that dialled.
     Hello(Hello),
-    /// Is this session alive?
+    /// Asks whether this session is alive.
     Ping,
-    /// One Raft message.
     Raft(ByteBuf),
     /// Asks the leader for a lease.
     Lease,
@@ -40,104 +39,102 @@ pub enum PeerRequest {
     Verify(VerifyRequest),
     /// The leader asks a holder whether it opened and checked every record of an epoch.
     AckEpoch {
-        /// The epoch.
         epoch: Epoch,
         /// Entry up to which the holder must have applied.
         index: u64,
     },
-    /// PREP of a lock rotation: the asker's durable generation, and the key number that it uses of ours.
+    /// PREP of a lock rotation: the generation of the asker's durable lock, and the key number of the asked node in it.
     LockPrepare(LockState),
-    /// COMMIT of a lock rotation: durable at the asker.
+    /// COMMIT of a lock rotation: this lock is durable at the asker.
     LockCommit(LockState),
     /// A founder or a joiner asks how many shares a key will need, or needs.
     FoundingTerms,
-    /// A founder's first lock is durable; only the first founder hears this.
+    /// A founder's first lock is durable. Only the first founder answers this.
     FoundingLocked {
         /// The founding attempt that the lock belongs to.
         attempt: u32,
     },
-    /// A member asks the leader to propose what it stands for itself, as its lock report or a joiner's proof.
+    /// A member asks the leader to propose a change that the member vouches for, such as its lock report or the join of a node
+    /// that proved its invitation.
     Propose(Box<Command>),
-    /// What a client asked of the sender, and the asked node has to do: as the leader, or because it is the node that is meant.
+    /// A client's request that the asked node must do: because it leads, or because the request is about it.
     Forwarded(Box<Forwarded>),
-    /// How are you?
+    /// Asks for the asked node's [`Report`].
     Report,
-    /// ERASED of a lock rotation: no key older than this one is held for the asked node any more.
+    /// ERASED of a lock rotation: the asker holds no older key than this one for the asked node.
     LockErased(LockState),
-    /// What is durable in the asker's Raft log now: each second, so that an older copy of its disk is known.
+    /// What is durable in the asker's Raft log now. Sent every second, so that an older copy of its disk is recognised.
     Flushed(Flushed),
-    /// Who is in the cluster, as the asked node's vault says.
+    /// Asks for the roster in the asked node's vault.
     Roster,
 }
 
-/// A request of a client, on its way to the member that has to do it.
+/// A client's request, forwarded to the member that must do it.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Forwarded {
-    /// Who asked, as the sender found out. The sender checked the token.
+    /// The caller, as the sender knows it. The sender checked the token.
     pub caller: Caller,
     pub request: ForwardedRequest,
 }
 
-/// What is forwarded, in the form that the sender has checked.
+/// The request that is forwarded. The sender has parsed and checked it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum ForwardedRequest {
     /// To the leader: make a key or a version.
     Change(KeyChange),
     /// To the leader: remove or revoke nodes.
     Order(Order),
-    /// To the leader: how far an operation is.
+    /// To the leader: report the progress of an operation.
     Progress { operation: Epoch },
     /// To the leader: note an invitation. Its secret stays with the sender.
     Invite(Invite),
     /// To the leader: the node that joins with the invitation of this id replaces the member `gone`.
     Replace { invitation: [u8; 32], gone: NodeId },
-    /// To the node that is meant: seal or unseal itself.
+    /// To one node: seal or unseal itself.
     Seal { sealed: bool },
-    /// To each member: `node` may come back, however long it was away.
+    /// To each member: let `node` unlock again, however long it was away.
     Admit { node: NodeId },
     /// To each member: close the alarms of these codes; `None` means all.
     Disarm { codes: Option<BTreeSet<String>> },
 }
 
-/// What a member answers to a [`Forwarded`] request.
+/// A member's answer to a [`Forwarded`] request.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum ForwardedReply {
     /// To [`ForwardedRequest::Change`]: the version that was made.
     Made { uid: KeyUid, version: KeyVersion },
-    /// To [`ForwardedRequest::Order`]: the epoch that the operation brings, which names it.
+    /// To [`ForwardedRequest::Order`]: the epoch that the operation will bring. It names the operation.
     Begun { operation: Epoch },
     /// To [`ForwardedRequest::Progress`].
     Progress(Box<Progress>),
-    /// To all others, once it is durable.
+    /// To all other requests, once their effect is durable.
     Done,
 }
 
-/// What a node answers.
+/// A node's answer to a [`PeerRequest`].
 #[derive(Serialize, Deserialize)]
 pub enum PeerReply {
     /// The other side's hello.
     Hello(Hello),
-    /// Alive.
     Pong,
-    /// One Raft reply.
     Raft(ByteBuf),
-    /// A lease counts from when it was asked for, once everything up to `index` is applied.
+    /// The lease is confirmed. It counts from when it was asked for, once the asker has applied everything up to `index`.
     Lease {
         /// The leader's read index.
         index: u64,
     },
     /// Shares, each sealed under the session's exporter key.
     Shares(Vec<SealedShare>),
-    /// The versions whose shares opened and matched.
+    /// The versions whose shares opened and matched their commitments.
     Verified(Vec<(KeyUid, KeyVersion)>),
     /// This holder opened and checked every record of the epoch.
     EpochAck {
-        /// How many of them were dealt anew.
+        /// How many of these records are reshared.
         reshared: u64,
     },
     /// The public half of a lock key that is durable here for the asker.
     LockKey {
-        /// Its number.
+        /// The number of the lock key.
         keyno: u64,
         /// X-Wing public key, 1216 bytes.
         public: ByteBuf,
@@ -147,46 +144,40 @@ pub enum PeerReply {
         /// Shares that a key will need.
         threshold: u8,
     },
-    /// Done.
     Done,
-    /// To [`PeerRequest::Forwarded`]: the answer, or what the client should hear.
+    /// To [`PeerRequest::Forwarded`]: the answer, or the error for the client.
     Forwarded(Result<ForwardedReply, WireError>),
-    /// How this node is.
     Report(Report),
-    /// Refused, by name.
+    /// The request is refused.
     Refused(PeerRefusal),
     /// A roster, in the bytes of the vault.
     Roster(ByteBuf),
 }
 
-/// Who opens a session, and what is flushed to its disk.
+/// The first message of each side of a session: which process it is, and what is flushed to its disk.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Hello {
-    /// The node.
     pub node: NodeId,
-    /// Made at each start of the process: two of them at once are two processes.
+    /// Drawn at each start of the process. Two nonces of one node at the same time mean two processes.
     pub boot_nonce: [u8; 32],
-    /// What its Raft log holds durably; `None` before it has one.
+    /// What the node's Raft log holds durably; `None` before it has a log.
     pub flushed: Option<Flushed>,
 }
 
 /// Asks for shares of some key versions of one epoch.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct SharesRequest {
-    /// The epoch whose shares are meant.
+    /// The epoch of the shares.
     pub epoch: Epoch,
-    /// Which versions.
     pub versions: Vec<(KeyUid, KeyVersion)>,
-    /// Ties logs of both sides together, and the reply to this request.
+    /// Names this request in the logs of both sides, and binds the reply to it.
     pub request: [u8; 16],
 }
 
 /// A holder's share, sealed for the session.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct SealedShare {
-    /// Which key.
     pub uid: KeyUid,
-    /// Which version.
     pub version: KeyVersion,
     /// The holder's share number.
     pub x: u8,
@@ -196,7 +187,7 @@ pub struct SealedShare {
     pub sealed: ByteBuf,
 }
 
-/// Asks a holder to check its shares of versions that nobody may use yet.
+/// Asks a holder to check its shares of versions that may not be used yet.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct VerifyRequest {
     /// The epoch of the records.
@@ -207,23 +198,19 @@ pub struct VerifyRequest {
     pub versions: Vec<(KeyUid, KeyVersion)>,
 }
 
-/// A change of the keys, as a client asked for it.
+/// A change of the keys that a client asks for.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum KeyChange {
-    /// Make a key.
     Create {
         /// Repeating a request with the same id returns the first answer.
         request: [u8; 16],
-        /// Its name.
         name: KeyName,
         /// Notes for people.
         tags: BTreeMap<String, String>,
     },
     /// Make the next version of a key.
     Rotate {
-        /// As above.
         request: [u8; 16],
-        /// The key.
         name: KeyName,
         /// The version that the caller believes to be the newest.
         expect: Option<KeyVersion>,
@@ -231,14 +218,13 @@ pub enum KeyChange {
 }
 
 impl KeyChange {
-    /// The id that makes repeating it harmless.
+    /// The id of the request. A repetition with the same id does nothing new.
     pub fn request(&self) -> &[u8; 16] {
         match self {
             Self::Create { request, .. } | Self::Rotate { request, .. } => request,
         }
     }
 
-    /// The key's name.
     pub fn name(&self) -> &KeyName {
         match self {
             Self::Create { name, .. } | Self::Rotate { name, .. } => name,
@@ -246,60 +232,52 @@ impl KeyChange {
     }
 }
 
-/// An operation, as a client asked for it.
+/// An operation that a client asks for.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Order {
-    /// Takes a node out in good order.
+    /// Removes a node in good order.
     Remove {
         /// Repeating a request with the same id returns the first answer.
         request: [u8; 16],
-        /// Which.
         name: NodeName,
-        /// Two nodes may remain.
+        /// Go on even if only two nodes remain.
         accept_no_redundancy: bool,
         /// Nodes that are away and count as lost.
         abandon: Vec<NodeName>,
     },
-    /// Has nodes refused from now on.
-    Revoke {
-        /// As above.
-        request: [u8; 16],
-        /// Which.
-        names: Vec<NodeName>,
-    },
+    /// Revokes nodes: all members refuse them from now on.
+    Revoke { request: [u8; 16], names: Vec<NodeName> },
 }
 
-/// How a node is, for the status of others.
+/// The state of a node, for the status that other nodes show.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Report {
-    /// Its phase.
     pub phase: Phase,
-    /// Entry up to which it has applied.
+    /// Index of the last log entry that the node has applied.
     pub applied: u64,
     /// Generation of its lock.
     pub lock_generation: u64,
-    /// What has become of its older locks, if it knows.
+    /// How many peers can no longer open its older locks, if it knows.
     pub old_copies: Option<OldCopies>,
-    /// The active epoch that it knows.
+    /// The active epoch, as the node knows it.
     pub epoch: Epoch,
-    /// Its open alarms.
     pub alarms: Vec<Alarm>,
     /// The operation that it leads.
     pub operation: Option<OperationStatus>,
 }
 
-/// Why a peer refuses.
+/// Why a peer refuses a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PeerRefusal {
-    /// No hello came first on this session.
+    /// The first request on this session was not a hello.
     NoHello,
     /// The op key is not the one that the roster has for this node.
     NotAMember,
-    /// The node's session under another boot nonce is alive.
+    /// Another process of the node has a session that is alive.
     DuplicateSession,
-    /// The storage holds less than was reported before.
+    /// The node's storage holds less than it reported before.
     StorageWentBack,
-    /// This phase does not hear such a request.
+    /// The asked node does not admit this request in its phase.
     Phase(String),
     /// The asked node is not the leader; the named one may be.
     NotLeader(Option<NodeId>),
@@ -307,23 +285,22 @@ pub enum PeerRefusal {
     NoQuorum,
     /// The asked node has no lease, so it gives no shares.
     NoLease,
-    /// The epoch is not the active one, or the asker holds no seat in it.
+    /// The epoch is not the active one, or the asker has no seat in it.
     WrongEpoch,
     /// More versions than one request may name.
     TooMany,
-    /// Only the first founder hears this.
+    /// The asked node is not the first founder, or the founding is over.
     NotFounding,
-    /// The peer keeps as many lock keys for the asker as it may; try again later.
+    /// The peer keeps as many lock keys for the asker as it may. The asker tries again later.
     Busy,
-    /// Not caught up yet; try again.
+    /// The asked node is not caught up yet. The asker tries again.
     Behind,
-    /// The storage failed; the node is about to stop.
+    /// The storage failed. The asked node is about to stop.
     Storage,
-    /// The message is malformed.
     Malformed,
-    /// This node is being removed from the cluster; whether it is is not decided yet.
+    /// The asker is being removed from the cluster, but that is not decided yet.
     Denied,
-    /// This node is not a member any more, as of this entry of the log.
+    /// The asker is not a member any more, since this log entry.
     Revoked(LogPlace),
     /// The replicated state refuses the change.
     State(quorate_raft::Refusal),
@@ -355,7 +332,7 @@ impl fmt::Display for PeerRefusal {
     }
 }
 
-/// Encodes a message; our own always fit.
+/// Encodes a message. Our own messages always fit.
 pub fn encode<T: Serialize>(message: &T) -> Vec<u8> {
     codec::encode(message).expect("a message in memory encodes")
 }

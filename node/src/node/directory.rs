@@ -1,4 +1,4 @@
-//! Questions that the network asks of the roster: whose key is this, and how is that node reached?
+//! What connections need to know from the roster: which node has this key, and how is that node reached.
 
 use quorate_client::identity::{Protocol, PublicKey};
 use quorate_shares::ids::NodeId;
@@ -11,12 +11,12 @@ impl Roster {
         self.trusted(node).map(|member| PublicKey(member.op_pk))
     }
 
-    /// The member, not denied, whose op key this is.
+    /// The member with this op key, unless it is denied.
     pub fn node_with_op_key(&self, key: &PublicKey) -> Option<NodeId> {
         self.members.iter().find(|member| !member.standing.denied && member.op_pk == key.0).map(|member| member.node)
     }
 
-    /// Whether a member, not denied, proves itself with this key where this protocol is spoken.
+    /// Whether a member that is not denied uses this key in this protocol.
     pub fn is_key_of_member(&self, protocol: Protocol, key: &PublicKey) -> bool {
         self.members.iter().filter(|member| !member.standing.denied).any(|member| match protocol {
             Protocol::Boot | Protocol::Join => member.boot_pk == key.0,
@@ -35,8 +35,9 @@ impl Roster {
         self.trusted(node).map(|member| (addresses(member), PublicKey(member.boot_pk)))
     }
 
-    /// This roster beside a newer one that a peer showed: whom either knows can be reached, what either refuses is refused,
-    /// and this node itself is as it knows itself. The log id stays, since only the own log makes a roster newer.
+    /// This roster, merged with a newer one that a peer showed. Members of either roster can be reached. Nodes that either roster
+    /// refuses are refused. The entry of this node itself stays as it is. The log id also stays, since only the own log makes the
+    /// own roster newer.
     pub fn beside(&self, newer: &Self, me: NodeId) -> Self {
         if newer.log_id <= self.log_id {
             return self.clone();
@@ -47,10 +48,11 @@ impl Roster {
             member
         });
         let mut members: Vec<RosterMember> = others.collect();
-        let ended = |node| self.revoked.iter().chain(&newer.revoked).any(|revoked| revoked.node == node);
-        members.retain(|member| !ended(member.node));
+        let is_revoked = |node| self.revoked.iter().chain(&newer.revoked).any(|revoked| revoked.node == node);
+        members.retain(|member| !is_revoked(member.node));
         for member in &self.members {
-            if newer.member(member.node).is_none_or(|_| member.node == me) && (member.node == me || !ended(member.node))
+            if newer.member(member.node).is_none_or(|_| member.node == me)
+                && (member.node == me || !is_revoked(member.node))
             {
                 members.push(member.clone());
             }
@@ -95,9 +97,9 @@ mod tests {
         roster.members.iter().map(|member| member.node.0).collect()
     }
 
-    /// Mutated: with a log id that a peer may set, or without the own denials, this fails.
+    /// Mutated: with the log id of the peer's roster, or without the own denials, this fails.
     #[test]
-    fn a_newer_roster_adds_whom_to_reach_and_takes_no_denial_back() {
+    fn a_newer_roster_adds_members_and_takes_no_denial_back() {
         let mut own = roster(10, &[1, 2, 3], &[]);
         own.members[1].standing.denied = true;
         let newer = roster(20, &[1, 2, 4], &[3]);
@@ -106,7 +108,7 @@ mod tests {
         assert!(shown.reach(NodeId(4)).is_some() && shown.reach(NodeId(2)).is_none() && shown.is_revoked(&[3; 32]));
         assert_eq!(shown.log_id, own.log_id);
         shown.encode().expect("it is a roster");
-        // One that leaves this node out, or everybody, is no reason to forget anybody.
+        // A roster that leaves out this node, or all nodes, removes no member.
         let empty = own.beside(&roster(u64::MAX, &[], &[1]), NodeId(1));
         assert_eq!((members(&empty), empty.revoked.len()), (vec![1, 2, 3], 0));
         assert_eq!(own.beside(&roster(10, &[9], &[]), NodeId(1)), own, "no newer than the own one");

@@ -1,11 +1,11 @@
-//! What belongs to one vault: this node in one cluster, or on its way there.
+//! Everything that belongs to one vault: this node in one cluster, or on its way into one.
 //!
-//! A node that was refused when it joined discards its vault and begins again, with another identity and perhaps in another
-//! cluster, where the same ids are other nodes. So everything that one vault stands for is one value. It is dropped as a whole
-//! and made new; nothing is reset field by field.
+//! A node whose join was refused discards its vault and starts again, with another identity and perhaps in another cluster. There
+//! the same ids are other nodes. So everything that belongs to one vault is one value. It is dropped as a whole and made new;
+//! nothing is reset field by field.
 //!
-//! Work that is under way holds the value that it began with. That one has no vault and no sessions any more once it is over, so
-//! nothing that was meant for one cluster reaches another.
+//! Work that is under way holds the value with which it began. Once that enrolment is over, it has no vault and no sessions any
+//! more. So nothing that was meant for one cluster reaches another.
 
 use std::sync::Arc;
 
@@ -24,23 +24,21 @@ use crate::vault::{Roster, Vault, VaultError, VaultFile};
 
 /// This node in one cluster.
 pub struct Enrolment {
-    /// Who it is.
     pub identity: OwnIdentity,
-    /// Who the members are.
     pub roster: KnownRoster,
-    /// What is known of the others.
+    /// What is known about the other nodes.
     pub peers: Arc<Peers>,
-    /// Its lock, and the part of the peers in it.
+    /// This node's lock, and what it knows of its peers' locks.
     pub locks: Locks,
-    /// How far it is on its way into the cluster.
+    /// The progress of founding or joining.
     pub joining: Joining,
-    /// Who says that it was revoked.
+    /// The peers that say that this node was revoked.
     pub revocation: Revocation,
     vault: Mutex<Option<VaultFile>>,
 }
 
 impl Enrolment {
-    /// That of a node without a vault; the next vault is made with this seed.
+    /// The enrolment of a node without a vault. The next vault is made with this seed.
     pub fn without_vault(boot_seed: Secret<32>) -> Self {
         Self {
             identity: OwnIdentity::without_vault(boot_seed),
@@ -53,12 +51,12 @@ impl Enrolment {
         }
     }
 
-    /// The same, after a join that was refused for this reason.
+    /// The enrolment of a node without a vault, after a join that was refused for this reason.
     pub fn after_refusal(boot_seed: Secret<32>, reason: &str) -> Self {
         Self { joining: Joining::refused(reason), ..Self::without_vault(boot_seed) }
     }
 
-    /// That of a vault: from here on the node has a boot identity.
+    /// The enrolment of a vault. With it the node has a boot identity.
     pub fn of(vault: VaultFile) -> Self {
         let current = vault.current();
         Self {
@@ -72,14 +70,13 @@ impl Enrolment {
         }
     }
 
-    /// Ends it: its vault can be written no more, and its sessions are closed and take no others.
+    /// Ends the enrolment: its vault can no longer be written, its sessions are closed, and no others are accepted.
     pub(super) fn end(&self, reason: &str) -> Option<VaultFile> {
         let vault = self.vault.lock().take();
         self.peers.sessions.end(reason);
         vault
     }
 
-    /// Whether there is a vault.
     pub fn has_vault(&self) -> bool {
         self.vault.lock().is_some()
     }
@@ -94,24 +91,25 @@ impl Enrolment {
         self.vault.lock().as_ref().map(|vault| read(vault.current()))
     }
 
-    /// Changes the vault, durable when this returns; `None` without one. Blocks on the disk.
+    /// Changes the vault; `None` without a vault. The change is durable when this returns. This blocks on the disk.
     pub(super) fn update_vault<R>(&self, change: impl FnOnce(&mut Vault) -> R) -> Option<Result<R, VaultError>> {
         self.vault.lock().as_mut().map(|vault| vault.update(change))
     }
 
-    /// Changes the vault's roster or denials, durable and in force when this returns; `None` without a vault. Blocks on the disk.
+    /// Changes the vault's roster or denials; `None` without a vault. The change is durable and in force when this returns. This
+    /// blocks on the disk.
     pub(super) fn update_roster<R>(&self, change: impl FnOnce(&mut Vault) -> R) -> Option<Result<R, VaultError>> {
         let mut vault = self.vault.lock();
         let file = vault.as_mut()?;
         let updated = file.update(change);
         if updated.is_ok() {
-            // Before the vault is free again, or an older roster could follow a newer one.
+            // The lock of the vault is still held. Otherwise an older roster could replace a newer one.
             self.roster.show(&file.current().roster, self.identity.id());
         }
         Some(updated)
     }
 
-    /// Puts a roster that a peer showed in force, beside the own one; with `None` the own one alone is again.
+    /// Puts a roster that a peer showed in force, merged with the own one. With `None`, only the own roster is in force again.
     pub fn use_newer_roster(&self, newer: Option<Roster>) {
         let vault = self.vault.lock();
         let Some(file) = vault.as_ref() else { return };
@@ -119,12 +117,12 @@ impl Enrolment {
         self.roster.show(&file.current().roster, self.identity.id());
     }
 
-    /// Whether a roster is newer than every one that this node knows.
+    /// Whether a roster is newer than every roster that this node knows.
     pub fn is_newer(&self, shown: &Roster) -> bool {
         self.roster.is_newer(shown, self.with_vault(|vault| vault.roster.log_id).unwrap_or_default())
     }
 
-    /// Closes every session with a node that is not trusted any more.
+    /// Closes every session with a node that is not a trusted member any more.
     pub fn close_sessions_with_strangers(&self) {
         let roster = self.roster.current();
         self.peers.sessions.close_where(|peer: NodeId| {

@@ -1,4 +1,4 @@
-//! Who this node is: its boot identity, its cluster, its id, and what its bundle opened to.
+//! Who this node is: its boot identity, its cluster, its id, and the content of its bundle.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -13,11 +13,10 @@ use quorate_shares::secret::Secret;
 use crate::memory::holder::Holder;
 use crate::vault;
 
-/// What the bundle opened to.
+/// The opened bundle.
 pub struct Own {
-    /// The op identity.
     pub op: Identity,
-    /// The bundle itself, to be locked again when the lock is renewed.
+    /// The bundle, to be locked again when the lock is renewed.
     pub bundle: Bundle,
 }
 
@@ -25,7 +24,7 @@ fn share_keys(bundle: &Bundle) -> Vec<(ShareKeyGeneration, Secret<32>)> {
     bundle.share_keys.iter().map(|key| (key.generation, key.seed.duplicate())).collect()
 }
 
-/// The identities of this node. The boot identity and the cluster are those of one vault, and stay.
+/// The identities of this node. The boot identity and the cluster belong to one vault, and do not change.
 pub struct OwnIdentity {
     boot_seed: Secret<32>,
     boot: Option<Identity>,
@@ -36,8 +35,8 @@ pub struct OwnIdentity {
 }
 
 impl OwnIdentity {
-    /// That of a node without a vault. The next vault is made with this seed: it is drawn before the first connection, which the
-    /// next process must be able to end.
+    /// The identity of a node without a vault. The next vault is made with this seed. It is drawn before the first connection,
+    /// because the next process must be able to end that connection.
     pub fn without_vault(boot_seed: Secret<32>) -> Self {
         Self {
             boot_seed,
@@ -49,7 +48,7 @@ impl OwnIdentity {
         }
     }
 
-    /// That of a vault.
+    /// The identity of a vault.
     pub fn of(identity: &vault::Identity) -> Self {
         Self {
             boot: Some(Identity::from_seed(&identity.boot_seed)),
@@ -59,7 +58,7 @@ impl OwnIdentity {
         }
     }
 
-    /// The seed of the boot identity: of the vault's or, as long as there is none, of the one that will be made.
+    /// The seed of the boot identity. Without a vault it is the seed for the next one.
     pub fn boot_seed(&self) -> Secret<32> {
         self.boot_seed.duplicate()
     }
@@ -69,7 +68,7 @@ impl OwnIdentity {
         self.boot.clone()
     }
 
-    /// The cluster; all zeros before there is a vault, when nobody asks.
+    /// The cluster; all zeros before there is a vault. Before that it is not used.
     pub fn cluster(&self) -> ClusterId {
         self.cluster.unwrap_or(ClusterId([0; 16]))
     }
@@ -79,7 +78,7 @@ impl OwnIdentity {
         NodeId(self.id.load(Ordering::Acquire))
     }
 
-    /// Notes the id that the first founder gave.
+    /// Notes the id that this node was given.
     pub fn set_id(&self, node: NodeId) {
         self.id.store(node.0, Ordering::Release);
     }
@@ -89,7 +88,7 @@ impl OwnIdentity {
         self.own().map(|own| own.op.clone())
     }
 
-    /// What the bundle opened to.
+    /// The opened bundle, once it is open.
     pub fn own(&self) -> Option<Arc<Own>> {
         self.own.read().clone()
     }
@@ -97,7 +96,7 @@ impl OwnIdentity {
     /// The storage keys of the bundle.
     ///
     /// # Errors
-    /// In words, if it is not open.
+    /// A reason in words, if the bundle is not open or holds no storage key.
     pub fn storage_keys(&self) -> Result<StorageKeys, String> {
         let own = self.own().ok_or("the bundle is not open")?;
         let mut keys = own.bundle.storage_keys.iter().rev();
@@ -106,7 +105,7 @@ impl OwnIdentity {
         Ok(keys.fold(newest, |all, older| all.with_older(older.number, &older.key)))
     }
 
-    /// Takes an opened bundle into use: the one that the lock opened to, or one whose lock is becoming durable.
+    /// Takes an opened bundle into use. It comes from the lock that was opened, or its own lock is being made durable.
     pub fn unlock(&self, bundle: Bundle) {
         let op = Identity::from_seed(&bundle.op_seed);
         let keys = share_keys(&bundle);
@@ -116,13 +115,13 @@ impl OwnIdentity {
         }
     }
 
-    /// Takes over the bundle that another vault's identity had open.
+    /// Takes over the opened bundle of another enrolment.
     pub(super) fn take_over(&self, own: Option<Arc<Own>>) {
         *self.own.write() = own;
     }
 
-    /// Wipes what the bundle opened to, for good: a node that was revoked has no use for its op key, its storage keys and its share
-    /// keys. Work that uses them drops them when it is done.
+    /// Wipes the opened bundle for good: a revoked node does not need its op key, its storage keys and its share keys any more.
+    /// Work that is under way drops them when it ends.
     pub(super) fn forget(&self) {
         *self.own.write() = None;
         if let Some(holder) = self.holder.get() {
@@ -130,14 +129,14 @@ impl OwnIdentity {
         }
     }
 
-    /// Wipes the batches that were opened.
+    /// Wipes the opened batches.
     pub(super) fn forget_batches(&self) {
         if let Some(holder) = self.holder.get() {
             holder.forget();
         }
     }
 
-    /// This node's share keys at work, once it has an id and an open bundle.
+    /// This node as a holder, once it has an id and an open bundle.
     pub fn holder(&self) -> Option<Arc<Holder>> {
         if self.holder.get().is_none() && self.id() != NodeId(0) {
             let own = self.own()?;

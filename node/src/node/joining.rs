@@ -1,4 +1,4 @@
-//! How far this node is on its way into a cluster: what it shows, and what only this process knows.
+//! The progress of founding or joining: what the status shows, and what only this process knows.
 
 use std::collections::BTreeSet;
 
@@ -6,40 +6,39 @@ use parking_lot::Mutex;
 use quorate_shares::ids::NodeId;
 use tracing::info;
 
-/// How far founding is, in words and names.
+/// The progress of founding or joining, as the status shows it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct FoundingProgress {
-    /// The step under way; empty when there is none.
+    /// The step under way; empty if there is none.
     pub step: String,
-    /// The nodes, or others, that it waits for.
+    /// What it waits for: names of nodes, or a description.
     pub waiting_for: Vec<String>,
     /// Why it ended without a cluster.
     pub refused: Option<String>,
 }
 
-/// The founding of a cluster, or the joining of one.
+/// What this process knows about its founding or joining.
 #[derive(Default)]
 pub struct Joining {
     founding: Mutex<FoundingProgress>,
     /// The founding attempt that this process made its lock for.
     pub locked_attempt: Mutex<Option<u32>>,
-    /// Founders whose locks of the named attempt are durable, as the first founder hears of them.
+    /// At the first founder: an attempt, and the founders whose locks of that attempt are durable.
     locked: Mutex<(u32, BTreeSet<NodeId>)>,
 }
 
 impl Joining {
-    /// One that was refused, and is over.
+    /// A join that was refused, and is over.
     pub fn refused(reason: &str) -> Self {
         let founding = FoundingProgress { refused: Some(reason.to_owned()), ..FoundingProgress::default() };
         Self { founding: Mutex::new(founding), ..Self::default() }
     }
 
-    /// How far it is.
     pub fn founding(&self) -> FoundingProgress {
         self.founding.lock().clone()
     }
 
-    /// Publishes how far it is.
+    /// Publishes the progress.
     pub fn progress(&self, step: &str, waiting_for: Vec<String>) {
         let now = FoundingProgress { step: step.to_owned(), waiting_for, refused: None };
         let mut shown = self.founding.lock();

@@ -1,4 +1,4 @@
-//! Keys in memory: those that clients use, and those that this node deals and checks.
+//! Keys in memory: the keys that clients use, and the keys that this node deals and checks.
 
 use std::sync::Arc;
 
@@ -10,11 +10,10 @@ use crate::memory::dealer::OpenDealer;
 use crate::memory::keyring::Keyring;
 use crate::memory::lease::Lease;
 
-/// The keys of a node.
 pub struct Keys {
     /// Roots of the keys that clients use.
     pub keyring: Arc<Keyring>,
-    /// The batches that keys are dealt in, while this node leads.
+    /// The batches in which this node deals keys while it leads.
     pub dealing: Mutex<Option<OpenDealer>>,
     /// Held by the task that opens the next batch.
     pub opening: tokio::sync::Mutex<()>,
@@ -23,7 +22,6 @@ pub struct Keys {
 }
 
 impl Keys {
-    /// None yet.
     pub fn new(keyring: Arc<Keyring>) -> Self {
         Self {
             keyring,
@@ -33,18 +31,16 @@ impl Keys {
         }
     }
 
-    /// Wipes every key.
     pub fn forget(&self) {
         self.close_batch();
         self.keyring.wipe();
     }
 
-    /// Wipes the open batch.
     pub fn close_batch(&self) {
         *self.dealing.lock() = None;
     }
 
-    /// Wipes the open batch when it is over: leadership, lease or epoch gone, or ten minutes old.
+    /// Wipes the open batch if it is over: leadership, lease or epoch are lost, the batch is full, or it is ten minutes old.
     pub fn close_batch_if_over(&self, lease: &Lease, replica: &Replica) {
         let mut dealing = self.dealing.lock();
         if dealing.as_ref().is_some_and(|open| !open.is_usable(replica) || !lease.is_valid()) {

@@ -8,25 +8,24 @@ use quorate_raft::command::{Change, Command};
 use crate::base::clock::{Stamps, boot_ms, wall_ms};
 use crate::memory::lease::Withdrawal;
 
-/// The leader's memory.
 #[derive(Default)]
 pub struct Leader {
-    /// The operation that this node leads, where it stands, and which nodes it waits for.
+    /// The operation that this node leads, its step, and the nodes that it waits for.
     pub operation: Mutex<Option<OperationStatus>>,
-    /// The time of what this node proposes.
+    /// The time stamps of what this node proposes.
     stamps: Mutex<Stamps>,
-    /// Since when those that are revoked get no lease, as this node sees it.
+    /// How long revoked nodes have got no lease.
     pub withdrawal: Mutex<Withdrawal>,
 }
 
 impl Leader {
-    /// What this node proposes as the leader, at the time that it is.
+    /// The command with which this node, as the leader, proposes `change` now.
     pub fn command(&self, replica: &Replica, change: Change) -> Command {
         self.follow_time(replica);
         Command::new(self.stamps.lock().stamp_at(wall_ms(), boot_ms()), change)
     }
 
-    /// Notes how far time in the state is.
+    /// Notes the time in the state.
     pub fn follow_time(&self, replica: &Replica) {
         let time_ms = replica.read(|state| state.time_ms);
         self.stamps.lock().follow_at(time_ms, boot_ms());

@@ -1,4 +1,4 @@
-//! What this node knows in memory of its own lock, and of the peers that have a part in it.
+//! What this node keeps in memory about its own lock, and about the locks of its peers.
 
 use std::collections::BTreeMap;
 
@@ -14,33 +14,31 @@ use crate::vault::lock_keys::OldCopies;
 /// How far unlocking is, for the status.
 #[derive(Debug, Clone, Default)]
 pub struct Unlocking {
-    /// Pieces that peers gave.
+    /// Pieces that peers have opened.
     pub have: u8,
-    /// Pieces needed.
     pub need: u8,
-    /// Peers that gave none yet, and what they said, if anything.
+    /// Peers that have opened none yet, and what each answered; empty if it did not answer.
     pub waiting_for: BTreeMap<NodeId, String>,
 }
 
-/// The state of the locks at this node.
+/// The state of the locks, as this node knows it.
 #[derive(Default)]
 pub struct Locks {
-    /// How far unlocking is.
     pub unlocking: Mutex<Unlocking>,
     /// How long each peer has been away.
     pub absences: Mutex<Absences>,
-    /// The lock that each peer has last acknowledged to know of.
+    /// For each peer: the lock of this node whose COMMIT it last acknowledged.
     pub commits: Mutex<BTreeMap<NodeId, LockState>>,
-    /// The newest lock of each peer of which that one knows that no older key is held here.
+    /// For each peer: its newest lock of which it knows that this node holds no older key (ERASED).
     pub told_erased: Mutex<BTreeMap<NodeId, LockState>>,
-    /// What has become of the locks before this one.
+    /// Which peers can no longer open the older locks of this node.
     pub old_copies: Mutex<OldCopies>,
-    /// Rung when the vault was written in a way that the replicated state should know.
+    /// Notified when the vault has changed in a way that the replicated state should know.
     pub to_report: Notify,
 }
 
 impl Locks {
-    /// As the vault remembers them.
+    /// The state at a start, with the absences of the vault.
     pub fn of(vault: &Vault) -> Self {
         Self { absences: Mutex::new(Absences::remembered(vault)), ..Self::default() }
     }

@@ -1,10 +1,11 @@
-//! What the parts of a node share.
+//! The [`Node`], and the parts that it consists of.
 //!
-//! The parts have lives of their own. What belongs to one vault is one value, the [`Enrolment`], which is made new when the vault
-//! is. The database, the keys in memory, the right to serve and what a leader remembers live as long as the process.
+//! The parts have different lifetimes. Everything that belongs to one vault is one value, the [`Enrolment`]; a new vault gets a
+//! new one. The database, the keys in memory, the right to serve and the memory of a leader live as long as the process.
 //!
-//! Nothing here decides anything; the modules that do take an `Arc<Node>`, or the part that they need. Locks are held for a field
-//! access, never across an await; only the vault's is held while its file is written, by a thread that may wait for the disk.
+//! This module makes no decisions. The modules that do take an `Arc<Node>`, or the part that they need. Locks are held for a field
+//! access, never across an await. Only the lock of the vault is held while its file is written, by a thread that may wait for the
+//! disk.
 
 pub mod database;
 pub mod directory;
@@ -52,34 +53,31 @@ use crate::node::serving::{ServingState, offered};
 use crate::vault::disk::DataDir;
 use crate::vault::{Roster, Vault, VaultError, VaultFile};
 
-/// Makes the handler of a session that this node dialled: it hears requests of the peer once the flag is set. The handlers
-/// stand above the node, so the node is told of this one when it is made.
+/// Makes the handler of a session that this node dialled. The handler answers requests of the peer once the flag is set. The
+/// modules with the handlers import this one, so the node gets the function as an argument.
 pub type PeerHandler = fn(&Arc<Node>, NodeId, &Arc<AtomicBool>) -> Arc<dyn Handler>;
 
 /// A node of the cluster.
 pub struct Node {
-    /// The configuration.
     pub config: Config,
     /// The data directory, owned by this process.
     pub dir: DataDir,
     /// The one QUIC endpoint, for dialling and for serving.
     pub endpoint: quinn::Endpoint,
-    /// Where work is done that may wait.
+    /// The thread for work that may wait.
     pub background: Background,
-    /// Drawn at each start: two of them at once are two processes.
+    /// Drawn at each start. Two nonces of one node at the same time mean two processes.
     pub boot_nonce: [u8; 32],
-    /// What answers a peer that this node dials.
+    /// Makes the handler for the requests of a peer that this node dialled.
     pub peer_handler: PeerHandler,
     enrolment: watch::Sender<Arc<Enrolment>>,
     /// Held while a vault is made or discarded.
     enrolling: Mutex<()>,
-    /// The replicated state.
     pub database: Database,
-    /// Keys in memory.
     pub keys: Keys,
     /// The phase, and the right to serve.
     pub serving: ServingState,
-    /// What it remembers while it leads.
+    /// What this node keeps in memory while it leads.
     pub leader: Leader,
     /// What an operator should look at.
     pub alarms: Alarms,
@@ -87,7 +85,7 @@ pub struct Node {
 }
 
 impl Node {
-    /// A node that has a data directory and an endpoint, and nothing else yet.
+    /// A node with a data directory and an endpoint, and without a vault.
     pub fn new(
         config: Config,
         dir: DataDir,
@@ -117,12 +115,12 @@ impl Node {
 
     // -- enrolment
 
-    /// What belongs to the present vault.
+    /// The enrolment of the present vault.
     pub fn enrolment(&self) -> Arc<Enrolment> {
         Arc::clone(&self.enrolment.borrow())
     }
 
-    /// Follows it from one vault to the next.
+    /// Watches the enrolment: each change of the vault brings a new one.
     pub fn enrolments(&self) -> watch::Receiver<Arc<Enrolment>> {
         self.enrolment.subscribe()
     }
@@ -133,11 +131,11 @@ impl Node {
         self.enrol(Enrolment::of(vault), "the node has a vault");
     }
 
-    /// Makes the vault and takes it into use. Of two commands at the same time the second one finds that of the first, and gets
-    /// `false`.
+    /// Makes the vault and takes it into use. Returns `false` if there is a vault already: of two commands at the same time, the
+    /// second one finds the vault of the first.
     ///
     /// # Errors
-    /// What the vault says.
+    /// [`VaultError`].
     pub fn create_vault(&self, vault: Vault) -> Result<bool, VaultError> {
         let _one = self.enrolling.lock();
         if self.has_vault() {
@@ -147,8 +145,8 @@ impl Node {
         Ok(true)
     }
 
-    /// Takes the vault of a join that was refused away again: nothing was locked in it. The next one gets another identity, since
-    /// the cluster may have given this one up, and lets it in no more.
+    /// Removes the vault after a refused join. Nothing was locked in it. The next vault gets another boot identity: the cluster
+    /// may have given up the present one, and would then refuse it for ever.
     ///
     /// # Errors
     /// If the file cannot be removed.
@@ -159,8 +157,8 @@ impl Node {
         VaultFile::remove(&self.dir)
     }
 
-    /// Begins again with the vault that is there, which names another cluster now: an operator gave another invitation before
-    /// anything was locked. The boot identity stays, and so does the bundle that was drawn for it.
+    /// Makes a new enrolment of the present vault, which names another cluster now: before anything was locked, an operator gave
+    /// this node another invitation. The boot identity stays, and so does the bundle that was drawn for it.
     pub fn enrol_again(&self) {
         let _one = self.enrolling.lock();
         let before = self.enrolment();
@@ -175,12 +173,11 @@ impl Node {
         self.enrolment.send_replace(Arc::new(enrolment)).end(reason);
     }
 
-    /// Whether there is a vault.
     pub fn has_vault(&self) -> bool {
         self.enrolment().has_vault()
     }
 
-    /// The cluster; all zeros before there is a vault, when nobody asks.
+    /// The cluster; all zeros before there is a vault. Before that it is not used.
     pub fn cluster(&self) -> ClusterId {
         self.enrolment.borrow().identity.cluster()
     }
@@ -195,7 +192,6 @@ impl Node {
         self.enrolment.borrow().roster.current()
     }
 
-    /// The other nodes.
     pub fn peers(&self) -> Arc<Peers> {
         Arc::clone(&self.enrolment.borrow().peers)
     }
@@ -205,7 +201,6 @@ impl Node {
         self.roster().member(node).map_or_else(|| format!("node {node}"), |member| member.name.to_string())
     }
 
-    /// This node's own name.
     pub fn name(&self) -> NodeName {
         self.roster().member(self.id()).map_or_else(|| self.config.name.clone(), |member| member.name.clone())
     }
@@ -222,10 +217,10 @@ impl Node {
         self.enrolment().with_vault(read)
     }
 
-    /// Changes the vault, durable when this returns. A failure of the medium stops the node.
+    /// Changes the vault. The change is durable when this returns. An error of the medium stops the node.
     ///
     /// # Errors
-    /// What the vault says, or that there is none.
+    /// [`VaultError`]; [`VaultError::Broken`] if there is no vault.
     pub async fn update_vault<R: Send + 'static>(
         self: &Arc<Self>,
         change: impl FnOnce(&mut Vault) -> R + Send + 'static,
@@ -233,10 +228,10 @@ impl Node {
         self.update_vault_of(self.enrolment(), change).await
     }
 
-    /// [`Node::update_vault`] of an enrolment, which may be over by then.
+    /// [`Node::update_vault`] for an enrolment that may be over by then.
     ///
     /// # Errors
-    /// The same.
+    /// As [`Node::update_vault`].
     pub async fn update_vault_of<R: Send + 'static>(
         &self,
         enrolment: Arc<Enrolment>,
@@ -246,7 +241,7 @@ impl Node {
             Ok(Some(updated)) => {
                 updated.inspect_err(|error| self.fail(format!("the vault could not be written: {error}")))
             }
-            // Nothing is broken: a join that was refused has just taken its vault away.
+            // No failure of the node: the vault was just removed after a refused join.
             Ok(None) => Err(VaultError::Broken),
             Err(panicked) => {
                 self.fail(format!("the vault could not be written: {panicked}"));
@@ -255,11 +250,11 @@ impl Node {
         }
     }
 
-    /// Changes the vault's roster or denials, durable and in force when this returns. Blocks on the disk, and stops the node if
-    /// that fails.
+    /// Changes the vault's roster or denials. The change is durable and in force when this returns. This blocks on the disk. An
+    /// error of the disk stops the node.
     ///
     /// # Errors
-    /// What the vault says, or that there is none.
+    /// [`VaultError`]; [`VaultError::Broken`] if there is no vault.
     pub fn update_roster<R>(&self, change: impl FnOnce(&mut Vault) -> R) -> Result<R, VaultError> {
         let updated = self.enrolment().update_roster(change).ok_or(VaultError::Broken)?;
         updated.inspect_err(|error| self.fail(format!("the vault could not be written: {error}")))
@@ -272,26 +267,26 @@ impl Node {
         self.database.replica()
     }
 
-    /// The present phase.
     pub fn phase(&self) -> Phase {
         self.serving.phase()
     }
 
-    /// Enters a phase, or the one of the unlocked phases that seal and lease allow, and offers what it answers.
+    /// Enters a phase, and offers its protocols. If `to` is a phase of an unlocked node, seal and lease decide which of them
+    /// follows.
     pub fn enter(&self, to: Phase) {
         if self.serving.change_phase(|_| to) {
             self.offer();
         }
     }
 
-    /// Moves between Open, Serving and Sealed, as seal and lease say.
+    /// Moves between Open, Serving and Sealed, depending on seal and lease.
     pub fn settle_phase(&self) {
         if self.serving.change_phase(|phase| phase) {
             self.offer();
         }
     }
 
-    /// Offers what the present phase allows. Called whenever the phase or the identities change.
+    /// Offers the protocols of the present phase. Called whenever the phase or the identities change.
     pub fn offer(&self) {
         let enrolment = self.enrolment();
         let config = enrolment
@@ -301,22 +296,22 @@ impl Node {
         self.endpoint.set_server_config(config);
     }
 
-    /// Wipes every key and everything that opens one.
+    /// Wipes every key and every opened batch.
     pub fn forget_keys(&self) {
         self.keys.forget();
         self.enrolment().identity.forget_batches();
     }
 
-    /// Wipes what the bundle opened to, for good.
+    /// Wipes the opened bundle for good.
     pub fn forget_own(&self) {
         self.enrolment().identity.forget();
-        // The endpoint has the op key, too.
+        // The endpoint also holds the op key.
         self.offer();
     }
 
     // -- trouble
 
-    /// Raises an alarm about a node: shown in the status until an operator disarms it.
+    /// Raises an alarm about a node. The status shows it until an operator disarms it.
     pub fn alarm(&self, code: &'static str, about: NodeId, message: String) {
         let node = self.roster().member(about).map(|member| member.name.clone()).or_else(|| self.former_name(about));
         let alarm = Alarm { code: code.to_owned(), message: message.clone(), node, since_ms: wall_ms() };
@@ -325,7 +320,7 @@ impl Node {
         }
     }
 
-    /// What a former member was called, unless a member is called so now.
+    /// The name of a former member, unless a member has this name now.
     pub fn former_name(&self, node: NodeId) -> Option<NodeName> {
         let former = self.replica()?.read(|state| state.former.get(&node).map(|former| former.name.clone()));
         former.filter(|name| !self.roster().members.iter().any(|member| member.name == *name))
@@ -337,13 +332,13 @@ impl Node {
         self.alarms.close(|alarm| alarm.code == code && alarm.node == node);
     }
 
-    /// Stops the node: going on would be wrong.
+    /// Stops the node, because it cannot go on safely.
     pub fn fail(&self, reason: String) {
         error!(%reason, "the node stops");
         self.fatal.send_replace(Some(reason.into()));
     }
 
-    /// Fires when the node must stop.
+    /// Changes when the node must stop.
     pub fn fatal(&self) -> watch::Receiver<Option<Arc<str>>> {
         self.fatal.subscribe()
     }
@@ -363,7 +358,7 @@ mod tests {
     const PEER: NodeId = NodeId(3);
     const GONE: Gone = Gone { node: NodeId(4), boot_pk: [4; 32], op_pk: [5; 32] };
 
-    /// A node of three members, with something in memory of everything that goes with its vault.
+    /// A node of three members. Every part of its enrolment holds something.
     fn enrolled(dir: &Path) -> Arc<Node> {
         let mut vault = Vault::new(ClusterId([1; 16]), Secret::random(&mut random::system()));
         vault.identity.node = Some(NodeId(2));
@@ -383,7 +378,7 @@ mod tests {
         node
     }
 
-    /// What `enrolment` knows, in words.
+    /// The names of the parts of `enrolment` that are not empty.
     fn known(enrolment: &Enrolment) -> Vec<&'static str> {
         let newest = RosterLogId { term: 8, leader: 1, index: 8 };
         let shown = Roster { log_id: newest, ..Roster::default() };
@@ -407,11 +402,11 @@ mod tests {
         known.into_iter().filter(|(_, is_known)| *is_known).map(|(what, _)| what).collect()
     }
 
-    /// A joiner that was given up is refused by its boot key for ever, and in the next cluster the same ids are other nodes.
-    /// Mutated: with the same seed again, a fresh invitation is refused as one that another node used; with a part that is taken
-    /// over from the enrolment before, the list below is not empty.
+    /// The members refuse the boot key of a joiner that was given up for ever, and in the next cluster the same ids are other
+    /// nodes. Mutated: with the same seed again, a fresh invitation is refused as one that another node used; if a part of the
+    /// old enrolment is kept, the list below is not empty.
     #[tokio::test]
-    async fn a_vault_that_is_discarded_takes_its_identity_along() {
+    async fn nothing_of_a_discarded_vault_is_left() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let node = enrolled(dir.path());
         let before = node.enrolment();
@@ -424,16 +419,17 @@ mod tests {
         assert!(!after.identity.boot_seed().same_as(&seed) && inspect(dir.path()).is_err());
         assert_eq!(after.joining.founding().refused.as_deref(), Some("refused"));
 
-        // Work that began before holds the enrolment that is over.
+        // Work that began before still holds the old enrolment.
         assert!(before.peers.sessions.is_ended() && !after.peers.sessions.is_ended());
         let late = node.update_vault_of(Arc::clone(&before), |vault| vault.flags.sealed = true).await;
         assert!(matches!(late, Err(VaultError::Broken)) && node.fatal().borrow().is_none(), "nothing is broken by it");
         before.revocation.accept();
         let accepted = tokio::time::timeout(Duration::from_millis(50), after.revocation.accepted()).await;
-        assert!(accepted.is_err(), "what was said of the vault before is over with it");
+        assert!(accepted.is_err(), "attestations for the old vault do not count for the new one");
     }
 
-    /// Before anything is locked another invitation may be given. Mutated: without the bundle, the join waits for keys for ever.
+    /// Before anything is locked, an operator may give another invitation. Mutated: without the bundle, the join waits for keys
+    /// for ever.
     #[tokio::test]
     async fn a_join_that_begins_again_elsewhere_keeps_its_keys_and_nothing_else() {
         let dir = tempfile::tempdir().expect("a temporary directory");

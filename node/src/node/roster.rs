@@ -1,4 +1,4 @@
-//! Who the members are, as this node knows them.
+//! The members, as this node knows them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,29 +12,27 @@ use quorate_shares::ids::{NodeId, NodeName};
 use crate::messages::peer::PeerRefusal;
 use crate::vault::{Roster, RosterLogId};
 
-/// A node that was a member once.
+/// A former member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Gone {
-    /// Its id.
     pub node: NodeId,
-    /// Its boot identity.
     pub boot_pk: [u8; 32],
-    /// Its op identity.
     pub op_pk: [u8; 32],
 }
 
-/// The roster in force: that of the vault and, as long as this node has no lease, beside it a newer one that a peer showed.
+/// The roster in force. It is the roster of the vault. While this node has no lease, a newer one that a peer showed is merged
+/// with it ([`Roster::beside`]).
 #[derive(Default)]
 pub struct KnownRoster {
     shown: RwLock<Arc<Roster>>,
-    /// A roster that a peer showed, and that is newer than this node's own log; never in the vault.
+    /// A roster that a peer showed, newer than this node's own log. It is never written to the vault.
     newer: Mutex<Option<Roster>>,
-    /// Op keys of those that were members.
+    /// Op keys of former members.
     gone: Mutex<BTreeMap<[u8; 32], NodeId>>,
 }
 
 impl KnownRoster {
-    /// That of a vault.
+    /// The roster of a vault is in force.
     pub fn of(roster: Roster) -> Self {
         Self { shown: RwLock::new(Arc::new(roster)), ..Self::default() }
     }
@@ -44,12 +42,12 @@ impl KnownRoster {
         Arc::clone(&self.shown.read())
     }
 
-    /// Another roster is in force from now on. The caller has made it durable, or will with the next lock.
+    /// Puts another roster in force. The caller has made it durable, or makes it durable with the next lock.
     pub fn set(&self, roster: Roster) {
         *self.shown.write() = Arc::new(roster);
     }
 
-    /// The vault's roster, now `own`, is in force at the node `me`, beside the newer one if there is one.
+    /// Puts `own`, the vault's roster, in force at the node `me`, merged with the newer one if there is one.
     pub(super) fn show(&self, own: &Roster, me: NodeId) {
         let shown = self.newer.lock().as_ref().map_or_else(|| own.clone(), |newer| own.beside(newer, me));
         if *self.current() != shown {
@@ -57,17 +55,17 @@ impl KnownRoster {
         }
     }
 
-    /// Puts a roster beside the own one, or takes it away.
+    /// Sets or removes the newer roster.
     pub(super) fn set_newer(&self, newer: Option<Roster>) {
         *self.newer.lock() = newer;
     }
 
-    /// Whether `shown` is newer than every roster that this node knows, its own being of `own`.
+    /// Whether `shown` is newer than every roster that this node knows. `own` is the log id of its own roster.
     pub(super) fn is_newer(&self, shown: &Roster, own: RosterLogId) -> bool {
         shown.log_id > own && self.newer.lock().as_ref().is_none_or(|newer| shown.log_id > newer.log_id)
     }
 
-    /// Remembers the op keys of those that are not members any more, to tell them so.
+    /// Remembers the op keys of former members, so that this node can tell them that they were revoked.
     pub fn note_gone(&self, gone: &[Gone]) {
         self.gone.lock().extend(gone.iter().map(|gone| (gone.op_pk, gone.node)));
     }
@@ -78,7 +76,7 @@ impl KnownRoster {
         !self.gone.lock().is_empty()
     }
 
-    /// What to tell the owner of an op key that no trusted member has; `None` for a stranger.
+    /// The refusal for an op key that no trusted member has; `None` for an unknown key.
     pub fn turned_away(&self, key: &PublicKey) -> Option<PeerRefusal> {
         let roster = self.current();
         if roster.members.iter().any(|member| member.op_pk == key.0 && member.standing.denied) {
@@ -89,10 +87,10 @@ impl KnownRoster {
     }
 }
 
-/// The member of that name.
+/// The member with that name.
 ///
 /// # Errors
-/// [`Code::NotFound`], with the names that there are.
+/// [`Code::NotFound`], with the names of all members.
 pub fn member(roster: &Roster, name: &NodeName) -> Result<NodeId, WireError> {
     let member = roster.members.iter().find(|member| member.name == *name);
     member.map(|member| member.node).ok_or_else(|| unknown_node(roster, name))

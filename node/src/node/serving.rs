@@ -1,4 +1,4 @@
-//! Whether this node serves: why it may not, and what it offers in each phase.
+//! Whether this node serves, why it may not serve, and which protocols it offers in each phase.
 
 use parking_lot::Mutex;
 use quorate_client::identity::Protocol;
@@ -9,25 +9,22 @@ use crate::base::phase::{self, Phase};
 use crate::memory::lease::Lease;
 use crate::messages::peer::PeerRefusal;
 
-/// Why the leader did not confirm this node.
+/// Why this node has no lease.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum NoLease {
-    /// Nobody leads, or nobody known.
+    /// There is no leader, or this node does not know it.
     #[error("no leader is known")]
     NoLeader,
     /// The leader cannot be reached, or did not answer in time.
     #[error("the leader, {0}, does not answer")]
     Unreachable(String),
-    /// The leader has no quorum.
     #[error("the leader has no quorum")]
     NoQuorum,
-    /// The leader refused.
     #[error("the leader refused: {0}")]
     Refused(PeerRefusal),
     /// This node did not catch up in time.
     #[error("this node is not caught up yet")]
     Behind,
-    /// The operator sealed this node.
     #[error("this node is sealed")]
     Sealed,
     /// The replicated state does not name this node as a holder of the active epoch.
@@ -38,11 +35,10 @@ pub enum NoLease {
 /// The phase of a node and its right to serve.
 pub struct ServingState {
     phase: watch::Sender<Phase>,
-    /// The right to serve.
     pub lease: Lease,
     /// Why there is no lease.
     pub trouble: Mutex<Option<NoLease>>,
-    /// When the last shared catch-up was sent ([`crate::base::clock::boot_ms`]), and how it ended.
+    /// When the last catch-up that requests share was sent ([`crate::base::clock::boot_ms`]), and how it ended.
     pub catch_up: tokio::sync::Mutex<(u64, Result<(), NoLease>)>,
     /// Held while this node is sealed or unsealed.
     pub sealing: tokio::sync::Mutex<()>,
@@ -61,12 +57,11 @@ impl Default for ServingState {
 }
 
 impl ServingState {
-    /// The present phase.
     pub fn phase(&self) -> Phase {
         *self.phase.borrow()
     }
 
-    /// Follows the phase.
+    /// Watches the phase.
     pub fn phases(&self) -> watch::Receiver<Phase> {
         self.phase.subscribe()
     }
@@ -76,8 +71,8 @@ impl ServingState {
         self.lease.is_barred()
     }
 
-    /// Changes the phase to `to`, or to the one of the unlocked phases that seal and lease allow. Returns whether it is another
-    /// one. One change at a time: a seal is not overtaken by a lease that came before it.
+    /// Changes the phase to `to`. If that is a phase of an unlocked node, seal and lease decide which of them follows. Returns
+    /// whether the phase changed. Changes happen one at a time, so that a lease that came before a seal does not undo it.
     pub(super) fn change_phase(&self, to: impl FnOnce(Phase) -> Phase) -> bool {
         let mut step = None;
         self.phase.send_if_modified(|phase| {
@@ -92,7 +87,7 @@ impl ServingState {
     }
 }
 
-/// Protocols that a node offers in a phase.
+/// The protocols that a node offers in a phase.
 pub(super) fn offered(phase: Phase) -> &'static [Protocol] {
     match phase {
         Phase::Uninitialised | Phase::Revoked => &[],

@@ -1,6 +1,7 @@
-//! The op sessions of a node, one for each peer: who is on the other side, and what it said is flushed to its disk.
+//! The op sessions of a node, one for each peer: which process is on the other side, and what it reported as flushed to its
+//! disk.
 //!
-//! How they are opened and kept, [`crate::peers::session`] says.
+//! [`crate::peers::session`] opens the sessions and keeps them open.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -17,20 +18,18 @@ use tracing::info;
 
 use crate::messages::peer::{self, Hello, PeerRefusal, PeerReply, PeerRequest};
 
-/// A ping that is not answered within this time, twice, means that the session is dead.
+/// A session is dead if two pings are not answered, each within this time.
 const PING: Duration = Duration::from_millis(150);
 /// A closing reason that the other side may show to its operator.
 pub const REPLACED: &str = "another session of the same pair stays";
 
-/// An op session.
 pub struct Session {
-    /// Who is on the other side.
+    /// The node on the other side.
     pub peer: NodeId,
-    /// Which process of that node.
+    /// Identifies the process of that node.
     pub boot_nonce: [u8; 32],
-    /// The connection.
     pub conn: Conn,
-    /// Seals shares inside this session; both sides derive the same.
+    /// Seals shares inside this session. Both sides derive the same key.
     pub share_key: Secret<32>,
     sent: AtomicU64,
 }
@@ -42,20 +41,20 @@ impl Session {
         Arc::new(Self { peer, boot_nonce, conn, share_key, sent: AtomicU64::new(0) })
     }
 
-    /// The next number for sealing a share to the other side: never the same twice.
+    /// The next number for sealing a share to the other side. No number is used twice.
     pub fn next_counter(&self) -> u64 {
         self.sent.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// The direction half of the nonce of what this side seals: 0 for the side that dialled.
+    /// The direction half of the nonce for what this side seals: 0 for the side that dialled, 1 for the other.
     pub fn own_direction(&self) -> u32 {
         u32::from(!self.conn.peer().dialled)
     }
 
-    /// Asks and decodes the answer.
+    /// Sends a request and decodes the answer.
     ///
     /// # Errors
-    /// What happened to the call.
+    /// [`CallError`].
     pub async fn ask(&self, lane: Lane, request: &PeerRequest, deadline: Duration) -> Result<PeerReply, CallError> {
         let bytes = self.conn.call(lane, &peer::encode(request), deadline).await?;
         Ok(peer::decode(&bytes).unwrap_or(PeerReply::Refused(PeerRefusal::Malformed)))
@@ -83,10 +82,8 @@ impl Session {
 /// Why a peer could not be asked.
 #[derive(Debug, thiserror::Error)]
 pub enum AskError {
-    /// There is no session.
     #[error("no session with node {0}")]
     NoSession(NodeId),
-    /// The call failed.
     #[error(transparent)]
     Call(#[from] CallError),
 }
@@ -100,16 +97,16 @@ pub struct Sessions {
     ended: AtomicBool,
 }
 
-/// The highest flushed state that each peer reported, and which process of it did: storage never goes back.
+/// The highest flushed state that each peer reported, and the process that reported it. Storage must never go back.
 #[derive(Debug, Default)]
 pub struct Reported(BTreeMap<NodeId, ([u8; 32], Flushed)>);
 
 impl Reported {
-    /// Notes what a process of a peer said in its hello.
+    /// Notes the flushed state in a peer's hello.
     ///
     /// # Errors
-    /// [`PeerRefusal::StorageWentBack`] if another process of it said more before. Hellos of one process may overtake each
-    /// other, and a disk does not go back under a running process.
+    /// [`PeerRefusal::StorageWentBack`] if another process of the peer reported more before. A lower state from the same process
+    /// is no error: its hellos may overtake each other, and a disk does not go back under a running process.
     pub fn greeted(&mut self, hello: &Hello) -> Result<(), PeerRefusal> {
         match (self.0.get(&hello.node), hello.flushed) {
             (Some((process, before)), said) if *process != hello.boot_nonce => match said {
@@ -126,7 +123,7 @@ impl Reported {
         Ok(())
     }
 
-    /// Notes what the process of `peer` that there is a session with says by now. What was said before stays if it is more.
+    /// Notes what the process of `peer` with the session `boot_nonce` reports now. An earlier report stays if it is higher.
     pub fn told(&mut self, peer: NodeId, boot_nonce: [u8; 32], said: Flushed) {
         let highest = self.0.entry(peer).or_insert((boot_nonce, said));
         *highest = (boot_nonce, highest.1.max(said));
@@ -142,7 +139,7 @@ impl Sessions {
     /// Asks `peer` over its session.
     ///
     /// # Errors
-    /// No session, or what happened to the call.
+    /// [`AskError`]: there is no session, or the call failed.
     pub async fn ask(
         &self,
         peer: NodeId,
@@ -154,19 +151,19 @@ impl Sessions {
         Ok(session.ask(lane, request, deadline).await?)
     }
 
-    /// Closes and forgets every session, as when the identities of a founding attempt change.
+    /// Closes and forgets every session, for example when a new founding attempt changes the identities.
     pub fn close_all(&self, reason: &str) {
         Self::close_each(&mut self.open.lock(), reason);
     }
 
-    /// Closes every session, and takes no other from now on: what was agreed with these peers is over.
+    /// Closes every session, and accepts no others from now on. The enrolment is over.
     pub fn end(&self, reason: &str) {
         let mut open = self.open.lock();
         self.ended.store(true, Ordering::Release);
         Self::close_each(&mut open, reason);
     }
 
-    /// Whether no session is taken any more.
+    /// Whether new sessions are refused.
     pub fn is_ended(&self) -> bool {
         self.ended.load(Ordering::Acquire)
     }
@@ -177,7 +174,7 @@ impl Sessions {
         }
     }
 
-    /// Notes what a process of a peer said is on its disk.
+    /// Notes what a peer's hello reports as flushed to its disk.
     ///
     /// # Errors
     /// As [`Reported::greeted`].
@@ -185,7 +182,7 @@ impl Sessions {
         self.reported.lock().greeted(hello)
     }
 
-    /// Closes every session that `why` has a code and a reason for.
+    /// Closes every session for which `why` returns a code and a reason.
     pub fn close_where(&self, why: impl Fn(NodeId) -> Option<(u32, &'static str)>) {
         for (&peer, session) in self.open.lock().iter() {
             if let Some((code, reason)) = why(peer).filter(|_| session.conn.is_open()) {
@@ -195,19 +192,20 @@ impl Sessions {
         }
     }
 
-    /// The peers that there are sessions with.
+    /// The peers with an open session.
     pub fn reached(&self) -> BTreeSet<NodeId> {
         let open = self.open.lock();
         open.iter().filter(|(_, session)| session.conn.is_open()).map(|(&peer, _)| peer).collect()
     }
 
-    /// Notes what a peer says is on its disk by now. What it said before stays if it is more.
+    /// Notes what a peer reports as flushed to its disk now. An earlier report stays if it is higher.
     pub fn note_reported(&self, peer: NodeId, said: Flushed) {
         let Some(session) = self.with(peer) else { return };
         self.reported.lock().told(peer, session.boot_nonce, said);
     }
 
-    /// Puts a session in place, unless another one of the same pair of processes has precedence. Returns whether it stays.
+    /// Registers a session, unless another one of the same pair of processes has precedence: the one dialled by the lower node id
+    /// stays. Returns whether the session was registered.
     pub fn place(&self, me: NodeId, session: &Arc<Session>) -> bool {
         let mut open = self.open.lock();
         if self.is_ended() {
@@ -225,7 +223,7 @@ impl Sessions {
         true
     }
 
-    /// Takes a session out that is closed, unless another one has taken its place.
+    /// Removes a closed session, unless another one has replaced it already.
     pub fn forget(&self, session: &Arc<Session>) {
         let mut open = self.open.lock();
         if open.get(&session.peer).is_some_and(|current| Arc::ptr_eq(current, session)) {

@@ -1,4 +1,4 @@
-//! What unit tests of a node need.
+//! Helpers for the unit tests of a node.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,7 +15,6 @@ use crate::node::Node;
 use crate::vault::disk::DataDir;
 use crate::vault::{RosterMember, Standing, Vault, VaultFile};
 
-/// Answers nothing.
 struct Silent;
 
 impl Handler for Silent {
@@ -47,7 +46,7 @@ pub(crate) fn bundle() -> Bundle {
     }
 }
 
-/// A node with this vault in `dir`, which nobody reaches.
+/// A node with this vault in `dir`. It accepts no connections.
 pub(crate) fn node_of(dir: &Path, vault: Vault) -> Arc<Node> {
     let data = DataDir::open(dir).expect("a data directory");
     let config = Config {

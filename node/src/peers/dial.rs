@@ -1,4 +1,4 @@
-//! Dialling a node at the addresses that are known of it.
+//! Dialling a node at its known addresses.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use quorate_client::conn::{Conn, close};
 use quorate_client::identity::{self, DialError, Identity, Protocol, PublicKey};
 
-/// A connection that is closed when whoever opened it is done with it, however that ends.
+/// A connection that is closed when this value is dropped.
 pub struct Closing(pub Conn);
 
 impl Drop for Closing {
@@ -15,10 +15,10 @@ impl Drop for Closing {
     }
 }
 
-/// Dials the first of `addresses` that answers, pinned to `key`.
+/// Dials `addresses` in turn, and returns the first connection whose other side proves `key`.
 ///
 /// # Errors
-/// Why each address failed, in words.
+/// The reason of each address, in words.
 pub async fn dial(
     endpoint: &quinn::Endpoint,
     addresses: &[String],

@@ -1,4 +1,4 @@
-//! How nodes talk to each other: messages, sessions, Raft over sessions, and what a node believes of what it hears.
+//! Sessions between nodes and what runs over them: Raft, proposals, newer rosters, and attestations of a revocation.
 
 pub mod dial;
 pub mod propose;

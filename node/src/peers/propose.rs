@@ -1,4 +1,4 @@
-//! What a member proposes for itself: through Raft if it leads, at the leader otherwise.
+//! Changes that a member proposes for itself. If it leads, it proposes them through Raft, otherwise it sends them to the leader.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,21 +16,21 @@ use crate::messages::peer::{PeerRefusal, PeerReply, PeerRequest};
 use crate::node::Node;
 use crate::vault::FIRST_FOUNDER;
 
-/// How long the leader may take.
+/// How long the leader may take to answer.
 const LEADER: Duration = Duration::from_secs(3);
 
 /// Why a change was not made.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ProposalError {
-    /// The replicated state refuses it, wherever it is proposed.
+    /// The replicated state refuses the change, whichever node proposes it.
     #[error(transparent)]
     Refused(#[from] StateRefusal),
-    /// There is no leader, or it did not answer; in words.
+    /// There is no leader, or it did not answer. The text says which.
     #[error("{0}")]
     NoLeader(String),
 }
 
-/// Proposes `change`, wherever the leader is. A cluster that is founded already counts as founded.
+/// Proposes `change`, here or at the leader. That the cluster is founded already is no error.
 ///
 /// # Errors
 /// [`ProposalError`].
@@ -47,7 +47,7 @@ pub async fn propose(node: &Arc<Node>, replica: &Replica, change: Change) -> Res
     propose_at(node, leadership.leader.ok_or_else(no_leader)?, change).await.map_err(|(error, _)| error)
 }
 
-/// Proposes `change` at the member `at`. If that does not lead, the error comes with the one that does.
+/// Proposes `change` at the member `at`. If that member does not lead, the error names the leader that it knows.
 ///
 /// # Errors
 /// [`ProposalError`].
@@ -66,8 +66,8 @@ pub async fn propose_at(node: &Arc<Node>, at: NodeId, change: Change) -> Result<
     }
 }
 
-/// Whether the leader proposes `change` for `from`: the founding, by the first founder; what each member says of itself; and a
-/// joiner that has proved its invitation to a member with a seat.
+/// Whether the leader proposes `change` for the member `from`. Allowed are: the founding, by the first founder; what a member
+/// reports about itself; and the join of a node that proved its invitation, by a member with a seat in the active epoch.
 pub fn is_allowed(state: &State, from: NodeId, change: &Change) -> bool {
     match change {
         Change::Found(_) => from == FIRST_FOUNDER,
@@ -93,11 +93,11 @@ pub fn is_allowed(state: &State, from: NodeId, change: &Change) -> bool {
     }
 }
 
-/// The leader's side: whatever [`is_allowed`], at the time of its own clock. The one that the member says counts for nothing:
-/// the state's time goes back no more, and one clock that was wrong for a moment would stop it for all.
+/// The leader's side: proposes what [`is_allowed`], with the time of its own clock. The time in the member's command is ignored:
+/// the time in the state never goes back, so one member whose clock is ahead for a moment would stop the time for all.
 ///
 /// # Errors
-/// Why not, by name.
+/// [`PeerRefusal`].
 pub async fn propose_for(
     node: &Node,
     replica: &Replica,

@@ -1,4 +1,4 @@
-//! Raft's messages over op sessions: the `Link` that the replica calls, and the snapshot stream that it receives.
+//! Raft over op sessions: the [`Link`] that the replica calls, and the snapshot stream that it receives.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::messages::peer::{PeerReply, PeerRequest};
 use crate::node::Node;
 use crate::node::sessions::AskError;
 
-/// Snapshot chunks that wait for the disk at most; more hold up the stream, not the memory.
+/// Snapshot chunks that may wait for the disk. Beyond that the stream waits, and no more memory is used.
 const CHUNKS_WAITING: usize = 4;
 
 /// Carries Raft over the sessions of a node.
@@ -24,7 +24,6 @@ pub struct PeerLink {
 }
 
 impl PeerLink {
-    /// The link of `node`.
     pub fn new(node: &Arc<Node>) -> Arc<Self> {
         Arc::new(Self { node: Arc::clone(node) })
     }
@@ -73,7 +72,8 @@ impl Link for PeerLink {
     }
 }
 
-/// Feeds a snapshot that `from` sends into the replica, or into the database that waits for one, and sends back what it says.
+/// Receives a snapshot from `from`. It goes into the replica, or into the database that is being rebuilt, whose reply is sent
+/// back.
 pub async fn receive_snapshot(node: &Arc<Node>, from: NodeId, mut bulk: BulkReceiver) {
     let (feed, chunks) = mpsc::channel(CHUNKS_WAITING);
     let install = match (node.replica(), node.database.rebuild()) {
@@ -90,7 +90,7 @@ pub async fn receive_snapshot(node: &Arc<Node>, from: NodeId, mut bulk: BulkRece
             }
             Ok(None) => break,
             Err(error) => {
-                // Without its end a snapshot is not installed: the replica sees the channel close too early.
+                // The replica sees the channel close too early. It does not install a snapshot without its end.
                 warn!(%from, %error, "snapshot broken off");
                 install.abort();
                 return;

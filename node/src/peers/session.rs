@@ -1,12 +1,13 @@
-//! Op sessions: one authenticated connection per pair of nodes, over which both sides ask and answer.
+//! Op sessions: one authenticated connection per pair of nodes. Both sides ask and answer on it.
 //!
-//! Either side may dial. When two sessions of the same two processes exist, the one dialled by the lower node id stays. A
-//! session with another boot nonce is another process of that node: it takes the place of the old one only when the old one
-//! is silent to two pings, otherwise it is refused and an alarm is raised.
+//! Either side may dial. If there are two sessions of the same two processes, the one dialled by the lower node id stays. A
+//! session with another boot nonce comes from another process of that node. It replaces the old session only if that one does
+//! not answer two pings. Otherwise it is refused, and an alarm is raised.
 //!
-//! Each side says in its hello, and then every second, what is flushed to its disk. A hello of another process that is behind
-//! what was said before is a disk that went back in time, an older copy perhaps, and is refused before Raft sees it. A log
-//! that is truncated does not go back: truncations are counted, in the same write, and the count comes first.
+//! Each side reports in its hello, and then every second, what is flushed to its disk. If the hello of another process reports
+//! less than was reported before, the disk went back in time: it may be an older copy. The hello is refused before Raft sees any
+//! message. A truncated log does not count as going back: truncations are counted, in the same write, and the count is compared
+//! first.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,16 +27,17 @@ use crate::node::sessions::{REPLACED, Session};
 use crate::peers::dial::dial;
 use crate::peers::revocation;
 
-/// How long one dialling may take.
+/// How long one attempt to dial may take.
 const DIAL: Duration = Duration::from_secs(2);
-/// Pauses between diallings grow from the first to the second.
+/// Pauses between attempts to dial grow from the first value to the second.
 const REDIAL: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
-/// How often a member says what is flushed to its disk.
+/// How often a member reports what is flushed to its disk.
 const FLUSHED: Duration = Duration::from_secs(1);
+
 /// Admits a peer that said hello on a connection that it opened.
 ///
 /// # Errors
-/// Why not, by name.
+/// [`PeerRefusal`].
 pub async fn admit(node: &Arc<Node>, conn: &Conn, hello: &Hello) -> Result<Arc<Session>, PeerRefusal> {
     let enrolment = node.enrolment();
     if let Some(refusal) = enrolment.roster.turned_away(&conn.peer().key) {
@@ -59,12 +61,12 @@ pub async fn admit(node: &Arc<Node>, conn: &Conn, hello: &Hello) -> Result<Arc<S
     if !sessions.place(me, &session) {
         conn.close(close::REPLACED, REPLACED);
     }
-    // A denial may have come since the key was held against the roster.
+    // The peer may have been denied since its key was compared with the roster.
     enrolment.close_sessions_with_strangers();
     Ok(session)
 }
 
-/// Tells every peer each second what is flushed to this node's disk. Never returns.
+/// Reports to every peer each second what is flushed to this node's disk. Never returns.
 pub async fn tell_flushed(node: Arc<Node>) {
     loop {
         sleep(FLUSHED).await;
@@ -74,12 +76,12 @@ pub async fn tell_flushed(node: Arc<Node>) {
             let (sessions, request) = (&peers.sessions, &request);
             async move { sessions.ask(peer, Lane::Ordinary, request, FLUSHED).await }
         });
-        // A peer that does not hear it hears the next one.
+        // A peer that misses this report gets the next one.
         drop(futures::future::join_all(told).await);
     }
 }
 
-/// Keeps a session with every trusted peer of the roster; those that are kept already are left alone.
+/// Starts a task for every trusted peer of the roster that keeps a session open, unless the peer has one already.
 pub fn keep_all(node: &Arc<Node>) {
     let enrolment = node.enrolment();
     for member in enrolment.roster.current().members.iter().filter(|member| !member.standing.denied) {
@@ -89,7 +91,7 @@ pub fn keep_all(node: &Arc<Node>) {
     }
 }
 
-/// Whether a session with `peer` is still wanted. If not, it is kept no longer, and may be asked for again later.
+/// Whether a session with `peer` is still wanted. If not, its task ends, and [`keep_all`] may start another one later.
 fn is_wanted(node: &Node, enrolment: &Enrolment, peer: NodeId) -> bool {
     let mut keepers = enrolment.peers.keepers.lock();
     let over = node.phase() == Phase::Revoked || enrolment.peers.sessions.is_ended();
@@ -100,7 +102,7 @@ fn is_wanted(node: &Node, enrolment: &Enrolment, peer: NodeId) -> bool {
     wanted
 }
 
-/// Keeps a session with `peer` open: dials whenever there is none, for as long as it is wanted.
+/// Keeps a session with `peer` open: dials whenever there is none, as long as it is wanted.
 async fn keep(node: Arc<Node>, enrolment: Arc<Enrolment>, peer: NodeId) {
     let mut pause = REDIAL.0;
     while is_wanted(&node, &enrolment, peer) {
@@ -127,13 +129,13 @@ async fn open(node: &Arc<Node>, enrolment: &Enrolment, peer: NodeId) -> Result<(
     let conn = Conn::start(connection, Some((node.peer_handler)(node, peer, &admitted)));
     let greeted = greet(node, enrolment, peer, &conn, &admitted).await;
     if let Err(reason) = &greeted {
-        // Left open, it would be a session to the other side.
+        // For the other side an open connection may already be a session.
         conn.close(close::DONE, reason);
     }
     greeted
 }
 
-/// Says hello on a connection that this node dialled, and puts the session in place if the answer is in order.
+/// Says hello on a connection that this node dialled, and registers the session if the answer is valid.
 async fn greet(
     node: &Arc<Node>,
     enrolment: &Enrolment,
@@ -159,14 +161,14 @@ async fn greet(
     if !enrolment.peers.sessions.place(enrolment.identity.id(), &session) {
         return Err(REPLACED.to_owned());
     }
-    // A denial may have come since the key was looked up.
+    // The peer may have been denied since its key was looked up.
     enrolment.close_sessions_with_strangers();
     admitted.store(true, Ordering::Release);
     info!(%peer, "session open");
     Ok(())
 }
 
-/// Notes that a peer refused this node.
+/// Logs that a peer refused this node, and raises an alarm if the reason needs an operator.
 fn note_refusal(node: &Node, peer: NodeId, refusal: &PeerRefusal) {
     warn!(%peer, %refusal, "refused by a peer");
     if matches!(refusal, PeerRefusal::DuplicateSession | PeerRefusal::StorageWentBack) {
@@ -175,8 +177,8 @@ fn note_refusal(node: &Node, peer: NodeId, refusal: &PeerRefusal) {
     }
 }
 
-/// Holds what a hello says is flushed against what was seen before. While a cluster is being founded there is nothing yet
-/// that could go back: a founder that restarts says nothing before its log is open.
+/// Compares what a hello reports as flushed with earlier reports. In the phase Joining this is not checked: a founder that
+/// restarts reports nothing until its log is open, and there is nothing yet that could go back.
 fn note_flushed(node: &Node, enrolment: &Enrolment, hello: &Hello) -> Result<(), PeerRefusal> {
     if node.phase() == Phase::Joining {
         return Ok(());

@@ -1,10 +1,10 @@
 //! Process death and power loss at every moment of a write.
 //!
-//! A recording disk keeps each call. Every prefix of the calls is a moment at which the machine can stop; at that moment
-//! everything before the last sync is on the medium, and of the rest any subset of the 512-byte sectors that differ.
-//! All subsets of a few sectors are tried, and many random ones of more; the seed is printed.
+//! A recording disk keeps each call. The machine can stop after every call. At that moment everything before the last sync is
+//! on the medium. Of the later writes, any subset of the 512-byte sectors that differ is on the medium. If few sectors differ,
+//! all subsets are tried; otherwise many random ones. The seed is printed.
 //!
-//! Mutated once each: writing both slots before one sync, and mending nothing at open, both fail here.
+//! Mutated: writing both slots before one sync fails here, and so does an open that repairs nothing.
 
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -33,7 +33,7 @@ struct Medium {
     fail_at: Option<usize>,
 }
 
-/// A disk in memory that remembers what was asked of it.
+/// A disk in memory that records its calls.
 #[derive(Clone)]
 struct Recorder(Arc<Mutex<Medium>>);
 
@@ -123,7 +123,7 @@ fn crashes(before: &Image, calls: &[Call], random: &mut impl FnMut() -> u64) -> 
     images
 }
 
-/// SplitMix64: the seed is all there is to replay.
+/// SplitMix64: the seed is enough to replay a run.
 fn seeded(mut state: u64) -> impl FnMut() -> u64 {
     move || {
         state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);

@@ -1,19 +1,19 @@
-//! Section 7: whom this node refuses, and by which entry of the log.
+//! Section 7: which nodes this node refuses, and by which log entry.
 //!
-//! The roster says that a member is denied; whether that has an end depends on the entry that did it, which may not be
-//! committed. Without it a node that restarts could never tell.
+//! The roster says only that a member is denied. Scenario: a denial comes from an entry that was not committed, and another
+//! leader drops that entry. Then the denial ends. A node that restarts can tell this only if it knows the entry.
 //!
 //! ```text
 //! n u8 (1..=64) | n x { node_id u64 | term u64 | leader u64 | index u64 }
 //! ```
-//! In order of the ids; the section is absent when nobody is denied.
+//! In order of the ids. The section is absent if no node is denied.
 
 use quorate_raft::Denial;
 
 use super::roster::RosterLogId;
 use crate::vault::layout::{FormatError, Reader, Writer};
 
-/// Most denials. Whoever is gone is in the roster's second list, and not here any more.
+/// Most denials. A node that was revoked for good moves to the second list of the roster, and is not here any more.
 pub const DENIALS_MAX: usize = 64;
 
 pub(super) fn write(denials: &[Denial], writer: &mut Writer) {

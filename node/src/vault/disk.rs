@@ -1,11 +1,11 @@
 //! The disk under the vault: a data directory that one process owns, and one file of two slots.
 //!
-//! The vault makes four calls and no others, through [`Disk`], so that a test can record them and replay every crash.
-//! [`FileDisk`] is the real one. Files are born 0600 and directories 0700 whatever the umask says; a key file that is
-//! readable for an instant is a key file that was read.
+//! The vault uses the disk only through the calls of [`Disk`], so that a test can record them and replay every crash.
+//! [`FileDisk`] is the real disk. Files are created with mode 0600 and directories with 0700, whatever the umask says: a key
+//! file that is readable for a moment may be read in that moment.
 //!
-//! Reading back goes through the page cache: it catches a wrong offset, a short write and bad memory, not a drive that
-//! lies about its cache. Against that stand the checksum of each slot and the second slot.
+//! Reading back goes through the page cache. It finds a wrong offset, a short write and bad memory. It does not find a drive
+//! that reports a write as durable and loses it. Against such a drive there are the checksum of each slot and the second slot.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Write};
@@ -17,15 +17,15 @@ use rustix::io::Errno;
 
 use crate::base::random;
 
-/// Size of one slot. Every write covers all of it, so nothing older survives behind a shorter content.
+/// Size of one slot. Every write covers the whole slot, so no older bytes remain behind shorter content.
 pub const SLOT_BYTES: usize = 128 * 1024;
 
-/// One of the two copies.
+/// One of the two copies of the vault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum VaultSlot {
     /// The copy at offset 0.
     First,
-    /// The copy behind it.
+    /// The copy at offset [`SLOT_BYTES`].
     Second,
 }
 
@@ -33,7 +33,6 @@ impl VaultSlot {
     /// Both, in order of their offset.
     pub const BOTH: [VaultSlot; 2] = [VaultSlot::First, VaultSlot::Second];
 
-    /// The other copy.
     pub fn other(self) -> Self {
         match self {
             VaultSlot::First => VaultSlot::Second,
@@ -49,49 +48,39 @@ impl VaultSlot {
     }
 }
 
-/// What the vault asks of a disk.
+/// What the vault needs from a disk.
 pub trait Disk: Send {
-    /// Fills `into` with a slot. Bytes beyond the end of the medium read as zeros: a truncated file is a damaged slot.
+    /// Fills `into` with a slot. Bytes beyond the end of the medium read as zeros, so a truncated file is a damaged slot.
     ///
     /// # Errors
-    /// What the medium says.
+    /// The error of the medium.
     fn read(&mut self, slot: VaultSlot, into: &mut [u8; SLOT_BYTES]) -> io::Result<()>;
 
-    /// Writes a whole slot; it is durable only after [`Disk::sync`].
+    /// Writes a whole slot. It is durable only after [`Disk::sync`].
     ///
     /// # Errors
-    /// What the medium says.
+    /// The error of the medium.
     fn write(&mut self, slot: VaultSlot, bytes: &[u8; SLOT_BYTES]) -> io::Result<()>;
 
-    /// Returns when everything written is on the medium.
+    /// Returns when everything that was written is on the medium.
     ///
     /// # Errors
-    /// What the medium says. After one, nobody knows what is on it.
+    /// The error of the medium. After an error, the content of the medium is unknown.
     fn sync(&mut self) -> io::Result<()>;
 }
 
 /// Why a data directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DataDirError {
-    /// Another process has it.
+    /// Another process owns the directory.
     #[error("data directory {0} is in use by another quorated")]
     InUse(PathBuf),
-    /// Somebody else could read it, and that cannot be changed.
+    /// Other users can read the directory, and this process cannot change its mode.
     #[error("data directory {path} can be read by others (mode {mode:o})")]
-    Exposed {
-        /// The directory.
-        path: PathBuf,
-        /// Its permission bits.
-        mode: u32,
-    },
+    Exposed { path: PathBuf, mode: u32 },
     /// The file system refused.
     #[error("data directory {path}: {source}")]
-    Io {
-        /// The directory.
-        path: PathBuf,
-        /// What it said.
-        source: io::Error,
-    },
+    Io { path: PathBuf, source: io::Error },
 }
 
 impl DataDirError {
@@ -134,26 +123,25 @@ impl DataDir {
         }
     }
 
-    /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
     }
 }
 
-/// Two slots in one real file.
+/// Two slots in one file.
 #[derive(Debug)]
 pub struct FileDisk {
     file: File,
 }
 
 impl FileDisk {
-    /// Makes the file at `path` with both slots already filled, durable under its name when this returns.
+    /// Makes the file at `path` with both slots filled. It is durable under its name when this returns.
     ///
-    /// It is written under another name and linked into place: a crash leaves either no file or a whole one, and an
-    /// existing file is never replaced.
+    /// The file is written under another name and then linked to `path`. So a crash leaves either no file or a whole one,
+    /// and an existing file is never replaced.
     ///
     /// # Errors
-    /// [`io::ErrorKind::AlreadyExists`] if there is one, else what the medium says.
+    /// [`io::ErrorKind::AlreadyExists`] if there is a file, otherwise the error of the medium.
     pub fn create(path: &Path, content: &[u8; SLOT_BYTES]) -> io::Result<Self> {
         let unfinished = path.with_extension("new");
         match fs::remove_file(&unfinished) {
@@ -176,7 +164,7 @@ impl FileDisk {
     /// Opens the file at `path`; `None` if there is none.
     ///
     /// # Errors
-    /// What the file system says.
+    /// The error of the file system.
     pub fn open(path: &Path) -> io::Result<Option<Self>> {
         match OpenOptions::new().read(true).write(true).open(path) {
             Ok(file) => Ok(Some(Self { file })),
@@ -185,10 +173,10 @@ impl FileDisk {
         }
     }
 
-    /// Opens the file at `path` without the right to change it.
+    /// Opens the file at `path` for reading only.
     ///
     /// # Errors
-    /// What the file system says.
+    /// The error of the file system.
     pub fn open_read_only(path: &Path) -> io::Result<Self> {
         File::open(path).map(|file| Self { file })
     }
@@ -218,11 +206,11 @@ impl Disk for FileDisk {
     }
 }
 
-/// Puts a file of these bytes, mode 0600, in the place of the one at `path`, if there is one: a crash leaves either of them
-/// whole. Durable when this returns.
+/// Makes a file with these bytes and mode 0600 at `path`, or replaces the file there. A crash leaves either the old file or the
+/// new one, as a whole. The file is durable when this returns.
 ///
 /// # Errors
-/// What the file system says; the file is then as it was.
+/// The error of the file system; the file is then as it was.
 pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let unfinished = path.with_extension("new");
     let mut file = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&unfinished)?;
@@ -233,27 +221,27 @@ pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     sync_parent(path)
 }
 
-/// Makes a file of these bytes, mode 0600, at `path`, where there is none: a crash leaves nothing there or the whole of it.
-/// Durable when this returns.
+/// Makes a new file with these bytes and mode 0600 at `path`. A crash leaves either no file or the whole file. The file is
+/// durable when this returns.
 ///
 /// # Errors
-/// [`io::ErrorKind::AlreadyExists`] if there is one, else what the file system says.
+/// [`io::ErrorKind::AlreadyExists`] if there is a file, otherwise the error of the file system.
 pub fn create(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut unfinished = path.as_os_str().to_owned();
-    // The directory is not ours, and nor is a file in it that has the name that we would choose.
+    // The directory may belong to others. So the name is random: it must not be that of a file of theirs.
     unfinished.push(format!(".new-{:016x}", u64::from_be_bytes(random::bytes())));
     let unfinished = PathBuf::from(unfinished);
     let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&unfinished)?;
-    let written = file.write_all(bytes).and_then(|()| file.sync_all()).and_then(|()| settle(&unfinished, path));
+    let written = file.write_all(bytes).and_then(|()| file.sync_all()).and_then(|()| rename_to_new(&unfinished, path));
     let _ = fs::remove_file(&unfinished);
-    // Whoever finds it takes it for durable.
+    // A later start takes a file that it finds for durable. So if it may not be durable, it is removed.
     written.and_then(|()| sync_parent(path).inspect_err(|_| drop(fs::remove_file(path))))
 }
 
-/// Gives a file its name, unless that is taken.
-fn settle(unfinished: &Path, path: &Path) -> io::Result<()> {
+/// Renames a file to `path`, unless there is a file already.
+fn rename_to_new(unfinished: &Path, path: &Path) -> io::Result<()> {
     match renameat_with(CWD, unfinished, CWD, path, RenameFlags::NOREPLACE) {
-        // A file system that cannot do this can make links. That of a memory stick is the other way round.
+        // A file system without NOREPLACE has hard links. FAT, as on a memory stick, has NOREPLACE and no hard links.
         Err(Errno::INVAL | Errno::NOSYS) => fs::hard_link(unfinished, path),
         renamed => Ok(renamed?),
     }
@@ -277,7 +265,7 @@ mod tests {
         DataDir::open(&path).expect("the lock ends with its owner");
     }
 
-    /// Runs itself again under `umask 000`, the setting that has made other key files readable to everybody.
+    /// Runs itself again under `umask 000`: a program that relies on the umask makes its key files readable for everyone there.
     #[test]
     fn files_are_private_whatever_the_umask() {
         let parent = tempfile::tempdir().expect("a temporary directory");
@@ -333,9 +321,9 @@ mod tests {
         assert!(!parent.path().join("alarms.new").exists());
     }
 
-    /// Mutated: a file that has its name before its bytes is seen empty, as it stays when power is lost.
+    /// Mutated: a file that gets its name before its bytes is seen empty. After a power loss it would stay empty.
     #[test]
-    fn a_new_file_is_whole_from_the_moment_that_it_is_there() {
+    fn a_new_file_is_whole_as_soon_as_it_has_its_name() {
         let parent = tempfile::tempdir().expect("a temporary directory");
         let places: Vec<_> = (0..100).map(|number| parent.path().join(format!("pin-{number}"))).collect();
         std::thread::scope(|threads| {

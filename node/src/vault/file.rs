@@ -1,11 +1,11 @@
 //! The two slots as one durable value.
 //!
-//! At rest both slots are equal. A change goes to one slot, is synced and read back, and only then covers the other:
-//! whatever the moment of a crash, one slot is whole. The next open takes the one with the higher sequence number and
-//! makes both equal again, so nothing older survives, and a damaged slot is mended from the good one.
+//! At rest both slots are equal. A change is written to one slot, synced and read back. Only then it is written to the other
+//! slot. So one slot is intact at any moment of a crash. The next start takes the slot with the higher sequence number and
+//! makes both equal again: a damaged slot is repaired from the intact one, and no older content remains.
 //!
-//! A failed write leaves a file whose state nobody knows (an error of fsync cannot be retried), so the value refuses
-//! every further change; the node stops and opens the file afresh.
+//! After a failed write the content of the file is unknown, because an fsync that failed cannot be retried. So the value
+//! refuses every further change. The node stops, and its next start opens the file again.
 
 use std::cmp::Ordering;
 use std::io;
@@ -21,35 +21,28 @@ const FILE_NAME: &str = "vault";
 /// Why the vault cannot be opened or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum VaultError {
-    /// There is a vault already, and none is ever made over it.
+    /// There is a vault already. It is never overwritten by a new one.
     #[error("{0} exists already")]
     Exists(PathBuf),
-    /// Neither copy holds together.
+    /// Neither copy is intact.
     #[error("both copies of the vault are damaged (first: {first}; second: {second})")]
-    BothDamaged {
-        /// What is wrong with the first copy.
-        first: Damage,
-        /// What is wrong with the second copy.
-        second: Damage,
-    },
-    /// Two whole copies claim the same number with different content.
+    BothDamaged { first: Damage, second: Damage },
+    /// Both copies are intact and have the same sequence number, but their contents differ.
     #[error("the two copies of the vault contradict each other")]
     Contradiction,
     /// Another version of the program wrote it.
     #[error("the vault has format version {0}")]
     Version(u16),
-    /// It holds together, and this version cannot read it or would not be able to.
+    /// The slot is intact, but this version cannot read its content; or a change would make content that it cannot read.
     #[error("the vault's content: {0}")]
     Content(#[from] FormatError),
-    /// The medium failed.
     #[error("the vault could not be {action}: {source}")]
     Io {
-        /// What was attempted.
+        /// What failed: "opened", "written", "synced", …
         action: &'static str,
-        /// What the medium said.
         source: io::Error,
     },
-    /// The medium gave back something else than what was written.
+    /// The medium returned other bytes than those that were written.
     #[error("the vault reads back differently from what was written")]
     ReadBack,
     /// An earlier write failed.
@@ -63,8 +56,8 @@ impl VaultError {
         match self {
             Self::Exists(_) => "this data directory belongs to a node already; use another one",
             Self::BothDamaged { .. } | Self::Contradiction => {
-                "check the disk; if the file cannot be brought back, this node cannot either, and the others go on \
-                 without it. Never put an old copy in its place"
+                "check the disk; if the file cannot be repaired, this node is lost, and the others go on without it. \
+                 Never put an old copy in its place"
             }
             Self::Version(_) | Self::Content(_) => "start the version of quorated that wrote it",
             Self::Io { .. } | Self::ReadBack | Self::Broken => {
@@ -78,7 +71,7 @@ impl VaultError {
     }
 }
 
-/// A vault that is open, and durable whenever no call is running.
+/// An open vault. Its content is durable whenever no call is running.
 pub struct VaultFile<D: Disk = FileDisk> {
     disk: D,
     seq: u64,
@@ -87,10 +80,10 @@ pub struct VaultFile<D: Disk = FileDisk> {
 }
 
 impl VaultFile {
-    /// Makes the vault of a new node, durable when this returns.
+    /// Makes the vault of a new node. It is durable when this returns.
     ///
     /// # Errors
-    /// [`VaultError::Exists`] if there is one, or what the content or the medium says.
+    /// [`VaultError::Exists`] if there is a vault, or an error of the content or the medium.
     pub fn create(dir: &DataDir, vault: Vault) -> Result<Self, VaultError> {
         let path = dir.path().join(FILE_NAME);
         let first = slot::seal(1, &vault.encode()?);
@@ -103,16 +96,16 @@ impl VaultFile {
         Ok(file)
     }
 
-    /// Removes the vault of a node that nobody knows yet, so that the directory can be used again.
+    /// Removes the vault of a node that is not in a cluster yet, so that the directory can be used again.
     ///
     /// # Errors
-    /// What the file system says.
+    /// The error of the file system.
     pub fn remove(dir: &DataDir) -> io::Result<()> {
         std::fs::remove_file(dir.path().join(FILE_NAME))?;
         std::fs::File::open(dir.path())?.sync_all()
     }
 
-    /// Opens the vault of a data directory, mending what a crash left; `None` if the node has none yet.
+    /// Opens the vault of a data directory, and repairs what a crash left; `None` if the node has no vault yet.
     ///
     /// # Errors
     /// [`VaultError`]; the file is then as it was.
@@ -124,7 +117,7 @@ impl VaultFile {
     }
 }
 
-/// Reads the vault in `dir` without owning the directory and without mending anything: for a copy of a disk.
+/// Reads the vault in `dir` without owning the directory and without repairing it. For a copy of a disk.
 ///
 /// # Errors
 /// [`VaultError`], as for [`VaultFile::open`].
@@ -136,21 +129,21 @@ pub fn inspect(dir: &Path) -> Result<Vault, VaultError> {
 }
 
 impl<D: Disk> VaultFile<D> {
-    /// How often it was written since it was made; this only rises.
+    /// How often the vault was written since it was made. The number only rises.
     pub fn writes(&self) -> u64 {
         self.seq
     }
 
-    /// What the file holds.
+    /// The content of the file.
     pub fn current(&self) -> &Vault {
         &self.current
     }
 
-    /// Changes the vault. When this returns `Ok`, both slots hold the new content and nothing of the old one is left;
-    /// when it returns an error, [`VaultFile::current`] is as before.
+    /// Changes the vault. If this returns `Ok`, both slots hold the new content and nothing of the old content is left. If it
+    /// returns an error, [`VaultFile::current`] is as before.
     ///
     /// # Errors
-    /// [`VaultError`]. After a failure of the medium every further call fails.
+    /// [`VaultError`]. After an error of the medium every further call fails.
     pub fn update<R>(&mut self, change: impl FnOnce(&mut Vault) -> R) -> Result<R, VaultError> {
         if self.broken {
             return Err(VaultError::Broken);
@@ -172,7 +165,7 @@ impl<D: Disk> VaultFile<D> {
         Ok(answer)
     }
 
-    /// Opens the vault on a disk, mending what a crash left.
+    /// Opens the vault on a disk, and repairs what a crash left.
     ///
     /// # Errors
     /// [`VaultError`]; the disk is then as it was, unless it failed.
@@ -209,7 +202,7 @@ fn read_both(disk: &mut impl Disk) -> BothSlots {
     })
 }
 
-/// A slot that holds together.
+/// An intact slot.
 struct Whole<'a> {
     slot: VaultSlot,
     bytes: &'a SlotBytes,
@@ -223,10 +216,10 @@ impl<'a> Whole<'a> {
     }
 }
 
-/// Chooses the slot to go by, and whether the other one must be written over.
+/// Chooses the newest intact slot, and says whether the other slot must be overwritten with it.
 ///
-/// A whole slot of another version refuses, whichever it is: it may be the newer one of a crash in between, and mending
-/// would erase it.
+/// If either slot is intact and of another version, this is an error. Scenario: a newer version writes one slot and crashes.
+/// If this version repaired the file from the other slot, it would erase the newer content.
 fn newest([first, second]: &BothSlots) -> Result<(Whole<'_>, bool), VaultError> {
     let (first, second) = (Whole::open(VaultSlot::First, first), Whole::open(VaultSlot::Second, second));
     for Whole { content, .. } in [&first, &second].into_iter().flatten() {

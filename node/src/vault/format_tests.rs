@@ -1,4 +1,4 @@
-//! What a vault's body looks like, and everything that is refused.
+//! The bytes of a vault's body, and the bodies that are refused.
 
 use std::collections::BTreeMap;
 
@@ -176,7 +176,8 @@ fn a_section_fills_its_length_exactly() {
         refusal(&body(&longer));
         refusal(&body(&shorter));
     }
-    // The last section may be absent. What a slot holds is counted and hashed, so it does not end early.
+    // The last section may be absent, so a body that ends before it is valid. A slot counts and hashes its body, so a body
+    // does not end early by accident.
     let bytes = body(&whole);
     let without_denials = bytes.len() - section(super::DENIALS, &whole[&super::DENIALS]).len();
     for end in (0..bytes.len()).filter(|&end| end != without_denials) {
@@ -191,11 +192,11 @@ fn values_that_cannot_be_are_refused() {
         ("a fourth key for one peer", |vault| vault.held[0].keys.push(HeldKey { keyno: 8, seed: seed(1) })),
         ("the same key number twice", |vault| vault.held[0].keys[1].keyno = 5),
         ("peers out of order", |vault| vault.held.reverse()),
-        ("peer nobody", |vault| vault.held[0].peer = NodeId(0)),
+        ("a peer with id 0", |vault| vault.held[0].peer = NodeId(0)),
         ("too many addresses", |vault| vault.roster.members[0].addresses = vec![address(); 9]),
         ("denied twice", |vault| vault.denials.push(vault.denials[0])),
-        ("nobody is denied", |vault| vault.denials[0].node = NodeId(0)),
-        ("a crowd", |vault| vault.roster.members = vec![vault.roster.members[0].clone(); 300]),
+        ("a denied node with id 0", |vault| vault.denials[0].node = NodeId(0)),
+        ("too many members", |vault| vault.roster.members = vec![vault.roster.members[0].clone(); 300]),
     ];
     for (name, mutate) in mutations {
         let mut vault = full();

@@ -1,7 +1,7 @@
-//! Section 5: how far this node is on its way into a cluster.
+//! Section 5: the progress of a node that founds or joins a cluster.
 //!
-//! It stands in the vault from the first command until the first Raft entry that names this node is applied, and lets a
-//! node that died in between go on: whoever has this section and no Raft log resumes founding or joining.
+//! The section is in the vault from the first command until this node applies the first Raft entry that names it. If the node
+//! crashes in between, it goes on from here: a node with this section and without a Raft log resumes founding or joining.
 //!
 //! ```text
 //! attempt u32 | role u8 | own name u8+bytes | a u8 | a x address u8+bytes
@@ -22,64 +22,59 @@ use crate::vault::layout::{Address, FormatError, Reader, Writer};
 
 /// The id of the first founder.
 pub const FIRST_FOUNDER: NodeId = NodeId(1);
-/// Most invitations that a first founder keeps: one for each founder, and those that a repeated `init` has replaced
-/// are dropped.
+/// Most invitations that a first founder keeps: one for each founder. A repeated `init` drops those that it replaces.
 pub const INVITATIONS_MAX: usize = MEMBERS_MAX;
 
 /// Founding or joining, unfinished.
 pub struct Founding {
-    /// Raised by the first founder whenever a founder came back with new keys; all redo their locks then.
+    /// The first founder raises it whenever a founder comes back with new keys. All founders then make their locks again.
     pub attempt: u32,
     /// The name that this node was given.
     pub name: NodeName,
-    /// Where this node is reached.
     pub addresses: Vec<Address>,
-    /// What it has to do.
+    /// The part that this node plays.
     pub role: Role,
 }
 
-/// The part that a node plays.
+/// The part that a node plays in founding or joining.
 pub enum Role {
-    /// Ran `cluster init`.
+    /// The operator ran `cluster init` here.
     FirstFounder(FirstFounder),
-    /// Was invited by the first founder before there was a cluster.
+    /// The first founder invited this node before there was a cluster.
     Founder(Invited),
-    /// Was invited into a running cluster.
+    /// A member invited this node into a running cluster.
     Joiner(Invited),
 }
 
-/// What the first founder must not forget.
+/// What the first founder keeps over a crash.
 pub struct FirstFounder {
     /// How many founders there will be, itself included.
     pub founders: u8,
-    /// Shares needed.
     pub threshold: u8,
-    /// The invitations that may still be proved, or were.
+    /// The invitations, whether proved already or not.
     pub invitations: Vec<OpenInvitation>,
     /// SHA-256 of the root token.
     pub token_hash: [u8; 32],
-    /// In order of their ids, itself among them.
+    /// The founders that have registered, in order of their ids, the first founder included.
     pub so_far: Vec<FounderKeys>,
-    /// What comes next.
     pub step: FoundingStep,
 }
 
-/// An invitation, as the one who gave it keeps it.
+/// An invitation, as the node that gave it keeps it.
 pub struct OpenInvitation {
-    /// V, which proves it.
+    /// V, with which the invitation is proved.
     pub key: InvitationKey,
-    /// Unix time after which nobody new may prove it.
+    /// Unix time after which no new node may prove it.
     pub expires_ms: u64,
-    /// The boot identity that proved it first; no other may.
+    /// The boot identity that proved it first. No other node may prove it after that.
     pub bound: Option<[u8; 32]>,
 }
 
-/// What a founder has registered.
+/// The keys and the name that a founder registered.
 #[derive(Clone, PartialEq, Eq)]
 pub struct FounderKeys {
-    /// The id given when it proved its invitation.
+    /// The id that it got when it proved its invitation.
     pub node: NodeId,
-    /// Its boot identity.
     pub boot_pk: [u8; 32],
     /// Its op identity of this attempt.
     pub op_pk: [u8; 32],
@@ -87,26 +82,25 @@ pub struct FounderKeys {
     pub share_pk: PublicKey,
     /// The operator's label.
     pub name: NodeName,
-    /// Where it is reached.
     pub addresses: Vec<Address>,
 }
 
 /// The steps of the first founder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum FoundingStep {
-    /// Waiting for founders to prove their invitations.
+    /// Founders prove their invitations.
     Gathering = 1,
-    /// All are known: pairs exchange lock keys and each writes its first locked vault.
+    /// All founders are known. They exchange lock keys in pairs, and each writes its first locked vault.
     Locking = 2,
-    /// All locks are durable: Raft is initialised with all founders as voters.
+    /// All locks are durable. Raft is initialised with all founders as voters.
     Starting = 3,
 }
 
-/// What an invited node must not forget.
+/// What an invited node keeps over a crash.
 pub struct Invited {
     /// V, which proves the invitation.
     pub key: InvitationKey,
-    /// Whom to ask, at most [`INVITERS_MAX`].
+    /// The members to ask, at most [`INVITERS_MAX`].
     pub inviters: Vec<Inviter>,
 }
 
@@ -134,7 +128,7 @@ impl Founding {
 }
 
 impl Role {
-    /// The cluster that this node was invited into turns out to run already.
+    /// Makes a founder a joiner: the cluster that it was invited into runs already.
     pub fn join(&mut self) {
         if let Self::Founder(Invited { key, inviters }) = self {
             *self = Self::Joiner(Invited { key: key.duplicate(), inviters: std::mem::take(inviters) });

@@ -4,7 +4,7 @@
 //! to the end of the section: { peer u64 | last_gen u64 | committed_keyno u64 | grace_left_s u16 | away_s u32
 //!                              | m u8 (<= 3) | m x { keyno u64 | seed 32 } }
 //! ```
-//! Peers stand in order of their ids and keys in order of their numbers.
+//! The peers are in order of their ids, the keys in order of their numbers.
 
 use quorate_shares::ids::NodeId;
 use quorate_shares::secret::Secret;
@@ -12,20 +12,18 @@ use quorate_shares::secret::Secret;
 use super::roster::MEMBERS_MAX;
 use crate::vault::layout::{FormatError, Reader, Writer};
 
-/// Most keys held for one peer at a time; a peer that needs a fourth is told `busy` until older ones have died.
+/// Most keys held for one peer at a time. A peer that asks for a fourth gets `busy` until older ones are erased.
 pub const KEYS_PER_PEER_MAX: usize = 3;
 
-/// What this node holds for one peer.
 pub struct HeldForPeer {
-    /// The peer.
     pub peer: NodeId,
     /// The newest lock generation that the peer confirmed.
     pub last_gen: u64,
-    /// The key number that this generation uses; strictly older ones die after the grace.
+    /// The key number that this generation uses. Strictly older keys are erased after the grace time.
     pub committed_keyno: u64,
-    /// Seconds of this node's own running time until then.
+    /// What is left of the grace time, in seconds of this node's own running time.
     pub grace_left_s: u16,
-    /// Seconds that the peer was not seen while this node was Serving.
+    /// Seconds in which this node was Serving and did not see the peer.
     pub away_s: u32,
     /// In order of their numbers, at most [`KEYS_PER_PEER_MAX`].
     pub keys: Vec<HeldKey>,
@@ -33,19 +31,17 @@ pub struct HeldForPeer {
 
 /// The seed of one lock key.
 pub struct HeldKey {
-    /// Its number, which only rises.
+    /// The number of the key. It only rises.
     pub keyno: u64,
-    /// What the X-Wing key pair is derived from.
+    /// The X-Wing key pair is derived from this seed.
     pub seed: Secret<32>,
 }
 
 impl HeldForPeer {
-    /// Nothing held yet.
     pub fn new(peer: NodeId) -> Self {
         Self { peer, last_gen: 0, committed_keyno: 0, grace_left_s: 0, away_s: 0, keys: Vec::new() }
     }
 
-    /// The key with this number.
     pub fn key(&self, keyno: u64) -> Option<&HeldKey> {
         self.keys.iter().find(|key| key.keyno == keyno)
     }

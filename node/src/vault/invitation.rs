@@ -1,8 +1,8 @@
 //! Invitations, and the request that proves one.
 //!
-//! An invitation is a bearer secret for one use within an hour. The one who gave it keeps only V, its hash; the one who
-//! got it proves V over the TLS session it speaks on, together with the public keys it registers, so that nobody in
-//! between can put other keys in their place or replay the proof on another connection.
+//! An invitation is a bearer secret for one use within an hour. The member that gave it keeps only V, its hash. The new node
+//! proves that it knows V. The proof covers the TLS session and the public keys that the node registers. So an attacker in
+//! between can neither replace the keys nor replay the proof on another connection.
 //!
 //! ```text
 //! invitation  base64url("QJT1" | cluster_id 16 | secret 32 | n u8 (1..3) | n x { boot_pk 32 | address u8+bytes })
@@ -13,8 +13,8 @@
 //! reply       "QJA1" | code u8 | node_id u64 | attempt u32 | roster | mac 32
 //! mac         HMAC(V, "quorate/v1/join-ok\0" | exporter 32 | SHA-256(reply so far))
 //! ```
-//! The exporter is TLS-Exporter(`labels::EXPORTER_JOIN`, "", 32) of the connection; the caller brings its bytes. This
-//! module is pure: which invitation is known, bound, used or expired is decided where the state is.
+//! The exporter is TLS-Exporter(`labels::EXPORTER_JOIN`, "", 32) of the connection; the caller passes its bytes. This
+//! module is pure: it does not decide which invitation is known, bound, used or expired.
 
 use std::fmt;
 use std::str::FromStr;
@@ -33,41 +33,40 @@ use crate::base::random;
 use crate::vault::Roster;
 use crate::vault::layout::{Address, FormatError, Reader, Writer};
 
-/// Most members that an invitation names; a joiner needs one that answers.
+/// Most members that an invitation names. A joiner needs one that answers.
 pub const INVITERS_MAX: usize = 3;
-/// Longest text of an invitation; longer input is refused before it is decoded.
+/// Longest text of an invitation. Longer input is refused before it is decoded.
 pub const INVITATION_TEXT_MAX: usize = 1300;
 /// Largest request, with eight of the longest addresses.
 pub const JOIN_REQUEST_BYTES_MAX: usize = 4 * 1024;
 /// Largest reply: the roster and a few fields.
 pub const JOIN_REPLY_BYTES_MAX: usize = 128 * 1024;
 
-/// What an operator carries from a member to a new node. Its text is a secret.
+/// An invitation. An operator carries its text from a member to a new node. The text is a secret.
 pub struct Invitation {
-    /// The cluster that it leads into.
+    /// The cluster to join.
     pub cluster: ClusterId,
-    /// What is proved.
+    /// The secret whose hash, V, is proved.
     pub secret: Secret<32>,
-    /// Whom to ask, 1 to [`INVITERS_MAX`].
+    /// The members to ask, 1 to [`INVITERS_MAX`].
     pub inviters: Vec<Inviter>,
 }
 
-/// A member that takes the joiner's request.
+/// A member that answers the joiner's request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Inviter {
-    /// The identity that it must show.
+    /// The boot identity that it must show.
     pub boot_pk: [u8; 32],
-    /// Where it is reached.
     pub address: Address,
 }
 
 /// Why a text is not an invitation.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvitationError {
-    /// Not base64url without padding, or too long.
+    /// The text is not base64url without padding, or it is too long.
     #[error("this is not an invitation")]
     Text,
-    /// The text is fine and what it holds is not.
+    /// The text decodes, but its content is not valid.
     #[error("damaged invitation: {0}")]
     Content(#[from] FormatError),
 }
@@ -80,7 +79,7 @@ impl InvitationError {
 }
 
 impl Invitation {
-    /// V, which the giver keeps and the joiner proves.
+    /// V, which the inviter keeps and the joiner proves.
     pub fn key(&self) -> InvitationKey {
         InvitationKey::of(&self.secret)
     }
@@ -140,7 +139,7 @@ impl From<Secret<32>> for InvitationKey {
 }
 
 impl InvitationKey {
-    /// V of an invitation's secret.
+    /// V for the secret of an invitation.
     pub fn of(secret: &Secret<32>) -> Self {
         let mut hash: [u8; 32] = Sha256::new().chain_update(INVITE).chain_update(secret.expose()).finalize().into();
         Self(Secret::take(&mut hash))
@@ -156,7 +155,7 @@ impl InvitationKey {
         Self(self.0.duplicate())
     }
 
-    /// SHA-256(V): names the invitation in a request without telling V.
+    /// SHA-256(V): names the invitation in a request without showing V.
     pub fn id(&self) -> [u8; 32] {
         Sha256::digest(self.0.expose()).into()
     }
@@ -172,11 +171,9 @@ impl InvitationKey {
 /// What a new node registers.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Registration {
-    /// Its boot identity, which must be the one that it shows in TLS.
+    /// Its boot identity. It must be the one that the node shows in TLS.
     pub boot_pk: [u8; 32],
-    /// Its op identity.
     pub op_pk: [u8; 32],
-    /// Its share key.
     pub share_pk: PublicKey,
     /// The operator's label.
     pub name: NodeName,
@@ -184,18 +181,17 @@ pub struct Registration {
     pub addresses: Vec<Address>,
 }
 
-/// A request, parsed and not yet believed.
+/// A request that is parsed but not yet verified.
 #[derive(Clone, PartialEq, Eq)]
 pub struct JoinRequest {
     /// SHA-256(V) of the invitation that it claims.
     pub invitation: [u8; 32],
-    /// What it registers.
     pub registration: Registration,
     proof: [u8; 32],
 }
 
 impl Registration {
-    /// Lays out the request for a connection with this exporter.
+    /// Encodes the request for a connection with this exporter.
     ///
     /// # Errors
     /// [`FormatError`] if there is no address or there are too many.
@@ -243,63 +239,63 @@ impl JoinRequest {
         }
     }
 
-    /// Whether the sender knows V and speaks on the connection with this exporter. The caller also checks that the
-    /// registered boot identity is the one that TLS has seen.
+    /// Whether the sender knows V and is on the connection with this exporter. The caller must also check that the registered
+    /// boot identity is the one of the TLS session.
     pub fn is_proved(&self, key: &InvitationKey, exporter: &[u8; 32]) -> bool {
         self.invitation == key.id() && self.registration.mac(key, exporter).verify_slice(&self.proof).is_ok()
     }
 }
 
-/// What a member answers.
+/// The answer of a member to a join request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JoinReply {
-    /// Whether the joiner is in.
+    /// The outcome.
     pub code: JoinCode,
-    /// The id that it was given; `None` when it was refused.
+    /// The id of the new node; `None` if it is refused.
     pub node: Option<NodeId>,
-    /// The attempt at founding that the roster belongs to; 0 when joining a running cluster.
+    /// The founding attempt that the roster belongs to; 0 when a node joins a running cluster.
     pub attempt: u32,
-    /// The members as the one who answers knows them; empty in a refusal.
+    /// The members, as the answering member knows them; empty in a refusal.
     pub roster: Roster,
 }
 
-/// The outcome of a request.
+/// The outcome of a join request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum JoinCode {
-    /// Everybody who is needed is there: go on with the roster.
+    /// All needed nodes are there. The joiner goes on with the roster.
     Complete = 0,
-    /// Proved; ask again in a second. The other founders are not there yet, or another operation runs.
+    /// The invitation is proved, but other founders are missing or another operation runs. The joiner asks again in a second.
     Wait = 1,
-    /// Somebody else has proved this invitation.
+    /// Another node has proved this invitation.
     Used = 2,
-    /// Nobody proved it in time.
+    /// The invitation was not proved in time.
     Expired = 3,
-    /// No such invitation; the reply is then not authenticated.
+    /// There is no such invitation. The reply is then not authenticated.
     Unknown = 4,
-    /// Another member has the name, or the invitation is for another one.
+    /// Another member has the name, or the invitation is for another name.
     NameTaken = 5,
-    /// The cluster has as many members as it may.
+    /// The cluster has as many members as it may have.
     Full = 6,
-    /// Without the node that it replaces too few shares would remain.
+    /// The invitation replaces a node, and without that node too few shares would remain.
     TooFew = 7,
 }
 
-/// Why a reply is not taken.
+/// Why a reply is not accepted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum JoinReplyError {
-    /// Not a whole reply.
+    /// The bytes are not a reply.
     #[error("malformed join reply: {0}")]
     Malformed(#[from] FormatError),
-    /// Its MAC does not come from someone who knows V on this connection.
+    /// The sender of the MAC does not know V, or used another connection.
     #[error("the join reply is not from a member that knows this invitation")]
     Unproved,
 }
 
 impl JoinReply {
-    /// Lays out the reply for a connection with this exporter.
+    /// Encodes the reply for a connection with this exporter.
     ///
-    /// Who does not know the invitation has no V; it passes a random key, and the joiner reads the code without believing
-    /// it.
+    /// A member that does not know the invitation has no V. It passes a random key, and the joiner reads the code without
+    /// trusting it.
     ///
     /// # Errors
     /// [`FormatError::TooMany`] if the roster is too large.
@@ -312,14 +308,14 @@ impl JoinReply {
         Ok(writer.finish()?.to_vec())
     }
 
-    /// What whoever asks with an unknown invitation is told.
+    /// The reply to a node that asks with an unknown invitation.
     pub fn unknown(exporter: &[u8; 32]) -> Result<Vec<u8>, FormatError> {
         let reply = Self { code: JoinCode::Unknown, node: None, attempt: 0, roster: Roster::default() };
         reply.seal(&InvitationKey::from(Secret::random(&mut random::system())), exporter)
     }
 
-    /// Parses a reply and checks who it is from. Only [`JoinCode::Unknown`] may come without a valid MAC; nothing but the
-    /// code is taken from such a reply.
+    /// Parses a reply and checks its sender. Only [`JoinCode::Unknown`] may come without a valid MAC, and only the code is
+    /// taken from such a reply.
     ///
     /// # Errors
     /// [`JoinReplyError`].

@@ -1,9 +1,9 @@
 //! Bytes laid out by hand: the vault, the invitation and the join messages.
 //!
-//! Whatever lies on disk for years or stands under a MAC is written field by field, big-endian, in the order in which
-//! FORMATS draws it. [`Reader`] is strict: it never allocates for a length that the bytes do not cover, and a value must
-//! use every byte it was given. [`Writer`] collects secrets too, so its buffer is wiped and never moves: a vector that
-//! grows leaves its old halves on the heap.
+//! Bytes that stay on disk for years or are covered by a MAC are written field by field, big-endian, in the order that
+//! docs/FORMATS.md draws. [`Reader`] is strict: it never allocates for a length that the bytes do not cover, and a value must
+//! use every byte that it was given. [`Writer`] also collects secrets, so its buffer is wiped and never moves: a vector that
+//! grows would leave its old content on the heap.
 
 use std::fmt;
 use std::ops::Deref;
@@ -19,17 +19,16 @@ pub use quorate_shares::layout::Reader;
 pub struct Address(String);
 
 impl Address {
-    /// The address as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Reads an address behind its length in one byte.
+    /// Reads an address after its length in one byte.
     pub fn read(reader: &mut Reader<'_>) -> Result<Self, FormatError> {
         reader.text()?.parse()
     }
 
-    /// Reads a list of addresses behind their count in one byte.
+    /// Reads a list of addresses after their count in one byte.
     pub fn read_list(reader: &mut Reader<'_>) -> Result<Vec<Self>, FormatError> {
         (0..reader.count(ADDRESSES_MAX, "addresses of a node")?).map(|_| Self::read(reader)).collect()
     }
@@ -57,8 +56,8 @@ impl fmt::Display for Address {
     }
 }
 
-/// Bytes that are wiped when dropped. They are filled once and never move: what a vector leaves behind when it grows, and
-/// the room that it never used, need no wiping then.
+/// Bytes that are wiped when dropped. The vector is allocated once and never grows, so it leaves no copies behind. Its unused
+/// room never held anything.
 pub struct Wiped(Vec<u8>);
 
 impl Deref for Wiped {
@@ -83,7 +82,7 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Room for `limit` bytes. What does not fit is not written, and [`Writer::finish`] says so.
+    /// A writer for at most `limit` bytes. Bytes that do not fit are not written, and [`Writer::finish`] is then an error.
     pub fn with_room(limit: usize) -> Self {
         Self { buffer: Wiped(Vec::with_capacity(limit)), limit, overflow: false }
     }
@@ -97,27 +96,23 @@ impl Writer {
         self
     }
 
-    /// Appends one byte.
     pub fn u8(&mut self, value: u8) -> &mut Self {
         self.bytes(&[value])
     }
 
-    /// Appends two bytes.
     pub fn u16(&mut self, value: u16) -> &mut Self {
         self.bytes(&value.to_be_bytes())
     }
 
-    /// Appends four bytes.
     pub fn u32(&mut self, value: u32) -> &mut Self {
         self.bytes(&value.to_be_bytes())
     }
 
-    /// Appends eight bytes.
     pub fn u64(&mut self, value: u64) -> &mut Self {
         self.bytes(&value.to_be_bytes())
     }
 
-    /// Appends a count in one byte; a count beyond a byte overflows the writer.
+    /// Appends a count in one byte. A count above 255 overflows the writer.
     pub fn count(&mut self, count: usize) -> &mut Self {
         match u8::try_from(count) {
             Ok(count) => self.u8(count),
@@ -150,7 +145,7 @@ impl Writer {
         }
     }
 
-    /// What was written so far.
+    /// The bytes written so far.
     pub fn written(&self) -> &[u8] {
         &self.buffer
     }
@@ -158,7 +153,7 @@ impl Writer {
     /// The bytes, if all of them fitted.
     ///
     /// # Errors
-    /// [`FormatError::TooMany`] when they did not.
+    /// [`FormatError::TooMany`] if they did not fit.
     pub fn finish(self) -> Result<Wiped, FormatError> {
         match self.overflow {
             true => Err(FormatError::TooMany { what: "bytes", limit: self.limit }),

@@ -1,10 +1,12 @@
-//! The keys that this node holds for its peers' locks: made, offered, committed, and erased when they are old.
+//! The keys that this node holds for the locks of its peers: made, offered, committed, and erased when they are old.
 //!
-//! A peer's lock names one key number of ours. A new number is made for each rotation and offered again until it is used;
-//! once the peer says that a lock with it is durable, strictly older numbers die after a minute of this node's own running
-//! time. Deleting "all others" at once would brick a peer that crashes between its two writes.
+//! A peer's lock names one key number of this node. For each rotation of its lock the peer asks for a new number. The same
+//! number is offered again until the peer uses it. Once the peer says that a lock with this number is durable, strictly older
+//! keys are erased after a grace time: a minute of this node's own running time. If all other keys were erased at once, a peer
+//! that crashes between its two writes could never be unlocked again.
 //!
-//! All of it is a function of a [`Vault`]; asking, answering and writing are done by `locking`, `answer` and `unlock`.
+//! These functions change or read a [`Vault`]. Messages and writes to the disk are the work of [`crate::lock`] and
+//! [`crate::service`].
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,23 +26,23 @@ use crate::vault::{HeldForPeer, HeldKey, KEYS_PER_PEER_MAX, Vault};
 
 /// Bytes of a pin that lies in the vault itself.
 const PIN_BYTES: usize = 32;
-/// Seconds of running time before keys older than the committed one are erased.
+/// The grace time: seconds of running time before keys older than the committed one are erased.
 pub const GRACE_S: u16 = 60;
 
-/// A lock's generation and the number of the peer's key that it uses; zeros before there is one.
+/// The generation of a lock, and the number of a holder's key that it uses. Both are 0 before there is a lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LockState {
-    /// Generation of the asker's durable lock.
+    /// Generation of the durable lock.
     pub generation: u64,
-    /// Number of the lock key that the asked peer holds for it.
+    /// Number of the lock key that the holder keeps for this lock.
     pub keyno: u64,
 }
 
-/// The peer must wait: as many keys are held for it as may be.
+/// The peer must wait: [`KEYS_PER_PEER_MAX`] keys are held for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Busy;
 
-/// PREP: first counts as a COMMIT of what the peer has durably, then offers it a key number newer than that.
+/// PREP. It counts first as a COMMIT of the peer's `durable` lock. Then it offers a key with a newer number.
 ///
 /// # Errors
 /// [`Busy`] while three keys are held and none of them is newer.
@@ -73,7 +75,7 @@ pub fn commit(vault: &mut Vault, peer: NodeId, durable: LockState) {
     let held = vault.held_for_mut(peer);
     if durable.generation > held.last_gen {
         held.last_gen = durable.generation;
-        // A lock that names the same key again says nothing new about older ones: their grace goes on.
+        // A lock with the same key as before does not restart the grace time of older keys.
         let newer = durable.keyno > held.committed_keyno;
         held.committed_keyno = held.committed_keyno.max(durable.keyno);
         if newer && held.keys.iter().any(|key| key.keyno < held.committed_keyno) {
@@ -82,9 +84,11 @@ pub fn commit(vault: &mut Vault, peer: NodeId, durable: LockState) {
     }
 }
 
-/// The keys that the lock after `last` names: what each peer offered for it, and for one that was silent or busy the key
-/// that `last` names. One that has neither is left out while it is away, as whoever joined meanwhile; if it `is_there`, it
-/// must be waited for: `None`, and `last` stays as it is.
+/// The keys that the lock after `last` names. For each peer this is the key that the peer offered. If the peer was silent or
+/// busy, it is the key that `last` names.
+///
+/// A peer may have neither, for example because it joined since and is away now. Then the lock leaves it out. If such a peer
+/// `is_there`, the result is `None`: the caller keeps `last` and waits for the peer's offer.
 pub fn named(
     last: &Lock,
     offered: Vec<(NodeId, Option<LockPeer>)>,
@@ -105,15 +109,15 @@ pub fn named(
     Some(named)
 }
 
-/// A pin that lies in the vault itself, and is a new one in each lock.
+/// A new pin that lies in the vault itself. Each lock gets its own.
 pub fn inline_pin(rng: &mut impl CryptoRng) -> (PinPlace, Zeroizing<Vec<u8>>) {
     let mut pin = Zeroizing::new(vec![0; PIN_BYTES]);
     rng.fill_bytes(&mut pin);
     (PinPlace::Inline(pin.to_vec()), pin)
 }
 
-/// The lock that follows `last` (none at founding): `bundle` under the next generation, among `peers`, of which as many
-/// open it as a thief needs disks besides this one. Nothing is ever sealed twice under one generation.
+/// The lock that follows `last` (`None` at founding). It seals `bundle` under the next generation for `peers`. Any
+/// `threshold - 1` of them can open it. No two locks have the same generation.
 ///
 /// # Errors
 /// [`LockError`] if peers and threshold do not go together.
@@ -127,20 +131,20 @@ pub fn next_lock(
     rng: &mut impl CryptoRng,
 ) -> Result<Lock, LockError> {
     let params = LockParams { cluster, node, generation: last.map_or(0, Lock::generation) + 1 };
-    // With t - 1 of the others' pieces and its own disk a thief has t disks (FORMATS 4).
+    // A thief who has this disk and t - 1 disks of peers has t disks, and could reconstruct keys anyway (FORMATS 4).
     let needed = threshold.saturating_sub(1);
     Lock::seal(&params, needed, place, pin, peers, bundle, rng)
 }
 
-/// What PREP and COMMIT tell `peer`: the generation of the lock in `vault`, and the number of the peer's key that it uses.
+/// What PREP and COMMIT say to `peer`: the generation of the lock in `vault`, and the number of the peer's key that it uses.
 pub fn durable(vault: &Vault, peer: NodeId) -> LockState {
     let keyno = |lock: &Lock| lock.pieces().iter().find(|piece| piece.peer == peer).map_or(0, |piece| piece.key_number);
     let state = vault.lock.as_ref().map(|lock| LockState { generation: lock.generation(), keyno: keyno(lock) });
     state.unwrap_or(LockState { generation: 0, keyno: 0 })
 }
 
-/// What the replicated state should know about the lock in `vault`, which is that of `node`, protects `bundle`, and was
-/// written at the latest with the last of `writes`.
+/// The report about the lock of `node` for the replicated state. The lock lies in `vault` and protects `bundle`. `writes` is
+/// the number of writes of the vault, and the lock was written with the last of them or before.
 pub fn report(vault: &Vault, node: NodeId, bundle: &Bundle, writes: u64) -> Option<ReportLock> {
     let lock = vault.lock.as_ref()?;
     Some(ReportLock {
@@ -154,8 +158,8 @@ pub fn report(vault: &Vault, node: NodeId, bundle: &Bundle, writes: u64) -> Opti
     })
 }
 
-/// What the replicated state should be told of a lock that is durable and of which this is the `report`: the report, unless
-/// it is known, and the share key that the state wants next, once it is in `bundle`, which the lock protects.
+/// The changes to propose for a durable lock with this `report`. The first is the report, unless the state knows it. The
+/// second registers the share key that the state wants next, once it is in `bundle`, which the lock protects.
 pub fn owed(state: &State, report: ReportLock, bundle: &Bundle) -> Vec<Change> {
     let node = report.node;
     let next = state.lock_terms(node).and_then(|terms| terms.next_share_key);
@@ -168,12 +172,12 @@ pub fn owed(state: &State, report: ReportLock, bundle: &Bundle) -> Vec<Change> {
     report.into_iter().chain(register).collect()
 }
 
-/// Who holds a piece of `lock`.
+/// The peers that can open a piece of `lock`.
 pub fn named_peers(lock: &Lock) -> BTreeSet<NodeId> {
     lock.pieces().iter().map(|piece| piece.peer).collect()
 }
 
-/// Whether `report` tells the state nothing new.
+/// Whether the state knows everything in `report` already.
 pub fn is_known(known: Option<&LockReport>, report: &ReportLock) -> bool {
     known.is_some_and(|known| {
         (known.generation, known.threshold) == (report.generation, report.threshold)
@@ -183,11 +187,11 @@ pub fn is_known(known: Option<&LockReport>, report: &ReportLock) -> bool {
     })
 }
 
-/// Whether the lock in `vault`, which protects `bundle`, is what the state demands, as far as it can be while only `present`
-/// are there.
+/// Whether the lock in `vault`, which protects `bundle`, is as the state demands. While only the nodes in `present` are there,
+/// the lock need not name the others.
 pub fn is_as_due(vault: &Vault, bundle: &Bundle, terms: &LockTerms, present: &BTreeSet<NodeId>) -> bool {
     let mut generations: BTreeSet<_> = bundle.share_keys.iter().map(|key| key.generation).collect();
-    // Drawn and durable, and on its way into the state.
+    // The next share key is drawn and durable. Its registration in the state may still be under way.
     let drawn = terms.next_share_key.is_none_or(|next| generations.remove(&next));
     let lock = vault.lock.as_ref();
     drawn
@@ -195,17 +199,20 @@ pub fn is_as_due(vault: &Vault, bundle: &Bundle, terms: &LockTerms, present: &BT
         && lock.is_some_and(|lock| lock.needed() == terms.needed && terms.names(&named_peers(lock), present))
 }
 
-/// Whether `bundle` has a share key of an epoch that `state` knows nothing of. Keys are drawn because the state wants them, so
-/// this one is older than the disk: what was applied and not synced is lost with power, and is applied again. Until then it
-/// says nothing about the lock: others may have dealt to that key already, and nothing else opens it.
+/// Whether the `state` of this node is older than its `bundle`: the bundle has a share key of an epoch that the state does not
+/// know.
+///
+/// Scenario: the state asks for a share key, and this node draws it and locks it. Then power fails. The log entries that were
+/// applied but not synced are lost, and this node applies them again after its start. Until then the state must not decide
+/// which share keys to drop: others may have dealt shares to this key already, and no other key opens them.
 pub fn is_behind(state: &State, terms: &LockTerms, bundle: &Bundle) -> bool {
     let next = state.next_epoch();
     let wanted = |key: &ShareKeyGeneration| terms.share_keys.contains(key) || terms.next_share_key == Some(*key);
     bundle.share_keys.iter().map(|key| key.generation).any(|key| key.0 >= next.0 && !wanted(&key))
 }
 
-/// The bundle of a lock that is as the state demands: what is not needed any more is left out, and what is needed next is
-/// drawn, if it was not before.
+/// The bundle that the state demands. Share keys that are not needed any more are left out. The share key that is needed next is
+/// drawn, unless `bundle` has it.
 pub fn next_bundle(bundle: &Bundle, terms: &LockTerms, rng: &mut impl CryptoRng) -> Bundle {
     let mut next = bundle.duplicate();
     let needed = |generation| terms.share_keys.contains(&generation) || terms.next_share_key == Some(generation);
@@ -217,7 +224,7 @@ pub fn next_bundle(bundle: &Bundle, terms: &LockTerms, rng: &mut impl CryptoRng)
     next
 }
 
-/// Erases what is held for nodes that are members no more. Returns whether there was anything.
+/// Erases what is held for former members. Returns whether there was anything to erase.
 pub fn erase_former(vault: &mut Vault, is_former: impl Fn(NodeId) -> bool) -> bool {
     let before = vault.held.len();
     vault.held.retain(|held| !is_former(held.peer));
@@ -227,16 +234,16 @@ pub fn erase_former(vault: &mut Vault, is_former: impl Fn(NodeId) -> bool) -> bo
 /// Why a piece of a peer's lock is not opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stale {
-    /// The peer confirmed a newer lock: an old copy of its disk is asking.
+    /// The peer has confirmed a newer lock. So the request comes from an old copy of its disk.
     OldImage,
     /// No key of this number is held for the peer.
     NoKey,
 }
 
-/// LockOpen: the seed of the lock key that `request` names, unless its lock is older than what the peer confirmed.
+/// LockOpen: the seed of the lock key that `request` names. The lock must not be older than the one that the peer confirmed.
 ///
 /// # Errors
-/// [`Stale`], whoever asks.
+/// [`Stale`].
 pub fn seed_for(vault: &Vault, request: &LockOpenRequest) -> Result<Secret<32>, Stale> {
     let held = vault.held_for(request.from).ok_or(Stale::NoKey)?;
     if request.generation < held.last_gen {
@@ -245,20 +252,20 @@ pub fn seed_for(vault: &Vault, request: &LockOpenRequest) -> Result<Secret<32>, 
     held.key(request.key_number).map(|key| key.seed.duplicate()).ok_or(Stale::NoKey)
 }
 
-/// Whether some keys wait to be erased.
+/// Whether some keys must still be erased.
 pub fn owes_erasure(vault: &Vault) -> bool {
     vault.held.iter().any(|held| held.keys.iter().any(|key| key.keyno < held.committed_keyno))
 }
 
-/// The peers for which no key older than the committed one is held, and what they committed.
+/// The peers whose older keys are all erased, and the lock that each of them committed.
 pub fn erased(vault: &Vault) -> Vec<(NodeId, LockState)> {
     let done = |held: &&HeldForPeer| held.last_gen > 0 && held.keys.iter().all(|key| key.keyno >= held.committed_keyno);
     let state = |held: &HeldForPeer| LockState { generation: held.last_gen, keyno: held.committed_keyno };
     vault.held.iter().filter(done).map(|held| (held.peer, state(held))).collect()
 }
 
-/// What this node knows of its locks before the present one: which keys the last of them named, and which peers have erased
-/// such keys. In memory only, so nothing is known after a start until the lock is renewed.
+/// What this node knows of its older locks: which keys the lock before the current one named, and which peers have erased such
+/// keys. It is in memory only, so after a start nothing is known until the lock is renewed.
 #[derive(Debug, Default)]
 pub struct OldCopies {
     named: Option<BTreeMap<NodeId, u64>>,
@@ -266,19 +273,19 @@ pub struct OldCopies {
 }
 
 impl OldCopies {
-    /// Another lock took the place of `last`.
+    /// Notes that another lock replaced `last`.
     pub fn replaced(&mut self, last: &Lock) {
         self.named = Some(last.pieces().iter().map(|piece| (piece.peer, piece.key_number)).collect());
     }
 
-    /// `holder` holds no key older than `key_number`.
+    /// Notes that `holder` has no key older than `key_number`.
     pub fn erased(&mut self, holder: NodeId, key_number: u64) {
         let known = self.erased.entry(holder).or_default();
         *known = (*known).max(key_number);
     }
 
-    /// How many peers of `lock`, which is the present one, can open no piece of an older one. A peer whose key the renewal
-    /// kept still can. An older lock is dead when fewer peers are left than it needs pieces.
+    /// How many peers of `lock`, the current one, can no longer open a piece of an older lock. A peer whose key the renewal
+    /// kept can still open one. An older lock is dead when fewer peers can open a piece than the lock needs pieces.
     pub fn standing(&self, lock: &Lock) -> Option<wire::OldCopies> {
         let named = self.named.as_ref()?;
         let cannot = |piece: &&LockPiece| {
@@ -291,7 +298,7 @@ impl OldCopies {
     }
 }
 
-/// Counts `seconds` of running time, and erases what has outlived its grace.
+/// Counts `seconds` of running time, and erases old keys whose grace time is over.
 pub fn tick(vault: &mut Vault, seconds: u16) {
     for held in &mut vault.held {
         held.grace_left_s = held.grace_left_s.saturating_sub(seconds);
@@ -330,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn only_strictly_older_keys_die_and_only_after_the_grace() {
+    fn only_strictly_older_keys_are_erased_and_only_after_the_grace() {
         let mut vault = vault();
         assert_eq!(prepare(&mut vault, 0, 0), Ok(1));
         assert_eq!(prepare(&mut vault, 1, 1), Ok(2));
@@ -344,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_that_never_lets_the_grace_end_is_told_to_wait_and_keeps_its_keys() {
+    fn a_peer_that_renews_too_often_is_told_to_wait_and_keeps_its_keys() {
         let mut vault = vault();
         for round in 0..3 {
             assert_eq!(prepare(&mut vault, round, round), Ok(round + 1));
@@ -376,14 +383,14 @@ mod tests {
         let offer = LockPeer { peer: NodeId(3), key_number: 7, public_key: fresh };
         let silent = |peer| (NodeId(peer), None);
         let offered = vec![silent(2), (NodeId(3), Some(offer)), silent(4), silent(9)];
-        let named = named(&last, offered, |peer| *peer == NodeId(2)).expect("whoever is there has a key in it");
+        let named = named(&last, offered, |peer| *peer == NodeId(2)).expect("every peer that is there has a key in it");
         assert_eq!(named.iter().map(|peer| peer.key_number).collect::<Vec<_>>(), [4, 7, 6]);
         let kept = |at: usize| named[at].public_key == last.pieces()[at].public_key;
         assert_eq!([kept(0), kept(1), kept(2)], [true, false, true]);
         assert!(super::named(&last, vec![silent(9)], |_| true).is_none(), "it is there, and has no key in it yet");
     }
 
-    /// Two pieces open the lock, so two of the three peers must be unable.
+    /// Two pieces open the lock. So an old copy is dead when two of the three peers cannot open their pieces.
     #[test]
     fn old_copies_are_dead_when_enough_renewed_keys_are_erased() {
         let last = lock(None, [4, 5, 6]);

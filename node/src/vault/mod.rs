@@ -1,9 +1,9 @@
-//! The vault: the one small file that lets a node boot, and that never enters the database, Raft or a backup.
+//! The vault: a small file with which a node boots. Its content is never in the database, in Raft or in a backup.
 //!
 //! It holds the boot identity in plain, the roster, the node's own lock (the bundle, and the pieces that its peers can
-//! open), and the keys with which this node opens pieces of its peers. All of it can be erased, which no LSM tree can do:
-//! the file is two slots of equal content, and every write covers both of them whole. [`VaultFile`] keeps that promise,
-//! [`Vault`] is the content, and each section has its bytes drawn above its type.
+//! open), and the keys with which this node opens pieces of its peers. What is removed from the vault is erased from the disk,
+//! which an LSM tree cannot promise: the file is two slots of equal content, and every write covers both slots as a whole.
+//! [`VaultFile`] keeps that promise. [`Vault`] is the content. Each section draws its bytes in its module header.
 //!
 //! ```text
 //! body = sections in order of their tags, each: tag u8 | len u32 | bytes
@@ -13,9 +13,9 @@
 //!   4 held      see held                                            always, perhaps empty
 //!   5 founding  see founding                                        until the node is in the cluster
 //!   6 flags     bits u8: 1 sealed, 2 revoked                        always
-//!   7 denials   see denials                                         while somebody is denied
+//!   7 denials   see denials                                         while a node is denied
 //! ```
-//! A tag that this version does not know refuses to open: rewriting the file would drop what it cannot read.
+//! A vault with an unknown tag is refused: this version would lose the section when it writes the file.
 
 pub mod disk;
 pub mod invitation;
@@ -52,9 +52,8 @@ const FOUNDING: u8 = 5;
 const FLAGS: u8 = 6;
 const DENIALS: u8 = 7;
 
-/// Everything that a node knows before anybody has opened its lock.
+/// Everything that a node knows while its lock is closed.
 pub struct Vault {
-    /// Who this node is.
     pub identity: Identity,
     /// Who its peers are.
     pub roster: Roster,
@@ -62,35 +61,35 @@ pub struct Vault {
     pub lock: Option<Lock>,
     /// What it holds for its peers, in order of their ids.
     pub held: Vec<HeldForPeer>,
-    /// Its unfinished founding or joining.
+    /// Its founding or joining, until that is finished.
     pub founding: Option<Founding>,
-    /// What the operator has set, and the cluster.
+    /// Set by the operator (sealed) and by the cluster (revoked).
     pub flags: Flags,
-    /// Who is denied, and by which entry, in order of their ids.
+    /// Which nodes are denied, and by which log entry, in order of their ids.
     pub denials: Vec<Denial>,
 }
 
-/// Section 1.
+/// Section 1: who this node is.
 pub struct Identity {
     /// The cluster that this node belongs to.
     pub cluster: ClusterId,
     /// Its id; `None` until it was given one.
     pub node: Option<NodeId>,
-    /// Seed of the boot identity: whoever has it may ask for LockOpen and for the public status, nothing else.
+    /// Seed of the boot identity. Its owner may send LockOpen and ask for the public status, nothing else.
     pub boot_seed: Secret<32>,
 }
 
-/// Section 6.
+/// Section 6: states that last over restarts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Flags {
-    /// The operator sealed this node, and it stays so over restarts.
+    /// The operator sealed this node.
     pub sealed: bool,
-    /// This node was told that it is no member any more, and stays down.
+    /// This node was revoked, and stays down.
     pub revoked: bool,
 }
 
 impl Vault {
-    /// The vault of a node that belongs to `cluster` and has nothing else yet.
+    /// The first vault of a node: only its cluster and its boot seed are known.
     pub fn new(cluster: ClusterId, boot_seed: Secret<32>) -> Self {
         Self {
             identity: Identity { cluster, node: None, boot_seed },
@@ -108,7 +107,7 @@ impl Vault {
         self.held.iter().find(|held| held.peer == peer)
     }
 
-    /// What is held for a peer, to be changed; made when there is nothing yet.
+    /// What is held for a peer, to be changed. An empty entry is made if there is none.
     pub fn held_for_mut(&mut self, peer: NodeId) -> &mut HeldForPeer {
         let at = self.held.binary_search_by_key(&peer, |held| held.peer).unwrap_or_else(|at| {
             self.held.insert(at, HeldForPeer::new(peer));
@@ -166,12 +165,12 @@ impl Vault {
             let bytes = reader.bytes(length)?;
             match tag {
                 IDENTITY => identity = Some(Identity::read(Reader::new(bytes, "identity"))?),
-                ROSTER => roster = Some(whole(bytes, "roster", Roster::read)?),
+                ROSTER => roster = Some(read_whole(bytes, "roster", Roster::read)?),
                 LOCK => lock = Some(Lock::parse(bytes).map_err(|_| FormatError::Invalid("own lock"))?),
                 HELD => held = Some(held::read_all(Reader::new(bytes, "keys held for peers"))?),
                 FOUNDING => founding = Some(Founding::read(Reader::new(bytes, "founding"))?),
-                FLAGS => flags = Some(whole(bytes, "flags", |reader| Flags::from_bits(reader.u8()?))?),
-                DENIALS => denials = whole(bytes, "denials", denials::read)?,
+                FLAGS => flags = Some(read_whole(bytes, "flags", |reader| Flags::from_bits(reader.u8()?))?),
+                DENIALS => denials = read_whole(bytes, "denials", denials::read)?,
                 _ => return Err(FormatError::Invalid("section: this version does not know it")),
             }
         }
@@ -208,7 +207,7 @@ impl Identity {
     }
 }
 
-fn whole<T>(
+fn read_whole<T>(
     bytes: &[u8],
     what: &'static str,
     read: impl FnOnce(&mut Reader<'_>) -> Result<T, FormatError>,

@@ -1,7 +1,7 @@
 //! Section 2: who is in the cluster, as this node last knew it.
 //!
-//! A locked node has nothing else to go by: it asks these peers for the pieces of its lock, and refuses those that are
-//! denied. The same bytes travel in join replies, so that a new member starts from what its inviter knows.
+//! A locked node knows its peers only from here. It asks them for the pieces of its lock, and refuses those that are denied.
+//! The same bytes travel in join replies: a new member starts with the roster of its inviter.
 //!
 //! ```text
 //! log id (term u64, leader u64, index u64)
@@ -17,16 +17,16 @@ use crate::vault::layout::{Address, FormatError, Reader, Writer};
 
 /// Most members of a roster. Nine voters are tested; the rest is room for joiners and leavers.
 pub const MEMBERS_MAX: usize = 32;
-/// Most revoked nodes that are remembered; older ones are unknown, and unknown nodes are refused too.
+/// Most revoked nodes that are remembered. Older ones are forgotten, and refused because they are unknown.
 pub const REVOKED_MAX: usize = 1024;
 
-/// Most bytes of a roster; what a vault has room for is more.
+/// Most bytes of a roster. A vault has room for more.
 const ROSTER_BYTES_MAX: usize = 120 << 10;
 
 /// The members of the cluster as of one place in the Raft log.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Roster {
-    /// The log entry that made it; all zeros before there is a log.
+    /// The log entry that made this roster; all zeros before there is a log.
     pub log_id: RosterLogId,
     /// In order of their ids, at most [`MEMBERS_MAX`].
     pub members: Vec<RosterMember>,
@@ -34,53 +34,45 @@ pub struct Roster {
     pub revoked: Vec<Revoked>,
 }
 
-/// A place in the Raft log. Resolved as Raft orders logs: by term first, by index last.
+/// A place in the Raft log. Ordered as Raft orders logs: first by term, last by index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct RosterLogId {
     /// Term of the leader that wrote the entry.
     pub term: u64,
-    /// The leader that wrote it.
     pub leader: u64,
-    /// Index of the entry.
     pub index: u64,
 }
 
-/// One member.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RosterMember {
-    /// Its id.
     pub node: NodeId,
-    /// Public half of the identity that lies in its vault in plain.
+    /// Public key of its boot identity, whose seed lies in its vault in plain.
     pub boot_pk: [u8; 32],
-    /// Public half of the identity inside its bundle.
+    /// Public key of its op identity, whose seed lies in its bundle.
     pub op_pk: [u8; 32],
-    /// Where it stands.
     pub standing: Standing,
     /// The operator's label.
     pub name: NodeName,
-    /// Where it is reached.
     pub addresses: Vec<Address>,
 }
 
-/// Where a member stands; several can hold at once.
+/// The standing of a member. Several flags can be set at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Standing {
-    /// Let in, though perhaps not yet part of the Raft group.
+    /// Let in, but perhaps not in the Raft group yet.
     pub admitted: bool,
     /// Votes in Raft.
     pub voter: bool,
     /// Follows Raft without a vote.
     pub learner: bool,
-    /// To be refused by every peer.
+    /// Every peer refuses it.
     pub denied: bool,
 }
 
 /// A node that must never be let in again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Revoked {
-    /// Its id.
     pub node: NodeId,
-    /// Its boot identity.
     pub boot_pk: [u8; 32],
 }
 
@@ -110,7 +102,7 @@ impl Roster {
         self.members.iter().filter(|member| member.standing.voter).map(|member| member.node)
     }
 
-    /// The bytes of the roster, as they travel.
+    /// The bytes of the roster, as they are sent.
     ///
     /// # Errors
     /// [`FormatError`] if there is more than a roster may have.
@@ -145,7 +137,7 @@ impl Roster {
         }
     }
 
-    /// Takes a roster off `reader`.
+    /// Reads a roster from `reader`.
     ///
     /// # Errors
     /// [`FormatError`] for anything but the one encoding of a roster.
@@ -184,7 +176,7 @@ impl RosterLogId {
         writer.u64(self.term).u64(self.leader).u64(self.index);
     }
 
-    /// Takes its 24 bytes.
+    /// Reads its 24 bytes.
     ///
     /// # Errors
     /// [`FormatError::Short`].
@@ -281,11 +273,11 @@ pub(crate) mod tests {
 
     #[test]
     fn lists_have_limits() {
-        let mut crowd = bytes(&Roster::default());
-        crowd[24] = MEMBERS_MAX as u8 + 1;
-        assert_eq!(parse(&crowd), Err(FormatError::TooMany { what: "members", limit: MEMBERS_MAX }));
-        let mut graves = bytes(&Roster::default());
-        graves[25..27].copy_from_slice(&(REVOKED_MAX as u16 + 1).to_be_bytes());
-        assert_eq!(parse(&graves), Err(FormatError::TooMany { what: "revoked nodes", limit: REVOKED_MAX }));
+        let mut many_members = bytes(&Roster::default());
+        many_members[24] = MEMBERS_MAX as u8 + 1;
+        assert_eq!(parse(&many_members), Err(FormatError::TooMany { what: "members", limit: MEMBERS_MAX }));
+        let mut many_revoked = bytes(&Roster::default());
+        many_revoked[25..27].copy_from_slice(&(REVOKED_MAX as u16 + 1).to_be_bytes());
+        assert_eq!(parse(&many_revoked), Err(FormatError::TooMany { what: "revoked nodes", limit: REVOKED_MAX }));
     }
 }

@@ -3,8 +3,8 @@
 //! ```text
 //! "QVLT" | ver u16 = 1 | seq u64 | len u32 | body | SHA-256 of all before | 0…
 //! ```
-//! A slot is *damaged* when these bytes do not hold together, which is what a crash or a failing medium leaves; then
-//! the other slot serves. A whole slot of another version is not damaged: it is refused, never overwritten.
+//! A slot is *damaged* if these bytes do not match each other. A crash or a failing medium leaves such a slot; then the other
+//! slot is used. An intact slot of another version is not damaged: it is refused, and never overwritten.
 
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
@@ -16,10 +16,10 @@ const VERSION: u16 = 1;
 const HEADER_BYTES: usize = 18;
 const CHECKSUM_BYTES: usize = 32;
 
-/// Largest body that a slot holds.
+/// Largest body that fits in a slot.
 pub const BODY_BYTES_MAX: usize = SLOT_BYTES - HEADER_BYTES - CHECKSUM_BYTES;
 
-/// The bytes of a slot, wiped when dropped: half of what they hold is secret.
+/// The bytes of a slot. They are wiped when dropped, because they hold secrets.
 pub(super) struct SlotBytes(Box<[u8; SLOT_BYTES]>);
 
 impl SlotBytes {
@@ -46,24 +46,24 @@ impl Drop for SlotBytes {
 /// Why a slot is damaged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Damage {
-    /// It never held a vault, or its first sector is gone.
+    /// The slot never held a vault, or its first sector is lost.
     #[error("no vault header")]
     Header,
-    /// The body would not fit.
+    /// The body would not fit in a slot.
     #[error("impossible length {0}")]
     Length(u32),
-    /// Some byte is not what was written.
+    /// A byte is not the one that was written.
     #[error("wrong checksum")]
     Checksum,
-    /// Something is left behind the checksum.
+    /// There are bytes other than zero behind the checksum.
     #[error("leftovers behind the content")]
     Leftovers,
-    /// The medium does not give it back.
+    /// The medium cannot read the slot.
     #[error("unreadable ({0})")]
     Unreadable(std::io::ErrorKind),
 }
 
-/// A slot that holds together.
+/// The content of an intact slot.
 pub(super) struct Content<'a> {
     pub(super) version: u16,
     pub(super) seq: u64,
@@ -76,7 +76,7 @@ impl Content<'_> {
     }
 }
 
-/// Lays out a slot. `body` has at most [`BODY_BYTES_MAX`] bytes.
+/// Writes `body` into a slot. It has at most [`BODY_BYTES_MAX`] bytes.
 pub(super) fn seal(seq: u64, body: &[u8]) -> SlotBytes {
     let length = u32::try_from(body.len()).expect("a body fits its slot");
     let mut slot = SlotBytes::zero();
@@ -92,7 +92,7 @@ pub(super) fn seal(seq: u64, body: &[u8]) -> SlotBytes {
     slot
 }
 
-/// Checks a slot, down to the last zero.
+/// Checks a slot, including the zeros at its end.
 pub(super) fn open(slot: &[u8; SLOT_BYTES]) -> Result<Content<'_>, Damage> {
     let (header, rest) = slot.split_first_chunk::<HEADER_BYTES>().ok_or(Damage::Header)?;
     let [m0, m1, m2, m3, v0, v1, s0, s1, s2, s3, s4, s5, s6, s7, l0, l1, l2, l3] = *header;

@@ -1,4 +1,4 @@
-//! Invitations and their proofs: what is accepted, and everything that is refused.
+//! Invitations and their proofs: what is accepted, and what is refused.
 
 use super::*;
 use crate::vault::{RosterLogId, RosterMember, Standing};
@@ -101,7 +101,7 @@ fn a_request_is_parsed_strictly() {
 }
 
 #[test]
-fn a_reply_is_believed_only_from_who_knows_the_invitation() {
+fn a_reply_is_accepted_only_from_a_member_that_knows_the_invitation() {
     let key = invitation(1).key();
     let member = RosterMember {
         node: NodeId(1),
@@ -131,7 +131,7 @@ fn a_reply_is_believed_only_from_who_knows_the_invitation() {
     }
 }
 
-/// Made with Python's hashlib and hmac from the bytes drawn at the top.
+/// Computed with Python's hashlib and hmac from the layouts in the header of the module.
 #[test]
 fn known_answers() {
     let key = InvitationKey::of(&seed(5));

@@ -1,8 +1,8 @@
-//! T21: a peer renews its lock while PREP and COMMIT are lost, doubled, late and overtaken, and both sides crash. The key that
-//! its durable lock names is held at every moment, or it could not unlock itself any more.
+//! T21: a peer renews its lock. PREP and COMMIT may be lost, doubled, late or in another order, and the peer may crash. At
+//! every moment the holder has the key that the peer's durable lock names. Without this key the peer could not unlock itself.
 //!
-//! The rule that suggests itself, to keep the committed key and erase all others, is held against the same exchanges, and
-//! fails: a late COMMIT erases the key that was offered for the next lock.
+//! The control is a simpler rule: keep the committed key and erase all others at once. It fails in the same exchanges: a late
+//! COMMIT erases the key that was offered for the next lock.
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
@@ -13,18 +13,17 @@ use crate::base::random;
 const PEER: NodeId = NodeId(2);
 const CASES: u32 = 400;
 
-/// What happens next.
 #[derive(Debug, Clone, Copy)]
 enum Event {
-    /// The peer begins to renew its lock, or begins anew: it asks for a key.
+    /// The peer starts to renew its lock, or starts again: it asks for a key.
     Ask,
     /// The lock with the key that was offered becomes durable.
     Write,
     /// The peer says which lock is durable.
     Commit,
-    /// A message arrives, of all that were ever sent: for the first time or once more, early or late.
+    /// One of all messages that were ever sent arrives: for the first time or again, early or late.
     Deliver(prop::sample::Index),
-    /// The peer crashes: what it was offered, and asked, is forgotten.
+    /// The peer crashes. It forgets what it asked and what it was offered.
     Crash,
     /// The holder runs for some seconds.
     Run(u16),
@@ -49,7 +48,7 @@ enum Message {
     Commit(LockState),
 }
 
-/// The peer, and the vault of the one that holds keys for it.
+/// The peer, and the vault of the node that holds keys for it.
 struct Exchange {
     holder: Vault,
     durable: LockState,
@@ -65,13 +64,13 @@ impl Exchange {
         let durable = LockState { generation: 0, keyno: 0 };
         let mut exchange = Self { holder, durable, asked: 0, offer: None, sent: Vec::new(), erases_all_others };
         // The lock of founding.
-        exchange.happens(Event::Ask);
+        exchange.apply(Event::Ask);
         exchange.deliver(Message::Prepare(exchange.asked, durable));
-        exchange.happens(Event::Write);
+        exchange.apply(Event::Write);
         exchange
     }
 
-    fn happens(&mut self, event: Event) {
+    fn apply(&mut self, event: Event) {
         match event {
             Event::Ask => {
                 (self.asked, self.offer) = (self.asked + 1, None);
@@ -94,7 +93,7 @@ impl Exchange {
         match message {
             Message::Prepare(number, durable) => {
                 let offered = prepare(&mut self.holder, PEER, durable, &mut random::system());
-                // An answer to an earlier question is not looked at.
+                // The peer ignores an answer to an earlier question.
                 if let Ok((keyno, _)) = offered
                     && number == self.asked
                 {
@@ -115,15 +114,15 @@ impl Exchange {
     }
 }
 
-/// Whether the peer could unlock itself at every moment of every exchange.
-fn nobody_bricks(erases_all_others: bool) -> Result<(), String> {
-    // The same exchanges at each run.
+/// Checks that the peer could unlock itself at every moment of every exchange.
+fn check_exchanges(erases_all_others: bool) -> Result<(), String> {
+    // Each run has the same exchanges.
     let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
     let config = Config { cases: CASES, failure_persistence: None, ..Config::default() };
     let outcome = TestRunner::new_with_rng(config, rng).run(&events(), |events| {
         let mut exchange = Exchange::begin(erases_all_others);
         for event in events {
-            exchange.happens(event);
+            exchange.apply(event);
             prop_assert!(exchange.can_unlock(), "after {event:?}: {:?}", exchange.durable);
         }
         Ok(())
@@ -133,11 +132,11 @@ fn nobody_bricks(erases_all_others: bool) -> Result<(), String> {
 
 #[test]
 fn t21_no_order_of_messages_bricks_a_peer() {
-    nobody_bricks(false).expect("the key of the durable lock is held");
+    check_exchanges(false).expect("the key of the durable lock is held");
 }
 
 #[test]
 fn t21_erasing_all_others_bricks_a_peer() {
-    let error = nobody_bricks(true).expect_err("the control");
+    let error = check_exchanges(true).expect_err("the control");
     assert!(error.contains("after"), "{error}");
 }
