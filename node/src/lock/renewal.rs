@@ -136,7 +136,7 @@ async fn renew(node: &Arc<Node>, replica: &Replica, terms: &LockTerms, demanded:
     Ok(complete)
 }
 
-/// Reports this node's lock to the replicated state whenever the state knows an older one. Also registers the share key that
+/// Reports this node's lock to the replicated state whenever the state knows another one. Also registers the share key that
 /// was drawn for the next epoch, once the lock that protects it is durable. Never returns.
 pub async fn report(node: Arc<Node>, replica: Replica) {
     let mut changes = replica.changes();
