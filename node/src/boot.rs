@@ -89,7 +89,7 @@ impl BootError {
                  the other nodes go on without this one"
             }
             Self::Threads(_) => "check the limits on threads and file descriptors",
-            Self::Failed(_) => "the reason is in the log above; start quorated again once it is mended",
+            Self::Failed(_) => "the reason is in the log above; fix the cause, then start quorated again",
         }
     }
 }
@@ -103,7 +103,7 @@ pub async fn run(config: Config) -> Result<(), BootError> {
     // 1: one process per directory.
     let dir = DataDir::open(&config.data)?;
     prepare_memory(&config);
-    // 2: the vault, mended if a crash left one copy behind.
+    // 2: the vault, repaired if a crash left one copy behind.
     let vault = VaultFile::open(&dir)?;
     // 3: the network and the local socket.
     let boot_seed = match &vault {
@@ -270,8 +270,8 @@ async fn follow_storage(node: Arc<Node>, replica: Replica) {
     }
 }
 
-/// Counts this node's running time for lock keys in their grace, erases the keys when it is over, and tells the peers that the
-/// keys were for. Also repeats COMMIT to every peer that has not acknowledged this node's lock.
+/// Counts this node's running time for lock keys in their grace, erases the keys when their grace ends, and tells the
+/// peers that the keys were for. Also repeats COMMIT to every peer that has not acknowledged this node's lock.
 async fn erase_old_lock_keys(node: Arc<Node>) {
     loop {
         sleep(Duration::from_secs(GRACE_TICK_S.into())).await;

@@ -35,7 +35,7 @@ pub async fn run(node: &Arc<Node>) -> Result<(), String> {
         for &peer in peers.iter().filter(|&&peer| peer != node.id()) {
             match rebuild.take_from(peer).await {
                 Ok(()) => {
-                    info!(%peer, "the state is here");
+                    info!(%peer, "the state is taken over");
                     node.database.rebuild_with(None);
                     return Ok(());
                 }

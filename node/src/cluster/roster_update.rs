@@ -142,7 +142,7 @@ impl VaultGate {
 impl Gate for VaultGate {
     fn deny(&self, denials: &[Denial]) -> Result<(), String> {
         let denied = self.node.update_roster(|vault| deny(vault, denials));
-        denied.map_err(|error| format!("a denial could not be kept: {error}"))?;
+        denied.map_err(|error| format!("a denial could not be written: {error}"))?;
         for denial in denials.iter().filter(|denial| self.is_denied(denial.node)) {
             warn!(node = %denial.node, by = denial.by.index, "denied from now on");
         }
@@ -164,7 +164,7 @@ pub async fn run(node: Arc<Node>, replica: Replica) {
         if let Some(seen) = seen
             && let Err(reason) = step(&node, seen).await
         {
-            warn!(%reason, "the roster is not kept yet");
+            warn!(%reason, "the roster is not updated yet");
             sleep(PAUSE).await;
             continue;
         }

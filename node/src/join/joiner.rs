@@ -77,7 +77,7 @@ pub(crate) async fn ask_first_founder(node: &Arc<Node>, enrolment: &Enrolment) -
     };
     if has_lock {
         // The cluster may be founded by now, and then its first founder has no founder registry any more.
-        debug!(refused, "the first founder no longer takes requests");
+        debug!(refused, "the first founder no longer answers join requests");
         return Ok(known_terms(enrolment));
     }
     Err(FoundError::Refused(refused))

@@ -49,7 +49,7 @@ pub async fn run(node: Arc<Node>, replica: Replica) {
             }
         };
         node.settle_phase();
-        // A new leader is worth asking at once.
+        // A new leader is asked at once.
         let _ = timeout(pause, leadership.changed()).await;
     }
 }
@@ -71,7 +71,7 @@ pub async fn watch(node: Arc<Node>, replica: Replica) {
                 wiped = true;
             }
             Some(lost) if lost >= wipe_after => {
-                // In every round: a request from a peer may have opened a batch since the last one.
+                // In every round: a request from a peer may have opened a batch since the last round.
                 node.forget_keys();
                 if !wiped {
                     warn!("no lease for {wipe_after} ms: every key is wiped from memory");
