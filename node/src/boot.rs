@@ -114,7 +114,7 @@ pub async fn run(config: Config) -> Result<(), BootError> {
     let background = Background::start().map_err(BootError::Threads)?;
     let node = Node::new(config, dir, endpoint, boot_seed, background, PeerDoor::dialled);
     if let Some(vault) = vault {
-        let phase = resumed(vault.current());
+        let phase = phase_at_start(vault.current());
         node.adopt_vault(vault);
         // Before the first request can arrive: a node that has a vault never says that it has none.
         node.enter(phase);
@@ -126,8 +126,8 @@ pub async fn run(config: Config) -> Result<(), BootError> {
 
     let mut fatal = node.fatal();
     let stopped = tokio::select! {
-        result = live(&node) => result,
-        () = stop.asked() => Ok(()),
+        result = run_until_revoked(&node) => result,
+        () = stop.signalled() => Ok(()),
         failed = fatal.wait_for(Option::is_some) => {
             let reason = failed.ok().and_then(|reason| reason.clone());
             Err(BootError::Failed(reason.map_or_else(|| "the node failed".to_owned(), |reason| reason.to_string())))
@@ -148,7 +148,7 @@ pub async fn run(config: Config) -> Result<(), BootError> {
 }
 
 /// The phase of a node that starts with this vault.
-fn resumed(vault: &Vault) -> Phase {
+fn phase_at_start(vault: &Vault) -> Phase {
     if vault.flags.revoked {
         return Phase::Revoked;
     }
@@ -159,10 +159,10 @@ fn resumed(vault: &Vault) -> Phase {
 }
 
 /// Steps 4 to 8, until this node learns that it was revoked.
-async fn live(node: &Arc<Node>) -> Result<(), BootError> {
+async fn run_until_revoked(node: &Arc<Node>) -> Result<(), BootError> {
     if !node.with_vault(|vault| vault.flags.revoked).unwrap_or_default() {
         tokio::select! {
-            ended = work(node) => return ended,
+            ended = run_steps(node) => return ended,
             () = revocation::awaited(node) => {}
         }
     }
@@ -171,14 +171,14 @@ async fn live(node: &Arc<Node>) -> Result<(), BootError> {
 }
 
 /// Steps 4 to 8, from whatever the vault holds to serving. Serves without end.
-async fn work(node: &Arc<Node>) -> Result<(), BootError> {
+async fn run_steps(node: &Arc<Node>) -> Result<(), BootError> {
     let replica = loop {
         // 4: without a vault, wait for an operator; once in the life of a node.
         if !node.has_vault() {
             node.enter(Phase::Uninitialised);
             machine::initialised(node).await;
         }
-        match unlocked(node).await? {
+        match unlock_and_open(node).await? {
             Some(replica) => break replica,
             None => continue,
         }
@@ -207,7 +207,7 @@ async fn work(node: &Arc<Node>) -> Result<(), BootError> {
 
 /// Steps 5 to 7: the bundle from the peers, or new keys while founding; then the replicated state. `None` if a join was
 /// refused and the node begins again at step 4.
-async fn unlocked(node: &Arc<Node>) -> Result<Option<Replica>, BootError> {
+async fn unlock_and_open(node: &Arc<Node>) -> Result<Option<Replica>, BootError> {
     let (founding, locked) =
         node.with_vault(|vault| (vault.founding.is_some(), vault.lock.is_some())).unwrap_or_default();
     if node.enrolment().identity.own().is_none() {
@@ -296,12 +296,12 @@ async fn erase_old_lock_keys(node: Arc<Node>) {
 fn bind(address: SocketAddr, boot_seed: &Secret<32>) -> Result<quinn::Endpoint, BootError> {
     let listen = |source| BootError::Listen { address, source };
     let socket = std::net::UdpSocket::bind(address).map_err(listen)?;
-    quinn::Endpoint::new(resetting(boot_seed), None, socket, Arc::new(quinn::TokioRuntime)).map_err(listen)
+    quinn::Endpoint::new(endpoint_config(boot_seed), None, socket, Arc::new(quinn::TokioRuntime)).map_err(listen)
 }
 
 /// QUIC's stateless reset (RFC 9000, section 10.3): its tokens are derived from a key that outlives the process. A thief
 /// with the disk can end connections of this node, and no more.
-fn resetting(boot_seed: &Secret<32>) -> quinn::EndpointConfig {
+fn endpoint_config(boot_seed: &Secret<32>) -> quinn::EndpointConfig {
     let boot = hmac::Key::new(hmac::HMAC_SHA256, boot_seed.expose());
     let reset = hmac::Key::new(hmac::HMAC_SHA256, hmac::sign(&boot, QUIC_RESET).as_ref());
     let mut config = quinn::EndpointConfig::new(Arc::new(reset));
@@ -355,7 +355,7 @@ impl Stop {
         Self { terminate: signal(SignalKind::terminate()).ok(), interrupt: signal(SignalKind::interrupt()).ok() }
     }
 
-    async fn asked(&mut self) {
+    async fn signalled(&mut self) {
         let Self { terminate, interrupt } = self;
         match (terminate, interrupt) {
             (Some(terminate), Some(interrupt)) => {
@@ -412,7 +412,7 @@ mod tests {
         };
         tokio::select! {
             flushed = reached => assert!(flushed.is_some()),
-            ended = unlocked(&node) => panic!("no member takes it in: {:?}", ended.map(drop)),
+            ended = unlock_and_open(&node) => panic!("no member takes it in: {:?}", ended.map(drop)),
         }
         node.replica().expect("open").shutdown().await;
     }

@@ -34,7 +34,7 @@ const LEASE_SLACK_MS: u64 = 300;
 /// # Errors
 /// The error for the client.
 pub async fn begin(node: &Arc<Node>, replica: &Replica, order: Order, caller: &Caller) -> Result<Epoch, WireError> {
-    caught_up(node, replica).await?;
+    catch_up(node, replica).await?;
     let present = leader::present(node, replica);
     let begin = match replica.read(|state| ordered(state, &order, &present))? {
         Resolved::Known(epoch) => return Ok(epoch),
@@ -75,11 +75,11 @@ pub fn ordered(state: &State, order: &Order, present: &BTreeSet<NodeId>) -> Resu
         return Ok(Resolved::Known(known.epoch));
     }
     let all_named = |names: &[NodeName]| -> Result<BTreeSet<NodeId>, WireError> {
-        names.iter().map(|name| named(state, name)).collect()
+        names.iter().map(|name| member_named(state, name)).collect()
     };
     let (operation, accept_no_redundancy, abandon) = match order {
         Order::Remove { name, accept_no_redundancy, abandon, .. } => {
-            let node = named(state, name)?;
+            let node = member_named(state, name)?;
             (Operation::Remove { node }, *accept_no_redundancy, all_named(abandon)?)
         }
         Order::Revoke { names, .. } => (Operation::Revoke { nodes: all_named(names)? }, true, BTreeSet::new()),
@@ -101,7 +101,7 @@ pub fn ordered(state: &State, order: &Order, present: &BTreeSet<NodeId>) -> Resu
 pub async fn note(node: &Node, replica: &Replica, change: Change) -> Result<(), WireError> {
     match replica.propose(node.leader.command(replica, change)).await {
         Ok(_) => Ok(()),
-        Err(ProposeError::Refused(refusal)) => Err(not_noted(node, refusal)),
+        Err(ProposeError::Refused(refusal)) => Err(invitation_refused(node, refusal)),
         Err(error) => Err(WireError::new(Code::NoQuorum, format!("the leader did not take it: {error}"))
             .hint("try again in a moment")),
     }
@@ -138,7 +138,7 @@ pub fn replacement(
 ) -> Result<([u8; 32], NodeId), WireError> {
     let present = leader::present(node, replica);
     let gone = replica.read(|state| {
-        let gone = named(state, name)?;
+        let gone = member_named(state, name)?;
         let away = state.stranded(&[gone].into()).filter(|node| !present.contains(node)).collect();
         let hint =
             |away: &str| format!("start {away} and let it renew its lock, or revoke it first if it is lost, too");
@@ -152,7 +152,7 @@ pub fn replacement(
     Ok((invitation.key().id(), gone))
 }
 
-fn not_noted(node: &Node, refusal: Refusal) -> WireError {
+fn invitation_refused(node: &Node, refusal: Refusal) -> WireError {
     let conflict = |message: &str| WireError::new(Code::Conflict, message.to_owned());
     match refusal {
         Refusal::NodeNameTaken { node: taken } => {
@@ -180,14 +180,14 @@ fn not_noted(node: &Node, refusal: Refusal) -> WireError {
 
 /// Applies everything that was committed before this call. A new leader may not have applied all that the last leader
 /// answered, and must not refuse an order because its state is old.
-async fn caught_up(node: &Arc<Node>, replica: &Replica) -> Result<(), WireError> {
+async fn catch_up(node: &Arc<Node>, replica: &Replica) -> Result<(), WireError> {
     renewal::catch_up(node, replica).await.map_err(|reason| {
         WireError::new(Code::NoQuorum, format!("the leader is not confirmed: {reason}")).hint("try again in a moment")
     })
 }
 
 /// The member of this name. For a former member the error says so: a repeated order must not look like a typing mistake.
-fn named(state: &State, name: &NodeName) -> Result<NodeId, WireError> {
+fn member_named(state: &State, name: &NodeName) -> Result<NodeId, WireError> {
     if let Some(member) = state.members.values().find(|member| member.name == *name) {
         return Ok(member.node);
     }
@@ -263,7 +263,7 @@ pub async fn progress(node: &Arc<Node>, replica: &Replica, operation: Epoch) -> 
     };
     let mut known = look();
     if known.is_none() {
-        caught_up(node, replica).await?;
+        catch_up(node, replica).await?;
         known = look();
     }
     let (running, stage) = known.ok_or_else(|| {

@@ -38,7 +38,7 @@ pub async fn watch(node: Arc<Node>) {
         let (now_ms, serves) = (boot_ms(), node.phase() == Phase::Serving);
         let passed_ms = if served && serves { (now_ms - last_ms).min(TICK_MS_MAX) } else { 0 };
         (last_ms, served) = (now_ms, serves);
-        note(&node.enrolment(), passed_ms);
+        count(&node.enrolment(), passed_ms);
         let owed =
             node.with_vault(|vault| node.enrolment().locks.absences.lock().owed(vault, window_ms)).unwrap_or_default();
         if owed.is_empty() {
@@ -52,7 +52,7 @@ pub async fn watch(node: Arc<Node>) {
 }
 
 /// Ends the absence of each peer that has a session, and adds `passed_ms` to the absence of every other peer.
-fn note(enrolment: &Enrolment, passed_ms: u64) {
+fn count(enrolment: &Enrolment, passed_ms: u64) {
     let (roster, me) = (enrolment.roster.current(), enrolment.identity.id());
     let mut absences = enrolment.locks.absences.lock();
     for peer in roster.members.iter().map(|member| member.node).filter(|&peer| peer != me) {

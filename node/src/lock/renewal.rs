@@ -72,7 +72,7 @@ pub async fn keep_fresh(node: Arc<Node>, replica: Replica) {
             let (terms, own) = state.lock_terms(node.id()).zip(node.enrolment().identity.own())?;
             (!lock_keys::is_behind(state, &terms, &own.bundle)).then_some(terms)
         });
-        let demanded = terms.as_ref().is_some_and(|terms| !is_as_due(&node.enrolment(), terms));
+        let demanded = terms.as_ref().is_some_and(|terms| !is_lock_as_due(&node.enrolment(), terms));
         let is_due = due.is_some_and(|due| due <= Instant::now());
         if let Some(terms) = terms.filter(|_| demanded || is_due) {
             match renew(&node, &replica, &terms, demanded).await {
@@ -103,7 +103,7 @@ fn later(pause_ms: u64) -> Duration {
     Duration::from_millis(pause_ms)
 }
 
-fn is_as_due(enrolment: &Enrolment, terms: &LockTerms) -> bool {
+fn is_lock_as_due(enrolment: &Enrolment, terms: &LockTerms) -> bool {
     let present = terms.peers.iter().copied().filter(|&peer| enrolment.peers.sessions.with(peer).is_some()).collect();
     let as_due = |vault: &Vault| {
         enrolment.identity.own().is_some_and(|own| lock_keys::is_as_due(vault, &own.bundle, terms, &present))

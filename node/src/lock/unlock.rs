@@ -195,7 +195,7 @@ fn explain(code: LockOpenCode) -> &'static str {
     }
 }
 
-/// The peer's side: opens the piece in `body`, unless [`decide`] refuses it. Malformed bytes get an empty answer.
+/// The peer's side: opens the piece in `body`, unless a check refuses it. Malformed bytes get an empty answer.
 pub async fn give_piece(node: &Arc<Node>, conn: &Conn, body: &[u8]) -> Vec<u8> {
     let Ok(request) = LockOpenRequest::parse(body) else {
         return Vec::new();
@@ -367,9 +367,9 @@ mod tests {
     }
 
     /// A member with a newer roster, which answers every LockOpen with "revoked".
-    struct Knowing;
+    struct AnswersRevoked;
 
-    impl Handler for Knowing {
+    impl Handler for AnswersRevoked {
         fn handle(&self, _conn: &Conn, _question: Bytes) -> Reply {
             let position = RosterPosition { term: 9, leader: NodeId(2), index: 9 };
             let reply = LockOpenReply::refuse(LockOpenCode::Revoked, position).expect("a refusal");
@@ -377,14 +377,14 @@ mod tests {
         }
     }
 
-    fn knowing(node: u64) -> RosterMember {
+    fn voter_that_answers_revoked(node: u64) -> RosterMember {
         let boot = Identity::random();
         let config = server_config(&boot, None, &[Protocol::Boot]);
         let server = quinn::Endpoint::server(config, "127.0.0.1:0".parse().expect("an address")).expect("a socket");
         let address = server.local_addr().expect("bound").to_string().parse().expect("an address");
         tokio::spawn(async move {
             while let Some(incoming) = server.accept().await {
-                Conn::start(incoming.await.expect("a handshake"), Some(Arc::new(Knowing)));
+                Conn::start(incoming.await.expect("a handshake"), Some(Arc::new(AnswersRevoked)));
             }
         });
         RosterMember { boot_pk: boot.public().0, addresses: vec![address], ..member(node) }
@@ -396,7 +396,8 @@ mod tests {
     async fn a_node_whose_lock_names_too_few_voters_hears_that_it_was_revoked() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let mut vault = Vault::new(CLUSTER, Secret::random(&mut random::system()));
-        (vault.identity.node, vault.roster.members) = (Some(NodeId(1)), vec![member(1), knowing(2), knowing(3)]);
+        (vault.identity.node, vault.roster.members) =
+            (Some(NodeId(1)), vec![member(1), voter_that_answers_revoked(2), voter_that_answers_revoked(3)]);
         let params = LockParams { cluster: CLUSTER, node: NodeId(1), generation: 1 };
         let public_key = quorate_shares::kem::PublicKey::of_seed(&Secret::random(&mut random::system()));
         let peers = [LockPeer { peer: NodeId(2), key_number: 1, public_key }];
