@@ -31,7 +31,8 @@ pub(crate) struct Terms {
 }
 
 impl Terms {
-    /// The threshold of this node's first lock. A joiner of a solo node must not open its lock alone, so a joiner has at least 2.
+    /// The threshold of this node's first lock. It is at least 2 for a joiner: a node that joins a solo node must not open its
+    /// own lock without a peer.
     pub(crate) fn lock_threshold(&self) -> u8 {
         if self.joins() { self.threshold.max(2) } else { self.threshold }
     }
