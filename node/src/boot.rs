@@ -1,7 +1,7 @@
-//! The life of a daemon, from an empty directory or a power cut to serving, in numbered steps.
+//! The start of a daemon, from an empty directory or a loss of power to serving, in numbered steps.
 //!
-//! It always starts the same way. Without a vault file it waits on its local socket; with one it unlocks itself from its
-//! peers. Nothing here waits for a person.
+//! Every start takes the same steps. Without a vault file the daemon waits for `cluster init` or `join` on its local socket.
+//! With a vault file it unlocks itself from its peers, and no operator needs to do anything.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -38,9 +38,9 @@ use crate::vault::disk::{DataDir, DataDirError};
 use crate::vault::lock_keys;
 use crate::vault::{Vault, VaultError, VaultFile};
 
-/// How often lock keys in their grace are looked after.
+/// How often the grace time of lock keys is counted.
 const GRACE_TICK_S: u16 = 10;
-/// How long a stopping daemon waits for its connections to say goodbye.
+/// How long a stopping daemon waits until its connections are closed.
 const GOODBYE: Duration = Duration::from_secs(1);
 /// Enough that no two connections of a node ever share an id.
 const CONNECTION_ID_BYTES: usize = 8;
@@ -54,27 +54,19 @@ pub enum BootError {
     /// The vault cannot be read or written.
     #[error(transparent)]
     Vault(#[from] VaultError),
-    /// The address cannot be bound.
     #[error("cannot listen on {address}: {source}")]
-    Listen {
-        /// The address.
-        address: SocketAddr,
-        /// Why not.
-        source: std::io::Error,
-    },
+    Listen { address: SocketAddr, source: std::io::Error },
     /// The local socket cannot be made.
     #[error(transparent)]
     Socket(#[from] SocketError),
-    /// The lock cannot be opened, whoever answers.
+    /// The lock can never be opened, whichever peers answer.
     #[error(transparent)]
     Unlock(#[from] UnlockError),
-    /// The replicated state cannot be opened.
+    /// The replicated state cannot be opened or rebuilt.
     #[error("{0}")]
     Replica(String),
-    /// The vault is that of a member, and the database is gone.
     #[error("the database {0} is missing, and this node is a member of a cluster")]
     NoState(std::path::PathBuf),
-    /// The system gives no more threads.
     #[error("cannot start a thread: {0}")]
     Threads(#[source] std::io::Error),
     /// Something failed while running.
@@ -83,7 +75,7 @@ pub enum BootError {
 }
 
 impl BootError {
-    /// What to do about it.
+    /// What the operator should do about it.
     pub fn hint(&self) -> &'static str {
         match self {
             Self::DataDir(error) => error.hint(),
@@ -98,7 +90,7 @@ impl BootError {
                  the other nodes go on without this one"
             }
             Self::Threads(_) => "check the limits on threads and file descriptors",
-            Self::Failed(_) => "the reason is in the log above; start quorated again once it is mended",
+            Self::Failed(_) => "the reason is in the log above; fix the cause, then start quorated again",
         }
     }
 }
@@ -112,7 +104,7 @@ pub async fn run(config: Config) -> Result<(), BootError> {
     // 1: one process per directory.
     let dir = DataDir::open(&config.data)?;
     prepare_memory(&config);
-    // 2: the vault, mended if a crash left one copy behind.
+    // 2: the vault, repaired if a crash left one copy behind.
     let vault = VaultFile::open(&dir)?;
     // 3: the network and the local socket.
     let boot_seed = match &vault {
@@ -123,20 +115,20 @@ pub async fn run(config: Config) -> Result<(), BootError> {
     let background = Background::start().map_err(BootError::Threads)?;
     let node = Node::new(config, dir, endpoint, boot_seed, background, PeerDoor::dialled);
     if let Some(vault) = vault {
-        let phase = resumed(vault.current());
+        let phase = phase_at_start(vault.current());
         node.adopt_vault(vault);
-        // Before anybody can ask: a node that has a vault never says that it has none.
+        // Before the first request can arrive: a node that has a vault never says that it has none.
         node.enter(phase);
     }
     let socket = local::listen(&node)?;
     let listening = tokio::spawn(listen::run(Arc::clone(&node)));
-    // In every phase: a founder that crashes again and again makes peers hold keys that nobody else would erase.
+    // In every phase: if a founder crashes many times, its peers hold lock keys that nothing else would erase.
     tokio::spawn(erase_old_lock_keys(Arc::clone(&node)));
 
     let mut fatal = node.fatal();
     let stopped = tokio::select! {
-        result = live(&node) => result,
-        () = stop.asked() => Ok(()),
+        result = run_until_revoked(&node) => result,
+        () = stop.signalled() => Ok(()),
         failed = fatal.wait_for(Option::is_some) => {
             let reason = failed.ok().and_then(|reason| reason.clone());
             Err(BootError::Failed(reason.map_or_else(|| "the node failed".to_owned(), |reason| reason.to_string())))
@@ -150,14 +142,14 @@ pub async fn run(config: Config) -> Result<(), BootError> {
     let _ = tokio::time::timeout(GOODBYE, node.endpoint.wait_idle()).await;
     listening.abort();
     if let Some(replica) = node.replica() {
-        // Joins every thread that holds the database: one that outlives the process's end aborts it.
+        // Joins every thread that holds the database: a thread that still runs when the process ends would abort it.
         replica.shutdown().await;
     }
     stopped
 }
 
-/// How far a node is that starts with this vault.
-fn resumed(vault: &Vault) -> Phase {
+/// The phase of a node that starts with this vault.
+fn phase_at_start(vault: &Vault) -> Phase {
     if vault.flags.revoked {
         return Phase::Revoked;
     }
@@ -167,11 +159,11 @@ fn resumed(vault: &Vault) -> Phase {
     }
 }
 
-/// Steps 4 to 8, unless this node was revoked or hears that it is.
-async fn live(node: &Arc<Node>) -> Result<(), BootError> {
+/// Steps 4 to 8, until this node learns that it was revoked.
+async fn run_until_revoked(node: &Arc<Node>) -> Result<(), BootError> {
     if !node.with_vault(|vault| vault.flags.revoked).unwrap_or_default() {
         tokio::select! {
-            ended = work(node) => return ended,
+            ended = run_steps(node) => return ended,
             () = revocation::awaited(node) => {}
         }
     }
@@ -179,15 +171,15 @@ async fn live(node: &Arc<Node>) -> Result<(), BootError> {
     Ok(())
 }
 
-/// From wherever this node was to serving, for ever.
-async fn work(node: &Arc<Node>) -> Result<(), BootError> {
+/// Steps 4 to 8, from whatever the vault holds to serving. Serves without end.
+async fn run_steps(node: &Arc<Node>) -> Result<(), BootError> {
     let replica = loop {
         // 4: without a vault, wait for an operator; once in the life of a node.
         if !node.has_vault() {
             node.enter(Phase::Uninitialised);
             machine::initialised(node).await;
         }
-        match unlocked(node).await? {
+        match unlock_and_open(node).await? {
             Some(replica) => break replica,
             None => continue,
         }
@@ -195,7 +187,7 @@ async fn work(node: &Arc<Node>) -> Result<(), BootError> {
     // 8: talk to the peers, and serve whenever the lease says so.
     node.enter(Phase::Open);
     session::keep_all(node);
-    // They end with this one: a node that hears that it was revoked has no use for any of them.
+    // These tasks end with this function: a node that learns that it was revoked needs none of them.
     let mut tasks = JoinSet::new();
     tasks.spawn(roster_update::run(Arc::clone(node), replica.clone()));
     tasks.spawn(roster_sync::keep_asking(Arc::clone(node)));
@@ -215,8 +207,8 @@ async fn work(node: &Arc<Node>) -> Result<(), BootError> {
 }
 
 /// Steps 5 to 7: the bundle from the peers, or new keys while founding; then the replicated state. `None` if a join was
-/// refused and the node is where it began.
-async fn unlocked(node: &Arc<Node>) -> Result<Option<Replica>, BootError> {
+/// refused and the node begins again at step 4.
+async fn unlock_and_open(node: &Arc<Node>) -> Result<Option<Replica>, BootError> {
     let (founding, locked) =
         node.with_vault(|vault| (vault.founding.is_some(), vault.lock.is_some())).unwrap_or_default();
     if node.enrolment().identity.own().is_none() {
@@ -232,7 +224,7 @@ async fn unlocked(node: &Arc<Node>) -> Result<Option<Replica>, BootError> {
     }
     if !founding {
         // 6: the replicated state, under the storage key of the bundle.
-        // A member without its database would vote a second time in terms that it has forgotten.
+        // A member without its database has forgotten its votes, and could vote a second time in the same term.
         if !Replica::exists(&replica::directory(node)) {
             return Err(BootError::NoState(replica::directory(node)));
         }
@@ -241,7 +233,7 @@ async fn unlocked(node: &Arc<Node>) -> Result<Option<Replica>, BootError> {
         }
         let stored = Stored::open(replica::options(node).map_err(BootError::Replica)?).await;
         let stored = stored.map_err(|error| BootError::Replica(error.to_string()))?;
-        // Said in every hello: a member that says nothing of its log is taken for one that lost it.
+        // Every hello carries this: if a member does not say what its log holds, peers assume that it lost its log.
         node.database.note_stored(stored.flushed());
         session::keep_all(node);
         roster_sync::ask_at_boot(node).await;
@@ -271,7 +263,7 @@ async fn unlocked(node: &Arc<Node>) -> Result<Option<Replica>, BootError> {
     }
 }
 
-/// Stops the node when its storage fails: going on would be serving from a state that nobody can vouch for.
+/// Stops the node when its storage fails: it must not serve from a state that may be wrong.
 async fn follow_storage(node: Arc<Node>, replica: Replica) {
     let mut fatal = replica.fatal();
     if let Ok(reason) = fatal.wait_for(Option::is_some).await {
@@ -279,8 +271,8 @@ async fn follow_storage(node: Arc<Node>, replica: Replica) {
     }
 }
 
-/// Counts this node's running time for lock keys in their grace, erases them at its end, and says so to those they were for. And
-/// it says once more which lock is durable here to whoever has not heard it.
+/// Counts this node's running time for lock keys in their grace, erases the keys when their grace ends, and tells the
+/// peers that the keys were for. Also repeats COMMIT to every peer that has not acknowledged this node's lock.
 async fn erase_old_lock_keys(node: Arc<Node>) {
     loop {
         sleep(Duration::from_secs(GRACE_TICK_S.into())).await;
@@ -291,7 +283,7 @@ async fn erase_old_lock_keys(node: Arc<Node>) {
         }
         let enrolment = node.enrolment();
         let commit = async {
-            // Whose lock it is, is settled only when founding is over.
+            // The id that the lock belongs to is final only when founding is over.
             if !enrolment.with_vault(|vault| vault.founding.is_some()).unwrap_or(true) {
                 lock_renewal::commit(&enrolment).await;
             }
@@ -300,17 +292,17 @@ async fn erase_old_lock_keys(node: Arc<Node>) {
     }
 }
 
-/// Opens the one socket. Connections of an earlier process of this node end at the first packet that arrives for them, instead
-/// of after ten seconds of silence.
+/// Opens the UDP socket for all connections. Connections of an earlier process of this node end at the first packet that
+/// arrives for them, instead of after ten seconds of silence.
 fn bind(address: SocketAddr, boot_seed: &Secret<32>) -> Result<quinn::Endpoint, BootError> {
     let listen = |source| BootError::Listen { address, source };
     let socket = std::net::UdpSocket::bind(address).map_err(listen)?;
-    quinn::Endpoint::new(resetting(boot_seed), None, socket, Arc::new(quinn::TokioRuntime)).map_err(listen)
+    quinn::Endpoint::new(endpoint_config(boot_seed), None, socket, Arc::new(quinn::TokioRuntime)).map_err(listen)
 }
 
-/// QUIC's stateless reset (RFC 9000, section 10.3): its tokens are derived from a key that outlives the process. Whoever has
-/// the disk can end connections of this node, and no more.
-fn resetting(boot_seed: &Secret<32>) -> quinn::EndpointConfig {
+/// QUIC's stateless reset (RFC 9000, section 10.3): its tokens are derived from a key that outlives the process. A thief
+/// with the disk can end connections of this node, and no more.
+fn endpoint_config(boot_seed: &Secret<32>) -> quinn::EndpointConfig {
     let boot = hmac::Key::new(hmac::HMAC_SHA256, boot_seed.expose());
     let reset = hmac::Key::new(hmac::HMAC_SHA256, hmac::sign(&boot, QUIC_RESET).as_ref());
     let mut config = quinn::EndpointConfig::new(Arc::new(reset));
@@ -318,7 +310,7 @@ fn resetting(boot_seed: &Secret<32>) -> quinn::EndpointConfig {
     config
 }
 
-/// Connection ids that are random and nothing else: those of an earlier process look like any, and so get a reset.
+/// Random connection ids without a structure. So a packet for an earlier process looks like any unknown one, and gets a reset.
 struct RandomIds;
 
 impl quinn::ConnectionIdGenerator for RandomIds {
@@ -335,7 +327,7 @@ impl quinn::ConnectionIdGenerator for RandomIds {
     }
 }
 
-/// Chooses the memory that secrets live in, before the first secret, and hardens the process.
+/// Chooses the memory for secrets, before the first secret is made, and hardens the process.
 fn prepare_memory(config: &Config) {
     if let Err(error) = arena::harden_process() {
         warn!(%error, "the process can be dumped: cores and debuggers may see secrets");
@@ -364,7 +356,7 @@ impl Stop {
         Self { terminate: signal(SignalKind::terminate()).ok(), interrupt: signal(SignalKind::interrupt()).ok() }
     }
 
-    async fn asked(&mut self) {
+    async fn signalled(&mut self) {
         let Self { terminate, interrupt } = self;
         match (terminate, interrupt) {
             (Some(terminate), Some(interrupt)) => {
@@ -386,8 +378,9 @@ mod tests {
 
     const CLUSTER: ClusterId = ClusterId([1; 16]);
 
-    /// A joiner that died when it had a lock and a log, and is unlocked again: from the moment that peers may reach it, it says
-    /// what its log holds. Mutated: with the log opened afterwards it says nothing, as one that lost its disk.
+    /// Scenario: a joiner crashed when it had a lock and a log, and is unlocked again. As soon as peers can reach it, its hello
+    /// says what its log holds. Mutated: if the log is opened later, the hello says nothing, like that of a node that lost its
+    /// disk.
     #[tokio::test]
     async fn a_joiner_that_restarts_says_what_its_log_holds_to_the_first_who_asks() {
         let dir = tempfile::tempdir().expect("a temporary directory");
@@ -420,7 +413,7 @@ mod tests {
         };
         tokio::select! {
             flushed = reached => assert!(flushed.is_some()),
-            ended = unlocked(&node) => panic!("nobody takes it in: {:?}", ended.map(drop)),
+            ended = unlock_and_open(&node) => panic!("no member takes it in: {:?}", ended.map(drop)),
         }
         node.replica().expect("open").shutdown().await;
     }

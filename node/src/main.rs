@@ -9,19 +9,19 @@ use quorate_node::boot;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
-    // No file or socket of this process is ever made for others to read.
+    // Other users must not read any file or socket that this process makes.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     let config = match Config::load(Flags::parse()) {
         Ok(config) => config,
         Err(error) => {
-            complain(&error, None);
+            print_error(&error, None);
             return ExitCode::from(2);
         }
     };
     let filter = match filter() {
         Ok(filter) => filter,
         Err(error) => {
-            complain(&error, Some("a level, as in info, or levels for parts, as in info,openraft=error"));
+            print_error(&error, Some("a level, as in info, or levels for parts, as in info,openraft=error"));
             return ExitCode::from(2);
         }
     };
@@ -30,20 +30,20 @@ fn main() -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            complain(&error, Some("check the limits on threads and file descriptors"));
+            print_error(&error, Some("check the limits on threads and file descriptors"));
             return ExitCode::FAILURE;
         }
     };
     match runtime.block_on(boot::run(config)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            complain(&error, Some(error.hint()));
+            print_error(&error, Some(error.hint()));
             ExitCode::FAILURE
         }
     }
 }
 
-/// What is logged: as `QUORATE_LOG` says. One that makes no sense is refused, or somebody would wait for lines that never come.
+/// The log filter of `QUORATE_LOG`. An invalid one is refused: otherwise an operator would wait for lines that never come.
 fn filter() -> Result<EnvFilter, ConfigError> {
     let wanted = std::env::var("QUORATE_LOG").unwrap_or_default();
     let wanted = if wanted.is_empty() { "info,openraft=error" } else { &wanted };
@@ -51,17 +51,17 @@ fn filter() -> Result<EnvFilter, ConfigError> {
         .map_err(|error| ConfigError::Invalid { setting: "QUORATE_LOG", reason: error.to_string() })
 }
 
-/// Says what went wrong, then what to do about it.
-fn complain(error: &dyn std::error::Error, hint: Option<&str>) {
-    let mut said = error.to_string();
+/// Prints the error with its causes, then the hint.
+fn print_error(error: &dyn std::error::Error, hint: Option<&str>) {
+    let mut text = error.to_string();
     for cause in std::iter::successors(error.source(), |cause| cause.source()) {
         let cause = cause.to_string();
         // Most errors name their cause themselves.
-        if !said.contains(&cause) {
-            said = format!("{said}: {cause}");
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
         }
     }
-    eprintln!("quorated: {said}");
+    eprintln!("quorated: {text}");
     if let Some(hint) = hint {
         eprintln!("hint: {hint}");
     }

@@ -1,8 +1,8 @@
-//! `--rebuild-state`: a node whose state is damaged takes it from another one before it does anything with it.
+//! `--rebuild-state`: a node whose state is damaged takes the state from another node before it uses its own.
 //!
-//! The lock is open by then, so this node has its op key and the storage key; it stays locked for everybody else: it still
-//! gives its pieces to peers that boot, and hears neither Raft nor clients. Which replica gives the state does not matter
-//! ([`quorate_raft::Rebuild`] says why), so all peers are asked in turn, for ever.
+//! The lock is open by then, so this node has its op key and the storage key. To all others it is still locked: it gives its
+//! pieces to peers that boot, and answers neither Raft nor clients. It does not matter which replica gives the state
+//! ([`quorate_raft::Rebuild`] says why), so the node asks all peers in turn, without end.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,13 +16,13 @@ use crate::cluster::replica;
 use crate::node::Node;
 use crate::peers::session;
 
-/// Between two rounds of questions.
+/// Pause between two rounds.
 const AGAIN: Duration = Duration::from_millis(500);
 
-/// Replaces the state. When this returns, the database is closed, and opens as after any crash.
+/// Replaces the state. When this returns, the database is closed, and can be opened as after any crash.
 ///
 /// # Errors
-/// In words: what is damaged besides the state, or that the disk fails.
+/// A text that says what is damaged besides the state, or that the disk fails.
 pub async fn run(node: &Arc<Node>) -> Result<(), String> {
     let options = replica::options(node)?;
     let rebuild = Rebuild::begin(options).await.map_err(|error| format!("the state cannot be rebuilt: {error}"))?;
@@ -35,7 +35,7 @@ pub async fn run(node: &Arc<Node>) -> Result<(), String> {
         for &peer in peers.iter().filter(|&&peer| peer != node.id()) {
             match rebuild.take_from(peer).await {
                 Ok(()) => {
-                    info!(%peer, "the state is here");
+                    info!(%peer, "the state is taken over");
                     node.database.rebuild_with(None);
                     return Ok(());
                 }

@@ -1,8 +1,8 @@
-//! Alarms: what an operator should look at, kept until he says that he has.
+//! Alarms: what an operator should look at, kept until they disarm it.
 //!
-//! Raising one is a line in memory and never waits. A task puts the open ones into the file `alarms` of the data directory,
-//! sealed under the storage key as every value at rest is; what is raised while this node is locked waits in memory until
-//! that key is there. An alarm is about one thing at one node, and is raised once however often the thing happens.
+//! Raising an alarm only changes memory and never waits. A task writes the open alarms into the file `alarms` of the data
+//! directory, sealed under the storage key like every value at rest. An alarm that is raised while this node is locked waits
+//! in memory for that key. An alarm is about one thing at one node, and is raised once, however often the thing happens.
 //!
 //! ```text
 //! alarms = value at rest (family 5, key "alarms") of: 0 V1(list of { code, message, node?, since_ms u64 })
@@ -26,7 +26,7 @@ use crate::memory::alarms::{ALARMS_MAX, Which, is_meant};
 use crate::node::Node;
 use crate::vault::disk;
 
-/// More than so many alarms ever take; a longer file is damaged.
+/// Larger than any file that a node writes; a longer file is damaged.
 const FILE_BYTES_MAX: usize = 1 << 20;
 const FILE_NAME: &str = "alarms";
 /// How soon a failed write is tried again.
@@ -45,7 +45,7 @@ struct StoredAlarm {
     since_ms: u64,
 }
 
-/// Takes up the alarms of earlier starts, and keeps the file as the memory is. Never returns.
+/// Loads the alarms of earlier runs, and writes the file after each change. Never returns.
 pub async fn keep(node: Arc<Node>) {
     let stored = read(&node).unwrap_or_else(|reason| {
         let message = format!("the alarms that {} had before it started cannot be read: {reason}", node.name());
@@ -65,7 +65,7 @@ pub async fn keep(node: Arc<Node>) {
     }
 }
 
-/// Makes the file what the memory is, unless it was not read yet.
+/// Writes the open alarms into the file, if they have changed. Does nothing before the file was read.
 async fn store(node: &Arc<Node>) -> Result<(), String> {
     let mut durable = node.alarms.durable.lock().await;
     let open = node.alarms.open();
@@ -105,10 +105,10 @@ fn path(node: &Node) -> PathBuf {
     node.dir.path().join(FILE_NAME)
 }
 
-/// `alarm disarm` at this node alone; durable when this returns.
+/// `alarm disarm` on this node only; durable when this returns.
 ///
 /// # Errors
-/// If they could not be made durable.
+/// If the change cannot be made durable.
 pub async fn disarm(node: &Arc<Node>, which: &Which) -> Result<(), WireError> {
     node.alarms.close(|alarm| is_meant(which, alarm));
     store(node).await.map_err(|reason| WireError::new(Code::Storage, format!("alarms are not durable: {reason}")))

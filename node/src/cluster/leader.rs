@@ -1,8 +1,8 @@
-//! The leader's loop: it compares the state with what the operator asked for, and does the next step.
+//! The leader's loop: it compares the state with the operator's orders, and does the next step.
 //!
-//! Every step can be repeated, and any leader goes on where the last one stopped: nothing is remembered here. What is owed
-//! is decided by the pure [`plan::next`]. New keys are verified in a loop of their own, so that an operation never waits for
-//! clients that make keys without end, nor they for it.
+//! Every step can be repeated, and nothing is remembered here: if the leader changes, the new one continues where the last one
+//! stopped. The pure function [`plan::next`] decides which step is next. New keys are verified in a loop of their own. So an
+//! operation never waits for clients that make keys without end, and the clients never wait for an operation.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -33,26 +33,27 @@ use crate::node::Node;
 const HOLDER: Duration = Duration::from_secs(5);
 /// Pause after a step that did not succeed.
 const PAUSE: Duration = Duration::from_millis(100);
-/// How often the loop looks up when nothing changes: whether somebody is there is not in the state.
+/// How often the loop checks again when nothing changes: the state does not say which members are reachable.
 const LOOK: Duration = Duration::from_millis(250);
-/// A learner that lacks fewer entries than this may vote.
+/// A learner that lacks at most this many entries may become a voter.
 const NEAR: u64 = 1_000;
-/// Shares that are checked before others may run.
+/// Shares that are checked before other tasks may run.
 const CHECKED_AT_ONCE: usize = 32;
 
-/// Runs while the node runs; acts while it leads. Never returns.
+/// Runs while the node runs, and acts while it leads. Never returns.
 pub async fn run(node: Arc<Node>, replica: Replica) {
     let (mut changes, mut leadership) = (replica.changes(), replica.leadership());
-    let (mut joiner, mut serving, mut short_of) = (Joiner::default(), Serving::default(), BTreeSet::new());
+    let (mut joiner, mut serving, mut missing_holders) = (Joiner::default(), Serving::default(), BTreeSet::new());
     loop {
         changes.borrow_and_update();
         let leads = leadership.borrow_and_update().am_leader;
-        // Whoever leads next goes on with both.
+        // These two run on every node, so the next leader continues with both.
         node.leader.follow_time(&replica);
         let active_ms = serving.for_ms(replica.read(|state| state.active().map(|active| active.epoch)), boot_ms());
         let view = if leads { view(&node, &replica, &mut joiner, active_ms).await } else { None };
         let step = view.map_or(Step::Nothing, |view| replica.read(|state| plan::next(state, &view)));
-        *node.leader.operation.lock() = replica.read(|state| describe(state, &step, &short_of)).filter(|_| leads);
+        *node.leader.operation.lock() =
+            replica.read(|state| describe(state, &step, &missing_holders)).filter(|_| leads);
         let done = match step {
             Step::AwaitFounding
             | Step::Nothing
@@ -89,7 +90,7 @@ pub async fn run(node: Arc<Node>, replica: Replica) {
                 removed.inspect_err(|error| debug!(%error, "still a learner")).is_ok()
             }
             Step::GiveUpJoiner { node: joiner } => {
-                warn!(%joiner, "a joiner does not come any more, and is given up");
+                warn!(%joiner, "the joiner has been silent for too long, and is given up");
                 let (request, operation) = (random::bytes(), Operation::Revoke { nodes: [joiner].into() });
                 propose(
                     &node,
@@ -98,10 +99,13 @@ pub async fn run(node: Arc<Node>, replica: Replica) {
                 )
                 .await
             }
-            Step::Reshare { epoch, versions, .. } => reshare(&node, &replica, epoch, &versions, &mut short_of).await,
+            Step::Reshare { epoch, versions, .. } => {
+                reshare(&node, &replica, epoch, &versions, &mut missing_holders).await
+            }
             Step::CollectAcks { epoch, missing, needed, .. } => {
                 let any = collect_acks(&node, &replica, epoch, missing).await;
-                // There are enough, and the rest will not: a sealed node, say. It checks its shares when it needs them.
+                // Enough holders have acknowledged, and the others do not answer now. They check their shares when they need
+                // them.
                 any || (needed == 0 && propose(&node, &replica, Change::ActivateEpoch { epoch }).await)
             }
             Step::Retire { epoch, active, members } => retire(&node, &replica, (epoch, active), members).await,
@@ -112,7 +116,7 @@ pub async fn run(node: Arc<Node>, replica: Replica) {
     }
 }
 
-/// Since when a joiner has not been there, as this leader remembers it.
+/// When the joiner was last reachable, as this leader has seen it.
 #[derive(Debug, Default)]
 pub struct Joiner {
     node: Option<NodeId>,
@@ -120,8 +124,7 @@ pub struct Joiner {
 }
 
 impl Joiner {
-    /// For how long `joiner` has not been among `present` at `now_ms` ([`boot_ms`]); a leader that has just begun to look gives
-    /// it all the time.
+    /// For how long `joiner` has not been among `present` at `now_ms` ([`boot_ms`]). A new leader begins to count at zero.
     pub fn silent_ms(&mut self, joiner: Option<NodeId>, present: &BTreeSet<NodeId>, now_ms: u64) -> u64 {
         if self.node != joiner || joiner.is_some_and(|node| present.contains(&node)) {
             *self = Self { node: joiner, seen_ms: now_ms };
@@ -130,7 +133,7 @@ impl Joiner {
     }
 }
 
-/// Since when the ACTIVE epoch has been so, as far as this process knows.
+/// When the ACTIVE epoch became active, as this process has seen it.
 #[derive(Debug, Default)]
 pub struct Serving {
     epoch: Option<Epoch>,
@@ -138,8 +141,8 @@ pub struct Serving {
 }
 
 impl Serving {
-    /// For how long `active` has been the ACTIVE epoch at `now_ms` ([`boot_ms`]). The state says when it became so, but by a
-    /// clock that people set; a node that has just started gives it all the time.
+    /// For how long `active` has been the ACTIVE epoch at `now_ms` ([`boot_ms`]). The state says when it became ACTIVE, but by
+    /// a clock that people set. So a node that has just started begins to count at zero.
     pub fn for_ms(&mut self, active: Option<Epoch>, now_ms: u64) -> u64 {
         if self.epoch != active {
             *self = Self { epoch: active, since_ms: now_ms };
@@ -166,14 +169,14 @@ async fn view(node: &Node, replica: &Replica, joiner: &mut Joiner, active_ms: u6
     Some(View { me, present, voters, learners, settled, caught_up, joiner_silent_ms, active_ms, patience })
 }
 
-/// Adds, removes or replaces voters, whichever it is.
+/// Adds, removes or replaces voters.
 async fn change_voters(node: &Node, replica: &Replica, voters: BTreeSet<NodeId>, revoke: bool) -> bool {
     let Ok(now) = replica.membership().await else { return false };
     let purpose = purpose(&now.newest(), &voters, revoke);
     let changed = replica.change_voters(voters, purpose, &present(node, replica)).await;
     if let Err(error) = &changed {
         debug!(%error, "voters not changed yet");
-        // Whom it waits for is worth more than that it waits.
+        // The error says which nodes the change waits for, and the operator must see that.
         if let Some(operation) = node.leader.operation.lock().as_mut() {
             operation.step = format!("changes the voters: {error}");
         }
@@ -181,7 +184,7 @@ async fn change_voters(node: &Node, replica: &Replica, voters: BTreeSet<NodeId>,
     changed.is_ok()
 }
 
-/// What it is to make `voters` of the `old` ones.
+/// The purpose of a change from the voters `old` to `voters`.
 pub fn purpose(old: &BTreeSet<NodeId>, voters: &BTreeSet<NodeId>, revoke: bool) -> ChangePurpose {
     match (voters.is_subset(old), old.is_subset(voters)) {
         (true, _) if revoke => ChangePurpose::Revoke,
@@ -191,14 +194,14 @@ pub fn purpose(old: &BTreeSet<NodeId>, voters: &BTreeSet<NodeId>, revoke: bool) 
     }
 }
 
-/// The members that can be asked now, this one among them.
+/// The members that are reachable now, this node included.
 pub fn present(node: &Node, replica: &Replica) -> BTreeSet<NodeId> {
     let members: Vec<_> = replica.read(|state| state.members.keys().copied().collect());
     members.into_iter().filter(|&id| id == node.id() || node.peers().sessions.with(id).is_some()).collect()
 }
 
-/// The operation as an operator is told of it.
-fn describe(state: &State, step: &Step, short_of: &BTreeSet<NodeId>) -> Option<wire::OperationStatus> {
+/// Describes the running operation to the operator.
+fn describe(state: &State, step: &Step, missing_holders: &BTreeSet<NodeId>) -> Option<wire::OperationStatus> {
     let running = state.operations.running.as_ref()?;
     let names = |nodes: &mut dyn Iterator<Item = NodeId>| nodes.map(|id| name_in(state, id)).collect::<Vec<_>>();
     let name = operation_name(state, &running.operation);
@@ -207,7 +210,7 @@ fn describe(state: &State, step: &Step, short_of: &BTreeSet<NodeId>) -> Option<w
         Step::FinishVoters => ("finishes a change of voters".to_owned(), Vec::new()),
         Step::TransferLeadership { to } => ("lets another node lead".to_owned(), names(&mut to.iter().copied())),
         Step::ChangeVoters { .. } => ("changes the voters".to_owned(), Vec::new()),
-        Step::AddLearner { .. } | Step::RemoveLearner { .. } => ("changes who follows the log".to_owned(), Vec::new()),
+        Step::AddLearner { .. } | Step::RemoveLearner { .. } => ("changes the learners".to_owned(), Vec::new()),
         Step::GiveUpJoiner { .. } => ("gives up the joiner".to_owned(), Vec::new()),
         Step::AwaitJoiner { node, locked: false } => {
             ("the joiner makes its first lock".to_owned(), names(&mut [*node].into_iter()))
@@ -220,7 +223,7 @@ fn describe(state: &State, step: &Step, short_of: &BTreeSet<NodeId>) -> Option<w
         }
         Step::Reshare { left, .. } => {
             let step = format!("deals to epoch {epoch}: {left} key versions left");
-            (step, names(&mut state.staying().filter(|node| short_of.contains(node))))
+            (step, names(&mut state.staying().filter(|node| missing_holders.contains(node))))
         }
         Step::CollectAcks { missing, .. } => {
             (format!("holders check their shares of epoch {epoch}"), names(&mut missing.iter().copied()))
@@ -236,13 +239,13 @@ fn describe(state: &State, step: &Step, short_of: &BTreeSet<NodeId>) -> Option<w
     Some(wire::OperationStatus { name, step, waiting_for })
 }
 
-/// What was ordered, as in `revoke n4`.
+/// The operation with the names of its nodes, as in `revoke n4`.
 pub fn operation_name(state: &State, operation: &Operation) -> String {
     let named = operation.leaving().into_iter().chain(operation.joining()).map(|id| name_in(state, id));
     [operation.kind().to_owned()].into_iter().chain(named).collect::<Vec<_>>().join(" ")
 }
 
-/// The name of a member, or of one that was; the roster forgets those.
+/// The name of a member or a former member. The roster forgets the names of former members.
 fn name_in(state: &State, node: NodeId) -> String {
     let member = state.members.get(&node).map(|member| &member.name);
     let name = member.or_else(|| state.former.get(&node).map(|former| &former.name));
@@ -260,10 +263,10 @@ async fn propose(node: &Node, replica: &Replica, change: Change) -> bool {
     }
 }
 
-/// Lets one of `to` lead.
+/// Transfers leadership to one of `to`.
 async fn transfer(replica: &Replica, to: BTreeSet<NodeId>, leadership: &mut watch::Receiver<Leadership>) -> bool {
     for candidate in to {
-        info!(to = %candidate, "lets another node lead");
+        info!(to = %candidate, "transferring leadership");
         if replica.transfer_leadership(candidate).await.is_ok()
             && let Ok(Ok(_)) = timeout(HOLDER, leadership.wait_for(|leadership| !leadership.am_leader)).await
         {
@@ -273,14 +276,14 @@ async fn transfer(replica: &Replica, to: BTreeSet<NodeId>, leadership: &mut watc
     false
 }
 
-/// Deals some versions anew, at most one command's worth of keys in plain at a time. If shares are missing, the holders that
-/// gave none are noted for whoever waits.
+/// Reshares some versions. Only the keys of one command are in plain at a time. If shares are missing, `missing_holders` gets
+/// the holders that gave none, for the operator who waits.
 async fn reshare(
     node: &Arc<Node>,
     replica: &Replica,
     epoch: Epoch,
     versions: &[KeyVersionId],
-    short_of: &mut BTreeSet<NodeId>,
+    missing_holders: &mut BTreeSet<NodeId>,
 ) -> bool {
     let work = {
         let (node, replica, versions) = (Arc::clone(node), replica.clone(), versions.to_vec());
@@ -288,20 +291,20 @@ async fn reshare(
     };
     match node.background.run(work).await {
         Ok(reshare) => {
-            short_of.clear();
+            missing_holders.clear();
             propose(node, replica, Change::Reshare(reshare)).await
         }
         Err(reason) => {
-            warn!(%epoch, %reason, "key versions not dealt anew yet");
+            warn!(%epoch, %reason, "key versions not reshared yet");
             if let ReshareError::Load(LoadError::TooFew { missing, .. }) = reason {
-                short_of.extend(missing);
+                missing_holders.extend(missing);
             }
             false
         }
     }
 }
 
-/// Retires an epoch once every member that is there knows the next one: nobody loads from the old one any more.
+/// Retires an epoch once every one of `members` knows the next epoch: then no member loads keys from the old one any more.
 async fn retire(node: &Arc<Node>, replica: &Replica, (epoch, active): (Epoch, Epoch), members: Vec<NodeId>) -> bool {
     let known = members.into_iter().filter(|&member| member != node.id()).map(|member| async move {
         let report = node.peers().sessions.ask(member, Lane::Ordinary, &PeerRequest::Report, HOLDER).await;
@@ -310,7 +313,7 @@ async fn retire(node: &Arc<Node>, replica: &Replica, (epoch, active): (Epoch, Ep
     join_all(known).await.into_iter().all(|knows| knows) && propose(node, replica, Change::RetireEpoch { epoch }).await
 }
 
-/// Has new versions verified while the node leads. Never returns.
+/// Lets the holders verify new versions while this node leads. Never returns.
 pub async fn verify_new(node: Arc<Node>, replica: Replica) {
     let (mut changes, mut leadership) = (replica.changes(), replica.leadership());
     loop {
@@ -328,7 +331,8 @@ pub async fn verify_new(node: Arc<Node>, replica: Replica) {
     }
 }
 
-/// Asks holders whether they opened and checked every record of an epoch, and notes each that did.
+/// Asks holders whether they have opened and checked every record of an epoch, and proposes an acknowledgement for each that
+/// has. Returns whether there was any.
 async fn collect_acks(node: &Arc<Node>, replica: &Replica, epoch: Epoch, missing: Vec<NodeId>) -> bool {
     let index = replica.applied_index();
     let answers = missing.into_iter().map(|holder| async move {
@@ -353,7 +357,7 @@ async fn collect_acks(node: &Arc<Node>, replica: &Replica, epoch: Epoch, missing
     any
 }
 
-/// Has new versions checked by their holders, and declares ready those that reached their threshold.
+/// Lets the holders check new versions, and declares ready the versions that enough holders have checked.
 async fn verify(node: &Arc<Node>, replica: &Replica, records: Vec<Unverified>) -> bool {
     // A new version has its records in one epoch, or in two while an epoch is pending: one request each.
     let mut by_epoch: BTreeMap<Epoch, Vec<Unverified>> = BTreeMap::new();
@@ -373,7 +377,7 @@ async fn verify(node: &Arc<Node>, replica: &Replica, records: Vec<Unverified>) -
     any
 }
 
-/// Asks every holder at once and stops waiting when each version has as many holders as it needs.
+/// Asks all holders at once, and stops when enough of them have checked each version.
 async fn ask_holders(
     node: &Arc<Node>,
     replica: &Replica,
@@ -407,10 +411,10 @@ async fn ask_holders(
     reached(records, &by)
 }
 
-/// Who opened and checked a share of which version: distinct holders, never answers.
+/// For each version, the holders that opened and checked their shares. It counts distinct holders, never answers.
 pub type Tally = BTreeMap<(KeyUid, KeyVersion), BTreeSet<NodeId>>;
 
-/// Those of `records` that as many holders checked as they need.
+/// The versions of `records` that enough holders have checked.
 pub fn reached(records: &[Unverified], by: &Tally) -> Vec<Verified> {
     let checked = records.iter().filter_map(|record| {
         let (uid, version) = (record.uid, record.version);
@@ -420,7 +424,7 @@ pub fn reached(records: &[Unverified], by: &Tally) -> Vec<Verified> {
     checked.collect()
 }
 
-/// The holder's side: opens and checks its shares of the named versions, and answers those that are right.
+/// The holder's side: opens and checks its shares of the named versions, and returns the versions whose shares are right.
 ///
 /// # Errors
 /// [`PeerRefusal::Behind`] if this node has not applied them yet.
@@ -444,10 +448,11 @@ async fn check(
 ) -> Result<Vec<KeyVersionId>, PeerRefusal> {
     let holder = node.enrolment().identity.holder().ok_or(PeerRefusal::WrongEpoch)?;
     let mut verified = Vec::with_capacity(key_versions.len());
-    for some in key_versions.chunks(CHECKED_AT_ONCE) {
-        // Those that can be read; one that cannot must not hide the others.
-        let infos = holder.share_record_infos(replica, epoch, some).unwrap_or_else(|_| {
-            some.iter()
+    for chunk in key_versions.chunks(CHECKED_AT_ONCE) {
+        // If one record cannot be read, the others are still checked.
+        let infos = holder.share_record_infos(replica, epoch, chunk).unwrap_or_else(|_| {
+            chunk
+                .iter()
                 .filter_map(|&(uid, version)| holder.share_record_info(replica, epoch, uid, version).ok())
                 .collect()
         });
@@ -463,8 +468,8 @@ async fn check(
     Ok(verified)
 }
 
-/// The holder's side: how many records of an epoch were dealt anew and have been opened and checked here; an error unless
-/// these are all.
+/// The holder's side: opens and checks its shares of all records of an epoch, and returns how many of the records were
+/// reshared.
 ///
 /// # Errors
 /// [`PeerRefusal::Behind`] if this node has not applied them yet, [`PeerRefusal::WrongEpoch`] if it cannot open them all.
@@ -472,9 +477,9 @@ pub async fn check_epoch(node: &Arc<Node>, replica: &Replica, epoch: Epoch, inde
     replica.wait_applied(index, HOLDER).await.map_err(|_| PeerRefusal::Behind)?;
     let mut checked = node.keys.checked.lock().await;
     let (reshared, key_versions) = replica.read(|state| checked.owed(state, epoch)).ok_or(PeerRefusal::WrongEpoch)?;
-    for some in key_versions.chunks(crate::messages::peer::VERSIONS_MAX) {
-        let verified = check(node, replica, epoch, some).await?;
-        let all = verified.len() == some.len();
+    for chunk in key_versions.chunks(crate::messages::peer::VERSIONS_MAX) {
+        let verified = check(node, replica, epoch, chunk).await?;
+        let all = verified.len() == chunk.len();
         checked.note(verified);
         if !all {
             return Err(PeerRefusal::WrongEpoch);

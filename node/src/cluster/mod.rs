@@ -1,4 +1,4 @@
-//! How the leader leads, how the members follow, and what they say of themselves.
+//! The leader's loop, operations, roster updates, status and alarms.
 
 pub mod alarms;
 pub mod leader;

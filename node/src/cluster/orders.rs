@@ -1,8 +1,8 @@
-//! Operations, as a person asks for them by the names of nodes: checked, begun, and followed.
+//! Operations, as an operator orders them by the names of nodes: checked, begun, and followed.
 //!
-//! To begin one is to put the intent into the replicated state; the leader's loop (`members`) does the rest, whoever leads
-//! then and whether or not anybody waits for it. Who is there is not in the state, so it is here that an operation is refused
-//! which would leave a member that is away without a way to open its lock.
+//! To begin an operation, the leader puts the intent into the replicated state. The leader's loop ([`leader`]) does the rest,
+//! even if the leader changes or no client waits for the end. The state does not say which members are reachable. So an
+//! operation that would leave an absent member without a way to open its lock is refused here.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -26,15 +26,15 @@ use crate::messages::peer::Order;
 use crate::node::Node;
 use crate::vault::invitation::{INVITERS_MAX, Invitation, InvitationError, Inviter};
 
-/// What a lease may outlive its length by, for clocks that run a little slower.
+/// A lease may last this much longer than its length, if a clock runs a little slower.
 const LEASE_SLACK_MS: u64 = 300;
 
 /// The leader's side: begins an operation.
 ///
 /// # Errors
-/// What a client should hear.
+/// The error for the client.
 pub async fn begin(node: &Arc<Node>, replica: &Replica, order: Order, caller: &Caller) -> Result<Epoch, WireError> {
-    caught_up(node, replica).await?;
+    catch_up(node, replica).await?;
     let present = leader::present(node, replica);
     let begin = match replica.read(|state| ordered(state, &order, &present))? {
         Resolved::Known(epoch) => return Ok(epoch),
@@ -55,18 +55,18 @@ pub async fn begin(node: &Arc<Node>, replica: &Replica, order: Order, caller: &C
     }
 }
 
-/// What an operator's word comes to.
+/// The operation that an order stands for.
 pub enum Resolved {
-    /// The operation that it began before.
+    /// The same request began this operation before.
     Known(Epoch),
-    /// To be proposed.
+    /// A new operation, which must be proposed.
     New(Begin),
 }
 
-/// What `order` comes to in `state`, while these members are there.
+/// Finds the operation for `order` in `state`, while the members in `present` are reachable.
 ///
 /// # Errors
-/// What a client should hear.
+/// The error for the client.
 pub fn ordered(state: &State, order: &Order, present: &BTreeSet<NodeId>) -> Result<Resolved, WireError> {
     let request = match order {
         Order::Remove { request, .. } | Order::Revoke { request, .. } => *request,
@@ -75,11 +75,11 @@ pub fn ordered(state: &State, order: &Order, present: &BTreeSet<NodeId>) -> Resu
         return Ok(Resolved::Known(known.epoch));
     }
     let all_named = |names: &[NodeName]| -> Result<BTreeSet<NodeId>, WireError> {
-        names.iter().map(|name| named(state, name)).collect()
+        names.iter().map(|name| member_named(state, name)).collect()
     };
     let (operation, accept_no_redundancy, abandon) = match order {
         Order::Remove { name, accept_no_redundancy, abandon, .. } => {
-            let node = named(state, name)?;
+            let node = member_named(state, name)?;
             (Operation::Remove { node }, *accept_no_redundancy, all_named(abandon)?)
         }
         Order::Revoke { names, .. } => (Operation::Revoke { nodes: all_named(names)? }, true, BTreeSet::new()),
@@ -94,21 +94,21 @@ pub fn ordered(state: &State, order: &Order, present: &BTreeSet<NodeId>) -> Resu
     Ok(Resolved::New(Begin { request, operation, accept_no_redundancy, abandon }))
 }
 
-/// Puts an invitation, or what it replaces, into the replicated state. The leader's side.
+/// The leader's side: puts an invitation, or the node that it replaces, into the replicated state.
 ///
 /// # Errors
-/// What a client should hear.
+/// The error for the client.
 pub async fn note(node: &Node, replica: &Replica, change: Change) -> Result<(), WireError> {
     match replica.propose(node.leader.command(replica, change)).await {
         Ok(_) => Ok(()),
-        Err(ProposeError::Refused(refusal)) => Err(not_noted(node, refusal)),
+        Err(ProposeError::Refused(refusal)) => Err(invitation_refused(node, refusal)),
         Err(error) => Err(WireError::new(Code::NoQuorum, format!("the leader did not take it: {error}"))
             .hint("try again in a moment")),
     }
 }
 
-/// The text of an invitation: its secret, and where the joiner finds members. This node comes first; others that are there
-/// follow, so that the joiner does not depend on this one.
+/// The text of an invitation: its secret, and where the joiner finds members. This node comes first. The other reachable
+/// members follow, so the joiner does not depend on this node.
 ///
 /// # Errors
 /// If it cannot be written as text.
@@ -126,10 +126,10 @@ pub fn invitation(node: &Node, secret: Secret<32>) -> Result<Plaintext, WireErro
     Plaintext::new(text.as_bytes().to_vec())
 }
 
-/// Which invitation shall replace which member, checked: its id, and the member.
+/// Checks that a node with `invitation` may replace the member `name`. Returns the id of the invitation, and the member.
 ///
 /// # Errors
-/// What a client should hear.
+/// The error for the client.
 pub fn replacement(
     node: &Node,
     replica: &Replica,
@@ -138,7 +138,7 @@ pub fn replacement(
 ) -> Result<([u8; 32], NodeId), WireError> {
     let present = leader::present(node, replica);
     let gone = replica.read(|state| {
-        let gone = named(state, name)?;
+        let gone = member_named(state, name)?;
         let away = state.stranded(&[gone].into()).filter(|node| !present.contains(node)).collect();
         let hint =
             |away: &str| format!("start {away} and let it renew its lock, or revoke it first if it is lost, too");
@@ -152,7 +152,7 @@ pub fn replacement(
     Ok((invitation.key().id(), gone))
 }
 
-fn not_noted(node: &Node, refusal: Refusal) -> WireError {
+fn invitation_refused(node: &Node, refusal: Refusal) -> WireError {
     let conflict = |message: &str| WireError::new(Code::Conflict, message.to_owned());
     match refusal {
         Refusal::NodeNameTaken { node: taken } => {
@@ -178,16 +178,16 @@ fn not_noted(node: &Node, refusal: Refusal) -> WireError {
     }
 }
 
-/// A leader that was just elected may not have applied yet what the last one answered, and nothing is refused from a state that
-/// is older than the question.
-async fn caught_up(node: &Arc<Node>, replica: &Replica) -> Result<(), WireError> {
+/// Applies everything that was committed before this call. A new leader may not have applied all that the last leader
+/// answered, and must not refuse an order because its state is old.
+async fn catch_up(node: &Arc<Node>, replica: &Replica) -> Result<(), WireError> {
     renewal::catch_up(node, replica).await.map_err(|reason| {
         WireError::new(Code::NoQuorum, format!("the leader is not confirmed: {reason}")).hint("try again in a moment")
     })
 }
 
-/// The member of this name. One that is gone is named as such, so that a repetition is not taken for a mistake.
-fn named(state: &State, name: &NodeName) -> Result<NodeId, WireError> {
+/// The member of this name. For a former member the error says so: a repeated order must not look like a typing mistake.
+fn member_named(state: &State, name: &NodeName) -> Result<NodeId, WireError> {
     if let Some(member) = state.members.values().find(|member| member.name == *name) {
         return Ok(member.node);
     }
@@ -242,7 +242,7 @@ fn explain(node: &Node, replica: &Replica, operation: &Operation, refusal: Refus
     }
 }
 
-/// How far an operation is, as its leader sees it.
+/// The progress of an operation, as the leader sees it.
 ///
 /// # Errors
 /// [`Code::NotFound`] if it neither runs nor was the last one.
@@ -263,7 +263,7 @@ pub async fn progress(node: &Arc<Node>, replica: &Replica, operation: Epoch) -> 
     };
     let mut known = look();
     if known.is_none() {
-        caught_up(node, replica).await?;
+        catch_up(node, replica).await?;
         known = look();
     }
     let (running, stage) = known.ok_or_else(|| {
@@ -277,7 +277,7 @@ pub async fn progress(node: &Arc<Node>, replica: &Replica, operation: Epoch) -> 
     Ok(Progress { stage, operation: shown, revocation })
 }
 
-/// What has become of the nodes that `running` revokes.
+/// The progress of the revocation that `running` is.
 async fn revocation(node: &Node, replica: &Replica, running: &Running) -> Option<RevocationProgress> {
     let membership = replica.membership().await.ok()?;
     let matched = replica.matched();
@@ -286,18 +286,18 @@ async fn revocation(node: &Node, replica: &Replica, running: &Running) -> Option
     let over_ms = node.config.timing.lease_ms + LEASE_SLACK_MS;
     replica.read(|state| {
         let remaining: BTreeSet<_> = state.members.keys().copied().filter(|node| !revoked.contains(node)).collect();
-        // One revocation may come upon another: the disks count together.
+        // A second revocation may follow before the first one is over. The disks of both count together.
         let out: BTreeSet<_> = state.former_holders().chain(revoked.iter().copied()).collect();
         let needed = needed(remaining.len(), out.len(), theft_threshold(state));
-        // The final configuration comes behind the entry that denies them: whoever has it denies them. A joiner that had no
-        // vote yet is denied when it is a member no more.
+        // The final configuration comes after the entry that denies the nodes. So a member that has the configuration in its
+        // log denies them. A joiner without a vote is denied once it is no member any more.
         let follows = |node| membership.learners.contains(node) || state.members.contains_key(node);
         let votes = !membership.committed || membership.is_joint() || !membership.newest().is_disjoint(&revoked);
         let has_it = |node: &&NodeId| reaches(matched.get(node).copied().flatten(), membership.place);
         let denied = !votes && !revoked.iter().any(follows);
         let decisive = denied && remaining.iter().filter(has_it).count() >= needed;
         let expelled = revoked.iter().all(|node| state.former.contains_key(node));
-        // A lease that they may have was asked for before.
+        // If they still have a lease, they requested it before that.
         let withdrawn = denied && expelled && leadership.am_leader;
         let lasts_ms = || node.leader.withdrawal.lock().lasts_ms_at(running.epoch, leadership.term, boot_ms());
         let over = withdrawn && lasts_ms() > over_ms;
@@ -315,8 +315,8 @@ async fn revocation(node: &Node, replica: &Replica, running: &Running) -> Option
     })
 }
 
-/// How many of those who remain must refuse `revoked` nodes, so that the others alone can neither let them in nor, with
-/// the disks that a thief may have besides, put a key together.
+/// How many of the `remaining` members must refuse the `revoked` nodes. Then the other members are no majority, which could let
+/// them in. And a thief who has the disks of these other members and of the `revoked` nodes has fewer than `threshold`.
 fn needed(remaining: usize, revoked: usize, threshold: u8) -> usize {
     let helpers = usize::from(threshold).saturating_sub(1 + revoked);
     majority(remaining).max(remaining.saturating_sub(helpers))

@@ -1,4 +1,4 @@
-//! The replica of a node: where it lies, and what it is opened with.
+//! The replica of a node: its directory and its options.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,23 +9,23 @@ use crate::cluster::roster_update::VaultGate;
 use crate::node::Node;
 use crate::peers::raft_link::PeerLink;
 
-/// Where the replicated state is kept.
+/// The directory of the replicated state.
 pub fn directory(node: &Node) -> PathBuf {
     node.dir.path().join("state")
 }
 
-/// Opens the database and Raft on it.
+/// Opens the database and starts Raft on it.
 ///
 /// # Errors
-/// In words.
+/// The reason, as a text.
 pub async fn open(node: &Arc<Node>) -> Result<Replica, String> {
     Replica::open(options(node)?).await.map_err(|error| error.to_string())
 }
 
-/// What the replica of this node is opened with.
+/// The options to open the replica of this node with.
 ///
 /// # Errors
-/// In words.
+/// If the storage keys are not open yet.
 pub fn options(node: &Arc<Node>) -> Result<Options, String> {
     let keys = node.enrolment().identity.storage_keys()?;
     let timing = &node.config.timing;

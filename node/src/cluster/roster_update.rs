@@ -1,14 +1,15 @@
-//! The roster follows what is decided: who is a member, who votes, who is refused.
+//! Roster updates: the roster follows the replicated state. It says who is a member, who votes, and who is refused.
 //!
-//! Two things change it. An entry that denies voters does so when it is appended, through the [`VaultGate`], before the log
-//! acknowledges it. Everything else follows from what is applied: the members of the state, the newest membership among the
-//! applied entries, and the roster so far ([`next`], which is pure). Both are durable before they count.
+//! Two things change it. An entry that denies voters changes the roster when the entry is appended, through the
+//! [`VaultGate`], before the log acknowledges it. All other changes follow from the applied entries: from the members of the
+//! state, the newest applied membership, and the roster so far ([`next`], which is pure). Each change is durable before it
+//! takes effect.
 //!
-//! A member that a committed, final configuration leaves out is *gone*: it moves to the roster's second list, and is told
-//! that it was revoked. Before, it is told that it is denied, and tries again.
+//! If a committed, final configuration leaves a member out, the member is *gone*: it moves to the roster's second list, and
+//! is told that it was revoked. Before that it is told that it is denied, and tries again.
 //!
-//! What is applied at or below the roster's own entry changes nothing: a node that joins has its roster from whoever invited
-//! it, and then replays how things once were.
+//! Entries at or below the roster's own log position change nothing: a joiner gets its roster from its inviter, and then
+//! replays older entries.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,37 +27,35 @@ use crate::peers::session;
 use crate::vault::layout::Address;
 use crate::vault::{DENIALS_MAX, REVOKED_MAX, Revoked, Roster, RosterLogId, RosterMember, Standing, Vault};
 
-/// How often denials are held against what is applied, while there are any.
+/// How often the denials are compared with the applied state, while there are any.
 const LOOK: Duration = Duration::from_millis(500);
-/// Pause after the vault could not be written; the node is about to stop then.
+/// Pause after a failed write of the vault; the node is about to stop then.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// What is applied, as far as it matters to the roster.
+/// The part of the applied state that matters to the roster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
-    /// The last entry.
+    /// The position of the last applied entry.
     pub place: LogPlace,
-    /// The newest membership up to there.
+    /// The newest membership up to that entry.
     pub membership: Membership,
     /// The members, without their standing.
     pub members: BTreeMap<NodeId, RosterMember>,
-    /// Those that the state remembers as former members.
+    /// The former members that the state remembers.
     pub former: Vec<Gone>,
 }
 
-/// The next roster, and what goes with it.
+/// The next roster, with the denials and the former members that belong to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Next {
-    /// The roster.
     pub roster: Roster,
     /// The denials that still stand.
     pub denials: Vec<Denial>,
-    /// Everybody that is not to be heard any more, with the identities that are known.
+    /// The nodes that are no members any more, with their keys.
     pub gone: Vec<Gone>,
 }
 
 impl Seen {
-    /// Takes from the state what matters.
     pub fn of(state: &State, place: LogPlace, membership: &Membership) -> Self {
         let members = state.members.values().map(|member| {
             let addresses = member.addresses.iter().filter_map(|address| address.parse::<Address>().ok()).collect();
@@ -69,7 +68,7 @@ impl Seen {
     }
 }
 
-/// The roster after `seen`, from the one before it and the denials.
+/// Computes the roster after `seen` from the roster before it and the denials.
 pub fn next(before: &Roster, denials: &[Denial], seen: &Seen) -> Next {
     if RosterLogId::from(seen.place) <= before.log_id {
         return Next { roster: before.clone(), denials: denials.to_vec(), gone: seen.former.clone() };
@@ -81,8 +80,8 @@ pub fn next(before: &Roster, denials: &[Denial], seen: &Seen) -> Next {
         let (voter, learner) = (voters.contains(&node), seen.membership.learners.contains(&node));
         let was = before.member(node).map(|member| member.standing).unwrap_or_default();
         let denied = standing.iter().any(|denial| denial.node == node);
-        // Left out of a configuration that is committed, perhaps by entries that were skipped here. Also while the voters change
-        // again: whoever is in neither half was left out before.
+        // A committed configuration left this member out, perhaps in an entry that this node skipped. This also holds while
+        // the voters change again: a member that is in neither half of the joint configuration was left out before.
         let left = !voter && !learner && (denied || was.voter || was.learner || before.is_revoked(&member.boot_pk));
         if left {
             gone.push(Gone { node, boot_pk: member.boot_pk, op_pk: member.op_pk });
@@ -109,7 +108,7 @@ pub fn next(before: &Roster, denials: &[Denial], seen: &Seen) -> Next {
     Next { roster, denials, gone }
 }
 
-/// Adds denials to a vault; those of entries that its roster reflects already are left out.
+/// Adds denials to a vault, except the denials of entries that its roster already reflects.
 pub fn deny(vault: &mut Vault, denials: &[Denial]) {
     for &denial in denials.iter().filter(|denial| RosterLogId::from(denial.by) > vault.roster.log_id) {
         match vault.denials.binary_search_by_key(&denial.node, |known| known.node) {
@@ -123,19 +122,18 @@ pub fn deny(vault: &mut Vault, denials: &[Denial]) {
     vault.denials.truncate(DENIALS_MAX);
 }
 
-/// Whether whoever goes by `roster` refuses `node`.
+/// Whether a node with `roster` refuses `node`.
 pub fn is_denied(roster: &Roster, node: NodeId) -> bool {
     roster.revoked.iter().any(|revoked| revoked.node == node)
         || roster.member(node).is_some_and(|member| member.standing.denied)
 }
 
-/// Keeps denials in the vault, where a locked node reads them.
+/// Writes denials into the vault, where a locked node reads them.
 pub struct VaultGate {
     node: Arc<Node>,
 }
 
 impl VaultGate {
-    /// The gate of `node`.
     pub fn new(node: &Arc<Node>) -> Arc<Self> {
         Arc::new(Self { node: Arc::clone(node) })
     }
@@ -144,7 +142,7 @@ impl VaultGate {
 impl Gate for VaultGate {
     fn deny(&self, denials: &[Denial]) -> Result<(), String> {
         let denied = self.node.update_roster(|vault| deny(vault, denials));
-        denied.map_err(|error| format!("a denial could not be kept: {error}"))?;
+        denied.map_err(|error| format!("a denial could not be written: {error}"))?;
         for denial in denials.iter().filter(|denial| self.is_denied(denial.node)) {
             warn!(node = %denial.node, by = denial.by.index, "denied from now on");
         }
@@ -157,7 +155,7 @@ impl Gate for VaultGate {
     }
 }
 
-/// Lets the roster follow for as long as the node runs. Never returns.
+/// Updates the roster after every change of the members. Never returns.
 pub async fn run(node: Arc<Node>, replica: Replica) {
     let mut changed = replica.members_changed();
     loop {
@@ -166,17 +164,17 @@ pub async fn run(node: Arc<Node>, replica: Replica) {
         if let Some(seen) = seen
             && let Err(reason) = step(&node, seen).await
         {
-            warn!(%reason, "the roster is not kept yet");
+            warn!(%reason, "the roster is not updated yet");
             sleep(PAUSE).await;
             continue;
         }
-        // A denial may end without any change of the members.
+        // A denial may end without a change of the members.
         let open = node.with_vault(|vault| !vault.denials.is_empty()).unwrap_or_default();
         let _ = timeout(if open { LOOK } else { Duration::MAX }, changed.changed()).await;
     }
 }
 
-/// Brings the vault and everything that goes by its roster to where `seen` is.
+/// Updates the roster in the vault to `seen`, then everything that depends on the roster.
 async fn step(node: &Arc<Node>, seen: Seen) -> Result<(), String> {
     let me = node.id();
     let task = tokio::task::spawn_blocking({
@@ -195,7 +193,7 @@ async fn step(node: &Arc<Node>, seen: Seen) -> Result<(), String> {
     node.enrolment().close_sessions_with_strangers();
     session::keep_all(node);
     if next.gone.iter().any(|gone| gone.node == me) {
-        // A quorum committed it, and this node applied it: nobody has to be believed.
+        // A quorum committed it, and this node applied it itself, so it needs no attestations of peers.
         info!("this node is not a member any more, as its own log says");
         node.enrolment().revocation.accept();
     }
@@ -253,25 +251,25 @@ mod tests {
         assert_eq!(standing(&learns, 4), Some((true, false, true, false)));
         let votes = next(&learns, &[], &seen(place(1, 12), &[1, 2, 3, 4], &[&[1, 2, 3, 4]], &[])).roster;
         assert_eq!(standing(&votes, 4), Some((true, true, false, false)));
-        // Its vote is gone, and the state has it still: it is gone.
+        // It has no vote any more, but is still a member in the state: the roster counts it as gone.
         let goes = next(&votes, &[], &seen(place(1, 14), &[1, 2, 3, 4], &[&[1, 2, 3]], &[]));
         assert_eq!((standing(&goes.roster, 4), revoked(&goes.roster)), (None, vec![4]));
         assert_eq!(goes.gone, [Gone { node: NodeId(4), boot_pk: [4; 32], op_pk: [104; 32] }]);
         let again = next(&goes.roster, &[], &seen(place(1, 15), &[1, 2, 3, 4], &[&[1, 2, 3]], &[])).roster;
-        assert_eq!(again, goes.roster, "it is not let in again because nobody remembers its vote");
+        assert_eq!(again, goes.roster, "it stays gone although the last roster does not list its vote");
         let dropped = next(&again, &[], &seen(place(1, 16), &[1, 2, 3], &[&[1, 2, 3]], &[])).roster;
         assert_eq!(dropped, again);
-        // Joining was given up while it was a learner, or before.
+        // The leader gave up the joiner while it was a learner, or before.
         for roster in [&learns, &admitted] {
             let given_up = next(roster, &[], &seen(place(1, 16), &[1, 2, 3], &[&[1, 2, 3]], &[])).roster;
             assert_eq!(revoked(&given_up), [4]);
         }
     }
 
-    /// A second revocation may change the voters before the state has forgotten whom the first one left out. If those who are gone
-    /// came back while a membership is joint, they would be trusted once it is final.
+    /// Scenario: a second revocation changes the voters while the state still lists the node that the first one left out. If
+    /// that node came back into the roster while the membership is joint, it would be trusted once the membership is final.
     #[test]
-    fn whoever_is_gone_stays_gone_while_the_voters_change_again() {
+    fn a_former_member_stays_gone_while_the_voters_change_again() {
         let roster = next(&Roster::default(), &[], &seen(place(1, 3), &[1, 2, 3, 4], &[&[1, 2, 3, 4]], &[])).roster;
         let first = next(&roster, &[], &seen(place(2, 55), &[1, 2, 3, 4], &[&[1, 3, 4]], &[])).roster;
         assert_eq!((standing(&first, 2), revoked(&first)), (None, vec![2]));
@@ -281,7 +279,7 @@ mod tests {
         assert_eq!((standing(&last, 2), standing(&last, 4), revoked(&last)), (None, None, vec![2, 4]));
     }
 
-    /// T52. Mutated: without the comparison, today's member is denied by how things once were.
+    /// T52. Mutated: without the comparison, an old entry denies a node that is a member today.
     #[test]
     fn what_the_roster_reflects_changes_nothing() {
         let today = Roster { log_id: place(3, 50).into(), ..founded() };
@@ -296,7 +294,8 @@ mod tests {
         assert!(vault.denials.len() == 1 && vault.roster.members[2].standing.denied, "the control");
     }
 
-    /// Denied while its configuration is not final, gone after; and a member as before if it never can be.
+    /// A member is denied while the configuration without it is not final, and gone afterwards. If that configuration can
+    /// never become final, the node is a member as before.
     #[test]
     fn a_denied_member_is_gone_once_that_is_final_or_back_once_it_cannot_be() {
         let mut vault = Vault::new(quorate_shares::ids::ClusterId([1; 16]), bundle().op_seed);
@@ -321,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_graves_make_room() {
+    fn the_oldest_revoked_nodes_make_room() {
         let mut before = founded();
         before.revoked =
             (10..10 + REVOKED_MAX as u64).map(|id| Revoked { node: NodeId(id), boot_pk: [9; 32] }).collect();

@@ -1,4 +1,4 @@
-//! How this node is, and what it knows of the others: for anybody, for peers, for clients.
+//! The status of this node, and what it knows of the other nodes: for the public, for peers, and for clients.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,15 +23,15 @@ use crate::messages::peer::{PeerReply, PeerRequest, Report};
 use crate::node::Node;
 use crate::peers::dial::{Closing, dial};
 
-/// A peer that does not report within this time is shown as it was last heard of.
+/// If a peer does not report within this time, its last report is shown.
 const REPORT: Duration = Duration::from_millis(400);
 
-/// What anybody may know: the phase, and who is missing.
+/// The public status: the phase, and which nodes are missing.
 pub fn public(node: &Node) -> PublicStatus {
     let phase = node.phase();
     let (have, need, waiting_for): (usize, usize, Vec<NodeId>) = match phase {
         Phase::Locked => {
-            // A person counts nodes, this one included, not pieces.
+            // The operator sees a number of nodes, this one included, and not of pieces.
             let unlocking = node.enrolment().locks.unlocking.lock().clone();
             let missing = unlocking.waiting_for.into_keys().collect();
             (usize::from(unlocking.have) + 1, usize::from(unlocking.need) + 1, missing)
@@ -50,7 +50,7 @@ pub fn public(node: &Node) -> PublicStatus {
     PublicStatus { phase, have: count(have), need: count(need), waiting_for }
 }
 
-/// What peers may know.
+/// The report of this node to its peers.
 pub fn report(node: &Node) -> Report {
     let replica = node.replica();
     let active = |replica: &Replica| replica.read(|state| state.active().map(|epoch| epoch.epoch));
@@ -67,7 +67,7 @@ pub fn report(node: &Node) -> Report {
     }
 }
 
-/// What is under way at this node: founding, joining, or rebuilding its state.
+/// What this node is doing: rebuilding its state, unlocking, founding or joining.
 pub fn operation(node: &Node) -> Option<OperationStatus> {
     if node.database.rebuild().is_some() {
         let step = "takes the state from another node".to_owned();
@@ -86,19 +86,19 @@ pub fn operation(node: &Node) -> Option<OperationStatus> {
     Some(OperationStatus { name: "founding".to_owned(), step: founding.step, waiting_for: founding.waiting_for })
 }
 
-/// How far the operation of this name is, as the leader last said.
-fn led(node: &Node, leader: Option<NodeId>, name: String) -> OperationStatus {
-    let said = match leader {
+/// The progress of the operation `name`, as the leader last reported it.
+fn reported_by_leader(node: &Node, leader: Option<NodeId>, name: String) -> OperationStatus {
+    let reported = match leader {
         Some(leader) if leader == node.id() => node.leader.operation.lock().clone(),
         Some(leader) => node.peers().reports.lock().get(&leader).and_then(|(report, _)| report.operation.clone()),
         None => None,
     };
-    // It may have spoken of another one, before this one began.
-    let said = said.filter(|said| said.name == name);
-    said.unwrap_or(OperationStatus { name, step: String::new(), waiting_for: Vec::new() })
+    // The report may be older than this operation, and name another one.
+    let reported = reported.filter(|reported| reported.name == name);
+    reported.unwrap_or(OperationStatus { name, step: String::new(), waiting_for: Vec::new() })
 }
 
-/// Why peers have not unlocked this node, in their own words, once they have said something.
+/// Why peers have not unlocked this node, in the words of their answers. `None` before the first answer.
 fn unlocking(node: &Node) -> Option<OperationStatus> {
     let unlocking = node.enrolment().locks.unlocking.lock().clone();
     let said = unlocking.waiting_for.iter().filter(|(_, said)| !said.is_empty());
@@ -107,7 +107,7 @@ fn unlocking(node: &Node) -> Option<OperationStatus> {
     (!said.is_empty()).then(|| OperationStatus { name: "unlocking".to_owned(), step: said.join("; "), waiting_for })
 }
 
-/// The file that a client needs: who the nodes are, and how to know them.
+/// The cluster file that a client needs: the nodes, their addresses and their public keys.
 pub fn cluster_file(node: &Node) -> ClusterFile {
     let roster = node.roster();
     let nodes = roster.members.iter().map(|member| ClusterNode {
@@ -120,9 +120,9 @@ pub fn cluster_file(node: &Node) -> ClusterFile {
     ClusterFile { cluster: node.cluster(), nodes: nodes.collect() }
 }
 
-/// Everything on one screen.
+/// The status for a client.
 pub async fn full(node: &Arc<Node>, replica: &Replica) -> Status {
-    // What the peers report is gathered first, since it takes time; then everything is read at one moment.
+    // The reports of the peers come first, since they take time. Then everything is read at one moment.
     let reports = reports(node, replica).await;
     let leader = replica.leadership().borrow().leader;
     let (nodes, running, (threshold, theft_threshold, epoch, keys, one_disk_keys)) =
@@ -153,14 +153,14 @@ pub async fn full(node: &Arc<Node>, replica: &Replica) -> Status {
         lease_ms,
         keys,
         one_disk_keys,
-        operation: operation(node).or_else(|| running.map(|name| led(node, leader, name))),
+        operation: operation(node).or_else(|| running.map(|name| reported_by_leader(node, leader, name))),
         alarms: alarms(node),
         waiting_for: public(node).waiting_for,
         nodes,
     }
 }
 
-/// How many keys would be safer if they were rotated.
+/// How many keys were made while one disk alone could open them, and should be rotated.
 fn one_disk_keys(state: &State) -> u64 {
     match state.one_disk_until_ms() {
         0 => 0,
@@ -168,14 +168,14 @@ fn one_disk_keys(state: &State) -> u64 {
     }
 }
 
-/// Every member, with what it reports now or reported last.
+/// Every member with its newest report.
 pub async fn nodes(node: &Arc<Node>, replica: &Replica) -> Vec<NodeInfo> {
     let reports = reports(node, replica).await;
     let leader = replica.leadership().borrow().leader;
     replica.read_members(|state, _, membership| listed(state, membership, leader, &reports))
 }
 
-/// What each member reports, and how many milliseconds ago.
+/// The newest report of each member, and its age in milliseconds.
 type Reports = BTreeMap<NodeId, (Report, u64)>;
 
 async fn reports(node: &Arc<Node>, replica: &Replica) -> Reports {
@@ -224,14 +224,14 @@ fn listed(state: &State, membership: &Membership, leader: Option<NodeId>, report
     infos.collect()
 }
 
-/// Disks that a thief must have at one instant: the least of what any epoch and any lock demands.
+/// How many disks a thief must have at one instant: the smallest number that any epoch or any lock demands.
 pub fn theft_threshold(state: &State) -> u8 {
     let epochs = state.epochs.values().filter(|epoch| !epoch.is_over()).map(|epoch| epoch.threshold);
     let locks = state.locks.values().map(|lock| lock.threshold.saturating_add(1));
     epochs.chain(locks).min().unwrap_or(0)
 }
 
-/// How a peer is: over its session, or, if it is locked and has none, over the public door.
+/// Asks a peer for its report: over its session, or, if it is locked and has none, for its public status.
 async fn ask(node: &Arc<Node>, peer: NodeId) -> Option<Report> {
     if node.peers().sessions.with(peer).is_some() {
         return match node.peers().sessions.ask(peer, Lane::Ordinary, &PeerRequest::Report, REPORT).await {
@@ -260,7 +260,7 @@ async fn ask_public(node: &Arc<Node>, peer: NodeId) -> Option<PublicStatus> {
 pub fn alarms(node: &Node) -> Vec<Alarm> {
     let (mut alarms, roster, peers) = (node.alarms.open(), node.roster(), node.peers());
     let reports = peers.reports.lock();
-    // What a former member said last is nobody's to close.
+    // The alarms of a former member are left out, because no operator could close them.
     for (_, (report, _)) in reports.iter().filter(|(peer, _)| roster.member(**peer).is_some()) {
         for alarm in &report.alarms {
             if !alarms.iter().any(|known| known.code == alarm.code && known.node == alarm.node) {

@@ -1,10 +1,13 @@
 //! Founding: from N invitations to a cluster with an active epoch.
 //!
-//! In order: invitations are proved, and keys, names and addresses exchanged; every pair exchanges lock keys; each founder
-//! writes its first locked vault and says so; only then does the first founder initialise Raft with all founders as voters,
-//! and the leader makes epoch 1. Until its first lock is durable a founder's op key lies in memory only: if it dies before,
-//! it comes back with new ones, the first founder raises the attempt, and all make their locks anew. Nothing was lost,
-//! since nothing existed. Every step can be repeated, so the loop below simply does whatever is still missing.
+//! 1. The founders prove their invitations, and exchange keys, names and addresses.
+//! 2. Every pair of founders exchanges lock keys.
+//! 3. Each founder writes its first locked vault, and tells the first founder.
+//! 4. Only then does the first founder initialise Raft with all founders as voters, and the leader makes epoch 1.
+//!
+//! Until its first lock is durable, a founder's op key lies in memory only. If the founder crashes before that, it comes back
+//! with new keys, the first founder raises the attempt, and all founders make new locks. Nothing is lost, since no key exists
+//! yet. Every step can be repeated, so the loop below does the steps that are still missing.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +26,7 @@ use crate::base::clock::wall_ms;
 use crate::base::phase::Phase;
 use crate::base::random;
 use crate::cluster::replica;
-use crate::join::terms::{FoundError, Terms, attempt, registration, settle_roster};
+use crate::join::terms::{FoundError, Terms, adopt_roster, attempt, registration};
 use crate::join::{inviter, joiner, registry};
 use crate::lock::renewal;
 use crate::messages::peer::PeerRequest;
@@ -49,12 +52,12 @@ pub fn draw_keys() -> Bundle {
     }
 }
 
-/// Enters the first founder, or its new keys, into its own book; other founders have none.
+/// Enters the first founder, or its new keys, into its own founder registry. On other founders this does nothing.
 ///
 /// # Errors
 /// If the vault cannot be written.
 pub async fn register_self(node: &Arc<Node>) -> Result<(), FoundError> {
-    // The others keep the id that they know: a first founder that is locked asks for its pieces under it.
+    // The other founders keep the id that they know.
     if !node.with_vault(|vault| registry::view(vault).is_some()).unwrap_or_default() {
         return Ok(());
     }
@@ -64,13 +67,15 @@ pub async fn register_self(node: &Arc<Node>) -> Result<(), FoundError> {
     let me = FounderKeys { node: FIRST_FOUNDER, boot_pk, op_pk, share_pk, name, addresses };
     node.enrolment().identity.set_id(FIRST_FOUNDER);
     let register = node.update_vault(move |vault| {
+        // After a restart the locked first founder asks for its pieces under this id.
         vault.identity.node = Some(FIRST_FOUNDER);
         registry::register_self(vault, me);
     });
     register.await.map_err(|error| FoundError::Failed(error.to_string()))
 }
 
-/// The side of `quorate-join/1` that is asked: the first founder's, or that of any member which serves. Malformed requests get an empty answer.
+/// Answers a request of `quorate-join/1`, at the first founder or at any serving member. Malformed requests get an empty
+/// answer.
 pub async fn take_proof(node: &Arc<Node>, conn: &Conn, body: &[u8]) -> Vec<u8> {
     let Ok(request) = JoinRequest::parse(body) else { return Vec::new() };
     let exporter = *conn.export(EXPORTER_JOIN, b"").expose();
@@ -78,7 +83,7 @@ pub async fn take_proof(node: &Arc<Node>, conn: &Conn, body: &[u8]) -> Vec<u8> {
     if let Some(replica) = node.replica().filter(|_| node.phase() == Phase::Serving) {
         return inviter::take_proof(node, &replica, request, tls_key, &exporter, conn.peer().remote).await;
     }
-    // Strangers must not cost more than a look: a vault update is for those who know an invitation.
+    // A stranger must not cost more than a look-up: only a request that proves an invitation updates the vault.
     let invited = node.with_vault(|vault| registry::knows(vault, &request, &exporter)).unwrap_or_default();
     let registered = match invited {
         true => {
@@ -100,8 +105,8 @@ pub async fn take_proof(node: &Arc<Node>, conn: &Conn, body: &[u8]) -> Vec<u8> {
     reply.unwrap_or_default()
 }
 
-/// Opens the replica of a founder or a joiner that restarts, if it got as far before: it must be open before any peer is heard,
-/// since a member that says nothing of its log is taken for one that lost it.
+/// Opens the replica of a founder or a joiner that restarts, if it had one before. The replica must be open before any peer
+/// connects: if a member does not say what its log holds, peers assume that it lost its log.
 ///
 /// # Errors
 /// [`FoundError::Failed`].
@@ -113,21 +118,22 @@ pub async fn resume(node: &Arc<Node>) -> Result<(), FoundError> {
     Ok(())
 }
 
-/// Goes through founding until the replicated state names this node, and returns the open replica.
+/// Repeats the steps of founding until the replicated state names this node, and returns the open replica.
 ///
 /// # Errors
-/// [`FoundError::Refused`] if this node was refused before it had a lock; otherwise it goes on for ever.
+/// [`FoundError::Refused`] if this node was refused before it had a lock; [`FoundError::Failed`] if the vault cannot be
+/// written or the replica cannot be opened. Otherwise it tries without end.
 pub async fn run(node: &Arc<Node>) -> Result<Replica, FoundError> {
     loop {
-        // What is learned for one vault is not written into the next.
+        // The vault may be discarded meanwhile. What was learned for it must not be written into the next one.
         let enrolment = node.enrolment();
         let learned = match learn(node, &enrolment).await {
-            // Another invitation took the place of the one that is refused.
+            // The operator has replaced the refused invitation by another one meanwhile.
             Err(FoundError::Refused(_)) if !enrolment.has_vault() => continue,
             learned => learned?,
         };
         if let Some(terms) = learned {
-            settle_roster(node, &enrolment, terms.me, &terms.roster);
+            adopt_roster(node, &enrolment, terms.me, &terms.roster);
             if make_lock(node, &enrolment, &terms).await {
                 let replica = open_replica(node).await?;
                 if is_member(node, &replica) {
@@ -141,9 +147,9 @@ pub async fn run(node: &Arc<Node>) -> Result<Replica, FoundError> {
     }
 }
 
-/// What is known of the founders: from the own book, or from the first founder. `None` while some are missing.
+/// Learns the terms from this node's founder registry, or from the inviting node. `None` while founders are missing.
 async fn learn(node: &Arc<Node>, enrolment: &Enrolment) -> Result<Option<Terms>, FoundError> {
-    let own_book = enrolment.with_vault(|vault| {
+    let registered = enrolment.with_vault(|vault| {
         let (attempt, first) = registry::view(vault)?;
         Some(match first.so_far.len() == usize::from(first.founders) {
             true => {
@@ -152,7 +158,7 @@ async fn learn(node: &Arc<Node>, enrolment: &Enrolment) -> Result<Option<Terms>,
             false => Err((first.so_far.len(), first.founders)),
         })
     });
-    match own_book.flatten() {
+    match registered.flatten() {
         Some(Ok(terms)) => Ok(Some(terms)),
         Some(Err((have, founders))) => {
             let missing = usize::from(founders) - have;
@@ -169,8 +175,9 @@ async fn learn(node: &Arc<Node>, enrolment: &Enrolment) -> Result<Option<Terms>,
 async fn make_lock(node: &Arc<Node>, enrolment: &Arc<Enrolment>, terms: &Terms) -> bool {
     let is_first = terms.me == FIRST_FOUNDER;
     let done = match is_first {
-        // The first founder's book names the attempt that it hands out, so which one its lock is for is known only in
-        // memory: after a restart it makes one more, unless Raft has begun, which rests on everybody's last lock.
+        // The registry names the newest attempt, and not the attempt of this node's lock: that one is known only in memory.
+        // So the first founder makes one more lock after a restart, unless it has started Raft: that needs the last lock of
+        // every founder.
         true => *enrolment.joining.locked_attempt.lock() == Some(terms.attempt) || has_started(enrolment),
         false => enrolment
             .with_vault(|vault| vault.lock.is_some() && attempt(vault) == Some(terms.attempt))
@@ -183,7 +190,7 @@ async fn make_lock(node: &Arc<Node>, enrolment: &Arc<Enrolment>, terms: &Terms) 
         return false;
     }
     let prepared = match terms.joins() {
-        // A cluster that one member of is away can be joined all the same: that one holds no piece yet.
+        // A node can join while a member is away: that member then holds no piece yet.
         true => renewal::prepare_with_present(enrolment, terms.threshold.saturating_sub(1)).await,
         false => renewal::prepare(enrolment).await,
     };
@@ -199,7 +206,7 @@ async fn make_lock(node: &Arc<Node>, enrolment: &Arc<Enrolment>, terms: &Terms) 
     let Some(own) = enrolment.identity.own() else { return false };
     let locked = renewal::lock(node, enrolment, terms.lock_threshold(), peers, own.bundle.duplicate(), move |vault| {
         if is_first && attempt(vault) != Some(made_for) {
-            // A founder came back with new keys while the lock was made: it would name the old ones.
+            // A founder came back with new keys while this lock was made, and the lock would name the old ones.
             return false;
         }
         vault.identity.node = Some(me);
@@ -222,7 +229,7 @@ async fn make_lock(node: &Arc<Node>, enrolment: &Arc<Enrolment>, terms: &Terms) 
     true
 }
 
-/// Whether the first founder went on to Raft: from there on no founder may come with new keys.
+/// Whether the first founder has started Raft. From then on no founder may come with new keys.
 fn has_started(enrolment: &Enrolment) -> bool {
     let started = |vault: &Vault| {
         vault.lock.is_some() && registry::view(vault).is_some_and(|(_, first)| first.step == FoundingStep::Starting)
@@ -230,7 +237,7 @@ fn has_started(enrolment: &Enrolment) -> bool {
     enrolment.with_vault(started).unwrap_or_default()
 }
 
-/// Makes the roster durable before any lock rests on it: a founder that loses power must still know whose lock it opens.
+/// Makes the roster durable before any lock depends on it: after a loss of power a founder must know which nodes it unlocks.
 async fn keep_roster(node: &Node, enrolment: &Arc<Enrolment>, terms: &Terms) -> bool {
     let (me, roster, joins) = (terms.me, terms.roster.clone(), terms.joins());
     let kept = node.update_vault_of(Arc::clone(enrolment), move |vault| {
@@ -256,7 +263,7 @@ fn is_member(node: &Node, replica: &Replica) -> bool {
     replica.read(|state| state.members.contains_key(&node.id()))
 }
 
-/// Says that this node's lock is durable; the first founder starts Raft once everybody has said so.
+/// Reports that this node's lock is durable. The first founder starts Raft once all founders have reported that.
 async fn announce(node: &Arc<Node>, enrolment: &Enrolment, terms: &Terms, replica: &Replica) {
     if terms.joins() {
         return inviter::announce(node, enrolment, terms).await;
@@ -288,7 +295,7 @@ async fn announce(node: &Arc<Node>, enrolment: &Enrolment, terms: &Terms, replic
     }
 }
 
-/// Initialises Raft and writes the first entry, through whoever leads.
+/// Initialises Raft, and proposes the first entry through the leader.
 async fn start(node: &Arc<Node>, terms: &Terms, replica: &Replica) -> Result<(), String> {
     node.update_vault(|vault| {
         if let Some((_, first)) = registry::of(vault) {
@@ -302,7 +309,7 @@ async fn start(node: &Arc<Node>, terms: &Terms, replica: &Replica) -> Result<(),
     let found = node
         .with_vault(|vault| registry::view(vault).map(|(_, first)| founding_entry(node, first)))
         .flatten()
-        .ok_or("the book is closed")?;
+        .ok_or("the founder registry is closed")?;
     propose::propose(node, replica, Change::Found(found)).await.map_err(|error| error.to_string())
 }
 
@@ -326,7 +333,7 @@ fn founding_entry(node: &Node, first: &FirstFounder) -> Found {
     }
 }
 
-/// The replicated state names this node: the founding section has done its work.
+/// Removes the founding section from the vault, now that the replicated state names this node.
 async fn finish(node: &Arc<Node>, replica: &Replica) -> Result<(), FoundError> {
     let log_id = replica.read_members(|_, place, _| place).map(RosterLogId::from).unwrap_or_default();
     let roster = node

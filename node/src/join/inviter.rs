@@ -1,10 +1,9 @@
-//! Joining a cluster that runs: what a member answers whoever proves an invitation, and how the joiner says that it is ready.
+//! Joining a running cluster: how a member answers a node that proves an invitation, and how the joiner says that it is ready.
 //!
-//! The proof begins an operation in the replicated state. From there on the joiner does what every member does, and the
-//! leader's loop does the rest: here is only the way up to the joiner's first lock, which is that of a founder ([`found`])
-//! but for who is asked.
+//! The proof begins an operation in the replicated state. From then on the joiner does what every member does, and the
+//! leader's loop does the rest. The joiner comes to its first lock like a founder ([`founding`]), but it asks other nodes.
 //!
-//! [`found`]: crate::join::founding
+//! [`founding`]: crate::join::founding
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -29,9 +28,9 @@ use crate::vault::Roster;
 use crate::vault::invitation::{InvitationKey, JoinCode, JoinReply, JoinRequest};
 use crate::vault::layout::Address;
 
-/// How long a member may take to know the joiner itself, before it tells it to ask again.
+/// If a member's roster does not name the joiner within this time, the member tells the joiner to ask again.
 const KNOWN: Duration = Duration::from_secs(2);
-/// Pause between two looks.
+/// Pause between two checks of the roster.
 const LOOK: Duration = Duration::from_millis(20);
 
 /// A member's side of `quorate-join/1`.
@@ -50,12 +49,12 @@ pub async fn take_proof(
             return JoinReply::unknown(exporter).unwrap_or_default();
         }
         Err(reason) => {
-            // To say that it is unknown would be final. Without an answer the joiner asks again, another member perhaps.
+            // The answer that it is unknown would be final. Without an answer the joiner asks again, perhaps another member.
             info!(%remote, %reason, "join request with an invitation that may only be new");
             return Vec::new();
         }
     };
-    // Strangers must not cost more than a look.
+    // A stranger must not cost more than a look-up.
     if !request.is_proved(&key, exporter) || request.registration.boot_pk != tls_key {
         warn!(%remote, "join request without a proof");
         return JoinReply::unknown(exporter).unwrap_or_default();
@@ -81,7 +80,7 @@ pub async fn take_proof(
         },
     };
     let known = match code {
-        JoinCode::Complete => known(node, registration.boot_pk, registration.op_pk).await,
+        JoinCode::Complete => await_in_roster(node, registration.boot_pk, registration.op_pk).await,
         _ => None,
     };
     let (code, joiner, roster) = match (code, known) {
@@ -93,8 +92,8 @@ pub async fn take_proof(
     JoinReply { code, node: joiner, attempt: 0, roster }.seal(&key, exporter).unwrap_or_default()
 }
 
-/// What a joiner that asks again and again is told without another entry in the log: that it is admitted with these keys, or
-/// that something else runs.
+/// The answer to a joiner that asks again, if it needs no new log entry: the joiner is admitted with these keys, or another
+/// operation runs.
 fn standing(state: &State, admit: &Admit) -> Option<JoinCode> {
     let member = state.members.values().find(|member| member.boot_pk == admit.boot_pk);
     match member {
@@ -103,7 +102,7 @@ fn standing(state: &State, admit: &Admit) -> Option<JoinCode> {
     }
 }
 
-/// V of an invitation. One that this member does not know may have been given at another a moment ago.
+/// The key V of an invitation. If this member does not know the invitation, another member may have made it a moment ago.
 async fn invitation_key(node: &Node, replica: &Replica, id: &[u8; 32]) -> Result<Option<InvitationKey>, NoLease> {
     let look = || replica.read(|state| state.invitations.get(id).map(|invitation| invitation.proof_key));
     let mut found = look();
@@ -114,8 +113,8 @@ async fn invitation_key(node: &Node, replica: &Replica, id: &[u8; 32]) -> Result
     Ok(found.map(|mut proof_key| InvitationKey::from(Secret::take(&mut proof_key))))
 }
 
-/// The joiner's id, and the roster that names it with these keys, as soon as this member goes by it.
-async fn known(node: &Node, boot_pk: [u8; 32], op_pk: [u8; 32]) -> Option<(NodeId, Roster)> {
+/// Waits until this member's roster names the joiner with these keys. Returns the joiner's id and the roster.
+async fn await_in_roster(node: &Node, boot_pk: [u8; 32], op_pk: [u8; 32]) -> Option<(NodeId, Roster)> {
     let until = Instant::now() + KNOWN;
     loop {
         let roster = node.roster();
@@ -137,26 +136,26 @@ fn code_of(refusal: &Refusal) -> JoinCode {
         Refusal::NodeNameTaken { .. } | Refusal::NameNotInvited => JoinCode::NameTaken,
         Refusal::MemberCount { .. } => JoinCode::Full,
         Refusal::TooFewRemain { .. } => JoinCode::TooFew,
-        // Another operation, or a state that has no epoch yet.
+        // Another operation runs, or the state has no epoch yet.
         _ => JoinCode::Wait,
     }
 }
 
-/// The joiner's side, once its lock is durable: it says so to whoever leads. The cluster does the rest, and this node's own
-/// replica will name it.
+/// The joiner's side, once its lock is durable: it tells the leader. The cluster does the rest, and then this node's own
+/// replica names it.
 pub(crate) async fn announce(node: &Arc<Node>, enrolment: &Enrolment, terms: &Terms) {
-    enrolment.joining.progress("locked; waiting to be taken into the cluster", Vec::new());
+    enrolment.joining.progress("locked; waiting until the cluster admits this node", Vec::new());
     let me = terms.me;
     let members = terms.roster.members.iter().map(|member| member.node).filter(|member| *member != me);
     for member in members.filter(|&member| enrolment.peers.sessions.with(member).is_some()) {
         let mut at = Some(member);
-        // The first answer names the leader, as a rule.
+        // The first answer usually names the leader.
         for _ in 0..2 {
             let Some(asked) = at else { break };
             match propose::propose_at(node, asked, Change::Admitted { node: me }).await {
                 Ok(()) => return,
                 Err((error, leader)) => {
-                    debug!(%asked, %error, "not known to be locked yet");
+                    debug!(%asked, %error, "the lock is not reported to the leader yet");
                     at = leader;
                 }
             }

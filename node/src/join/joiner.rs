@@ -1,8 +1,8 @@
-//! Whoever is invited: proving the invitation to the first founder, or to any member of a cluster that runs, and learning
-//! from it who the others are. The invitation does not say which of the two it is; the answer does.
+//! The invited node: it proves its invitation to the first founder, or to any member of a running cluster, and learns from it
+//! who the other nodes are. The invitation does not say which of the two it is; the answer does.
 //!
-//! Nothing here is final until this node's lock is durable: a request may be repeated as often as it takes, and a refusal
-//! before that leaves nothing behind.
+//! Nothing here is final until this node's lock is durable: a request can be repeated, and a refusal before that leaves
+//! nothing behind.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use quorate_client::identity::{Protocol, PublicKey as Pinned};
 use quorate_shares::labels::EXPORTER_JOIN;
 use tracing::debug;
 
-use crate::join::terms::{FoundError, Terms, attempt, registration, settle_roster};
+use crate::join::terms::{FoundError, Terms, adopt_roster, attempt, registration};
 use crate::messages::peer::{PeerReply, PeerRequest};
 use crate::node::Node;
 use crate::node::enrolment::Enrolment;
@@ -23,16 +23,16 @@ use crate::vault::{FIRST_FOUNDER, Invited, Role, Vault};
 /// How long the first founder may take to answer.
 const PEER: Duration = Duration::from_secs(3);
 
-/// What the first founder says of the others. `None` while some are missing, or it does not answer.
+/// Asks the inviting node who the other nodes are. `None` while founders are missing, or if it does not answer.
 ///
 /// # Errors
 /// [`FoundError::Refused`] if it refuses while this node has no lock.
 pub(crate) async fn ask_first_founder(node: &Arc<Node>, enrolment: &Enrolment) -> Result<Option<Terms>, FoundError> {
     let (has_lock, joins) = enrolment.with_vault(|vault| (vault.lock.is_some(), is_joiner(vault))).unwrap_or_default();
     if has_lock && joins {
-        // The members know all that there is to know of it.
+        // The members have admitted this node, and the vault has all terms.
         let terms = known_terms(enrolment);
-        terms.iter().for_each(|terms| settle_roster(node, enrolment, terms.me, &terms.roster));
+        terms.iter().for_each(|terms| adopt_roster(node, enrolment, terms.me, &terms.roster));
         return Ok(terms);
     }
     let reply = match join_once(node, enrolment).await {
@@ -40,14 +40,14 @@ pub(crate) async fn ask_first_founder(node: &Arc<Node>, enrolment: &Enrolment) -
         Err(reason) => {
             node.enrolment()
                 .joining
-                .progress(&format!("asking who gave the invitation: {reason}"), vec!["the inviting node".to_owned()]);
+                .progress(&format!("asking the inviting node: {reason}"), vec!["the inviting node".to_owned()]);
             return Ok(known_terms(enrolment));
         }
     };
     let refused = match reply.code {
         JoinCode::Complete => {
             let Some(me) = reply.node else { return Ok(None) };
-            settle_roster(node, enrolment, me, &reply.roster);
+            adopt_roster(node, enrolment, me, &reply.roster);
             let Some(threshold) = ask_threshold(node, enrolment, &reply).await else { return Ok(None) };
             return Ok(Some(Terms { attempt: reply.attempt, me, threshold, roster: reply.roster }));
         }
@@ -72,18 +72,18 @@ pub(crate) async fn ask_first_founder(node: &Arc<Node>, enrolment: &Enrolment) -
         JoinCode::Full => "the cluster has as many members as it may; remove one first",
         JoinCode::TooFew => {
             "without the node that this invitation replaces too few shares would remain, and every key would be lost; join \
-             with an invitation that replaces nobody first"
+             with an invitation that replaces no node first"
         }
     };
     if has_lock {
-        // The cluster may simply be founded by now, and its first founder keeps no book any more.
-        debug!(refused, "the first founder no longer takes requests");
+        // The cluster may be founded by now, and then its first founder has no founder registry any more.
+        debug!(refused, "the first founder no longer answers join requests");
         return Ok(known_terms(enrolment));
     }
     Err(FoundError::Refused(refused))
 }
 
-/// What the vault already knows, when the first founder cannot be asked: enough once this node's lock is durable.
+/// The terms in the vault, for when the first founder cannot be asked. They are complete once this node's lock is durable.
 fn known_terms(enrolment: &Enrolment) -> Option<Terms> {
     let known = enrolment.with_vault(|vault| {
         let lock = vault.lock.as_ref()?;
@@ -130,7 +130,7 @@ async fn join_once(node: &Node, enrolment: &Enrolment) -> Result<JoinReply, Stri
     Err(failures.join("; "))
 }
 
-/// Shares that a key needs: as the first founder has it, or any member of a cluster that runs.
+/// Asks the first founder, or any member of a running cluster, how many shares a key needs.
 async fn ask_threshold(node: &Node, enrolment: &Enrolment, reply: &JoinReply) -> Option<u8> {
     let members = reply.roster.members.iter().map(|member| member.node).filter(|&member| Some(member) != reply.node);
     let asked: Vec<_> = members.filter(|&member| reply.attempt == 0 || member == FIRST_FOUNDER).collect();
@@ -146,7 +146,7 @@ async fn ask_threshold(node: &Node, enrolment: &Enrolment, reply: &JoinReply) ->
     None
 }
 
-/// Whether this node was invited into a cluster that ran already.
+/// Whether this node was invited into a running cluster.
 fn is_joiner(vault: &Vault) -> bool {
     matches!(vault.founding.as_ref().map(|founding| &founding.role), Some(Role::Joiner(_)))
 }

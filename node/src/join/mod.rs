@@ -1,4 +1,4 @@
-//! How a node comes in: founding a cluster, and joining one that runs.
+//! How a node becomes a member: founding a cluster, and joining a running one.
 
 pub mod founding;
 pub mod inviter;

@@ -1,6 +1,6 @@
-//! The first founder's desk: who was invited, who has proved it, and when everybody is there.
+//! The founder registry of the first founder: the invitations, the founders that have proved one, and whether all are there.
 //!
-//! Pure changes of the vault's founding section: the caller makes them durable before it answers.
+//! The functions are pure changes of the vault's founding section. The caller makes them durable before it answers.
 
 use quorate_shares::ids::NodeId;
 use quorate_shares::secret::Secret;
@@ -13,10 +13,10 @@ use crate::vault::{
     RosterMember, Standing, Vault,
 };
 
-/// An invitation may be proved for the first time within this.
+/// An invitation must be proved for the first time within this time.
 pub const INVITATION_MS: u64 = 3_600_000;
 
-/// The desk of a vault, if this node is the first founder and founding is unfinished.
+/// The registry in a vault, if this node is the first founder and founding is unfinished.
 pub fn of(vault: &mut Vault) -> Option<(&mut u32, &mut FirstFounder)> {
     match vault.founding.as_mut()? {
         Founding { attempt, role: Role::FirstFounder(first), .. } => Some((attempt, first)),
@@ -24,7 +24,7 @@ pub fn of(vault: &mut Vault) -> Option<(&mut u32, &mut FirstFounder)> {
     }
 }
 
-/// The same, to be read.
+/// Like [`of`], but read-only.
 pub fn view(vault: &Vault) -> Option<(u32, &FirstFounder)> {
     match vault.founding.as_ref()? {
         Founding { attempt, role: Role::FirstFounder(first), .. } => Some((*attempt, first)),
@@ -32,7 +32,7 @@ pub fn view(vault: &Vault) -> Option<(u32, &FirstFounder)> {
     }
 }
 
-/// Draws invitations for every founder that has not proved one; earlier ones that nobody proved die. Returns them.
+/// Draws an invitation for every founder that has not proved one, and returns them. Earlier ones without a proof are void.
 pub fn invite(vault: &mut Vault, boot_pk: [u8; 32], address: &Address, now_ms: u64) -> Vec<Invitation> {
     let cluster = vault.identity.cluster;
     let Some((_, first)) = of(vault) else { return Vec::new() };
@@ -48,23 +48,23 @@ pub fn invite(vault: &mut Vault, boot_pk: [u8; 32], address: &Address, now_ms: u
     made
 }
 
-/// Registers the first founder itself, or its new keys after it died before its first lock was durable.
+/// Registers the first founder itself, or its new keys, if it crashed before its first lock was durable.
 pub fn register_self(vault: &mut Vault, me: FounderKeys) {
     let Some((attempt, first)) = of(vault) else { return };
     let known = first.so_far.iter().any(|founder| founder.node == me.node);
     if put(first, me) && known {
-        raise(attempt, first);
+        raise_attempt(attempt, first);
     }
 }
 
-/// Whether the request proves an invitation that is known here.
+/// Whether the request proves an invitation of this registry.
 pub fn knows(vault: &Vault, request: &JoinRequest, exporter: &[u8; 32]) -> bool {
     let proves = |invitation: &OpenInvitation| request.is_proved(&invitation.key, exporter);
     view(vault).is_some_and(|(_, first)| first.invitations.iter().any(proves))
 }
 
 /// Handles a request that came over a connection with this exporter, from this boot key. Returns the answer and the key
-/// that authenticates it; `None` if nobody knows the invitation.
+/// that authenticates it; `None` if the invitation is unknown.
 pub fn register(
     vault: &mut Vault,
     request: &JoinRequest,
@@ -92,7 +92,7 @@ pub fn register(
         return Some((refuse(JoinCode::Used), key));
     }
     invitation.bound = Some(tls_key);
-    // In the order in which they prove their invitations, the first founder being 1.
+    // Founders get ids in the order in which they prove their invitations. The first founder is 1.
     let highest = first.so_far.iter().map(|founder| founder.node).max().unwrap_or(FIRST_FOUNDER).max(FIRST_FOUNDER);
     let node = known.unwrap_or(NodeId(highest.0 + 1));
     let founder = FounderKeys {
@@ -104,11 +104,11 @@ pub fn register(
         addresses: registration.addresses.clone(),
     };
     if first.step == FoundingStep::Starting && !first.so_far.contains(&founder) {
-        // Raft knows the old keys by now: this founder lost the disk that had them.
+        // Raft knows the old keys by now. This founder lost the disk with them, and cannot found with new ones.
         return Some((refuse(JoinCode::Used), key));
     }
     if put(first, founder) && known.is_some() {
-        raise(attempt, first);
+        raise_attempt(attempt, first);
     }
     let attempt = *attempt;
     let complete = first.so_far.len() == usize::from(first.founders);
@@ -133,7 +133,7 @@ pub fn roster(first: &FirstFounder) -> Roster {
     Roster { log_id: RosterLogId::default(), members: members.collect(), revoked: Vec::new() }
 }
 
-/// Puts a founder in its place; returns whether anything changed.
+/// Adds a founder or replaces its entry; returns whether anything changed.
 fn put(first: &mut FirstFounder, founder: FounderKeys) -> bool {
     match first.so_far.iter_mut().find(|known| known.node == founder.node) {
         Some(known) if *known == founder => false,
@@ -149,8 +149,8 @@ fn put(first: &mut FirstFounder, founder: FounderKeys) -> bool {
     }
 }
 
-/// A founder came back with new keys: every lock must be made anew.
-fn raise(attempt: &mut u32, first: &mut FirstFounder) {
+/// Begins the next attempt: a founder came back with new keys, so every founder must make a new lock.
+fn raise_attempt(attempt: &mut u32, first: &mut FirstFounder) {
     *attempt += 1;
     let complete = first.so_far.len() == usize::from(first.founders);
     first.step = if complete { FoundingStep::Locking } else { FoundingStep::Gathering };

@@ -14,15 +14,15 @@ use crate::vault::{Roster, Vault};
 /// Why founding ended without a cluster.
 #[derive(Debug, thiserror::Error)]
 pub enum FoundError {
-    /// The first founder refused the invitation before this node had anything to lose.
+    /// The inviting node refused the invitation while this node had no lock.
     #[error("{0}")]
     Refused(&'static str),
-    /// Something that must not fail failed.
+    /// A step that must not fail has failed.
     #[error("{0}")]
     Failed(String),
 }
 
-/// Everybody is known: what this node's lock is to be made for.
+/// The terms for this node's first lock, once all members are known.
 pub(crate) struct Terms {
     pub(crate) attempt: u32,
     pub(crate) me: NodeId,
@@ -31,18 +31,19 @@ pub(crate) struct Terms {
 }
 
 impl Terms {
-    /// The threshold that this node's first lock is made for. Whoever joins a solo node never opens its lock alone.
+    /// The threshold of this node's first lock. It is at least 2 for a joiner: a node that joins a solo node must not open its
+    /// own lock without a peer.
     pub(crate) fn lock_threshold(&self) -> u8 {
         if self.joins() { self.threshold.max(2) } else { self.threshold }
     }
 
-    /// Whether they are those of a cluster that runs already: attempts at founding count from 1.
+    /// Whether these are the terms of a running cluster. Attempts at founding count from 1.
     pub(crate) fn joins(&self) -> bool {
         self.attempt == 0
     }
 }
 
-/// What this node registers with the first founder, or with itself.
+/// What this node registers with the inviting node, or, as the first founder, with itself.
 pub(crate) fn registration(enrolment: &Enrolment) -> Option<Registration> {
     let own = enrolment.identity.own()?;
     let (name, addresses) = enrolment
@@ -57,8 +58,8 @@ pub(crate) fn registration(enrolment: &Enrolment) -> Option<Registration> {
     })
 }
 
-/// Goes by the identities of an attempt: sessions of an earlier one are closed, since their keys may be gone.
-pub(crate) fn settle_roster(node: &Arc<Node>, enrolment: &Enrolment, me: NodeId, roster: &Roster) {
+/// Adopts the roster of an attempt. Sessions of an earlier attempt are closed, since their keys may be gone.
+pub(crate) fn adopt_roster(node: &Arc<Node>, enrolment: &Enrolment, me: NodeId, roster: &Roster) {
     enrolment.identity.set_id(me);
     if *enrolment.roster.current() != *roster {
         enrolment.roster.set(roster.clone());

@@ -1,10 +1,11 @@
-//! Making keys: the leader draws a key, deals its shares, and puts them into the log. It may be used once t holders have
-//! checked theirs (`members`), and whoever asked for it is not answered before (`api`).
+//! Making keys: the leader draws a key, deals its shares, and puts them into the log. The key may be used once t holders
+//! have checked their shares ([`crate::cluster::leader`]). The client gets its answer only then ([`crate::service`]).
 //!
-//! One batch is open for each open epoch, in memory only: the header goes into the log once, and each new key costs one
-//! record. While an epoch is PENDING there are two, and the leader deals the existing keys anew in the second. Batches are
-//! dropped, and their keys wiped, at loss of leadership or lease and after ten minutes. A refused proposal that means
-//! "the committee moved on" costs a new batch and one more try; the random key that was refused is wiped with it.
+//! One batch is open for each open epoch, in memory only. Its header goes into the log once, and each new key costs one
+//! record. While an epoch is PENDING two batches are open, and the leader reshares the existing keys in the second one.
+//! Batches are dropped, and their keys wiped, when leadership or the lease is lost, and after ten minutes. If a proposal is
+//! refused because the committee has changed, the leader opens a new batch and tries again. The random key of the refused
+//! proposal is wiped.
 
 use std::sync::Arc;
 
@@ -31,19 +32,19 @@ use crate::messages::peer::KeyChange;
 use crate::node::Node;
 use crate::node::keys::Keys;
 
-/// How often a change is dealt anew after the committee moved on.
+/// How many times a change is dealt, the first time included, if the committee changes each time.
 const TRIES: usize = 3;
 
-/// Carries out a change as the leader, and returns once it is in the log and applied here. Nobody may use the new version
+/// Carries out a change as the leader, and returns once it is in the log and applied here. The new version may not be used
 /// yet: it becomes ready when t holders have opened and checked their shares.
 ///
 /// # Errors
-/// What a client should hear.
+/// The error for the client.
 pub async fn change(node: &Arc<Node>, replica: &Replica, change: KeyChange) -> Result<KeyVersionId, WireError> {
     let target = match replica.read(|state| target(state, &change, &mut random::system())) {
-        // The open batch went into the log in this term, so whatever earlier leaders acknowledged is applied here.
+        // The open batch went into the log in this term, so everything that earlier leaders acknowledged is applied here.
         Ok(target) if can_deal(node, replica) => target,
-        // A leader that was just elected may lack some of it, and nothing is refused from a state that may be old.
+        // A new leader may not have applied all of it yet, and must not refuse a change because its state is old.
         _ => {
             renewal::catch_up(node, replica).await.map_err(|reason| {
                 WireError::new(Code::NoQuorum, format!("the leader is not confirmed: {reason}"))
@@ -58,18 +59,18 @@ pub async fn change(node: &Arc<Node>, replica: &Replica, change: KeyChange) -> R
     }
 }
 
-/// What a change comes to.
+/// The key version that a change makes, or made before.
 pub enum Target {
-    /// It was made before, by the same request.
+    /// The same request made this version before.
     Made(KeyVersionId),
-    /// This version is to be made.
+    /// This version must be made.
     New(KeyVersionId),
 }
 
-/// What `change` comes to in `state`, where a new key would get a uid from `rng`.
+/// Finds the key version that `change` makes in `state`, or made before. A new key gets its uid from `rng`.
 ///
 /// # Errors
-/// Why it comes to nothing.
+/// The reason why the change is refused.
 pub fn target(state: &State, change: &KeyChange, rng: &mut impl CryptoRng) -> Result<Target, WireError> {
     if let Some((uid, version)) = state.answer(change.request()) {
         let same_key = state.keys.get(&uid).is_some_and(|key| key.name == *change.name());
@@ -113,7 +114,7 @@ async fn propose(
     Err(WireError::new(Code::NotServing, "the committee changed while the key was dealt").hint("try again"))
 }
 
-/// Draws a key and deals it: the change to be proposed.
+/// Draws a key, deals it, and returns the change to propose.
 async fn deal(
     node: &Arc<Node>,
     replica: &Replica,
@@ -127,19 +128,19 @@ async fn deal(
     Ok(dealt(change, &identity, kcv, &records))
 }
 
-/// Why existing versions could not be dealt anew.
+/// Why existing versions could not be reshared.
 #[derive(Debug, thiserror::Error)]
 pub enum ReshareError {
-    /// They could not be put together.
+    /// They could not be reconstructed.
     #[error(transparent)]
     Load(#[from] LoadError),
-    /// They could not be dealt; in words.
+    /// They could not be dealt. The text says why.
     #[error("{0}")]
     Deal(String),
 }
 
-/// Deals existing versions to the PENDING epoch: puts them together, splits them anew, and wipes them. What comes back is
-/// to be proposed.
+/// Reshares existing versions to the PENDING epoch: reconstructs them, deals them to the new committee, and wipes them.
+/// Returns the change to propose.
 ///
 /// # Errors
 /// [`ReshareError`].
@@ -160,7 +161,7 @@ pub async fn reshare(
     Ok(Reshare { epoch, dealt })
 }
 
-/// Deals in the open batches, which are opened first if there are none.
+/// Deals in the open batches. If there are none, opens them first.
 async fn in_open_batch<T>(
     node: &Arc<Node>,
     replica: &Replica,
@@ -170,8 +171,8 @@ async fn in_open_batch<T>(
         if let Some(dealt) = with_open_batch(&node.keys, &node.serving.lease, replica, &mut deal) {
             return dealt.map_err(|error| WireError::new(Code::Internal, format!("the key cannot be dealt: {error}")));
         }
-        // One at a time; whoever waited finds the batches that the first one opened.
-        let _one = node.keys.opening.lock().await;
+        // One task at a time: a task that waited here finds the batches that the first task opened.
+        let _guard = node.keys.opening.lock().await;
         if !can_deal(node, replica) {
             let open = open_batches(node, replica).await?;
             *node.keys.dealing.lock() = Some(open);
@@ -179,7 +180,7 @@ async fn in_open_batch<T>(
     }
 }
 
-/// What is proposed once the key of `identity` is dealt.
+/// The change to propose once the key of `identity` is dealt.
 pub fn dealt(change: &KeyChange, identity: &KeyIdentity, kcv: [u8; 32], records: &[ShareRecord]) -> Change {
     let records = records.iter().map(|record| RecordBytes(record.encode())).collect();
     let (request, uid) = (*change.request(), identity.uid);
@@ -212,7 +213,7 @@ fn with_open_batch<T>(
     Some(deal(open))
 }
 
-/// Opens a batch for each open epoch and puts its header into the log, which must come before its records.
+/// Opens a batch for each open epoch and puts its header into the log. The header must come before its records.
 async fn open_batches(node: &Arc<Node>, replica: &Replica) -> Result<OpenDealer, WireError> {
     if !node.serving.lease.is_valid() {
         return Err(WireError::new(Code::NotServing, "the leader has no lease").hint("try again"));
@@ -236,7 +237,7 @@ async fn open_batches(node: &Arc<Node>, replica: &Replica) -> Result<OpenDealer,
     Ok(OpenDealer::new(term, boot_ms(), dealers))
 }
 
-/// Refusals that mean that the dealing is out of date, not that the change is wrong.
+/// Whether a refusal means that the dealing is out of date, not that the change is wrong.
 pub fn is_stale(refusal: &Refusal) -> bool {
     matches!(
         refusal,
@@ -280,18 +281,16 @@ fn request_reused() -> WireError {
     WireError::new(Code::Conflict, Refusal::RequestReused.to_string()).hint("use a new request id")
 }
 
-/// The answer for a key name that is taken.
 fn name_taken(name: &KeyName) -> WireError {
     WireError::new(Code::Conflict, format!("a key named {name} exists"))
         .hint("names are never reused; `quorate key rotate` makes a new version")
 }
 
-/// The answer for a key that does not exist.
 pub fn unknown_key(name: &KeyName) -> WireError {
     WireError::new(Code::NotFound, format!("no key named {name}")).hint("`quorate key list` shows the keys")
 }
 
 fn version_changed(newest: KeyVersion) -> WireError {
     WireError::new(Code::Conflict, format!("the newest version is {newest}"))
-        .hint("somebody else rotated the key; look at it before rotating again")
+        .hint("another client rotated the key; look at it before rotating again")
 }

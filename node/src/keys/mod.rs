@@ -1,4 +1,4 @@
-//! How a key comes into memory, and into the cluster.
+//! How keys are made, reshared and reconstructed.
 
 pub mod deal;
 pub mod reconstruct;

@@ -1,8 +1,8 @@
-//! Loading a cold key: this node's own share and those of t-1 peers, every one checked, until the quorum closes.
+//! Loading a cold key: the node reconstructs it from its own share and the shares of t-1 peers.
 //!
-//! It asks t-1 peers first and all others a little later, counts only distinct members of the active epoch, holds every
-//! share against the commitment in its *own* replica, and checks the rebuilt key against its key-check value. A wrong share
-//! names the peer and costs one more question, never a wrong key.
+//! It asks t-1 peers first and all others a little later. It counts only distinct members of the active epoch. It checks
+//! every share against the commitment in its *own* replica, and the reconstructed key against its key-check value. If a share
+//! is wrong, an alarm names the peer and the node needs a share of one more peer. A wrong share never gives a wrong key.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -31,9 +31,9 @@ use crate::messages::peer::{self, PeerRefusal, PeerReply, PeerRequest, SealedSha
 use crate::node::Node;
 use crate::node::sessions::Sessions;
 
-/// After this the peers that were not asked at first are asked too.
+/// After this time the peers that were not asked at first are asked, too.
 const SECOND_WAVE: Duration = Duration::from_millis(20);
-/// A load gives up after this.
+/// A load fails after this time.
 const LOAD: Duration = Duration::from_secs(5);
 /// Pause before peers that had no share to give are asked again.
 const AGAIN: Duration = Duration::from_millis(100);
@@ -49,19 +49,17 @@ pub async fn load(node: Arc<Node>, replica: Replica, key_version: KeyVersionId) 
     Ok(key.encryption_root(&identity))
 }
 
-/// A key version that was put together.
+/// A reconstructed key version.
 pub struct Loaded {
-    /// Which.
     pub identity: KeyIdentity,
-    /// Its key-check value.
+    /// The key-check value of `key`.
     pub kcv: [u8; 32],
-    /// The key.
     pub key: MasterKey,
-    /// The epoch whose shares it was made from.
+    /// The epoch whose shares were used.
     pub epoch: Epoch,
 }
 
-/// Puts key versions together, all of them from a quorum of the epoch that is ACTIVE, in the order in which they are named.
+/// Reconstructs key versions from a quorum of the ACTIVE epoch, in the order of `key_versions`.
 ///
 /// # Errors
 /// [`LoadError`], after five seconds at most.
@@ -73,12 +71,12 @@ pub async fn master_keys(
     let deadline = Instant::now() + LOAD;
     loop {
         let epoch = active(replica).ok_or(LoadError::NoEpoch)?;
-        let gathered = gather(node, replica, epoch, key_versions, deadline).await;
-        // Peers give shares of the ACTIVE epoch alone: another one may have taken its place meanwhile.
-        if gathered.is_err() && active(replica) != Some(epoch) && Instant::now() < deadline {
+        let loaded = reconstruct(node, replica, epoch, key_versions, deadline).await;
+        // Peers give only shares of the ACTIVE epoch, and another epoch may have become ACTIVE meanwhile.
+        if loaded.is_err() && active(replica) != Some(epoch) && Instant::now() < deadline {
             continue;
         }
-        return gathered;
+        return loaded;
     }
 }
 
@@ -86,7 +84,7 @@ fn active(replica: &Replica) -> Option<Epoch> {
     replica.read(|state| state.active().map(|epoch| epoch.epoch))
 }
 
-async fn gather(
+async fn reconstruct(
     node: &Arc<Node>,
     replica: &Replica,
     epoch: Epoch,
@@ -118,9 +116,9 @@ async fn gather(
             return Err(quorums.too_few());
         }
         if !quorums.reached() {
-            // Another epoch that becomes ACTIVE is worth no waiting.
-            let moved_on = async { while active(replica) == Some(epoch) && changes.changed().await.is_ok() {} };
-            let _ = timeout_at(Instant::now() + AGAIN, moved_on).await;
+            // If another epoch becomes ACTIVE, the pause ends at once.
+            let epoch_changed = async { while active(replica) == Some(epoch) && changes.changed().await.is_ok() {} };
+            let _ = timeout_at(Instant::now() + AGAIN, epoch_changed).await;
         }
     }
     let mut loaded = Vec::with_capacity(key_versions.len());
@@ -139,7 +137,7 @@ impl Quorums {
         self.0.values().all(|quorum| quorum.progress().reached())
     }
 
-    /// The quorum that has the fewest shares: the one to report, and the one whose missing holders are asked.
+    /// The quorum with the fewest shares. Errors report this one, and its missing holders are asked.
     fn least_complete(&self) -> Option<&Quorum> {
         self.0.values().min_by_key(|quorum| quorum.progress().have)
     }
@@ -153,7 +151,8 @@ impl Quorums {
         })
     }
 
-    /// One round: as many peers at once as are needed, the rest after a moment. Returns whether all is reached.
+    /// One round: asks as many peers at once as shares are missing, and the other peers after [`SECOND_WAVE`]. Returns whether
+    /// every quorum is reached.
     async fn ask_all(&mut self, node: &Arc<Node>, epoch: Epoch, deadline: Instant) -> bool {
         let Some(least_complete) = self.least_complete() else { return true };
         let mut missing: Vec<NodeId> = least_complete.missing().filter(|&peer| peer != node.id()).collect();
@@ -222,12 +221,12 @@ async fn ask_one(sessions: &Sessions, peer: NodeId, request: &PeerRequest) -> Ve
     }
 }
 
-/// Whether `node` may have shares of `epoch`: it is the active one, and `node` holds a seat in it.
+/// Whether `node` may get shares of `epoch`: the epoch is active, and `node` has a seat in it.
 pub fn is_entitled(state: &State, epoch: Epoch, node: NodeId) -> bool {
     state.active().is_some_and(|active| active.epoch == epoch) && state.x_of(epoch, node).is_some()
 }
 
-/// The holder's side: gives its shares to a member of the active epoch, while it has a lease itself.
+/// The holder's side: gives its shares to a member of the active epoch, if this node has a lease itself.
 pub fn give_shares(
     node: &Node,
     replica: &Replica,
@@ -244,7 +243,8 @@ pub fn give_shares(
     if !node.peers().rates.shares.admits(from, request.versions.len()) {
         return PeerReply::Refused(PeerRefusal::Busy);
     }
-    // The share is sealed for the very connection that asked: while two sessions of a pair settle, that may be the other.
+    // The share is sealed for the connection that asked. If two nodes have just dialled each other, their session may be the
+    // other connection, and then no share is given.
     let session = node.peers().sessions.with(from).filter(|session| session.conn.same_as(conn));
     let (Some(holder), Some(session)) = (node.enrolment().identity.holder(), session) else {
         return PeerReply::Refused(PeerRefusal::NoHello);
@@ -261,7 +261,7 @@ pub fn give_shares(
     }
     let infos = holder.share_record_infos(replica, request.epoch, &request.versions);
     match infos.and_then(|infos| infos.into_iter().map(open).collect::<Result<Vec<_>, _>>()) {
-        // At `debug`: a restarted node loads thousands of keys. The peers that served a load can be made to name it.
+        // At `debug`: a restarted node loads thousands of keys. With this level an operator sees which shares a peer gave.
         Ok(shares) if node.serving.lease.is_valid() => {
             for share in &shares {
                 debug!(uid = %share.uid, version = %share.version, to = %from, "gave a share");

@@ -1,4 +1,4 @@
-//! How a node earns the right to serve, and how an operator takes it away.
+//! How a node renews the lease that lets it serve, and how an operator seals the node.
 
 pub mod renewal;
 pub mod seal;

@@ -1,8 +1,9 @@
-//! Earning the lease: every second a node asks the leader, and the leader asks a quorum.
+//! Lease renewal: every second a node asks the leader, and the leader asks a quorum.
 //!
-//! The leader answers only after a read-index round that began after the request arrived; the asker applies up to the
-//! index that comes back, and only then counts the lease, from the moment it *sent* the request. So everything that a
-//! serving node answers reflects all changes older than the lease. The leader leases to itself in the same way.
+//! The leader answers only after a read-index round that began after the request arrived. The node then applies its log up
+//! to the index in the answer. Only then is the lease valid, and it counts from the moment the node *sent* the request. So
+//! every answer of a serving node reflects all changes that are older than the lease. The leader renews its own lease in
+//! the same way.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,18 +24,18 @@ use crate::node::serving::NoLease;
 /// Pause between attempts while there is no lease.
 const RETRY: Duration = Duration::from_millis(50);
 
-/// How often leases and caches are looked after.
+/// How often the lease and the open batches are checked.
 const WATCH: Duration = Duration::from_millis(100);
 
-/// How often idle and old keys are looked for.
+/// How often idle and old keys are removed from memory.
 const SWEEP_MS: u64 = 5_000;
 
-/// Renews the lease for ever. Never returns.
+/// Renews the lease. Never returns.
 pub async fn run(node: Arc<Node>, replica: Replica) {
     let mut leadership = replica.leadership();
     loop {
         leadership.borrow_and_update();
-        // Nothing more is to be had from a leader that was followed by another.
+        // If the leader changes, the answer of the old one is not worth waiting for.
         let renewed = tokio::select! {
             renewed = renew(&node, &replica) => renewed,
             _ = leadership.changed() => continue,
@@ -48,12 +49,12 @@ pub async fn run(node: Arc<Node>, replica: Replica) {
             }
         };
         node.settle_phase();
-        // A new leader is worth asking at once.
+        // A new leader is asked at once.
         let _ = timeout(pause, leadership.changed()).await;
     }
 }
 
-/// Follows the lease: leaves Serving the moment it ends, and wipes every key a little later. Never returns.
+/// Watches the lease: when it ends, the node leaves Serving at once, and wipes every key a little later. Never returns.
 pub async fn watch(node: Arc<Node>, replica: Replica) {
     let wipe_after = node.config.timing.wipe_after_ms;
     let mut wiped = true;
@@ -64,13 +65,13 @@ pub async fn watch(node: Arc<Node>, replica: Replica) {
         node.keys.close_batch_if_over(&node.serving.lease, &replica);
         match node.serving.lease.lost_for_ms() {
             _ if node.serving.is_sealed() => {
-                // Again and again: a request that was let in before the seal may have loaded a key after it, and the leader
-                // has the node check its shares of what is dealt anew.
+                // In every round: a request that was admitted before the seal may load a key after it. And the leader
+                // still lets the node check its shares of new and reshared keys.
                 node.forget_keys();
                 wiped = true;
             }
             Some(lost) if lost >= wipe_after => {
-                // Again and again: a peer's question may have opened a batch since.
+                // In every round: a request from a peer may have opened a batch since the last round.
                 node.forget_keys();
                 if !wiped {
                     warn!("no lease for {wipe_after} ms: every key is wiped from memory");
@@ -87,16 +88,16 @@ pub async fn watch(node: Arc<Node>, replica: Replica) {
     }
 }
 
-/// One confirmation by the leader.
+/// Renews the lease once.
 ///
 /// # Errors
-/// Why there is none.
+/// The reason why the lease is not renewed.
 pub async fn renew(node: &Node, replica: &Replica) -> Result<(), NoLease> {
     if node.serving.is_sealed() {
         return Err(NoLease::Sealed);
     }
     let length = node.config.timing.lease();
-    // A leader that does not answer within a third of the lease may be gone: there is time to ask again, or another.
+    // If the leader does not answer within a third of the lease, there is still time to ask again, or to ask the next leader.
     let patience = length / 3;
     let renewal = Renewal::sent(boot_ms(), length);
     let leadership = *replica.leadership().borrow();
@@ -115,15 +116,15 @@ pub async fn renew(node: &Node, replica: &Replica) -> Result<(), NoLease> {
     Ok(())
 }
 
-/// Whether the state gives `node` a seat in the active epoch: without one nothing confirms a lease (I9).
+/// Whether `node` has a seat in the active epoch: without one it gets no lease (I9).
 pub fn is_seated(state: &State, node: NodeId) -> bool {
     state.active().is_some_and(|epoch| state.x_of(epoch.epoch, node).is_some())
 }
 
-/// Catches up with everything that was decided before this call; calls that wait at the same time share one round.
+/// Applies everything that was committed before this call. Calls that wait at the same time share one lease renewal.
 ///
 /// # Errors
-/// Why the leader did not confirm.
+/// The reason why the lease is not renewed.
 pub async fn catch_up(node: &Node, replica: &Replica) -> Result<(), NoLease> {
     let asked_ms = boot_ms();
     let mut last = node.serving.catch_up.lock().await;

@@ -1,13 +1,14 @@
-//! `node seal`: a node that forgets its keys now and stays without them, over restarts, until it is unsealed.
+//! `node seal`: the node wipes its keys now and stays without them, over restarts, until it is unsealed.
 //!
-//! A sealed node is for whoever looks at a machine and does not like what he sees, and cannot decide yet. It holds no key,
-//! no opened batch and no dealing, gives no share, and answers no client. It stays a member all the same: it votes, renews
-//! its lock and opens the locks of others, so that sealing one node does not cost the cluster its way back. And it checks its
-//! own shares of what is dealt anew: a revocation must not wait for it. What it opens for that is wiped a moment later. Its own op key,
-//! storage key and share keys stay in memory: without them it could do none of that. To be rid of these as well, stop it.
+//! Scenario: an operator sees something suspicious on a machine, and cannot decide yet what to do. A sealed node holds no
+//! key, no open batch and no dealing. It gives no share, and answers no client. But it stays a member: it votes, renews its
+//! lock and opens the locks of other nodes, so the cluster can still come back after a loss of power. It also checks its own
+//! shares of new and reshared keys, because a revocation must not wait for it. What it opens for that check is wiped a moment
+//! later. Its op key, storage key and share keys stay in memory, because all of this needs them. To wipe these as well, stop
+//! the node.
 //!
-//! The flag lies in the vault and is durable before anybody is answered. In memory it bars the lease, so that everything that
-//! needs one stops at the same moment.
+//! The flag lies in the vault and is durable before the operator gets an answer. In memory it bars the lease, so everything
+//! that needs a lease stops at the same moment.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +27,7 @@ use crate::messages::caller::Caller;
 use crate::messages::peer::{PeerReply, PeerRequest};
 use crate::node::Node;
 
-/// How long a peer may take to say how it is.
+/// How long a peer may take to report its status.
 const REPORT: Duration = Duration::from_millis(400);
 /// How soon a sealed leader looks for a successor again.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -41,9 +42,9 @@ pub async fn set(node: &Arc<Node>, sealed: bool, caller: &Caller) -> Result<(), 
         return Err(WireError::new(Code::NotServing, format!("{} is {}", node.name(), node.phase()))
             .hint("a node can be sealed once it belongs to a cluster"));
     }
-    let _one = node.serving.sealing.lock().await;
+    let _guard = node.serving.sealing.lock().await;
     if sealed {
-        // Keys go at once; whoever is answered knows, too, that it outlives this process.
+        // The keys are wiped at once. The answer waits for the vault, so the seal then outlives this process.
         node.serving.lease.bar(true);
         node.settle_phase();
         node.forget_keys();
@@ -59,7 +60,7 @@ pub async fn set(node: &Arc<Node>, sealed: bool, caller: &Caller) -> Result<(), 
     Ok(())
 }
 
-/// Hands leadership over whenever this node leads while it is sealed: a leader without keys deals none. Never returns.
+/// Transfers leadership whenever this node leads while it is sealed: a leader without keys cannot deal any. Never returns.
 pub async fn step_aside(node: Arc<Node>, replica: Replica) {
     let (mut phases, mut leadership) = (node.serving.phases(), replica.leadership());
     loop {
@@ -67,9 +68,9 @@ pub async fn step_aside(node: Arc<Node>, replica: Replica) {
         let sealed = *phases.borrow_and_update() == Phase::Sealed;
         if leads && sealed {
             if let Some(successor) = successor(&node).await {
-                info!(%successor, "sealed: another node shall lead");
+                info!(%successor, "sealed: leadership goes to another node");
                 if let Err(error) = replica.transfer_leadership(successor).await {
-                    warn!(%error, "leadership is not handed over");
+                    warn!(%error, "leadership not transferred");
                 }
             }
             let _ = timeout(AGAIN, leadership.changed()).await;
@@ -82,7 +83,7 @@ pub async fn step_aside(node: Arc<Node>, replica: Replica) {
     }
 }
 
-/// The peer that can lead best: one that serves, and has applied the most.
+/// The best next leader: a serving peer before an open one, then the peer that has applied the most entries.
 async fn successor(node: &Arc<Node>) -> Option<NodeId> {
     let roster = node.roster();
     let peers = roster.members.iter().map(|member| member.node).filter(|&peer| peer != node.id());

@@ -1,12 +1,12 @@
-//! The absence window: how long a member may be away and still come back without a person.
+//! The absence window: how long a member may be away and still be unlocked without an operator.
 //!
-//! A stolen disk with a way to reach the nodes looks like a reboot. It does not look like one for ever: machines come back
-//! within hours, or somebody knows why not. So each node counts, for every peer that it holds lock keys for, how long it has
-//! had no op session with it, and beyond the window it refuses the peer's LockOpen until an operator admits the peer.
+//! A stolen disk that can reach the nodes looks like a machine that reboots. But a machine comes back within hours, or its
+//! operators know why not. So each node counts, for every peer that it holds lock keys for, how long it has had no op session
+//! with the peer. Beyond the window it refuses the peer's LockOpen until an operator admits the peer.
 //!
-//! Only time in which this node serves is counted. A site that lost power for a month counts nothing, and comes back by
-//! itself. The count lies in the vault, so that a restart does not forget it; it is written every ten minutes and whenever it
-//! matters: when it passes the window, and when it ends.
+//! Only time in which this node serves is counted. If a site loses power for a month, nothing is counted, and the site comes
+//! back by itself. The count lies in the vault, so a restart does not reset it. It is written every ten minutes, when it
+//! passes the window, and when it ends.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,12 +24,12 @@ use crate::messages::caller::Caller;
 use crate::node::Node;
 use crate::node::enrolment::Enrolment;
 
-/// How often sessions are looked at.
+/// How often the sessions are checked.
 const TICK: Duration = Duration::from_secs(1);
-/// More than this between two looks is no running time: the process was stopped, or the machine slept.
+/// At most this time counts between two checks. If more has passed, the process was stopped, or the machine slept.
 const TICK_MS_MAX: u64 = 2_000;
 
-/// Counts for as long as this node runs. Never returns.
+/// Counts absences while this node runs. Never returns.
 pub async fn watch(node: Arc<Node>) {
     let window_ms = node.config.timing.absence_window_ms;
     let (mut last_ms, mut served) = (boot_ms(), false);
@@ -38,7 +38,7 @@ pub async fn watch(node: Arc<Node>) {
         let (now_ms, serves) = (boot_ms(), node.phase() == Phase::Serving);
         let passed_ms = if served && serves { (now_ms - last_ms).min(TICK_MS_MAX) } else { 0 };
         (last_ms, served) = (now_ms, serves);
-        note(&node.enrolment(), passed_ms);
+        count(&node.enrolment(), passed_ms);
         let owed =
             node.with_vault(|vault| node.enrolment().locks.absences.lock().owed(vault, window_ms)).unwrap_or_default();
         if owed.is_empty() {
@@ -51,8 +51,8 @@ pub async fn watch(node: Arc<Node>) {
     }
 }
 
-/// Notes who is there, and that everybody else has been away for `passed_ms` more.
-fn note(enrolment: &Enrolment, passed_ms: u64) {
+/// Ends the absence of each peer that has a session, and adds `passed_ms` to the absence of every other peer.
+fn count(enrolment: &Enrolment, passed_ms: u64) {
     let (roster, me) = (enrolment.roster.current(), enrolment.identity.id());
     let mut absences = enrolment.locks.absences.lock();
     for peer in roster.members.iter().map(|member| member.node).filter(|&peer| peer != me) {
@@ -63,19 +63,19 @@ fn note(enrolment: &Enrolment, passed_ms: u64) {
     }
 }
 
-/// Whether `peer` has been away for longer than the window; then an alarm says so.
+/// Whether `peer` has been away for longer than the window. If so, raises an alarm.
 pub fn is_over(node: &Node, peer: NodeId) -> bool {
     let away_ms = node.enrolment().locks.absences.lock().of(peer);
     let over = away_ms >= node.config.timing.absence_window_ms;
     if over {
         let name = node.name_of(peer);
-        let message = format!("{name} asks to be unlocked after {} of absence", words(away_ms));
+        let message = format!("{name} asks to be unlocked after {} of absence", duration(away_ms));
         node.alarm("away_too_long", peer, format!("{message}: `quorate node admit {name}` lets it in"));
     }
     over
 }
 
-/// `node admit` at this node alone: `peer` may come back, whatever its absence. Durable when this returns.
+/// `node admit` on this node only: ends the absence of `peer`, so this node unlocks it again. Durable when this returns.
 ///
 /// # Errors
 /// If this node is locked, or its vault cannot be written.
@@ -91,14 +91,14 @@ pub async fn admit(node: &Arc<Node>, peer: NodeId, caller: &Caller) -> Result<()
     node.close_alarm("away_too_long", peer);
     info!(%peer, away_ms, %caller, "admitted by an operator");
     if away_ms > 0 {
-        let message = format!("an operator admitted {} after {} of absence", node.name_of(peer), words(away_ms));
+        let message = format!("an operator admitted {} after {} of absence", node.name_of(peer), duration(away_ms));
         node.alarm("admitted", peer, message);
     }
     Ok(())
 }
 
-/// A time that people count in hours, or, when it is short, in seconds.
-fn words(ms: u64) -> String {
+/// A duration as text: in hours, or in seconds if it is below two hours.
+fn duration(ms: u64) -> String {
     match ms / 1_000 {
         seconds @ 0..7_200 => format!("{seconds} s"),
         seconds => format!("{} h", seconds / 3_600),

@@ -1,4 +1,4 @@
-//! How a node is unlocked, and how its lock is kept fresh.
+//! How a node is unlocked, and how its lock is renewed.
 
 pub mod absence;
 pub mod pin;

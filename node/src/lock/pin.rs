@@ -1,10 +1,10 @@
-//! The pin: the local half of the key of the bundle, and where it lies.
+//! The pin: the local half of the key of the bundle, and the place where it is kept.
 //!
-//! In the vault it keeps the peers from learning the bundle's key, and nobody else. On another device, or in a systemd
-//! credential that the machine's TPM guards, it makes the drive inert: whoever takes the drive alone gets nothing, whatever
-//! else he has. The configuration says where it should be, the lock where it is, and the next lock moves it there.
+//! In the vault the pin only keeps the peers from learning the bundle's key. On another device, or in a systemd credential
+//! that the machine's TPM guards, it also protects the drive: a thief who takes only the drive gets nothing, whatever else
+//! they have. The configuration says where the pin should be, the lock says where it is, and the next lock moves it.
 //!
-//! A pin that the last lock named is never made anew: whoever took it away meant it.
+//! If the pin that the last lock names is missing, no new pin is made: a person who took it away did so on purpose.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -19,35 +19,28 @@ use crate::base::random;
 use crate::vault::disk::{self, DataDir};
 use crate::vault::lock_keys::inline_pin;
 
-/// Bytes of a pin that is made here.
+/// Length of a pin that this node makes.
 const PIN_BYTES: usize = 32;
-/// A shorter one could be guessed.
+/// A shorter pin could be guessed.
 const PIN_BYTES_MIN: usize = 16;
 
 /// Why there is no pin for the next lock.
 #[derive(Debug, thiserror::Error)]
 pub enum PinError {
-    /// It is not where it should be.
+    /// The pin is not in its place.
     #[error("{0}")]
     Missing(String),
-    /// It would be taken together with what it protects.
+    /// A thief would take the pin together with what it protects.
     #[error("the pin file {0} lies in the data directory")]
     Inside(PathBuf),
-    /// It cannot be made.
     #[error("the pin file {path} cannot be made: {source}")]
-    Io {
-        /// Where.
-        path: PathBuf,
-        /// What the file system says.
-        source: io::Error,
-    },
-    /// It cannot be used.
+    Io { path: PathBuf, source: io::Error },
     #[error("the pin of {0} bytes is of no use: a pin has 16 to 1024 bytes")]
     Length(usize),
 }
 
-/// The pin of the lock after one with its pin at `last`, and where it lies: as the configuration says, made there if this is
-/// the first that is to lie there.
+/// The pin of the next lock and its place, as the configuration says. `last` is the place of the pin of the last lock. If the
+/// place is a new one and has no pin file yet, the file is made.
 ///
 /// # Errors
 /// [`PinError`]; the last lock then stays as it is.
@@ -80,10 +73,10 @@ pub fn next(
     Ok((place, pin))
 }
 
-/// The pin of a lock, wherever it is kept.
+/// Reads the pin of a lock from its place.
 ///
 /// # Errors
-/// In words: which pin is missing, and where it was expected.
+/// A text that says which pin is missing, and where it was expected.
 pub fn read(place: &PinPlace) -> Result<Zeroizing<Vec<u8>>, String> {
     let read = match place {
         PinPlace::Inline(pin) => Ok(pin.clone()),
@@ -98,8 +91,8 @@ pub fn read(place: &PinPlace) -> Result<Zeroizing<Vec<u8>>, String> {
     read.map(Zeroizing::new)
 }
 
-/// Makes a pin file, durable and readable by its owner alone. One that is there is never replaced, so half a pin must never be
-/// there: it would be taken for one, or stand in the way of every later lock.
+/// Makes a pin file, durable and readable by its owner alone. An existing file is never replaced. So a half-written file must
+/// never exist: it would be used as a pin, or it would block every later lock.
 fn make(dir: &DataDir, path: &Path) -> Result<Zeroizing<Vec<u8>>, PinError> {
     if paths::lies_in(path, dir.path()) {
         return Err(PinError::Inside(path.to_owned()));

@@ -1,15 +1,15 @@
-//! Making this node's own lock: a key number from every peer, a fresh secret, one vault write, and the confirmation.
+//! Lock renewal: a lock key from every peer, a fresh secret, one vault write, and a COMMIT to the peers.
 //!
-//! PREP asks each peer for the public half of a lock key that is durable there; the new lock is then written, both slots;
-//! COMMIT tells each peer, which may erase what is older. Nothing is ever sealed twice under one generation: whatever
-//! changes takes a new one.
+//! PREP asks each peer for the public half of a lock key that is durable there. Then the new lock is written, both slots.
+//! COMMIT tells each peer, which may then erase older keys. Nothing is ever sealed twice under one generation: every change
+//! takes a new generation.
 //!
-//! A lock is renewed a little after each start and then every day, so that an old copy of a disk opens nothing once the
-//! peers have erased what it needs. A peer that is away keeps its piece: the new lock names the key that the old one named.
+//! A lock is renewed a little after each start and then every day. So an old copy of a disk opens nothing once the peers have
+//! erased the keys that it needs. A peer that is away keeps its piece: the new lock names the same key of it as the old lock.
 //! Serving never waits for any of this.
 //!
-//! What a lock protects and who holds its pieces follows from the replicated state ([`LockTerms`]): a step of an operation
-//! is nothing but terms that changed, and each member makes its lock what they say, by itself and as often as it takes.
+//! What a lock protects and which peers hold its pieces follows from the replicated state ([`LockTerms`]). A step of an
+//! operation only changes these terms. Each member then renews its lock to match them, by itself, until it succeeds.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -37,24 +37,24 @@ use crate::peers::propose;
 use crate::vault::Vault;
 use crate::vault::lock_keys;
 
-/// After a renewal that kept the key of a silent or busy peer, the next one comes after this many times
-/// `timing.renew_lock_after_ms`, and twice as late each time.
+/// If a renewal kept the key of a silent or busy peer, the next renewal comes after this many times
+/// `timing.renew_lock_after_ms`. The pause doubles each time.
 const INCOMPLETE: u64 = 12;
 const INCOMPLETE_DOUBLINGS: u32 = 16;
-/// Pause after a lock that could not be made, and after a report that could not be given.
+/// Pause after a lock could not be made or reported. It doubles while no lock can be made.
 const AGAIN: Duration = Duration::from_millis(200);
 const AGAIN_DOUBLINGS: u32 = 5;
-/// How often what is due is looked for when nothing changes.
+/// How often the tasks look for work when nothing changes.
 const LOOK: Duration = Duration::from_secs(1);
 /// How long a peer may take to make a key durable.
 const PEER: Duration = Duration::from_secs(3);
 
-/// Renews this node's lock for as long as it runs: a little after it serves, then daily, and whenever the state demands
-/// another one. Never returns.
+/// Renews this node's lock: a little after the node begins to serve, then daily, and whenever the state demands another
+/// lock. Never returns.
 pub async fn keep_fresh(node: Arc<Node>, replica: Replica) {
     let timing = &node.config.timing;
     let mut changes = replica.changes();
-    // Not all nodes at once after a loss of power, and none before it is useful otherwise.
+    // The delay is random, so that not all nodes renew at once after a loss of power. A node first serves or is sealed.
     let mut due = None;
     let (mut incomplete, mut failed) = (0, 0);
     loop {
@@ -72,13 +72,13 @@ pub async fn keep_fresh(node: Arc<Node>, replica: Replica) {
             let (terms, own) = state.lock_terms(node.id()).zip(node.enrolment().identity.own())?;
             (!lock_keys::is_behind(state, &terms, &own.bundle)).then_some(terms)
         });
-        let demanded = terms.as_ref().is_some_and(|terms| !is_as_due(&node.enrolment(), terms));
+        let demanded = terms.as_ref().is_some_and(|terms| !is_lock_as_due(&node.enrolment(), terms));
         let is_due = due.is_some_and(|due| due <= Instant::now());
         if let Some(terms) = terms.filter(|_| demanded || is_due) {
             match renew(&node, &replica, &terms, demanded).await {
                 Ok(complete) => {
                     failed = 0;
-                    // A peer that was silent may be back soon, or not for long.
+                    // A silent peer may be back soon, or not for a long time.
                     let pause = match complete {
                         true => timing.renew_lock_every_ms,
                         false => timing.renew_lock_after_ms.saturating_mul(INCOMPLETE << incomplete),
@@ -103,7 +103,7 @@ fn later(pause_ms: u64) -> Duration {
     Duration::from_millis(pause_ms)
 }
 
-fn is_as_due(enrolment: &Enrolment, terms: &LockTerms) -> bool {
+fn is_lock_as_due(enrolment: &Enrolment, terms: &LockTerms) -> bool {
     let present = terms.peers.iter().copied().filter(|&peer| enrolment.peers.sessions.with(peer).is_some()).collect();
     let as_due = |vault: &Vault| {
         enrolment.identity.own().is_some_and(|own| lock_keys::is_as_due(vault, &own.bundle, terms, &present))
@@ -111,8 +111,8 @@ fn is_as_due(enrolment: &Enrolment, terms: &LockTerms) -> bool {
     enrolment.with_vault(as_due).unwrap_or(true)
 }
 
-/// Makes the next lock as the state demands it, with what the peers offer now, and says whether all of them offered
-/// something. If nobody did, the lock is made only if it is `demanded`: nothing would become newer by it.
+/// Makes the next lock as the state demands it, with the lock keys that the peers offer now. Returns whether all peers offered
+/// one. If no peer did, the lock is made only if it is `demanded`: otherwise the new lock would name only old keys.
 async fn renew(node: &Arc<Node>, replica: &Replica, terms: &LockTerms, demanded: bool) -> Result<bool, String> {
     let enrolment = node.enrolment();
     let own = enrolment.identity.own().ok_or("the bundle is not open")?;
@@ -121,9 +121,9 @@ async fn renew(node: &Arc<Node>, replica: &Replica, terms: &LockTerms, demanded:
     if !demanded && offered.iter().all(|(_, offer)| offer.is_none()) {
         return Err("no peer offers a key".to_owned());
     }
-    // A node that was away may have learned meanwhile that its lock must need more peers.
+    // While the peers were asked, this node may have learned that its lock must need more peers.
     if replica.read(|state| state.lock_terms(enrolment.identity.id())).as_ref() != Some(terms) {
-        return Err("the state demands another lock by now".to_owned());
+        return Err("the state demands another lock now".to_owned());
     }
     let last = enrolment.with_vault(|vault| vault.lock.clone()).flatten().ok_or("there is no lock yet")?;
     let is_there = |peer: &NodeId| enrolment.peers.sessions.with(*peer).is_some();
@@ -136,8 +136,8 @@ async fn renew(node: &Arc<Node>, replica: &Replica, terms: &LockTerms, demanded:
     Ok(complete)
 }
 
-/// Tells the replicated state what this node's lock is like, whenever it differs from what is known, and registers the
-/// share key that was drawn for the next epoch, once the lock that protects it is durable. Never returns.
+/// Reports this node's lock to the replicated state whenever the state knows another one. Also registers the share key that
+/// was drawn for the next epoch, once the lock that protects it is durable. Never returns.
 pub async fn report(node: Arc<Node>, replica: Replica) {
     let mut changes = replica.changes();
     loop {
@@ -165,7 +165,7 @@ pub async fn report(node: Arc<Node>, replica: Replica) {
 }
 
 fn owed_reports(enrolment: &Enrolment, replica: &Replica) -> Vec<Change> {
-    // Both are read while nothing is written: the bundle is the one that the vault protects.
+    // Bundle and vault are read while no write runs, so the lock in the vault protects this bundle.
     let durable = enrolment.with_written_vault(|vault, writes| {
         let own = enrolment.identity.own()?;
         let report = lock_keys::report(vault, enrolment.identity.id(), &own.bundle, writes)?;
@@ -175,7 +175,7 @@ fn owed_reports(enrolment: &Enrolment, replica: &Replica) -> Vec<Change> {
     replica.read(|state| lock_keys::owed(state, report, &own.bundle))
 }
 
-/// Erases the lock keys that are held for nodes which are members no more. Never returns.
+/// Erases the lock keys that this node holds for former members. Never returns.
 pub async fn erase_former(node: Arc<Node>, replica: Replica) {
     let mut changes = replica.changes();
     loop {
@@ -196,7 +196,7 @@ pub async fn erase_former(node: Arc<Node>, replica: Replica) {
     }
 }
 
-/// Asks every peer of the roster for a lock key. Peers that did not answer are named in the error.
+/// Asks every peer of the roster for a lock key.
 ///
 /// # Errors
 /// The peers without an answer.
@@ -206,7 +206,7 @@ pub async fn prepare(enrolment: &Enrolment) -> Result<Vec<LockPeer>, Vec<NodeId>
     if missing.is_empty() { Ok(offered.into_iter().filter_map(|(_, offer)| offer).collect()) } else { Err(missing) }
 }
 
-/// The same, of those peers only that a session is open with; at least `needed` of them must be.
+/// Like [`prepare`], but peers without a session may be missing. At least `needed` peers must offer a key.
 ///
 /// # Errors
 /// The peers without an answer.
@@ -219,7 +219,7 @@ pub async fn prepare_with_present(enrolment: &Enrolment, needed: u8) -> Result<V
     if enough && !silent.iter().any(is_there) { Ok(prepared) } else { Err(silent) }
 }
 
-/// PREP, to each of `peers`.
+/// Sends PREP to each of `peers`, and returns the lock keys that they offer.
 async fn offers(enrolment: &Enrolment, peers: impl Iterator<Item = NodeId>) -> Vec<(NodeId, Option<LockPeer>)> {
     join_all(peers.map(|peer| async move { (peer, offer(enrolment, peer).await) })).await
 }
@@ -239,11 +239,11 @@ async fn offer(enrolment: &Enrolment, peer: NodeId) -> Option<LockPeer> {
     }
 }
 
-/// Seals `bundle` into a lock of the next generation, and writes it into the vault together with what `also` changes;
-/// durable when this returns, and then this node goes by that bundle. If `also` answers no, nothing is written.
+/// Seals `bundle` into a lock of the next generation, and writes it into the vault together with the changes of `also`. When
+/// this returns, the lock is durable and this node uses that bundle. If `also` returns `false`, no lock is written.
 ///
 /// # Errors
-/// In words; the node stops if the vault could not be written.
+/// The reason, as a text. The node stops if the vault cannot be written.
 pub async fn lock(
     node: &Node,
     enrolment: &Arc<Enrolment>,
@@ -253,23 +253,23 @@ pub async fn lock(
     also: impl FnOnce(&mut Vault) -> bool + Send + 'static,
 ) -> Result<bool, String> {
     let last = enrolment.with_vault(|vault| vault.lock.clone()).flatten();
-    let whose = (enrolment.identity.cluster(), enrolment.identity.id());
+    let owner = (enrolment.identity.cluster(), enrolment.identity.id());
     let mut rng = random::system();
     let (place, pin) = pin::next(&node.config.pin, &node.dir, last.as_ref().map(Lock::pin)).map_err(|error| {
         let message = format!("the lock of {} cannot be made: {error}", node.name());
         node.alarm("pin_missing", node.id(), message.clone());
         message
     })?;
-    let sealed = lock_keys::next_lock(last.as_ref(), whose, threshold, &peers, (place, &pin), &bundle, &mut rng);
+    let sealed = lock_keys::next_lock(last.as_ref(), owner, threshold, &peers, (place, &pin), &bundle, &mut rng);
     let lock = sealed.map_err(|error| error.to_string())?;
     let (generation, needed) = (lock.generation(), lock.needed());
     let this = Arc::clone(enrolment);
     let write = node.update_vault_of(Arc::clone(enrolment), move |vault| {
-        // A node that was revoked has forgotten what it would lock.
+        // A revoked node has erased its keys and has nothing to lock.
         let wanted = !vault.flags.revoked && also(vault);
         if wanted {
             vault.lock = Some(lock);
-            // Whoever reads bundle and vault together waits until this one is durable; if it never is, the node stops.
+            // A task that reads bundle and vault together waits until this write is durable. If it never is, the node stops.
             this.identity.unlock(bundle);
         }
         wanted
@@ -282,36 +282,38 @@ pub async fn lock(
     Ok(written)
 }
 
-/// Tells every peer which lock is durable, unless it has acknowledged that one already. A peer that misses it is told again
-/// soon ([`crate::boot`]): until it knows, it keeps what opens an older copy of this disk, and lets that copy in.
+/// Sends COMMIT: tells every peer which lock is durable here, unless the peer has acknowledged that lock already. If a peer
+/// misses it, [`crate::boot`] soon repeats it. Until the peer knows the lock, it keeps the lock key for an older copy of this
+/// disk, and would unlock that copy.
 pub async fn commit(enrolment: &Enrolment) {
     let known = enrolment.locks.commits.lock().clone();
     let untold = peers(enrolment).into_iter().map(|peer| (peer, durable(enrolment, peer)));
     let untold = untold.filter(|(peer, lock)| lock.generation > 0 && known.get(peer) != Some(lock));
-    let heard = join_all(untold.map(|(peer, lock)| async move {
+    let acknowledged = join_all(untold.map(|(peer, lock)| async move {
         match enrolment.peers.sessions.ask(peer, Lane::Ordinary, &PeerRequest::LockCommit(lock), PEER).await {
             Ok(PeerReply::Done) => return Some((peer, lock)),
-            Ok(_) => debug!(%peer, "refused to hear of the new lock"),
-            Err(error) => debug!(%peer, %error, "did not hear of the new lock"),
+            Ok(_) => debug!(%peer, "the peer refused COMMIT"),
+            Err(error) => debug!(%peer, %error, "no answer to COMMIT"),
         }
         None
     }));
-    let heard = heard.await;
-    enrolment.locks.commits.lock().extend(heard.into_iter().flatten());
+    let acknowledged = acknowledged.await;
+    enrolment.locks.commits.lock().extend(acknowledged.into_iter().flatten());
 }
 
-/// ERASED, to every peer for which no older key is held than the committed one, unless it was told of that one already.
+/// Sends ERASED to every peer for which this node holds no key older than the committed one, unless the peer has acknowledged
+/// that already.
 pub async fn tell_erased(enrolment: &Enrolment) {
     let told = enrolment.locks.told_erased.lock().clone();
     let erased = enrolment.with_vault(lock_keys::erased).unwrap_or_default();
     let untold = erased.into_iter().filter(|(peer, state)| told.get(peer) != Some(state));
-    let heard = join_all(untold.map(|(peer, state)| async move {
+    let acknowledged = join_all(untold.map(|(peer, state)| async move {
         let request = PeerRequest::LockErased(state);
         let answer = enrolment.peers.sessions.ask(peer, Lane::Ordinary, &request, PEER).await;
         matches!(answer, Ok(PeerReply::Done)).then_some((peer, state))
     }));
-    let heard = heard.await;
-    enrolment.locks.told_erased.lock().extend(heard.into_iter().flatten());
+    let acknowledged = acknowledged.await;
+    enrolment.locks.told_erased.lock().extend(acknowledged.into_iter().flatten());
 }
 
 fn peers(enrolment: &Enrolment) -> Vec<NodeId> {
@@ -325,7 +327,7 @@ fn peers(enrolment: &Enrolment) -> Vec<NodeId> {
         .collect()
 }
 
-/// What is durable here, as `peer` should hear it.
+/// The generation of the durable lock, and the number of the key of `peer` that it uses.
 fn durable(enrolment: &Enrolment, peer: NodeId) -> LockState {
     enrolment.with_vault(|vault| lock_keys::durable(vault, peer)).unwrap_or(LockState { generation: 0, keyno: 0 })
 }

@@ -1,8 +1,8 @@
-//! LockOpen: how a node that lost power gets its own keys back from its peers, with nobody typing anything.
+//! LockOpen: after a loss of power a node gets its own keys back from its peers, and no operator types anything.
 //!
-//! The asker sends every peer that its lock names the piece that was sealed to that peer; whoever holds the lock key opens
-//! it and sends it back for that one connection. When enough pieces are there the bundle opens. It asks for ever. Peers
-//! answer even while they are locked themselves: that is how a whole cluster comes back.
+//! The locked node sends to every peer that its lock names the piece that was sealed to that peer. A peer that holds the lock
+//! key opens the piece and returns it, sealed for that one connection. With enough pieces the bundle opens. The node asks
+//! without end. Peers answer even while they are locked themselves, so a whole cluster can come back.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,13 +29,13 @@ use crate::vault::{Roster, RosterLogId};
 
 /// How long one peer may take to be dialled and to answer.
 const ASK: Duration = Duration::from_secs(2);
-/// Pauses between questions to one peer grow from the first to the second.
+/// The shortest and the longest pause between two requests to one peer.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
 /// Why a lock can never be opened by this process.
 #[derive(Debug, thiserror::Error)]
 pub enum UnlockError {
-    /// The local half of the bundle's key is not there.
+    /// The pin is missing: the local half of the bundle's key.
     #[error("{0}")]
     Pin(String),
     /// The vault has no lock and no unfinished founding.
@@ -56,7 +56,7 @@ impl UnlockError {
 /// Asks the peers until the bundle opens.
 ///
 /// # Errors
-/// [`UnlockError`] if it never can; a missing quorum is waited for without end.
+/// [`UnlockError`] if the bundle can never open. If a quorum of peers is missing, this waits without end.
 pub async fn run(node: &Arc<Node>) -> Result<Bundle, UnlockError> {
     let lock = node.with_vault(|vault| vault.lock.clone()).flatten().ok_or(UnlockError::NoLock)?;
     let params = LockParams { cluster: node.cluster(), node: node.id(), generation: lock.generation() };
@@ -78,7 +78,7 @@ pub async fn run(node: &Arc<Node>) -> Result<Bundle, UnlockError> {
     }
 }
 
-/// As many pieces as the lock needs, from whichever peers answer first.
+/// Collects as many pieces as the lock needs, from the peers that answer first.
 async fn gather_pieces(node: &Arc<Node>, lock: &Lock, params: &LockParams) -> Vec<(u8, Secret<32>)> {
     let peers: Vec<NodeId> = lock.pieces().iter().map(|piece| piece.peer).collect();
     *node.enrolment().locks.unlocking.lock() = Unlocking {
@@ -94,8 +94,8 @@ async fn gather_pieces(node: &Arc<Node>, lock: &Lock, params: &LockParams) -> Ve
         .map(|request| tokio::spawn(ask(Arc::clone(node), request, give.clone())))
         .collect();
     drop(give);
-    let questions = questions_to_voters(node, lock, params);
-    asking.extend(questions.into_iter().map(|request| tokio::spawn(hear(Arc::clone(node), request))));
+    let requests = revocation_requests(node, lock, params);
+    asking.extend(requests.into_iter().map(|request| tokio::spawn(collect_attestations(Arc::clone(node), request))));
     let mut pieces = Vec::with_capacity(lock.needed().into());
     while pieces.len() < usize::from(lock.needed()) {
         let Some(piece) = given.recv().await else { break };
@@ -113,7 +113,7 @@ async fn ask(node: Arc<Node>, request: LockOpenRequest, give: mpsc::Sender<(u8, 
         match timeout(ASK, ask_once(&node, &request)).await.unwrap_or_else(|_| Err("no answer".to_owned())) {
             Ok(piece) => {
                 node.enrolment().locks.unlocking.lock().waiting_for.remove(&request.to);
-                // Nobody listens once enough pieces are there.
+                // This fails if enough pieces are there already.
                 let _ = give.send((request.x, piece)).await;
                 return;
             }
@@ -129,26 +129,26 @@ async fn ask(node: Arc<Node>, request: LockOpenRequest, give: mpsc::Sender<(u8, 
     }
 }
 
-/// A question to each voter that carries no piece.
-fn questions_to_voters(node: &Node, lock: &Lock, params: &LockParams) -> Vec<LockOpenRequest> {
+/// A request to each voter with zeros instead of a piece: it only asks whether this node was revoked.
+fn revocation_requests(node: &Node, lock: &Lock, params: &LockParams) -> Vec<LockOpenRequest> {
     let roster = node.roster();
     let any = lock_keys::named_peers(lock).first().copied();
-    let question = |to| {
+    let request_to = |to| {
         let request = any.and_then(|peer| lock.request(params, peer, node.boot_nonce))?;
         Some(LockOpenRequest { to, sealed: std::array::from_fn(|_| 0), ..request })
     };
-    roster.voters().filter(|voter| *voter != node.id()).filter_map(question).collect()
+    roster.voters().filter(|voter| *voter != node.id()).filter_map(request_to).collect()
 }
 
-/// Asks one of those, once a peer has said that this node was revoked: it takes a majority of the voters to believe that, and
-/// those that the lock names may be too few, or have given their pieces before and are not asked for them again. Nothing else
-/// that it says counts. Never returns.
-async fn hear(node: Arc<Node>, question: LockOpenRequest) {
+/// Sends one of these requests again and again, once a peer has said that this node was revoked. The node believes that only
+/// with attestations of a majority of the voters. The peers that the lock names may be too few for that, and a peer that
+/// gave its piece is not asked for it again. Only the code "revoked" counts in the answers. Never returns.
+async fn collect_attestations(node: Arc<Node>, request: LockOpenRequest) {
     while !node.enrolment().revocation.is_said() {
         sleep(AGAIN.1).await;
     }
     loop {
-        drop(timeout(ASK, ask_once(&node, &question)).await);
+        drop(timeout(ASK, ask_once(&node, &request)).await);
         sleep(AGAIN.1).await;
     }
 }
@@ -195,8 +195,7 @@ fn explain(code: LockOpenCode) -> &'static str {
     }
 }
 
-/// The peer's side: opens the piece that `body` carries, if the asker is who it says and nothing speaks against it.
-/// Malformed bytes get an empty answer.
+/// The peer's side: opens the piece in `body`, unless a check refuses it. Malformed bytes get an empty answer.
 pub async fn give_piece(node: &Arc<Node>, conn: &Conn, body: &[u8]) -> Vec<u8> {
     let Ok(request) = LockOpenRequest::parse(body) else {
         return Vec::new();
@@ -208,7 +207,7 @@ pub async fn give_piece(node: &Arc<Node>, conn: &Conn, body: &[u8]) -> Vec<u8> {
             LockOpenReply::grant(position, &piece, &conn.export(labels::EXPORTER_LOCK, &request.hash()))
         }
         Err(code) => {
-            // Anybody may ask, so this must not fill the disk; what matters is an alarm.
+            // Any host may ask, so the log must not fill the disk. The important cases raise an alarm.
             debug!(from = %request.from, remote = %conn.peer().remote, why = explain(code), "refused LockOpen");
             match LockOpenReply::refuse(code, position) {
                 Some(reply) => reply,
@@ -219,13 +218,14 @@ pub async fn give_piece(node: &Arc<Node>, conn: &Conn, body: &[u8]) -> Vec<u8> {
     reply.encode()
 }
 
+/// Checks that the asking node is a trusted member, and opens its piece.
 async fn decide(node: &Arc<Node>, conn: &Conn, request: &LockOpenRequest) -> Result<Secret<32>, LockOpenCode> {
     let roster = node.roster();
     if request.cluster != node.cluster() || request.to != node.id() {
         return Err(LockOpenCode::Denied);
     }
     if let Some(code) = turned_away(&roster, request.from, &conn.peer().key.0) {
-        // Who it is, its boot key says, and not the question.
+        // The boot key proves which node asks. The id in the request is only a claim.
         if let Some(former) = roster.revoked_with(&conn.peer().key.0) {
             let name = node.former_name(former).map_or_else(|| format!("node {former}"), |name| name.to_string());
             let message = format!("{name} is no member any more, and its disk asks to be unlocked");
@@ -261,8 +261,9 @@ async fn decide(node: &Arc<Node>, conn: &Conn, request: &LockOpenRequest) -> Res
     if absence::is_over(node, request.from) {
         return Err(LockOpenCode::AwayTooLong);
     }
-    // Its session may have been silent because it was denied meanwhile. While the vault is held no denial becomes durable:
-    // either it is seen here, or the piece was given before this node acknowledged it.
+    // The session may have been silent because the node was denied meanwhile, so the roster is checked once more. While the
+    // vault is held, no denial becomes durable. So either the denial is seen here, or the piece is given before this node
+    // acknowledges the denial.
     let seed = node.with_vault(|vault| match turned_away(&node.roster(), request.from, &conn.peer().key.0) {
         Some(code) => Err(code),
         None => lock_keys::seed_for(vault, request).map_err(|_| LockOpenCode::StaleGeneration),
@@ -271,8 +272,7 @@ async fn decide(node: &Arc<Node>, conn: &Conn, request: &LockOpenRequest) -> Res
     lock::open_piece(&seed, request).map_err(|_| LockOpenCode::StaleGeneration)
 }
 
-/// Why whoever goes by `roster` opens nothing for the owner of this boot key, who says that it is `from`; `None` for a trusted
-/// member.
+/// Why a node with `roster` opens no piece for the owner of `boot_pk`, which claims to be `from`; `None` for a trusted member.
 pub fn turned_away(roster: &Roster, from: NodeId, boot_pk: &[u8; 32]) -> Option<LockOpenCode> {
     if roster.is_revoked(boot_pk) {
         return Some(LockOpenCode::Revoked);
@@ -281,7 +281,7 @@ pub fn turned_away(roster: &Roster, from: NodeId, boot_pk: &[u8; 32]) -> Option<
     member.is_none_or(|member| member.standing.denied).then_some(LockOpenCode::Denied)
 }
 
-/// How new `roster` is, as a reply says it.
+/// The log position of `roster`, as a reply carries it.
 pub fn roster_position(roster: &Roster) -> RosterPosition {
     RosterPosition { term: roster.log_id.term, leader: NodeId(roster.log_id.leader), index: roster.log_id.index }
 }
@@ -302,7 +302,7 @@ mod tests {
 
     const CLUSTER: ClusterId = ClusterId([1; 16]);
 
-    /// A connection that `peer` dials: the end of whoever is dialled, and that of `peer`, who answers with `handler`.
+    /// A connection that `peer` dials. Returns the end that was dialled, then the end of `peer`, which answers with `handler`.
     async fn dialled_by(peer: &Identity, protocol: Protocol, handler: Option<Arc<dyn Handler>>) -> (Conn, Conn) {
         let any = "127.0.0.1:0".parse().expect("an address");
         let me = Identity::random();
@@ -316,7 +316,7 @@ mod tests {
         (Conn::start(accepted, None), Conn::start(dialled.expect("connects"), handler))
     }
 
-    /// The living n2, pinged right when the entry that denies it is appended here.
+    /// The running n2: when it is pinged, the entry that denies it is appended here.
     struct Denied(Arc<Node>);
 
     impl Handler for Denied {
@@ -332,9 +332,9 @@ mod tests {
         }
     }
 
-    /// A copy of a living node asks without stop while the node is revoked: the denial ends the session that is asked whether
-    /// the node lives, and that silence is no reason to open anything. Mutated: without the second look at the roster the
-    /// piece is given.
+    /// Scenario: a thief runs a copy of a running node, and the copy asks without pause while the node is revoked. The denial
+    /// closes the session on which this peer checks whether the node is alive. That silence must not open the lock. Mutated:
+    /// without the second check of the roster the piece is given.
     #[tokio::test]
     async fn a_denial_that_comes_while_the_session_is_asked_is_obeyed() {
         let dir = tempfile::tempdir().expect("a temporary directory");
@@ -366,10 +366,10 @@ mod tests {
         assert_eq!(decide(&node, &thief, &request).await.err(), Some(LockOpenCode::Denied));
     }
 
-    /// A member that goes by a newer roster than anybody here, in which whoever asks is no member any more.
-    struct Knowing;
+    /// A member with a newer roster, which answers every LockOpen with "revoked".
+    struct AnswersRevoked;
 
-    impl Handler for Knowing {
+    impl Handler for AnswersRevoked {
         fn handle(&self, _conn: &Conn, _question: Bytes) -> Reply {
             let position = RosterPosition { term: 9, leader: NodeId(2), index: 9 };
             let reply = LockOpenReply::refuse(LockOpenCode::Revoked, position).expect("a refusal");
@@ -377,26 +377,27 @@ mod tests {
         }
     }
 
-    fn knowing(node: u64) -> RosterMember {
+    fn voter_that_answers_revoked(node: u64) -> RosterMember {
         let boot = Identity::random();
         let config = server_config(&boot, None, &[Protocol::Boot]);
         let server = quinn::Endpoint::server(config, "127.0.0.1:0".parse().expect("an address")).expect("a socket");
         let address = server.local_addr().expect("bound").to_string().parse().expect("an address");
         tokio::spawn(async move {
             while let Some(incoming) = server.accept().await {
-                Conn::start(incoming.await.expect("a handshake"), Some(Arc::new(Knowing)));
+                Conn::start(incoming.await.expect("a handshake"), Some(Arc::new(AnswersRevoked)));
             }
         });
         RosterMember { boot_pk: boot.public().0, addresses: vec![address], ..member(node) }
     }
 
-    /// Of three voters the lock names one other, which is not enough to believe. Mutated: with nobody else asked, this node asks
-    /// for ever.
+    /// The lock names only one of the two other voters, and one attestation is no majority. Mutated: if no other voter is
+    /// asked, this node asks for ever.
     #[tokio::test]
     async fn a_node_whose_lock_names_too_few_voters_hears_that_it_was_revoked() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let mut vault = Vault::new(CLUSTER, Secret::random(&mut random::system()));
-        (vault.identity.node, vault.roster.members) = (Some(NodeId(1)), vec![member(1), knowing(2), knowing(3)]);
+        (vault.identity.node, vault.roster.members) =
+            (Some(NodeId(1)), vec![member(1), voter_that_answers_revoked(2), voter_that_answers_revoked(3)]);
         let params = LockParams { cluster: CLUSTER, node: NodeId(1), generation: 1 };
         let public_key = quorate_shares::kem::PublicKey::of_seed(&Secret::random(&mut random::system()));
         let peers = [LockPeer { peer: NodeId(2), key_number: 1, public_key }];
@@ -407,7 +408,7 @@ mod tests {
         let believed = timeout(Duration::from_secs(30), async {
             tokio::select! {
                 () = revocation::awaited(&node) => {}
-                _ = gather_pieces(&node, &lock, &params) => panic!("nobody gives a piece"),
+                _ = gather_pieces(&node, &lock, &params) => panic!("no peer gives a piece"),
             }
         });
         believed.await.expect("in time");
