@@ -57,7 +57,7 @@ impl Daemon {
         Ok(())
     }
 
-    /// `locking::is_as_due`.
+    /// `lock::renewal::is_lock_as_due`.
     fn is_locked_as_due(&self, terms: &LockTerms, now_ms: u64) -> bool {
         let present = terms.peers.iter().copied().filter(|&peer| self.session_with(peer, now_ms).is_some()).collect();
         let bundle = self.unlocked.as_ref().map(|unlocked| &unlocked.bundle);
