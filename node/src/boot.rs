@@ -39,7 +39,7 @@ use crate::vault::lock_keys;
 use crate::vault::{Vault, VaultError, VaultFile};
 
 /// How often the grace time of lock keys is counted.
-const GRACE_TICK_S: u16 = 10;
+pub const GRACE_TICK_S: u16 = 10;
 /// How long a stopping daemon waits until its connections are closed.
 const GOODBYE: Duration = Duration::from_secs(1);
 /// Enough that no two connections of a node ever share an id.

@@ -17,10 +17,8 @@ use crate::base::config::PinAt;
 use crate::base::paths;
 use crate::base::random;
 use crate::vault::disk::{self, DataDir};
-use crate::vault::lock_keys::inline_pin;
+use crate::vault::lock_keys::{PIN_BYTES, inline_pin};
 
-/// Length of a pin that this node makes.
-const PIN_BYTES: usize = 32;
 /// A shorter pin could be guessed.
 const PIN_BYTES_MIN: usize = 16;
 

@@ -49,7 +49,7 @@ impl OwnIdentity {
     }
 
     /// The identity of a vault.
-    pub fn of(identity: &vault::Identity) -> Self {
+    pub fn of(identity: &vault::VaultIdentity) -> Self {
         Self {
             boot: Some(Identity::from_seed(&identity.boot_seed)),
             cluster: Some(identity.cluster),

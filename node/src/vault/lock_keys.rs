@@ -25,7 +25,7 @@ use zeroize::Zeroizing;
 use crate::vault::{HeldForPeer, HeldKey, KEYS_PER_PEER_MAX, Vault};
 
 /// Bytes of a pin that lies in the vault itself.
-const PIN_BYTES: usize = 32;
+pub const PIN_BYTES: usize = 32;
 /// The grace time: seconds of running time before keys older than the committed one are erased.
 pub const GRACE_S: u16 = 60;
 

@@ -54,7 +54,7 @@ const DENIALS: u8 = 7;
 
 /// Everything that a node knows while its lock is closed.
 pub struct Vault {
-    pub identity: Identity,
+    pub identity: VaultIdentity,
     /// Who its peers are.
     pub roster: Roster,
     /// Its own keys, locked; `None` until the first lock is made.
@@ -70,7 +70,7 @@ pub struct Vault {
 }
 
 /// Section 1: who this node is.
-pub struct Identity {
+pub struct VaultIdentity {
     /// The cluster that this node belongs to.
     pub cluster: ClusterId,
     /// Its id; `None` until it was given one.
@@ -92,7 +92,7 @@ impl Vault {
     /// The first vault of a node: only its cluster and its boot seed are known.
     pub fn new(cluster: ClusterId, boot_seed: Secret<32>) -> Self {
         Self {
-            identity: Identity { cluster, node: None, boot_seed },
+            identity: VaultIdentity { cluster, node: None, boot_seed },
             roster: Roster::default(),
             lock: None,
             held: Vec::new(),
@@ -164,7 +164,7 @@ impl Vault {
             let length = usize::try_from(reader.u32()?).map_err(|_| FormatError::Short("vault"))?;
             let bytes = reader.bytes(length)?;
             match tag {
-                IDENTITY => identity = Some(Identity::read(Reader::new(bytes, "identity"))?),
+                IDENTITY => identity = Some(VaultIdentity::read(Reader::new(bytes, "identity"))?),
                 ROSTER => roster = Some(read_whole(bytes, "roster", Roster::read)?),
                 LOCK => lock = Some(Lock::parse(bytes).map_err(|_| FormatError::Invalid("own lock"))?),
                 HELD => held = Some(held::read_all(Reader::new(bytes, "keys held for peers"))?),
@@ -198,7 +198,7 @@ impl Flags {
     }
 }
 
-impl Identity {
+impl VaultIdentity {
     fn read(mut reader: Reader<'_>) -> Result<Self, FormatError> {
         let (cluster, node) = (reader.cluster()?, reader.u64()?);
         let identity =

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use quorate_node::base::phase::Phase;
+use quorate_node::boot::GRACE_TICK_S;
 use quorate_node::cluster::leader::{Joiner, Serving};
 use quorate_node::lock::unlock;
 use quorate_node::memory::checked::Checked;
@@ -26,8 +27,6 @@ use crate::model::raft::Raft;
 use crate::model::world::disk::Image;
 use crate::model::world::message::{Body, Process, To, exported};
 
-/// How often lock keys in their grace are looked after, in seconds, as in `boot`.
-const GRACE_TICK_S: u16 = 10;
 impl Daemon {
     /// `unlock::gather_pieces`: asks every peer that has not given its piece yet; once a peer says that this node was revoked, it
     /// also asks those that have given theirs.
