@@ -225,7 +225,7 @@ others must be able to unlock without it. If its disk is lost or stolen, use `qu
 Prints a line when each becomes true:
   decisive        the others refuse it: it gets no more keys, and no node can admit it
   old disk: dead  its disk opens no key, even together with other disks below the threshold
-  names safe      its disk opens nothing else either: no key name, no policy
+  names safe      its disk opens nothing else either: no key name, no setting
 
 Returns when it is decisive and no earlier lease can still run. The rest continues without the command.")]
     Revoke(Revoke),

@@ -400,16 +400,7 @@ impl Client {
     async fn ask(&self, request: Request) -> Result<Response, Error> {
         let begin = Instant::now();
         let until = begin + self.0.options.deadline;
-        let change = matches!(
-            request,
-            Request::CreateKey { .. }
-                | Request::RotateKey { .. }
-                | Request::RemoveNode { .. }
-                | Request::RevokeNodes { .. }
-                | Request::DisarmAlarms { .. }
-                | Request::InviteNode { .. }
-                | Request::ReplaceNode { .. }
-        );
+        let change = is_change(&request);
         let body = Zeroizing::new(wire::encode(&self.envelope(request)));
 
         let mut pause = PAUSE_MIN;
@@ -516,6 +507,34 @@ async fn ask_node(target: &Target, fleet: &Fleet, body: &[u8], until: Instant) -
 /// The error for an answer that came after the end of the lease that it depends on.
 fn too_late() -> WireError {
     WireError::new(Code::NoQuorum, "its answer came after its lease had ended")
+}
+
+/// Whether a request changes something, so that it is never sent to two nodes at the same time.
+fn is_change(request: &Request) -> bool {
+    match request {
+        Request::CreateKey { .. }
+        | Request::RotateKey { .. }
+        | Request::RemoveNode { .. }
+        | Request::RevokeNodes { .. }
+        | Request::SealNode { .. }
+        | Request::UnsealNode { .. }
+        | Request::AdmitNode { .. }
+        | Request::DisarmAlarms { .. }
+        | Request::InviteNode { .. }
+        | Request::ReplaceNode { .. } => true,
+        Request::Status
+        | Request::Encrypt { .. }
+        | Request::Decrypt { .. }
+        | Request::DataKey { .. }
+        | Request::ListKeys { .. }
+        | Request::ShowKey { .. }
+        | Request::ListNodes
+        | Request::NodeStatus { .. }
+        | Request::Export
+        | Request::Echo(_)
+        | Request::Progress { .. }
+        | Request::ListAlarms => false,
+    }
 }
 
 /// The error when all nodes failed: the most important code, and what each node said.

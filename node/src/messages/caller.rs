@@ -1,6 +1,6 @@
 //! The caller of a request: what a node knows about it, from the door where the request enters to the handler that answers.
 //!
-//! A door makes one [`Caller`] for each request. It reaches every handler, and it travels with what is forwarded to another
+//! Each request gets one [`Caller`] where it enters: from its token, its session, or the local socket. It reaches every handler, and it travels with what is forwarded to another
 //! member. A handler, a rule or an audit line never asks the connection again.
 //!
 //! A forwarded caller is as trustworthy as the member that forwards it: that member checked the token. [`Caller::via`] names
@@ -72,10 +72,10 @@ pub enum Restrictions {
 
 impl Caller {
     /// The owner of the root token whose SHA-256 is `token_hash`.
-    pub fn root(token_hash: &[u8; 32], remote: SocketAddr) -> Self {
+    pub fn root(token_hash: &[u8; 32], door: Door, remote: SocketAddr) -> Self {
         let (who, key) = (Principal::RootToken, Some(KeyTag::of_hash(token_hash)));
         let restrictions = Restrictions::Unrestricted;
-        Self { who, key, from: Origin::Network(remote), door: Door::Client, restrictions, via: None }
+        Self { who, key, from: Origin::Network(remote), door, restrictions, via: None }
     }
 
     /// The member `node`, whose op key has the SHA-256 `key_hash`.
@@ -168,7 +168,7 @@ mod tests {
 
     #[test]
     fn a_line_names_the_caller_and_the_member_that_forwarded_it() {
-        let caller = Caller::root(&[0xab; 32], "10.0.0.5:4711".parse().expect("an address"));
+        let caller = Caller::root(&[0xab; 32], Door::Client, "10.0.0.5:4711".parse().expect("an address"));
         assert_eq!(caller.to_string(), "root token abababababababab from 10.0.0.5:4711 at the client door");
         let forwarded = caller.forwarded_by(NodeId(2));
         assert!(forwarded.to_string().ends_with("at the client door of node 2"), "{forwarded}");
@@ -178,7 +178,7 @@ mod tests {
     /// Mutated: if `via` were part of the message, a member could pass its own request off as that of another.
     #[test]
     fn the_member_that_forwards_is_not_part_of_the_message() {
-        let caller = Caller::root(&[7; 32], "[::1]:4711".parse().expect("an address"));
+        let caller = Caller::root(&[7; 32], Door::Client, "[::1]:4711".parse().expect("an address"));
         let sent = encode(&caller.clone().forwarded_by(NodeId(3)));
         assert_eq!(sent, encode(&caller));
         assert_eq!(decode::<Caller>(&sent).expect("our own bytes"), caller);

@@ -9,6 +9,7 @@ use quorate_client::conn::{Conn, Handler, Limits, Reply};
 use quorate_client::wire::{self, Answered, Envelope};
 
 use crate::base::clock::boot_ms;
+use crate::messages::caller::Door;
 use crate::node::Node;
 use crate::serve::{GUEST, Place};
 use crate::service::client;
@@ -33,7 +34,9 @@ impl Handler for ClientDoor {
         };
         let (node, remote) = (Arc::clone(&self.node), conn.peer().remote);
         let mut answer =
-            Box::pin(async move { wire::encode(&client::answer(&node, remote, envelope, received_ms).await) });
+            Box::pin(
+                async move { wire::encode(&client::answer(&node, Door::Client, remote, envelope, received_ms).await) },
+            );
         // What needs no waiting is answered by the task that read the frame. A later poll brings the real waker.
         match answer.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(bytes) => Reply::Inline(bytes),

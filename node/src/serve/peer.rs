@@ -36,7 +36,7 @@ impl Handler for PeerDoor {
     fn handle(&self, conn: &Conn, body: Bytes) -> Reply {
         let admitted = peer::decode::<PeerRequest>(&body).and_then(|request| {
             let is_greeted = self.admitted.load(Ordering::Acquire);
-            let pace = member::admit(&self.node, self.peer, conn, is_greeted, &request)?;
+            let pace = member::check(&self.node, self.peer, conn, is_greeted, &request)?;
             Ok((request, pace))
         });
         let (request, pace) = match admitted {

@@ -10,7 +10,7 @@ use quorate_raft::state::State;
 use tracing::{Level, debug, enabled};
 
 use crate::messages::caller::Caller;
-use crate::service::client::{Resource, Row};
+use crate::service::client::Resource;
 use crate::service::crypto;
 
 const TARGET: &str = "quorate::audit";
@@ -20,11 +20,11 @@ pub(super) struct Line(Option<String>);
 
 impl Line {
     /// Notes the request before it is carried out.
-    pub(super) fn of(row: &Row<'_>, replica: Option<&Replica>) -> Self {
+    pub(super) fn of(name: &str, on: &Resource<'_>, replica: Option<&Replica>) -> Self {
         Self(enabled!(target: TARGET, Level::DEBUG).then(|| {
             let on =
-                replica.map_or_else(|| said(&row.on, None), |replica| replica.read(|state| said(&row.on, Some(state))));
-            format!("{} {on}", row.name)
+                replica.map_or_else(|| describe(on, None), |replica| replica.read(|state| describe(on, Some(state))));
+            format!("{} {on}", name)
         }))
     }
 
@@ -37,7 +37,7 @@ impl Line {
 }
 
 /// A resource, as the log names it.
-fn said(on: &Resource<'_>, state: Option<&State>) -> String {
+fn describe(on: &Resource<'_>, state: Option<&State>) -> String {
     let key = |name| match state.and_then(|state| state.key_by_name(name)) {
         Some(key) => format!("key {}", key.uid),
         None => "no known key".to_owned(),

@@ -7,18 +7,18 @@ use quorate_client::wire::{Token, WireError};
 use quorate_raft::Replica;
 use subtle::ConstantTimeEq;
 
-use crate::messages::caller::{Caller, Principal, Restrictions};
-use crate::service::client::Row;
+use crate::messages::caller::{Caller, Door, Principal, Restrictions};
+use crate::service::client::RequestRow;
 
 /// Who presents `token`. Only its hash is in the replicated state.
 ///
 /// # Errors
 /// [`Code::Denied`] for a token that this cluster does not know.
-pub fn authenticate(replica: &Replica, token: &Token, remote: SocketAddr) -> Result<Caller, WireError> {
+pub fn authenticate(replica: &Replica, token: &Token, door: Door, remote: SocketAddr) -> Result<Caller, WireError> {
     let presented = token.hash();
     let known = replica.read(|state| state.cluster.as_ref().map(|cluster| cluster.token_hash));
     if known.is_some_and(|known| known.ct_eq(&presented).into()) {
-        return Ok(Caller::root(&presented, remote));
+        return Ok(Caller::root(&presented, door, remote));
     }
     Err(WireError::new(Code::Denied, "the token is not valid for this cluster")
         .hint("check QUORATE_TOKEN_FILE, and that the client file and the token belong to the same cluster"))
@@ -28,7 +28,7 @@ pub fn authenticate(replica: &Replica, token: &Token, remote: SocketAddr) -> Res
 ///
 /// # Errors
 /// [`Code::Denied`].
-pub fn permit(caller: &Caller, row: &Row<'_>) -> Result<(), WireError> {
+pub fn permit(caller: &Caller, row: &RequestRow<'_>) -> Result<(), WireError> {
     let Restrictions::Unrestricted = caller.restrictions;
     match caller.who {
         Principal::RootToken => Ok(()),

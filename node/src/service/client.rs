@@ -18,14 +18,15 @@ use tokio::time::timeout;
 
 use crate::base::phase::{Phase, RequestClass, admits};
 use crate::memory::lease;
+use crate::messages::caller::Door;
 use crate::node::Node;
-use crate::service::{Call, audit, caller, crypto, keys, nodes, orders};
+use crate::service::{Call, audit, caller, crypto, forward, keys, nodes, orders};
 
 /// A request without a deadline of its own gets this one, and none gets more.
 const DEADLINE_MAX: Duration = Duration::from_secs(60);
 
 /// One row of the table: what a request is, before anything is done for it.
-pub struct Row<'a> {
+pub struct RequestRow<'a> {
     /// The name of the operation, as rules and audit lines use it.
     pub name: &'static str,
     pub needs: Needs,
@@ -35,11 +36,11 @@ pub struct Row<'a> {
 /// What a node must have to answer a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Needs {
-    /// The replicated state, however old it is: the answer says how a node is, and not what is in the cluster.
+    /// A phase that answers about the cluster, and the replicated state, however old it is.
     State,
     /// A lease, before the work and after it.
     Lease,
-    /// A lease, and the leader does the work; this node forwards it if it does not lead.
+    /// A lease, and a leader that is known: it does the work, and this node forwards the request if it does not lead.
     LeaseAndLeader,
 }
 
@@ -61,7 +62,7 @@ pub enum Resource<'a> {
 }
 
 /// The row of a request.
-pub fn row(request: &Request) -> Row<'_> {
+pub fn row(request: &Request) -> RequestRow<'_> {
     use Needs::{Lease, LeaseAndLeader, State};
     let (name, needs, on) = match request {
         Request::Encrypt { key, .. } => ("encrypt", Lease, Resource::Key(key)),
@@ -89,7 +90,7 @@ pub fn row(request: &Request) -> Row<'_> {
         Request::RevokeNodes { names, .. } => ("node.revoke", LeaseAndLeader, Resource::NodesNamed(names)),
         Request::Progress { operation } => ("node.progress", LeaseAndLeader, Resource::Operation(*operation)),
     };
-    Row { name, needs, on }
+    RequestRow { name, needs, on }
 }
 
 /// Carries a request out.
@@ -122,21 +123,27 @@ async fn run(call: Call<'_>, request: Request) -> Answer {
     }
 }
 
-/// Answers what a client sent from `remote`. The request arrived at `received_ms` (`boot_ms`).
-pub async fn answer(node: &Arc<Node>, remote: SocketAddr, envelope: Envelope, received_ms: u64) -> Answered {
+/// Answers what a client sent from `remote` to `door`. The request arrived at `received_ms` (`boot_ms`).
+pub async fn answer(
+    node: &Arc<Node>,
+    door: Door,
+    remote: SocketAddr,
+    envelope: Envelope,
+    received_ms: u64,
+) -> Answered {
     let Envelope { token, deadline_ms, request } = envelope;
     let Some(replica) = node.replica() else { return Answered::always(Err(not_serving(node))) };
-    let caller = match caller::authenticate(&replica, &token, remote) {
+    let caller = match caller::authenticate(&replica, &token, door, remote) {
         Ok(caller) => caller,
         Err(denied) => return Answered::always(Err(denied)),
     };
     let row = row(&request);
-    let (needs, line) = (row.needs, audit::Line::of(&row, Some(&replica)));
+    let (needs, line) = (row.needs, audit::Line::of(row.name, &row.on, Some(&replica)));
     let answered = match caller::permit(&caller, &row) {
         Ok(()) => {
             let call = Call { node, replica: &replica, caller: &caller };
             let deadline = Duration::from_millis(deadline_ms.into()).min(DEADLINE_MAX);
-            timeout(deadline, decide(call, needs, request, received_ms)).await.unwrap_or_else(|_| {
+            timeout(deadline, run_if_possible(call, needs, request, received_ms)).await.unwrap_or_else(|_| {
                 Answered::always(Err(WireError::new(Code::Deadline, "the deadline passed before the work was done")))
             })
         }
@@ -146,18 +153,27 @@ pub async fn answer(node: &Arc<Node>, remote: SocketAddr, envelope: Envelope, re
     answered
 }
 
-/// Carries a request out if this node has what it needs, and goes on having it.
-async fn decide(call: Call<'_>, needs: Needs, request: Request, received_ms: u64) -> Answered {
+/// Carries a request out, if this node has what it needs before and after.
+async fn run_if_possible(call: Call<'_>, needs: Needs, request: Request, received_ms: u64) -> Answered {
     match needs {
-        Needs::State => Answered::always(run(call, request).await),
-        Needs::Lease | Needs::LeaseAndLeader => match leased_until(call.node) {
-            Ok(_) => tokio::select! {
-                biased;
-                answer = run(call, request) => leased(call.node, answer, received_ms),
-                () = stops_serving(call.node) => Answered::always(Err(not_serving(call.node))),
-            },
-            Err(refusal) => Answered::always(Err(refusal)),
+        Needs::State if admits(call.node.phase(), RequestClass::Status) => Answered::always(run(call, request).await),
+        Needs::State => Answered::always(Err(not_serving(call.node))),
+        Needs::Lease => run_under_lease(call, request, received_ms).await,
+        Needs::LeaseAndLeader => match forward::leader(call) {
+            Ok(_) => run_under_lease(call, request, received_ms).await,
+            Err(no_leader) => leased(call.node, Err(no_leader), received_ms),
         },
+    }
+}
+
+async fn run_under_lease(call: Call<'_>, request: Request, received_ms: u64) -> Answered {
+    match leased_until(call.node) {
+        Ok(_) => tokio::select! {
+            biased;
+            answer = run(call, request) => leased(call.node, answer, received_ms),
+            () = stops_serving(call.node) => Answered::always(Err(not_serving(call.node))),
+        },
+        Err(refusal) => Answered::always(Err(refusal)),
     }
 }
 

@@ -24,7 +24,7 @@ use crate::lock::absence;
 use crate::messages::caller::Caller;
 use crate::node::{Node, roster};
 use crate::service::audit;
-use crate::service::client::{Needs, Resource, Row};
+use crate::service::client::Resource;
 use crate::vault::invitation::Invitation;
 use crate::vault::layout::Address;
 use crate::vault::{FirstFounder, Founding, FoundingStep, Invited, Role, Roster, Vault};
@@ -35,9 +35,9 @@ const LOOK: Duration = Duration::from_millis(100);
 /// What a request of the local socket is answered.
 pub type AdminAnswer = Result<AdminResponse, WireError>;
 
-/// The row of a request. None of them needs a lease: the owner of the machine owns this node.
-fn row(request: &AdminRequest) -> Row<'_> {
-    let (name, on) = match request {
+/// The name of a request, and what it is about. None of them needs a lease: the owner of the machine owns this node.
+fn row(request: &AdminRequest) -> (&'static str, Resource<'_>) {
+    match request {
         AdminRequest::Init { .. } => ("cluster.init", Resource::ThisNode),
         AdminRequest::Join { .. } => ("node.join", Resource::ThisNode),
         AdminRequest::Status => ("status", Resource::ThisNode),
@@ -45,8 +45,7 @@ fn row(request: &AdminRequest) -> Row<'_> {
         AdminRequest::Seal { sealed: false } => ("node.unseal", Resource::ThisNode),
         AdminRequest::Admit { name } => ("node.admit", Resource::Node(name)),
         AdminRequest::Export => ("cluster.export", Resource::Cluster),
-    };
-    Row { name, needs: Needs::State, on }
+    }
 }
 
 /// Answers `request`. Its steps go to `progress`; once the receiver is closed, the caller has gone, and nothing waits for it any
@@ -57,7 +56,8 @@ pub async fn answer(
     request: AdminRequest,
     progress: mpsc::Sender<AdminProgress>,
 ) -> AdminAnswer {
-    let line = audit::Line::of(&row(&request), None);
+    let (name, on) = row(&request);
+    let line = audit::Line::of(name, &on, None);
     let ended = run(node, caller, request, progress).await;
     line.write(caller, &ended);
     ended
@@ -71,7 +71,7 @@ async fn run(
 ) -> AdminAnswer {
     match request {
         AdminRequest::Init { founders, threshold, allow_solo, accept_no_redundancy, token_hash } => {
-            let terms = Terms::check(founders, threshold, allow_solo, accept_no_redundancy)?;
+            let terms = FoundingTerms::check(founders, threshold, allow_solo, accept_no_redundancy)?;
             let invitations = init(node, terms, token_hash).await?;
             tell_until_served(node, invitations, &progress).await?;
             Ok(AdminResponse::Founded(status::cluster_file(node)))
@@ -106,12 +106,12 @@ pub async fn initialised(node: &Arc<Node>) {
 }
 
 /// What a founder asked for, checked.
-struct Terms {
+struct FoundingTerms {
     founders: u8,
     threshold: u8,
 }
 
-impl Terms {
+impl FoundingTerms {
     fn check(founders: u8, threshold: Option<u8>, solo: bool, no_redundancy: bool) -> Result<Self, WireError> {
         let bad = |message: String| WireError::new(Code::BadRequest, message);
         match founders {
@@ -133,8 +133,8 @@ impl Terms {
 }
 
 /// Begins to found, or goes on: a repeated `init` draws new invitations for the founders that have not proved theirs.
-async fn init(node: &Arc<Node>, terms: Terms, token_hash: [u8; 32]) -> Result<Vec<String>, WireError> {
-    let Terms { founders, threshold } = terms;
+async fn init(node: &Arc<Node>, terms: FoundingTerms, token_hash: [u8; 32]) -> Result<Vec<String>, WireError> {
+    let FoundingTerms { founders, threshold } = terms;
     if !node.has_vault() {
         let mut vault = Vault::new(ClusterId(random::bytes()), node.enrolment().identity.boot_seed());
         vault.identity.node = Some(crate::vault::FIRST_FOUNDER);

@@ -28,12 +28,12 @@ use crate::messages::peer::{
 };
 use crate::node::Node;
 use crate::peers::{propose, session};
-use crate::service::client::{self, Resource};
+use crate::service::client::Resource;
 use crate::service::{audit, keys};
 use crate::vault::lock_keys;
 
 /// One row of the table: what a request needs, and how soon it is answered.
-pub struct Row {
+pub struct PeerRow {
     pub name: &'static str,
     /// Whether it is answered before the hello of its session is in order.
     pub before_hello: bool,
@@ -54,21 +54,21 @@ pub enum Pace {
 }
 
 /// The row of a request.
-pub fn row(request: &PeerRequest) -> Row {
-    let usual = |name| Row { name, before_hello: false, in_any_phase: false, pace: Pace::Soon };
+pub fn row(request: &PeerRequest) -> PeerRow {
+    let usual = |name| PeerRow { name, before_hello: false, in_any_phase: false, pace: Pace::Soon };
     match request {
-        PeerRequest::Hello(_) => Row { before_hello: true, ..usual("hello") },
+        PeerRequest::Hello(_) => PeerRow { before_hello: true, ..usual("hello") },
         // Whether this session is alive does not depend on the phase: a node that rebuilds its state has sessions, too, and
         // no copy of it may take their place.
-        PeerRequest::Ping => Row { name: "ping", before_hello: true, in_any_phase: true, pace: Pace::AtOnce },
+        PeerRequest::Ping => PeerRow { name: "ping", before_hello: true, in_any_phase: true, pace: Pace::AtOnce },
         PeerRequest::Raft(_) => usual("raft"),
         PeerRequest::Lease => usual("lease"),
         PeerRequest::Shares(request) if request.versions.len() > 1 => {
-            Row { pace: Pace::Background, ..usual("shares.many") }
+            PeerRow { pace: Pace::Background, ..usual("shares.many") }
         }
         PeerRequest::Shares(_) => usual("shares"),
         PeerRequest::Verify(_) => usual("shares.verify"),
-        PeerRequest::AckEpoch { .. } => Row { pace: Pace::Background, ..usual("epoch.acknowledge") },
+        PeerRequest::AckEpoch { .. } => PeerRow { pace: Pace::Background, ..usual("epoch.acknowledge") },
         PeerRequest::LockPrepare(_) => usual("lock.prepare"),
         PeerRequest::LockCommit(_) => usual("lock.commit"),
         PeerRequest::LockErased(_) => usual("lock.erased"),
@@ -79,7 +79,7 @@ pub fn row(request: &PeerRequest) -> Row {
         PeerRequest::Report => usual("report"),
         PeerRequest::Flushed(_) => usual("flushed"),
         // Any unlocked node says what its roster is, whether its Raft runs or not.
-        PeerRequest::Roster => Row { in_any_phase: true, ..usual("roster") },
+        PeerRequest::Roster => PeerRow { in_any_phase: true, ..usual("roster") },
     }
 }
 
@@ -88,7 +88,7 @@ pub fn row(request: &PeerRequest) -> Row {
 ///
 /// # Errors
 /// Why it is not answered.
-pub fn admit(
+pub fn check(
     node: &Node,
     from: NodeId,
     conn: &Conn,
@@ -113,7 +113,7 @@ pub fn admit(
     Ok(row.pace)
 }
 
-/// One request that [`admit`] let in.
+/// One request that [`check`] let in.
 pub struct Asked<'a> {
     pub from: NodeId,
     pub conn: &'a Conn,
@@ -131,7 +131,7 @@ impl Asked<'_> {
     }
 }
 
-/// Answers a request that [`admit`] let in.
+/// Answers a request that [`check`] let in.
 pub async fn answer(node: &Arc<Node>, asked: Asked<'_>, request: PeerRequest) -> PeerReply {
     let name = row(&request).name;
     run(node, &asked, request).await.unwrap_or_else(|refusal| {
@@ -208,27 +208,23 @@ async fn run(node: &Arc<Node>, asked: &Asked<'_>, request: PeerRequest) -> Resul
     }
 }
 
-/// The row of a request that another member forwards, with the name that it has in the table of clients.
-fn forwarded_row(request: &ForwardedRequest) -> client::Row<'_> {
-    use client::Needs::{LeaseAndLeader, State};
-    let (name, needs, on) = match request {
-        ForwardedRequest::Change(KeyChange::Create { name, .. }) => ("key.create", LeaseAndLeader, Resource::Key(name)),
-        ForwardedRequest::Change(KeyChange::Rotate { name, .. }) => ("key.rotate", LeaseAndLeader, Resource::Key(name)),
-        ForwardedRequest::Order(Order::Remove { name, .. }) => ("node.remove", LeaseAndLeader, Resource::Node(name)),
-        ForwardedRequest::Order(Order::Revoke { names, .. }) => {
-            ("node.revoke", LeaseAndLeader, Resource::NodesNamed(names))
-        }
-        ForwardedRequest::Progress { operation } => ("node.progress", LeaseAndLeader, Resource::Operation(*operation)),
+/// The name of a request that another member forwards, as it stands in the table of clients, and what it is about.
+fn forwarded_row(request: &ForwardedRequest) -> (&'static str, Resource<'_>) {
+    match request {
+        ForwardedRequest::Change(KeyChange::Create { name, .. }) => ("key.create", Resource::Key(name)),
+        ForwardedRequest::Change(KeyChange::Rotate { name, .. }) => ("key.rotate", Resource::Key(name)),
+        ForwardedRequest::Order(Order::Remove { name, .. }) => ("node.remove", Resource::Node(name)),
+        ForwardedRequest::Order(Order::Revoke { names, .. }) => ("node.revoke", Resource::NodesNamed(names)),
+        ForwardedRequest::Progress { operation } => ("node.progress", Resource::Operation(*operation)),
         ForwardedRequest::Invite(invite) => {
-            ("node.invite", LeaseAndLeader, invite.name.as_ref().map_or(Resource::Nodes, Resource::Node))
+            ("node.invite", invite.name.as_ref().map_or(Resource::Nodes, Resource::Node))
         }
-        ForwardedRequest::Replace { gone, .. } => ("node.replace", LeaseAndLeader, Resource::Member(*gone)),
-        ForwardedRequest::Seal { sealed: true } => ("node.seal", State, Resource::ThisNode),
-        ForwardedRequest::Seal { sealed: false } => ("node.unseal", State, Resource::ThisNode),
-        ForwardedRequest::Admit { node } => ("node.admit", State, Resource::Member(*node)),
-        ForwardedRequest::Disarm { .. } => ("alarm.disarm", State, Resource::Alarms),
-    };
-    client::Row { name, needs, on }
+        ForwardedRequest::Replace { gone, .. } => ("node.replace", Resource::Member(*gone)),
+        ForwardedRequest::Seal { sealed: true } => ("node.seal", Resource::ThisNode),
+        ForwardedRequest::Seal { sealed: false } => ("node.unseal", Resource::ThisNode),
+        ForwardedRequest::Admit { node } => ("node.admit", Resource::Member(*node)),
+        ForwardedRequest::Disarm { .. } => ("alarm.disarm", Resource::Alarms),
+    }
 }
 
 /// Does for a client what another member forwards, and writes the audit line of this node.
@@ -241,7 +237,8 @@ async fn carry_out(
     caller: &Caller,
     request: ForwardedRequest,
 ) -> Result<Result<ForwardedReply, WireError>, PeerRefusal> {
-    let line = audit::Line::of(&forwarded_row(&request), node.replica().as_ref());
+    let (name, on) = forwarded_row(&request);
+    let line = audit::Line::of(name, &on, node.replica().as_ref());
     let done = |done: Result<(), WireError>| done.map(|()| ForwardedReply::Done);
     let ended = match request {
         ForwardedRequest::Change(change) => {

@@ -155,7 +155,20 @@ impl Change {
             Self::Reshare(reshare) => reshare.dealt.iter().map(|dealt| dealt.record.0.len()).sum(),
             Self::RegisterShareKey(register) => register.share_pk.len(),
             Self::Admit(admit) => admit.share_pk.len(),
-            _ => 0,
+            Self::Found(_)
+            | Self::OpenEpoch(_)
+            | Self::EpochAck(_)
+            | Self::ActivateEpoch { .. }
+            | Self::Ready(_)
+            | Self::ReportLock(_)
+            | Self::Begin(_)
+            | Self::Expel { .. }
+            | Self::RetireEpoch { .. }
+            | Self::Finish { .. }
+            | Self::Sweep { .. }
+            | Self::Invite(_)
+            | Self::Designate { .. }
+            | Self::Admitted { .. } => 0,
         }
     }
 }

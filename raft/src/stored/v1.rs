@@ -1,6 +1,7 @@
 //! Format 1 of the live rows: what each looks like as bytes.
 //!
-//! These structs belong to the format and never change. The program itself works with the structs of [`crate::live`]. A
+//! These structs belong to the format. Until the first release they are edited in place, with their golden vectors and a
+//! line in CHANGELOG; from then on they never change. The program itself works with the structs of [`crate::live`]. A
 //! conversion goes each way and names every field of both sides, so the compiler names a field that was forgotten. When a
 //! live struct gets a new field, the conversion from here says its value for old rows, and the next version stores it.
 //!

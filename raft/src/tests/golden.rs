@@ -1,4 +1,5 @@
-//! The stored bytes of format 1. They are read for ever: a change here is a new variant, not another golden.
+//! The stored bytes of format 1. From the first release on they are read for ever: a change is then a new
+//! variant, and not another golden.
 
 use std::collections::{BTreeMap, BTreeSet};
 

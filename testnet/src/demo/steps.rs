@@ -75,12 +75,15 @@ pub(super) fn all(directory: Option<PathBuf>, narrator: &mut Narrator<'_>) -> Re
         expect(loot.is_nothing(), "a thief with one disk got something")?;
         Ok((disks, loot.in_plain))
     })?;
-    let loot = narrator.step("Steal the disks of n1 and n2: the same thief, to show that it can", |seen| {
-        let loot = rob(&cluster.steal(&["n1", "n2"], &files.loot.join("two"))?, seen);
-        open_with_stolen_key(&loot, &files)?;
-        seen.push(format!("with two disks the thief reads {}: two of three is the threshold", name(&files.sealed)));
-        Ok(loot)
-    })?;
+    let loot = narrator.step(
+        "Steal the disks of n1 and n2: two disks are the threshold, so the same thief recovers the key",
+        |seen| {
+            let loot = rob(&cluster.steal(&["n1", "n2"], &files.loot.join("two"))?, seen);
+            open_with_stolen_key(&loot, &files)?;
+            seen.push(format!("with two disks the thief reads {}: two of three is the threshold", name(&files.sealed)));
+            Ok(loot)
+        },
+    )?;
     narrator.step("Look on the one stolen disk for everything that the two gave away", |seen| {
         search_finds_nothing(&one, loot, &in_plain, seen)
     })?;

@@ -1,7 +1,7 @@
-//! Doing to one daemon what a machine may do: moving its clocks, and ending it right after a chosen sync of its disk.
+//! Faults for one daemon: its clocks move, or it is killed right after a chosen sync of its disk.
 //!
-//! A small library in C (`shim.c`) is put before libc in the daemon's process, which is the program that users run, without
-//! any hook for tests. What the daemon gets from libc is then what it would get on such a machine.
+//! A small library in C (`shim.c`) is loaded before libc (`LD_PRELOAD`), so the daemon is the program that users run, without a
+//! hook for tests. It gets from libc what it would get on such a machine.
 
 use std::fs::{self, File};
 use std::io;

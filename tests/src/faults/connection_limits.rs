@@ -278,7 +278,7 @@ fn a_client_that_stops_in_the_middle_is_cut_off() {
     for staying in staying {
         let closed = site.block(staying).expect("no panic");
         assert_eq!(closed.code, Some(close::DENIED), "{closed}");
-        assert!(closed.reason.contains("did not come in time"), "{closed}");
+        assert!(closed.reason.contains("did not arrive in time"), "{closed}");
     }
     assert!(silent.0.close_reason().is_none(), "{:?}", silent.0.close_reason());
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use quorate_client::conn::{Conn, Lane};
 use quorate_client::identity::{DialError, Identity, Protocol, dial};
-use quorate_node::messages::caller::Caller;
+use quorate_node::messages::caller::{Caller, Door};
 use quorate_node::messages::peer::{
     Forwarded, ForwardedRequest, Hello, KeyChange, LockState, Order, PeerRequest, SharesRequest, VerifyRequest,
 };
@@ -115,6 +115,6 @@ pub(crate) fn every_peer_request(me: NodeId) -> Vec<PeerRequest> {
 }
 
 fn forwarded(request: ForwardedRequest) -> PeerRequest {
-    let caller = Caller::root(&[0; 32], "127.0.0.1:4711".parse().expect("an address"));
+    let caller = Caller::root(&[0; 32], Door::Client, "127.0.0.1:4711".parse().expect("an address"));
     PeerRequest::Forwarded(Box::new(Forwarded { caller, request }))
 }

@@ -1,15 +1,15 @@
 //! The model: a whole cluster in one thread, in virtual time, from one seed.
 //!
 //! Everything that the program decides purely is run as it is: `apply` and the plan, phases, leases, the cache of roots, the
-//! keys for locks, the real vault on a disk that loses power, dealing, opening and gathering shares, ciphertexts. What is
+//! keys for locks, the real vault on a disk that loses power, dealing, opening and reconstructing from shares, ciphertexts. What is
 //! I/O there is replaced here: tasks by a shell that keeps their order ([`node`]), openraft by a small Raft ([`raft`]), QUIC by
-//! a network that delays, drops, repeats and parts ([`network`]), the clocks by one that the scheduler moves ([`world`]).
+//! a network that delays, drops, repeats and partitions ([`network`]), the clocks by one that the scheduler moves ([`world`]).
 //!
 //! Processes are killed and lose power, in the middle of a write too; they are stopped and go on with an answer in hand;
 //! machines sleep; holders send wrong shares; a leader proposes nonsense; a stranger asks for shares; a thief copies disks.
 //! An operator has share keys renewed, and nodes removed, revoked, replaced and invited, at any moment, also while something else is
-//! under way, and says it twice: epochs and voters change under all of this, nodes miss some of it, joiners die on the way or are
-//! never heard of again, and revoked disks are started again.
+//! under way, and says it twice: epochs and voters change under all of this, nodes miss some of it, joiners die on the way or
+//! never come back, and revoked disks are started again.
 //! Clients remember what they were told. After every step the invariants are checked ([`invariants`]); at the end the faults
 //! stop, and everything must heal.
 //!
@@ -19,7 +19,7 @@
 //! A run replays from its seed, to the last byte:
 //!
 //! ```text
-//! QUORATE_MODEL_SEED=7 QUORATE_MODEL_STEPS=100000 cargo test -p quorate-tests model:: -- --nocapture
+//! QUORATE_MODEL_SEED=7 QUORATE_MODEL_STEPS=100000 cargo test --workspace --lib model:: -- --nocapture
 //! ```
 //!
 //! What it cannot see: threads and their races, openraft and RocksDB themselves, TLS and connections (a copy of a living node, an

@@ -1,4 +1,4 @@
-//! How an admitted node joins the cluster: `found::run`, from the roster that it was shown to the entry that names it.
+//! How an admitted node joins the cluster: `founding::run`, from the roster that it was shown to the entry that names it.
 
 use std::collections::BTreeMap;
 
@@ -33,7 +33,7 @@ impl Joining {
 }
 
 impl Daemon {
-    /// `found::make_lock`: asks who is there for a key, and one of them for the terms.
+    /// `founding::make_lock`: asks who is there for a key, and one of them for the terms.
     pub(super) fn tick_joining(&mut self, context: &mut Context<'_>) -> Result<(), Killed> {
         self.greet(context);
         let there = self.peers_there(context.now_ms);
@@ -85,7 +85,7 @@ impl Daemon {
         self.make_first_lock(context)
     }
 
-    /// When every peer with a session has given a key: `locking::lock` and `commit`, and then `found::open_replica`.
+    /// When every peer with a session has given a key: `renewal::lock` and `commit`, and then `founding::open_replica`.
     fn make_first_lock(&mut self, context: &mut Context<'_>) -> Result<(), Killed> {
         let there = self.peers_there(context.now_ms);
         let Some(joining) = &self.joining else { return Ok(()) };
@@ -111,7 +111,7 @@ impl Daemon {
         Ok(())
     }
 
-    /// `joining::announce`, until the own replica names this node as a member; then `found::finish`. Until then it follows the
+    /// `inviter::announce`, until the own replica names this node as a member; then `founding::finish`. Until then it follows the
     /// log and does nothing else.
     pub(super) fn tick_announcing(&mut self, context: &mut Context<'_>) -> Result<(), Killed> {
         self.greet(context);

@@ -1,4 +1,4 @@
-//! Lease renewal, on both sides: `confirm::run`, `renew`, `answer` and `watch`.
+//! Lease renewal, on both sides: `renewal::run`, `renew`, `grant` and `watch`.
 
 use quorate_node::base::phase::Phase;
 use quorate_node::memory::lease::Renewal;

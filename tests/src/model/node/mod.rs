@@ -1,7 +1,7 @@
 //! One node: the pure parts of the daemon, with a shell that runs them in virtual time.
 //!
 //! What decides is the program's: `apply` and `plan::next`, `phase::admits`, [`Lease`], [`Roots`], `lock_keys`, `Holder`,
-//! `Quorum`, `deal`, `gather::is_entitled`, `leader::reached`. The shell stands in for the daemon's tasks: it keeps
+//! `Quorum`, `deal`, `reconstruct::is_entitled`, `leader::reached`. The shell stands in for the daemon's tasks: it keeps
 //! the order of their steps, not their code. Each place names the function that it stands in for. An error of a vault write ends the process, as in the daemon.
 
 mod apply;
@@ -221,7 +221,7 @@ impl Daemon {
         members.iter().map(|member| member.node).filter(|&peer| peer != self.me.node).collect()
     }
 
-    /// The door of `listen` and `answer`: one message off the network.
+    /// The door of `serve` and `service::member`: one message off the network.
     pub(super) fn receive(&mut self, context: &mut Context<'_>, message: Message) -> Result<(), Killed> {
         match (message.body, message.from) {
             (Body::LockOpen(id, request), Some(from)) if phase::admits(self.phase, RequestClass::LockOpen) => {

@@ -1,4 +1,4 @@
-//! What clients ask: `api::answer` with its two looks at the lease, one before the work and one when the answer is ready.
+//! What clients ask: `client::answer` with its two looks at the lease, one before the work and one when the answer is ready.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use quorate_client::wire::{Answered, WireError};
 use quorate_node::base::phase::{RequestClass, admits};
 use quorate_node::memory::keyring::KeyVersionId;
 use quorate_node::memory::lease::good_for_ms;
-use quorate_node::messages::caller::Caller;
+use quorate_node::messages::caller::{Caller, Door};
 use quorate_node::messages::peer::{Forwarded, ForwardedRequest, KeyChange, Order, PeerRequest};
 use quorate_raft::state::State;
 use quorate_shares::context::Context as Bound;
@@ -159,7 +159,7 @@ impl Daemon {
         }
     }
 
-    /// `api::find`: what is not here is looked for once more after catching up with the leader.
+    /// `lookup::find`: what is not here is looked for once more after catching up with the leader.
     fn find<T>(
         &mut self,
         context: &mut Context<'_>,
@@ -182,7 +182,7 @@ impl Daemon {
         None
     }
 
-    /// `api::root`: from memory, or from a quorum.
+    /// `crypto::root`: from memory, or from a quorum.
     fn root(&mut self, context: &mut Context<'_>, id: u64, key_version: KeyVersionId) -> Option<Arc<EncryptionRoot>> {
         let now_ms = context.now_ms;
         let unlocked = self.unlocked_mut();
@@ -218,7 +218,7 @@ impl Daemon {
         waiting.into_iter().for_each(|id| self.done(context, id, Said::TryAgain));
     }
 
-    /// `api::order`: to the leader, wherever that is.
+    /// `orders::begin`: to the leader, wherever that is.
     fn order(&mut self, context: &mut Context<'_>, id: u64, order: Order) {
         if let Some(job) = self.unlocked_mut().jobs.get_mut(&id) {
             job.stage = Stage::Change;
@@ -243,7 +243,7 @@ impl Daemon {
         self.done(context, id, said);
     }
 
-    /// `api::change`: to the leader, wherever that is.
+    /// `keys::change`: to the leader, wherever that is.
     fn change(&mut self, context: &mut Context<'_>, id: u64, change: KeyChange) {
         if let Some(job) = self.unlocked_mut().jobs.get_mut(&id) {
             job.stage = Stage::Change;
@@ -300,6 +300,6 @@ fn newest_ready(state: &State, name: &KeyName) -> Option<(KeyUid, KeyVersion)> {
 
 /// What a client asked of this node, on its way to the leader.
 fn forwarded(request: ForwardedRequest) -> PeerRequest {
-    let caller = Caller::root(&[0; 32], "127.0.0.1:4711".parse().expect("an address"));
+    let caller = Caller::root(&[0; 32], Door::Client, "127.0.0.1:4711".parse().expect("an address"));
     PeerRequest::Forwarded(Box::new(Forwarded { caller, request }))
 }

@@ -95,7 +95,7 @@ impl Daemon {
         (now_ms < session.heard_ms + SILENT_MS).then_some(session.process)
     }
 
-    /// `members::present`: the members that can be asked now, this one among them.
+    /// `leader::present`: the members that can be asked now, this one among them.
     pub(super) fn present(&self, now_ms: u64) -> BTreeSet<NodeId> {
         let Some(unlocked) = &self.unlocked else { return BTreeSet::new() };
         let there = |node: &NodeId| *node == self.me.node || self.session_with(*node, now_ms).is_some();

@@ -1,8 +1,8 @@
 //! Machines that join: an operator invites them, as new members or in place of a member.
 //!
 //! How an invitation is proved, and what is answered, is not in the model: a machine that has one is admitted by the entry that
-//! `joining::answer` would propose, and then shown the roster of a member that knows it. From there on it does what
-//! `found::run` does (`node::joining`). Until its lock is durable its keys are in memory only: a process that dies before
+//! `inviter::take_proof` would propose, and then shown the roster of a member that knows it. From there on it does what
+//! `founding::run` does (`node::joining`). Until its lock is durable its keys are in memory only: a process that dies before
 //! draws new ones, and asks again.
 
 use quorate_node::vault::invitation::{InvitationKey, Inviter};

@@ -28,7 +28,7 @@ fn newest(key: &KeyInfo) -> (KeyVersion, bool) {
 /// Three of three holders must check a version, and one is dead. Two are enough to write the key down, and too few to use it.
 /// The client that creates it waits until the third is back, both at the leader and at a follower.
 ///
-/// Mutated: `api::ready` alone guards the creator; if it does not look at `ready`, this fails.
+/// Mutated: `keys::ready` alone guards the creator; if it does not look at `ready`, this fails.
 #[test]
 fn i8_a_version_is_neither_used_nor_acknowledged_before_t_holders_have_checked_it() {
     let mut site = Site::of(Cluster::builder().threshold(3));

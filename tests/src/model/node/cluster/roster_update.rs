@@ -1,4 +1,4 @@
-//! Which nodes are members, which are refused, and what a node does when it is no member itself: `follow`, the `VaultGate`, `revocation`.
+//! Which nodes are members, which are refused, and what a node does when it is no member itself: `roster_update::run`, the `VaultGate`, `revocation`.
 
 use quorate_node::base::phase::Phase;
 use quorate_node::cluster::roster_update::{self, Seen};
@@ -78,12 +78,12 @@ impl Daemon {
         Ok(())
     }
 
-    /// `revocation::heard`.
+    /// `revocation::note_attestation`.
     pub(in crate::model::node) fn hear_of_revocation(&mut self, peer: NodeId, shown: RosterLogId) {
         self.revoked |= revocation::is_convinced(self.vault.current(), &mut self.attestations, peer, shown);
     }
 
-    /// `revocation::rest`: noted first, then every key is forgotten, for ever.
+    /// `revocation::stay_revoked`: noted first, then every key is forgotten, for ever.
     pub(in crate::model::node) fn stay_revoked(&mut self) -> Result<(), Killed> {
         self.vault.update(|vault| vault.flags.revoked = true).map_err(|_| Killed)?;
         self.phase = Phase::Revoked;
@@ -94,7 +94,7 @@ impl Daemon {
         Ok(())
     }
 
-    /// `locking::erase_former`.
+    /// `renewal::erase_former`.
     pub(in crate::model::node) fn erase_former(&mut self) -> Result<(), Killed> {
         let Some(unlocked) = &self.unlocked else { return Ok(()) };
         let former = &unlocked.state.former;

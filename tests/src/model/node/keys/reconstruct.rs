@@ -1,4 +1,4 @@
-//! Reconstructing cold keys, on both sides: `reconstruct::load`, `reconstruct::master_keys` and `answer`.
+//! Reconstructing cold keys, on both sides: `reconstruct::load`, `reconstruct::master_keys` and `give_shares`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Resharing existing versions to the PENDING epoch: `members::reshare` and `deal::reshare`.
+//! Resharing existing versions to the PENDING epoch: `leader::reshare` and `deal::reshare`.
 
 use quorate_node::keys::reconstruct::Loaded;
 use quorate_node::memory::keyring::KeyVersionId;

@@ -1,4 +1,4 @@
-//! Renewing this node's lock when the state demands it, and reporting it: `locking::keep_fresh`, `renew` and `report`.
+//! Renewing this node's lock when the state demands it, and reporting it: `renewal::keep_fresh`, `renew` and `report`.
 
 use std::collections::BTreeMap;
 
@@ -29,7 +29,7 @@ pub(in crate::model::node) struct Rotation {
 }
 
 impl Daemon {
-    /// `locking::keep_fresh`: a key for the next lock from every peer, when another lock is due or now and then.
+    /// `renewal::keep_fresh`: a key for the next lock from every peer, when another lock is due or now and then.
     pub(in crate::model::node) fn keep_lock_fresh(&mut self, context: &mut Context<'_>) -> Result<(), Killed> {
         let (me, now_ms) = (self.me.node, context.now_ms);
         let rotation = &mut self.unlocked_mut().rotation;
@@ -57,7 +57,7 @@ impl Daemon {
         Ok(())
     }
 
-    /// `lock::renewal::is_lock_as_due`.
+    /// `renewal::is_lock_as_due`.
     fn is_locked_as_due(&self, terms: &LockTerms, now_ms: u64) -> bool {
         let present = terms.peers.iter().copied().filter(|&peer| self.session_with(peer, now_ms).is_some()).collect();
         let bundle = self.unlocked.as_ref().map(|unlocked| &unlocked.bundle);
@@ -85,7 +85,7 @@ impl Daemon {
         }
     }
 
-    /// `locking::renew`, with what the peers have offered, and `lock` and `commit`.
+    /// `renewal::renew`, with what the peers have offered, and `lock` and `commit`.
     fn renew_lock(&mut self, context: &mut Context<'_>, rotation: Rotation) -> Result<(), Killed> {
         let Rotation { terms, demanded, mut keys, .. } = rotation;
         let now_ms = context.now_ms;
@@ -116,7 +116,7 @@ impl Daemon {
         Ok(())
     }
 
-    /// `locking::commit`, without a memory of who has acknowledged it: it may be told again and again.
+    /// `renewal::commit`, without a memory of who has acknowledged it: it may be told again and again.
     pub(in crate::model::node) fn tell_commit(&mut self, context: &mut Context<'_>) {
         for peer in self.peers() {
             let request = PeerRequest::LockCommit(lock_keys::durable(self.vault(), peer));
@@ -124,7 +124,7 @@ impl Daemon {
         }
     }
 
-    /// `locking::report`.
+    /// `renewal::report`.
     pub(in crate::model::node) fn report_lock(&mut self, context: &mut Context<'_>) {
         let (me, now_ms, writes) = (self.me.node, context.now_ms, self.vault.writes());
         let Some(unlocked) = &self.unlocked else { return };

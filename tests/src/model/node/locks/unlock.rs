@@ -1,4 +1,4 @@
-//! Opening the lock of this node, and the keys that it holds for those of others: `unlock` and `answer`.
+//! Opening the lock of this node, and the keys that it holds for those of others: `unlock` and `unlock::give_piece`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -110,7 +110,7 @@ impl Daemon {
         self.open(context, bundle);
     }
 
-    /// `boot::open_replica`: the state from its rows, and Raft.
+    /// `boot::unlock_and_open`: the state from its rows, and Raft.
     pub(in crate::model::node) fn open(&mut self, context: &mut Context<'_>, bundle: quorate_shares::lock::Bundle) {
         let state = restore(context.db.now());
         context.watch.restored(self.me.node, context.db.now().applied, &state);
@@ -165,7 +165,7 @@ impl Daemon {
         Ok(())
     }
 
-    /// `answer::prepare_lock`: the key is durable before its public half leaves.
+    /// `member::prepare_lock`: the key is durable before its public half leaves.
     pub(in crate::model::node) fn answer_prepare(
         &mut self,
         context: &mut Context<'_>,
