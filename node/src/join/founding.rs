@@ -162,7 +162,7 @@ async fn learn(node: &Arc<Node>, enrolment: &Enrolment) -> Result<Option<Terms>,
         Some(Ok(terms)) => Ok(Some(terms)),
         Some(Err((have, founders))) => {
             let missing = usize::from(founders) - have;
-            node.enrolment()
+            enrolment
                 .joining
                 .progress("waiting for the other founders to join", vec![format!("{missing} of {founders}")]);
             Ok(None)
@@ -273,7 +273,7 @@ async fn announce(node: &Arc<Node>, enrolment: &Enrolment, terms: &Terms, replic
         if let Err(error) = enrolment.peers.sessions.ask(FIRST_FOUNDER, Lane::Ordinary, &request, PEER).await {
             debug!(%error, "the first founder did not hear that the lock is durable");
         }
-        node.enrolment()
+        enrolment
             .joining
             .progress("locked; waiting for the first founder to start the cluster", vec![node.name_of(FIRST_FOUNDER)]);
         return;

@@ -38,7 +38,7 @@ pub(crate) async fn ask_first_founder(node: &Arc<Node>, enrolment: &Enrolment) -
     let reply = match join_once(node, enrolment).await {
         Ok(reply) => reply,
         Err(reason) => {
-            node.enrolment()
+            enrolment
                 .joining
                 .progress(&format!("asking the inviting node: {reason}"), vec!["the inviting node".to_owned()]);
             return Ok(known_terms(enrolment));
@@ -140,9 +140,7 @@ async fn ask_threshold(node: &Node, enrolment: &Enrolment, reply: &JoinReply) ->
             return Some(threshold);
         }
     }
-    node.enrolment()
-        .joining
-        .progress("opening sessions", asked.into_iter().map(|member| node.name_of(member)).collect());
+    enrolment.joining.progress("opening sessions", asked.into_iter().map(|member| node.name_of(member)).collect());
     None
 }
 

@@ -5,7 +5,8 @@
 //! nothing is reset field by field.
 //!
 //! Work that is under way holds the value with which it began. Once that enrolment is over, it has no vault and no sessions any
-//! more. So nothing that was meant for one cluster reaches another.
+//! more, so what such work does then reaches no other cluster. One gap is known: a join with another invitation writes the vault a
+//! moment before the enrolment is over, and work of the old one can write in between.
 
 use std::sync::Arc;
 

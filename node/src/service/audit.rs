@@ -4,43 +4,82 @@
 //! them (`QUORATE_LOG=info,quorate::audit=debug`). Like every line of the log they name a key by its uid: a person who has
 //! only the logs must not learn names of keys. They hold no plaintext, ciphertext, token or invitation either.
 
+use std::net::SocketAddr;
+
 use quorate_client::wire::WireError;
 use quorate_raft::Replica;
 use quorate_raft::state::State;
+use quorate_shares::ids::KeyName;
 use tracing::{Level, debug, enabled};
 
-use crate::messages::caller::Caller;
+use crate::messages::caller::{Caller, Door};
 use crate::service::client::Resource;
 use crate::service::crypto;
 
 const TARGET: &str = "quorate::audit";
 
-/// What the line will say of a request; `None` if audit lines are off.
-pub(super) struct Line(Option<String>);
+/// The line of one request, until it is written; empty if audit lines are off. A request that is dropped before its end, because
+/// the client went away, is written as `cancelled`: what it began may go on.
+pub(super) struct Line(Option<Open>);
+
+struct Open {
+    caller: String,
+    name: &'static str,
+    on: String,
+    /// A key that did not exist when the request came, and may exist when it ends.
+    unknown_key: Option<(KeyName, Replica)>,
+}
 
 impl Line {
     /// Notes the request before it is carried out.
-    pub(super) fn of(name: &str, on: &Resource<'_>, replica: Option<&Replica>) -> Self {
+    pub(super) fn of(caller: &Caller, name: &'static str, on: &Resource<'_>, replica: Option<&Replica>) -> Self {
         Self(enabled!(target: TARGET, Level::DEBUG).then(|| {
-            let on =
+            let text =
                 replica.map_or_else(|| describe(on, None), |replica| replica.read(|state| describe(on, Some(state))));
-            format!("{} {on}", name)
+            let unknown_key = match (on, replica) {
+                (Resource::Key(name), Some(replica)) if text == UNKNOWN_KEY => Some(((*name).clone(), replica.clone())),
+                _ => None,
+            };
+            Open { caller: caller.to_string(), name, on: text, unknown_key }
         }))
     }
 
     /// Writes the line, now that the request has ended.
-    pub(super) fn write<T>(self, caller: &Caller, ended: &Result<T, WireError>) {
-        let Some(request) = self.0 else { return };
-        let outcome = ended.as_ref().map_or_else(|error| error.code.as_str(), |_| "ok");
-        debug!(target: TARGET, %caller, %request, outcome, "asked");
+    pub(super) fn write<T>(mut self, ended: &Result<T, WireError>) {
+        if let Some(open) = self.0.take() {
+            open.write(ended.as_ref().map_or_else(|error| error.code.as_str(), |_| "ok"));
+        }
     }
 }
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        if let Some(open) = self.0.take() {
+            open.write("cancelled");
+        }
+    }
+}
+
+impl Open {
+    fn write(self, outcome: &str) {
+        let Self { caller, name, on, unknown_key } = self;
+        let made = unknown_key.map(|(key, replica)| replica.read(|state| describe(&Resource::Key(&key), Some(state))));
+        debug!(target: TARGET, %caller, request = %format!("{name} {}", made.unwrap_or(on)), outcome, "asked");
+    }
+}
+
+/// Writes the line of a request whose token this cluster does not know.
+pub(super) fn write_denied(door: Door, remote: SocketAddr, name: &str) {
+    debug!(target: TARGET, caller = %format!("unknown token from {remote} at the {door} door"), request = name, outcome = "denied", "asked");
+}
+
+const UNKNOWN_KEY: &str = "no known key";
 
 /// A resource, as the log names it.
 fn describe(on: &Resource<'_>, state: Option<&State>) -> String {
     let key = |name| match state.and_then(|state| state.key_by_name(name)) {
         Some(key) => format!("key {}", key.uid),
-        None => "no known key".to_owned(),
+        None => UNKNOWN_KEY.to_owned(),
     };
     match on {
         Resource::Cluster => "cluster".to_owned(),
@@ -51,7 +90,7 @@ fn describe(on: &Resource<'_>, state: Option<&State>) -> String {
                 let header = ciphertext.header();
                 format!("{} version {}", key(&header.name), header.version)
             }
-            Err(_) => "no known key".to_owned(),
+            Err(_) => UNKNOWN_KEY.to_owned(),
         },
         Resource::Nodes => "nodes".to_owned(),
         Resource::Node(name) => format!("node {name}"),

@@ -133,12 +133,15 @@ pub async fn answer(
 ) -> Answered {
     let Envelope { token, deadline_ms, request } = envelope;
     let Some(replica) = node.replica() else { return Answered::always(Err(not_serving(node))) };
+    let row = row(&request);
     let caller = match caller::authenticate(&replica, &token, door, remote) {
         Ok(caller) => caller,
-        Err(denied) => return Answered::always(Err(denied)),
+        Err(denied) => {
+            audit::write_denied(door, remote, row.name);
+            return Answered::always(Err(denied));
+        }
     };
-    let row = row(&request);
-    let (needs, line) = (row.needs, audit::Line::of(row.name, &row.on, Some(&replica)));
+    let (needs, line) = (row.needs, audit::Line::of(&caller, row.name, &row.on, Some(&replica)));
     let answered = match caller::permit(&caller, &row) {
         Ok(()) => {
             let call = Call { node, replica: &replica, caller: &caller };
@@ -149,7 +152,7 @@ pub async fn answer(
         }
         Err(denied) => Answered::always(Err(denied)),
     };
-    line.write(&caller, &answered.answer);
+    line.write(&answered.answer);
     answered
 }
 

@@ -61,7 +61,7 @@ pub(super) async fn to_leader(
         Undone::Refused(_) => no_leader(),
         Undone::Silent(error) => {
             let message = format!("the leader, {}, did not answer: {error}", call.node.name_of(leader));
-            WireError::new(Code::NoQuorum, message).hint("try again with the same request id")
+            WireError::new(Code::NoQuorum, message).hint("try again; a change with the same request id is made once")
         }
     })
 }

@@ -57,9 +57,9 @@ pub async fn answer(
     progress: mpsc::Sender<AdminProgress>,
 ) -> AdminAnswer {
     let (name, on) = row(&request);
-    let line = audit::Line::of(name, &on, None);
+    let line = audit::Line::of(caller, name, &on, None);
     let ended = run(node, caller, request, progress).await;
-    line.write(caller, &ended);
+    line.write(&ended);
     ended
 }
 

@@ -22,7 +22,7 @@ use crate::join::registry;
 use crate::keys::reconstruct;
 use crate::lease::{renewal, seal};
 use crate::lock::absence;
-use crate::messages::caller::Caller;
+use crate::messages::caller::{Caller, Principal};
 use crate::messages::peer::{
     Forwarded, ForwardedReply, ForwardedRequest, KeyChange, LockState, Order, PeerRefusal, PeerReply, PeerRequest,
 };
@@ -230,15 +230,20 @@ fn forwarded_row(request: &ForwardedRequest) -> (&'static str, Resource<'_>) {
 /// Does for a client what another member forwards, and writes the audit line of this node.
 ///
 /// # Errors
-/// If this node cannot: it does not lead, or has no replica.
+/// If this node cannot: it does not lead, or has no replica; or if the caller is not a client.
 async fn carry_out(
     node: &Arc<Node>,
     from: NodeId,
     caller: &Caller,
     request: ForwardedRequest,
 ) -> Result<Result<ForwardedReply, WireError>, PeerRefusal> {
+    match caller.who {
+        Principal::RootToken => {}
+        // Members and owners of machines ask for themselves.
+        Principal::Member(_) | Principal::MachineOwner => return Err(PeerRefusal::Malformed),
+    }
     let (name, on) = forwarded_row(&request);
-    let line = audit::Line::of(name, &on, node.replica().as_ref());
+    let line = audit::Line::of(caller, name, &on, node.replica().as_ref());
     let done = |done: Result<(), WireError>| done.map(|()| ForwardedReply::Done);
     let ended = match request {
         ForwardedRequest::Change(change) => {
@@ -261,7 +266,7 @@ async fn carry_out(
         ForwardedRequest::Admit { node: peer } => done(absence::admit(node, peer, caller).await),
         ForwardedRequest::Disarm { codes } => done(alarms::disarm(node, &codes).await),
     };
-    line.write(caller, &ended);
+    line.write(&ended);
     Ok(ended)
 }
 

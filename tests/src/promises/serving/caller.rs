@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use quorate_client::Token;
 use quorate_testnet::Cluster;
 use quorate_testnet::procs::Tool;
 
@@ -46,6 +47,15 @@ fn the_leader_knows_the_caller_that_another_node_forwards() {
     assert!(!here.contains("door of node"), "it asked here: {here}");
     assert!(there.contains(&format!("at the client door of node {entry_id}")), "{there}");
     assert!(here.contains("outcome=\"ok\"") && there.contains("outcome=\"ok\""), "{here} {there}");
+    assert!(here.contains("key.create key ") && there.contains("key.create key "), "by its uid: {here} {there}");
+
+    // A wrong token leaves a line, too.
+    let mut wrong = site.cluster.quorate(["key", "list", "--node", entry]);
+    wrong.env_remove("QUORATE_TOKEN_FILE").env("QUORATE_TOKEN", Token::random().text().as_str());
+    let denied = Tool::start(wrong, b"").expect("runs").outcome(PATIENCE).expect("ends");
+    assert_eq!(denied.code, Some(4), "{}", denied.stderr);
+    let tried = lines(&site, entry, "key.list");
+    assert!(tried.iter().any(|line| line.contains("unknown token from ") && line.contains("denied")), "{tried:?}");
 
     // A key that exists is named by its uid.
     run(&site, entry, &format!("key show a-secret-name --node {entry}"));
