@@ -39,7 +39,7 @@ impl Absences {
     }
 
     /// The counts to write into `vault`, in seconds, rounded up: of the peers whose absence has ended, has passed the window, or
-    /// has grown by [`WRITE_MS`]. A peer without lock keys here is left out: there is nothing to refuse to it.
+    /// has grown by `WRITE_MS`. A peer without lock keys here is left out: there is nothing to refuse to it.
     pub fn owed(&self, vault: &Vault, window_ms: u64) -> Vec<(NodeId, u32)> {
         let owed = vault.held.iter().filter_map(|held| {
             let (now_ms, known_ms) = (self.of(held.peer), u64::from(held.away_s) * 1_000);
