@@ -39,7 +39,7 @@ fn one_operation_runs_at_a_time_and_the_same_command_again_is_the_same_one() {
     let said = refused(&site, &["node", "remove", "n44", "--yes"], 5);
     assert!(said.contains("no node named n44") && said.contains("did you mean n4?"), "{said}");
     let said = refused(&site, &["node", "revoke", "n3", "--node", "n3", "--yes"], 2);
-    assert!(said.contains("n3 is about to leave") && said.contains("leave out --node"), "{said}");
+    assert!(said.contains("n3 leaves the cluster") && said.contains("leave out --node"), "{said}");
     let said = refused(&site, &["node", "revoke", "n3", "n5", "--yes"], 5);
     assert!(said.contains("no node named n5"), "nothing is done by halves: {said}");
     let said = refused(&site, &["node", "revoke", "n3", "n4", "--yes"], 6);
