@@ -104,3 +104,50 @@ fn describe(on: &Resource<'_>, state: Option<&State>) -> String {
         Resource::Alarms => "alarms".to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::Arc;
+
+    use parking_lot::Mutex;
+    use tracing::subscriber::with_default;
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Written(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Written {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// A client that goes away drops its request. Mutated: without a line for that, a revocation can begin and no log says who
+    /// asked for it.
+    #[test]
+    fn a_request_that_is_dropped_leaves_a_line() {
+        let (written, caller) = (Written::default(), Caller::machine_owner(7));
+        let sink = written.clone();
+        let log =
+            tracing_subscriber::fmt().with_max_level(Level::DEBUG).with_ansi(false).with_writer(move || sink.clone());
+        with_default(log.finish(), || {
+            Line::of(&caller, "node.seal", &Resource::ThisNode, None).write(&Ok::<(), WireError>(()));
+            drop(Line::of(&caller, "node.admit", &Resource::Cluster, None));
+        });
+        let text = String::from_utf8(written.0.lock().clone()).expect("text");
+        let lines: Vec<_> = text.lines().filter(|line| line.contains(TARGET)).collect();
+        let [ended, dropped] = &lines[..] else { panic!("one line each: {text}") };
+        assert!(ended.contains("request=node.seal this node outcome=\"ok\""), "the control: {ended}");
+        assert!(
+            dropped.contains("from user 7") && dropped.contains("node.admit cluster outcome=\"cancelled\""),
+            "{dropped}"
+        );
+    }
+}

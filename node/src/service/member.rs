@@ -308,6 +308,7 @@ async fn prepare_lock(node: &Arc<Node>, from: NodeId, durable: LockState) -> Res
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::messages::caller::Door;
     use crate::node::testing::{member, node_of};
     use crate::vault::{self, Founding, Invited, Role, Roster, RosterLogId, Vault};
     use quorate_shares::ids::ClusterId;
@@ -337,5 +338,23 @@ mod tests {
         assert_eq!(durable.identity.node, Some(NodeId(2)));
         assert_eq!(durable.roster, *node.roster());
         assert!(durable.held_for(NodeId(1)).and_then(|held| held.key(1)).is_some());
+    }
+
+    /// A member asks for itself in messages of its own. Mutated: if every caller is taken, a member gets the rights of whatever
+    /// it says that it forwards.
+    #[tokio::test]
+    async fn only_requests_of_clients_are_forwarded() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let node = node_of(dir.path(), Vault::new(ClusterId([1; 16]), Secret::random(&mut random::system())));
+        let remote = "127.0.0.1:4711".parse().expect("an address");
+        let seal = || ForwardedRequest::Seal { sealed: true };
+        for caller in [Caller::member(NodeId(2), &[7; 32], remote), Caller::machine_owner(0)] {
+            let refused = carry_out(&node, NodeId(2), &caller, seal()).await;
+            assert!(matches!(refused, Err(PeerRefusal::Malformed)), "{caller}");
+        }
+        assert!(!node.serving.is_sealed());
+        let client = Caller::root(&[7; 32], Door::Client, remote);
+        let done = carry_out(&node, NodeId(2), &client, seal()).await.expect("the control: it is carried out");
+        assert!(done.is_ok() && node.serving.is_sealed());
     }
 }
