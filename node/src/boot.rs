@@ -22,6 +22,7 @@ use crate::base::config::{Config, SecretMemory};
 use crate::base::phase::Phase;
 use crate::base::random;
 use crate::cluster::{alarms, leader, replica, roster_update};
+use crate::join::begin;
 use crate::join::founding;
 use crate::join::terms::FoundError;
 use crate::lease::{renewal as lease_renewal, seal};
@@ -33,7 +34,6 @@ use crate::rebuild;
 use crate::serve::listen;
 use crate::serve::local::{self, SocketError};
 use crate::serve::peer::PeerDoor;
-use crate::service::machine;
 use crate::vault::disk::{DataDir, DataDirError};
 use crate::vault::lock_keys;
 use crate::vault::{Vault, VaultError, VaultFile};
@@ -177,7 +177,7 @@ async fn run_steps(node: &Arc<Node>) -> Result<(), BootError> {
         // 4: without a vault, wait for an operator; once in the life of a node.
         if !node.has_vault() {
             node.enter(Phase::Uninitialised);
-            machine::initialised(node).await;
+            begin::initialised(node).await;
         }
         match unlock_and_open(node).await? {
             Some(replica) => break replica,
