@@ -255,8 +255,6 @@ async fn unlock_and_open(node: &Arc<Node>) -> Result<Option<Replica>, BootError>
         Ok(replica) => Ok(Some(replica)),
         Err(FoundError::Refused(reason)) => {
             warn!(reason, "refused; back to the beginning");
-            node.discard_vault(reason)
-                .map_err(|error| BootError::Failed(format!("cannot remove the vault: {error}")))?;
             Ok(None)
         }
         Err(FoundError::Failed(reason)) => Err(BootError::Failed(reason)),

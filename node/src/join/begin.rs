@@ -6,6 +6,7 @@ use std::time::Duration;
 use quorate_client::error::Code;
 use quorate_client::wire::WireError;
 use quorate_shares::ids::ClusterId;
+use quorate_shares::secret::Secret;
 use quorate_shares::split::Threshold;
 use tracing::info;
 
@@ -16,7 +17,7 @@ use crate::join::registry;
 use crate::node::Node;
 use crate::vault::invitation::Invitation;
 use crate::vault::layout::Address;
-use crate::vault::{FirstFounder, Founding, FoundingStep, Invited, Role, Roster, Vault};
+use crate::vault::{FIRST_FOUNDER, FirstFounder, Founding, FoundingStep, Invited, Role, Vault};
 
 /// How often it is looked whether the node has a vault.
 const LOOK: Duration = Duration::from_millis(100);
@@ -58,19 +59,25 @@ impl FoundingTerms {
 /// Begins to found, or goes on: a repeated `init` draws new invitations for the founders that have not proved theirs.
 pub async fn init(node: &Arc<Node>, terms: FoundingTerms, token_hash: [u8; 32]) -> Result<Vec<String>, WireError> {
     let FoundingTerms { founders, threshold } = terms;
-    if !node.has_vault() {
-        let mut vault = Vault::new(ClusterId(random::bytes()), node.enrolment().identity.boot_seed());
-        vault.identity.node = Some(crate::vault::FIRST_FOUNDER);
-        let first = FirstFounder {
-            founders,
-            threshold,
-            invitations: Vec::new(),
-            token_hash,
-            so_far: Vec::new(),
-            step: FoundingStep::Gathering,
-        };
-        vault.founding = Some(founding(node, 1, Role::FirstFounder(first))?);
-        adopt(node, vault)?;
+    let first = FirstFounder {
+        founders,
+        threshold,
+        invitations: Vec::new(),
+        token_hash,
+        so_far: Vec::new(),
+        step: FoundingStep::Gathering,
+    };
+    let new = founding(node, 1, Role::FirstFounder(first))?;
+    let begun = take_vault(node, move |seed, present| match present {
+        Some(_) => Ok(None),
+        None => {
+            let mut vault = Vault::new(ClusterId(random::bytes()), seed);
+            vault.identity.node = Some(FIRST_FOUNDER);
+            vault.founding = Some(new);
+            Ok(Some(vault))
+        }
+    });
+    if begun.await? {
         info!(founders, threshold, "founding");
     }
     let boot_pk = node.enrolment().identity.boot().map(|boot| boot.public().0).unwrap_or_default();
@@ -99,7 +106,8 @@ fn text(invitation: &Invitation) -> Result<String, WireError> {
     Ok(text.as_str().to_owned())
 }
 
-/// Begins to join the founders that an invitation names, or goes on if it is the same invitation.
+/// Begins to join the nodes that an invitation names. With the same invitation again it goes on. With another one it begins again
+/// from nothing, as long as nothing is locked yet.
 pub async fn join(node: &Arc<Node>, invitation: &str) -> Result<(), WireError> {
     let invitation: Invitation =
         invitation.trim().parse().map_err(|error: crate::vault::invitation::InvitationError| {
@@ -110,41 +118,38 @@ pub async fn join(node: &Arc<Node>, invitation: &str) -> Result<(), WireError> {
     }
     let (key, cluster) = (invitation.key(), invitation.cluster);
     let id = key.id();
-    let role = Role::Founder(Invited { key, inviters: invitation.inviters });
-    if node.has_vault() {
-        return join_again(node, id, cluster, role).await;
-    }
-    let mut vault = Vault::new(cluster, node.enrolment().identity.boot_seed());
-    vault.founding = Some(founding(node, 0, role)?);
-    adopt(node, vault)
-}
-
-/// A join that is repeated goes on. With another invitation it begins again, as long as nothing is locked yet.
-async fn join_again(node: &Arc<Node>, id: [u8; 32], cluster: ClusterId, role: Role) -> Result<(), WireError> {
-    let taken = node.update_vault(move |vault| {
-        let unlocked = vault.lock.is_none();
-        match vault.founding.as_mut().map(|founding| &mut founding.role) {
-            Some(Role::Founder(invited) | Role::Joiner(invited)) if invited.key.id() == id => Some(false),
-            Some(current @ (Role::Founder(_) | Role::Joiner(_))) if unlocked => {
-                *current = role;
-                vault.identity.cluster = cluster;
-                vault.identity.node = None;
-                vault.roster = Roster::default();
-                vault.held.clear();
-                Some(true)
+    let new = founding(node, 0, Role::Founder(Invited { key, inviters: invitation.inviters }))?;
+    let begun = take_vault(node, move |seed, present| {
+        let mut vault = Vault::new(cluster, seed);
+        vault.founding = Some(new);
+        let Some(present) = present else { return Ok(Some(vault)) };
+        match present.founding.as_ref().map(|founding| &founding.role) {
+            Some(Role::Founder(invited) | Role::Joiner(invited)) if invited.key.id() == id => Ok(None),
+            Some(Role::Founder(_) | Role::Joiner(_)) if present.lock.is_none() => {
+                vault.flags = present.flags;
+                Ok(Some(vault))
             }
-            _ => None,
+            _ => Err(WireError::new(Code::Conflict, "this node belongs to a cluster already")
+                .hint("each node joins once; another cluster needs an empty data directory")),
         }
     });
-    match taken.await.map_err(|error| WireError::new(Code::Storage, error.to_string()))? {
-        Some(false) => Ok(()),
-        Some(true) => {
-            node.enrol_again();
-            Ok(())
-        }
-        None => Err(WireError::new(Code::Conflict, "this node belongs to a cluster already")
-            .hint("each node joins once; another cluster needs an empty data directory")),
+    begun.await.map(drop)
+}
+
+/// [`Node::take_vault`] for a command. Returns whether there is a new vault.
+async fn take_vault(
+    node: &Arc<Node>,
+    next: impl FnOnce(Secret<32>, Option<&Vault>) -> Result<Option<Vault>, WireError> + Send + 'static,
+) -> Result<bool, WireError> {
+    let here = Arc::clone(node);
+    let taken = tokio::task::spawn_blocking(move || here.take_vault(next)).await;
+    let taken = taken.map_err(|panicked| WireError::new(Code::Storage, panicked.to_string()))?;
+    let is_new = taken.map_err(|error| WireError::new(Code::Storage, error.to_string()).hint(error.hint()))??;
+    if is_new {
+        // Said at once, so that a second command sees that something is under way.
+        node.enter(Phase::Joining);
     }
+    Ok(is_new)
 }
 
 fn founding(node: &Node, attempt: u32, role: Role) -> Result<Founding, WireError> {
@@ -159,22 +164,74 @@ fn address(node: &Node) -> Result<Address, WireError> {
     node.config.advertise.parse().map_err(bad)
 }
 
-/// Makes the vault, once: of two commands at the same time the second finds the first one's.
-fn adopt(node: &Arc<Node>, vault: Vault) -> Result<(), WireError> {
-    let created = node
-        .create_vault(vault)
-        .map_err(|error| WireError::new(Code::Storage, error.to_string()).hint(error.hint()))?;
-    if !created {
-        return Err(WireError::new(Code::Conflict, "another command has just given this node a cluster")
-            .hint("`quorate status` shows which; repeat the command to go on with it"));
-    }
-    // Said at once, so that a second command sees that something is under way.
-    node.enter(Phase::Joining);
-    Ok(())
-}
-
 /// The cluster gave up the joiner after waiting for it, or an operator revoked it.
 pub fn revoked() -> WireError {
     WireError::new(Code::Denied, "this node was revoked, and the cluster does not take it in any more")
         .hint("empty its data directory, start it again, and join with another invitation")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::testing::node_of;
+    use crate::vault::inspect;
+    use crate::vault::invitation::Inviter;
+    use quorate_shares::ids::NodeId;
+    use tokio::task::JoinSet;
+
+    /// Tasks that write under the enrolment that ends.
+    const WRITERS: u64 = 8;
+
+    fn invitation(cluster: u8) -> Invitation {
+        let inviter = Inviter { boot_pk: [2; 32], address: "127.0.0.1:7250".parse().expect("an address") };
+        let secret = Secret::random(&mut random::system());
+        Invitation { cluster: ClusterId([cluster; 16]), secret, inviters: vec![inviter] }
+    }
+
+    /// Each round joins another cluster while tasks of the enrolment before still write to the vault. Mutated: if the vault is
+    /// written first and the enrolment is replaced later, the keys of such a task lie in the vault of the other cluster. There
+    /// the same ids are other nodes.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn work_of_the_last_invitation_writes_nothing_into_the_vault_of_the_next() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let node = node_of(dir.path(), Vault::new(ClusterId([1; 16]), Secret::random(&mut random::system())));
+        let seed = node.enrolment().identity.boot_seed();
+        let first = invitation(1);
+        let invited = Invited { key: first.key(), inviters: first.inviters };
+        let made = founding(&node, 3, Role::Founder(invited)).expect("an address");
+        node.update_vault(|vault| vault.founding = Some(made)).await.expect("durable");
+
+        for cluster in 2..22 {
+            let before = node.enrolment();
+            let mut writers = JoinSet::new();
+            for writer in 1..=WRITERS {
+                let (node, before) = (Arc::clone(&node), Arc::clone(&before));
+                writers.spawn(async move {
+                    let mut written = 0;
+                    let write = move |vault: &mut Vault| vault.held_for_mut(NodeId(writer)).away_s += 1;
+                    while node.update_vault_of(Arc::clone(&before), write).await.is_ok() {
+                        written += 1;
+                    }
+                    written
+                });
+            }
+            while before.with_vault(|vault| vault.held.len() < WRITERS as usize).unwrap_or_default() {
+                tokio::task::yield_now().await;
+            }
+            let next = invitation(cluster);
+            let text = next.text().expect("a text");
+            join(&node, &text).await.expect("another invitation is taken while nothing is locked");
+            join(&node, &text).await.expect("the same again goes on");
+            let written: u64 = writers.join_all().await.into_iter().sum();
+            assert!(written >= WRITERS, "the control: {written} writes");
+
+            let vault = inspect(dir.path()).expect("the vault on the disk");
+            assert_eq!((vault.identity.cluster, node.cluster()), (next.cluster, next.cluster));
+            assert!(vault.held.is_empty(), "cluster {cluster}: {} keys of the last one", vault.held.len());
+            assert_eq!(vault.founding.map(|founding| founding.attempt), Some(0));
+            assert!(vault.identity.boot_seed.same_as(&seed) && node.fatal().borrow().is_none());
+            let discarded = node.discard_vault(&before, "refused").expect("nothing to remove");
+            assert!(!discarded && node.has_vault(), "a late refusal of the last invitation means the last vault");
+        }
+    }
 }

@@ -121,15 +121,20 @@ pub async fn resume(node: &Arc<Node>) -> Result<(), FoundError> {
 /// Repeats the steps of founding until the replicated state names this node, and returns the open replica.
 ///
 /// # Errors
-/// [`FoundError::Refused`] if this node was refused before it had a lock; [`FoundError::Failed`] if the vault cannot be
-/// written or the replica cannot be opened. Otherwise it tries without end.
+/// [`FoundError::Refused`] if this node was refused before it had a lock: its vault is discarded. [`FoundError::Failed`] if the
+/// vault cannot be written or the replica cannot be opened. Otherwise it tries without end.
 pub async fn run(node: &Arc<Node>) -> Result<Replica, FoundError> {
     loop {
         // The vault may be discarded meanwhile. What was learned for it must not be written into the next one.
         let enrolment = node.enrolment();
         let learned = match learn(node, &enrolment).await {
-            // The operator has replaced the refused invitation by another one meanwhile.
-            Err(FoundError::Refused(_)) if !enrolment.has_vault() => continue,
+            Err(FoundError::Refused(reason)) => {
+                let discarded = node.discard_vault(&enrolment, reason);
+                if discarded.map_err(|error| FoundError::Failed(format!("cannot remove the vault: {error}")))? {
+                    return Err(FoundError::Refused(reason));
+                }
+                continue;
+            }
             learned => learned?,
         };
         if let Some(terms) = learned {
@@ -137,7 +142,7 @@ pub async fn run(node: &Arc<Node>) -> Result<Replica, FoundError> {
             if make_lock(node, &enrolment, &terms).await {
                 let replica = open_replica(node).await?;
                 if is_member(node, &replica) {
-                    finish(node, &replica).await?;
+                    finish(node, &enrolment, &replica).await?;
                     return Ok(replica);
                 }
                 announce(node, &enrolment, &terms, &replica).await;
@@ -334,18 +339,15 @@ fn founding_entry(node: &Node, first: &FirstFounder) -> Found {
 }
 
 /// Removes the founding section from the vault, now that the replicated state names this node.
-async fn finish(node: &Arc<Node>, replica: &Replica) -> Result<(), FoundError> {
+async fn finish(node: &Node, enrolment: &Arc<Enrolment>, replica: &Replica) -> Result<(), FoundError> {
     let log_id = replica.read_members(|_, place, _| place).map(RosterLogId::from).unwrap_or_default();
-    let roster = node
-        .update_vault(move |vault| {
-            vault.founding = None;
-            vault.roster.log_id = log_id;
-            vault.roster.clone()
-        })
-        .await
-        .map_err(|error| FoundError::Failed(error.to_string()))?;
-    node.enrolment().roster.set(roster);
-    node.enrolment().joining.progress("a member; waiting for its seat in an epoch", Vec::new());
+    let founded = node.update_vault_of(Arc::clone(enrolment), move |vault| {
+        vault.founding = None;
+        vault.roster.log_id = log_id;
+        vault.roster.clone()
+    });
+    enrolment.roster.set(founded.await.map_err(|error| FoundError::Failed(error.to_string()))?);
+    enrolment.joining.progress("a member; waiting for its seat in an epoch", Vec::new());
     info!(cluster = %node.cluster(), node = %node.id(), "a member of the cluster");
     Ok(())
 }

@@ -362,7 +362,7 @@ mod tests {
         );
         let (living, _open) = dialled_by(&op, Protocol::Peer, Some(Arc::new(Denied(Arc::clone(&node))))).await;
         let hello = Hello { node: NodeId(2), boot_nonce: [8; 32], flushed: None };
-        session::admit(&node, &living, &hello).await.expect("a member");
+        session::accept_hello(&node, &node.enrolment(), &living, &hello).await.expect("a member");
         assert_eq!(decide(&node, &thief, &request).await.err(), Some(LockOpenCode::Denied));
     }
 

@@ -4,13 +4,12 @@
 //! the same ids are other nodes. So everything that belongs to one vault is one value. It is dropped as a whole and made new;
 //! nothing is reset field by field.
 //!
-//! Work that is under way holds the value with which it began. Once that enrolment is over, it has no vault and no sessions any
-//! more, so what such work does then reaches no other cluster. One gap is known: a join with another invitation writes the vault a
-//! moment before the enrolment is over, and work of the old one can write in between.
+//! Work that is under way holds the value with which it began, and so does the handler of each session. Once that enrolment is
+//! over, it has no vault and no sessions any more, so what such work does then reaches no other cluster.
 
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use quorate_client::conn::close;
 use quorate_shares::ids::NodeId;
 use quorate_shares::secret::Secret;
@@ -72,10 +71,14 @@ impl Enrolment {
     }
 
     /// Ends the enrolment: its vault can no longer be written, its sessions are closed, and no others are accepted.
-    pub(super) fn end(&self, reason: &str) -> Option<VaultFile> {
-        let vault = self.vault.lock().take();
+    pub(super) fn end(&self, reason: &str) {
+        *self.vault.lock() = None;
         self.peers.sessions.end(reason);
-        vault
+    }
+
+    /// The vault, locked: it is neither read nor written meanwhile.
+    pub(super) fn lock_vault(&self) -> MutexGuard<'_, Option<VaultFile>> {
+        self.vault.lock()
     }
 
     pub fn has_vault(&self) -> bool {

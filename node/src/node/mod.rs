@@ -55,7 +55,7 @@ use crate::vault::{Roster, Vault, VaultError, VaultFile};
 
 /// Makes the handler of a session that this node dialled. The handler answers requests of the peer once the flag is set. The
 /// modules with the handlers import this one, so the node gets the function as an argument.
-pub type PeerHandler = fn(&Arc<Node>, NodeId, &Arc<AtomicBool>) -> Arc<dyn Handler>;
+pub type PeerHandler = fn(&Arc<Node>, &Arc<Enrolment>, NodeId, &Arc<AtomicBool>) -> Arc<dyn Handler>;
 
 /// A node of the cluster.
 pub struct Node {
@@ -71,7 +71,7 @@ pub struct Node {
     /// Makes the handler for the requests of a peer that this node dialled.
     pub peer_handler: PeerHandler,
     enrolment: watch::Sender<Arc<Enrolment>>,
-    /// Held while a vault is made or discarded.
+    /// Held while a vault is made, replaced or discarded.
     enrolling: Mutex<()>,
     pub database: Database,
     pub keys: Keys,
@@ -131,42 +131,63 @@ impl Node {
         self.enrol(Enrolment::of(vault), "the node has a vault");
     }
 
-    /// Makes the vault and takes it into use. Returns `false` if there is a vault already: of two commands at the same time, the
-    /// second one finds the vault of the first.
+    /// Makes a vault, or replaces the present one, and takes it into use. `next` gets the boot seed and the present vault. It
+    /// returns the new vault, or `None` if the present one is as it should be. Returns whether there is a new vault.
+    ///
+    /// This is one step: of two commands at the same time, the second one finds the vault of the first, and work that began
+    /// under the present vault writes nothing into the new one. An opened bundle is kept, and so is the boot identity if `next`
+    /// keeps it. This blocks on the disk. An error of the disk stops the node if it has a vault already.
     ///
     /// # Errors
-    /// [`VaultError`].
-    pub fn create_vault(&self, vault: Vault) -> Result<bool, VaultError> {
+    /// [`VaultError`]; inside, what `next` returns.
+    pub fn take_vault<E>(
+        &self,
+        next: impl FnOnce(Secret<32>, Option<&Vault>) -> Result<Option<Vault>, E>,
+    ) -> Result<Result<bool, E>, VaultError> {
         let _one = self.enrolling.lock();
-        if self.has_vault() {
-            return Ok(false);
-        }
-        self.adopt_vault(VaultFile::create(&self.dir, vault)?);
-        Ok(true)
+        let before = self.enrolment();
+        // Held until the new enrolment is there: the node never seems to have no vault.
+        let mut present = before.lock_vault();
+        let next = match next(before.identity.boot_seed(), present.as_ref().map(VaultFile::current)) {
+            Ok(Some(next)) => next,
+            Ok(None) => return Ok(Ok(false)),
+            Err(refused) => return Ok(Err(refused)),
+        };
+        let file = match present.take() {
+            None => VaultFile::create(&self.dir, next)?,
+            Some(mut file) => {
+                if let Err(error) = file.update(|vault| *vault = next) {
+                    *present = Some(file);
+                    self.fail(format!("the vault could not be written: {error}"));
+                    return Err(error);
+                }
+                file
+            }
+        };
+        self.serving.lease.bar(file.current().flags.sealed);
+        let enrolment = Enrolment::of(file);
+        enrolment.identity.take_over(before.identity.own());
+        self.enrolment.send_replace(Arc::new(enrolment));
+        drop(present);
+        before.end("the node joins another cluster");
+        Ok(Ok(true))
     }
 
-    /// Removes the vault after a refused join. Nothing was locked in it. The next vault gets another boot identity: the cluster
-    /// may have given up the present one, and would then refuse it for ever.
+    /// Removes the vault of an enrolment whose join was refused. Nothing was locked in it. The next vault gets another boot
+    /// identity: the cluster may have given up the present one, and would then refuse it for ever. Returns `false`, and does
+    /// nothing, if another enrolment has taken its place: an operator gave this node another invitation meanwhile.
     ///
     /// # Errors
     /// If the file cannot be removed.
-    pub fn discard_vault(&self, refused: &str) -> std::io::Result<()> {
+    pub fn discard_vault(&self, refused: &Arc<Enrolment>, reason: &str) -> std::io::Result<bool> {
         let _one = self.enrolling.lock();
-        let fresh = Enrolment::after_refusal(Secret::random(&mut random::system()), refused);
-        self.enrol(fresh, "the join was refused");
-        VaultFile::remove(&self.dir)
-    }
-
-    /// Makes a new enrolment of the present vault, which names another cluster now: before anything was locked, an operator gave
-    /// this node another invitation. The boot identity stays, and so does the bundle that was drawn for it.
-    pub fn enrol_again(&self) {
-        let _one = self.enrolling.lock();
-        let before = self.enrolment();
-        if let Some(vault) = before.end("the node joins another cluster") {
-            let again = Enrolment::of(vault);
-            again.identity.take_over(before.identity.own());
-            self.enrol(again, "the node joins another cluster");
+        if !Arc::ptr_eq(refused, &self.enrolment()) {
+            return Ok(false);
         }
+        let fresh = Enrolment::after_refusal(Secret::random(&mut random::system()), reason);
+        self.enrol(fresh, "the join was refused");
+        VaultFile::remove(&self.dir)?;
+        Ok(true)
     }
 
     fn enrol(&self, enrolment: Enrolment, reason: &str) {
@@ -413,7 +434,7 @@ mod tests {
         let seed = before.identity.boot_seed();
         assert_eq!(known(&before).len(), 15, "the control: {:?}", known(&before));
 
-        node.discard_vault("refused").expect("removes it");
+        assert!(node.discard_vault(&before, "refused").expect("removes it"));
         let after = node.enrolment();
         assert_eq!(known(&after), Vec::<&str>::new());
         assert!(!after.identity.boot_seed().same_as(&seed) && inspect(dir.path()).is_err());
@@ -435,11 +456,8 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let node = enrolled(dir.path());
         let seed = node.enrolment().identity.boot_seed();
-        let written = node.update_vault(|vault| {
-            *vault = Vault::new(ClusterId([7; 16]), vault.identity.boot_seed.duplicate());
-        });
-        written.await.expect("durable");
-        node.enrol_again();
+        let next = |seed, _: Option<&Vault>| Ok::<_, ()>(Some(Vault::new(ClusterId([7; 16]), seed)));
+        assert_eq!(node.take_vault(next).expect("durable"), Ok(true));
         assert_eq!(node.cluster(), ClusterId([7; 16]));
         assert_eq!(known(&node.enrolment()), ["a vault", "a boot identity", "a cluster", "a bundle"]);
         assert!(node.enrolment().identity.boot_seed().same_as(&seed));

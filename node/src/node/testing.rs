@@ -64,7 +64,7 @@ pub(crate) fn node_of(dir: &Path, vault: Vault) -> Arc<Node> {
     let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().expect("an address")).expect("a socket");
     let boot_seed = vault.identity.boot_seed.duplicate();
     let file = VaultFile::create(&data, vault).expect("a vault");
-    let node = Node::new(config, data, endpoint, boot_seed, Background::start().expect("a thread"), |_, _, _| {
+    let node = Node::new(config, data, endpoint, boot_seed, Background::start().expect("a thread"), |_, _, _, _| {
         Arc::new(Silent)
     });
     node.adopt_vault(file);

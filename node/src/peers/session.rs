@@ -34,12 +34,11 @@ const REDIAL: (Duration, Duration) = (Duration::from_millis(50), Duration::from_
 /// How often a member reports what is flushed to its disk.
 const FLUSHED: Duration = Duration::from_secs(1);
 
-/// Admits a peer that said hello on a connection that it opened.
+/// Accepts the hello of a peer on a connection that the peer opened.
 ///
 /// # Errors
 /// [`PeerRefusal`].
-pub async fn admit(node: &Arc<Node>, conn: &Conn, hello: &Hello) -> Result<Arc<Session>, PeerRefusal> {
-    let enrolment = node.enrolment();
+pub async fn accept_hello(node: &Node, enrolment: &Enrolment, conn: &Conn, hello: &Hello) -> Result<(), PeerRefusal> {
     if let Some(refusal) = enrolment.roster.turned_away(&conn.peer().key) {
         return Err(refusal);
     }
@@ -56,14 +55,14 @@ pub async fn admit(node: &Arc<Node>, conn: &Conn, hello: &Hello) -> Result<Arc<S
         node.alarm("duplicate_session", hello.node, format!("{message}: is a copy of its disk running?"));
         return Err(PeerRefusal::DuplicateSession);
     }
-    note_flushed(node, &enrolment, hello)?;
+    note_flushed(node, enrolment, hello)?;
     let session = Session::new(enrolment.identity.cluster(), hello.node, hello.boot_nonce, conn.clone());
     if !sessions.place(me, &session) {
         conn.close(close::REPLACED, REPLACED);
     }
     // The peer may have been denied since its key was compared with the roster.
     enrolment.close_sessions_with_strangers();
-    Ok(session)
+    Ok(())
 }
 
 /// Reports to every peer each second what is flushed to this node's disk. Never returns.
@@ -121,12 +120,12 @@ async fn keep(node: Arc<Node>, enrolment: Arc<Enrolment>, peer: NodeId) {
 }
 
 /// Dials `peer` and says hello.
-async fn open(node: &Arc<Node>, enrolment: &Enrolment, peer: NodeId) -> Result<(), String> {
+async fn open(node: &Arc<Node>, enrolment: &Arc<Enrolment>, peer: NodeId) -> Result<(), String> {
     let (addresses, key) = enrolment.roster.current().reach(peer).ok_or("not in the roster")?;
     let op = enrolment.identity.op().ok_or("no op key yet")?;
     let connection = dial(&node.endpoint, &addresses, &op, key, Protocol::Peer, DIAL).await?;
     let admitted = Arc::new(AtomicBool::new(false));
-    let conn = Conn::start(connection, Some((node.peer_handler)(node, peer, &admitted)));
+    let conn = Conn::start(connection, Some((node.peer_handler)(node, enrolment, peer, &admitted)));
     let greeted = greet(node, enrolment, peer, &conn, &admitted).await;
     if let Err(reason) = &greeted {
         // For the other side an open connection may already be a session.

@@ -69,20 +69,23 @@ fn welcome(node: &Arc<Node>, guests: &Arc<Semaphore>, connection: quinn::Connect
         Protocol::Boot => Arc::new(BootDoor::new(node, place)),
         Protocol::Join => Arc::new(JoinDoor::new(node, place)),
         Protocol::Client => Arc::new(ClientDoor::new(node, place)),
-        Protocol::Peer => match node.roster().node_with_op_key(&key) {
-            Some(peer) => {
-                identity::widen_windows(&connection);
-                PeerDoor::accepted(&node, peer)
-            }
-            None => match node.enrolment().roster.turned_away(&key) {
-                Some(refusal) => Arc::new(ClosedDoor::new(refusal, place)),
-                None => {
-                    warn!(remote = %connection.remote_address(), "refused a peer whose op key is not in the roster");
-                    connection.close(close::DENIED.into(), b"not a member");
-                    return;
+        Protocol::Peer => {
+            let enrolment = node.enrolment();
+            match enrolment.roster.current().node_with_op_key(&key) {
+                Some(peer) => {
+                    identity::widen_windows(&connection);
+                    PeerDoor::accepted(&node, &enrolment, peer)
                 }
-            },
-        },
+                None => match enrolment.roster.turned_away(&key) {
+                    Some(refusal) => Arc::new(ClosedDoor::new(refusal, place)),
+                    None => {
+                        warn!(remote = %connection.remote_address(), "refused a peer whose op key is not in the roster");
+                        connection.close(close::DENIED.into(), b"not a member");
+                        return;
+                    }
+                },
+            }
+        }
     };
     Conn::start(connection, Some(handler));
 }

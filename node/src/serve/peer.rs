@@ -10,11 +10,14 @@ use quorate_shares::ids::NodeId;
 
 use crate::messages::peer::{self, PeerReply, PeerRequest};
 use crate::node::Node;
+use crate::node::enrolment::Enrolment;
 use crate::service::member::{self, Asked, Pace};
 
 /// Answers the other side of one session. Who that is follows from its TLS key alone, never from what it says.
 pub struct PeerDoor {
     node: Arc<Node>,
+    /// The enrolment in which the key of the other side is a member's.
+    enrolment: Arc<Enrolment>,
     peer: NodeId,
     admitted: Arc<AtomicBool>,
 }
@@ -22,13 +25,19 @@ pub struct PeerDoor {
 impl PeerDoor {
     /// The handler of a session that this node dialled: the identity was pinned when dialling. It hears requests once
     /// `admitted` is set, which the dialler does when the other side's hello is in order.
-    pub fn dialled(node: &Arc<Node>, peer: NodeId, admitted: &Arc<AtomicBool>) -> Arc<dyn Handler> {
-        Arc::new(Self { node: Arc::clone(node), peer, admitted: Arc::clone(admitted) })
+    pub fn dialled(
+        node: &Arc<Node>,
+        enrolment: &Arc<Enrolment>,
+        peer: NodeId,
+        admitted: &Arc<AtomicBool>,
+    ) -> Arc<dyn Handler> {
+        let (node, enrolment, admitted) = (Arc::clone(node), Arc::clone(enrolment), Arc::clone(admitted));
+        Arc::new(Self { node, enrolment, peer, admitted })
     }
 
     /// The handler of a session that `peer` dialled: nothing is heard before its hello is admitted.
-    pub(super) fn accepted(node: &Arc<Node>, peer: NodeId) -> Arc<dyn Handler> {
-        Arc::new(Self { node: Arc::clone(node), peer, admitted: Arc::default() })
+    pub(super) fn accepted(node: &Arc<Node>, enrolment: &Arc<Enrolment>, peer: NodeId) -> Arc<dyn Handler> {
+        Self::dialled(node, enrolment, peer, &Arc::default())
     }
 }
 
@@ -36,17 +45,17 @@ impl Handler for PeerDoor {
     fn handle(&self, conn: &Conn, body: Bytes) -> Reply {
         let admitted = peer::decode::<PeerRequest>(&body).and_then(|request| {
             let is_greeted = self.admitted.load(Ordering::Acquire);
-            let pace = member::check(&self.node, self.peer, conn, is_greeted, &request)?;
+            let pace = member::check(&self.node, &self.enrolment, self.peer, conn, is_greeted, &request)?;
             Ok((request, pace))
         });
         let (request, pace) = match admitted {
             Ok(admitted) => admitted,
             Err(refusal) => return Reply::Inline(peer::encode(&PeerReply::Refused(refusal))),
         };
-        let (node, conn, from, greeted) = (Arc::clone(&self.node), conn.clone(), self.peer, Arc::clone(&self.admitted));
-        let here = Arc::clone(&node);
+        let (node, enrolment, conn) = (Arc::clone(&self.node), Arc::clone(&self.enrolment), conn.clone());
+        let (from, greeted, here) = (self.peer, Arc::clone(&self.admitted), Arc::clone(&node));
         let answer = async move {
-            let asked = Asked { from, conn: &conn, greeted: &greeted, body: &body };
+            let asked = Asked { from, enrolment: &enrolment, conn: &conn, greeted: &greeted, body: &body };
             peer::encode(&member::answer(&node, asked, request).await)
         };
         match pace {
@@ -64,7 +73,7 @@ impl Handler for PeerDoor {
 
     fn bulk(&self, _conn: &Conn, bulk: BulkReceiver) -> BoxFuture<'static, ()> {
         let (node, from, admitted) = (Arc::clone(&self.node), self.peer, self.admitted.load(Ordering::Acquire));
-        let denied = node.roster().op_key_of(from).is_none();
+        let denied = self.enrolment.roster.current().op_key_of(from).is_none();
         Box::pin(async move {
             if admitted && !denied {
                 crate::peers::raft_link::receive_snapshot(&node, from, bulk).await;

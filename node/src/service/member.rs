@@ -27,6 +27,7 @@ use crate::messages::peer::{
     Forwarded, ForwardedReply, ForwardedRequest, KeyChange, LockState, Order, PeerRefusal, PeerReply, PeerRequest,
 };
 use crate::node::Node;
+use crate::node::enrolment::Enrolment;
 use crate::peers::{propose, session};
 use crate::service::client::Resource;
 use crate::service::{audit, keys};
@@ -90,6 +91,7 @@ pub fn row(request: &PeerRequest) -> PeerRow {
 /// Why it is not answered.
 pub fn check(
     node: &Node,
+    enrolment: &Enrolment,
     from: NodeId,
     conn: &Conn,
     is_greeted: bool,
@@ -97,7 +99,7 @@ pub fn check(
 ) -> Result<Pace, PeerRefusal> {
     // The member may have been denied since the session began. Requests that are being answered lose their answers with the
     // session.
-    if let Some(refusal) = node.enrolment().roster.turned_away(&conn.peer().key) {
+    if let Some(refusal) = enrolment.roster.turned_away(&conn.peer().key) {
         return Err(refusal);
     }
     let row = row(request);
@@ -116,6 +118,8 @@ pub fn check(
 /// One request that [`check`] let in.
 pub struct Asked<'a> {
     pub from: NodeId,
+    /// The enrolment in which `from` is a member.
+    pub enrolment: &'a Arc<Enrolment>,
     pub conn: &'a Conn,
     /// Set when the hello of the session is in order.
     pub greeted: &'a AtomicBool,
@@ -141,10 +145,10 @@ pub async fn answer(node: &Arc<Node>, asked: Asked<'_>, request: PeerRequest) ->
 }
 
 async fn run(node: &Arc<Node>, asked: &Asked<'_>, request: PeerRequest) -> Result<PeerReply, PeerRefusal> {
-    let Asked { from, conn, greeted, body } = *asked;
+    let Asked { from, enrolment, conn, greeted, body } = *asked;
     match request {
         PeerRequest::Hello(hello) => {
-            session::admit(node, conn, &hello).await?;
+            session::accept_hello(node, enrolment, conn, &hello).await?;
             greeted.store(true, Ordering::Release);
             Ok(PeerReply::Hello(node.hello()))
         }
@@ -167,27 +171,29 @@ async fn run(node: &Arc<Node>, asked: &Asked<'_>, request: PeerRequest) -> Resul
             let reshared = leader::check_epoch(node, &replica(node)?, epoch, index).await?;
             Ok(PeerReply::EpochAck { reshared })
         }
-        PeerRequest::LockPrepare(durable) => prepare_lock(node, from, durable).await,
+        PeerRequest::LockPrepare(durable) => prepare_lock(node, enrolment, from, durable).await,
         PeerRequest::LockCommit(durable) => {
-            let commit = node.update_vault(move |vault| lock_keys::commit(vault, from, durable));
+            let commit =
+                node.update_vault_of(Arc::clone(enrolment), move |vault| lock_keys::commit(vault, from, durable));
             commit.await.map(|()| PeerReply::Done).map_err(|_| PeerRefusal::Storage)
         }
         PeerRequest::LockErased(state) => {
-            node.enrolment().locks.old_copies.lock().erased(from, state.keyno);
+            enrolment.locks.old_copies.lock().erased(from, state.keyno);
             Ok(PeerReply::Done)
         }
         PeerRequest::FoundingTerms => {
-            let founding = node.with_vault(|vault| registry::view(vault).map(|(_, first)| first.threshold)).flatten();
+            let founding =
+                enrolment.with_vault(|vault| registry::view(vault).map(|(_, first)| first.threshold)).flatten();
             let active = || node.replica()?.read(|state| state.active().map(|epoch| epoch.threshold));
             let threshold = founding.or_else(active);
             threshold.map(|threshold| PeerReply::FoundingTerms { threshold }).ok_or(PeerRefusal::NotFounding)
         }
         PeerRequest::FoundingLocked { attempt } => {
-            let current = node.with_vault(|vault| registry::view(vault).map(|(attempt, _)| attempt)).flatten();
+            let current = enrolment.with_vault(|vault| registry::view(vault).map(|(attempt, _)| attempt)).flatten();
             if current != Some(attempt) {
                 return Err(PeerRefusal::NotFounding);
             }
-            node.enrolment().joining.note_locked(from, attempt);
+            enrolment.joining.note_locked(from, attempt);
             Ok(PeerReply::Done)
         }
         PeerRequest::Propose(command) => propose::propose_for(node, &replica(node)?, from, *command).await,
@@ -197,11 +203,11 @@ async fn run(node: &Arc<Node>, asked: &Asked<'_>, request: PeerRequest) -> Resul
         }
         PeerRequest::Report => Ok(PeerReply::Report(status::report(node))),
         PeerRequest::Flushed(flushed) => {
-            node.peers().sessions.note_reported(from, flushed);
+            enrolment.peers.sessions.note_reported(from, flushed);
             Ok(PeerReply::Done)
         }
         PeerRequest::Roster => {
-            let roster = node.with_vault(|vault| vault.roster.encode());
+            let roster = enrolment.with_vault(|vault| vault.roster.encode());
             let roster = roster.and_then(Result::ok).ok_or(PeerRefusal::Storage)?;
             Ok(PeerReply::Roster(ByteBuf::from(roster)))
         }
@@ -290,9 +296,14 @@ fn led(node: &Node) -> Result<Replica, PeerRefusal> {
 }
 
 /// The key must be durable before its public half leaves.
-async fn prepare_lock(node: &Arc<Node>, from: NodeId, durable: LockState) -> Result<PeerReply, PeerRefusal> {
-    let (me, roster) = (node.id(), node.roster());
-    let prepare = node.update_vault(move |vault| {
+async fn prepare_lock(
+    node: &Node,
+    enrolment: &Arc<Enrolment>,
+    from: NodeId,
+    durable: LockState,
+) -> Result<PeerReply, PeerRefusal> {
+    let (me, roster) = (enrolment.identity.id(), enrolment.roster.current());
+    let prepare = node.update_vault_of(Arc::clone(enrolment), move |vault| {
         // While founding, a node that holds a key for another must also know, after a loss of power, whose key it is.
         if vault.founding.is_some() && me != NodeId(0) {
             vault.identity.node = Some(me);
@@ -332,7 +343,9 @@ mod tests {
         let members = vec![member(1), member(2)];
         node.enrolment().roster.set(Roster { log_id: RosterLogId::default(), members, revoked: Vec::new() });
 
-        let reply = prepare_lock(&node, NodeId(1), LockState { generation: 0, keyno: 0 }).await.expect("a key");
+        let reply = prepare_lock(&node, &node.enrolment(), NodeId(1), LockState { generation: 0, keyno: 0 })
+            .await
+            .expect("a key");
         assert!(matches!(reply, PeerReply::LockKey { keyno: 1, .. }));
         let durable = vault::inspect(dir.path()).expect("the vault on the disk");
         assert_eq!(durable.identity.node, Some(NodeId(2)));
