@@ -63,7 +63,7 @@ fn a_removal_is_confirmed_by_its_name_and_followed() {
     let run = world.run(&["node", "remove", "n2"], b"n2\n");
     assert_eq!((run.code, run.text()), (0, ""), "{}", run.err);
     let told: Vec<_> = run.err.lines().skip(2).collect();
-    assert_eq!(told[..2], ["  deals to epoch 7", "  deals to epoch 7 (waiting for n3)"]);
+    assert_eq!(told[..2], ["  reshares to epoch 7", "  reshares to epoch 7 (waiting for n3)"]);
     assert!(told[3].starts_with("n2 is out of the cluster") && told[4].contains("cluster export"), "{told:?}");
     let wrong = world.run(&["node", "remove", "n3", "--yes"], b"");
     assert_eq!(wrong.code, 5);

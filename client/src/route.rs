@@ -330,7 +330,7 @@ impl Client {
     pub async fn replace_node(&self, name: &NodeName, invitation: &[u8]) -> Result<(), Error> {
         let invitation = Plaintext::new(invitation.to_vec())?;
         match self.ask(Request::ReplaceNode { name: name.clone(), invitation }).await? {
-            Response::Designated => Ok(()),
+            Response::Replacing => Ok(()),
             _ => Err(unexpected()),
         }
     }

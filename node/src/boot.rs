@@ -211,7 +211,7 @@ async fn run_steps(node: &Arc<Node>) -> Result<(), BootError> {
 async fn unlock_and_open(node: &Arc<Node>) -> Result<Option<Replica>, BootError> {
     let (founding, locked) =
         node.with_vault(|vault| (vault.founding.is_some(), vault.lock.is_some())).unwrap_or_default();
-    if node.enrolment().identity.own().is_none() {
+    if node.enrolment().identity.own_keys().is_none() {
         if locked {
             // 5: ask the peers until the bundle opens; they answer even while they are locked themselves.
             node.enter(Phase::Locked);
@@ -384,7 +384,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let mut vault = Vault::new(CLUSTER, Secret::random(&mut random::system()));
         (vault.identity.node, vault.roster.members) = (Some(NodeId(2)), vec![member(1), member(2)]);
-        let nothing = crate::messages::peer::LockState { generation: 0, keyno: 0 };
+        let nothing = crate::messages::peer::LockState { generation: 0, key_number: 0 };
         let mut peer = Vault::new(CLUSTER, Secret::random(&mut random::system()));
         let offer = lock_keys::prepare(&mut peer, NodeId(2), nothing, &mut random::system());
         let (key_number, public_key) = offer.expect("the first key");

@@ -320,7 +320,7 @@ mod tests {
     #[test]
     fn a_long_step_shows_from_time_to_time_how_much_is_left() {
         let progress = |left: u64| {
-            let step = format!("deals to epoch 7: {left} key versions left");
+            let step = format!("reshares to epoch 7: {left} key versions left");
             let operation = OperationStatus { name: "remove n2".to_owned(), step, waiting_for: Vec::new() };
             Progress { stage: Stage::Runs, operation, revocation: None }
         };
@@ -331,7 +331,7 @@ mod tests {
         for second in 0..=11 {
             shown.show(&mut session, &progress(1000 - second), begin + Duration::from_secs(second));
         }
-        let lines = "  deals to epoch 7\n  deals to epoch 7: 995 key versions left\n  deals to epoch 7: 990 key versions left\n";
+        let lines = "  reshares to epoch 7\n  reshares to epoch 7: 995 key versions left\n  reshares to epoch 7: 990 key versions left\n";
         assert_eq!(String::from_utf8(err).expect("text"), lines);
     }
 }

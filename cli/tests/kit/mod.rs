@@ -267,7 +267,7 @@ impl FakeNode {
             Request::RemoveNode { name, .. } => return Err(no_node(name.as_str())),
             Request::RevokeNodes { names, .. } => return Err(no_node(names[0].as_str())),
             Request::InviteNode { .. } => Response::Invitation(Plaintext::new(b"UUpUMQ".to_vec())?),
-            Request::ReplaceNode { name, .. } if name.as_str() == "n2" => Response::Designated,
+            Request::ReplaceNode { name, .. } if name.as_str() == "n2" => Response::Replacing,
             Request::ReplaceNode { name, .. } => return Err(no_node(name.as_str())),
             Request::Progress { operation } => {
                 let looks = self.looks.fetch_add(1, Ordering::Relaxed);
@@ -311,7 +311,7 @@ fn progress(operation: Epoch, looks: u8) -> Progress {
     });
     let waiting_for = if looks == 2 { vec!["n3".to_owned()] } else { Vec::new() };
     let step = match stage {
-        Stage::Runs => format!("deals to epoch {operation}: {} key versions left", 100 - looks),
+        Stage::Runs => format!("reshares to epoch {operation}: {} key versions left", 100 - looks),
         _ => String::new(),
     };
     let name = if revocation.is_some() { "revoke n2" } else { "remove n2" }.to_owned();

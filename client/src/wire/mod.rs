@@ -250,7 +250,7 @@ pub enum Response {
     /// To [`Request::InviteNode`]: the text of the invitation, which is a secret.
     Invitation(Plaintext),
     /// To [`Request::ReplaceNode`].
-    Designated,
+    Replacing,
 }
 
 /// The answer to a request, or why it is refused.

@@ -1,11 +1,11 @@
 //! The phases of a node, and which requests each of them answers.
 //!
-//! A phase says what the node has: no identity, no op key, no lease, or all of them. [`admits`] is the one place that decides
+//! A phase says what the node has: no identity, no op key, no lease, or all of them. [`answers`] is the one place that decides
 //! which classes of requests a phase answers. Whether the caller may do what it asks is decided later, in [`crate::service`].
 
 pub use quorate_client::wire::Phase;
 
-/// Classes of requests that a node admits together.
+/// Classes of requests that a node answers together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RequestClass {
     /// A peer asks this node to open a piece of the peer's own lock.
@@ -24,8 +24,8 @@ pub enum RequestClass {
     Work,
 }
 
-/// Whether a node in `phase` admits requests of `class`.
-pub fn admits(phase: Phase, class: RequestClass) -> bool {
+/// Whether a node in `phase` answers requests of `class`.
+pub fn answers(phase: Phase, class: RequestClass) -> bool {
     use Phase::{Joining, Locked, Open, Revoked, Sealed, Serving, Uninitialised};
     match phase {
         Uninitialised | Revoked => false,
@@ -60,9 +60,9 @@ mod tests {
     #[test]
     fn only_a_serving_node_touches_keys() {
         for phase in [Phase::Uninitialised, Phase::Joining, Phase::Locked, Phase::Open, Phase::Sealed] {
-            assert!(!admits(phase, RequestClass::Work) && !admits(phase, RequestClass::Shares), "{phase}");
+            assert!(!answers(phase, RequestClass::Work) && !answers(phase, RequestClass::Shares), "{phase}");
         }
-        assert!(admits(Phase::Serving, RequestClass::Work));
+        assert!(answers(Phase::Serving, RequestClass::Work));
     }
 
     #[test]
@@ -80,12 +80,12 @@ mod tests {
 
     #[test]
     fn a_sealed_node_still_helps_others_to_unlock() {
-        assert!(admits(Phase::Sealed, RequestClass::LockOpen) && admits(Phase::Sealed, RequestClass::Peer));
+        assert!(answers(Phase::Sealed, RequestClass::LockOpen) && answers(Phase::Sealed, RequestClass::Peer));
     }
 
     #[test]
     fn a_locked_node_still_helps_others_to_unlock() {
-        assert!(admits(Phase::Locked, RequestClass::LockOpen) && !admits(Phase::Locked, RequestClass::Peer));
-        assert!(!admits(Phase::Uninitialised, RequestClass::LockOpen));
+        assert!(answers(Phase::Locked, RequestClass::LockOpen) && !answers(Phase::Locked, RequestClass::Peer));
+        assert!(!answers(Phase::Uninitialised, RequestClass::LockOpen));
     }
 }

@@ -41,11 +41,11 @@ impl Rate {
     }
 
     /// Takes `amount` out of the bucket of `peer`. Returns `false`, and takes nothing, if there is less in it.
-    pub fn admits(&self, peer: NodeId, amount: usize) -> bool {
-        self.admits_at(peer, amount, boot_ms())
+    pub fn allows(&self, peer: NodeId, amount: usize) -> bool {
+        self.allows_at(peer, amount, boot_ms())
     }
 
-    fn admits_at(&self, peer: NodeId, amount: usize, now_ms: u64) -> bool {
+    fn allows_at(&self, peer: NodeId, amount: usize, now_ms: u64) -> bool {
         let mut buckets = self.buckets.lock();
         let bucket = buckets.entry(peer).or_insert(Bucket { left: self.per_second, filled_ms: now_ms });
         let elapsed_ms = now_ms.saturating_sub(bucket.filled_ms).min(1_000) as usize;
@@ -70,11 +70,11 @@ mod tests {
     fn a_peer_that_asks_too_much_waits_and_the_others_do_not() {
         let rate = Rate::per_second(10);
         let (greedy, modest) = (NodeId(1), NodeId(2));
-        assert!((0..10).all(|_| rate.admits_at(greedy, 1, 1_000)));
-        assert!(!rate.admits_at(greedy, 1, 1_000) && rate.admits_at(modest, 1, 1_000));
-        assert!(rate.admits_at(greedy, 1, 1_100) && !rate.admits_at(greedy, 1, 1_100));
+        assert!((0..10).all(|_| rate.allows_at(greedy, 1, 1_000)));
+        assert!(!rate.allows_at(greedy, 1, 1_000) && rate.allows_at(modest, 1, 1_000));
+        assert!(rate.allows_at(greedy, 1, 1_100) && !rate.allows_at(greedy, 1, 1_100));
         assert!(
-            rate.admits_at(greedy, 10, 60_000) && !rate.admits_at(greedy, 1, 60_000),
+            rate.allows_at(greedy, 10, 60_000) && !rate.allows_at(greedy, 1, 60_000),
             "never more than the amount of one second"
         );
     }

@@ -43,7 +43,8 @@ const CHECKED_AT_ONCE: usize = 32;
 /// Runs while the node runs, and acts while it leads. Never returns.
 pub async fn run(node: Arc<Node>, replica: Replica) {
     let (mut changes, mut leadership) = (replica.changes(), replica.leadership());
-    let (mut joiner, mut serving, mut missing_holders) = (Joiner::default(), Serving::default(), BTreeSet::new());
+    let (mut joiner, mut serving, mut missing_holders) =
+        (JoinerSeen::default(), ActiveSince::default(), BTreeSet::new());
     loop {
         changes.borrow_and_update();
         let leads = leadership.borrow_and_update().am_leader;
@@ -118,12 +119,12 @@ pub async fn run(node: Arc<Node>, replica: Replica) {
 
 /// When the joiner was last reachable, as this leader has seen it.
 #[derive(Debug, Default)]
-pub struct Joiner {
+pub struct JoinerSeen {
     node: Option<NodeId>,
     seen_ms: u64,
 }
 
-impl Joiner {
+impl JoinerSeen {
     /// For how long `joiner` has not been among `present` at `now_ms` ([`boot_ms`]). A new leader begins to count at zero.
     pub fn silent_ms(&mut self, joiner: Option<NodeId>, present: &BTreeSet<NodeId>, now_ms: u64) -> u64 {
         if self.node != joiner || joiner.is_some_and(|node| present.contains(&node)) {
@@ -135,12 +136,12 @@ impl Joiner {
 
 /// When the ACTIVE epoch became active, as this process has seen it.
 #[derive(Debug, Default)]
-pub struct Serving {
+pub struct ActiveSince {
     epoch: Option<Epoch>,
     since_ms: u64,
 }
 
-impl Serving {
+impl ActiveSince {
     /// For how long `active` has been the ACTIVE epoch at `now_ms` ([`boot_ms`]). The state says when it became ACTIVE, but by
     /// a clock that people set. So a node that has just started begins to count at zero.
     pub fn for_ms(&mut self, active: Option<Epoch>, now_ms: u64) -> u64 {
@@ -152,7 +153,7 @@ impl Serving {
 }
 
 /// What this node sees as the leader; `None` if its replica has stopped.
-async fn view(node: &Node, replica: &Replica, joiner: &mut Joiner, active_ms: u64) -> Option<View> {
+async fn view(node: &Node, replica: &Replica, joiner: &mut JoinerSeen, active_ms: u64) -> Option<View> {
     let membership = replica.membership().await.ok()?;
     let settled = membership.committed && !membership.is_joint();
     let (me, present, voters) = (node.id(), present(node, replica), membership.newest());
@@ -222,7 +223,7 @@ fn describe(state: &State, step: &Step, missing_holders: &BTreeSet<NodeId>) -> O
             (format!("new share keys for epoch {epoch}"), names(&mut missing.iter().copied()))
         }
         Step::Reshare { left, .. } => {
-            let step = format!("deals to epoch {epoch}: {left} key versions left");
+            let step = format!("reshares to epoch {epoch}: {left} key versions left");
             (step, names(&mut state.staying().filter(|node| missing_holders.contains(node))))
         }
         Step::CollectAcks { missing, .. } => {

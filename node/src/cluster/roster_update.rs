@@ -86,7 +86,7 @@ pub fn next(before: &Roster, denials: &[Denial], seen: &Seen) -> Next {
         if left {
             gone.push(Gone { node, boot_pk: member.boot_pk, op_pk: member.op_pk });
         } else {
-            let standing = Standing { admitted: true, voter, learner, denied };
+            let standing = Standing { joined: true, voter, learner, denied };
             members.push(RosterMember { standing, ..member.clone() });
         }
     }
@@ -230,7 +230,7 @@ mod tests {
 
     fn standing(roster: &Roster, id: u64) -> Option<(bool, bool, bool, bool)> {
         let standing = roster.member(NodeId(id))?.standing;
-        Some((standing.admitted, standing.voter, standing.learner, standing.denied))
+        Some((standing.joined, standing.voter, standing.learner, standing.denied))
     }
 
     fn revoked(roster: &Roster) -> Vec<u64> {
@@ -245,9 +245,9 @@ mod tests {
     fn a_member_is_admitted_learns_votes_and_goes() {
         let roster = founded();
         assert_eq!(roster.log_id, place(1, 3).into());
-        let admitted = next(&roster, &[], &seen(place(1, 9), &[1, 2, 3, 4], &[&[1, 2, 3]], &[])).roster;
-        assert_eq!(standing(&admitted, 4), Some((true, false, false, false)));
-        let learns = next(&admitted, &[], &seen(place(1, 10), &[1, 2, 3, 4], &[&[1, 2, 3]], &[4])).roster;
+        let joined = next(&roster, &[], &seen(place(1, 9), &[1, 2, 3, 4], &[&[1, 2, 3]], &[])).roster;
+        assert_eq!(standing(&joined, 4), Some((true, false, false, false)));
+        let learns = next(&joined, &[], &seen(place(1, 10), &[1, 2, 3, 4], &[&[1, 2, 3]], &[4])).roster;
         assert_eq!(standing(&learns, 4), Some((true, false, true, false)));
         let votes = next(&learns, &[], &seen(place(1, 12), &[1, 2, 3, 4], &[&[1, 2, 3, 4]], &[])).roster;
         assert_eq!(standing(&votes, 4), Some((true, true, false, false)));
@@ -260,7 +260,7 @@ mod tests {
         let dropped = next(&again, &[], &seen(place(1, 16), &[1, 2, 3], &[&[1, 2, 3]], &[])).roster;
         assert_eq!(dropped, again);
         // The leader gave up the joiner while it was a learner, or before.
-        for roster in [&learns, &admitted] {
+        for roster in [&learns, &joined] {
             let given_up = next(roster, &[], &seen(place(1, 16), &[1, 2, 3], &[&[1, 2, 3]], &[])).roster;
             assert_eq!(revoked(&given_up), [4]);
         }

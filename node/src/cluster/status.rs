@@ -59,7 +59,7 @@ pub fn report(node: &Node) -> Report {
         applied: replica.as_ref().map_or(0, Replica::applied_index),
         lock_generation: lock_generation(node),
         old_copies: node
-            .with_vault(|vault| node.enrolment().locks.old_copies.lock().standing(vault.lock.as_ref()?))
+            .with_vault(|vault| node.enrolment().locks.old_copies.lock().status_of(vault.lock.as_ref()?))
             .flatten(),
         epoch: replica.as_ref().and_then(active).unwrap_or(Epoch(0)),
         alarms: node.alarms.open(),

@@ -208,7 +208,7 @@ async fn make_lock(node: &Arc<Node>, enrolment: &Arc<Enrolment>, terms: &Terms) 
         }
     };
     let (me, made_for, roster) = (terms.me, terms.attempt, terms.roster.clone());
-    let Some(own) = enrolment.identity.own() else { return false };
+    let Some(own) = enrolment.identity.own_keys() else { return false };
     let locked = renewal::lock(node, enrolment, terms.lock_threshold(), peers, own.bundle.duplicate(), move |vault| {
         if is_first && attempt(vault) != Some(made_for) {
             // A founder came back with new keys while this lock was made, and the lock would name the old ones.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_raft::Replica;
-use quorate_raft::command::{Admit, Change};
+use quorate_raft::command::{Change, Join};
 use quorate_raft::refusal::Refusal;
 use quorate_raft::state::State;
 use quorate_shares::ids::NodeId;
@@ -60,7 +60,7 @@ pub async fn take_proof(
         return JoinReply::unknown(exporter).unwrap_or_default();
     }
     let registration = &request.registration;
-    let admit = Admit {
+    let join = Join {
         invitation: request.invitation,
         name: registration.name.clone(),
         addresses: registration.addresses.iter().map(Address::to_string).collect(),
@@ -68,13 +68,13 @@ pub async fn take_proof(
         op_pk: registration.op_pk,
         share_pk: registration.share_pk.as_bytes().to_vec(),
     };
-    let code = match replica.read(|state| standing(state, &admit)) {
+    let code = match replica.read(|state| standing(state, &join)) {
         Some(code) => code,
-        None => match propose::propose(node, replica, Change::Admit(admit)).await {
+        None => match propose::propose(node, replica, Change::Join(join)).await {
             Ok(()) => JoinCode::Complete,
             Err(ProposalError::Refused(refusal)) => code_of(&refusal),
             Err(ProposalError::NoLeader(reason)) => {
-                debug!(%reason, "joiner not admitted yet");
+                debug!(%reason, "joiner has not joined yet");
                 JoinCode::Wait
             }
         },
@@ -92,12 +92,12 @@ pub async fn take_proof(
     JoinReply { code, node: joiner, attempt: 0, roster }.seal(&key, exporter).unwrap_or_default()
 }
 
-/// The answer to a joiner that asks again, if it needs no new log entry: the joiner is admitted with these keys, or another
+/// The answer to a joiner that asks again, if it needs no new log entry: the joiner has joined with these keys, or another
 /// operation runs.
-fn standing(state: &State, admit: &Admit) -> Option<JoinCode> {
-    let member = state.members.values().find(|member| member.boot_pk == admit.boot_pk);
+fn standing(state: &State, join: &Join) -> Option<JoinCode> {
+    let member = state.members.values().find(|member| member.boot_pk == join.boot_pk);
     match member {
-        Some(member) => (member.op_pk == admit.op_pk).then_some(JoinCode::Complete),
+        Some(member) => (member.op_pk == join.op_pk).then_some(JoinCode::Complete),
         None => state.operations.running.as_ref().map(|_| JoinCode::Wait),
     }
 }
@@ -152,7 +152,7 @@ pub(crate) async fn announce(node: &Arc<Node>, enrolment: &Enrolment, terms: &Te
         // The first answer usually names the leader.
         for _ in 0..2 {
             let Some(asked) = at else { break };
-            match propose::propose_at(node, asked, Change::Admitted { node: me }).await {
+            match propose::propose_at(node, asked, Change::Joined { node: me }).await {
                 Ok(()) => return,
                 Err((error, leader)) => {
                     debug!(%asked, %error, "the lock is not reported to the leader yet");

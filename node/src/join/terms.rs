@@ -45,7 +45,7 @@ impl Terms {
 
 /// What this node registers with the inviting node, or, as the first founder, with itself.
 pub(crate) fn registration(enrolment: &Enrolment) -> Option<Registration> {
-    let own = enrolment.identity.own()?;
+    let own = enrolment.identity.own_keys()?;
     let (name, addresses) = enrolment
         .with_vault(|vault| vault.founding.as_ref().map(|founding| (founding.name.clone(), founding.addresses.clone())))
         .flatten()?;

@@ -23,7 +23,7 @@ use serde_bytes::ByteBuf;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::{debug, warn};
 
-use crate::base::phase::{RequestClass, admits};
+use crate::base::phase::{RequestClass, answers};
 use crate::base::random;
 use crate::memory::holder::{HoldError, ShareRecordInfo};
 use crate::memory::keyring::{KeyVersionId, LoadError};
@@ -237,10 +237,10 @@ pub fn give_shares(
     if request.versions.len() > VERSIONS_MAX {
         return PeerReply::Refused(PeerRefusal::TooMany);
     }
-    if !admits(node.phase(), RequestClass::Shares) || !node.serving.lease.is_valid() {
+    if !answers(node.phase(), RequestClass::Shares) || !node.serving.lease.is_valid() {
         return PeerReply::Refused(PeerRefusal::NoLease);
     }
-    if !node.peers().rates.shares.admits(from, request.versions.len()) {
+    if !node.peers().rates.shares.allows(from, request.versions.len()) {
         return PeerReply::Refused(PeerRefusal::Busy);
     }
     // The share is sealed for the connection that asked. If two nodes have just dialled each other, their session may be the

@@ -80,7 +80,7 @@ pub fn is_over(node: &Node, peer: NodeId) -> bool {
 /// # Errors
 /// If this node is locked, or its vault cannot be written.
 pub async fn admit(node: &Arc<Node>, peer: NodeId, caller: &Caller) -> Result<(), WireError> {
-    if node.enrolment().identity.own().is_none() || node.replica().is_none() {
+    if node.enrolment().identity.own_keys().is_none() || node.replica().is_none() {
         return Err(WireError::new(Code::Locked, format!("{} is {}", node.name(), node.phase()))
             .hint("ask a member that is unlocked"));
     }

@@ -69,7 +69,7 @@ pub async fn keep_fresh(node: Arc<Node>, replica: Replica) {
             );
         }
         let terms = replica.read(|state| {
-            let (terms, own) = state.lock_terms(node.id()).zip(node.enrolment().identity.own())?;
+            let (terms, own) = state.lock_terms(node.id()).zip(node.enrolment().identity.own_keys())?;
             (!lock_keys::is_behind(state, &terms, &own.bundle)).then_some(terms)
         });
         let demanded = terms.as_ref().is_some_and(|terms| !is_lock_as_due(&node.enrolment(), terms));
@@ -106,7 +106,7 @@ fn later(pause_ms: u64) -> Duration {
 fn is_lock_as_due(enrolment: &Enrolment, terms: &LockTerms) -> bool {
     let present = terms.peers.iter().copied().filter(|&peer| enrolment.peers.sessions.with(peer).is_some()).collect();
     let as_due = |vault: &Vault| {
-        enrolment.identity.own().is_some_and(|own| lock_keys::is_as_due(vault, &own.bundle, terms, &present))
+        enrolment.identity.own_keys().is_some_and(|own| lock_keys::is_as_due(vault, &own.bundle, terms, &present))
     };
     enrolment.with_vault(as_due).unwrap_or(true)
 }
@@ -115,7 +115,7 @@ fn is_lock_as_due(enrolment: &Enrolment, terms: &LockTerms) -> bool {
 /// one. If no peer did, the lock is made only if it is `demanded`: otherwise the new lock would name only old keys.
 async fn renew(node: &Arc<Node>, replica: &Replica, terms: &LockTerms, demanded: bool) -> Result<bool, String> {
     let enrolment = node.enrolment();
-    let own = enrolment.identity.own().ok_or("the bundle is not open")?;
+    let own = enrolment.identity.own_keys().ok_or("the bundle is not open")?;
     let offered = offers(&enrolment, terms.peers.iter().copied()).await;
     let complete = offered.iter().all(|(_, offer)| offer.is_some());
     if !demanded && offered.iter().all(|(_, offer)| offer.is_none()) {
@@ -127,8 +127,8 @@ async fn renew(node: &Arc<Node>, replica: &Replica, terms: &LockTerms, demanded:
     }
     let last = enrolment.with_vault(|vault| vault.lock.clone()).flatten().ok_or("there is no lock yet")?;
     let is_there = |peer: &NodeId| enrolment.peers.sessions.with(*peer).is_some();
-    let named =
-        lock_keys::named(&last, offered, is_there).ok_or("a peer that must hold a piece offers no key for it")?;
+    let named = lock_keys::peers_of_next(&last, offered, is_there)
+        .ok_or("a peer that must hold a piece offers no key for it")?;
     let bundle = lock_keys::next_bundle(&own.bundle, terms, &mut random::system());
     lock(node, &enrolment, terms.needed.saturating_add(1), named, bundle, |_| true).await?;
     enrolment.locks.old_copies.lock().replaced(&last);
@@ -167,7 +167,7 @@ pub async fn report(node: Arc<Node>, replica: Replica) {
 fn owed_reports(enrolment: &Enrolment, replica: &Replica) -> Vec<Change> {
     // Bundle and vault are read while no write runs, so the lock in the vault protects this bundle.
     let durable = enrolment.with_written_vault(|vault, writes| {
-        let own = enrolment.identity.own()?;
+        let own = enrolment.identity.own_keys()?;
         let report = lock_keys::report(vault, enrolment.identity.id(), &own.bundle, writes)?;
         Some((own, report))
     });
@@ -227,9 +227,9 @@ async fn offers(enrolment: &Enrolment, peers: impl Iterator<Item = NodeId>) -> V
 async fn offer(enrolment: &Enrolment, peer: NodeId) -> Option<LockPeer> {
     let request = PeerRequest::LockPrepare(durable(enrolment, peer));
     match enrolment.peers.sessions.ask(peer, Lane::Ordinary, &request, PEER).await {
-        Ok(PeerReply::LockKey { keyno, public }) => {
+        Ok(PeerReply::LockKey { key_number, public }) => {
             let public_key = PublicKey::parse(&public).ok()?;
-            Some(LockPeer { peer, key_number: keyno, public_key })
+            Some(LockPeer { peer, key_number: key_number, public_key })
         }
         Ok(PeerReply::Refused(refusal)) => {
             debug!(%peer, %refusal, "no lock key");
@@ -329,5 +329,5 @@ fn peers(enrolment: &Enrolment) -> Vec<NodeId> {
 
 /// The generation of the durable lock, and the number of the key of `peer` that it uses.
 fn durable(enrolment: &Enrolment, peer: NodeId) -> LockState {
-    enrolment.with_vault(|vault| lock_keys::durable(vault, peer)).unwrap_or(LockState { generation: 0, keyno: 0 })
+    enrolment.with_vault(|vault| lock_keys::durable(vault, peer)).unwrap_or(LockState { generation: 0, key_number: 0 })
 }

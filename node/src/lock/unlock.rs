@@ -239,7 +239,7 @@ async fn decide(node: &Arc<Node>, conn: &Conn, request: &LockOpenRequest) -> Res
         node.alarm("foreign_address", request.from, format!("{message}, which is in no network of `unlock_from`"));
         return Err(LockOpenCode::Denied);
     }
-    if !node.peers().rates.lock_open.admits(request.from, 1) {
+    if !node.peers().rates.lock_open.allows(request.from, 1) {
         return Err(LockOpenCode::Busy);
     }
     let stale = node.with_vault(|vault| lock_keys::seed_for(vault, request).err()).flatten();
@@ -344,7 +344,7 @@ mod tests {
         let mut second = member(2);
         (second.boot_pk, second.op_pk) = (boot.public().0, op.public().0);
         vault.roster.members = vec![member(1), second, member(3)];
-        let nothing = crate::messages::peer::LockState { generation: 0, keyno: 0 };
+        let nothing = crate::messages::peer::LockState { generation: 0, key_number: 0 };
         let offer = lock_keys::prepare(&mut vault, NodeId(2), nothing, &mut random::system());
         let (key_number, public_key) = offer.expect("the first key");
         let peers = [LockPeer { peer: NodeId(1), key_number, public_key }];

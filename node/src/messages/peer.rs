@@ -135,7 +135,7 @@ pub enum PeerReply {
     /// The public half of a lock key that is durable here for the asker.
     LockKey {
         /// The number of the lock key.
-        keyno: u64,
+        key_number: u64,
         /// X-Wing public key, 1216 bytes.
         public: ByteBuf,
     },

@@ -38,7 +38,7 @@ impl Roster {
     /// This roster, merged with a newer one that a peer showed. Members of either roster can be reached. Nodes that either roster
     /// refuses are refused. The entry of this node itself stays as it is. The log id also stays, since only the own log makes the
     /// own roster newer.
-    pub fn beside(&self, newer: &Self, me: NodeId) -> Self {
+    pub fn merged_with(&self, newer: &Self, me: NodeId) -> Self {
         if newer.log_id <= self.log_id {
             return self.clone();
         }
@@ -84,7 +84,7 @@ mod tests {
             node: NodeId(id),
             boot_pk: [id as u8; 32],
             op_pk: [id as u8 + 100; 32],
-            standing: Standing { admitted: true, voter: true, ..Standing::default() },
+            standing: Standing { joined: true, voter: true, ..Standing::default() },
             name: format!("n{id}").parse().expect("a name"),
             addresses: vec!["127.0.0.1:7250".parse().expect("an address")],
         };
@@ -103,14 +103,14 @@ mod tests {
         let mut own = roster(10, &[1, 2, 3], &[]);
         own.members[1].standing.denied = true;
         let newer = roster(20, &[1, 2, 4], &[3]);
-        let shown = own.beside(&newer, NodeId(1));
+        let shown = own.merged_with(&newer, NodeId(1));
         assert_eq!(members(&shown), [1, 2, 4]);
         assert!(shown.reach(NodeId(4)).is_some() && shown.reach(NodeId(2)).is_none() && shown.is_revoked(&[3; 32]));
         assert_eq!(shown.log_id, own.log_id);
         shown.encode().expect("it is a roster");
         // A roster that leaves out this node, or all nodes, removes no member.
-        let empty = own.beside(&roster(u64::MAX, &[], &[1]), NodeId(1));
+        let empty = own.merged_with(&roster(u64::MAX, &[], &[1]), NodeId(1));
         assert_eq!((members(&empty), empty.revoked.len()), (vec![1, 2, 3], 0));
-        assert_eq!(own.beside(&roster(10, &[9], &[]), NodeId(1)), own, "no newer than the own one");
+        assert_eq!(own.merged_with(&roster(10, &[9], &[]), NodeId(1)), own, "no newer than the own one");
     }
 }

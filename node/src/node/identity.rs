@@ -14,7 +14,7 @@ use crate::memory::holder::Holder;
 use crate::vault;
 
 /// The opened bundle.
-pub struct Own {
+pub struct OwnKeys {
     pub op: Identity,
     /// The bundle, to be locked again when the lock is renewed.
     pub bundle: Bundle,
@@ -30,7 +30,7 @@ pub struct OwnIdentity {
     boot: Option<Identity>,
     cluster: Option<ClusterId>,
     id: AtomicU64,
-    own: RwLock<Option<Arc<Own>>>,
+    own: RwLock<Option<Arc<OwnKeys>>>,
     holder: OnceLock<Arc<Holder>>,
 }
 
@@ -85,11 +85,11 @@ impl OwnIdentity {
 
     /// The op identity, once the bundle is open.
     pub fn op(&self) -> Option<Identity> {
-        self.own().map(|own| own.op.clone())
+        self.own_keys().map(|own| own.op.clone())
     }
 
     /// The opened bundle, once it is open.
-    pub fn own(&self) -> Option<Arc<Own>> {
+    pub fn own_keys(&self) -> Option<Arc<OwnKeys>> {
         self.own.read().clone()
     }
 
@@ -98,7 +98,7 @@ impl OwnIdentity {
     /// # Errors
     /// A reason in words, if the bundle is not open or holds no storage key.
     pub fn storage_keys(&self) -> Result<StorageKeys, String> {
-        let own = self.own().ok_or("the bundle is not open")?;
+        let own = self.own_keys().ok_or("the bundle is not open")?;
         let mut keys = own.bundle.storage_keys.iter().rev();
         let newest = keys.next().ok_or("the bundle holds no storage key")?;
         let newest = StorageKeys::new(newest.number, &newest.key);
@@ -109,14 +109,14 @@ impl OwnIdentity {
     pub fn unlock(&self, bundle: Bundle) {
         let op = Identity::from_seed(&bundle.op_seed);
         let keys = share_keys(&bundle);
-        *self.own.write() = Some(Arc::new(Own { op, bundle }));
+        *self.own.write() = Some(Arc::new(OwnKeys { op, bundle }));
         if let Some(holder) = self.holder.get() {
             holder.set_keys(keys);
         }
     }
 
     /// Takes over the opened bundle of another enrolment.
-    pub(super) fn take_over(&self, own: Option<Arc<Own>>) {
+    pub(super) fn take_over(&self, own: Option<Arc<OwnKeys>>) {
         *self.own.write() = own;
     }
 
@@ -139,7 +139,7 @@ impl OwnIdentity {
     /// This node as a holder, once it has an id and an open bundle.
     pub fn holder(&self) -> Option<Arc<Holder>> {
         if self.holder.get().is_none() && self.id() != NodeId(0) {
-            let own = self.own()?;
+            let own = self.own_keys()?;
             let _ = self.holder.set(Arc::new(Holder::new(self.cluster(), self.id(), share_keys(&own.bundle))));
         }
         self.holder.get().cloned()

@@ -166,7 +166,7 @@ impl Node {
         };
         self.serving.lease.bar(file.current().flags.sealed);
         let enrolment = Enrolment::of(file);
-        enrolment.identity.take_over(before.identity.own());
+        enrolment.identity.take_over(before.identity.own_keys());
         self.enrolment.send_replace(Arc::new(enrolment));
         drop(present);
         before.end("the node joins another cluster");
@@ -324,7 +324,7 @@ impl Node {
     }
 
     /// Wipes the opened bundle for good.
-    pub fn forget_own(&self) {
+    pub fn forget_own_keys(&self) {
         self.enrolment().identity.forget();
         // The endpoint also holds the op key.
         self.offer();
@@ -392,7 +392,7 @@ mod tests {
         enrolment.use_newer_roster(Some(Roster { log_id: newer, members: vec![member(9)], revoked: Vec::new() }));
         enrolment.roster.note_gone(&[GONE]);
         enrolment.peers.keepers.lock().insert(PEER);
-        enrolment.locks.commits.lock().insert(PEER, LockState { generation: 1, keyno: 1 });
+        enrolment.locks.commits.lock().insert(PEER, LockState { generation: 1, key_number: 1 });
         *enrolment.joining.locked_attempt.lock() = Some(1);
         enrolment.joining.note_locked(PEER, 1);
         enrolment.revocation.attestations.lock().insert(PEER);
@@ -408,7 +408,7 @@ mod tests {
             ("a boot identity", enrolment.identity.boot().is_some()),
             ("a cluster", enrolment.identity.cluster() != ClusterId([0; 16])),
             ("an id", enrolment.identity.id() != NodeId(0)),
-            ("a bundle", enrolment.identity.own().is_some()),
+            ("a bundle", enrolment.identity.own_keys().is_some()),
             ("share keys", enrolment.identity.holder().is_some()),
             ("members", !enrolment.roster.current().members.is_empty()),
             ("a newer roster", !enrolment.is_newer(&shown)),

@@ -21,7 +21,7 @@ pub struct Gone {
 }
 
 /// The roster in force. It is the roster of the vault. While this node has no lease, a newer one that a peer showed is merged
-/// with it ([`Roster::beside`]).
+/// with it ([`Roster::merged_with`]).
 #[derive(Default)]
 pub struct KnownRoster {
     shown: RwLock<Arc<Roster>>,
@@ -49,7 +49,7 @@ impl KnownRoster {
 
     /// Puts `own`, the vault's roster, in force at the node `me`, merged with the newer one if there is one.
     pub(super) fn show(&self, own: &Roster, me: NodeId) {
-        let shown = self.newer.lock().as_ref().map_or_else(|| own.clone(), |newer| own.beside(newer, me));
+        let shown = self.newer.lock().as_ref().map_or_else(|| own.clone(), |newer| own.merged_with(newer, me));
         if *self.current() != shown {
             self.set(shown);
         }

@@ -107,7 +107,7 @@ impl Reported {
     /// # Errors
     /// [`PeerRefusal::StorageWentBack`] if another process of the peer reported more before. A lower state from the same process
     /// is no error: its hellos may overtake each other, and a disk does not go back under a running process.
-    pub fn greeted(&mut self, hello: &Hello) -> Result<(), PeerRefusal> {
+    pub fn note_hello(&mut self, hello: &Hello) -> Result<(), PeerRefusal> {
         match (self.0.get(&hello.node), hello.flushed) {
             (Some((process, before)), said) if *process != hello.boot_nonce => match said {
                 Some(said) if said < *before => return Err(PeerRefusal::StorageWentBack),
@@ -124,7 +124,7 @@ impl Reported {
     }
 
     /// Notes what the process of `peer` with the session `boot_nonce` reports now. An earlier report stays if it is higher.
-    pub fn told(&mut self, peer: NodeId, boot_nonce: [u8; 32], said: Flushed) {
+    pub fn note_report(&mut self, peer: NodeId, boot_nonce: [u8; 32], said: Flushed) {
         let highest = self.0.entry(peer).or_insert((boot_nonce, said));
         *highest = (boot_nonce, highest.1.max(said));
     }
@@ -177,9 +177,9 @@ impl Sessions {
     /// Notes what a peer's hello reports as flushed to its disk.
     ///
     /// # Errors
-    /// As [`Reported::greeted`].
+    /// As [`Reported::note_hello`].
     pub fn note_flushed(&self, hello: &Hello) -> Result<(), PeerRefusal> {
-        self.reported.lock().greeted(hello)
+        self.reported.lock().note_hello(hello)
     }
 
     /// Closes every session for which `why` returns a code and a reason.
@@ -201,12 +201,12 @@ impl Sessions {
     /// Notes what a peer reports as flushed to its disk now. An earlier report stays if it is higher.
     pub fn note_reported(&self, peer: NodeId, said: Flushed) {
         let Some(session) = self.with(peer) else { return };
-        self.reported.lock().told(peer, session.boot_nonce, said);
+        self.reported.lock().note_report(peer, session.boot_nonce, said);
     }
 
     /// Registers a session, unless another one of the same pair of processes has precedence: the one dialled by the lower node id
     /// stays. Returns whether the session was registered.
-    pub fn place(&self, me: NodeId, session: &Arc<Session>) -> bool {
+    pub fn register(&self, me: NodeId, session: &Arc<Session>) -> bool {
         let mut open = self.open.lock();
         if self.is_ended() {
             return false;

@@ -73,8 +73,8 @@ pub fn is_allowed(state: &State, from: NodeId, change: &Change) -> bool {
         Change::Found(_) => from == FIRST_FOUNDER,
         Change::ReportLock(report) => report.node == from,
         Change::RegisterShareKey(register) => register.node == from,
-        Change::Admitted { node } => *node == from,
-        Change::Admit(_) => state.active().is_some_and(|active| active.x_of(from).is_some()),
+        Change::Joined { node } => *node == from,
+        Change::Join(_) => state.active().is_some_and(|active| active.x_of(from).is_some()),
         Change::OpenEpoch(_)
         | Change::EpochAck(_)
         | Change::ActivateEpoch { .. }
@@ -89,7 +89,7 @@ pub fn is_allowed(state: &State, from: NodeId, change: &Change) -> bool {
         | Change::Finish { .. }
         | Change::Sweep { .. }
         | Change::Invite(_)
-        | Change::Designate { .. } => false,
+        | Change::Replace { .. } => false,
     }
 }
 

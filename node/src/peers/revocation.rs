@@ -83,12 +83,12 @@ pub async fn stay_revoked(node: &Arc<Node>) {
         "this node was revoked: it is no member of the cluster any more, and stays down; to use the machine again, \
             empty its data directory and join it again"
     );
-    node.forget_own();
+    node.forget_own_keys();
     if let Some(replica) = node.replica() {
         // This also drops what was derived from the storage keys.
         replica.shutdown().await;
     }
-    // Once more: a request that was admitted before may have reconstructed a key since.
+    // Once more: a request that was accepted before may have reconstructed a key since.
     node.forget_keys();
     std::future::pending().await
 }
@@ -103,7 +103,7 @@ mod tests {
             node: NodeId(id),
             boot_pk: [id as u8; 32],
             op_pk: [id as u8 + 100; 32],
-            standing: Standing { admitted: true, voter: id <= voters, ..Standing::default() },
+            standing: Standing { joined: true, voter: id <= voters, ..Standing::default() },
             name: format!("n{id}").parse().expect("a name"),
             addresses: Vec::new(),
         };

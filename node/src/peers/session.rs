@@ -57,7 +57,7 @@ pub async fn accept_hello(node: &Node, enrolment: &Enrolment, conn: &Conn, hello
     }
     note_flushed(node, enrolment, hello)?;
     let session = Session::new(enrolment.identity.cluster(), hello.node, hello.boot_nonce, conn.clone());
-    if !sessions.place(me, &session) {
+    if !sessions.register(me, &session) {
         conn.close(close::REPLACED, REPLACED);
     }
     // The peer may have been denied since its key was compared with the roster.
@@ -124,9 +124,9 @@ async fn open(node: &Arc<Node>, enrolment: &Arc<Enrolment>, peer: NodeId) -> Res
     let (addresses, key) = enrolment.roster.current().reach(peer).ok_or("not in the roster")?;
     let op = enrolment.identity.op().ok_or("no op key yet")?;
     let connection = dial(&node.endpoint, &addresses, &op, key, Protocol::Peer, DIAL).await?;
-    let admitted = Arc::new(AtomicBool::new(false));
-    let conn = Conn::start(connection, Some((node.peer_handler)(node, enrolment, peer, &admitted)));
-    let greeted = greet(node, enrolment, peer, &conn, &admitted).await;
+    let greeted = Arc::new(AtomicBool::new(false));
+    let conn = Conn::start(connection, Some((node.peer_handler)(node, enrolment, peer, &greeted)));
+    let greeted = greet(node, enrolment, peer, &conn, &greeted).await;
     if let Err(reason) = &greeted {
         // For the other side an open connection may already be a session.
         conn.close(close::DONE, reason);
@@ -140,7 +140,7 @@ async fn greet(
     enrolment: &Enrolment,
     peer: NodeId,
     conn: &Conn,
-    admitted: &AtomicBool,
+    greeted: &AtomicBool,
 ) -> Result<(), String> {
     let hello = PeerRequest::Hello(node.hello());
     let reply = conn.call(Lane::Urgent, &peer::encode(&hello), DIAL).await.map_err(|error| error.to_string())?;
@@ -157,12 +157,12 @@ async fn greet(
     };
     note_flushed(node, enrolment, &theirs).map_err(|refusal| refusal.to_string())?;
     let session = Session::new(enrolment.identity.cluster(), peer, theirs.boot_nonce, conn.clone());
-    if !enrolment.peers.sessions.place(enrolment.identity.id(), &session) {
+    if !enrolment.peers.sessions.register(enrolment.identity.id(), &session) {
         return Err(REPLACED.to_owned());
     }
     // The peer may have been denied since its key was looked up.
     enrolment.close_sessions_with_strangers();
-    admitted.store(true, Ordering::Release);
+    greeted.store(true, Ordering::Release);
     info!(%peer, "session open");
     Ok(())
 }

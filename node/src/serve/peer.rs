@@ -19,23 +19,23 @@ pub struct PeerDoor {
     /// The enrolment in which the key of the other side is a member's.
     enrolment: Arc<Enrolment>,
     peer: NodeId,
-    admitted: Arc<AtomicBool>,
+    greeted: Arc<AtomicBool>,
 }
 
 impl PeerDoor {
     /// The handler of a session that this node dialled: the identity was pinned when dialling. It hears requests once
-    /// `admitted` is set, which the dialler does when the other side's hello is in order.
+    /// `greeted` is set, which the dialler does when the other side's hello is in order.
     pub fn dialled(
         node: &Arc<Node>,
         enrolment: &Arc<Enrolment>,
         peer: NodeId,
-        admitted: &Arc<AtomicBool>,
+        greeted: &Arc<AtomicBool>,
     ) -> Arc<dyn Handler> {
-        let (node, enrolment, admitted) = (Arc::clone(node), Arc::clone(enrolment), Arc::clone(admitted));
-        Arc::new(Self { node, enrolment, peer, admitted })
+        let (node, enrolment, greeted) = (Arc::clone(node), Arc::clone(enrolment), Arc::clone(greeted));
+        Arc::new(Self { node, enrolment, peer, greeted })
     }
 
-    /// The handler of a session that `peer` dialled: nothing is heard before its hello is admitted.
+    /// The handler of a session that `peer` dialled: nothing is heard before its hello is greeted.
     pub(super) fn accepted(node: &Arc<Node>, enrolment: &Arc<Enrolment>, peer: NodeId) -> Arc<dyn Handler> {
         Self::dialled(node, enrolment, peer, &Arc::default())
     }
@@ -43,17 +43,17 @@ impl PeerDoor {
 
 impl Handler for PeerDoor {
     fn handle(&self, conn: &Conn, body: Bytes) -> Reply {
-        let admitted = peer::decode::<PeerRequest>(&body).and_then(|request| {
-            let is_greeted = self.admitted.load(Ordering::Acquire);
+        let checked = peer::decode::<PeerRequest>(&body).and_then(|request| {
+            let is_greeted = self.greeted.load(Ordering::Acquire);
             let pace = member::check(&self.node, &self.enrolment, self.peer, conn, is_greeted, &request)?;
             Ok((request, pace))
         });
-        let (request, pace) = match admitted {
-            Ok(admitted) => admitted,
+        let (request, pace) = match checked {
+            Ok(checked) => checked,
             Err(refusal) => return Reply::Inline(peer::encode(&PeerReply::Refused(refusal))),
         };
         let (node, enrolment, conn) = (Arc::clone(&self.node), Arc::clone(&self.enrolment), conn.clone());
-        let (from, greeted, here) = (self.peer, Arc::clone(&self.admitted), Arc::clone(&node));
+        let (from, greeted, here) = (self.peer, Arc::clone(&self.greeted), Arc::clone(&node));
         let answer = async move {
             let asked = Asked { from, enrolment: &enrolment, conn: &conn, greeted: &greeted, body: &body };
             peer::encode(&member::answer(&node, asked, request).await)
@@ -72,10 +72,10 @@ impl Handler for PeerDoor {
     }
 
     fn bulk(&self, _conn: &Conn, bulk: BulkReceiver) -> BoxFuture<'static, ()> {
-        let (node, from, admitted) = (Arc::clone(&self.node), self.peer, self.admitted.load(Ordering::Acquire));
+        let (node, from, greeted) = (Arc::clone(&self.node), self.peer, self.greeted.load(Ordering::Acquire));
         let denied = self.enrolment.roster.current().op_key_of(from).is_none();
         Box::pin(async move {
-            if admitted && !denied {
+            if greeted && !denied {
                 crate::peers::raft_link::receive_snapshot(&node, from, bulk).await;
             }
         })

@@ -16,7 +16,7 @@ use quorate_client::wire::{Answer, Answered, Envelope, Request, Response, WireEr
 use quorate_shares::ids::{Epoch, KeyName, NodeId, NodeName};
 use tokio::time::timeout;
 
-use crate::base::phase::{Phase, RequestClass, admits};
+use crate::base::phase::{Phase, RequestClass, answers};
 use crate::memory::lease;
 use crate::messages::caller::Door;
 use crate::node::Node;
@@ -159,7 +159,7 @@ pub async fn answer(
 /// Carries a request out, if this node has what it needs before and after.
 async fn run_if_possible(call: Call<'_>, needs: Needs, request: Request, received_ms: u64) -> Answered {
     match needs {
-        Needs::State if admits(call.node.phase(), RequestClass::Status) => Answered::always(run(call, request).await),
+        Needs::State if answers(call.node.phase(), RequestClass::Status) => Answered::always(run(call, request).await),
         Needs::State => Answered::always(Err(not_serving(call.node))),
         Needs::Lease => run_under_lease(call, request, received_ms).await,
         Needs::LeaseAndLeader => match forward::leader(call) {
@@ -184,7 +184,7 @@ async fn run_under_lease(call: Call<'_>, request: Request, received_ms: u64) -> 
 /// client should ask there in time, and not wait for a leader that is cut off.
 async fn stops_serving(node: &Node) {
     // The sender lives as long as the node.
-    let _ = node.serving.phases().wait_for(|phase| !admits(*phase, RequestClass::Work)).await;
+    let _ = node.serving.phases().wait_for(|phase| !answers(*phase, RequestClass::Work)).await;
 }
 
 /// An answer under the lease, good until the lease ends. Not even a refusal may come from a state that is older.
@@ -197,7 +197,7 @@ fn leased(node: &Node, answer: Answer, received_ms: u64) -> Answered {
 
 /// Until when this node may serve (`boot_ms`), or the reason why it may not.
 pub(super) fn leased_until(node: &Node) -> Result<u64, WireError> {
-    let until_ms = node.serving.lease.until_ms().filter(|_| admits(node.phase(), RequestClass::Work));
+    let until_ms = node.serving.lease.until_ms().filter(|_| answers(node.phase(), RequestClass::Work));
     until_ms.ok_or_else(|| not_serving(node))
 }
 

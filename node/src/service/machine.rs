@@ -11,7 +11,7 @@ use quorate_client::wire::{AdminProgress, AdminRequest, AdminResponse, LocalStat
 use quorate_shares::arena;
 use tokio::sync::mpsc;
 
-use crate::base::phase::{Phase, RequestClass, admits};
+use crate::base::phase::{Phase, RequestClass, answers};
 use crate::cluster::status;
 use crate::join::begin::{self, FoundingTerms};
 use crate::lease::seal;
@@ -133,7 +133,7 @@ async fn tell_until_served(
 
 async fn local_status(node: &Arc<Node>) -> LocalStatus {
     let full = match node.replica() {
-        Some(replica) if admits(node.phase(), RequestClass::Status) => Some(status::full(node, &replica).await),
+        Some(replica) if answers(node.phase(), RequestClass::Status) => Some(status::full(node, &replica).await),
         _ => None,
     };
     LocalStatus {

@@ -15,7 +15,7 @@ use serde_bytes::ByteBuf;
 use sha2::{Digest, Sha256};
 use tracing::debug;
 
-use crate::base::phase::{RequestClass, admits};
+use crate::base::phase::{RequestClass, answers};
 use crate::base::random;
 use crate::cluster::{alarms, leader, orders, status};
 use crate::join::registry;
@@ -103,7 +103,7 @@ pub fn check(
         return Err(refusal);
     }
     let row = row(request);
-    if !row.in_any_phase && !admits(node.phase(), RequestClass::Peer) {
+    if !row.in_any_phase && !answers(node.phase(), RequestClass::Peer) {
         return Err(PeerRefusal::Phase(node.phase().to_string()));
     }
     if !row.before_hello && !is_greeted {
@@ -178,7 +178,7 @@ async fn run(node: &Arc<Node>, asked: &Asked<'_>, request: PeerRequest) -> Resul
             commit.await.map(|()| PeerReply::Done).map_err(|_| PeerRefusal::Storage)
         }
         PeerRequest::LockErased(state) => {
-            enrolment.locks.old_copies.lock().erased(from, state.keyno);
+            enrolment.locks.old_copies.lock().erased(from, state.key_number);
             Ok(PeerReply::Done)
         }
         PeerRequest::FoundingTerms => {
@@ -266,7 +266,7 @@ async fn carry_out(
         }
         ForwardedRequest::Invite(invite) => done(note(node, &led(node)?, from, Change::Invite(invite)).await),
         ForwardedRequest::Replace { invitation, gone } => {
-            done(note(node, &led(node)?, from, Change::Designate { invitation, gone }).await)
+            done(note(node, &led(node)?, from, Change::Replace { invitation, gone }).await)
         }
         ForwardedRequest::Seal { sealed } => done(seal::set(node, sealed, caller).await),
         ForwardedRequest::Admit { node: peer } => done(absence::admit(node, peer, caller).await),
@@ -311,9 +311,9 @@ async fn prepare_lock(
         }
         lock_keys::prepare(vault, from, durable, &mut random::system())
     });
-    let (keyno, public) =
+    let (key_number, public) =
         prepare.await.map_err(|_| PeerRefusal::Storage)?.map_err(|lock_keys::Busy| PeerRefusal::Busy)?;
-    Ok(PeerReply::LockKey { keyno, public: ByteBuf::from(public.as_bytes().to_vec()) })
+    Ok(PeerReply::LockKey { key_number, public: ByteBuf::from(public.as_bytes().to_vec()) })
 }
 
 #[cfg(test)]
@@ -343,10 +343,10 @@ mod tests {
         let members = vec![member(1), member(2)];
         node.enrolment().roster.set(Roster { log_id: RosterLogId::default(), members, revoked: Vec::new() });
 
-        let reply = prepare_lock(&node, &node.enrolment(), NodeId(1), LockState { generation: 0, keyno: 0 })
+        let reply = prepare_lock(&node, &node.enrolment(), NodeId(1), LockState { generation: 0, key_number: 0 })
             .await
             .expect("a key");
-        assert!(matches!(reply, PeerReply::LockKey { keyno: 1, .. }));
+        assert!(matches!(reply, PeerReply::LockKey { key_number: 1, .. }));
         let durable = vault::inspect(dir.path()).expect("the vault on the disk");
         assert_eq!(durable.identity.node, Some(NodeId(2)));
         assert_eq!(durable.roster, *node.roster());

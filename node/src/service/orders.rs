@@ -30,12 +30,12 @@ pub async fn replace(call: Call<'_>, name: &NodeName, invitation: &Plaintext) ->
     let Call { node, replica, .. } = call;
     let (invitation, gone) = orders::replacement(node, replica, name, invitation)?;
     match forward::leader(call)? {
-        Leader::Here => orders::note(node, replica, Change::Designate { invitation, gone }).await?,
+        Leader::Here => orders::note(node, replica, Change::Replace { invitation, gone }).await?,
         Leader::At(leader) => {
             done(&forward::to_leader(call, leader, ForwardedRequest::Replace { invitation, gone }).await?)?;
         }
     }
-    Ok(Response::Designated)
+    Ok(Response::Replacing)
 }
 
 /// Takes a node out of the cluster in good order.

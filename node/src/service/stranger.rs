@@ -7,7 +7,7 @@ use std::sync::Arc;
 use quorate_client::conn::Conn;
 use quorate_client::wire;
 
-use crate::base::phase::{RequestClass, admits};
+use crate::base::phase::{RequestClass, answers};
 use crate::cluster::status;
 use crate::join::founding;
 use crate::lock::unlock;
@@ -15,13 +15,13 @@ use crate::node::Node;
 
 /// The phase and who is missing, if `body` asks for that.
 pub fn public_status(node: &Node, body: &[u8]) -> Option<Vec<u8>> {
-    let asked = body == wire::PUBLIC_STATUS && admits(node.phase(), RequestClass::PublicStatus);
+    let asked = body == wire::PUBLIC_STATUS && answers(node.phase(), RequestClass::PublicStatus);
     asked.then(|| wire::encode(&status::public(node)))
 }
 
 /// LockOpen: a peer asks for its piece of its own lock.
 pub async fn lock_open(node: &Arc<Node>, conn: &Conn, body: &[u8]) -> Vec<u8> {
-    match admits(node.phase(), RequestClass::LockOpen) {
+    match answers(node.phase(), RequestClass::LockOpen) {
         true => unlock::give_piece(node, conn, body).await,
         false => Vec::new(),
     }
@@ -29,7 +29,7 @@ pub async fn lock_open(node: &Arc<Node>, conn: &Conn, body: &[u8]) -> Vec<u8> {
 
 /// A founder or a joiner proves its invitation.
 pub async fn join(node: &Arc<Node>, conn: &Conn, body: &[u8]) -> Vec<u8> {
-    match admits(node.phase(), RequestClass::Join) {
+    match answers(node.phase(), RequestClass::Join) {
         true => founding::take_proof(node, conn, body).await,
         false => Vec::new(),
     }

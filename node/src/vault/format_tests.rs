@@ -73,8 +73,8 @@ pub(super) fn full() -> Vault {
     vault.roster = roster::tests::sample();
     for peer in [3, 2] {
         let held = vault.held_for_mut(NodeId(peer));
-        (held.last_gen, held.committed_keyno, held.grace_left_s, held.away_s) = (4, 5, 60, 600);
-        held.keys = (5..=7).map(|keyno| HeldKey { keyno, seed: seed(0xe0 + keyno as u8) }).collect();
+        (held.last_gen, held.committed_key_number, held.grace_left_s, held.away_s) = (4, 5, 60, 600);
+        held.keys = (5..=7).map(|key_number| HeldKey { key_number, seed: seed(0xe0 + key_number as u8) }).collect();
     }
     vault.lock = Some(lock());
     vault.founding = Some(founding(first_founder()));
@@ -130,7 +130,8 @@ fn the_bytes_are_the_documented_ones() {
     assert_eq!(sections[&6], [3]);
     let numbers = |numbers: [u64; 4]| numbers.map(u64::to_be_bytes).concat();
     assert_eq!(sections[&7], [vec![1], numbers([3, 3, 1, 41])].concat());
-    let keys = (5..=7u8).flat_map(|keyno| [&[0, 0, 0, 0, 0, 0, 0, keyno][..], &[0xe0 + keyno; 32]].concat());
+    let keys =
+        (5..=7u8).flat_map(|key_number| [&[0, 0, 0, 0, 0, 0, 0, key_number][..], &[0xe0 + key_number; 32]].concat());
     let held = [
         &[0, 0, 0, 0, 0, 0, 0, 2][..],
         &[0, 0, 0, 0, 0, 0, 0, 4],
@@ -189,8 +190,8 @@ fn a_section_fills_its_length_exactly() {
 fn values_that_cannot_be_are_refused() {
     type Mutation = fn(&mut Vault);
     let mutations: [(&str, Mutation); 8] = [
-        ("a fourth key for one peer", |vault| vault.held[0].keys.push(HeldKey { keyno: 8, seed: seed(1) })),
-        ("the same key number twice", |vault| vault.held[0].keys[1].keyno = 5),
+        ("a fourth key for one peer", |vault| vault.held[0].keys.push(HeldKey { key_number: 8, seed: seed(1) })),
+        ("the same key number twice", |vault| vault.held[0].keys[1].key_number = 5),
         ("peers out of order", |vault| vault.held.reverse()),
         ("a peer with id 0", |vault| vault.held[0].peer = NodeId(0)),
         ("too many addresses", |vault| vault.roster.members[0].addresses = vec![address(); 9]),

@@ -1,6 +1,6 @@
 //! The keys that this node holds for the locks of its peers: made, offered, committed, and erased when they are old.
 //!
-//! A peer's lock names one key number of this node. For each rotation of its lock the peer asks for a new number. The same
+//! A peer's lock names one key number of this node. For each renewal of its lock the peer asks for a new number. The same
 //! number is offered again until the peer uses it. Once the peer says that a lock with this number is durable, strictly older
 //! keys are erased after a grace time: a minute of this node's own running time. If all other keys were erased at once, a peer
 //! that crashes between its two writes could never be unlocked again.
@@ -35,7 +35,7 @@ pub struct LockState {
     /// Generation of the durable lock.
     pub generation: u64,
     /// Number of the lock key that the holder keeps for this lock.
-    pub keyno: u64,
+    pub key_number: u64,
 }
 
 /// The peer must wait: [`KEYS_PER_PEER_MAX`] keys are held for it.
@@ -54,17 +54,22 @@ pub fn prepare(
 ) -> Result<(u64, PublicKey), Busy> {
     commit(vault, peer, durable);
     let held = vault.held_for_mut(peer);
-    if let Some(newer) = held.keys.last().filter(|key| key.keyno > durable.keyno) {
-        return Ok((newer.keyno, PublicKey::of_seed(&newer.seed)));
+    if let Some(newer) = held.keys.last().filter(|key| key.key_number > durable.key_number) {
+        return Ok((newer.key_number, PublicKey::of_seed(&newer.seed)));
     }
     if held.keys.len() >= KEYS_PER_PEER_MAX {
         return Err(Busy);
     }
-    let keyno = held.keys.last().map_or(held.committed_keyno, |key| key.keyno).max(durable.keyno).saturating_add(1);
+    let key_number = held
+        .keys
+        .last()
+        .map_or(held.committed_key_number, |key| key.key_number)
+        .max(durable.key_number)
+        .saturating_add(1);
     let seed = Secret::random(rng);
     let public = PublicKey::of_seed(&seed);
-    held.keys.push(HeldKey { keyno, seed });
-    Ok((keyno, public))
+    held.keys.push(HeldKey { key_number, seed });
+    Ok((key_number, public))
 }
 
 /// COMMIT: the peer's lock of this generation, with this key number, is durable. Repeating it changes nothing.
@@ -76,9 +81,9 @@ pub fn commit(vault: &mut Vault, peer: NodeId, durable: LockState) {
     if durable.generation > held.last_gen {
         held.last_gen = durable.generation;
         // A lock with the same key as before does not restart the grace time of older keys.
-        let newer = durable.keyno > held.committed_keyno;
-        held.committed_keyno = held.committed_keyno.max(durable.keyno);
-        if newer && held.keys.iter().any(|key| key.keyno < held.committed_keyno) {
+        let newer = durable.key_number > held.committed_key_number;
+        held.committed_key_number = held.committed_key_number.max(durable.key_number);
+        if newer && held.keys.iter().any(|key| key.key_number < held.committed_key_number) {
             held.grace_left_s = GRACE_S;
         }
     }
@@ -89,7 +94,7 @@ pub fn commit(vault: &mut Vault, peer: NodeId, durable: LockState) {
 ///
 /// A peer may have neither, for example because it joined since and is away now. Then the lock leaves it out. If such a peer
 /// `is_there`, the result is `None`: the caller keeps `last` and waits for the peer's offer.
-pub fn named(
+pub fn peers_of_next(
     last: &Lock,
     offered: Vec<(NodeId, Option<LockPeer>)>,
     is_there: impl Fn(&NodeId) -> bool,
@@ -138,9 +143,11 @@ pub fn next_lock(
 
 /// What PREP and COMMIT say to `peer`: the generation of the lock in `vault`, and the number of the peer's key that it uses.
 pub fn durable(vault: &Vault, peer: NodeId) -> LockState {
-    let keyno = |lock: &Lock| lock.pieces().iter().find(|piece| piece.peer == peer).map_or(0, |piece| piece.key_number);
-    let state = vault.lock.as_ref().map(|lock| LockState { generation: lock.generation(), keyno: keyno(lock) });
-    state.unwrap_or(LockState { generation: 0, keyno: 0 })
+    let key_number =
+        |lock: &Lock| lock.pieces().iter().find(|piece| piece.peer == peer).map_or(0, |piece| piece.key_number);
+    let state =
+        vault.lock.as_ref().map(|lock| LockState { generation: lock.generation(), key_number: key_number(lock) });
+    state.unwrap_or(LockState { generation: 0, key_number: 0 })
 }
 
 /// The report about the lock of `node` for the replicated state. The lock lies in `vault` and protects `bundle`. `writes` is
@@ -254,13 +261,15 @@ pub fn seed_for(vault: &Vault, request: &LockOpenRequest) -> Result<Secret<32>, 
 
 /// Whether some keys must still be erased.
 pub fn owes_erasure(vault: &Vault) -> bool {
-    vault.held.iter().any(|held| held.keys.iter().any(|key| key.keyno < held.committed_keyno))
+    vault.held.iter().any(|held| held.keys.iter().any(|key| key.key_number < held.committed_key_number))
 }
 
 /// The peers whose older keys are all erased, and the lock that each of them committed.
 pub fn erased(vault: &Vault) -> Vec<(NodeId, LockState)> {
-    let done = |held: &&HeldForPeer| held.last_gen > 0 && held.keys.iter().all(|key| key.keyno >= held.committed_keyno);
-    let state = |held: &HeldForPeer| LockState { generation: held.last_gen, keyno: held.committed_keyno };
+    let done = |held: &&HeldForPeer| {
+        held.last_gen > 0 && held.keys.iter().all(|key| key.key_number >= held.committed_key_number)
+    };
+    let state = |held: &HeldForPeer| LockState { generation: held.last_gen, key_number: held.committed_key_number };
     vault.held.iter().filter(done).map(|held| (held.peer, state(held))).collect()
 }
 
@@ -286,7 +295,7 @@ impl OldCopies {
 
     /// How many peers of `lock`, the current one, can no longer open a piece of an older lock. A peer whose key the renewal
     /// kept can still open one. An older lock is dead when fewer peers can open a piece than the lock needs pieces.
-    pub fn standing(&self, lock: &Lock) -> Option<wire::OldCopies> {
+    pub fn status_of(&self, lock: &Lock) -> Option<wire::OldCopies> {
         let named = self.named.as_ref()?;
         let cannot = |piece: &&LockPiece| {
             let renewed = named.get(&piece.peer).is_none_or(|&before| before < piece.key_number);
@@ -303,8 +312,8 @@ pub fn tick(vault: &mut Vault, seconds: u16) {
     for held in &mut vault.held {
         held.grace_left_s = held.grace_left_s.saturating_sub(seconds);
         if held.grace_left_s == 0 {
-            let committed = held.committed_keyno;
-            held.keys.retain(|key| key.keyno >= committed);
+            let committed = held.committed_key_number;
+            held.keys.retain(|key| key.key_number >= committed);
         }
     }
 }
@@ -323,8 +332,9 @@ mod tests {
         Vault::new(ClusterId([1; 16]), Secret::random(&mut random::system()))
     }
 
-    fn prepare(vault: &mut Vault, generation: u64, keyno: u64) -> Result<u64, Busy> {
-        super::prepare(vault, PEER, LockState { generation, keyno }, &mut random::system()).map(|(keyno, _)| keyno)
+    fn prepare(vault: &mut Vault, generation: u64, key_number: u64) -> Result<u64, Busy> {
+        super::prepare(vault, PEER, LockState { generation, key_number }, &mut random::system())
+            .map(|(key_number, _)| key_number)
     }
 
     #[test]
@@ -341,7 +351,7 @@ mod tests {
         let mut vault = vault();
         assert_eq!(prepare(&mut vault, 0, 0), Ok(1));
         assert_eq!(prepare(&mut vault, 1, 1), Ok(2));
-        commit(&mut vault, PEER, LockState { generation: 2, keyno: 2 });
+        commit(&mut vault, PEER, LockState { generation: 2, key_number: 2 });
         tick(&mut vault, GRACE_S - 1);
         assert!(owes_erasure(&vault), "a crash in between must find the older key");
         tick(&mut vault, 1);
@@ -383,11 +393,15 @@ mod tests {
         let offer = LockPeer { peer: NodeId(3), key_number: 7, public_key: fresh };
         let silent = |peer| (NodeId(peer), None);
         let offered = vec![silent(2), (NodeId(3), Some(offer)), silent(4), silent(9)];
-        let named = named(&last, offered, |peer| *peer == NodeId(2)).expect("every peer that is there has a key in it");
+        let named =
+            peers_of_next(&last, offered, |peer| *peer == NodeId(2)).expect("every peer that is there has a key in it");
         assert_eq!(named.iter().map(|peer| peer.key_number).collect::<Vec<_>>(), [4, 7, 6]);
         let kept = |at: usize| named[at].public_key == last.pieces()[at].public_key;
         assert_eq!([kept(0), kept(1), kept(2)], [true, false, true]);
-        assert!(super::named(&last, vec![silent(9)], |_| true).is_none(), "it is there, and has no key in it yet");
+        assert!(
+            super::peers_of_next(&last, vec![silent(9)], |_| true).is_none(),
+            "it is there, and has no key in it yet"
+        );
     }
 
     /// Two pieces open the lock. So an old copy is dead when two of the three peers cannot open their pieces.
@@ -396,11 +410,11 @@ mod tests {
         let last = lock(None, [4, 5, 6]);
         let next = lock(Some(&last), [5, 6, 6]);
         let mut copies = OldCopies::default();
-        assert_eq!(copies.standing(&next), None, "nothing is known of the lock before");
+        assert_eq!(copies.status_of(&next), None, "nothing is known of the lock before");
         copies.replaced(&last);
         let mut erased = |holder, key_number| {
             copies.erased(NodeId(holder), key_number);
-            copies.standing(&next).map(|copies| (copies.erased, copies.needed))
+            copies.status_of(&next).map(|copies| (copies.erased, copies.needed))
         };
         assert_eq!(erased(2, 4), Some((0, 2)), "that was about the lock before");
         assert_eq!(erased(2, 5), Some((1, 2)));

@@ -72,7 +72,7 @@ pub enum Change {
     RotateKey(RotateKey),
     /// Key versions whose shares were opened and verified by a threshold of holders: they may encrypt from now on.
     Ready(Ready),
-    /// A member rotated its lock, or erased a key that it held for a peer's.
+    /// A member renewed its lock, or erased a key that it held for a peer's.
     ReportLock(ReportLock),
     /// Begins an operation. The leader proposes its steps, up to [`Change::Finish`].
     Begin(Begin),
@@ -103,16 +103,16 @@ pub enum Change {
     /// One node may join with this invitation.
     Invite(Invite),
     /// The node that joins with the invitation replaces a member.
-    Designate {
+    Replace {
         /// SHA-256 of the invitation's V.
         invitation: [u8; 32],
         /// The member that is replaced, and then revoked.
         gone: NodeId,
     },
     /// A node proved an invitation: the operation that lets it join begins, or continues with the node's new keys.
-    Admit(Admit),
+    Join(Join),
     /// The joiner's first lock is durable: it can hold pieces of the others' locks, and shares can be dealt to it.
-    Admitted { node: NodeId },
+    Joined { node: NodeId },
 }
 
 impl Change {
@@ -136,9 +136,9 @@ impl Change {
             Self::Finish { .. } => "finish",
             Self::Sweep { .. } => "sweep",
             Self::Invite(_) => "invite",
-            Self::Designate { .. } => "designate",
-            Self::Admit(_) => "admit",
-            Self::Admitted { .. } => "admitted",
+            Self::Replace { .. } => "replace",
+            Self::Join(_) => "join",
+            Self::Joined { .. } => "joined",
         }
     }
 
@@ -154,7 +154,7 @@ impl Change {
             Self::RotateKey(rotate) => records(&rotate.records),
             Self::Reshare(reshare) => reshare.dealt.iter().map(|dealt| dealt.record.0.len()).sum(),
             Self::RegisterShareKey(register) => register.share_pk.len(),
-            Self::Admit(admit) => admit.share_pk.len(),
+            Self::Join(join) => join.share_pk.len(),
             Self::Found(_)
             | Self::OpenEpoch(_)
             | Self::EpochAck(_)
@@ -167,8 +167,8 @@ impl Change {
             | Self::Finish { .. }
             | Self::Sweep { .. }
             | Self::Invite(_)
-            | Self::Designate { .. }
-            | Self::Admitted { .. } => 0,
+            | Self::Replace { .. }
+            | Self::Joined { .. } => 0,
         }
     }
 }
@@ -189,7 +189,7 @@ pub struct Found {
     pub members: Vec<NewMember>,
 }
 
-/// A member as it is admitted.
+/// A member as it joins.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NewMember {
     /// Assigned once and never reused.
@@ -233,7 +233,7 @@ pub struct OpenEpoch {
 pub struct EpochAck {
     pub epoch: Epoch,
     pub node: NodeId,
-    /// How many re-dealt records the holder opened and verified: all that the epoch had at that time.
+    /// How many reshared records the holder opened and verified: all that the epoch had at that time.
     pub reshared: u64,
 }
 
@@ -389,7 +389,7 @@ impl fmt::Debug for Invite {
 
 /// What a joiner registers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Admit {
+pub struct Join {
     /// SHA-256 of the invitation's V.
     pub invitation: [u8; 32],
     pub name: NodeName,

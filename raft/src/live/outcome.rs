@@ -53,7 +53,7 @@ pub enum Outcome {
     /// The invitation can be proved.
     Invited,
     /// The joiner has an id.
-    Admitted {
+    Joined {
         node: NodeId,
     },
     /// The records are stored.

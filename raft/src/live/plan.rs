@@ -318,9 +318,9 @@ fn open_epoch(state: &State) -> Step {
 /// Deals every version to the PENDING epoch, has the records verified, and makes it the ACTIVE one.
 fn complete_pending(state: &State, view: &View, pending: &EpochInfo) -> Step {
     let epoch = pending.epoch;
-    let left = state.undealt().len();
+    let left = state.to_reshare().len();
     if left > 0 {
-        return Step::Reshare { epoch, versions: state.undealt().take(RESHARE_AT_ONCE).collect(), left };
+        return Step::Reshare { epoch, versions: state.to_reshare().take(RESHARE_AT_ONCE).collect(), left };
     }
     let (have, need) = (pending.acknowledged(), pending.acks_needed());
     let missing = pending.committee.iter().map(|seat| seat.node).filter(|node| !pending.has_acknowledged(*node));

@@ -180,8 +180,8 @@ pub enum Refusal {
     #[error("the share key of node {node} was drawn for another epoch")]
     StaleShareKey { node: NodeId },
     /// The version has a record in the PENDING epoch.
-    #[error("key {uid} version {version} is dealt already")]
-    AlreadyDealt { uid: KeyUid, version: KeyVersion },
+    #[error("key {uid} version {version} is reshared already")]
+    AlreadyReshared { uid: KeyUid, version: KeyVersion },
 
     // -- joining
     /// No lifetime, or a longer one than an invitation may have.

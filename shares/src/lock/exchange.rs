@@ -1,7 +1,7 @@
 //! What a locked node asks of a peer, and what the peer answers.
 //!
 //! ```text
-//! request: "QLO1" | cluster_id 16 | from u64 | to u64 | gen u64 | u u8 | n u8 | x u8 | keyno u64 | boot_nonce 32
+//! request: "QLO1" | cluster_id 16 | from u64 | to u64 | gen u64 | u u8 | n u8 | x u8 | key_number u64 | boot_nonce 32
 //!          | enc 1120 | ct 48                                                                          1 255 B
 //! reply:   "QLR1" | code u8 | roster: term u64, leader u64, index u64 | sealed 48 if the code is 0     29 or 77 B
 //! ```

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! gen u64 | u u8 | n u8 | pin_kind u8 (0 inline, 1 file, 2 systemd credential) | pin u16 + bytes
-//! | n x { peer u64 | x u8 | keyno u64 | pk 1216 | enc 1120 | ct 48 }                              bound: hashed into the bundle
+//! | n x { peer u64 | x u8 | key_number u64 | pk 1216 | enc 1120 | ct 48 }                              bound: hashed into the bundle
 //! | bundle u32 + bytes
 //! ```
 

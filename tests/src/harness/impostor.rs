@@ -82,7 +82,7 @@ impl Impostor {
 /// One of everything that a member may ask of another.
 pub(crate) fn every_peer_request(me: NodeId) -> Vec<PeerRequest> {
     let (uid, version, epoch) = (KeyUid([1; 16]), KeyVersion(1), Epoch(1));
-    let durable = LockState { generation: 1, keyno: 1 };
+    let durable = LockState { generation: 1, key_number: 1 };
     vec![
         PeerRequest::Hello(Hello { node: me, boot_nonce: [7; 32], flushed: None }),
         PeerRequest::Ping,

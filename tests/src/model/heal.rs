@@ -33,7 +33,7 @@ impl World {
         // An order may be on its way, and another one after it would begin when all seems well.
         let arrived_ms = self.now_ms + ARRIVAL_MS;
         self.wait("hear what was sent before", |world| world.now_ms > arrived_ms);
-        self.wait("let in who was admitted", |world| world.newcomers.is_empty());
+        self.wait("let in the nodes that joined", |world| world.newcomers.is_empty());
         self.wait("have nothing left to do", |world| world.watch.nothing_is_owed());
         self.wait("erase what they owe", |world| {
             world.watch.old_share_keys_are_gone() && world.watch.lock_keys_of_former_members_are_gone()

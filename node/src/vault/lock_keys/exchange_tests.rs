@@ -61,7 +61,7 @@ struct Exchange {
 impl Exchange {
     fn begin(erases_all_others: bool) -> Self {
         let holder = Vault::new(ClusterId([1; 16]), Secret::random(&mut random::system()));
-        let durable = LockState { generation: 0, keyno: 0 };
+        let durable = LockState { generation: 0, key_number: 0 };
         let mut exchange = Self { holder, durable, asked: 0, offer: None, sent: Vec::new(), erases_all_others };
         // The lock of founding.
         exchange.apply(Event::Ask);
@@ -77,8 +77,8 @@ impl Exchange {
                 self.sent.push(Message::Prepare(self.asked, self.durable));
             }
             Event::Write => {
-                if let Some(keyno) = self.offer.take() {
-                    self.durable = LockState { generation: self.durable.generation + 1, keyno };
+                if let Some(key_number) = self.offer.take() {
+                    self.durable = LockState { generation: self.durable.generation + 1, key_number };
                 }
             }
             Event::Commit => self.sent.push(Message::Commit(self.durable)),
@@ -94,23 +94,23 @@ impl Exchange {
             Message::Prepare(number, durable) => {
                 let offered = prepare(&mut self.holder, PEER, durable, &mut random::system());
                 // The peer ignores an answer to an earlier question.
-                if let Ok((keyno, _)) = offered
+                if let Ok((key_number, _)) = offered
                     && number == self.asked
                 {
-                    self.offer = Some(keyno);
+                    self.offer = Some(key_number);
                 }
             }
             Message::Commit(durable) => {
                 commit(&mut self.holder, PEER, durable);
                 if self.erases_all_others {
-                    self.holder.held_for_mut(PEER).keys.retain(|key| key.keyno == durable.keyno);
+                    self.holder.held_for_mut(PEER).keys.retain(|key| key.key_number == durable.key_number);
                 }
             }
         }
     }
 
     fn can_unlock(&self) -> bool {
-        self.holder.held_for(PEER).is_some_and(|held| held.key(self.durable.keyno).is_some())
+        self.holder.held_for(PEER).is_some_and(|held| held.key(self.durable.key_number).is_some())
     }
 }
 

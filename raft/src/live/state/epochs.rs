@@ -45,7 +45,7 @@ pub(super) fn open(state: &mut State, open: &OpenEpoch, rows: &mut Rows) -> Resu
     let info = state.opened(open).filter(|info| info.committee_hash == open.committee_hash);
     let info = info.ok_or(Refusal::StaleCommittee)?;
     store(state, info, rows);
-    state.undealt = state.slots().collect();
+    state.to_reshare = state.key_version_ids().collect();
     Ok(Outcome::EpochOpened { epoch: open.epoch })
 }
 
@@ -107,7 +107,7 @@ pub(super) fn retire(state: &mut State, epoch: Epoch, rows: &mut Rows) -> Result
 pub(super) fn abandon_pending(state: &mut State, rows: &mut Rows) {
     if let Some(pending) = state.pending().cloned() {
         close(state, pending, EpochPhase::Abandoned, rows);
-        state.undealt.clear();
+        state.to_reshare.clear();
         keys::recheck_ready(state, rows);
     }
 }

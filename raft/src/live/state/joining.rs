@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 
 use super::founding::check_addresses;
 use super::{InvitationInfo, MEMBERS_MAX, Member, MemberState, Running, State, operations};
-use crate::live::command::{Admit, Invite, Operation, Outcome};
+use crate::live::command::{Invite, Join, Operation, Outcome};
 use crate::live::refusal::Refusal;
 use crate::live::rows::{Row, RowKey, Rows};
 
@@ -47,7 +47,7 @@ pub(super) fn invite(state: &mut State, invite: &Invite, rows: &mut Rows) -> Res
     Ok(Outcome::Invited)
 }
 
-pub(super) fn designate(state: &mut State, id: &[u8; 32], gone: NodeId, rows: &mut Rows) -> Result<Outcome, Refusal> {
+pub(super) fn replace(state: &mut State, id: &[u8; 32], gone: NodeId, rows: &mut Rows) -> Result<Outcome, Refusal> {
     if !state.members.contains_key(&gone) {
         return Err(Refusal::UnknownMember { node: gone });
     }
@@ -68,12 +68,12 @@ pub(super) fn designate(state: &mut State, id: &[u8; 32], gone: NodeId, rows: &m
     Ok(Outcome::Invited)
 }
 
-pub(super) fn admit(state: &mut State, admit: &Admit, rows: &mut Rows) -> Result<Outcome, Refusal> {
-    let mut invitation = state.invitations.get(&admit.invitation).ok_or(Refusal::UnknownInvitation)?.clone();
-    if invitation.bound.is_some_and(|bound| bound != admit.boot_pk) {
+pub(super) fn join(state: &mut State, join: &Join, rows: &mut Rows) -> Result<Outcome, Refusal> {
+    let mut invitation = state.invitations.get(&join.invitation).ok_or(Refusal::UnknownInvitation)?.clone();
+    if invitation.bound.is_some_and(|bound| bound != join.boot_pk) {
         return Err(Refusal::InvitationUsed);
     }
-    let known = state.members.values().find(|member| member.boot_pk == admit.boot_pk).cloned();
+    let known = state.members.values().find(|member| member.boot_pk == join.boot_pk).cloned();
     let known = known.filter(|_| invitation.bound.is_some());
     if invitation.bound.is_some() && known.is_none() {
         // The node joined with this invitation before, and was given up or revoked.
@@ -83,16 +83,16 @@ pub(super) fn admit(state: &mut State, admit: &Admit, rows: &mut Rows) -> Result
         return Err(Refusal::InvitationExpired);
     }
     let node = known.as_ref().map_or(NodeId(0), |member| member.node);
-    let share_pk = PublicKey::parse(&admit.share_pk).map_err(|_| Refusal::BadShareKey { node })?;
-    check_addresses(node, &admit.addresses)?;
+    let share_pk = PublicKey::parse(&join.share_pk).map_err(|_| Refusal::BadShareKey { node })?;
+    check_addresses(node, &join.addresses)?;
     if let Some(member) = known {
-        return come_back(state, member, admit, share_pk, rows);
+        return come_back(state, member, join, share_pk, rows);
     }
-    check_name(state, &admit.name, invitation.name.as_ref())?;
-    let keys = [admit.boot_pk, admit.op_pk];
+    check_name(state, &join.name, invitation.name.as_ref())?;
+    let keys = [join.boot_pk, join.op_pk];
     let mut taken = state.members.values().flat_map(|member| [member.boot_pk, member.op_pk]);
     let mut former = state.former.values().flat_map(|former| [former.boot_pk, former.op_pk]);
-    if admit.boot_pk == admit.op_pk || taken.any(|key| keys.contains(&key)) || former.any(|key| keys.contains(&key)) {
+    if join.boot_pk == join.op_pk || taken.any(|key| keys.contains(&key)) || former.any(|key| keys.contains(&key)) {
         return Err(Refusal::IdentityTaken { node });
     }
     if let Some(running) = &state.operations.running {
@@ -103,7 +103,7 @@ pub(super) fn admit(state: &mut State, admit: &Admit, rows: &mut Rows) -> Result
     }
     let gone = invitation.replaces.filter(|gone| state.members.contains_key(gone));
     if let Some(gone) = gone {
-        // Others may have left since it was designated.
+        // Others may have left since it was named.
         operations::check_holders(state, &[gone].into())?;
     }
     if state.members.len() - usize::from(gone.is_some()) >= MEMBERS_MAX {
@@ -113,14 +113,14 @@ pub(super) fn admit(state: &mut State, admit: &Admit, rows: &mut Rows) -> Result
     let node = NodeId(cluster.next_node_id);
     cluster.next_node_id += 1;
     rows.put(RowKey::Cluster, Row::Cluster(cluster.clone()));
-    invitation.bound = Some(admit.boot_pk);
-    put(state, admit.invitation, invitation, rows);
+    invitation.bound = Some(join.boot_pk);
+    put(state, join.invitation, invitation, rows);
     let member = Member {
         node,
-        name: admit.name.clone(),
-        addresses: admit.addresses.clone(),
-        boot_pk: admit.boot_pk,
-        op_pk: admit.op_pk,
+        name: join.name.clone(),
+        addresses: join.addresses.clone(),
+        boot_pk: join.boot_pk,
+        op_pk: join.op_pk,
         share_pk,
         skgen: ShareKeyGeneration::FIRST,
         state: MemberState::Joining,
@@ -129,45 +129,45 @@ pub(super) fn admit(state: &mut State, admit: &Admit, rows: &mut Rows) -> Result
     let operation = gone.map_or(Operation::Join { node }, |gone| Operation::Replace { gone, node });
     // A request id of its own: no client waits for this operation.
     let mut request = [0; 16];
-    request.copy_from_slice(&admit.invitation[..16]);
+    request.copy_from_slice(&join.invitation[..16]);
     let (epoch, began_ms) = (state.next_epoch(), state.time_ms);
     state.operations.running = Some(Running { epoch, operation, request, began_ms, abandoned: BTreeSet::new() });
     operations::store(state, rows);
-    Ok(Outcome::Admitted { node })
+    Ok(Outcome::Joined { node })
 }
 
 /// The joiner proves its invitation again.
 fn come_back(
     state: &mut State,
     mut member: Member,
-    admit: &Admit,
+    join: &Join,
     share_pk: PublicKey,
     rows: &mut Rows,
 ) -> Result<Outcome, Refusal> {
     let node = member.node;
     if member.state == MemberState::Active {
         // Other nodes may depend on its keys by now. A node that lost its keys lost its disk.
-        return if member.op_pk == admit.op_pk { Ok(Outcome::Admitted { node }) } else { Err(Refusal::InvitationUsed) };
+        return if member.op_pk == join.op_pk { Ok(Outcome::Joined { node }) } else { Err(Refusal::InvitationUsed) };
     }
-    let renamed = member.name != admit.name;
+    let renamed = member.name != join.name;
     if renamed {
-        check_name(state, &admit.name, None)?;
+        check_name(state, &join.name, None)?;
     }
-    (member.name, member.addresses) = (admit.name.clone(), admit.addresses.clone());
-    (member.op_pk, member.share_pk) = (admit.op_pk, share_pk);
+    (member.name, member.addresses) = (join.name.clone(), join.addresses.clone());
+    (member.op_pk, member.share_pk) = (join.op_pk, share_pk);
     if state.members.get(&node) != Some(&member) {
         put_member(state, member, rows);
     }
-    Ok(Outcome::Admitted { node })
+    Ok(Outcome::Joined { node })
 }
 
-pub(super) fn admitted(state: &mut State, node: NodeId, rows: &mut Rows) -> Result<Outcome, Refusal> {
+pub(super) fn joined(state: &mut State, node: NodeId, rows: &mut Rows) -> Result<Outcome, Refusal> {
     let mut member = state.members.get(&node).ok_or(Refusal::UnknownMember { node })?.clone();
     if member.state != MemberState::Active {
         member.state = MemberState::Active;
         put_member(state, member, rows);
     }
-    Ok(Outcome::Admitted { node })
+    Ok(Outcome::Joined { node })
 }
 
 fn check_name(

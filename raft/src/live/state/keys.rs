@@ -115,8 +115,8 @@ pub(super) fn reshare(state: &mut State, reshare: &Reshare, rows: &mut Rows) -> 
     for dealt in &reshare.dealt {
         // S5: a version is dealt once in an epoch.
         let (uid, version) = (dealt.uid, dealt.version);
-        if !state.undealt.contains(&(uid, version)) {
-            return Err(Refusal::AlreadyDealt { uid, version });
+        if !state.to_reshare.contains(&(uid, version)) {
+            return Err(Refusal::AlreadyReshared { uid, version });
         }
         let record = check_record(state, uid, version, &dealt.record.0)?;
         if record.epoch != reshare.epoch {
@@ -137,12 +137,12 @@ pub(super) fn reshare(state: &mut State, reshare: &Reshare, rows: &mut Rows) -> 
         rows.put_bytes(RowKey::Record(uid, number, record.epoch), dealt.record.0.clone());
         rows.put(RowKey::Version(uid, number), Row::Version(version.as_ref().clone()));
         state.batches.get_mut(&record.batch).expect("checked with the record").mark_used(record.index);
-        state.undealt.remove(&(uid, number));
+        state.to_reshare.remove(&(uid, number));
         (info.records, info.reshared) = (info.records + 1, info.reshared + 1);
     }
     rows.put(RowKey::Epoch(info.epoch), Row::Epoch(info.clone()));
     state.epochs.insert(info.epoch, info);
-    Ok(Outcome::Reshared { left: state.undealt.len() as u64 })
+    Ok(Outcome::Reshared { left: state.to_reshare.len() as u64 })
 }
 
 /// All items are checked before one is marked: a command is applied as a whole or not at all.

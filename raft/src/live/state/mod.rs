@@ -76,7 +76,7 @@ pub struct State {
     /// The number of key versions of all keys together.
     pub live_versions: u64,
     /// The versions without a record in the PENDING epoch. Not stored: a restart finds them again.
-    undealt: BTreeSet<(KeyUid, KeyVersion)>,
+    to_reshare: BTreeSet<(KeyUid, KeyVersion)>,
     names: BTreeMap<KeyName, KeyUid>,
     requests: HashMap<RequestId, (KeyUid, KeyVersion)>,
     unready: BTreeSet<(KeyUid, KeyVersion)>,
@@ -114,9 +114,9 @@ pub fn apply(state: &mut State, command: &Command) -> Applied {
         Change::RetireEpoch { epoch } => epochs::retire(state, *epoch, &mut rows),
         Change::Finish { operation } => operations::finish(state, *operation, &mut rows),
         Change::Invite(invite) => joining::invite(state, invite, &mut rows),
-        Change::Designate { invitation, gone } => joining::designate(state, invitation, *gone, &mut rows),
-        Change::Admit(admit) => joining::admit(state, admit, &mut rows),
-        Change::Admitted { node } => joining::admitted(state, *node, &mut rows),
+        Change::Replace { invitation, gone } => joining::replace(state, invitation, *gone, &mut rows),
+        Change::Join(join) => joining::join(state, join, &mut rows),
+        Change::Joined { node } => joining::joined(state, *node, &mut rows),
         Change::Sweep { epoch } => epochs::sweep(state, *epoch, &mut rows),
     };
     Applied { outcome, rows: rows.0 }
@@ -197,8 +197,8 @@ impl State {
     }
 
     /// The versions without a record in the PENDING epoch.
-    pub fn undealt(&self) -> impl ExactSizeIterator<Item = (KeyUid, KeyVersion)> + '_ {
-        self.undealt.iter().copied()
+    pub fn to_reshare(&self) -> impl ExactSizeIterator<Item = (KeyUid, KeyVersion)> + '_ {
+        self.to_reshare.iter().copied()
     }
 
     /// The next epoch's number. An operation that a revocation preempted keeps its number, even if its epoch was never opened:

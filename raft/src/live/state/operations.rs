@@ -333,7 +333,7 @@ impl State {
     }
 
     /// Every version of every key.
-    pub(super) fn slots(&self) -> impl Iterator<Item = (KeyUid, KeyVersion)> + '_ {
+    pub(super) fn key_version_ids(&self) -> impl Iterator<Item = (KeyUid, KeyVersion)> + '_ {
         self.keys.values().flat_map(|key| key.versions.keys().map(|&version| (key.uid, version)))
     }
 }

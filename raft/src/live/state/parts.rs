@@ -147,7 +147,7 @@ pub struct EpochInfo {
     pub share_keys: Vec<PublicKey>,
     /// The committee hash of FORMATS 3.
     pub committee_hash: [u8; 32],
-    /// How many re-dealt records each holder opened and verified.
+    /// How many reshared records each holder opened and verified.
     pub acks: BTreeMap<NodeId, u64>,
     /// When it became ACTIVE; 0 before.
     pub activated_ms: u64,
@@ -177,12 +177,12 @@ impl EpochInfo {
         usize::from(self.threshold).max(majority(self.committee.len()))
     }
 
-    /// Whether `node` acknowledged every re-dealt record so far.
+    /// Whether `node` acknowledged every reshared record so far.
     pub fn has_acknowledged(&self, node: NodeId) -> bool {
         self.acks.get(&node).is_some_and(|&reshared| reshared >= self.reshared)
     }
 
-    /// How many holders acknowledged every re-dealt record so far.
+    /// How many holders acknowledged every reshared record so far.
     pub fn acknowledged(&self) -> usize {
         self.acks.keys().filter(|&&node| self.has_acknowledged(node)).count()
     }

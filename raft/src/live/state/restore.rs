@@ -79,7 +79,7 @@ impl State {
         if let Some(pending) = self.pending().map(|pending| pending.epoch) {
             let lacks =
                 |&(uid, number): &(_, _)| self.version(uid, number).is_some_and(|v| v.record(pending).is_none());
-            self.undealt = self.slots().filter(lacks).collect();
+            self.to_reshare = self.key_version_ids().filter(lacks).collect();
         }
         Ok(self)
     }

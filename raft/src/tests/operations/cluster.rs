@@ -8,7 +8,7 @@ use rand_core::SeedableRng;
 use sha2::{Digest, Sha256};
 
 use crate::Refusal;
-use crate::live::command::{Admit, Begin, Change, Command, EpochAck, Found, Invite, NewMember, Operation, Outcome};
+use crate::live::command::{Begin, Change, Command, EpochAck, Found, Invite, Join, NewMember, Operation, Outcome};
 use crate::live::plan::{self, Patience, RESHARE_MAX, Step, View};
 use crate::live::rows::{RowKey, RowWrite};
 use crate::live::state::{EpochPhase, State, apply};
@@ -211,7 +211,7 @@ impl Cluster {
             Step::AwaitJoiner { node, locked } => {
                 assert!(!locked || !self.present.contains(&node), "a learner that is there has caught up at once");
                 if self.present.contains(&node) {
-                    self.propose(Change::Admitted { node })?;
+                    self.propose(Change::Joined { node })?;
                     self.report_lock(node);
                 }
             }
@@ -303,15 +303,15 @@ impl Cluster {
     /// Lets node `node` prove an invitation to the place of `gone`; it is there from then on.
     pub(super) fn replace(&mut self, number: u8, gone: u64, node: u64) {
         self.apply(invite(number));
-        self.apply(Change::Designate { invitation: invitation(number), gone: NodeId(gone) });
-        assert_eq!(self.apply(Change::Admit(admit(number, node))), Outcome::Admitted { node: NodeId(node) });
+        self.apply(Change::Replace { invitation: invitation(number), gone: NodeId(gone) });
+        assert_eq!(self.apply(Change::Join(join_with(number, node))), Outcome::Joined { node: NodeId(node) });
         self.back(node);
     }
 
     /// Lets node `node` prove an invitation; it is there from then on.
     pub(super) fn prove(&mut self, number: u8, node: u64) {
         self.apply(invite(number));
-        assert_eq!(self.apply(Change::Admit(admit(number, node))), Outcome::Admitted { node: NodeId(node) });
+        assert_eq!(self.apply(Change::Join(join_with(number, node))), Outcome::Joined { node: NodeId(node) });
         self.back(node);
     }
 }
@@ -338,9 +338,9 @@ pub(super) fn proof_key(number: u8) -> [u8; 32] {
     [number; 32]
 }
 
-pub(super) fn admit(number: u8, node: u64) -> Admit {
+pub(super) fn join_with(number: u8, node: u64) -> Join {
     let NewMember { name, addresses, boot_pk, op_pk, share_pk, .. } = member(node);
-    Admit { invitation: invitation(number), name, addresses, boot_pk, op_pk, share_pk }
+    Join { invitation: invitation(number), name, addresses, boot_pk, op_pk, share_pk }
 }
 
 /// What names the invitation with this number.

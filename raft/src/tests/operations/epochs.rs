@@ -55,7 +55,7 @@ fn a_version_is_dealt_once_and_to_the_committee_alone() {
     cluster.follow_until(|cluster| cluster.state.pending().is_some());
     let [first, again] = [(); 2].map(|()| cluster.reshared(operation, &[slot]));
     cluster.apply(first);
-    let dealt = Refusal::AlreadyDealt { uid: slot.0, version: slot.1 };
+    let dealt = Refusal::AlreadyReshared { uid: slot.0, version: slot.1 };
     assert_eq!(cluster.refused(again), dealt);
     cluster.settle();
     assert_eq!(cluster.rebuilt(slot, operation, Some(&[2, 3])), Some(cluster.keys[&slot]));

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 
 use quorate_shares::ids::{Epoch, KeyVersion, NodeId};
 
-use super::cluster::{Cluster, STEPS_MAX, admit, invitation, invite, proof_key};
+use super::cluster::{Cluster, STEPS_MAX, invitation, invite, join_with, proof_key};
 use crate::Refusal;
-use crate::live::command::{Admit, Change, Found, Invite, Operation, Outcome};
+use crate::live::command::{Change, Found, Invite, Join, Operation, Outcome};
 use crate::live::plan::{Patience, Step};
 use crate::live::state::INVITATION_TTL_MAX_MS;
 use crate::tests::fixture::{found, member, uid};
@@ -79,12 +79,12 @@ fn a_joiner_that_is_silent_is_given_up() {
     assert!(cluster.state.former[&NodeId(4)].revoked && cluster.learners.is_empty());
     assert!(cluster.state.locks.values().all(|lock| !lock.peers.contains(&NodeId(4))));
     // Its invitation is spent, and its keys are never let in again.
-    assert_eq!(cluster.refused(Change::Admit(admit(1, 4))), Refusal::InvitationUsed);
+    assert_eq!(cluster.refused(Change::Join(join_with(1, 4))), Refusal::InvitationUsed);
     cluster.apply(invite(2));
-    assert_eq!(cluster.refused(Change::Admit(admit(2, 4))), Refusal::IdentityTaken { node: NodeId(0) });
+    assert_eq!(cluster.refused(Change::Join(join_with(2, 4))), Refusal::IdentityTaken { node: NodeId(0) });
     assert_eq!(
-        cluster.apply(Change::Admit(admit(2, 5))),
-        Outcome::Admitted { node: NodeId(5) },
+        cluster.apply(Change::Join(join_with(2, 5))),
+        Outcome::Joined { node: NodeId(5) },
         "an id is not used again"
     );
 }
@@ -97,10 +97,10 @@ fn a_replacement_is_taken_back_as_long_as_nobody_was_refused() {
         let mut cluster = Cluster::new(4, 3);
         cluster.create(1);
         cluster.apply(invite(1));
-        cluster.apply(Change::Designate { invitation: invitation(1), gone: NodeId(3) });
-        cluster.apply(Change::Admit(admit(1, 5)));
+        cluster.apply(Change::Replace { invitation: invitation(1), gone: NodeId(3) });
+        cluster.apply(Change::Join(join_with(1, 5)));
         if locked {
-            cluster.apply(Change::Admitted { node: NodeId(5) });
+            cluster.apply(Change::Joined { node: NodeId(5) });
         }
         cluster.joiner_silent_ms = Patience::default().joiner_ms;
         assert_eq!(cluster.next(), Step::GiveUpJoiner { node: NodeId(5) });
@@ -135,7 +135,7 @@ fn a_replacement_that_is_taken_back_leaves_every_lock_its_pieces() {
 /// Mutated: without the second check, keys can never be dealt again.
 #[test]
 fn a_replacement_never_leaves_too_few_shares() {
-    let designate = |gone| Change::Designate { invitation: invitation(1), gone: NodeId(gone) };
+    let designate = |gone| Change::Replace { invitation: invitation(1), gone: NodeId(gone) };
     let few = Refusal::TooFewRemain { remaining: 1, needed: 2 };
     let mut cluster = Cluster::new(3, 2);
     (1..=2).for_each(|number| cluster.create(number));
@@ -143,15 +143,15 @@ fn a_replacement_never_leaves_too_few_shares() {
     cluster.apply(designate(3));
     cluster.begin(50, Operation::Revoke { nodes: [NodeId(1)].into() });
     cluster.settle();
-    assert_eq!(cluster.refused(Change::Admit(admit(1, 4))), few);
+    assert_eq!(cluster.refused(Change::Join(join_with(1, 4))), few);
     cluster.apply(invite(2));
-    let other = Change::Designate { invitation: invitation(2), gone: NodeId(2) };
+    let other = Change::Replace { invitation: invitation(2), gone: NodeId(2) };
     assert_eq!(cluster.refused(other), few);
 
     // Another one joins first; then there are enough.
     cluster.prove(2, 4);
     cluster.settle();
-    assert_eq!(cluster.apply(Change::Admit(admit(1, 5))), Outcome::Admitted { node: NodeId(5) });
+    assert_eq!(cluster.apply(Change::Join(join_with(1, 5))), Outcome::Joined { node: NodeId(5) });
     cluster.back(5);
     cluster.settle();
     assert!(cluster.state.members.keys().eq(&[NodeId(2), NodeId(4), NodeId(5)]), "{:?}", cluster.state.members.keys());
@@ -228,35 +228,35 @@ fn a_solo_node_depends_on_no_joiner_before_it_holds_shares() {
 #[test]
 fn an_invitation_is_for_one_node_and_one_hour() {
     let mut cluster = Cluster::new(3, 2);
-    assert_eq!(cluster.refused(Change::Admit(admit(1, 4))), Refusal::UnknownInvitation);
+    assert_eq!(cluster.refused(Change::Join(join_with(1, 4))), Refusal::UnknownInvitation);
     cluster.apply(invite(1));
-    cluster.apply(Change::Admit(admit(1, 4)));
-    let other = Admit { boot_pk: [77; 32], ..admit(1, 4) };
-    assert_eq!(cluster.refused(Change::Admit(other)), Refusal::InvitationUsed);
+    cluster.apply(Change::Join(join_with(1, 4)));
+    let other = Join { boot_pk: [77; 32], ..join_with(1, 4) };
+    assert_eq!(cluster.refused(Change::Join(other)), Refusal::InvitationUsed);
     // The same node, before its first lock: any new keys are accepted.
-    let again = Admit { op_pk: [78; 32], ..admit(1, 4) };
-    cluster.apply(Change::Admit(again.clone()));
+    let again = Join { op_pk: [78; 32], ..join_with(1, 4) };
+    cluster.apply(Change::Join(again.clone()));
     assert_eq!(cluster.state.members[&NodeId(4)].op_pk, [78; 32]);
-    cluster.apply(Change::Admitted { node: NodeId(4) });
-    cluster.apply(Change::Admit(again));
-    assert_eq!(cluster.refused(Change::Admit(admit(1, 4))), Refusal::InvitationUsed, "it has lost its disk");
+    cluster.apply(Change::Joined { node: NodeId(4) });
+    cluster.apply(Change::Join(again));
+    assert_eq!(cluster.refused(Change::Join(join_with(1, 4))), Refusal::InvitationUsed, "it has lost its disk");
 
     cluster.apply(invite(2));
     let running = Refusal::OperationRunning { operation: Epoch(2) };
-    assert_eq!(cluster.refused(Change::Admit(admit(2, 5))), running);
+    assert_eq!(cluster.refused(Change::Join(join_with(2, 5))), running);
     cluster.back(4);
     cluster.settle();
-    let named = Admit { name: "n1".parse().expect("a name"), ..admit(2, 5) };
-    assert_eq!(cluster.refused(Change::Admit(named)), Refusal::NodeNameTaken { node: NodeId(1) });
-    let twin = Admit { op_pk: member(1).op_pk, ..admit(2, 5) };
-    assert_eq!(cluster.refused(Change::Admit(twin)), Refusal::IdentityTaken { node: NodeId(0) });
+    let named = Join { name: "n1".parse().expect("a name"), ..join_with(2, 5) };
+    assert_eq!(cluster.refused(Change::Join(named)), Refusal::NodeNameTaken { node: NodeId(1) });
+    let twin = Join { op_pk: member(1).op_pk, ..join_with(2, 5) };
+    assert_eq!(cluster.refused(Change::Join(twin)), Refusal::IdentityTaken { node: NodeId(0) });
     cluster.state.time_ms += 1_000;
-    assert_eq!(cluster.refused(Change::Admit(admit(2, 5))), Refusal::InvitationExpired);
-    let late = Change::Designate { invitation: invitation(2), gone: NodeId(3) };
+    assert_eq!(cluster.refused(Change::Join(join_with(2, 5))), Refusal::InvitationExpired);
+    let late = Change::Replace { invitation: invitation(2), gone: NodeId(3) };
     assert_eq!(cluster.refused(late), Refusal::InvitationExpired);
     let named = Invite { proof_key: proof_key(3), name: Some("n9".parse().expect("a name")), ttl_ms: 1_000 };
     cluster.apply(Change::Invite(named));
-    assert_eq!(cluster.refused(Change::Admit(admit(3, 5))), Refusal::NameNotInvited);
+    assert_eq!(cluster.refused(Change::Join(join_with(3, 5))), Refusal::NameNotInvited);
     for ttl_ms in [0, INVITATION_TTL_MAX_MS + 1] {
         let bad = Invite { proof_key: proof_key(4), name: None, ttl_ms };
         assert_eq!(cluster.refused(Change::Invite(bad)), Refusal::BadInvitation);

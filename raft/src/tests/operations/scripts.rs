@@ -13,7 +13,7 @@ use std::str::FromStr;
 use goldenscript::{Context, Runner};
 use quorate_shares::ids::{Epoch, KeyVersion, NodeId};
 
-use super::cluster::{Cluster, STEPS_MAX, admit, invitation, proof_key};
+use super::cluster::{Cluster, STEPS_MAX, invitation, join_with, proof_key};
 use super::told::label;
 use crate::live::command::{Begin, Change, Invite, Operation, Outcome};
 use crate::live::plan::Step;
@@ -131,9 +131,9 @@ impl Story {
 
     fn join(&mut self, node: NodeId) -> Told {
         self.tell(|cluster| {
-            let admitted = cluster.propose(Change::Admit(admit(node.0 as u8, node.0)))?;
-            if admitted != (Outcome::Admitted { node }) {
-                return Err(format!("{admitted:?}, although it is called n{node}").into());
+            let joined = cluster.propose(Change::Join(join_with(node.0 as u8, node.0)))?;
+            if joined != (Outcome::Joined { node }) {
+                return Err(format!("{joined:?}, although it is called n{node}").into());
             }
             cluster.back(node.0);
             Ok(())
@@ -239,7 +239,7 @@ impl Runner for Story {
             Order::Replace { gone, with } => {
                 self.invite(with.0)?;
                 let invitation = invitation(with.0.0 as u8);
-                self.cluster()?.propose(Change::Designate { invitation, gone: gone.0 })?;
+                self.cluster()?.propose(Change::Replace { invitation, gone: gone.0 })?;
                 Ok(format!("n{} is invited in the place of n{}", with.0, gone.0))
             }
             Order::Remove { node, accept_no_redundancy } => {

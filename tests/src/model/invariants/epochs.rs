@@ -167,10 +167,10 @@ impl Watch {
             format!("{node}: {lock:?} for {terms:?}")
         });
         format!(
-            "{:?}, epochs {:?}, {} undealt, {} unready, owing {:?}, locks {:#?}",
+            "{:?}, epochs {:?}, {} to reshare, {} unready, owing {:?}, locks {:#?}",
             state.operations.running,
             epochs.collect::<Vec<_>>(),
-            state.undealt().len(),
+            state.to_reshare().len(),
             state.unready().count(),
             state.members.keys().filter(|node| state.owes_erasure(**node)).collect::<Vec<_>>(),
             locks.collect::<Vec<_>>()

@@ -12,9 +12,15 @@ use crate::model::world::disk::Image;
 
 impl Watch {
     /// D3: a lock key is durable before its public half leaves.
-    pub(in crate::model) fn lock_key_leaves(&mut self, holder: NodeId, peer: NodeId, keyno: u64, public: &PublicKey) {
+    pub(in crate::model) fn lock_key_leaves(
+        &mut self,
+        holder: NodeId,
+        peer: NodeId,
+        key_number: u64,
+        public: &PublicKey,
+    ) {
         let vault = self.durable_vault(holder);
-        let durable = vault.held_for(peer).and_then(|held| held.key(keyno));
+        let durable = vault.held_for(peer).and_then(|held| held.key(key_number));
         let durable = durable.is_some_and(|key| PublicKey::of_seed(&key.seed) == *public);
         self.holds(durable, || format!("D3: node {holder} told node {peer} of a lock key that is not durable"));
     }
@@ -112,11 +118,12 @@ impl Watch {
     /// is no member any more.
     fn old_keys_outlive_their_grace(&mut self, holder: NodeId) {
         let Some((_, vault)) = self.vaults.get(&holder) else { return };
-        let there = |peer: NodeId, keyno: u64| vault.held_for(peer).is_some_and(|held| held.key(keyno).is_some());
+        let there =
+            |peer: NodeId, key_number: u64| vault.held_for(peer).is_some_and(|held| held.key(key_number).is_some());
         let gone: Vec<_> = self
             .held_keys
             .iter()
-            .filter(|((of, peer, keyno), _)| *of == holder && !there(*peer, *keyno))
+            .filter(|((of, peer, key_number), _)| *of == holder && !there(*peer, *key_number))
             .map(|(key, old_s)| (*key, *old_s))
             .collect();
         for (key, old_s) in gone {
@@ -129,8 +136,8 @@ impl Watch {
         }
         for held in &vault.held {
             for key in &held.keys {
-                let old_s = self.held_keys.entry((holder, held.peer, key.keyno)).or_default();
-                if key.keyno < held.committed_keyno {
+                let old_s = self.held_keys.entry((holder, held.peer, key.key_number)).or_default();
+                if key.key_number < held.committed_key_number {
                     old_s.get_or_insert(0);
                 }
             }

@@ -1,4 +1,4 @@
-//! How an admitted node joins the cluster: `founding::run`, from the roster that it was shown to the entry that names it.
+//! How a node that a member took in joins the cluster: `founding::run`, from the roster that it was shown to the entry that names it.
 
 use std::collections::BTreeMap;
 
@@ -132,7 +132,7 @@ impl Daemon {
         if context.now_ms >= self.announced_ms + ANNOUNCE_MS {
             self.announced_ms = context.now_ms;
             // Of those that are asked one leads; the others refuse.
-            let change = Change::Admitted { node: self.me.node };
+            let change = Change::Joined { node: self.me.node };
             let request = PeerRequest::Propose(Box::new(Command::new(context.watch.wall_ms, change)));
             for peer in self.peers_there(context.now_ms) {
                 self.ask(context, peer, &request, Asked::Nothing);

@@ -1,6 +1,6 @@
 //! One node: the pure parts of the daemon, with a shell that runs them in virtual time.
 //!
-//! What decides is the program's: `apply` and `plan::next`, `phase::admits`, [`Lease`], [`Roots`], `lock_keys`, `Holder`,
+//! What decides is the program's: `apply` and `plan::next`, `phase::answers`, [`Lease`], [`Roots`], `lock_keys`, `Holder`,
 //! `Quorum`, `deal`, `reconstruct::is_entitled`, `leader::reached`. The shell stands in for the daemon's tasks: it keeps
 //! the order of their steps, not their code. Each place names the function that it stands in for. An error of a vault write ends the process, as in the daemon.
 
@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_node::base::phase::{self, Phase, RequestClass};
-use quorate_node::cluster::leader::{Joiner, Serving};
+use quorate_node::cluster::leader::{ActiveSince, JoinerSeen};
 use quorate_node::lease::renewal as node_confirm;
 use quorate_node::memory::checked::Checked;
 use quorate_node::memory::dealer::OpenDealer;
@@ -143,12 +143,12 @@ pub(super) struct Unlocked {
     resharing: Option<reshare::Resharing>,
     checked: Checked,
     step: Step,
-    joiner: Joiner,
-    serving: Serving,
+    joiner: JoinerSeen,
+    serving: ActiveSince,
     /// Something was applied that the roster follows.
     members_changed: bool,
     tally: Tally,
-    rotation: Option<renewal::Rotation>,
+    renewal_under_way: Option<renewal::Renewal>,
     renewed_ms: u64,
     reported_ms: u64,
     sent_shares: BTreeMap<Process, u64>,
@@ -224,14 +224,14 @@ impl Daemon {
     /// The door of `serve` and `service::member`: one message off the network.
     pub(super) fn receive(&mut self, context: &mut Context<'_>, message: Message) -> Result<(), Killed> {
         match (message.body, message.from) {
-            (Body::LockOpen(id, request), Some(from)) if phase::admits(self.phase, RequestClass::LockOpen) => {
+            (Body::LockOpen(id, request), Some(from)) if phase::answers(self.phase, RequestClass::LockOpen) => {
                 self.answer_lock_open(context, from, id, &request);
             }
             (Body::LockOpened(id, reply), Some(from)) => self.take_piece(context, from, id, &reply),
             (Body::Raft(message), Some(from)) if self.accepts_from(from, context.now_ms) => {
                 self.hear_raft(context, from.node, message)?;
             }
-            (Body::Ask(id, request), Some(from)) if phase::admits(self.phase, RequestClass::Peer) => {
+            (Body::Ask(id, request), Some(from)) if phase::answers(self.phase, RequestClass::Peer) => {
                 let reply = self.answer(context, from, id, &request)?;
                 if let Some(reply) = reply {
                     self.tell(context, from, id, &reply);
@@ -317,7 +317,7 @@ impl Daemon {
         let request: PeerRequest = peer::decode(body).expect("it was encoded by a member");
         let refused = |refusal| Some(PeerReply::Refused(refusal));
         if let PeerRequest::Hello(hello) = request {
-            return Ok(self.admit(context, from, &hello));
+            return Ok(self.accept_hello(context, from, &hello));
         }
         if !self.hears(from, context.now_ms) {
             let told = self.turned_away(from.node).unwrap_or(PeerRefusal::NoHello);
@@ -370,12 +370,12 @@ impl Daemon {
             (Asked::Report(member, active), PeerReply::Report(report)) if report.epoch >= active => {
                 self.knows(context, member, active);
             }
-            (Asked::Prepare(peer), PeerReply::LockKey { keyno, public }) => {
-                self.take_lock_key(context, peer, keyno, &public)?;
+            (Asked::Prepare(peer), PeerReply::LockKey { key_number, public }) => {
+                self.take_lock_key(context, peer, key_number, &public)?;
             }
             (Asked::Terms, PeerReply::FoundingTerms { threshold }) => self.take_terms(context, threshold)?,
-            (Asked::FirstKey(peer), PeerReply::LockKey { keyno, public }) => {
-                self.take_first_key(context, peer, keyno, &public)?;
+            (Asked::FirstKey(peer), PeerReply::LockKey { key_number, public }) => {
+                self.take_first_key(context, peer, key_number, &public)?;
             }
             (Asked::Change(job), PeerReply::Forwarded(Ok(ForwardedReply::Made { uid, version }))) => {
                 self.changed(context, job, Ok((uid, version)));
@@ -420,7 +420,7 @@ impl Daemon {
     }
 
     fn accepts_from(&mut self, from: Process, now_ms: u64) -> bool {
-        phase::admits(self.phase, RequestClass::Peer) && self.hears(from, now_ms)
+        phase::answers(self.phase, RequestClass::Peer) && self.hears(from, now_ms)
     }
 
     fn unlocked_mut(&mut self) -> &mut Unlocked {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use quorate_client::error::Code;
 use quorate_client::wire::{Answered, WireError};
-use quorate_node::base::phase::{RequestClass, admits};
+use quorate_node::base::phase::{RequestClass, answers};
 use quorate_node::memory::keyring::KeyVersionId;
 use quorate_node::memory::lease::good_for_ms;
 use quorate_node::messages::caller::{Caller, Door};
@@ -60,7 +60,7 @@ impl Daemon {
     pub(super) fn take_request(&mut self, context: &mut Context<'_>, client: u64, request: &Request) {
         let now_ms = context.now_ms;
         let leased = self.unlocked.as_ref().is_some_and(|unlocked| unlocked.lease.is_valid_at(now_ms));
-        if !admits(self.phase, RequestClass::Work) || !leased {
+        if !answers(self.phase, RequestClass::Work) || !leased {
             return self.say(context, client, Answered::ALWAYS, Said::TryAgain);
         }
         self.next += 1;
@@ -75,7 +75,7 @@ impl Daemon {
         self.settle_phase(context.now_ms);
         let Some(unlocked) = &mut self.unlocked else { return };
         let Some(Job { client, since_ms, stage: Stage::Done(said), .. }) = unlocked.jobs.remove(&id) else { return };
-        let until_ms = unlocked.lease.until_ms_at(context.now_ms).filter(|_| admits(self.phase, RequestClass::Work));
+        let until_ms = unlocked.lease.until_ms_at(context.now_ms).filter(|_| answers(self.phase, RequestClass::Work));
         match until_ms {
             Some(until_ms) => self.say(context, client, good_for_ms(until_ms, since_ms), said),
             None => self.say(context, client, Answered::ALWAYS, Said::TryAgain),

@@ -1,4 +1,4 @@
-//! Op sessions: `session::admit`, `keep` and `tell_flushed`, without connections. A node that said hello and was heard lately
+//! Op sessions: `session::accept_hello`, `keep` and `tell_flushed`, without connections. A node that said hello and was heard lately
 //! has a session; what a node without one says is ignored.
 
 use std::collections::BTreeSet;
@@ -40,9 +40,9 @@ impl Daemon {
         Hello { node: self.me.node, boot_nonce: self.boot_nonce, flushed }
     }
 
-    /// `session::admit`, and the answer to it. Of two processes of one node the later one counts: there is never a second one
+    /// `session::accept_hello`, and the answer to it. Of two processes of one node the later one counts: there is never a second one
     /// that lives.
-    pub(super) fn admit(&mut self, context: &Context<'_>, from: Process, hello: &Hello) -> Option<PeerReply> {
+    pub(super) fn accept_hello(&mut self, context: &Context<'_>, from: Process, hello: &Hello) -> Option<PeerReply> {
         if let Some(refusal) = self.turned_away(from.node) {
             return Some(PeerReply::Refused(refusal));
         }

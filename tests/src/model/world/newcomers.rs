@@ -1,13 +1,13 @@
 //! Machines that join: an operator invites them, as new members or in place of a member.
 //!
-//! How an invitation is proved, and what is answered, is not in the model: a machine that has one is admitted by the entry that
+//! How an invitation is proved, and what is answered, is not in the model: a machine that has one joins by the entry that
 //! `inviter::take_proof` would propose, and then shown the roster of a member that knows it. From there on it does what
 //! `founding::run` does (`node::joining`). Until its lock is durable its keys are in memory only: a process that dies before
 //! draws new ones, and asks again.
 
 use quorate_node::vault::invitation::{InvitationKey, Inviter};
 use quorate_node::vault::{Founding, Invited, Role, Roster, Vault};
-use quorate_raft::command::{Admit, Change, Invite};
+use quorate_raft::command::{Change, Invite, Join};
 use quorate_shares::ids::{NodeId, NodeName};
 use quorate_shares::kem::PublicKey;
 use quorate_shares::lock::Bundle;
@@ -22,7 +22,7 @@ use crate::model::world::{Event, Machine, World};
 const MEMBERS_MAX: usize = 6;
 /// How many are on their way at most.
 const NEWCOMERS_MAX: usize = 2;
-/// A machine that was not admitted after so many tries gives up.
+/// A machine that has not joined after so many tries gives up.
 const TRIES_MAX: u32 = 60;
 
 /// A machine with an invitation.
@@ -33,9 +33,9 @@ pub(in crate::model) struct Newcomer {
     op_pk: [u8; 32],
     /// What the present process has drawn.
     bundle: Bundle,
-    /// The id that it was admitted with; its machine is there.
+    /// The id that it joined with; its machine is there.
     node: Option<NodeId>,
-    /// It is silent for ever once it is admitted.
+    /// It is silent for ever once it has joined.
     silent: bool,
     tries: u32,
 }
@@ -53,7 +53,7 @@ impl World {
         let ttl_ms = if self.dice.chance(150) { 500 } else { 60_000 };
         self.propose_at_leader(Change::Invite(Invite { proof_key, name: None, ttl_ms }));
         if let Some(gone) = gone {
-            self.propose_at_leader(Change::Designate { invitation: invitation(&proof_key), gone });
+            self.propose_at_leader(Change::Replace { invitation: invitation(&proof_key), gone });
         }
         let newcomer = Newcomer {
             name: format!("m{number}").parse().expect("a node name"),
@@ -76,12 +76,12 @@ impl World {
         newcomer.tries += 1;
         let (boot_pk, op_pk) = (newcomer.boot_pk, newcomer.op_pk);
         let state = &self.watch.state;
-        let admitted = state.members.values().find(|member| member.boot_pk == boot_pk && member.op_pk == op_pk);
+        let known = state.members.values().find(|member| member.boot_pk == boot_pk && member.op_pk == op_pk);
         let given_up = state.former.values().any(|former| former.boot_pk == boot_pk);
-        let goes_on = match admitted.map(|member| member.node) {
+        let goes_on = match known.map(|member| member.node) {
             _ if given_up => self.discard(number),
             Some(node) => self.be_shown(number, node),
-            None => self.ask_to_be_admitted(number),
+            None => self.ask_to_join(number),
         };
         match goes_on {
             true => {
@@ -92,9 +92,9 @@ impl World {
         }
     }
 
-    fn ask_to_be_admitted(&mut self, number: u64) -> bool {
+    fn ask_to_join(&mut self, number: u64) -> bool {
         let newcomer = &self.newcomers[&number];
-        let admit = Admit {
+        let join = Join {
             invitation: invitation(&newcomer.proof_key),
             name: newcomer.name.clone(),
             addresses: vec![format!("{}:7250", newcomer.name)],
@@ -104,7 +104,7 @@ impl World {
         };
         let wanted = newcomer.node.is_some() || (newcomer.tries < TRIES_MAX && !self.calm);
         if wanted {
-            self.propose_at_leader(Change::Admit(admit));
+            self.propose_at_leader(Change::Join(join));
         }
         wanted
     }
@@ -152,7 +152,7 @@ impl World {
         true
     }
 
-    /// Whether a machine must be admitted again before its process can begin: the keys in its memory are lost.
+    /// Whether a machine must join again before its process can begin: the keys in its memory are lost.
     pub(in crate::model) fn draws_keys_again(&mut self, node: NodeId) -> bool {
         let Some(newcomer) = self.newcomers.values_mut().find(|newcomer| newcomer.node == Some(node)) else {
             return false;

@@ -89,7 +89,7 @@ impl Liar {
         let flushed = flushed.map(|flushed| Flushed { vote: top_vote(), ..flushed });
         let hello = PeerRequest::Hello(Hello { node: self.node(), boot_nonce: [7; 32], flushed });
         let reply = conn.call(Lane::Urgent, &peer::encode(&hello), PATIENCE).await.expect("answers");
-        assert!(matches!(peer::decode(&reply), Ok(PeerReply::Hello(_))), "admitted as {node}'s peer");
+        assert!(matches!(peer::decode(&reply), Ok(PeerReply::Hello(_))), "accepted as {node}'s peer");
         conn
     }
 

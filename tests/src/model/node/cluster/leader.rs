@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use quorate_node::cluster::leader::{self, Joiner};
+use quorate_node::cluster::leader::{self, JoinerSeen};
 use quorate_node::cluster::roster_update::is_denied;
 use quorate_node::messages::peer::{PeerRefusal, PeerReply, PeerRequest, Report};
 use quorate_node::peers::propose;
@@ -38,7 +38,7 @@ impl Daemon {
         let unlocked = self.unlocked_mut();
         let active_ms = unlocked.serving.for_ms(unlocked.active_epoch(), now_ms);
         if !unlocked.raft.leadership(context.db).am_leader {
-            (unlocked.step, unlocked.joiner) = (Step::default(), Joiner::default());
+            (unlocked.step, unlocked.joiner) = (Step::default(), JoinerSeen::default());
             return Ok(());
         }
         if now_ms < unlocked.step.again_ms {

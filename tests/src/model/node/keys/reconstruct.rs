@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use quorate_node::base::phase::{RequestClass, admits};
+use quorate_node::base::phase::{RequestClass, answers};
 use quorate_node::keys::reconstruct::{Loaded, is_entitled};
 use quorate_node::memory::keyring::{KeyVersionId, Wipes};
 use quorate_node::messages::peer::{PeerRefusal, PeerReply, PeerRequest, SealedShare, SharesRequest, VERSIONS_MAX};
@@ -229,7 +229,7 @@ impl Daemon {
         if request.versions.len() > VERSIONS_MAX {
             return PeerReply::Refused(PeerRefusal::TooMany);
         }
-        if !admits(phase, RequestClass::Shares) || !unlocked.lease.is_valid_at(now_ms) {
+        if !answers(phase, RequestClass::Shares) || !unlocked.lease.is_valid_at(now_ms) {
             return PeerReply::Refused(PeerRefusal::NoLease);
         }
         if !is_entitled(&unlocked.state, request.epoch, from.node) {

@@ -20,7 +20,7 @@ const OFFERS_MS: u64 = 3_000;
 const AGAIN_MS: u64 = 1_000;
 
 /// A renewal of this node's lock that waits for keys from its peers.
-pub(in crate::model::node) struct Rotation {
+pub(in crate::model::node) struct Renewal {
     /// What the state demanded when it began.
     terms: LockTerms,
     demanded: bool,
@@ -32,11 +32,13 @@ impl Daemon {
     /// `renewal::keep_fresh`: a key for the next lock from every peer, when another lock is due or now and then.
     pub(in crate::model::node) fn keep_lock_fresh(&mut self, context: &mut Context<'_>) -> Result<(), Killed> {
         let (me, now_ms) = (self.me.node, context.now_ms);
-        let rotation = &mut self.unlocked_mut().rotation;
-        if let Some(rotation) = rotation.take_if(|rotation| now_ms >= rotation.until_ms) {
-            return self.renew_lock(context, rotation);
+        let renewal_under_way = &mut self.unlocked_mut().renewal_under_way;
+        if let Some(renewal_under_way) =
+            renewal_under_way.take_if(|renewal_under_way| now_ms >= renewal_under_way.until_ms)
+        {
+            return self.renew_lock(context, renewal_under_way);
         }
-        if rotation.is_some() || now_ms < self.unlocked_mut().renewed_ms + AGAIN_MS {
+        if renewal_under_way.is_some() || now_ms < self.unlocked_mut().renewed_ms + AGAIN_MS {
             return Ok(());
         }
         let unlocked = self.unlocked_mut();
@@ -53,7 +55,7 @@ impl Daemon {
             self.ask(context, peer, &request, Asked::Prepare(peer));
         }
         let until_ms = now_ms + OFFERS_MS;
-        self.unlocked_mut().rotation = Some(Rotation { terms, demanded, until_ms, keys: BTreeMap::new() });
+        self.unlocked_mut().renewal_under_way = Some(Renewal { terms, demanded, until_ms, keys: BTreeMap::new() });
         Ok(())
     }
 
@@ -74,20 +76,24 @@ impl Daemon {
     ) -> Result<(), Killed> {
         let public_key = PublicKey::parse(public).expect("a member sends a key");
         let unlocked = self.unlocked_mut();
-        let Some(rotation) = unlocked.rotation.as_mut().filter(|rotation| rotation.terms.peers.contains(&peer)) else {
+        let Some(renewal_under_way) = unlocked
+            .renewal_under_way
+            .as_mut()
+            .filter(|renewal_under_way| renewal_under_way.terms.peers.contains(&peer))
+        else {
             return Ok(());
         };
-        rotation.keys.insert(peer, LockPeer { peer, key_number, public_key });
-        let all = |rotation: &mut Rotation| rotation.keys.len() >= rotation.terms.peers.len();
-        match unlocked.rotation.take_if(all) {
-            Some(rotation) => self.renew_lock(context, rotation),
+        renewal_under_way.keys.insert(peer, LockPeer { peer, key_number, public_key });
+        let all = |renewal_under_way: &mut Renewal| renewal_under_way.keys.len() >= renewal_under_way.terms.peers.len();
+        match unlocked.renewal_under_way.take_if(all) {
+            Some(renewal_under_way) => self.renew_lock(context, renewal_under_way),
             None => Ok(()),
         }
     }
 
     /// `renewal::renew`, with what the peers have offered, and `lock` and `commit`.
-    fn renew_lock(&mut self, context: &mut Context<'_>, rotation: Rotation) -> Result<(), Killed> {
-        let Rotation { terms, demanded, mut keys, .. } = rotation;
+    fn renew_lock(&mut self, context: &mut Context<'_>, renewal_under_way: Renewal) -> Result<(), Killed> {
+        let Renewal { terms, demanded, mut keys, .. } = renewal_under_way;
         let now_ms = context.now_ms;
         self.unlocked_mut().renewed_ms = now_ms;
         let me = self.me.node;
@@ -98,7 +104,7 @@ impl Daemon {
         let offered = terms.peers.iter().map(|&peer| (peer, keys.remove(&peer))).collect();
         let Some(last) = self.vault().lock.clone() else { return Ok(()) };
         let is_there = |peer: &NodeId| self.session_with(*peer, now_ms).is_some();
-        let Some(named) = lock_keys::named(&last, offered, is_there) else { return Ok(()) };
+        let Some(named) = lock_keys::peers_of_next(&last, offered, is_there) else { return Ok(()) };
         let bundle = lock_keys::next_bundle(&self.unlocked_mut().bundle, &terms, context.dice.rng());
         let whose = (self.vault().identity.cluster, self.me.node);
         let (place, pin) = lock_keys::inline_pin(context.dice.rng());

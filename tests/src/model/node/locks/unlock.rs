@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use quorate_node::base::phase::Phase;
 use quorate_node::boot::GRACE_TICK_S;
-use quorate_node::cluster::leader::{Joiner, Serving};
+use quorate_node::cluster::leader::{ActiveSince, JoinerSeen};
 use quorate_node::lock::unlock;
 use quorate_node::memory::checked::Checked;
 use quorate_node::memory::holder::Holder;
@@ -138,11 +138,11 @@ impl Daemon {
             resharing: None,
             checked: Checked::default(),
             step: Step::default(),
-            joiner: Joiner::default(),
-            serving: Serving::default(),
+            joiner: JoinerSeen::default(),
+            serving: ActiveSince::default(),
             members_changed: true,
             tally: Tally::default(),
-            rotation: None,
+            renewal_under_way: None,
             renewed_ms: 0,
             reported_ms: 0,
             sent_shares: BTreeMap::new(),
@@ -176,9 +176,9 @@ impl Daemon {
         let offered =
             self.vault.update(|vault| lock_keys::prepare(vault, from.node, durable, rng)).map_err(|_| Killed)?;
         Ok(match offered {
-            Ok((keyno, public)) => {
-                context.watch.lock_key_leaves(self.me.node, from.node, keyno, &public);
-                PeerReply::LockKey { keyno, public: public.as_bytes().to_vec().into() }
+            Ok((key_number, public)) => {
+                context.watch.lock_key_leaves(self.me.node, from.node, key_number, &public);
+                PeerReply::LockKey { key_number, public: public.as_bytes().to_vec().into() }
             }
             Err(lock_keys::Busy) => PeerReply::Refused(PeerRefusal::Busy),
         })
