@@ -7,27 +7,24 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aws_lc_rs::hmac;
 use quorate_raft::{Replica, Stored};
 use quorate_shares::arena;
-use quorate_shares::labels::QUIC_RESET;
 use quorate_shares::secret::Secret;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
-use tokio::time::sleep;
 use tracing::{info, warn};
 
 use crate::base::background::Background;
 use crate::base::config::{Config, SecretMemory};
+use crate::base::endpoint;
 use crate::base::phase::Phase;
 use crate::base::random;
-use crate::cluster::{alarms, leader, replica, roster_update};
-use crate::join::begin;
-use crate::join::founding;
+use crate::cluster::{alarms, leader, replica, roster_update, verify};
 use crate::join::terms::FoundError;
+use crate::join::{begin, founding};
 use crate::lease::{renewal as lease_renewal, seal};
 use crate::lock::unlock::{self, UnlockError};
-use crate::lock::{absence, renewal as lock_renewal};
+use crate::lock::{absence, held, renewal as lock_renewal};
 use crate::node::Node;
 use crate::peers::{revocation, roster_sync, session};
 use crate::rebuild;
@@ -35,16 +32,10 @@ use crate::serve::listen;
 use crate::serve::local::{self, SocketError};
 use crate::serve::peer::PeerDoor;
 use crate::vault::disk::{DataDir, DataDirError};
-use crate::vault::lock_keys;
 use crate::vault::{Vault, VaultError, VaultFile};
 
-/// How often the grace time of lock keys is counted.
-pub const GRACE_TICK_S: u16 = 10;
 /// How long a stopping daemon waits until its connections are closed.
 const GOODBYE: Duration = Duration::from_secs(1);
-/// Enough that no two connections of a node ever share an id.
-const CONNECTION_ID_BYTES: usize = 8;
-
 /// Why the daemon cannot start, or stops.
 #[derive(Debug, thiserror::Error)]
 pub enum BootError {
@@ -111,7 +102,8 @@ pub async fn run(config: Config) -> Result<(), BootError> {
         Some(vault) => vault.current().identity.boot_seed.duplicate(),
         None => Secret::random(&mut random::system()),
     };
-    let endpoint = bind(config.listen, &boot_seed)?;
+    let endpoint = endpoint::bind(config.listen, &boot_seed)
+        .map_err(|source| BootError::Listen { address: config.listen, source })?;
     let background = Background::start().map_err(BootError::Threads)?;
     let node = Node::new(config, dir, endpoint, boot_seed, background, PeerDoor::dialled);
     if let Some(vault) = vault {
@@ -123,7 +115,7 @@ pub async fn run(config: Config) -> Result<(), BootError> {
     let socket = local::listen(&node)?;
     let listening = tokio::spawn(listen::run(Arc::clone(&node)));
     // In every phase: if a founder crashes many times, its peers hold lock keys that nothing else would erase.
-    tokio::spawn(erase_old_lock_keys(Arc::clone(&node)));
+    tokio::spawn(held::erase_old(Arc::clone(&node)));
 
     let mut fatal = node.fatal();
     let stopped = tokio::select! {
@@ -197,7 +189,7 @@ async fn run_steps(node: &Arc<Node>) -> Result<(), BootError> {
     tasks.spawn(lease_renewal::watch(Arc::clone(node), replica.clone()));
     tasks.spawn(lock_renewal::report(Arc::clone(node), replica.clone()));
     tasks.spawn(lock_renewal::erase_former(Arc::clone(node), replica.clone()));
-    tasks.spawn(leader::verify_new(Arc::clone(node), replica.clone()));
+    tasks.spawn(verify::verify_new(Arc::clone(node), replica.clone()));
     tasks.spawn(alarms::keep(Arc::clone(node)));
     tasks.spawn(absence::watch(Arc::clone(node)));
     tasks.spawn(lock_renewal::keep_fresh(Arc::clone(node), replica.clone()));
@@ -269,62 +261,6 @@ async fn follow_storage(node: Arc<Node>, replica: Replica) {
     }
 }
 
-/// Counts this node's running time for lock keys in their grace, erases the keys when their grace ends, and tells the
-/// peers that the keys were for. Also repeats COMMIT to every peer that has not acknowledged this node's lock.
-async fn erase_old_lock_keys(node: Arc<Node>) {
-    loop {
-        sleep(Duration::from_secs(GRACE_TICK_S.into())).await;
-        if node.with_vault(lock_keys::owes_erasure).unwrap_or_default()
-            && let Err(error) = node.update_vault(|vault| lock_keys::tick(vault, GRACE_TICK_S)).await
-        {
-            warn!(%error, "old lock keys are not erased yet");
-        }
-        let enrolment = node.enrolment();
-        let commit = async {
-            // The id that the lock belongs to is final only when founding is over.
-            if !enrolment.with_vault(|vault| vault.founding.is_some()).unwrap_or(true) {
-                lock_renewal::commit(&enrolment).await;
-            }
-        };
-        tokio::join!(lock_renewal::tell_erased(&enrolment), commit);
-    }
-}
-
-/// Opens the UDP socket for all connections. Connections of an earlier process of this node end at the first packet that
-/// arrives for them, instead of after ten seconds of silence.
-fn bind(address: SocketAddr, boot_seed: &Secret<32>) -> Result<quinn::Endpoint, BootError> {
-    let listen = |source| BootError::Listen { address, source };
-    let socket = std::net::UdpSocket::bind(address).map_err(listen)?;
-    quinn::Endpoint::new(endpoint_config(boot_seed), None, socket, Arc::new(quinn::TokioRuntime)).map_err(listen)
-}
-
-/// QUIC's stateless reset (RFC 9000, section 10.3): its tokens are derived from a key that outlives the process. A thief
-/// with the disk can end connections of this node, and no more.
-fn endpoint_config(boot_seed: &Secret<32>) -> quinn::EndpointConfig {
-    let boot = hmac::Key::new(hmac::HMAC_SHA256, boot_seed.expose());
-    let reset = hmac::Key::new(hmac::HMAC_SHA256, hmac::sign(&boot, QUIC_RESET).as_ref());
-    let mut config = quinn::EndpointConfig::new(Arc::new(reset));
-    config.cid_generator(|| Box::new(RandomIds));
-    config
-}
-
-/// Random connection ids without a structure. So a packet for an earlier process looks like any unknown one, and gets a reset.
-struct RandomIds;
-
-impl quinn::ConnectionIdGenerator for RandomIds {
-    fn generate_cid(&mut self) -> quinn::ConnectionId {
-        quinn::ConnectionId::new(&random::bytes::<CONNECTION_ID_BYTES>())
-    }
-
-    fn cid_len(&self) -> usize {
-        CONNECTION_ID_BYTES
-    }
-
-    fn cid_lifetime(&self) -> Option<Duration> {
-        None
-    }
-}
-
 /// Chooses the memory for secrets, before the first secret is made, and hardens the process.
 fn prepare_memory(config: &Config) {
     if let Err(error) = arena::harden_process() {
@@ -370,6 +306,7 @@ mod tests {
     use super::*;
     use crate::node::testing::{member, node_of};
     use crate::vault::invitation::{InvitationKey, Inviter};
+    use crate::vault::lock_keys;
     use crate::vault::{self, Invited, Role};
     use quorate_shares::ids::{ClusterId, NodeId};
     use quorate_shares::lock::{Lock, LockParams, LockPeer};

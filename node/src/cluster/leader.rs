@@ -1,45 +1,39 @@
 //! The leader's loop: it compares the state with the operator's orders, and does the next step.
 //!
 //! Every step can be repeated, and nothing is remembered here: if the leader changes, the new one continues where the last one
-//! stopped. The pure function [`plan::next`] decides which step is next. New keys are verified in a loop of their own. So an
-//! operation never waits for clients that make keys without end, and the clients never wait for an operation.
+//! stopped. The pure function [`plan::next`] decides which step is next. New keys are verified in
+//! a loop of their own ([`super::verify`]).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
 use quorate_client::conn::Lane;
 use quorate_client::wire;
-use quorate_raft::command::{Begin, Change, EpochAck, Operation, Ready, Verified};
-use quorate_raft::plan::{self, Patience, Step, Unverified, View};
+use quorate_raft::command::{Begin, Change, Operation};
+use quorate_raft::plan::{self, Patience, Step, View};
 use quorate_raft::state::State;
 use quorate_raft::voters::ChangePurpose;
 use quorate_raft::{Leadership, Replica};
-use quorate_shares::ids::{Epoch, KeyUid, KeyVersion, NodeId};
+use quorate_shares::ids::{Epoch, NodeId};
 use tokio::sync::watch;
-use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
 use crate::base::clock::boot_ms;
 use crate::base::random;
+use crate::cluster::{HOLDER, PAUSE, verify};
 use crate::keys::deal::{self, ReshareError};
 use crate::memory::keyring::{KeyVersionId, LoadError};
-use crate::messages::peer::{PeerRefusal, PeerReply, PeerRequest, VerifyRequest};
+use crate::messages::peer::{PeerReply, PeerRequest};
 use crate::node::Node;
+use crate::peers::propose::propose_here;
 
-/// How long a holder may take to open and check a list of shares.
-const HOLDER: Duration = Duration::from_secs(5);
-/// Pause after a step that did not succeed.
-const PAUSE: Duration = Duration::from_millis(100);
 /// How often the loop checks again when nothing changes: the state does not say which members are reachable.
 const LOOK: Duration = Duration::from_millis(250);
 /// A learner that lacks at most this many entries may become a voter.
 const NEAR: u64 = 1_000;
-/// Shares that are checked before other tasks may run.
-const CHECKED_AT_ONCE: usize = 32;
-
 /// Runs while the node runs, and acts while it leads. Never returns.
 pub async fn run(node: Arc<Node>, replica: Replica) {
     let (mut changes, mut leadership) = (replica.changes(), replica.leadership());
@@ -70,10 +64,10 @@ pub async fn run(node: Arc<Node>, replica: Replica) {
                 }
                 continue;
             }
-            Step::Propose(change) => propose(&node, &replica, change).await,
+            Step::Propose(change) => propose_here(&node, &replica, change).await,
             Step::Rekey => {
                 let (request, operation) = (random::bytes(), Operation::Rekey);
-                propose(
+                propose_here(
                     &node,
                     &replica,
                     Change::Begin(Begin { request, operation, accept_no_redundancy: false, abandon: BTreeSet::new() }),
@@ -93,7 +87,7 @@ pub async fn run(node: Arc<Node>, replica: Replica) {
             Step::GiveUpJoiner { node: joiner } => {
                 warn!(%joiner, "the joiner has been silent for too long, and is given up");
                 let (request, operation) = (random::bytes(), Operation::Revoke { nodes: [joiner].into() });
-                propose(
+                propose_here(
                     &node,
                     &replica,
                     Change::Begin(Begin { request, operation, accept_no_redundancy: true, abandon: BTreeSet::new() }),
@@ -104,10 +98,10 @@ pub async fn run(node: Arc<Node>, replica: Replica) {
                 reshare(&node, &replica, epoch, &versions, &mut missing_holders).await
             }
             Step::CollectAcks { epoch, missing, needed, .. } => {
-                let any = collect_acks(&node, &replica, epoch, missing).await;
+                let any = verify::collect_acks(&node, &replica, epoch, missing).await;
                 // Enough holders have acknowledged, and the others do not answer now. They check their shares when they need
                 // them.
-                any || (needed == 0 && propose(&node, &replica, Change::ActivateEpoch { epoch }).await)
+                any || (needed == 0 && propose_here(&node, &replica, Change::ActivateEpoch { epoch }).await)
             }
             Step::Retire { epoch, active, members } => retire(&node, &replica, (epoch, active), members).await,
         };
@@ -253,17 +247,6 @@ fn name_in(state: &State, node: NodeId) -> String {
     name.map_or_else(|| format!("node {node}"), ToString::to_string)
 }
 
-async fn propose(node: &Node, replica: &Replica, change: Change) -> bool {
-    let kind = change.kind();
-    match replica.propose(node.leader.command(replica, change)).await {
-        Ok(_) => true,
-        Err(error) => {
-            debug!(kind, %error, "step not done");
-            false
-        }
-    }
-}
-
 /// Transfers leadership to one of `to`.
 async fn transfer(replica: &Replica, to: BTreeSet<NodeId>, leadership: &mut watch::Receiver<Leadership>) -> bool {
     for candidate in to {
@@ -293,7 +276,7 @@ async fn reshare(
     match node.background.run(work).await {
         Ok(reshare) => {
             missing_holders.clear();
-            propose(node, replica, Change::Reshare(reshare)).await
+            propose_here(node, replica, Change::Reshare(reshare)).await
         }
         Err(reason) => {
             warn!(%epoch, %reason, "key versions not reshared yet");
@@ -311,180 +294,6 @@ async fn retire(node: &Arc<Node>, replica: &Replica, (epoch, active): (Epoch, Ep
         let report = node.peers().sessions.ask(member, Lane::Ordinary, &PeerRequest::Report, HOLDER).await;
         matches!(report, Ok(PeerReply::Report(report)) if report.epoch >= active)
     });
-    join_all(known).await.into_iter().all(|knows| knows) && propose(node, replica, Change::RetireEpoch { epoch }).await
-}
-
-/// Lets the holders verify new versions while this node leads. Never returns.
-pub async fn verify_new(node: Arc<Node>, replica: Replica) {
-    let (mut changes, mut leadership) = (replica.changes(), replica.leadership());
-    loop {
-        changes.borrow_and_update();
-        let leads = leadership.borrow_and_update().am_leader;
-        let records = if leads { replica.read(plan::unverified) } else { Vec::new() };
-        if records.is_empty() {
-            tokio::select! {
-                _ = changes.changed() => {}
-                _ = leadership.changed() => {}
-            }
-        } else if !verify(&node, &replica, records).await {
-            let _ = timeout(PAUSE, leadership.changed()).await;
-        }
-    }
-}
-
-/// Asks holders whether they have opened and checked every record of an epoch, and proposes an acknowledgement for each that
-/// has. Returns whether there was any.
-async fn collect_acks(node: &Arc<Node>, replica: &Replica, epoch: Epoch, missing: Vec<NodeId>) -> bool {
-    let index = replica.applied_index();
-    let answers = missing.into_iter().map(|holder| async move {
-        if holder == node.id() {
-            let (here, replica) = (Arc::clone(node), replica.clone());
-            let check = async move { check_epoch(&here, &replica, epoch, index).await };
-            return (holder, node.background.run(check).await.ok());
-        }
-        let request = PeerRequest::AckEpoch { epoch, index };
-        match node.peers().sessions.ask(holder, Lane::Ordinary, &request, HOLDER).await {
-            Ok(PeerReply::EpochAck { reshared }) => (holder, Some(reshared)),
-            _ => (holder, None),
-        }
-    });
-    let mut any = false;
-    for (holder, reshared) in join_all(answers).await {
-        if let Some(reshared) = reshared {
-            info!(%epoch, %holder, reshared, "holder acknowledged the epoch");
-            any |= propose(node, replica, Change::EpochAck(EpochAck { epoch, node: holder, reshared })).await;
-        }
-    }
-    any
-}
-
-/// Lets the holders check new versions, and declares ready the versions that enough holders have checked.
-async fn verify(node: &Arc<Node>, replica: &Replica, records: Vec<Unverified>) -> bool {
-    // A new version has its records in one epoch, or in two while an epoch is pending: one request each.
-    let mut by_epoch: BTreeMap<Epoch, Vec<Unverified>> = BTreeMap::new();
-    for record in records {
-        by_epoch.entry(record.epoch).or_default().push(record);
-    }
-    let mut any = false;
-    for (epoch, records) in by_epoch {
-        let holders: BTreeSet<NodeId> = records.iter().flat_map(|record| record.holders.iter().copied()).collect();
-        let versions: Vec<_> = records.iter().map(|record| (record.uid, record.version)).collect();
-        let request = VerifyRequest { epoch, index: replica.applied_index(), versions };
-        let verified = ask_holders(node, replica, &holders, &request, &records).await;
-        if !verified.is_empty() {
-            any |= propose(node, replica, Change::Ready(Ready { epoch, verified })).await;
-        }
-    }
-    any
-}
-
-/// Asks all holders at once, and stops when enough of them have checked each version.
-async fn ask_holders(
-    node: &Arc<Node>,
-    replica: &Replica,
-    holders: &BTreeSet<NodeId>,
-    request: &VerifyRequest,
-    records: &[Unverified],
-) -> Vec<Verified> {
-    use futures::StreamExt;
-    let mut answers: futures::stream::FuturesUnordered<_> = holders
-        .iter()
-        .map(|&holder| async move {
-            if holder == node.id() {
-                return (holder, check_shares(node, replica, request).await.unwrap_or_default());
-            }
-            let asked = PeerRequest::Verify(request.clone());
-            match node.peers().sessions.ask(holder, Lane::Ordinary, &asked, HOLDER).await {
-                Ok(PeerReply::Verified(verified)) => (holder, verified),
-                _ => (holder, Vec::new()),
-            }
-        })
-        .collect();
-    let mut by = Tally::new();
-    while let Some((holder, verified)) = answers.next().await {
-        for version in verified {
-            by.entry(version).or_default().insert(holder);
-        }
-        if reached(records, &by).len() == records.len() {
-            break;
-        }
-    }
-    reached(records, &by)
-}
-
-/// For each version, the holders that opened and checked their shares. It counts distinct holders, never answers.
-pub type Tally = BTreeMap<(KeyUid, KeyVersion), BTreeSet<NodeId>>;
-
-/// The versions of `records` that enough holders have checked.
-pub fn reached(records: &[Unverified], by: &Tally) -> Vec<Verified> {
-    let checked = records.iter().filter_map(|record| {
-        let (uid, version) = (record.uid, record.version);
-        let holders = by.get(&(uid, version)).filter(|holders| holders.len() >= usize::from(record.threshold))?;
-        Some(Verified { uid, version, holders: holders.clone() })
-    });
-    checked.collect()
-}
-
-/// The holder's side: opens and checks its shares of the named versions, and returns the versions whose shares are right.
-///
-/// # Errors
-/// [`PeerRefusal::Behind`] if this node has not applied them yet.
-pub async fn check_shares(
-    node: &Arc<Node>,
-    replica: &Replica,
-    request: &VerifyRequest,
-) -> Result<Vec<(KeyUid, KeyVersion)>, PeerRefusal> {
-    if request.versions.len() > crate::messages::peer::VERSIONS_MAX {
-        return Err(PeerRefusal::TooMany);
-    }
-    replica.wait_applied(request.index, HOLDER).await.map_err(|_| PeerRefusal::Behind)?;
-    check(node, replica, request.epoch, &request.versions).await
-}
-
-async fn check(
-    node: &Node,
-    replica: &Replica,
-    epoch: Epoch,
-    key_versions: &[KeyVersionId],
-) -> Result<Vec<KeyVersionId>, PeerRefusal> {
-    let holder = node.enrolment().identity.holder().ok_or(PeerRefusal::WrongEpoch)?;
-    let mut verified = Vec::with_capacity(key_versions.len());
-    for chunk in key_versions.chunks(CHECKED_AT_ONCE) {
-        // If one record cannot be read, the others are still checked.
-        let infos = holder.share_record_infos(replica, epoch, chunk).unwrap_or_else(|_| {
-            chunk
-                .iter()
-                .filter_map(|&(uid, version)| holder.share_record_info(replica, epoch, uid, version).ok())
-                .collect()
-        });
-        for info in infos {
-            let (uid, version) = (info.identity.uid, info.identity.version);
-            match holder.open(replica, &info) {
-                Ok(_) => verified.push((uid, version)),
-                Err(error) => warn!(%uid, %version, %epoch, %error, "own share of a new record does not open"),
-            }
-        }
-        yield_now().await;
-    }
-    Ok(verified)
-}
-
-/// The holder's side: opens and checks its shares of all records of an epoch, and returns how many of the records were
-/// reshared.
-///
-/// # Errors
-/// [`PeerRefusal::Behind`] if this node has not applied them yet, [`PeerRefusal::WrongEpoch`] if it cannot open them all.
-pub async fn check_epoch(node: &Arc<Node>, replica: &Replica, epoch: Epoch, index: u64) -> Result<u64, PeerRefusal> {
-    replica.wait_applied(index, HOLDER).await.map_err(|_| PeerRefusal::Behind)?;
-    let mut checked = node.keys.checked.lock().await;
-    let (reshared, key_versions) = replica.read(|state| checked.owed(state, epoch)).ok_or(PeerRefusal::WrongEpoch)?;
-    for chunk in key_versions.chunks(crate::messages::peer::VERSIONS_MAX) {
-        let verified = check(node, replica, epoch, chunk).await?;
-        let all = verified.len() == chunk.len();
-        checked.note(verified);
-        if !all {
-            return Err(PeerRefusal::WrongEpoch);
-        }
-    }
-    Ok(reshared)
+    join_all(known).await.into_iter().all(|knows| knows)
+        && propose_here(node, replica, Change::RetireEpoch { epoch }).await
 }

@@ -8,13 +8,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use quorate_client::error::Code;
-use quorate_client::wire::{self, Plaintext, Progress, RevocationProgress, Stage, WireError};
+use quorate_client::wire::{self, Progress, RevocationProgress, Stage, WireError};
 use quorate_raft::command::{Begin, Change, Operation, Outcome};
 use quorate_raft::refusal::Refusal;
 use quorate_raft::state::{Running, State, majority};
 use quorate_raft::{LogPlace, ProposeError, Replica};
 use quorate_shares::ids::{Epoch, NodeId, NodeName};
-use quorate_shares::secret::Secret;
 use tracing::info;
 
 use crate::base::clock::boot_ms;
@@ -24,7 +23,6 @@ use crate::lease::renewal;
 use crate::messages::caller::Caller;
 use crate::messages::peer::Order;
 use crate::node::Node;
-use crate::vault::invitation::{INVITERS_MAX, Invitation, InvitationError, Inviter};
 
 /// A lease may last this much longer than its length, if a clock runs a little slower.
 const LEASE_SLACK_MS: u64 = 300;
@@ -94,90 +92,6 @@ pub fn ordered(state: &State, order: &Order, present: &BTreeSet<NodeId>) -> Resu
     Ok(Resolved::New(Begin { request, operation, accept_no_redundancy, abandon }))
 }
 
-/// The leader's side: puts an invitation, or the node that it replaces, into the replicated state.
-///
-/// # Errors
-/// The error for the client.
-pub async fn note(node: &Node, replica: &Replica, change: Change) -> Result<(), WireError> {
-    match replica.propose(node.leader.command(replica, change)).await {
-        Ok(_) => Ok(()),
-        Err(ProposeError::Refused(refusal)) => Err(invitation_refused(node, refusal)),
-        Err(error) => Err(WireError::new(Code::NoQuorum, format!("the leader did not take it: {error}"))
-            .hint("try again in a moment")),
-    }
-}
-
-/// The text of an invitation: its secret, and where the joiner finds members. This node comes first. The other reachable
-/// members follow, so the joiner does not depend on this node.
-///
-/// # Errors
-/// If it cannot be written as text.
-pub fn invitation(node: &Node, secret: Secret<32>) -> Result<Plaintext, WireError> {
-    let roster = node.roster();
-    let (mut inviters, others): (Vec<_>, Vec<_>) = roster.members.iter().partition(|member| member.node == node.id());
-    inviters.extend(others.into_iter().filter(|member| node.peers().sessions.with(member.node).is_some()));
-    let inviters = inviters.into_iter().filter_map(|member| {
-        let address = member.addresses.first()?.clone();
-        Some(Inviter { boot_pk: member.boot_pk, address })
-    });
-    let inviters = inviters.take(INVITERS_MAX).collect();
-    let text = Invitation { cluster: node.cluster(), secret, inviters }.text();
-    let text = text.map_err(|error| WireError::new(Code::Internal, error.to_string()))?;
-    Plaintext::new(text.as_bytes().to_vec())
-}
-
-/// Checks that a node with `invitation` may replace the member `name`. Returns the id of the invitation, and the member.
-///
-/// # Errors
-/// The error for the client.
-pub fn replacement(
-    node: &Node,
-    replica: &Replica,
-    name: &NodeName,
-    invitation: &Plaintext,
-) -> Result<([u8; 32], NodeId), WireError> {
-    let present = leader::present(node, replica);
-    let gone = replica.read(|state| {
-        let gone = member_named(state, name)?;
-        let away = state.stranded(&[gone].into()).filter(|node| !present.contains(node)).collect();
-        let hint =
-            |away: &str| format!("start {away} and let it renew its lock, or revoke it first if it is lost, too");
-        refuse_stranding(state, &away, hint).map(|()| gone)
-    })?;
-    let text = std::str::from_utf8(invitation.expose()).unwrap_or_default();
-    let invitation: Invitation = text
-        .trim()
-        .parse()
-        .map_err(|error: InvitationError| WireError::new(Code::BadRequest, error.to_string()).hint(error.hint()))?;
-    Ok((invitation.key().id(), gone))
-}
-
-fn invitation_refused(node: &Node, refusal: Refusal) -> WireError {
-    let conflict = |message: &str| WireError::new(Code::Conflict, message.to_owned());
-    match refusal {
-        Refusal::NodeNameTaken { node: taken } => {
-            conflict(&format!("{} is a member already", node.name_of(taken))).hint("choose another --name")
-        }
-        Refusal::BadInvitation => WireError::new(Code::BadRequest, refusal.to_string()).hint("--ttl 1h, for example"),
-        Refusal::ListTooLong { max, .. } => {
-            conflict(&format!("{max} invitations are open, which is the limit")).hint("wait until some have expired")
-        }
-        Refusal::UnknownInvitation => WireError::new(Code::NotFound, "no such invitation".to_owned())
-            .hint("`quorate node invite` gives one; the invitations of `cluster init` are for founders"),
-        Refusal::InvitationExpired => {
-            conflict("the invitation has expired").hint("`quorate node invite` gives another")
-        }
-        Refusal::InvitationUsed => {
-            conflict("the invitation was used already").hint("`quorate node invite` gives another")
-        }
-        Refusal::UnknownMember { node: gone } => {
-            WireError::new(Code::NotFound, format!("{} is no member any more", node.name_of(gone)))
-        }
-        Refusal::TooFewRemain { remaining, needed } => too_few(remaining, needed),
-        refusal => conflict(&refusal.to_string()),
-    }
-}
-
 /// Applies everything that was committed before this call. A new leader may not have applied all that the last leader
 /// answered, and must not refuse an order because its state is old.
 async fn catch_up(node: &Arc<Node>, replica: &Replica) -> Result<(), WireError> {
@@ -187,7 +101,7 @@ async fn catch_up(node: &Arc<Node>, replica: &Replica) -> Result<(), WireError> 
 }
 
 /// The member of this name. For a former member the error says so: a repeated order must not look like a typing mistake.
-fn member_named(state: &State, name: &NodeName) -> Result<NodeId, WireError> {
+pub(super) fn member_named(state: &State, name: &NodeName) -> Result<NodeId, WireError> {
     if let Some(member) = state.members.values().find(|member| member.name == *name) {
         return Ok(member.node);
     }
@@ -201,7 +115,11 @@ fn member_named(state: &State, name: &NodeName) -> Result<NodeId, WireError> {
     Err(WireError::new(Code::NotFound, message).hint(format!("the nodes are {}", members.join(", "))))
 }
 
-fn refuse_stranding(state: &State, away: &BTreeSet<NodeId>, hint: impl Fn(&str) -> String) -> Result<(), WireError> {
+pub(super) fn refuse_stranding(
+    state: &State,
+    away: &BTreeSet<NodeId>,
+    hint: impl Fn(&str) -> String,
+) -> Result<(), WireError> {
     if away.is_empty() {
         return Ok(());
     }
@@ -211,7 +129,7 @@ fn refuse_stranding(state: &State, away: &BTreeSet<NodeId>, hint: impl Fn(&str) 
     Err(WireError::new(Code::Conflict, message).hint(hint(&away)))
 }
 
-fn too_few(remaining: usize, needed: u8) -> WireError {
+pub(super) fn too_few(remaining: usize, needed: u8) -> WireError {
     let message = format!("{remaining} of {needed} shares would remain, so every key would be lost");
     WireError::new(Code::Conflict, message).hint("take several one after the other, or join another node first")
 }

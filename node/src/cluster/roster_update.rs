@@ -22,7 +22,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 use crate::node::Node;
-use crate::node::roster::Gone;
+use crate::node::peers::roster::Gone;
 use crate::peers::session;
 use crate::vault::layout::Address;
 use crate::vault::{DENIALS_MAX, REVOKED_MAX, Revoked, Roster, RosterLogId, RosterMember, Standing, Vault};

@@ -29,7 +29,7 @@ use crate::memory::holder::{HoldError, ShareRecordInfo};
 use crate::memory::keyring::{KeyVersionId, LoadError};
 use crate::messages::peer::{self, PeerRefusal, PeerReply, PeerRequest, SealedShare, SharesRequest, VERSIONS_MAX};
 use crate::node::Node;
-use crate::node::sessions::Sessions;
+use crate::node::peers::sessions::Sessions;
 
 /// After this time the peers that were not asked at first are asked, too.
 const SECOND_WAVE: Duration = Duration::from_millis(20);

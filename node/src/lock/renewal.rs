@@ -229,7 +229,7 @@ async fn offer(enrolment: &Enrolment, peer: NodeId) -> Option<LockPeer> {
     match enrolment.peers.sessions.ask(peer, Lane::Ordinary, &request, PEER).await {
         Ok(PeerReply::LockKey { key_number, public }) => {
             let public_key = PublicKey::parse(&public).ok()?;
-            Some(LockPeer { peer, key_number: key_number, public_key })
+            Some(LockPeer { peer, key_number, public_key })
         }
         Ok(PeerReply::Refused(refusal)) => {
             debug!(%peer, %refusal, "no lock key");

@@ -18,8 +18,8 @@ use crate::node::identity::OwnIdentity;
 use crate::node::joining::Joining;
 use crate::node::locks::Locks;
 use crate::node::peers::Peers;
-use crate::node::revocation::Revocation;
-use crate::node::roster::KnownRoster;
+use crate::node::peers::revocation::Revocation;
+use crate::node::peers::roster::KnownRoster;
 use crate::vault::{Roster, Vault, VaultError, VaultFile};
 
 /// This node in one cluster.

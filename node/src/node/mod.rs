@@ -8,7 +8,6 @@
 //! disk.
 
 pub mod database;
-pub mod directory;
 pub mod enrolment;
 pub mod identity;
 pub mod joining;
@@ -16,10 +15,7 @@ pub mod keys;
 pub mod leader;
 pub mod locks;
 pub mod peers;
-pub mod revocation;
-pub mod roster;
 pub mod serving;
-pub mod sessions;
 #[cfg(test)]
 pub(crate) mod testing;
 
@@ -372,7 +368,7 @@ mod tests {
 
     use super::*;
     use crate::messages::peer::LockState;
-    use crate::node::roster::Gone;
+    use crate::node::peers::roster::Gone;
     use crate::node::testing::{bundle, member, node_of};
     use crate::vault::{RosterLogId, inspect};
 

@@ -13,7 +13,7 @@ use tracing::{info, warn};
 
 use crate::messages::peer::{PeerReply, PeerRequest};
 use crate::node::Node;
-use crate::node::sessions::AskError;
+use crate::node::peers::sessions::AskError;
 
 /// Snapshot chunks that may wait for the disk. Beyond that the stream waits, and no more memory is used.
 const CHUNKS_WAITING: usize = 4;

@@ -23,7 +23,7 @@ use crate::base::phase::Phase;
 use crate::messages::peer::{self, Hello, PeerRefusal, PeerReply, PeerRequest};
 use crate::node::Node;
 use crate::node::enrolment::Enrolment;
-use crate::node::sessions::{REPLACED, Session};
+use crate::node::peers::sessions::{REPLACED, Session};
 use crate::peers::dial::dial;
 use crate::peers::revocation;
 

@@ -13,8 +13,7 @@ use quorate_shares::ids::KeyName;
 use tracing::{Level, debug, enabled};
 
 use crate::messages::caller::{Caller, Door};
-use crate::service::client::Resource;
-use crate::service::crypto;
+use crate::service::{Resource, crypto};
 
 const TARGET: &str = "quorate::audit";
 

@@ -8,7 +8,7 @@ use quorate_raft::Replica;
 use subtle::ConstantTimeEq;
 
 use crate::messages::caller::{Caller, Door, Principal, Restrictions};
-use crate::service::client::RequestRow;
+use crate::service::RequestRow;
 
 /// Who presents `token`. Only its hash is in the replicated state.
 ///

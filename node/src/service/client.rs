@@ -13,53 +13,19 @@ use std::time::Duration;
 
 use quorate_client::error::Code;
 use quorate_client::wire::{Answer, Answered, Envelope, Request, Response, WireError};
-use quorate_shares::ids::{Epoch, KeyName, NodeId, NodeName};
 use tokio::time::timeout;
 
-use crate::base::phase::{Phase, RequestClass, answers};
+use crate::base::phase::{RequestClass, answers};
 use crate::memory::lease;
 use crate::messages::caller::Door;
 use crate::node::Node;
-use crate::service::{Call, audit, caller, crypto, forward, keys, nodes, orders};
+use crate::service::{
+    Call, Needs, RequestRow, Resource, audit, caller, crypto, forward, keys, leased_until, membership, nodes,
+    not_serving,
+};
 
 /// A request without a deadline of its own gets this one, and none gets more.
 const DEADLINE_MAX: Duration = Duration::from_secs(60);
-
-/// One row of the table: what a request is, before anything is done for it.
-pub struct RequestRow<'a> {
-    /// The name of the operation, as rules and audit lines use it.
-    pub name: &'static str,
-    pub needs: Needs,
-    pub on: Resource<'a>,
-}
-
-/// What a node must have to answer a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Needs {
-    /// A phase that answers about the cluster, and the replicated state, however old it is.
-    State,
-    /// A lease, before the work and after it.
-    Lease,
-    /// A lease, and a leader that is known: it does the work, and this node forwards the request if it does not lead.
-    LeaseAndLeader,
-}
-
-/// What a request is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Resource<'a> {
-    Cluster,
-    Keys,
-    Key(&'a KeyName),
-    /// The key that a ciphertext names.
-    KeyOf(&'a [u8]),
-    Nodes,
-    Node(&'a NodeName),
-    NodesNamed(&'a [NodeName]),
-    Member(NodeId),
-    ThisNode,
-    Operation(Epoch),
-    Alarms,
-}
 
 /// The row of a request.
 pub fn row(request: &Request) -> RequestRow<'_> {
@@ -113,13 +79,13 @@ async fn run(call: Call<'_>, request: Request) -> Answer {
         Request::AdmitNode { name } => Box::pin(nodes::admit(call, &name)).await,
         Request::ListAlarms => Box::pin(nodes::alarms(call)).await,
         Request::DisarmAlarms { codes } => Box::pin(nodes::disarm(call, codes)).await,
-        Request::InviteNode { name, ttl_ms } => Box::pin(orders::invite(call, name, ttl_ms)).await,
-        Request::ReplaceNode { name, invitation } => Box::pin(orders::replace(call, &name, &invitation)).await,
+        Request::InviteNode { name, ttl_ms } => Box::pin(membership::invite(call, name, ttl_ms)).await,
+        Request::ReplaceNode { name, invitation } => Box::pin(membership::replace(call, &name, &invitation)).await,
         Request::RemoveNode { request_id, name, accept_no_redundancy, abandon } => {
-            Box::pin(orders::remove(call, request_id, name, accept_no_redundancy, abandon)).await
+            Box::pin(membership::remove(call, request_id, name, accept_no_redundancy, abandon)).await
         }
-        Request::RevokeNodes { request_id, names } => Box::pin(orders::revoke(call, request_id, names)).await,
-        Request::Progress { operation } => Box::pin(orders::progress(call, operation)).await,
+        Request::RevokeNodes { request_id, names } => Box::pin(membership::revoke(call, request_id, names)).await,
+        Request::Progress { operation } => Box::pin(membership::progress(call, operation)).await,
     }
 }
 
@@ -195,23 +161,6 @@ fn leased(node: &Node, answer: Answer, received_ms: u64) -> Answered {
     }
 }
 
-/// Until when this node may serve (`boot_ms`), or the reason why it may not.
-pub(super) fn leased_until(node: &Node) -> Result<u64, WireError> {
-    let until_ms = node.serving.lease.until_ms().filter(|_| answers(node.phase(), RequestClass::Work));
-    until_ms.ok_or_else(|| not_serving(node))
-}
-
-fn not_serving(node: &Node) -> WireError {
-    match node.phase() {
-        Phase::Open | Phase::Serving => {
-            let reason = node.serving.trouble.lock().as_ref().map_or_else(String::new, |reason| format!(": {reason}"));
-            WireError::new(Code::NoQuorum, format!("{} has no lease from a quorum{reason}", node.name()))
-                .hint("it serves again as soon as a quorum is up; `quorate status` shows who is missing")
-        }
-        phase => WireError::new(Code::NotServing, format!("{} is {phase}", node.name())).hint("ask another node"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -219,6 +168,7 @@ mod tests {
     use super::*;
     use quorate_client::wire::Plaintext;
     use quorate_shares::context::Context;
+    use quorate_shares::ids::{Epoch, KeyName, NodeName};
 
     /// What no rule and no audit line may leave to chance: each request has a name of its own, and says what it is about.
     #[test]

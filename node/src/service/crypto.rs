@@ -17,9 +17,7 @@ use crate::keys::deal;
 use crate::keys::reconstruct;
 use crate::memory::keyring::{KeyVersionId, LoadError};
 use crate::node::Node;
-use crate::service::Call;
-use crate::service::client::leased_until;
-use crate::service::lookup::find;
+use crate::service::{Call, leased_until};
 
 pub async fn encrypt(call: Call<'_>, name: KeyName, context: &Context, plaintext: &Plaintext) -> Answer {
     let (key_version, version) = newest(call, &name).await?;
@@ -55,7 +53,7 @@ pub async fn decrypt(call: Call<'_>, ciphertext: &[u8], context: &Context) -> An
         let key = state.key_by_name(&name)?;
         key.versions.contains_key(&version).then_some((key.uid, version))
     };
-    let key_version = find(call, known, || foreign(&name, version)).await?;
+    let key_version = call.find(known, || foreign(&name, version)).await?;
     let root = root(call, key_version).await?;
     let plaintext = envelope::open(&root, &ciphertext, context).map_err(|refused| {
         WireError::new(Code::BadCiphertext, refused.to_string())
@@ -96,7 +94,7 @@ async fn newest(call: Call<'_>, name: &KeyName) -> Result<(KeyVersionId, KeyVers
         true => WireError::new(Code::KeyUnavailable, format!("the key {name} is still being checked by its holders"))
             .hint("try again in a moment"),
     };
-    let (uid, version) = find(call, ready, missing).await?;
+    let (uid, version) = call.find(ready, missing).await?;
     Ok(((uid, version), version))
 }
 

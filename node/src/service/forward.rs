@@ -1,4 +1,4 @@
-//! Carrying a request to the member that has to do it, with its [`Caller`].
+//! Carrying a request of a client to the member that has to do it, with its [`Caller`].
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use quorate_shares::ids::NodeId;
 use crate::messages::caller::Caller;
 use crate::messages::peer::{Forwarded, ForwardedReply, ForwardedRequest, PeerRefusal, PeerReply, PeerRequest};
 use crate::node::Node;
-use crate::node::sessions::AskError;
+use crate::node::peers::sessions::AskError;
 use crate::service::Call;
 
 /// How long the leader may take.
@@ -25,7 +25,7 @@ pub(super) enum Leader {
 }
 
 /// Why a member did not do what it was asked.
-pub(super) enum Undone {
+pub(super) enum NotDone {
     /// It says why, in words for the client.
     Failed(WireError),
     /// It refuses the question.
@@ -56,10 +56,10 @@ pub(super) async fn to_leader(
     leader: NodeId,
     request: ForwardedRequest,
 ) -> Result<ForwardedReply, WireError> {
-    ask(call.node, call.caller, leader, Lane::Ordinary, request, LEADER).await.map_err(|undone| match undone {
-        Undone::Failed(error) => error,
-        Undone::Refused(_) => no_leader(),
-        Undone::Silent(error) => {
+    ask(call.node, call.caller, leader, Lane::Ordinary, request, LEADER).await.map_err(|not_done| match not_done {
+        NotDone::Failed(error) => error,
+        NotDone::Refused(_) => no_leader(),
+        NotDone::Silent(error) => {
             let message = format!("the leader, {}, did not answer: {error}", call.node.name_of(leader));
             WireError::new(Code::NoQuorum, message).hint("try again; a change with the same request id is made once")
         }
@@ -69,13 +69,13 @@ pub(super) async fn to_leader(
 /// Has a member do it that need not be the leader.
 ///
 /// # Errors
-/// [`Undone`].
+/// [`NotDone`].
 pub(super) async fn to_member(
     call: Call<'_>,
     member: NodeId,
     lane: Lane,
     request: ForwardedRequest,
-) -> Result<(), Undone> {
+) -> Result<(), NotDone> {
     ask(call.node, call.caller, member, lane, request, MEMBER).await.map(|_| ())
 }
 
@@ -86,18 +86,18 @@ async fn ask(
     lane: Lane,
     request: ForwardedRequest,
     deadline: Duration,
-) -> Result<ForwardedReply, Undone> {
+) -> Result<ForwardedReply, NotDone> {
     let forwarded = PeerRequest::Forwarded(Box::new(Forwarded { caller: caller.clone(), request }));
     match node.peers().sessions.ask(member, lane, &forwarded, deadline).await {
-        Ok(PeerReply::Forwarded(done)) => done.map_err(Undone::Failed),
-        Ok(PeerReply::Refused(refusal)) => Err(Undone::Refused(refusal)),
-        Ok(_) => Err(Undone::Refused(PeerRefusal::Malformed)),
-        Err(error) => Err(Undone::Silent(error)),
+        Ok(PeerReply::Forwarded(done)) => done.map_err(NotDone::Failed),
+        Ok(PeerReply::Refused(refusal)) => Err(NotDone::Refused(refusal)),
+        Ok(_) => Err(NotDone::Refused(PeerRefusal::Malformed)),
+        Err(error) => Err(NotDone::Silent(error)),
     }
 }
 
 /// The error for a leader that answers another question.
-pub(super) fn misunderstood(reply: &ForwardedReply) -> WireError {
+pub(super) fn wrong_reply(reply: &ForwardedReply) -> WireError {
     let answered = match reply {
         ForwardedReply::Made { .. } => "a key change",
         ForwardedReply::Begun { .. } => "an operation",

@@ -19,7 +19,6 @@ use crate::messages::peer::{ForwardedReply, ForwardedRequest, KeyChange};
 use crate::node::Node;
 use crate::service::Call;
 use crate::service::forward::{self, Leader};
-use crate::service::lookup::find;
 
 /// How long a change may take until its version is checked by t holders.
 const READY: Duration = Duration::from_secs(20);
@@ -43,7 +42,7 @@ pub fn list(call: Call<'_>, after: Option<&KeyName>, limit: u32) -> Response {
 /// One key and its versions.
 pub async fn show(call: Call<'_>, name: &KeyName) -> Answer {
     let look = |state: &State| state.key_by_name(name).map(|key| key_info(state, key));
-    find(call, look, || deal::unknown_key(name)).await.map(Response::Key)
+    call.find(look, || deal::unknown_key(name)).await.map(Response::Key)
 }
 
 /// Makes a version at the leader, and answers when this node's own state holds that very version, ready for use. This is the
@@ -54,7 +53,7 @@ async fn change(call: Call<'_>, change: KeyChange) -> Answer {
         Leader::Here => made_here(call.node, call.replica, change).await?,
         Leader::At(leader) => match forward::to_leader(call, leader, ForwardedRequest::Change(change)).await? {
             ForwardedReply::Made { uid, version } => (uid, version),
-            reply => return Err(forward::misunderstood(&reply)),
+            reply => return Err(forward::wrong_reply(&reply)),
         },
     };
     ready(call.replica, made, deadline).await.map(Response::Key)

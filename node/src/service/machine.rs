@@ -17,9 +17,9 @@ use crate::join::begin::{self, FoundingTerms};
 use crate::lease::seal;
 use crate::lock::absence;
 use crate::messages::caller::Caller;
-use crate::node::{Node, roster};
-use crate::service::audit;
-use crate::service::client::Resource;
+use crate::node::Node;
+use crate::node::peers::roster;
+use crate::service::{Resource, audit};
 
 /// How often progress is looked at.
 const LOOK: Duration = Duration::from_millis(100);

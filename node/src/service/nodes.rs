@@ -15,9 +15,9 @@ use crate::lease::seal;
 use crate::lock::absence;
 use crate::memory::alarms::{Which, is_meant, is_same};
 use crate::messages::peer::ForwardedRequest;
-use crate::node::roster::{member, unknown_node};
+use crate::node::peers::roster::{member, unknown_node};
 use crate::service::Call;
-use crate::service::forward::{self, Undone};
+use crate::service::forward::{self, NotDone};
 
 /// Everything about the cluster on one screen.
 pub async fn status(call: Call<'_>) -> Answer {
@@ -52,13 +52,13 @@ pub async fn seal(call: Call<'_>, name: &NodeName, sealed: bool) -> Answer {
     }
     let locally = || format!("on the machine of {name}: `quorate node {}`", if sealed { "seal" } else { "unseal" });
     let told = forward::to_member(call, meant, Lane::Urgent, ForwardedRequest::Seal { sealed }).await;
-    told.map(|()| Response::Done).map_err(|undone| match undone {
-        Undone::Failed(error) => WireError::new(Code::NotServing, format!("{name} refuses: {error}"))
+    told.map(|()| Response::Done).map_err(|not_done| match not_done {
+        NotDone::Failed(error) => WireError::new(Code::NotServing, format!("{name} refuses: {error}"))
             .hint(error.hint.unwrap_or_else(locally)),
-        Undone::Refused(refusal) => {
+        NotDone::Refused(refusal) => {
             WireError::new(Code::NotServing, format!("{name} refuses: {refusal}")).hint(locally())
         }
-        Undone::Silent(error) => {
+        NotDone::Silent(error) => {
             WireError::new(Code::Unreachable, format!("{} cannot tell {name}: {error}", node.name())).hint(locally())
         }
     })

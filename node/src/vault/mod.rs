@@ -218,6 +218,4 @@ fn read_whole<T>(
 }
 
 #[cfg(test)]
-mod crash_tests;
-#[cfg(test)]
-mod format_tests;
+mod tests;

@@ -1,7 +1,7 @@
 //! One node: the pure parts of the daemon, with a shell that runs them in virtual time.
 //!
 //! What decides is the program's: `apply` and `plan::next`, `phase::answers`, [`Lease`], [`Roots`], `lock_keys`, `Holder`,
-//! `Quorum`, `deal`, `reconstruct::is_entitled`, `leader::reached`. The shell stands in for the daemon's tasks: it keeps
+//! `Quorum`, `deal`, `reconstruct::is_entitled`, `verify::reached`. The shell stands in for the daemon's tasks: it keeps
 //! the order of their steps, not their code. Each place names the function that it stands in for. An error of a vault write ends the process, as in the daemon.
 
 mod apply;

@@ -1,8 +1,8 @@
-//! Shares that are checked before a node relies on them: `leader::verify`, `check_shares` and `check_epoch`.
+//! Shares that are checked before a node relies on them: `verify::verify`, `check_shares` and `check_epoch`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use quorate_node::cluster::leader::{self, Tally as Counted};
+use quorate_node::cluster::verify::{self, Tally as Counted};
 use quorate_node::memory::keyring::KeyVersionId;
 use quorate_node::messages::peer::{PeerRefusal, PeerReply, PeerRequest, VerifyRequest};
 use quorate_raft::command::{Change, EpochAck, Ready};
@@ -20,7 +20,7 @@ pub(in crate::model::node) struct Tally {
 }
 
 impl Daemon {
-    /// `leader::verify`, its first half. If two epochs are open, they take turns.
+    /// `verify::verify`, its first half. If two epochs are open, they take turns.
     pub(in crate::model::node) fn verify_new(&mut self, context: &mut Context<'_>) {
         let index = context.db.now().applied;
         let mut by_epoch: BTreeMap<Epoch, Vec<Unverified>> = BTreeMap::new();
@@ -54,17 +54,17 @@ impl Daemon {
         }
     }
 
-    /// `leader::verify`, its second half: what enough holders have checked is declared ready.
+    /// `verify::verify`, its second half: what enough holders have checked is declared ready.
     pub(in crate::model::node) fn declare_ready(&mut self, context: &mut Context<'_>) {
         let tally = &mut self.unlocked_mut().tally;
-        let verified = leader::reached(&tally.records, &tally.by);
+        let verified = verify::reached(&tally.records, &tally.by);
         if let Some(epoch) = tally.records.first().map(|record| record.epoch).filter(|_| !verified.is_empty()) {
             *tally = Tally::default();
             self.propose(context, Change::Ready(Ready { epoch, verified }), Purpose::Nothing);
         }
     }
 
-    /// `leader::collect_acks`.
+    /// `verify::collect_acks`.
     pub(in crate::model::node) fn collect_acks(
         &mut self,
         context: &mut Context<'_>,
@@ -92,7 +92,7 @@ impl Daemon {
         self.propose(context, Change::EpochAck(EpochAck { epoch, node, reshared }), Purpose::Nothing);
     }
 
-    /// `leader::check_epoch`.
+    /// `verify::check_epoch`.
     pub(in crate::model::node) fn answer_ack(
         &mut self,
         context: &mut Context<'_>,
@@ -116,7 +116,7 @@ impl Daemon {
         PeerReply::EpochAck { reshared }
     }
 
-    /// `leader::check_shares`, for a node that has applied so far.
+    /// `verify::check_shares`, for a node that has applied so far.
     pub(in crate::model::node) fn answer_verify(
         &mut self,
         context: &mut Context<'_>,

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use quorate_node::base::phase::Phase;
-use quorate_node::boot::GRACE_TICK_S;
+
 use quorate_node::cluster::leader::{ActiveSince, JoinerSeen};
+use quorate_node::lock::held::GRACE_TICK_S;
 use quorate_node::lock::unlock;
 use quorate_node::memory::checked::Checked;
 use quorate_node::memory::holder::Holder;

@@ -7,12 +7,13 @@ use quorate_shares::kem::PublicKey;
 use quorate_shares::lock::{Bundle, Lock, LockParams, LockPeer, PinPlace};
 use quorate_shares::secret::Secret;
 
-use super::{
-    FirstFounder, Flags, FounderKeys, Founding, FoundingStep, HeldKey, IDENTITY, Invited, OpenInvitation, Role, Vault,
-    roster::{self, Revoked, RosterMember},
-};
 use crate::vault::invitation::{InvitationKey, Inviter};
 use crate::vault::layout::FormatError;
+use crate::vault::{
+    DENIALS, FirstFounder, Flags, FounderKeys, Founding, FoundingStep, HeldKey, IDENTITY, Invited, OpenInvitation,
+    Role, Vault,
+    roster::{self, Revoked, RosterMember},
+};
 
 fn seed(byte: u8) -> Secret<32> {
     Secret::take(&mut [byte; 32])
@@ -156,7 +157,7 @@ fn unknown_duplicate_missing_and_misplaced_sections_are_refused() {
     let body = full().encode().expect("a small vault");
     let unknown = [&body[..], &section(8, b"from the future")].concat();
     assert_eq!(refusal(&unknown), FormatError::Invalid("section: this version does not know it"));
-    let twice = [&body[..], &section(super::DENIALS, &[0])].concat();
+    let twice = [&body[..], &section(DENIALS, &[0])].concat();
     assert_eq!(refusal(&twice), FormatError::Invalid("order of sections"));
     let misplaced = [&body[..], &section(IDENTITY, &[0; 56])].concat();
     assert_eq!(refusal(&misplaced), FormatError::Invalid("order of sections"));
@@ -180,7 +181,7 @@ fn a_section_fills_its_length_exactly() {
     // The last section may be absent, so a body that ends before it is valid. A slot counts and hashes its body, so a body
     // does not end early by accident.
     let bytes = body(&whole);
-    let without_denials = bytes.len() - section(super::DENIALS, &whole[&super::DENIALS]).len();
+    let without_denials = bytes.len() - section(DENIALS, &whole[&DENIALS]).len();
     for end in (0..bytes.len()).filter(|&end| end != without_denials) {
         refusal(&bytes[..end]);
     }

@@ -48,7 +48,7 @@ impl KnownRoster {
     }
 
     /// Puts `own`, the vault's roster, in force at the node `me`, merged with the newer one if there is one.
-    pub(super) fn show(&self, own: &Roster, me: NodeId) {
+    pub(in crate::node) fn show(&self, own: &Roster, me: NodeId) {
         let shown = self.newer.lock().as_ref().map_or_else(|| own.clone(), |newer| own.merged_with(newer, me));
         if *self.current() != shown {
             self.set(shown);
@@ -56,12 +56,12 @@ impl KnownRoster {
     }
 
     /// Sets or removes the newer roster.
-    pub(super) fn set_newer(&self, newer: Option<Roster>) {
+    pub(in crate::node) fn set_newer(&self, newer: Option<Roster>) {
         *self.newer.lock() = newer;
     }
 
     /// Whether `shown` is newer than every roster that this node knows. `own` is the log id of its own roster.
-    pub(super) fn is_newer(&self, shown: &Roster, own: RosterLogId) -> bool {
+    pub(in crate::node) fn is_newer(&self, shown: &Roster, own: RosterLogId) -> bool {
         shown.log_id > own && self.newer.lock().as_ref().is_none_or(|newer| shown.log_id > newer.log_id)
     }
 
@@ -72,7 +72,7 @@ impl KnownRoster {
 
     /// Whether any former member is remembered.
     #[cfg(test)]
-    pub(super) fn knows_gone(&self) -> bool {
+    pub(in crate::node) fn knows_gone(&self) -> bool {
         !self.gone.lock().is_empty()
     }
 

@@ -8,7 +8,7 @@ use quorate_shares::ids::{Epoch, NodeName};
 use quorate_shares::secret::Secret;
 
 use crate::base::random;
-use crate::cluster::orders;
+use crate::cluster::{invitations, orders};
 use crate::messages::peer::{ForwardedReply, ForwardedRequest, Order};
 use crate::service::Call;
 use crate::service::forward::{self, Leader};
@@ -19,18 +19,18 @@ pub async fn invite(call: Call<'_>, name: Option<NodeName>, ttl_ms: u64) -> Answ
     let secret = Secret::random(&mut random::system());
     let invite = Invite { proof_key: *InvitationKey::of(&secret).expose(), name, ttl_ms };
     match forward::leader(call)? {
-        Leader::Here => orders::note(call.node, call.replica, Change::Invite(invite)).await?,
+        Leader::Here => invitations::propose(call.node, call.replica, Change::Invite(invite)).await?,
         Leader::At(leader) => done(&forward::to_leader(call, leader, ForwardedRequest::Invite(invite)).await?)?,
     }
-    orders::invitation(call.node, secret).map(Response::Invitation)
+    invitations::invitation(call.node, secret).map(Response::Invitation)
 }
 
 /// The node that joins with `invitation` replaces `name`, which is then revoked.
 pub async fn replace(call: Call<'_>, name: &NodeName, invitation: &Plaintext) -> Answer {
     let Call { node, replica, .. } = call;
-    let (invitation, gone) = orders::replacement(node, replica, name, invitation)?;
+    let (invitation, gone) = invitations::replacement(node, replica, name, invitation)?;
     match forward::leader(call)? {
-        Leader::Here => orders::note(node, replica, Change::Replace { invitation, gone }).await?,
+        Leader::Here => invitations::propose(node, replica, Change::Replace { invitation, gone }).await?,
         Leader::At(leader) => {
             done(&forward::to_leader(call, leader, ForwardedRequest::Replace { invitation, gone }).await?)?;
         }
@@ -65,7 +65,7 @@ async fn begin(call: Call<'_>, order: Order) -> Answer {
         Leader::Here => orders::begin(call.node, call.replica, order, call.caller).await?,
         Leader::At(leader) => match forward::to_leader(call, leader, ForwardedRequest::Order(order)).await? {
             ForwardedReply::Begun { operation } => operation,
-            reply => return Err(forward::misunderstood(&reply)),
+            reply => return Err(forward::wrong_reply(&reply)),
         },
     };
     Ok(Response::Begun { operation })
@@ -77,7 +77,7 @@ pub async fn progress(call: Call<'_>, operation: Epoch) -> Answer {
         Leader::Here => Box::new(orders::progress(call.node, call.replica, operation).await?),
         Leader::At(leader) => match forward::to_leader(call, leader, ForwardedRequest::Progress { operation }).await? {
             ForwardedReply::Progress(progress) => progress,
-            reply => return Err(forward::misunderstood(&reply)),
+            reply => return Err(forward::wrong_reply(&reply)),
         },
     };
     Ok(Response::Progress(progress))
@@ -87,7 +87,7 @@ fn done(reply: &ForwardedReply) -> Result<(), WireError> {
     match reply {
         ForwardedReply::Done => Ok(()),
         ForwardedReply::Made { .. } | ForwardedReply::Begun { .. } | ForwardedReply::Progress(_) => {
-            Err(forward::misunderstood(reply))
+            Err(forward::wrong_reply(reply))
         }
     }
 }

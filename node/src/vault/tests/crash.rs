@@ -9,11 +9,10 @@
 use std::io;
 use std::sync::{Arc, Mutex};
 
-use super::file::VaultFile;
-use super::format_tests::full;
-use super::slot;
-use super::{Damage, Vault, VaultError};
+use super::format::full;
 use crate::vault::disk::{Disk, SLOT_BYTES, VaultSlot};
+use crate::vault::file::VaultFile;
+use crate::vault::{Damage, Vault, VaultError, slot};
 
 const SECTOR: usize = 512;
 const RANDOM_SUBSETS: u64 = 24;

@@ -1,5 +1,10 @@
 //! What this node keeps about each of its peers: sessions, rate limits, and the last report.
 
+pub mod directory;
+pub mod revocation;
+pub mod roster;
+pub mod sessions;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use parking_lot::Mutex;
@@ -7,7 +12,7 @@ use quorate_shares::ids::NodeId;
 
 use crate::base::rate::Rates;
 use crate::messages::peer::Report;
-use crate::node::sessions::Sessions;
+use crate::node::peers::sessions::Sessions;
 
 /// What this node keeps about its peers in memory.
 #[derive(Default)]
