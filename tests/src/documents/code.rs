@@ -13,7 +13,7 @@ use quorate_client::wire::{self, Phase, Role};
 use serde::de::DeserializeOwned;
 
 use crate::documents::names::names;
-use crate::harness::Site;
+use crate::harness::TestCluster;
 use crate::harness::documents::{parts, read, root, spans};
 
 /// The string literals of a piece of Rust, as they are printed but for what is filled in, which becomes `…`.
@@ -167,11 +167,11 @@ fn operating_explains_every_code_alarm_and_phase() {
 fn operating_names_every_file_of_a_node() {
     use std::os::unix::fs::PermissionsExt;
 
-    let site = Site::found();
-    site.create("key");
-    site.encrypt(None, "key", b"secret").expect("encrypts");
+    let cluster = TestCluster::found();
+    cluster.create("key");
+    cluster.encrypt(None, "key", b"secret").expect("encrypts");
     let operating = read("docs/OPERATING.md");
-    let directory = site.cluster.directory().node("n1");
+    let directory = cluster.testnet.directory().node("n1");
     let mut found = Vec::new();
     let mut waiting = vec![directory.clone()];
     while let Some(next) = waiting.pop() {

@@ -15,7 +15,7 @@ use quorate_shares::labels::EXPORTER_LOCK;
 use quorate_shares::lock::{LockOpenCode, LockOpenReply, LockOpenRequest, LockParams};
 use quorate_shares::secret::Secret;
 
-use super::{Site, name};
+use super::{TestCluster, name};
 
 /// How long a node may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -28,16 +28,16 @@ pub(crate) struct Impostor {
 }
 
 impl Impostor {
-    pub(crate) fn steal(site: &Site, node: &str) -> Self {
+    pub(crate) fn steal(cluster: &TestCluster, node: &str) -> Self {
         let stolen = tempfile::tempdir().expect("a directory");
-        let disk = site.cluster.steal(&[node], stolen.path()).expect("steals").remove(0);
-        Self::of(site, vault::inspect(&disk).expect("a vault"))
+        let disk = cluster.testnet.steal(&[node], stolen.path()).expect("steals").remove(0);
+        Self::of(cluster, vault::inspect(&disk).expect("a vault"))
     }
 
     /// A thief who has this vault.
-    pub(crate) fn of(site: &Site, vault: Vault) -> Self {
+    pub(crate) fn of(cluster: &TestCluster, vault: Vault) -> Self {
         let boot = Identity::from_seed(&vault.identity.boot_seed);
-        let endpoint = site.block(async { quinn::Endpoint::client("127.0.0.1:0".parse().expect("an address")) });
+        let endpoint = cluster.block(async { quinn::Endpoint::client("127.0.0.1:0".parse().expect("an address")) });
         Self { vault, boot, endpoint: endpoint.expect("a socket") }
     }
 
@@ -46,8 +46,8 @@ impl Impostor {
         Self { boot, ..self }
     }
 
-    pub(crate) async fn dial(&self, site: &Site, node: &str, protocol: Protocol) -> Result<Conn, DialError> {
-        let file = site.file();
+    pub(crate) async fn dial(&self, cluster: &TestCluster, node: &str, protocol: Protocol) -> Result<Conn, DialError> {
+        let file = cluster.file();
         let node = file.node(node).expect("a node");
         let expected = match protocol {
             Protocol::Boot | Protocol::Join => node.boot_key,
@@ -67,10 +67,10 @@ impl Impostor {
     }
 
     /// Asks `to` for its piece of the stolen lock: what it answers, and the piece with its number, if it gives it.
-    pub(crate) fn ask(&self, site: &Site, to: &str) -> (LockOpenCode, Option<(u8, Secret<32>)>) {
-        let request = self.lock_open(site.file().node(to).expect("a node").id);
-        site.block(async {
-            let boot = self.dial(site, to, Protocol::Boot).await.expect("the boot door");
+    pub(crate) fn ask(&self, cluster: &TestCluster, to: &str) -> (LockOpenCode, Option<(u8, Secret<32>)>) {
+        let request = self.lock_open(cluster.file().node(to).expect("a node").id);
+        cluster.block(async {
+            let boot = self.dial(cluster, to, Protocol::Boot).await.expect("the boot door");
             let answer = boot.call(Lane::Ordinary, &request.encode(), PATIENCE).await.expect("answers");
             let reply = LockOpenReply::parse(&answer).expect("a reply");
             let piece = reply.open(&boot.export(EXPORTER_LOCK, &request.hash())).ok();
