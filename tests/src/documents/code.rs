@@ -12,9 +12,9 @@ use quorate_client::Code;
 use quorate_client::wire::{self, Phase, Role};
 use serde::de::DeserializeOwned;
 
-use crate::documents::names::names;
 use crate::harness::TestCluster;
 use crate::harness::documents::{parts, read, root, spans};
+use crate::harness::names::names;
 
 /// The string literals of a piece of Rust, as they are printed but for what is filled in, which becomes `…`.
 fn literals(code: &str) -> Vec<String> {

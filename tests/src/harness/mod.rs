@@ -1,8 +1,10 @@
-//! What all tests share: a cluster with a client for each of its nodes, typed commands, an impostor, and documents.
+//! What all tests share: a cluster with a client for each of its nodes, typed commands, an impostor, documents, and the names
+//! that serde knows.
 
 pub(crate) mod commands;
 pub(crate) mod documents;
 pub(crate) mod impostor;
+pub(crate) mod names;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
