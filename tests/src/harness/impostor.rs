@@ -1,5 +1,6 @@
 //! A thief who plays a node over the network, with the vault of its stolen disk.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use quorate_client::conn::{Conn, Lane};
@@ -15,6 +16,7 @@ use quorate_shares::labels::EXPORTER_LOCK;
 use quorate_shares::lock::{LockOpenCode, LockOpenReply, LockOpenRequest, LockParams};
 use quorate_shares::secret::Secret;
 
+use super::names::of_each_variant;
 use super::{TestCluster, name};
 
 /// How long a node may take to answer.
@@ -83,7 +85,7 @@ impl Impostor {
 pub(crate) fn every_peer_request(me: NodeId) -> Vec<PeerRequest> {
     let (uid, version, epoch) = (KeyUid([1; 16]), KeyVersion(1), Epoch(1));
     let durable = LockState { generation: 1, key_number: 1 };
-    vec![
+    let mut requests = vec![
         PeerRequest::Hello(Hello { node: me, boot_nonce: [7; 32], flushed: None }),
         PeerRequest::Ping,
         PeerRequest::Raft(serde_bytes::ByteBuf::from(vec![0; 64])),
@@ -100,18 +102,32 @@ pub(crate) fn every_peer_request(me: NodeId) -> Vec<PeerRequest> {
         PeerRequest::Report,
         PeerRequest::Flushed(quorate_raft::Flushed::default()),
         PeerRequest::Roster,
-        forwarded(ForwardedRequest::Change(KeyChange::Rotate { request: [0; 16], name: name("key"), expect: None })),
-        forwarded(ForwardedRequest::Order(Order::Revoke {
-            request: [0; 16],
-            names: vec!["n3".parse().expect("a name")],
-        })),
-        forwarded(ForwardedRequest::Progress { operation: epoch }),
-        forwarded(ForwardedRequest::Invite(Invite { proof_key: [1; 32], name: None, ttl_ms: 1_000 })),
-        forwarded(ForwardedRequest::Replace { invitation: [1; 32], gone: me }),
-        forwarded(ForwardedRequest::Seal { sealed: true }),
-        forwarded(ForwardedRequest::Admit { node: me }),
-        forwarded(ForwardedRequest::Disarm { codes: None }),
-    ]
+    ];
+    requests.extend(every_forwarded_request(me).into_iter().map(forwarded));
+    of_each_variant(requests)
+}
+
+/// One of everything that a member may forward to another.
+fn every_forwarded_request(me: NodeId) -> Vec<ForwardedRequest> {
+    let (request, third) = ([0; 16], || "n3".parse().expect("a name"));
+    let changes = of_each_variant(vec![
+        KeyChange::Create { request, name: name("new"), tags: BTreeMap::new() },
+        KeyChange::Rotate { request, name: name("key"), expect: None },
+    ]);
+    let orders = of_each_variant(vec![
+        Order::Remove { request, name: third(), accept_no_redundancy: true, abandon: Vec::new() },
+        Order::Revoke { request, names: vec![third()] },
+    ]);
+    let others = vec![
+        ForwardedRequest::Progress { operation: Epoch(1) },
+        ForwardedRequest::Invite(Invite { proof_key: [1; 32], name: None, ttl_ms: 1_000 }),
+        ForwardedRequest::Replace { invitation: [1; 32], gone: me },
+        ForwardedRequest::Seal { sealed: true },
+        ForwardedRequest::Admit { node: me },
+        ForwardedRequest::Disarm { codes: None },
+    ];
+    let changes = changes.into_iter().map(ForwardedRequest::Change);
+    of_each_variant(changes.chain(orders.into_iter().map(ForwardedRequest::Order)).chain(others).collect())
 }
 
 fn forwarded(request: ForwardedRequest) -> PeerRequest {

@@ -16,6 +16,7 @@ use quorate_shares::secret::Secret;
 use quorate_testnet::procs::{Binaries, Lifetime, Process, local_status};
 
 use crate::harness::impostor::{Impostor, every_peer_request};
+use crate::harness::names::of_each_variant;
 use crate::harness::{TestCluster, name};
 
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -27,8 +28,8 @@ fn node(name: &str) -> NodeName {
 /// One of everything that a client may ask.
 fn every_client_request() -> Vec<Request> {
     let empty = quorate_client::Context::empty;
-    let plaintext = wire::Plaintext::new(b"x".to_vec()).expect("short");
-    vec![
+    let [plaintext, invitation] = [b"x", b"y"].map(|text| wire::Plaintext::new(text.to_vec()).expect("short"));
+    of_each_variant(vec![
         Request::Status,
         Request::Encrypt { key: name("key"), context: empty(), plaintext },
         Request::Decrypt { ciphertext: b"qrt1:key:1:m1:AAAA".to_vec(), context: empty() },
@@ -41,15 +42,17 @@ fn every_client_request() -> Vec<Request> {
         Request::NodeStatus { name: node("n1") },
         Request::Export,
         Request::Echo(vec![1]),
-        Request::SealNode { name: "n1".parse().expect("a name") },
-        Request::UnsealNode { name: "n1".parse().expect("a name") },
-        Request::AdmitNode { name: "n1".parse().expect("a name") },
+        Request::SealNode { name: node("n1") },
+        Request::UnsealNode { name: node("n1") },
+        Request::AdmitNode { name: node("n1") },
         Request::ListAlarms,
         Request::DisarmAlarms { codes: None },
         Request::RemoveNode { request_id: [0; 16], name: node("n3"), accept_no_redundancy: true, abandon: Vec::new() },
         Request::RevokeNodes { request_id: [0; 16], names: vec![node("n3")] },
         Request::Progress { operation: Epoch(2) },
-    ]
+        Request::InviteNode { name: None, ttl_ms: 1_000 },
+        Request::ReplaceNode { name: node("n3"), invitation },
+    ])
 }
 
 /// T15: with a boot key alone, every request but LockOpen and the public status is refused, on every protocol.
