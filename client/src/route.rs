@@ -5,8 +5,9 @@
 //! node would repeat (no such key, no permission) is final. While no node serves, the client asks again for
 //! [`Options::patience`], which is long enough for an election. Then it reports what each node said.
 //!
-//! Every request may be repeated. Reads, encryption and decryption change nothing. A change carries a request id, and
-//! the cluster makes a change with one id only once. But a change is never sent to two nodes at the same time.
+//! Every request may be repeated. Reads, encryption and decryption change nothing. A change of keys and the order to
+//! remove or revoke nodes carry a request id, and the cluster makes a change with one id only once. Other changes, such
+//! as a seal, carry none. No change is sent to another node while the first node may still answer.
 
 mod dial;
 

@@ -3,11 +3,13 @@
 mod kit;
 
 use std::collections::BTreeMap;
+use std::slice::from_ref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures::future::{BoxFuture, FutureExt, join_all};
 use kit::{LONG, Node};
 use parking_lot::Mutex;
 use quorate_client::cluster_file::ClusterNode;
@@ -17,7 +19,7 @@ use quorate_client::route::survey;
 use quorate_client::wire::{
     self, Answer, Answered, Envelope, PUBLIC_STATUS, Phase, PublicStatus, Request, Response, WireError,
 };
-use quorate_client::{Client, ClusterFile, ClusterId, Code, Context, Error, Options, Plaintext, Token};
+use quorate_client::{Client, ClusterFile, ClusterId, Code, Context, Error, Options, Plaintext, Removal, Token};
 
 /// What a node of the test answers.
 type Script = Box<dyn Fn(usize, Request) -> Option<Answer> + Send + Sync>;
@@ -246,6 +248,47 @@ async fn a_change_is_repeated_under_the_same_request_id_and_never_at_two_nodes_a
     let error = cluster.client(options).await.create_key(&key, BTreeMap::new()).await.expect_err("no node answers");
     assert_eq!(error.code(), Code::Deadline);
     assert_eq!(cluster.asked(0) + cluster.asked(1), 1);
+}
+
+/// No node answers. Each request that changes something stays at one node until its deadline. The control is an echo:
+/// it goes to a second node soon.
+#[tokio::test]
+async fn no_change_is_sent_to_a_second_node_while_the_first_may_answer() {
+    let asked = Arc::new(Mutex::new(BTreeMap::<String, usize>::new()));
+    let silent = || -> Script {
+        let asked = asked.clone();
+        Box::new(move |_, request| {
+            let shown = format!("{request:?}");
+            let name = shown.split(|letter: char| !letter.is_alphanumeric()).next().unwrap_or_default();
+            *asked.lock().entry(name.to_owned()).or_default() += 1;
+            None
+        })
+    };
+    let cluster = Cluster::start(vec![silent(), silent()]);
+    let (hedge, deadline) = (Duration::from_millis(50), Duration::from_secs(2));
+    let client = cluster.client(Options { hedge, deadline, ..impatient() }).await;
+    let (key, node) = ("k".parse().expect("a name"), "n1".parse().expect("a name"));
+    let removal = Removal::default();
+    let requests: Vec<BoxFuture<'_, Option<Error>>> = vec![
+        async { client.create_key(&key, BTreeMap::new()).await.err() }.boxed(),
+        async { client.rotate_key(&key, None).await.err() }.boxed(),
+        async { client.remove_node(&node, &removal).await.err() }.boxed(),
+        async { client.revoke_nodes(from_ref(&node)).await.err() }.boxed(),
+        async { client.seal_node(&node).await.err() }.boxed(),
+        async { client.unseal_node(&node).await.err() }.boxed(),
+        async { client.admit_node(&node).await.err() }.boxed(),
+        async { client.disarm_alarms(None).await.err() }.boxed(),
+        async { client.invite_node(None, LONG).await.err() }.boxed(),
+        async { client.replace_node(&node, b"an invitation").await.err() }.boxed(),
+        async { client.echo(b"x").await.err() }.boxed(),
+    ];
+    for ended in join_all(requests).await {
+        assert_eq!(ended.expect("no node answers").code(), Code::Deadline);
+    }
+    let asked = asked.lock();
+    let (once, twice): (Vec<_>, Vec<_>) = asked.iter().partition(|(_, times)| **times == 1);
+    assert_eq!(twice, [(&"Echo".to_owned(), &2)], "only the echo is asked for at two nodes");
+    assert_eq!(once.len(), 10, "each change was sent: {once:?}");
 }
 
 #[tokio::test]

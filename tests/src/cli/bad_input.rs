@@ -12,37 +12,37 @@ use quorate_client::wire::{self, AdminRequest, Answered, Envelope, Request, Toke
 use quorate_client::{Client, Code, Context, Options};
 use quorate_testnet::procs::{Binaries, Finished, Tool};
 
-use crate::harness::{PATIENCE, Site, name};
+use crate::harness::{PATIENCE, TestCluster, name};
 
 /// Runs the command line and expects it to fail with `code`, to say `says`, and to say what to do.
-fn refused(site: &Site, args: &[&str], input: &[u8], code: i32, says: &str) {
-    let finished = run(site, args, input);
+fn refused(cluster: &TestCluster, args: &[&str], input: &[u8], code: i32, says: &str) {
+    let finished = run(cluster, args, input);
     assert_eq!(finished.code, Some(code), "{args:?}: {}", finished.stderr);
     assert!(finished.stderr.contains(says), "{args:?}: {}", finished.stderr);
     assert!(finished.stderr.contains("hint: "), "{args:?}: {}", finished.stderr);
     assert!(finished.stdout.is_empty(), "{args:?}: nothing but a result goes to stdout");
 }
 
-fn run(site: &Site, args: &[&str], input: &[u8]) -> Finished {
-    Tool::start(site.cluster.quorate(args.iter().copied()), input).expect("runs").outcome(PATIENCE).expect("ends")
+fn run(cluster: &TestCluster, args: &[&str], input: &[u8]) -> Finished {
+    Tool::start(cluster.testnet.quorate(args.iter().copied()), input).expect("runs").outcome(PATIENCE).expect("ends")
 }
 
 #[test]
 fn what_a_person_can_get_wrong_at_the_command_line() {
-    let site = Site::found();
-    site.create("billing/cards");
+    let cluster = TestCluster::found();
+    cluster.create("billing/cards");
     let ciphertext =
-        site.cluster.run(["encrypt", "billing/cards", "-c", "customer=4711"], b"secret").expect("encrypts");
+        cluster.testnet.run(["encrypt", "billing/cards", "-c", "customer=4711"], b"secret").expect("encrypts");
     let decrypt = ["decrypt", "-c", "customer=4711"];
-    assert_eq!(site.cluster.run(decrypt, &ciphertext).expect("the control"), b"secret");
+    assert_eq!(cluster.testnet.run(decrypt, &ciphertext).expect("the control"), b"secret");
 
     // wrong context, none, one too many, another case
     for context in [&["-c", "customer=4712"][..], &[], &["-c", "customer=4711", "-c", "a=b"], &["-c", "Customer=4711"]]
     {
-        refused(&site, &[&["decrypt"], context].concat(), &ciphertext, 1, "does not open");
+        refused(&cluster, &[&["decrypt"], context].concat(), &ciphertext, 1, "does not open");
     }
     // the same name twice is a usage error before anything is sent
-    let twice = run(&site, &["decrypt", "-c", "a=1", "-c", "a=2"], &ciphertext);
+    let twice = run(&cluster, &["decrypt", "-c", "a=1", "-c", "a=2"], &ciphertext);
     assert!(matches!(twice.code, Some(1 | 2)) && twice.stderr.contains("twice"), "{}", twice.stderr);
     // damaged: one character of the body, cut short, something appended
     let text = String::from_utf8(ciphertext.clone()).expect("text");
@@ -50,42 +50,43 @@ fn what_a_person_can_get_wrong_at_the_command_line() {
     let middle = text.len() - 20;
     let other = if &text[middle..=middle] == "A" { "B" } else { "A" };
     let damaged = format!("{}{other}{}", &text[..middle], &text[middle + 1..]);
-    refused(&site, &decrypt, damaged.as_bytes(), 1, "does not open");
-    refused(&site, &decrypt, b"not a ciphertext", 1, "not a ciphertext");
-    refused(&site, &decrypt, format!("{text}!").as_bytes(), 1, "not a ciphertext");
+    refused(&cluster, &decrypt, damaged.as_bytes(), 1, "does not open");
+    refused(&cluster, &decrypt, b"not a ciphertext", 1, "not a ciphertext");
+    refused(&cluster, &decrypt, format!("{text}!").as_bytes(), 1, "not a ciphertext");
     // of another cluster, or of a key that was never made here
     let foreign = text.replace("billing/cards", "billing/gone");
-    refused(&site, &decrypt, foreign.as_bytes(), 5, "billing/gone");
+    refused(&cluster, &decrypt, foreign.as_bytes(), 5, "billing/gone");
     // unknown key, with the nearest name
-    refused(&site, &["encrypt", "billing/card"], b"secret", 5, "billing/card");
+    refused(&cluster, &["encrypt", "billing/card"], b"secret", 5, "billing/card");
     assert!(
-        run(&site, &["encrypt", "billing/card"], b"secret").stderr.contains("billing/cards"),
+        run(&cluster, &["encrypt", "billing/card"], b"secret").stderr.contains("billing/cards"),
         "suggests the nearest"
     );
-    refused(&site, &["key", "create", "billing/cards"], b"", 6, "exists");
+    refused(&cluster, &["key", "create", "billing/cards"], b"", 6, "exists");
     // a message that is too large says what to do instead
-    let large = run(&site, &["encrypt", "billing/cards"], &vec![7; 65_537]);
+    let large = run(&cluster, &["encrypt", "billing/cards"], &vec![7; 65_537]);
     assert!(large.code == Some(1) && large.stderr.contains("datakey"), "{}", large.stderr);
-    assert_eq!(run(&site, &["encrypt", "billing/cards"], &vec![7; 65_536]).code, Some(0), "the control");
-    refused(&site, &["node", "status", "n9"], b"", 5, "n9");
+    assert_eq!(run(&cluster, &["encrypt", "billing/cards"], &vec![7; 65_536]).code, Some(0), "the control");
+    refused(&cluster, &["node", "status", "n9"], b"", 5, "n9");
 }
 
 #[test]
 fn a_wrong_token_and_a_foreign_client_file_are_refused() {
-    let (site, other) = (Site::found(), Site::found());
-    site.create("key");
-    let client = site.block(Client::connect(site.file(), other.token(), Options::default())).expect("connects");
-    let error = site.block(client.encrypt(&name("key"), &Context::empty(), b"secret")).expect_err("another token");
+    let (cluster, other) = (TestCluster::found(), TestCluster::found());
+    cluster.create("key");
+    let client = cluster.block(Client::connect(cluster.file(), other.token(), Options::default())).expect("connects");
+    let error = cluster.block(client.encrypt(&name("key"), &Context::empty(), b"secret")).expect_err("another token");
     assert_eq!(error.code(), Code::Denied, "{error}");
     assert!(error.hint().is_some());
 
     // The nodes of one cluster under the identities of the other: other nodes answer at these addresses.
-    let mut mixed = site.file();
+    let mut mixed = cluster.file();
     for (node, foreign) in mixed.nodes.iter_mut().zip(other.file().nodes) {
         node.addresses = foreign.addresses;
     }
-    let client = site.block(Client::connect(mixed, site.token(), Options::default())).expect("a client");
-    let error = site.block(client.encrypt(&name("key"), &Context::empty(), b"secret")).expect_err("other identities");
+    let client = cluster.block(Client::connect(mixed, cluster.token(), Options::default())).expect("a client");
+    let error =
+        cluster.block(client.encrypt(&name("key"), &Context::empty(), b"secret")).expect_err("other identities");
     assert_eq!(error.code(), Code::Identity, "{error}");
     assert!(error.hint().is_some());
 }
@@ -93,12 +94,12 @@ fn a_wrong_token_and_a_foreign_client_file_are_refused() {
 /// Frames that no client writes: each is answered or the connection closed, and the node goes on serving.
 #[test]
 fn hostile_frames_do_not_hurt_a_node() {
-    let site = Site::found();
-    site.create("key");
-    let file = site.file();
+    let cluster = TestCluster::found();
+    cluster.create("key");
+    let file = cluster.file();
     let node = file.node("n1").expect("a node");
     let patience = Duration::from_secs(5);
-    site.block(async {
+    cluster.block(async {
         let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().expect("an address")).expect("a socket");
         let address = node.addresses[0].parse().expect("an address");
         let connect = || async {
@@ -127,7 +128,7 @@ fn hostile_frames_do_not_hurt_a_node() {
         }
     });
     // The same at the local socket.
-    let socket = site.cluster.directory().socket("n1");
+    let socket = cluster.testnet.directory().socket("n1");
     for frame in
         [u32::MAX.to_be_bytes().to_vec(), vec![0, 0, 0, 40, 1], [&[0, 0, 0, 10, 1][..], &[0; 8], &[200]].concat()]
     {
@@ -140,7 +141,7 @@ fn hostile_frames_do_not_hurt_a_node() {
         stream.read_to_end(&mut answer).expect("does not hang");
     }
     assert!(!wire::encode(&AdminRequest::Status).is_empty());
-    site.encrypt(Some("n1"), "key", b"still serving").expect("serves");
+    cluster.encrypt(Some("n1"), "key", b"still serving").expect("serves");
 }
 
 fn start_daemon(args: &[&str]) -> Finished {
@@ -152,7 +153,7 @@ fn start_daemon(args: &[&str]) -> Finished {
 
 #[test]
 fn a_port_or_directory_in_use_is_named() {
-    let site = Site::found();
+    let cluster = TestCluster::found();
     let taken = UdpSocket::bind("127.0.0.1:0").expect("a port");
     let address = taken.local_addr().expect("bound").to_string();
     let empty = tempfile::tempdir().expect("a directory");
@@ -161,7 +162,7 @@ fn a_port_or_directory_in_use_is_named() {
     assert_eq!(finished.code, Some(1));
     assert!(finished.stderr.contains(&address) && finished.stderr.contains("hint: "), "{}", finished.stderr);
     assert_eq!(finished.stderr.matches("os error").count(), 1, "the reason is said once: {}", finished.stderr);
-    let data = site.cluster.directory().node("n1").display().to_string();
+    let data = cluster.testnet.directory().node("n1").display().to_string();
     let finished =
         start_daemon(&["--data", &data, "--listen", "127.0.0.1:0", "--advertise", "127.0.0.1:1", "--name", "n1"]);
     assert_eq!(finished.code, Some(1));
@@ -173,29 +174,29 @@ fn a_port_or_directory_in_use_is_named() {
 /// One damaged copy of the vault is mended from the other; two are refused, and nothing is made in their place.
 #[test]
 fn a_damaged_vault_is_mended_or_refused() {
-    let mut site = Site::found();
-    site.create("key");
-    let ciphertext = site.encrypt(None, "key", b"secret").expect("encrypts");
-    let vault = site.cluster.directory().node("n1").join("vault");
+    let mut cluster = TestCluster::found();
+    cluster.create("key");
+    let ciphertext = cluster.encrypt(None, "key", b"secret").expect("encrypts");
+    let vault = cluster.testnet.directory().node("n1").join("vault");
     let slot = quorate_node::vault::disk::SLOT_BYTES;
     for damaged in [100, slot + 100] {
-        site.cluster.kill("n1").expect("dies");
+        cluster.testnet.kill("n1").expect("dies");
         let mut bytes = fs::read(&vault).expect("reads");
         bytes[damaged] ^= 0xff;
         fs::write(&vault, &bytes).expect("writes");
-        site.start(&["n1"]);
-        site.cluster.wait_serving(&["n1"]).expect("the other copy serves");
-        assert_eq!(site.decrypt(Some("n1"), &ciphertext).expect("decrypts"), b"secret");
+        cluster.start(&["n1"]);
+        cluster.testnet.wait_serving(&["n1"]).expect("the other copy serves");
+        assert_eq!(cluster.decrypt(Some("n1"), &ciphertext).expect("decrypts"), b"secret");
         let mended = fs::read(&vault).expect("reads");
         assert_eq!(mended[..slot], mended[slot..], "both copies are whole again");
     }
-    site.cluster.kill("n1").expect("dies");
+    cluster.testnet.kill("n1").expect("dies");
     let good = fs::read(&vault).expect("reads");
     let mut bad = good.clone();
     bad[100] ^= 0xff;
     bad[slot + 100] ^= 0xff;
     fs::write(&vault, &bad).expect("writes");
-    let data = site.cluster.directory().node("n1").display().to_string();
+    let data = cluster.testnet.directory().node("n1").display().to_string();
     let args = ["--data", &data, "--listen", "127.0.0.1:0", "--advertise", "127.0.0.1:1", "--name", "n1"];
     let finished = start_daemon(&args);
     assert_eq!(finished.code, Some(1));
@@ -203,30 +204,30 @@ fn a_damaged_vault_is_mended_or_refused() {
     assert!(finished.stderr.contains("hint: "), "{}", finished.stderr);
     assert_eq!(fs::read(&vault).expect("reads"), bad, "nothing was written over it");
     fs::write(&vault, &good).expect("writes");
-    site.start(&["n1"]);
-    site.cluster.wait_serving(&["n1"]).expect("serves again");
+    cluster.start(&["n1"]);
+    cluster.testnet.wait_serving(&["n1"]).expect("serves again");
 }
 
 /// The database of another node or cluster under this node's vault: refused by name, not served.
 #[test]
 fn a_database_of_another_cluster_is_refused() {
-    let (mut site, other) = (Site::found(), Site::found());
-    site.cluster.kill("n1").expect("dies");
-    let state = site.cluster.directory().node("n1").join("state");
-    let kept = site.cluster.directory().path().join("kept");
+    let (mut cluster, other) = (TestCluster::found(), TestCluster::found());
+    cluster.testnet.kill("n1").expect("dies");
+    let state = cluster.testnet.directory().node("n1").join("state");
+    let kept = cluster.testnet.directory().path().join("kept");
     fs::rename(&state, &kept).expect("moves");
     let stolen = tempfile::tempdir().expect("a directory");
-    let foreign = other.cluster.steal(&["n1"], stolen.path()).expect("steals").remove(0);
+    let foreign = other.testnet.steal(&["n1"], stolen.path()).expect("steals").remove(0);
     fs::rename(foreign.join("state"), &state).expect("moves");
     // It unlocks itself from its peers first, and then stops at a database that its storage key does not open.
-    let error = match site.cluster.start("n1") {
-        Ok(()) => site.cluster.wait_serving(&["n1"]).expect_err("must not serve"),
+    let error = match cluster.testnet.start("n1") {
+        Ok(()) => cluster.testnet.wait_serving(&["n1"]).expect_err("must not serve"),
         Err(error) => error,
     };
-    let log = fs::read_to_string(site.cluster.directory().log("n1")).expect("a log");
+    let log = fs::read_to_string(cluster.testnet.directory().log("n1")).expect("a log");
     assert!(log.contains("quorated: ") && log.contains("hint: "), "{error}\n{log}");
     fs::remove_dir_all(&state).expect("removes");
     fs::rename(&kept, &state).expect("moves back");
-    site.start(&["n1"]);
-    site.cluster.wait_serving(&["n1"]).expect("its own database serves");
+    cluster.start(&["n1"]);
+    cluster.testnet.wait_serving(&["n1"]).expect("its own database serves");
 }

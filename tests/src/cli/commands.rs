@@ -12,14 +12,14 @@ use serde_json::Value;
 
 use crate::harness::commands::{init, invitations, join};
 use crate::harness::documents::{parts, read, spans};
-use crate::harness::{PATIENCE, Site};
+use crate::harness::{PATIENCE, TestCluster};
 
 fn run(command: Command, input: &[u8]) -> Finished {
     Tool::start(command, input).expect("runs").outcome(PATIENCE).expect("ends")
 }
 
-fn quorate(site: &Site, typed: &str, input: &[u8]) -> Finished {
-    run(site.cluster.quorate(typed.split(' ')), input)
+fn quorate(cluster: &TestCluster, typed: &str, input: &[u8]) -> Finished {
+    run(cluster.testnet.quorate(typed.split(' ')), input)
 }
 
 /// An exit code, what is said first, and what to do about it.
@@ -35,9 +35,9 @@ fn ends(finished: &Finished, code: i32, message: &str, hint: &str) {
 /// Exit codes 1, 2, 4, 5 and 6, with a cluster that serves; 0 is what the commands between them end with.
 #[test]
 fn a_cluster_that_serves_refuses_by_exit_code() {
-    let site = Site::found();
+    let cluster = TestCluster::found();
     let done = |typed: &str, input: &[u8]| {
-        let finished = quorate(&site, typed, input);
+        let finished = quorate(&cluster, typed, input);
         assert_eq!(finished.code, Some(0), "{typed}: {}", finished.stderr);
         String::from_utf8(finished.stdout).expect("text")
     };
@@ -48,7 +48,7 @@ fn a_cluster_that_serves_refuses_by_exit_code() {
     let elsewhere = sealed.replace("billing/cards", "billing/carts");
 
     let refused = |typed: &str, input: &str, code, message: &str, hint: &str| {
-        ends(&quorate(&site, typed, input.as_bytes()), code, message, hint);
+        ends(&quorate(&cluster, typed, input.as_bytes()), code, message, hint);
     };
     refused("decrypt -c customer=4712", &sealed, 1, "does not open", "wrong context");
     refused("decrypt", "hello", 1, "not a ciphertext", "qrt1:");
@@ -67,7 +67,7 @@ fn a_cluster_that_serves_refuses_by_exit_code() {
 
     // Another token, none, and another server than the client file says.
     let with = |typed: &str, variable: &str, value: &str| {
-        let mut command = site.cluster.quorate(typed.split(' '));
+        let mut command = cluster.testnet.quorate(typed.split(' '));
         command.env_remove("QUORATE_TOKEN_FILE").env(variable, value);
         run(command, b"")
     };
@@ -75,14 +75,14 @@ fn a_cluster_that_serves_refuses_by_exit_code() {
     ends(&with("key list", "QUORATE_TOKEN", "hello"), 4, "not a token", "--token-file");
     ends(&with("key list", "QUORATE_TOKEN_FILE", "/nonexistent"), 4, "no token at", "--token-file");
     let directory = tempfile::tempdir().expect("a directory");
-    let mut file = site.file();
+    let mut file = cluster.file();
     file.nodes.iter_mut().zip(1..).for_each(|(node, number)| node.key = PublicKey([number; 32]));
     let other = directory.path().join("cluster.toml");
     file.write(&other).expect("written");
-    let mut command = site.cluster.quorate(["key", "list"]);
+    let mut command = cluster.testnet.quorate(["key", "list"]);
     command.env("QUORATE_CLUSTER", &other);
     ends(&run(command, b""), 1, "unknown identity", "");
-    let mut command = site.cluster.quorate(["key", "list"]);
+    let mut command = cluster.testnet.quorate(["key", "list"]);
     command.env("QUORATE_CLUSTER", directory.path().join("nothing.toml"));
     ends(&run(command, b""), 1, "no client file at", "cluster export");
 }
@@ -90,23 +90,23 @@ fn a_cluster_that_serves_refuses_by_exit_code() {
 /// Exit code 3: locked, cut off, and no node there.
 #[test]
 fn without_a_quorum_the_exit_code_is_3() {
-    let mut site = Site::found();
-    quorate(&site, "key create key", b"");
-    let sealed = quorate(&site, "encrypt key", b"secret").stdout;
-    site.cluster.kill("n2").expect("dies");
-    site.cluster.kill("n3").expect("dies");
-    site.until("n1 to lose its lease", || (quorate(&site, "decrypt", &sealed).code == Some(3)).then_some(()));
-    ends(&quorate(&site, "decrypt", &sealed), 3, "n1", "`quorate status`");
-    site.kill_all();
-    ends(&quorate(&site, "decrypt", &sealed), 3, "", "`quorate status`");
-    let status = quorate(&site, "status", b"");
+    let mut cluster = TestCluster::found();
+    quorate(&cluster, "key create key", b"");
+    let sealed = quorate(&cluster, "encrypt key", b"secret").stdout;
+    cluster.testnet.kill("n2").expect("dies");
+    cluster.testnet.kill("n3").expect("dies");
+    cluster.until("n1 to lose its lease", || (quorate(&cluster, "decrypt", &sealed).code == Some(3)).then_some(()));
+    ends(&quorate(&cluster, "decrypt", &sealed), 3, "n1", "`quorate status`");
+    cluster.kill_all();
+    ends(&quorate(&cluster, "decrypt", &sealed), 3, "", "`quorate status`");
+    let status = quorate(&cluster, "status", b"");
     assert_eq!(status.code, Some(3), "{}", status.stderr);
     assert!(status.stdout.starts_with(b"not quorate: no node serves\n"), "{}", String::from_utf8_lossy(&status.stdout));
-    site.start(&["n2"]);
-    site.cluster.wait_phase("n2", quorate_client::wire::Phase::Locked).expect("locked");
-    ends(&quorate(&site, "decrypt --node n2", &sealed), 3, "n2", "`quorate status`");
-    let socket = site.cluster.directory().socket("n2");
-    let local = quorate(&site, &format!("node status --socket {}", socket.display()), b"");
+    cluster.start(&["n2"]);
+    cluster.testnet.wait_phase("n2", quorate_client::wire::Phase::Locked).expect("locked");
+    ends(&quorate(&cluster, "decrypt --node n2", &sealed), 3, "n2", "`quorate status`");
+    let socket = cluster.testnet.directory().socket("n2");
+    let local = quorate(&cluster, &format!("node status --socket {}", socket.display()), b"");
     assert_eq!(local.code, Some(3), "{}", local.stderr);
     assert_eq!(
         local.stdout.split(|byte| *byte == b'\n').next(),
@@ -117,16 +117,16 @@ fn without_a_quorum_the_exit_code_is_3() {
 /// Exit code 7: a copy of a disk runs while its node lives.
 #[test]
 fn an_open_alarm_is_exit_code_7() {
-    let site = Site::found();
-    assert_eq!(quorate(&site, "status", b"").code, Some(0), "the control");
+    let cluster = TestCluster::found();
+    assert_eq!(quorate(&cluster, "status", b"").code, Some(0), "the control");
     let stolen = tempfile::tempdir().expect("a directory");
-    let copy = site.cluster.steal(&["n2"], stolen.path()).expect("steals").remove(0);
+    let copy = cluster.testnet.steal(&["n2"], stolen.path()).expect("steals").remove(0);
     let port = UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port");
     let mut command = Command::new(Binaries::find().expect("built").quorated);
     command.arg("--data").arg(&copy).arg("--socket").arg(copy.join("s")).args(["--listen", &port.to_string()]);
     let _impostor = Process::start(command, &copy, &copy.join("log"), Lifetime::WithUs).expect("starts");
-    let status = site.until("an alarm", || {
-        let status = quorate(&site, "status", b"");
+    let status = cluster.until("an alarm", || {
+        let status = quorate(&cluster, "status", b"");
         (status.code == Some(7)).then_some(status)
     });
     let said = String::from_utf8(status.stdout).expect("text");
@@ -137,13 +137,13 @@ fn an_open_alarm_is_exit_code_7() {
 /// there is no quorum.
 #[test]
 fn an_order_that_is_interrupted_unanswered_may_have_begun() {
-    let mut site = Site::found();
+    let mut cluster = TestCluster::found();
     for node in ["n2", "n3"] {
-        site.cluster.kill(node).expect("dies");
+        cluster.testnet.kill(node).expect("dies");
     }
     for typed in ["node remove n3 --yes --accept-no-redundancy", "node revoke n3 --yes"] {
-        let order = Tool::start(site.cluster.quorate(typed.split(' ')), b"").expect("runs");
-        site.until("it to listen for Ctrl-C", || order.listens_for_interrupt().then_some(()));
+        let order = Tool::start(cluster.testnet.quorate(typed.split(' ')), b"").expect("runs");
+        cluster.until("it to listen for Ctrl-C", || order.listens_for_interrupt().then_some(()));
         order.interrupt().expect("is there");
         let finished = order.outcome(PATIENCE).expect("ends");
         assert_eq!(finished.code, Some(130), "{typed}: {}", finished.stderr);
@@ -154,17 +154,17 @@ fn an_order_that_is_interrupted_unanswered_may_have_begun() {
 /// Exit code 130: Ctrl-C ends the waiting and nothing else.
 #[test]
 fn an_interrupted_wait_is_exit_code_130_and_founding_goes_on() {
-    let mut cluster = Cluster::builder().start().expect("starts");
-    let first = init(&cluster, "n1", &["--founders", "3"]);
+    let mut testnet = Cluster::builder().start().expect("starts");
+    let first = init(&testnet, "n1", &["--founders", "3"]);
     let invited = invitations(&first, 2);
     first.interrupt().expect("is there");
     let finished = first.outcome(PATIENCE).expect("ends");
     assert_eq!(finished.code, Some(130), "{}", finished.stderr);
     assert!(finished.stderr.contains("founding continues without this command"), "{}", finished.stderr);
-    let second = join(&cluster, "n2", &invited[0]);
-    join(&cluster, "n3", &invited[1]).success(PATIENCE).expect("joins");
+    let second = join(&testnet, "n2", &invited[0]);
+    join(&testnet, "n3", &invited[1]).success(PATIENCE).expect("joins");
     second.success(PATIENCE).expect("joins");
-    cluster.wait_serving(&["n1", "n2", "n3"]).expect("founded all the same");
+    testnet.wait_serving(&["n1", "n2", "n3"]).expect("founded all the same");
 }
 
 /// The daemon has a help with an example, and refuses a configuration that makes no sense as a whole, with exit code 2.
@@ -310,10 +310,10 @@ fn json_is_documented_field_by_field() {
 /// And a real cluster answers with these fields.
 #[test]
 fn json_of_a_real_cluster_is_as_documented() {
-    let site = Site::found();
+    let cluster = TestCluster::found();
     let (mut seen, mut wrong) = (BTreeMap::new(), Vec::new());
     let mut check = |typed: &str, input: &[u8]| {
-        let finished = quorate(&site, &format!("{typed} --output json"), input);
+        let finished = quorate(&cluster, &format!("{typed} --output json"), input);
         assert_eq!(finished.code, Some(0), "{typed}: {}", finished.stderr);
         wrong.extend(disagreements(typed, &finished.stdout, &mut seen));
         finished.stdout
@@ -332,6 +332,6 @@ fn json_of_a_real_cluster_is_as_documented() {
     check("node status n2", b"");
     check("cluster export", b"");
     check("status", b"");
-    check(&format!("node status --socket {}", site.cluster.directory().socket("n1").display()), b"");
+    check(&format!("node status --socket {}", cluster.testnet.directory().socket("n1").display()), b"");
     assert!(wrong.is_empty(), "a real cluster disagrees with docs/JSON.md:\n{}", wrong.join("\n"));
 }

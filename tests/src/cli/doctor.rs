@@ -11,7 +11,7 @@ use quorate_testnet::procs::{Finished, Tool};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::harness::{PATIENCE, Site};
+use crate::harness::{PATIENCE, TestCluster};
 
 const SWAP: &str = "Filename\t\t\tType\t\tSize\tUsed\tPriority\n";
 const LIMITS: &str = "Limit                     Soft Limit           Hard Limit           Units     \n\
@@ -133,22 +133,22 @@ fn what_cannot_be_read_is_a_warning() {
     assert!(examine(&good.machine).iter().all(all_advise));
 }
 
-fn doctor(site: &Site, node: &str, further: &[&str]) -> Finished {
-    let mut command = site.cluster.quorate(["doctor"].into_iter().chain(further.iter().copied()));
-    command.env("QUORATE_SOCKET", site.cluster.directory().socket(node));
+fn doctor(cluster: &TestCluster, node: &str, further: &[&str]) -> Finished {
+    let mut command = cluster.testnet.quorate(["doctor"].into_iter().chain(further.iter().copied()));
+    command.env("QUORATE_SOCKET", cluster.testnet.directory().socket(node));
     Tool::start(command, b"").expect("runs").outcome(PATIENCE).expect("ends")
 }
 
 /// The checks of a real machine that warn; the exit code says whether there are any.
-fn warnings(site: &Site, node: &str) -> Vec<String> {
-    let finished = doctor(site, node, &["--output", "json"]);
+fn warnings(cluster: &TestCluster, node: &str) -> Vec<String> {
+    let finished = doctor(cluster, node, &["--output", "json"]);
     let findings: Value = serde_json::from_slice(&finished.stdout).expect("JSON");
     let findings = findings.as_array().expect("a list");
     assert_eq!(findings.len(), 9);
     let bad = findings.iter().filter(|finding| finding["ok"] == false);
     let bad: Vec<_> = bad.map(|finding| finding["check"].as_str().expect("text").to_owned()).collect();
     assert_eq!(finished.code, Some(i32::from(!bad.is_empty())), "{}", finished.stderr);
-    let text = String::from_utf8(doctor(site, node, &[]).stdout).expect("text");
+    let text = String::from_utf8(doctor(cluster, node, &[]).stdout).expect("text");
     assert_eq!(text.lines().filter(|line| line.starts_with("warning  ")).count(), bad.len(), "{text}");
     bad
 }
@@ -156,16 +156,16 @@ fn warnings(site: &Site, node: &str) -> Vec<String> {
 /// On a real machine, the test knows only the things that the daemon sets itself.
 #[test]
 fn a_real_daemon_is_examined() {
-    let site = Site::found();
+    let cluster = TestCluster::found();
     let ours = ["secret memory", "core dumps", "data directory", "socket", "token", "token place"];
-    let of_ours = |site: &Site| {
-        warnings(site, "n1").into_iter().filter(|check| ours.contains(&check.as_str())).collect::<Vec<_>>()
+    let of_ours = |cluster: &TestCluster| {
+        warnings(cluster, "n1").into_iter().filter(|check| ours.contains(&check.as_str())).collect::<Vec<_>>()
     };
-    assert_eq!(of_ours(&site), [""; 0], "a daemon as it is started here is in order");
-    let data = site.cluster.directory().data("n1");
-    fs::copy(site.cluster.directory().token(), data.join("token")).expect("ours");
+    assert_eq!(of_ours(&cluster), [""; 0], "a daemon as it is started here is in order");
+    let data = cluster.testnet.directory().data("n1");
+    fs::copy(cluster.testnet.directory().token(), data.join("token")).expect("ours");
     fs::set_permissions(data.join("vault"), Permissions::from_mode(0o644)).expect("ours");
-    assert_eq!(of_ours(&site), ["data directory", "token place"]);
-    let site = Site::of(Cluster::builder().memlock_bytes(0));
-    assert_eq!(of_ours(&site), ["secret memory"]);
+    assert_eq!(of_ours(&cluster), ["data directory", "token place"]);
+    let cluster = TestCluster::of(Cluster::builder().memlock_bytes(0));
+    assert_eq!(of_ours(&cluster), ["secret memory"]);
 }

@@ -1,5 +1,5 @@
 //! What the documents say of the code is so: OPERATING explains everything that the programs can refuse with and every file
-//! that they make, ARCHITECTURE names functions that exist, and THREATS tests.
+//! that they make, ARCHITECTURE and the comments of the model name functions that exist, and THREATS tests.
 //!
 //! The compiler and clippy know nothing of documents, so texts are searched in the sources: in all of them, so that a file
 //! can move. A refusal, an alarm or a file that OPERATING does not explain fails here.
@@ -12,9 +12,9 @@ use quorate_client::Code;
 use quorate_client::wire::{self, Phase, Role};
 use serde::de::DeserializeOwned;
 
-use crate::documents::names::names;
-use crate::harness::Site;
+use crate::harness::TestCluster;
 use crate::harness::documents::{parts, read, root, spans};
+use crate::harness::names::names;
 
 /// The string literals of a piece of Rust, as they are printed but for what is filled in, which becomes `…`.
 fn literals(code: &str) -> Vec<String> {
@@ -167,11 +167,11 @@ fn operating_explains_every_code_alarm_and_phase() {
 fn operating_names_every_file_of_a_node() {
     use std::os::unix::fs::PermissionsExt;
 
-    let site = Site::found();
-    site.create("key");
-    site.encrypt(None, "key", b"secret").expect("encrypts");
+    let cluster = TestCluster::found();
+    cluster.create("key");
+    cluster.encrypt(None, "key", b"secret").expect("encrypts");
     let operating = read("docs/OPERATING.md");
-    let directory = site.cluster.directory().node("n1");
+    let directory = cluster.testnet.directory().node("n1");
     let mut found = Vec::new();
     let mut waiting = vec![directory.clone()];
     while let Some(next) = waiting.pop() {
@@ -213,7 +213,7 @@ fn sources(directory: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Everything that is declared in the program: functions, types, variants, modules, constants.
+/// Everything that is declared in the program: functions, types, variants, modules, constants, public fields.
 pub(crate) struct Program {
     pub(crate) files: Vec<(PathBuf, String)>,
 }
@@ -256,7 +256,7 @@ impl Program {
         // A variant stands behind its indent alone; behind that a word in lower case may be anything.
         let declarations: &[&str] = match name.starts_with(|first: char| first.is_ascii_uppercase()) {
             true => &["struct ", "enum ", "trait ", "type ", "const ", "static ", "    "],
-            false => &["fn ", "mod "],
+            false => &["fn ", "mod ", "pub "],
         };
         let ends = |rest: &str| !rest.starts_with(|next: char| next.is_ascii_alphanumeric() || next == '_');
         self.files.iter().filter(|(path, text)| may(path, text)).any(|(_, text)| {
@@ -281,16 +281,18 @@ impl Program {
     }
 }
 
+/// Whether what stands between backticks is a name of Rust, with a path or without.
+fn is_name(span: &&str) -> bool {
+    let letters =
+        |part: &str| !part.is_empty() && part.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '_');
+    span.split("::").all(letters)
+}
+
 #[test]
 fn architecture_names_only_what_exists() {
     let (pictures, paragraphs) = parts(&read("docs/ARCHITECTURE.md"));
     let program = Program::read();
     let (mut checked, mut wrong) = (0, Vec::new());
-    let is_name = |span: &&str| {
-        let letters =
-            |part: &str| !part.is_empty() && part.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '_');
-        span.split("::").all(letters)
-    };
     // What is not a name of ours: programs, crates, and words of the command line and of the file system.
     let others = [
         "quorate",
@@ -325,6 +327,31 @@ fn architecture_names_only_what_exists() {
     for made_up in ["unlock::guess", "Lock::pick", "raft::run_away", "Keyring::lend", "make_up"] {
         assert!(!program.has(made_up), "the control: {made_up} does not exist");
     }
+}
+
+/// The model stands in for functions of the daemon, and its comments name them. A name with a path is one of the daemon, and
+/// so is every name below `model/node`. Elsewhere a name may be one of the model.
+#[test]
+fn the_model_names_only_what_exists() {
+    let all = Program::read();
+    let product = Program { files: all.product().cloned().collect() };
+    let model = root().join("tests/src/model");
+    let (mut checked, mut wrong) = (0, Vec::new());
+    for (path, text) in all.files.iter().filter(|(path, _)| path.starts_with(&model)) {
+        let comments = text.lines().filter_map(|line| line.split_once("//"));
+        for name in comments.flat_map(|(_, comment)| spans(comment)).filter(is_name) {
+            let of_the_daemon = name.contains("::") || path.starts_with(model.join("node"));
+            let program = if of_the_daemon { &product } else { &all };
+            // A comment also names the parameters of its function, and values of Rust.
+            let exists = program.has(name) || text.contains(&format!("{name}: ")) || ["true", "false"].contains(&name);
+            checked += 1;
+            wrong.extend((!exists).then(|| format!("{name} in {}", path.display())));
+        }
+    }
+    assert!(wrong.is_empty(), "comments of the model name what is not there:\n{}", wrong.join("\n"));
+    assert!(checked > 100, "the control: {checked} names were found");
+    // The model has a function of this name, and the daemon has none.
+    assert!(all.has("take_shares") && !product.has("take_shares"), "the control: the model is not the daemon");
 }
 
 /// THREATS names the tests that show its rows by number: each of them is there.

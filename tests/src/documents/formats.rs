@@ -20,8 +20,8 @@ use quorate_raft::formats::{Private, visit_private};
 use serde::de::DeserializeOwned;
 
 use crate::documents::code::{Program, one_line};
-use crate::documents::names::names;
 use crate::harness::documents::read;
+use crate::harness::names::names;
 
 type Names = (&'static str, &'static [&'static str]);
 

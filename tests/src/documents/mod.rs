@@ -4,7 +4,6 @@ mod code;
 mod contributing;
 mod formats;
 mod imports;
-mod names;
 mod operating;
 mod readme;
 mod setup;

@@ -19,7 +19,7 @@ const EXPORT: &str = "quorate cluster export -o cluster.toml";
 
 /// An operator with the page that they read.
 struct Operator {
-    cluster: Cluster,
+    testnet: Cluster,
     programs: PathBuf,
     home: TempDir,
     page: String,
@@ -28,10 +28,10 @@ struct Operator {
 impl Operator {
     /// The daemons of n1 to n3 wait.
     fn new() -> Self {
-        let cluster = Cluster::builder().spares(3).start().expect("starts");
+        let testnet = Cluster::builder().spares(3).start().expect("starts");
         let daemon = Binaries::find().expect("built").quorated;
         let programs = daemon.parent().expect("a directory").to_owned();
-        Self { cluster, programs, home: tempfile::tempdir().expect("a directory"), page: String::new() }
+        Self { testnet, programs, home: tempfile::tempdir().expect("a directory"), page: String::new() }
     }
 
     fn opens(&mut self, title: &str) {
@@ -55,7 +55,7 @@ impl Operator {
         shell.args(["-euo", "pipefail", "-c", script]).current_dir(self.home()).env_clear().env("HOME", self.home());
         shell.env("PATH", format!("{}:/usr/bin:/bin", self.programs.display()));
         if let Some(node) = node {
-            shell.env("QUORATE_SOCKET", self.cluster.directory().socket(node));
+            shell.env("QUORATE_SOCKET", self.testnet.directory().socket(node));
         }
         Tool::start(shell, input.as_bytes()).expect("runs")
     }
@@ -73,7 +73,7 @@ impl Operator {
 
     /// Joins a new node with its invitation.
     fn joins(&mut self, node: &str, invitation: &str) {
-        self.cluster.start(node).expect("its daemon waits");
+        self.testnet.start(node).expect("its daemon waits");
         self.does("quorate node join -", Some(node), invitation);
     }
 
@@ -145,10 +145,10 @@ fn adds(operator: &mut Operator) {
 
 fn replaces(operator: &mut Operator) {
     operator.opens("Replace a dead node");
-    operator.cluster.erase("n3").expect("lost with its disk");
+    operator.testnet.erase("n3").expect("lost with its disk");
     operator.types("umask 077; quorate node invite > invitation");
     operator.types("quorate node replace n3 --with - --yes < invitation");
-    operator.cluster.start("n5").expect("its daemon waits");
+    operator.testnet.start("n5").expect("its daemon waits");
     let join = "quorate node join -";
     assert!(operator.page.contains(join));
     let joined = operator.shell(&format!("{join} < invitation"), Some("n5"), "");
@@ -167,7 +167,7 @@ fn moves(operator: &mut Operator) {
     operator.settles();
     operator.does("quorate node remove n1", None, "n1\n");
     operator.settles();
-    operator.cluster.erase("n1").expect("stopped, and its disk erased");
+    operator.testnet.erase("n1").expect("stopped, and its disk erased");
     operator.hands_out_the_client_file();
 }
 
@@ -179,7 +179,7 @@ fn seals(operator: &mut Operator) {
     let listed = operator.shell("quorate node list", None, "").success(PATIENCE).expect("listed");
     assert!(String::from_utf8(listed).expect("text").contains("sealed"));
     operator.types("quorate node unseal n2");
-    operator.cluster.wait_serving(&["n2"]).expect("serves again");
+    operator.testnet.wait_serving(&["n2"]).expect("serves again");
 }
 
 fn removes(operator: &mut Operator) {
@@ -190,7 +190,7 @@ fn removes(operator: &mut Operator) {
     let steps: Vec<_> = operator.page.lines().map(str::trim).filter(|line| line.starts_with("n4 is out")).collect();
     assert!(steps.len() == 1 && said.contains(steps[0]), "{said}");
     assert!(operator.settles().contains("threshold: 2 of 3 nodes open a key"));
-    operator.cluster.erase("n4").expect("stopped, and its disk erased");
+    operator.testnet.erase("n4").expect("stopped, and its disk erased");
     operator.hands_out_the_client_file();
     assert_eq!(operator.reads().as_deref(), Some(MESSAGE));
 }
@@ -200,7 +200,7 @@ fn revokes(operator: &mut Operator) {
     let said = operator.does("quorate node revoke n2", None, "n2\n").stderr;
     assert!(said.contains("decisive"), "{said}");
     operator.settles();
-    operator.cluster.wait_phase("n2", quorate_client::wire::Phase::Revoked).expect("it is told, and stays revoked");
+    operator.testnet.wait_phase("n2", quorate_client::wire::Phase::Revoked).expect("it is told, and stays revoked");
     operator.hands_out_the_client_file();
     assert_eq!(operator.reads().as_deref(), Some(MESSAGE));
 }
@@ -208,12 +208,12 @@ fn revokes(operator: &mut Operator) {
 /// n5 and n6 are left, of which each is needed.
 fn loses_the_quorum(operator: &mut Operator) {
     operator.opens("When too few nodes are left");
-    operator.cluster.kill("n5").expect("dies");
-    operator.cluster.kill("n6").expect("dies");
-    operator.cluster.start("n6").expect("starts");
+    operator.testnet.kill("n5").expect("dies");
+    operator.testnet.kill("n6").expect("dies");
+    operator.testnet.start("n6").expect("starts");
     assert_eq!(operator.reads(), None, "one of two opens nothing");
     // The machines come back.
-    operator.cluster.start("n5").expect("starts");
-    operator.cluster.wait_serving(&["n5", "n6"]).expect("they unlock each other");
+    operator.testnet.start("n5").expect("starts");
+    operator.testnet.wait_serving(&["n5", "n6"]).expect("they unlock each other");
     assert_eq!(operator.reads().as_deref(), Some(MESSAGE));
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use quorate_testnet::faults::disk::{Condition, Disk};
 use quorate_testnet::{Cluster, Special};
 
-use crate::harness::{PATIENCE, Site, name};
+use crate::harness::{PATIENCE, TestCluster, name};
 
 const NODES: [&str; 3] = ["n1", "n2", "n3"];
 /// More than any test here needs until a disk has shown what it is.
@@ -18,15 +18,15 @@ const KEYS_MAX: usize = 1_000;
 const FILE_BYTES: u64 = 400 << 10;
 
 /// A node that stops for its disk: exit code 1, and the cause as the last thing that it says.
-fn stopped_for(site: &mut Site, node: &str, cause: &str) {
-    let (status, said) = site.cluster.wait_end(node).expect("it ends");
+fn stopped_for(cluster: &mut TestCluster, node: &str, cause: &str) {
+    let (status, said) = cluster.testnet.wait_end(node).expect("it ends");
     assert_eq!(status.code(), Some(1), "{said}");
-    explains(site, node, &said, cause);
+    explains(cluster, node, &said, cause);
 }
 
-fn explains(site: &Site, node: &str, said: &str, cause: &str) {
+fn explains(cluster: &TestCluster, node: &str, said: &str, cause: &str) {
     let message = said.lines().rev().find(|line| line.starts_with("quorated: ")).unwrap_or_default();
-    let path = site.cluster.directory().data(node).display().to_string();
+    let path = cluster.testnet.directory().data(node).display().to_string();
     assert!(message.contains(&path) && message.contains(cause), "no {path} or {cause:?} in {message:?} of:\n{said}");
     assert!(said.lines().next_back().is_some_and(|line| line.starts_with("hint: ")), "no hint in:\n{said}");
 }
@@ -37,37 +37,37 @@ struct Kept(Vec<(String, String)>);
 
 impl Kept {
     /// Makes keys and ciphertexts until `node` has ended.
-    fn grow_until_end_of(&mut self, site: &mut Site, node: &str) {
+    fn grow_until_end_of(&mut self, cluster: &mut TestCluster, node: &str) {
         for _ in 0..KEYS_MAX {
-            if !site.cluster.is_running(node).expect("a node") {
+            if !cluster.testnet.is_running(node).expect("a node") {
                 return;
             }
-            self.grow(site);
+            self.grow(cluster);
         }
         panic!("{node} goes on although its disk takes nothing");
     }
 
     /// One more key and ciphertext, acknowledged in time whichever node leads.
-    fn grow(&mut self, site: &Site) {
+    fn grow(&mut self, cluster: &TestCluster) {
         let key = format!("key/{}", self.0.len());
-        let client = site.client(None);
+        let client = cluster.client(None);
         let begin = Instant::now();
-        site.until("a key is made", || match site.block(client.create_key(&name(&key), Default::default())) {
+        cluster.until("a key is made", || match cluster.block(client.create_key(&name(&key), Default::default())) {
             Ok(_) => Some(()),
             // Made, and the answer was lost with the leader.
             Err(error) if error.code() == quorate_client::Code::Conflict => Some(()),
             Err(_) => None,
         });
-        let ciphertext = site.until("it is used", || site.encrypt(None, &key, key.as_bytes()).ok());
+        let ciphertext = cluster.until("it is used", || cluster.encrypt(None, &key, key.as_bytes()).ok());
         assert!(begin.elapsed() < PATIENCE, "{key} took {:?}", begin.elapsed());
         self.0.push((key, ciphertext));
     }
 
-    fn all_open_at(&self, site: &Site, node: Option<&str>) {
-        let client = site.client(node);
+    fn all_open_at(&self, cluster: &TestCluster, node: Option<&str>) {
+        let client = cluster.client(node);
         for (key, ciphertext) in &self.0 {
             let context = quorate_client::Context::empty();
-            let opened = site.until("an answer", || site.block(client.decrypt(ciphertext, &context)).ok());
+            let opened = cluster.until("an answer", || cluster.block(client.decrypt(ciphertext, &context)).ok());
             assert_eq!(opened.expose(), key.as_bytes(), "{node:?}");
         }
     }
@@ -81,23 +81,23 @@ fn disks_are_possible(test: &str) -> bool {
 /// A follower, then the leader. Mutated: if the error of a write is ignored, the node goes on, and the test fails.
 #[test]
 fn a_full_disk_stops_its_node_and_nothing_acknowledged_is_lost() {
-    let mut site = Site::found();
+    let mut cluster = TestCluster::found();
     let mut kept = Kept::default();
-    kept.grow(&site);
+    kept.grow(&cluster);
     for leads in [false, true] {
-        let leader = site.leader();
+        let leader = cluster.leader();
         let node = NODES.into_iter().find(|node| (*node == leader) == leads).expect("three nodes");
-        site.cluster.terminate(node).expect("ends");
+        cluster.testnet.terminate(node).expect("ends");
         let full = Special { file_bytes: Some(FILE_BYTES), ..Special::default() };
-        site.cluster.start_as(node, &full).expect("starts");
-        site.cluster.wait_serving(&[node]).expect("it has room yet");
-        kept.grow_until_end_of(&mut site, node);
-        stopped_for(&mut site, node, "File too large");
-        kept.grow(&site);
-        kept.all_open_at(&site, None);
-        site.start(&[node]);
-        site.cluster.wait_serving(&[node]).expect("there is room again");
-        kept.all_open_at(&site, Some(node));
+        cluster.testnet.start_as(node, &full).expect("starts");
+        cluster.testnet.wait_serving(&[node]).expect("it has room yet");
+        kept.grow_until_end_of(&mut cluster, node);
+        stopped_for(&mut cluster, node, "File too large");
+        kept.grow(&cluster);
+        kept.all_open_at(&cluster, None);
+        cluster.start(&[node]);
+        cluster.testnet.wait_serving(&[node]).expect("there is room again");
+        kept.all_open_at(&cluster, Some(node));
     }
     println!("{} keys", kept.0.len());
 }
@@ -108,28 +108,28 @@ fn a_disk_that_takes_nothing_stops_its_node() {
     if !disks_are_possible("full, read-only and failing disks") {
         return;
     }
-    let mut site = Site::of(NODES.into_iter().fold(Cluster::builder(), |builder, node| builder.disk(node)));
+    let mut cluster = TestCluster::of(NODES.into_iter().fold(Cluster::builder(), |builder, node| builder.disk(node)));
     let mut kept = Kept::default();
-    kept.grow(&site);
+    kept.grow(&cluster);
     for (condition, cause, leads) in [
         (Condition::Full, "No space left on device", true),
         (Condition::ReadOnly, "Read-only file system", false),
         (Condition::Failing, "Input/output error", true),
     ] {
-        let leader = site.leader();
+        let leader = cluster.leader();
         let node = NODES.into_iter().find(|node| (*node == leader) == leads).expect("three nodes");
-        site.cluster.disk(node).expect("it has one").turn(condition);
-        kept.grow_until_end_of(&mut site, node);
-        stopped_for(&mut site, node, cause);
-        let (status, said) = site.cluster.start_and_wait_end(node, &Special::default()).expect("it does not start");
+        cluster.testnet.disk(node).expect("it has one").turn(condition);
+        kept.grow_until_end_of(&mut cluster, node);
+        stopped_for(&mut cluster, node, cause);
+        let (status, said) = cluster.testnet.start_and_wait_end(node, &Special::default()).expect("it does not start");
         assert_eq!(status.code(), Some(1), "{said}");
-        explains(&site, node, &said, cause);
-        kept.grow(&site);
-        kept.all_open_at(&site, None);
-        site.cluster.disk(node).expect("it has one").turn(Condition::Good);
-        site.start(&[node]);
-        site.cluster.wait_serving(&[node]).expect("the disk is good again");
-        kept.all_open_at(&site, Some(node));
+        explains(&cluster, node, &said, cause);
+        kept.grow(&cluster);
+        kept.all_open_at(&cluster, None);
+        cluster.testnet.disk(node).expect("it has one").turn(Condition::Good);
+        cluster.start(&[node]);
+        cluster.testnet.wait_serving(&[node]).expect("the disk is good again");
+        kept.all_open_at(&cluster, Some(node));
     }
 }
 
@@ -141,11 +141,11 @@ fn a_vault_that_cannot_be_written_stays_whole() {
     if !disks_are_possible("a vault on a full disk") {
         return;
     }
-    let mut site = Site::of(Cluster::builder().disk("n2"));
+    let mut cluster = TestCluster::of(Cluster::builder().disk("n2"));
     let mut kept = Kept::default();
-    kept.grow(&site);
-    site.cluster.terminate("n2").expect("ends");
-    let path = site.cluster.directory().data("n2").join("vault");
+    kept.grow(&cluster);
+    cluster.testnet.terminate("n2").expect("ends");
+    let path = cluster.testnet.directory().data("n2").join("vault");
     let before = std::fs::read(&path).expect("readable");
     let (first, second) = before.split_at(before.len() / 2);
     assert!(first == second, "the control: at rest both copies are equal");
@@ -154,17 +154,17 @@ fn a_vault_that_cannot_be_written_stays_whole() {
         vault.write_all_at(b"damaged", second.len() as u64 + 1000).expect("written");
         vault.sync_all().expect("synced");
     }
-    site.cluster.disk("n2").expect("it has one").turn(Condition::Full);
-    let (status, said) = site.cluster.start_and_wait_end("n2", &Special::default()).expect("it does not start");
+    cluster.testnet.disk("n2").expect("it has one").turn(Condition::Full);
+    let (status, said) = cluster.testnet.start_and_wait_end("n2", &Special::default()).expect("it does not start");
     assert_eq!(status.code(), Some(1), "{said}");
     assert!(said.contains("quorated: the vault could not be written") && said.contains("No space left"), "{said}");
     assert!(std::fs::read(&path).expect("readable")[..first.len()] == *first, "the good copy is as it was");
-    kept.grow(&site);
+    kept.grow(&cluster);
 
-    site.cluster.disk("n2").expect("it has one").turn(Condition::Good);
-    site.start(&["n2"]);
-    site.cluster.wait_serving(&["n2"]).expect("mended");
-    kept.all_open_at(&site, Some("n2"));
+    cluster.testnet.disk("n2").expect("it has one").turn(Condition::Good);
+    cluster.start(&["n2"]);
+    cluster.testnet.wait_serving(&["n2"]).expect("mended");
+    kept.all_open_at(&cluster, Some("n2"));
     assert!(std::fs::read(&path).expect("readable") == before, "both copies are whole again");
 }
 
@@ -177,20 +177,20 @@ fn a_slow_disk_makes_things_late_and_nothing_else() {
     if !disks_are_possible("slow disks") {
         return;
     }
-    let mut site = Site::of(NODES.into_iter().fold(Cluster::builder(), |builder, node| builder.disk(node)));
+    let mut cluster = TestCluster::of(NODES.into_iter().fold(Cluster::builder(), |builder, node| builder.disk(node)));
     let mut kept = Kept::default();
-    kept.grow(&site);
+    kept.grow(&cluster);
     for (delay, leads, keys) in [(SLOW, false, 3), (SLOW, true, 3), (HARDLY_MOVES, false, 2), (HARDLY_MOVES, true, 2)] {
-        let leader = site.leader();
+        let leader = cluster.leader();
         let node = NODES.into_iter().find(|node| (*node == leader) == leads).expect("three nodes");
-        site.cluster.disk(node).expect("it has one").turn(Condition::Slow(delay));
+        cluster.testnet.disk(node).expect("it has one").turn(Condition::Slow(delay));
         let begin = Instant::now();
-        (0..keys).for_each(|_| kept.grow(&site));
+        (0..keys).for_each(|_| kept.grow(&cluster));
         println!("{node} takes {delay:?}, leads: {leads}: {keys} keys in {:?}", begin.elapsed());
-        kept.all_open_at(&site, None);
-        assert!(site.cluster.is_running(node).expect("a node"), "late is not broken");
-        site.cluster.disk(node).expect("it has one").turn(Condition::Good);
-        site.cluster.wait_serving(&NODES).expect("all serve");
-        kept.all_open_at(&site, Some(node));
+        kept.all_open_at(&cluster, None);
+        assert!(cluster.testnet.is_running(node).expect("a node"), "late is not broken");
+        cluster.testnet.disk(node).expect("it has one").turn(Condition::Good);
+        cluster.testnet.wait_serving(&NODES).expect("all serve");
+        kept.all_open_at(&cluster, Some(node));
     }
 }

@@ -13,7 +13,7 @@ use quorate_testnet::load::{Load, Options};
 use quorate_testnet::{Builder, Cluster};
 
 use crate::harness::commands::{init, invitations, join};
-use crate::harness::{PATIENCE, Site, name};
+use crate::harness::{PATIENCE, TestCluster, name};
 
 const NODES: [&str; 3] = ["n1", "n2", "n3"];
 const YEAR: Duration = Duration::from_secs(365 * 86_400);
@@ -27,7 +27,7 @@ const MORE: u64 = 100;
 
 /// A cluster whose clocks can be moved, each by itself.
 struct Adrift {
-    site: Site,
+    cluster: TestCluster,
     clocks: BTreeMap<&'static str, Clocks>,
     /// Daemons load it when they start.
     _shim: Shim,
@@ -39,18 +39,18 @@ impl Adrift {
     }
 
     fn of(builder: Builder) -> Self {
-        let mut site = Site::of(builder);
+        let mut cluster = TestCluster::of(builder);
         let shim = Shim::build().expect("a C compiler");
         let mut clocks = BTreeMap::new();
         for node in NODES {
             let own = shim.clocks(node).expect("a file");
-            site.cluster.set_environment(node, shim.with_clocks(&own)).expect("a node");
-            site.cluster.kill(node).expect("dies");
+            cluster.testnet.set_environment(node, shim.with_clocks(&own)).expect("a node");
+            cluster.testnet.kill(node).expect("dies");
             clocks.insert(node, own);
         }
-        site.start(&NODES);
-        site.cluster.wait_serving(&NODES).expect("boots");
-        Self { site, clocks, _shim: shim }
+        cluster.start(&NODES);
+        cluster.testnet.wait_serving(&NODES).expect("boots");
+        Self { cluster, clocks, _shim: shim }
     }
 
     fn forward(&self, node: &str, clock: Clock, by: Duration) {
@@ -63,32 +63,33 @@ impl Adrift {
 
     fn decrypts_everywhere(&self, ciphertext: &str) {
         for node in NODES {
-            let opened = self.site.until("decrypts", || self.site.decrypt(Some(node), ciphertext).ok());
+            let opened = self.cluster.until("decrypts", || self.cluster.decrypt(Some(node), ciphertext).ok());
             assert_eq!(opened, b"secret", "{node}");
         }
     }
 
     /// A member that follows.
     fn follower(&self) -> &'static str {
-        let leader = self.site.leader();
+        let leader = self.cluster.leader();
         NODES.into_iter().find(|node| *node != leader).expect("three nodes")
     }
 
     /// Begins to revoke a node, by the word of a client of node `at`.
     fn revoke(&self, at: &str, node: &str) -> Epoch {
         let names = [node.parse().expect("a name")];
-        self.site.block(self.site.client(Some(at)).revoke_nodes(&names)).expect("begins")
+        self.cluster.block(self.cluster.client(Some(at)).revoke_nodes(&names)).expect("begins")
     }
 
     /// How far the revocation of `operation` is, as a client of node `at` is told.
     fn revocation(&self, at: &str, operation: Epoch) -> Option<RevocationProgress> {
-        self.site.block(self.site.client(Some(at)).progress(operation)).ok()?.revocation
+        self.cluster.block(self.cluster.client(Some(at)).progress(operation)).ok()?.revocation
     }
 
     /// Makes a key, and says when that was, as the cluster sees it.
     fn make_key(&self, key: &str) -> u64 {
-        let client = self.site.client(None);
-        let made = self.site.until("a key", || self.site.block(client.create_key(&name(key), BTreeMap::new())).ok());
+        let client = self.cluster.client(None);
+        let made =
+            self.cluster.until("a key", || self.cluster.block(client.create_key(&name(key), BTreeMap::new())).ok());
         made.created_ms
     }
 }
@@ -98,27 +99,27 @@ impl Adrift {
 #[test]
 fn t59_a_machine_that_was_suspended_wakes_without_a_lease() {
     let mut adrift = Adrift::found(LONG_LEASES);
-    adrift.site.create("key");
-    let ciphertext = adrift.site.encrypt(None, "key", b"secret").expect("encrypts");
-    let leader = adrift.site.leader();
+    adrift.cluster.create("key");
+    let ciphertext = adrift.cluster.encrypt(None, "key", b"secret").expect("encrypts");
+    let leader = adrift.cluster.leader();
     let follower = NODES.into_iter().find(|node| *node != leader).expect("three nodes");
     for node in [follower, leader.as_str()] {
         adrift.decrypts_everywhere(&ciphertext);
-        adrift.site.cluster.cut(node).expect("cut");
+        adrift.cluster.testnet.cut(node).expect("cut");
         assert_eq!(
-            adrift.site.decrypt(Some(node), &ciphertext).expect("the control: its lease outlives the cut"),
+            adrift.cluster.decrypt(Some(node), &ciphertext).expect("the control: its lease outlives the cut"),
             b"secret"
         );
         adrift.forward(node, Clock::Boot, NAP);
-        let error = adrift.site.decrypt(Some(node), &ciphertext).expect_err("no lease, no answer");
+        let error = adrift.cluster.decrypt(Some(node), &ciphertext).expect_err("no lease, no answer");
         assert_eq!(error.code(), Code::NoQuorum, "{error}");
-        adrift.site.cluster.wait_phase(node, Phase::Open).expect("says so");
-        let log = adrift.site.cluster.directory().log(node);
-        adrift.site.until("the keys to be wiped", || {
+        adrift.cluster.testnet.wait_phase(node, Phase::Open).expect("says so");
+        let log = adrift.cluster.testnet.directory().log(node);
+        adrift.cluster.until("the keys to be wiped", || {
             fs::read_to_string(&log).ok()?.contains("every key is wiped from memory").then_some(())
         });
-        adrift.site.cluster.heal().expect("heals");
-        adrift.site.cluster.wait_serving(&[node]).expect("serves again");
+        adrift.cluster.testnet.heal().expect("heals");
+        adrift.cluster.testnet.wait_serving(&[node]).expect("serves again");
         adrift.decrypts_everywhere(&ciphertext);
     }
 }
@@ -127,14 +128,14 @@ fn t59_a_machine_that_was_suspended_wakes_without_a_lease() {
 #[test]
 fn a_node_boots_on_a_machine_that_has_just_started() {
     let mut adrift = Adrift::found("");
-    adrift.site.create("key");
-    let ciphertext = adrift.site.encrypt(None, "key", b"secret").expect("encrypts");
+    adrift.cluster.create("key");
+    let ciphertext = adrift.cluster.encrypt(None, "key", b"secret").expect("encrypts");
     let uptime = fs::read_to_string("/proc/uptime").expect("the kernel says it");
     let seconds = uptime.split('.').next().and_then(|seconds| seconds.parse().ok()).expect("seconds");
-    adrift.site.kill_all();
+    adrift.cluster.kill_all();
     NODES.iter().for_each(|node| adrift.back(node, Clock::Boot, Duration::from_secs(seconds)));
-    adrift.site.start(&NODES);
-    adrift.site.cluster.wait_serving(&NODES).expect("boots");
+    adrift.cluster.start(&NODES);
+    adrift.cluster.testnet.wait_serving(&NODES).expect("boots");
     adrift.decrypts_everywhere(&ciphertext);
 }
 
@@ -144,32 +145,33 @@ fn a_node_boots_on_a_machine_that_has_just_started() {
 #[test]
 fn clients_notice_no_clock_that_jumps() {
     let mut adrift = Adrift::found("");
-    adrift.site.create("key");
-    let ciphertext = adrift.site.encrypt(None, "key", b"secret").expect("encrypts");
+    adrift.cluster.create("key");
+    let ciphertext = adrift.cluster.encrypt(None, "key", b"secret").expect("encrypts");
     let options = Options { clients: 4, rest: Duration::from_millis(20), ..Options::default() };
-    let load = adrift.site.block(Load::start(&adrift.site.file(), &adrift.site.token(), &options)).expect("starts");
-    let goes_on = |site: &Site, when: &str| {
+    let load =
+        adrift.cluster.block(Load::start(&adrift.cluster.file(), &adrift.cluster.token(), &options)).expect("starts");
+    let goes_on = |cluster: &TestCluster, when: &str| {
         let before = load.tally().done;
-        site.until(&format!("clients to go on {when}"), || (load.tally().done >= before + MORE).then_some(()));
+        cluster.until(&format!("clients to go on {when}"), || (load.tally().done >= before + MORE).then_some(()));
         println!("{when}: {:?}", load.tally());
     };
-    goes_on(&adrift.site, "with clocks that are right");
+    goes_on(&adrift.cluster, "with clocks that are right");
     let mut times = vec![adrift.make_key("made-at-first")];
-    let leader = adrift.site.leader();
+    let leader = adrift.cluster.leader();
     let follower = NODES.into_iter().find(|node| *node != leader).expect("three nodes");
     for node in [leader.as_str(), follower] {
         adrift.forward(node, Clock::Boot, NAP);
-        goes_on(&adrift.site, &format!("after {node} slept"));
-        adrift.site.cluster.wait_serving(&NODES).expect("all serve again");
+        goes_on(&adrift.cluster, &format!("after {node} slept"));
+        adrift.cluster.testnet.wait_serving(&NODES).expect("all serve again");
         adrift.forward(node, Clock::Wall, YEAR);
         times.push(adrift.make_key(&format!("made-ahead/{node}")));
-        goes_on(&adrift.site, &format!("with {node} a year ahead"));
+        goes_on(&adrift.cluster, &format!("with {node} a year ahead"));
         adrift.back(node, Clock::Wall, YEAR);
         times.push(adrift.make_key(&format!("made-behind/{node}")));
-        goes_on(&adrift.site, &format!("with {node} a year behind"));
-        adrift.site.cluster.kill(node).expect("dies");
-        adrift.site.start(&[node]);
-        adrift.site.cluster.wait_serving(&NODES).expect("boots with that clock");
+        goes_on(&adrift.cluster, &format!("with {node} a year behind"));
+        adrift.cluster.testnet.kill(node).expect("dies");
+        adrift.cluster.start(&[node]);
+        adrift.cluster.testnet.wait_serving(&NODES).expect("boots with that clock");
         adrift.decrypts_everywhere(&ciphertext);
         adrift.forward(node, Clock::Wall, Duration::ZERO);
     }
@@ -181,10 +183,10 @@ fn clients_notice_no_clock_that_jumps() {
     assert!(times.is_sorted(), "time went back: {times:?}");
     assert!(times.last() >= Some(&(times[0] + YEAR.as_millis() as u64)), "the control: clocks count: {times:?}");
 
-    let outcome = adrift.site.block(load.stop());
+    let outcome = adrift.cluster.block(load.stop());
     assert_eq!(outcome.unexpected, Vec::<String>::new());
     for node in NODES {
-        let unopened = adrift.site.block(outcome.open_all(&adrift.site.client(Some(node))));
+        let unopened = adrift.cluster.block(outcome.open_all(&adrift.cluster.client(Some(node))));
         assert_eq!(unopened, Vec::<String>::new(), "{node}");
     }
 }
@@ -198,9 +200,9 @@ fn a_revocation_is_over_although_a_clock_was_ahead() {
     let ahead = adrift.make_key("made-ahead");
     NODES.iter().for_each(|node| adrift.forward(node, Clock::Wall, Duration::ZERO));
     assert!(adrift.make_key("made-since") >= ahead, "the control: time never goes back");
-    let (leader, follower) = (adrift.site.leader(), adrift.follower());
+    let (leader, follower) = (adrift.cluster.leader(), adrift.follower());
     let operation = adrift.revoke(&leader, follower);
-    adrift.site.until("its leases to be over", || {
+    adrift.cluster.until("its leases to be over", || {
         adrift.revocation(&leader, operation).filter(|revocation| revocation.leases_over)
     });
 }
@@ -210,25 +212,25 @@ fn a_revocation_is_over_although_a_clock_was_ahead() {
 #[test]
 fn no_wall_clock_that_steps_forward_ends_the_leases_of_a_revoked_node() {
     let adrift = Adrift::found(LONG_LEASES);
-    adrift.site.create("key");
-    let ciphertext = adrift.site.encrypt(None, "key", b"secret").expect("encrypts");
+    adrift.cluster.create("key");
+    let ciphertext = adrift.cluster.encrypt(None, "key", b"secret").expect("encrypts");
     adrift.decrypts_everywhere(&ciphertext);
     // The one that is cut off would wait for the leader as long as it has a lease.
-    let (leader, revoked) = (adrift.site.leader(), adrift.follower());
-    adrift.site.cluster.cut(revoked).expect("cut");
+    let (leader, revoked) = (adrift.cluster.leader(), adrift.follower());
+    adrift.cluster.testnet.cut(revoked).expect("cut");
     let operation = adrift.revoke(&leader, revoked);
-    adrift.site.until("the revocation to be done", || {
+    adrift.cluster.until("the revocation to be done", || {
         let revocation = adrift.revocation(&leader, operation)?;
         (revocation.decisive && revocation.names_are_safe()).then_some(())
     });
     NODES.iter().filter(|node| **node != revoked).for_each(|node| adrift.forward(node, Clock::Wall, YEAR));
-    let told = adrift.site.until("the leader", || adrift.revocation(&leader, operation));
-    let opened = adrift.site.decrypt(Some(revoked), &ciphertext).expect("the control: its lease outlives all this");
+    let told = adrift.cluster.until("the leader", || adrift.revocation(&leader, operation));
+    let opened = adrift.cluster.decrypt(Some(revoked), &ciphertext).expect("the control: its lease outlives all this");
     assert_eq!(opened, b"secret");
     assert!(told.decisive && !told.leases_over, "{told:?}");
 
     let mut slept = Duration::ZERO;
-    adrift.site.until("its leases to be over", || {
+    adrift.cluster.until("its leases to be over", || {
         // A new leader counts from the beginning.
         slept += NAP;
         NODES.iter().for_each(|node| adrift.forward(node, Clock::Boot, slept));
@@ -241,18 +243,18 @@ fn no_wall_clock_that_steps_forward_ends_the_leases_of_a_revoked_node() {
 #[test]
 fn whoever_was_away_is_rekeyed_although_a_clock_was_ahead() {
     let mut adrift = Adrift::of(Cluster::builder().spares(1).settings("[timing]\nrekey_pause_ms = 2000\n"));
-    let over = |site: &Site| {
-        let status = site.block(site.client(None).status()).ok()?;
+    let over = |cluster: &TestCluster| {
+        let status = cluster.block(cluster.client(None).status()).ok()?;
         status.operation.is_none().then_some(status.epoch.0)
     };
     NODES.iter().for_each(|node| adrift.forward(node, Clock::Wall, DAY));
     let away = adrift.follower();
-    adrift.site.cluster.kill(away).expect("dies");
-    adrift.site.cluster.join("n4").expect("joins");
-    adrift.site.until("the join", || over(&adrift.site).filter(|epoch| *epoch == 2));
+    adrift.cluster.testnet.kill(away).expect("dies");
+    adrift.cluster.testnet.join("n4").expect("joins");
+    adrift.cluster.until("the join", || over(&adrift.cluster).filter(|epoch| *epoch == 2));
     NODES.iter().for_each(|node| adrift.forward(node, Clock::Wall, Duration::ZERO));
-    adrift.site.start(&[away]);
-    adrift.site.until("an epoch of its own", || over(&adrift.site).filter(|epoch| *epoch == 3));
+    adrift.cluster.start(&[away]);
+    adrift.cluster.until("an epoch of its own", || over(&adrift.cluster).filter(|epoch| *epoch == 3));
 }
 
 /// What a member has the leader propose is dated by the leader. Mutated: with the time that the member says, the state is a
@@ -263,9 +265,9 @@ fn the_clock_of_a_member_that_follows_moves_no_time() {
     let before = adrift.make_key("made-before");
     let follower = adrift.follower();
     adrift.forward(follower, Clock::Wall, YEAR);
-    let client = adrift.site.client(Some(follower));
-    adrift.site.until("an invitation", || adrift.site.block(client.invite_node(None, NAP)).ok());
-    assert_ne!(adrift.site.leader(), follower, "the control: it asked another one");
+    let client = adrift.cluster.client(Some(follower));
+    adrift.cluster.until("an invitation", || adrift.cluster.block(client.invite_node(None, NAP)).ok());
+    assert_ne!(adrift.cluster.leader(), follower, "the control: it asked another one");
     let after = adrift.make_key("made-after");
     assert!((before..before + DAY.as_millis() as u64).contains(&after), "{before} {after}");
 }
@@ -277,15 +279,15 @@ fn an_invitation_expires_although_a_clock_was_ahead() {
     let mut adrift = Adrift::of(Cluster::builder().spares(1));
     NODES.iter().for_each(|node| adrift.forward(node, Clock::Wall, DAY));
     adrift.make_key("made-ahead");
-    let ciphertext = adrift.site.encrypt(None, "made-ahead", b"secret").expect("encrypts");
+    let ciphertext = adrift.cluster.encrypt(None, "made-ahead", b"secret").expect("encrypts");
     adrift.decrypts_everywhere(&ciphertext);
     NODES.iter().for_each(|node| adrift.forward(node, Clock::Wall, Duration::ZERO));
-    let client = adrift.site.client(None);
-    let invitation = adrift.site.block(client.invite_node(None, NAP)).expect("an invitation");
+    let client = adrift.cluster.client(None);
+    let invitation = adrift.cluster.block(client.invite_node(None, NAP)).expect("an invitation");
     let invitation = String::from_utf8(invitation.expose().to_vec()).expect("text");
     NODES.iter().for_each(|node| adrift.forward(node, Clock::Boot, Duration::from_secs(3_600)));
-    adrift.site.start(&["n4"]);
-    let late = join(&adrift.site.cluster, "n4", &invitation).outcome(PATIENCE).expect("ends");
+    adrift.cluster.start(&["n4"]);
+    let late = join(&adrift.cluster.testnet, "n4", &invitation).outcome(PATIENCE).expect("ends");
     assert_eq!(late.code, Some(4), "{}", late.stderr);
     assert!(late.stderr.contains("has expired") && late.stderr.contains("node invite"), "{}", late.stderr);
 }
@@ -293,25 +295,25 @@ fn an_invitation_expires_although_a_clock_was_ahead() {
 /// An invitation lasts for an hour by the clock of the first founder. A node that comes too late is told so, and what helps.
 #[test]
 fn an_invitation_expires_by_the_clock_of_the_first_founder() {
-    let mut cluster = Cluster::builder().nodes(2).start().expect("starts");
+    let mut testnet = Cluster::builder().nodes(2).start().expect("starts");
     let shim = Shim::build().expect("a C compiler");
     let clocks = shim.clocks("n1").expect("a file");
-    cluster.kill("n1").expect("ends");
-    cluster.set_environment("n1", shim.with_clocks(&clocks)).expect("a node");
-    cluster.start("n1").expect("starts");
+    testnet.kill("n1").expect("ends");
+    testnet.set_environment("n1", shim.with_clocks(&clocks)).expect("a node");
+    testnet.start("n1").expect("starts");
     let options = ["--founders", "2", "--accept-no-redundancy"];
-    let first = init(&cluster, "n1", &options);
+    let first = init(&testnet, "n1", &options);
     let expired = invitations(&first, 1).remove(0);
     clocks.forward(Clock::Wall, Duration::from_secs(3_700)).expect("moves");
-    let late = join(&cluster, "n2", &expired).outcome(PATIENCE).expect("ends");
+    let late = join(&testnet, "n2", &expired).outcome(PATIENCE).expect("ends");
     assert_eq!(late.code, Some(4), "{}", late.stderr);
     assert!(late.stderr.contains("has expired") && late.stderr.contains("cluster init"), "{}", late.stderr);
     drop(first);
-    let again = init(&cluster, "n1", &options);
+    let again = init(&testnet, "n1", &options);
     let fresh = invitations(&again, 1).remove(0);
     // Set back, it only lasts longer.
     clocks.back(Clock::Wall, YEAR).expect("moves");
-    join(&cluster, "n2", &fresh).success(PATIENCE).expect("joins");
+    join(&testnet, "n2", &fresh).success(PATIENCE).expect("joins");
     again.success(PATIENCE).expect("founded");
-    cluster.wait_all_serving().expect("serves");
+    testnet.wait_all_serving().expect("serves");
 }

@@ -16,7 +16,7 @@ use quorate_testnet::faults::shim::{Death, Shim};
 use quorate_testnet::procs::Tool;
 
 use crate::harness::commands::{init, join, printed_invitations};
-use crate::harness::{Dice, PATIENCE, Site, seed};
+use crate::harness::{Dice, PATIENCE, TestCluster, seed};
 
 const NODES: [&str; 3] = ["n1", "n2", "n3"];
 /// Every change of the vault is two syncs: after the first, only one of the two copies is new.
@@ -32,7 +32,7 @@ static SHIM: LazyLock<Shim> = LazyLock::new(|| Shim::build().expect("a C compile
 
 /// The operator who founds the cluster, at the keyboards of all nodes.
 struct Operator {
-    cluster: Cluster,
+    testnet: Cluster,
     init: Option<Tool>,
     joins: BTreeMap<String, Tool>,
     invitations: Vec<String>,
@@ -43,14 +43,14 @@ struct Operator {
 impl Operator {
     /// Daemons that wait to be founded. Each of the victims dies once.
     fn at(victims: &[&str], death: Death<'_>) -> Self {
-        let mut cluster = Cluster::builder().start().expect("starts");
-        let notes = cluster.directory().path().join("deaths");
+        let mut testnet = Cluster::builder().start().expect("starts");
+        let notes = testnet.directory().path().join("deaths");
         for victim in victims {
-            cluster.kill(victim).expect("ends");
-            cluster.set_environment(victim, SHIM.with_death(death, &notes)).expect("a node");
-            cluster.start(victim).expect("starts");
+            testnet.kill(victim).expect("ends");
+            testnet.set_environment(victim, SHIM.with_death(death, &notes)).expect("a node");
+            testnet.start(victim).expect("starts");
         }
-        Self { cluster, init: None, joins: BTreeMap::new(), invitations: Vec::new(), notes }
+        Self { testnet, init: None, joins: BTreeMap::new(), invitations: Vec::new(), notes }
     }
 
     /// Repeats what an operator would do until every node serves.
@@ -70,10 +70,10 @@ impl Operator {
         for (_, join) in std::mem::take(&mut self.joins) {
             join.success(PATIENCE).expect("joins");
         }
-        let directory = self.cluster.directory();
+        let directory = self.testnet.directory();
         let ended = self.init.take().map(|init| init.success(PATIENCE)).transpose();
         if ended.unwrap_or_else(|error| panic!("{error}")).is_none() {
-            let mut export = self.cluster.quorate(["cluster", "export", "--local", "--socket"]);
+            let mut export = self.testnet.quorate(["cluster", "export", "--local", "--socket"]);
             export.arg(directory.socket(NODES[0])).arg("-o").arg(directory.client_file());
             Tool::start(export, b"").expect("runs").success(PATIENCE).expect("exports");
         }
@@ -81,9 +81,9 @@ impl Operator {
 
     fn start_the_dead(&mut self) {
         for node in NODES {
-            if !self.cluster.is_running(node).expect("a node") {
-                self.cluster.set_environment(node, Vec::new()).expect("a node");
-                self.cluster.start(node).expect("starts again");
+            if !self.testnet.is_running(node).expect("a node") {
+                self.testnet.set_environment(node, Vec::new()).expect("a node");
+                self.testnet.start(node).expect("starts again");
                 // A command ends with the daemon that it talks to.
                 self.joins.remove(node);
                 if node == NODES[0] {
@@ -97,7 +97,7 @@ impl Operator {
         let forgotten = self.phase(NODES[0]) == Some(Phase::Uninitialised);
         if self.init.is_none() && (forgotten || self.invitations.is_empty()) {
             self.invitations.clear();
-            self.init = Some(init(&self.cluster, NODES[0], &["--founders", "3"]));
+            self.init = Some(init(&self.testnet, NODES[0], &["--founders", "3"]));
         }
         if let Some(init) = self.init.as_ref().filter(|_| self.invitations.is_empty()) {
             let printed = printed_invitations(init);
@@ -110,21 +110,21 @@ impl Operator {
     fn type_joins(&mut self) {
         for (node, invitation) in NODES[1..].iter().zip(&self.invitations) {
             if !self.joins.contains_key(*node) && self.phase(node) == Some(Phase::Uninitialised) {
-                self.joins.insert((*node).to_owned(), join(&self.cluster, node, invitation));
+                self.joins.insert((*node).to_owned(), join(&self.testnet, node, invitation));
             }
         }
     }
 
     /// `None` while no node answers.
     fn phase(&self, node: &str) -> Option<Phase> {
-        self.cluster.status(node).ok().map(|status| status.public.phase)
+        self.testnet.status(node).ok().map(|status| status.public.phase)
     }
 
     /// How the victims died, one line for each.
     fn deaths(&self) -> Vec<String> {
         let notes = fs::read_to_string(&self.notes).unwrap_or_default();
         // The vault's file keeps the name under which it was made.
-        let here = format!("{}/", self.cluster.directory().path().display());
+        let here = format!("{}/", self.testnet.directory().path().display());
         let short = |line: &str| line.replace(&here, "").replace(".new (deleted)", "");
         notes.lines().map(short).collect()
     }
@@ -138,18 +138,18 @@ impl Operator {
         // Whatever the founders remember in memory alone, they must not need it. Nor must a victim whose death has not come
         // yet die later on.
         for node in NODES {
-            self.cluster.kill(node).expect("dies");
-            self.cluster.set_environment(node, Vec::new()).expect("a node");
+            self.testnet.kill(node).expect("dies");
+            self.testnet.set_environment(node, Vec::new()).expect("a node");
         }
-        self.cluster.start_all().expect("starts");
-        self.cluster.wait_all_serving().expect("comes back");
-        let site = Site::with(self.cluster);
-        site.create("key");
-        let ciphertext = site.encrypt(None, "key", b"secret").expect("encrypts");
+        self.testnet.start_all().expect("starts");
+        self.testnet.wait_all_serving().expect("comes back");
+        let cluster = TestCluster::with(self.testnet);
+        cluster.create("key");
+        let ciphertext = cluster.encrypt(None, "key", b"secret").expect("encrypts");
         for node in NODES {
-            assert_eq!(site.decrypt(Some(node), &ciphertext).expect("decrypts"), b"secret", "{node}");
+            assert_eq!(cluster.decrypt(Some(node), &ciphertext).expect("decrypts"), b"secret", "{node}");
         }
-        let status = site.block(site.client(None).status()).expect("status");
+        let status = cluster.block(cluster.client(None).status()).expect("status");
         assert_eq!((status.threshold, status.voters, status.epoch.0), (2, 3, 1));
         assert!(status.alarms.is_empty(), "{:?}", status.alarms);
     }

@@ -12,7 +12,7 @@ use quorate_testnet::Cluster;
 use quorate_testnet::faults::network::LinkQuality;
 use tokio::task::JoinHandle;
 
-use crate::harness::{Dice, Site, name, seed};
+use crate::harness::{Dice, TestCluster, name, seed};
 
 const NODES: [&str; 3] = ["n1", "n2", "n3"];
 /// Two for each node.
@@ -51,9 +51,9 @@ fn hasty(node: &str) -> Options {
 }
 
 impl Traffic {
-    fn begin(site: &Site, seed: u64) -> (Arc<Self>, Vec<JoinHandle<()>>) {
+    fn begin(cluster: &TestCluster, seed: u64) -> (Arc<Self>, Vec<JoinHandle<()>>) {
         let traffic = Arc::new(Self {
-            clients: NODES.iter().map(|node| site.client_with(hasty(node))).collect(),
+            clients: NODES.iter().map(|node| cluster.client_with(hasty(node))).collect(),
             keys: Mutex::new(vec![FIRST]),
             kept: Mutex::default(),
             wrong: Mutex::default(),
@@ -63,7 +63,7 @@ impl Traffic {
         });
         let workers = (0..WORKERS).map(|worker| {
             let (traffic, dice) = (Arc::clone(&traffic), Dice::new(seed.wrapping_add(worker as u64)));
-            site.spawn(async move { traffic.work(worker, dice).await })
+            cluster.spawn(async move { traffic.work(worker, dice).await })
         });
         let workers = workers.collect();
         (traffic, workers)
@@ -122,12 +122,12 @@ impl Traffic {
     }
 
     /// Waits until each of these nodes has done some more.
-    fn advance(&self, site: &Site, nodes: &[&str]) {
+    fn advance(&self, cluster: &TestCluster, nodes: &[&str]) {
         let places = (0..NODES.len()).filter(|place| nodes.contains(&NODES[*place]));
         for (place, before) in places.map(|place| (place, self.done[place].load(Ordering::SeqCst))).collect::<Vec<_>>()
         {
             let what = format!("{} to do {ROUNDS} more", NODES[place]);
-            site.until(&what, || (self.done[place].load(Ordering::SeqCst) >= before + ROUNDS).then_some(()));
+            cluster.until(&what, || (self.done[place].load(Ordering::SeqCst) >= before + ROUNDS).then_some(()));
         }
     }
 
@@ -146,8 +146,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Makes a change however often it takes. One that was made although its answer was lost is a conflict the second time.
-fn change<T>(site: &Site, what: &str, mut attempt: impl FnMut() -> Result<T, Error>) {
-    site.until(what, || match attempt() {
+fn change<T>(cluster: &TestCluster, what: &str, mut attempt: impl FnMut() -> Result<T, Error>) {
+    cluster.until(what, || match attempt() {
         Ok(_) => Some(()),
         Err(error) if error.code() == Code::Conflict => Some(()),
         Err(error) => {
@@ -162,38 +162,40 @@ fn change<T>(site: &Site, what: &str, mut attempt: impl FnMut() -> Result<T, Err
 #[test]
 fn no_answer_is_wrong_on_any_network_and_everything_serves_when_it_is_good_again() {
     let seed = seed();
-    let mut site = Site::found();
-    site.create(FIRST);
-    let (traffic, workers) = Traffic::begin(&site, seed);
-    traffic.advance(&site, &NODES);
+    let mut cluster = TestCluster::found();
+    cluster.create(FIRST);
+    let (traffic, workers) = Traffic::begin(&cluster, seed);
+    traffic.advance(&cluster, &NODES);
 
     let delay = Duration::ZERO..=Duration::from_millis(40);
     let bad = LinkQuality { loss: 0.05, duplicate: 0.05, delay };
-    site.faults().set_quality(bad, seed);
-    let before = site.faults().tally();
-    traffic.advance(&site, &NODES);
+    cluster.faults().set_quality(bad, seed);
+    let before = cluster.faults().tally();
+    traffic.advance(&cluster, &NODES);
     traffic.none_wrong();
 
-    let client = site.client(None);
-    change(&site, "a key made on the bad network", || site.block(client.create_key(&name(SECOND), Default::default())));
+    let client = cluster.client(None);
+    change(&cluster, "a key made on the bad network", || {
+        cluster.block(client.create_key(&name(SECOND), Default::default()))
+    });
     lock(&traffic.keys).push(SECOND);
     for key in [FIRST, SECOND] {
         let one = Some(quorate_client::KeyVersion(1));
-        change(&site, "a key rotated on the bad network", || site.block(client.rotate_key(&name(key), one)));
+        change(&cluster, "a key rotated on the bad network", || cluster.block(client.rotate_key(&name(key), one)));
     }
-    traffic.advance(&site, &NODES);
+    traffic.advance(&cluster, &NODES);
     traffic.none_wrong();
 
-    let leader = site.leader();
-    site.cluster.kill(&leader).expect("dies");
+    let leader = cluster.leader();
+    cluster.testnet.kill(&leader).expect("dies");
     let survivors: Vec<_> = NODES.into_iter().filter(|node| *node != leader).collect();
-    traffic.advance(&site, &survivors);
-    site.start(&[&leader]);
-    site.cluster.wait_serving(&[&leader]).expect("boots on the bad network");
-    traffic.advance(&site, &NODES);
+    traffic.advance(&cluster, &survivors);
+    cluster.start(&[&leader]);
+    cluster.testnet.wait_serving(&[&leader]).expect("boots on the bad network");
+    traffic.advance(&cluster, &NODES);
     traffic.none_wrong();
 
-    let after = site.faults().tally();
+    let after = cluster.faults().tally();
     println!("{after:?}, {} refused", traffic.refused.load(Ordering::SeqCst));
     let carried = after.sent - before.sent;
     for (what, count) in [
@@ -204,11 +206,11 @@ fn no_answer_is_wrong_on_any_network_and_everything_serves_when_it_is_good_again
         assert!(count * 100 > carried, "the control: the network was bad, but only {count} of {carried} were {what}");
     }
 
-    site.faults().set_quality(LinkQuality::default(), seed);
-    site.cluster.wait_serving(&NODES).expect("the network is good");
-    traffic.advance(&site, &NODES);
+    cluster.faults().set_quality(LinkQuality::default(), seed);
+    cluster.testnet.wait_serving(&NODES).expect("the network is good");
+    traffic.advance(&cluster, &NODES);
     traffic.stop.store(true, Ordering::SeqCst);
-    workers.into_iter().for_each(|worker| site.block(worker).expect("no worker panicked"));
+    workers.into_iter().for_each(|worker| cluster.block(worker).expect("no worker panicked"));
 
     // Whatever was handed out at any moment opens at every node.
     let kept = std::mem::take(&mut *lock(&traffic.kept));
@@ -218,87 +220,87 @@ fn no_answer_is_wrong_on_any_network_and_everything_serves_when_it_is_good_again
     }
     for kept in &kept {
         for (place, node) in NODES.iter().enumerate() {
-            assert!(site.block(traffic.opens(place, kept)), "{node} refuses on a good network");
+            assert!(cluster.block(traffic.opens(place, kept)), "{node} refuses on a good network");
         }
     }
     traffic.none_wrong();
 }
 
 /// A cluster whose leases are short, with a key and a ciphertext.
-fn short_leases() -> (Site, String) {
+fn short_leases() -> (TestCluster, String) {
     let lease = LEASE.as_millis();
     let settings = format!("[timing]\nlease_ms = {lease}\nlease_tick_ms = 300\nwipe_after_ms = 1000\n");
-    let site = Site::of(Cluster::builder().settings(settings));
-    site.create(FIRST);
-    let ciphertext = site.encrypt(None, FIRST, b"secret").expect("encrypts");
-    (site, ciphertext)
+    let cluster = TestCluster::of(Cluster::builder().settings(settings));
+    cluster.create(FIRST);
+    let ciphertext = cluster.encrypt(None, FIRST, b"secret").expect("encrypts");
+    (cluster, ciphertext)
 }
 
 /// A node that hears the others and is not heard, and one that is heard and hears nothing: both lose their lease as if
 /// cut off on both sides. A lease that does not end makes it fail.
 #[test]
 fn a_node_that_is_deaf_or_mute_refuses_within_its_lease_and_the_others_go_on() {
-    let (mut site, ciphertext) = short_leases();
+    let (mut cluster, ciphertext) = short_leases();
     for deaf in [true, false] {
         for of_leader in [true, false] {
-            let leader = site.leader();
+            let leader = cluster.leader();
             let node = NODES.into_iter().find(|node| (*node == leader) == of_leader).expect("three nodes");
-            assert_eq!(site.decrypt(Some(node), &ciphertext).expect("the control: warm and serving"), b"secret");
+            assert_eq!(cluster.decrypt(Some(node), &ciphertext).expect("the control: warm and serving"), b"secret");
             let others: Vec<_> = NODES.into_iter().filter(|other| *other != node).collect();
             for other in &others {
                 let (from, to) = if deaf { (*other, node) } else { (node, *other) };
-                site.faults().cut_one_way(from, to).expect("they exist");
+                cluster.faults().cut_one_way(from, to).expect("they exist");
             }
             let cut = Instant::now();
-            site.cluster.wait_phase(node, Phase::Open).expect("leaves Serving");
+            cluster.testnet.wait_phase(node, Phase::Open).expect("leaves Serving");
             let late = cut.elapsed();
             println!("{node}, leader: {of_leader}, deaf: {deaf}: left Serving {late:?} after the cut");
             assert!(late < 3 * LEASE, "{node} went on for {late:?} with a lease of {LEASE:?}");
-            let client = site.client_with(hasty(node));
-            let error = site.block(client.decrypt(&ciphertext, &Context::empty())).expect_err("no lease, no answer");
+            let client = cluster.client_with(hasty(node));
+            let error = cluster.block(client.decrypt(&ciphertext, &Context::empty())).expect_err("no lease, no answer");
             assert_eq!(error.code(), Code::NoQuorum, "{error}");
-            site.cluster.wait_serving(&others).expect("the others go on");
+            cluster.testnet.wait_serving(&others).expect("the others go on");
             for other in others {
-                let opened = site.until("the others answer", || site.decrypt(Some(other), &ciphertext).ok());
+                let opened = cluster.until("the others answer", || cluster.decrypt(Some(other), &ciphertext).ok());
                 assert_eq!(opened, b"secret");
             }
-            site.cluster.heal().expect("heals");
-            site.cluster.wait_serving(&NODES).expect("all serve again");
-            assert_eq!(site.decrypt(Some(node), &ciphertext).expect("decrypts"), b"secret");
+            cluster.testnet.heal().expect("heals");
+            cluster.testnet.wait_serving(&NODES).expect("all serve again");
+            assert_eq!(cluster.decrypt(Some(node), &ciphertext).expect("decrypts"), b"secret");
         }
     }
-    assert!(site.faults().tally().cut > 0, "the control: something was cut off");
+    assert!(cluster.faults().tally().cut > 0, "the control: something was cut off");
 }
 
 /// One direction between two nodes fails. Two of three still reach each other both ways, so clients are served, and all is well
 /// afterwards. Mutated: if a node says "not found" before it has caught up with the leader, this fails.
 #[test]
 fn one_direction_of_one_pair_may_fail() {
-    let (mut site, ciphertext) = short_leases();
-    let client = site.client(None);
+    let (mut cluster, ciphertext) = short_leases();
+    let client = cluster.client(None);
     for toward_leader in [true, false] {
-        let leader = site.leader();
+        let leader = cluster.leader();
         let follower = NODES.into_iter().find(|node| *node != leader).expect("three nodes");
         let (from, to) = if toward_leader { (follower, leader.as_str()) } else { (leader.as_str(), follower) };
-        site.faults().cut_one_way(from, to).expect("they exist");
-        let shown = site.until("clients are served", || site.block(client.show_key(&name(FIRST))).ok());
+        cluster.faults().cut_one_way(from, to).expect("they exist");
+        let shown = cluster.until("clients are served", || cluster.block(client.show_key(&name(FIRST))).ok());
         let version = shown.newest().map(|newest| newest.version);
-        change(&site, "a change goes through", || site.block(client.rotate_key(&name(FIRST), version)));
-        let fresh = site.until("clients are served", || site.encrypt(None, FIRST, b"fresh").ok());
+        change(&cluster, "a change goes through", || cluster.block(client.rotate_key(&name(FIRST), version)));
+        let fresh = cluster.until("clients are served", || cluster.encrypt(None, FIRST, b"fresh").ok());
         for (ciphertext, plaintext) in [(&ciphertext, b"secret".as_slice()), (&fresh, b"fresh")] {
-            assert_eq!(site.until("clients are served", || site.decrypt(None, ciphertext).ok()), plaintext);
+            assert_eq!(cluster.until("clients are served", || cluster.decrypt(None, ciphertext).ok()), plaintext);
         }
         // A node that may not know of the new version yet says "not now", and never that there is none.
         for node in NODES {
-            match site.block(site.client_with(hasty(node)).decrypt(&fresh, &Context::empty())) {
+            match cluster.block(cluster.client_with(hasty(node)).decrypt(&fresh, &Context::empty())) {
                 Ok(opened) => assert_eq!(opened.expose(), b"fresh", "{node}"),
                 Err(error) => assert!(not_now(&error), "{node}: {error}"),
             }
         }
-        site.cluster.heal().expect("heals");
-        site.cluster.wait_serving(&NODES).expect("all serve again");
+        cluster.testnet.heal().expect("heals");
+        cluster.testnet.wait_serving(&NODES).expect("all serve again");
         for node in NODES {
-            assert_eq!(site.decrypt(Some(node), &fresh).expect("decrypts"), b"fresh", "{node}");
+            assert_eq!(cluster.decrypt(Some(node), &fresh).expect("decrypts"), b"fresh", "{node}");
         }
     }
 }

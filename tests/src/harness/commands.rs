@@ -6,25 +6,25 @@ use quorate_node::vault::invitation::Invitation;
 use quorate_testnet::procs::Tool;
 use quorate_testnet::{Cluster, wait_until};
 
-use super::{PATIENCE, Site};
+use super::{PATIENCE, TestCluster};
 
 /// `cluster init` at a node, with these further options.
-pub(crate) fn init(cluster: &Cluster, node: &str, options: &[&str]) -> Tool {
-    let directory = cluster.directory();
-    let mut command = cluster.quorate(["cluster", "init", "--token-file"]);
+pub(crate) fn init(testnet: &Cluster, node: &str, options: &[&str]) -> Tool {
+    let directory = testnet.directory();
+    let mut command = testnet.quorate(["cluster", "init", "--token-file"]);
     command.arg(directory.token()).arg("--socket").arg(directory.socket(node)).args(options);
     Tool::start(command, b"").expect("runs")
 }
 
 /// `node join` at a node, with the invitation to read.
-pub(crate) fn join(cluster: &Cluster, node: &str, invitation: &str) -> Tool {
-    join_with(cluster, node, invitation, &[])
+pub(crate) fn join(testnet: &Cluster, node: &str, invitation: &str) -> Tool {
+    join_with(testnet, node, invitation, &[])
 }
 
 /// [`join`], with further options.
-pub(crate) fn join_with(cluster: &Cluster, node: &str, invitation: &str, options: &[&str]) -> Tool {
-    let mut command = cluster.quorate(["node", "join", "-"]);
-    command.args(options).arg("--socket").arg(cluster.directory().socket(node));
+pub(crate) fn join_with(testnet: &Cluster, node: &str, invitation: &str, options: &[&str]) -> Tool {
+    let mut command = testnet.quorate(["node", "join", "-"]);
+    command.args(options).arg("--socket").arg(testnet.directory().socket(node));
     Tool::start(
         command,
         format!(
@@ -52,7 +52,7 @@ pub(crate) fn invitations(init: &Tool, count: usize) -> Vec<String> {
 }
 
 /// An invitation, as an operator gets one.
-pub(crate) fn invite(site: &Site) -> String {
-    let text = site.block(site.client(None).invite_node(None, Duration::from_secs(600))).expect("an invitation");
+pub(crate) fn invite(cluster: &TestCluster) -> String {
+    let text = cluster.block(cluster.client(None).invite_node(None, Duration::from_secs(600))).expect("an invitation");
     String::from_utf8(text.expose().to_vec()).expect("text")
 }

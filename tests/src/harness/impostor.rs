@@ -1,5 +1,6 @@
 //! A thief who plays a node over the network, with the vault of its stolen disk.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use quorate_client::conn::{Conn, Lane};
@@ -15,7 +16,8 @@ use quorate_shares::labels::EXPORTER_LOCK;
 use quorate_shares::lock::{LockOpenCode, LockOpenReply, LockOpenRequest, LockParams};
 use quorate_shares::secret::Secret;
 
-use super::{Site, name};
+use super::names::of_each_variant;
+use super::{TestCluster, name};
 
 /// How long a node may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -28,16 +30,16 @@ pub(crate) struct Impostor {
 }
 
 impl Impostor {
-    pub(crate) fn steal(site: &Site, node: &str) -> Self {
+    pub(crate) fn steal(cluster: &TestCluster, node: &str) -> Self {
         let stolen = tempfile::tempdir().expect("a directory");
-        let disk = site.cluster.steal(&[node], stolen.path()).expect("steals").remove(0);
-        Self::of(site, vault::inspect(&disk).expect("a vault"))
+        let disk = cluster.testnet.steal(&[node], stolen.path()).expect("steals").remove(0);
+        Self::of(cluster, vault::inspect(&disk).expect("a vault"))
     }
 
     /// A thief who has this vault.
-    pub(crate) fn of(site: &Site, vault: Vault) -> Self {
+    pub(crate) fn of(cluster: &TestCluster, vault: Vault) -> Self {
         let boot = Identity::from_seed(&vault.identity.boot_seed);
-        let endpoint = site.block(async { quinn::Endpoint::client("127.0.0.1:0".parse().expect("an address")) });
+        let endpoint = cluster.block(async { quinn::Endpoint::client("127.0.0.1:0".parse().expect("an address")) });
         Self { vault, boot, endpoint: endpoint.expect("a socket") }
     }
 
@@ -46,8 +48,8 @@ impl Impostor {
         Self { boot, ..self }
     }
 
-    pub(crate) async fn dial(&self, site: &Site, node: &str, protocol: Protocol) -> Result<Conn, DialError> {
-        let file = site.file();
+    pub(crate) async fn dial(&self, cluster: &TestCluster, node: &str, protocol: Protocol) -> Result<Conn, DialError> {
+        let file = cluster.file();
         let node = file.node(node).expect("a node");
         let expected = match protocol {
             Protocol::Boot | Protocol::Join => node.boot_key,
@@ -67,10 +69,10 @@ impl Impostor {
     }
 
     /// Asks `to` for its piece of the stolen lock: what it answers, and the piece with its number, if it gives it.
-    pub(crate) fn ask(&self, site: &Site, to: &str) -> (LockOpenCode, Option<(u8, Secret<32>)>) {
-        let request = self.lock_open(site.file().node(to).expect("a node").id);
-        site.block(async {
-            let boot = self.dial(site, to, Protocol::Boot).await.expect("the boot door");
+    pub(crate) fn ask(&self, cluster: &TestCluster, to: &str) -> (LockOpenCode, Option<(u8, Secret<32>)>) {
+        let request = self.lock_open(cluster.file().node(to).expect("a node").id);
+        cluster.block(async {
+            let boot = self.dial(cluster, to, Protocol::Boot).await.expect("the boot door");
             let answer = boot.call(Lane::Ordinary, &request.encode(), PATIENCE).await.expect("answers");
             let reply = LockOpenReply::parse(&answer).expect("a reply");
             let piece = reply.open(&boot.export(EXPORTER_LOCK, &request.hash())).ok();
@@ -83,7 +85,7 @@ impl Impostor {
 pub(crate) fn every_peer_request(me: NodeId) -> Vec<PeerRequest> {
     let (uid, version, epoch) = (KeyUid([1; 16]), KeyVersion(1), Epoch(1));
     let durable = LockState { generation: 1, key_number: 1 };
-    vec![
+    let mut requests = vec![
         PeerRequest::Hello(Hello { node: me, boot_nonce: [7; 32], flushed: None }),
         PeerRequest::Ping,
         PeerRequest::Raft(serde_bytes::ByteBuf::from(vec![0; 64])),
@@ -100,18 +102,32 @@ pub(crate) fn every_peer_request(me: NodeId) -> Vec<PeerRequest> {
         PeerRequest::Report,
         PeerRequest::Flushed(quorate_raft::Flushed::default()),
         PeerRequest::Roster,
-        forwarded(ForwardedRequest::Change(KeyChange::Rotate { request: [0; 16], name: name("key"), expect: None })),
-        forwarded(ForwardedRequest::Order(Order::Revoke {
-            request: [0; 16],
-            names: vec!["n3".parse().expect("a name")],
-        })),
-        forwarded(ForwardedRequest::Progress { operation: epoch }),
-        forwarded(ForwardedRequest::Invite(Invite { proof_key: [1; 32], name: None, ttl_ms: 1_000 })),
-        forwarded(ForwardedRequest::Replace { invitation: [1; 32], gone: me }),
-        forwarded(ForwardedRequest::Seal { sealed: true }),
-        forwarded(ForwardedRequest::Admit { node: me }),
-        forwarded(ForwardedRequest::Disarm { codes: None }),
-    ]
+    ];
+    requests.extend(every_forwarded_request(me).into_iter().map(forwarded));
+    of_each_variant(requests)
+}
+
+/// One of everything that a member may forward to another.
+fn every_forwarded_request(me: NodeId) -> Vec<ForwardedRequest> {
+    let (request, third) = ([0; 16], || "n3".parse().expect("a name"));
+    let changes = of_each_variant(vec![
+        KeyChange::Create { request, name: name("new"), tags: BTreeMap::new() },
+        KeyChange::Rotate { request, name: name("key"), expect: None },
+    ]);
+    let orders = of_each_variant(vec![
+        Order::Remove { request, name: third(), accept_no_redundancy: true, abandon: Vec::new() },
+        Order::Revoke { request, names: vec![third()] },
+    ]);
+    let others = vec![
+        ForwardedRequest::Progress { operation: Epoch(1) },
+        ForwardedRequest::Invite(Invite { proof_key: [1; 32], name: None, ttl_ms: 1_000 }),
+        ForwardedRequest::Replace { invitation: [1; 32], gone: me },
+        ForwardedRequest::Seal { sealed: true },
+        ForwardedRequest::Admit { node: me },
+        ForwardedRequest::Disarm { codes: None },
+    ];
+    let changes = changes.into_iter().map(ForwardedRequest::Change);
+    of_each_variant(changes.chain(orders.into_iter().map(ForwardedRequest::Order)).chain(others).collect())
 }
 
 fn forwarded(request: ForwardedRequest) -> PeerRequest {

@@ -1,8 +1,10 @@
-//! What all tests share: a cluster with a client for each of its nodes, typed commands, an impostor, and documents.
+//! What all tests share: a cluster with a client for each of its nodes, typed commands, an impostor, documents, and the names
+//! that serde knows.
 
 pub(crate) mod commands;
 pub(crate) mod documents;
 pub(crate) mod impostor;
+pub(crate) mod names;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
@@ -31,12 +33,12 @@ const REFUSALS: [&str; 5] = [
 ];
 
 /// A founded cluster, and a runtime for the clients of its nodes.
-pub(crate) struct Site {
-    pub(crate) cluster: Cluster,
+pub(crate) struct TestCluster {
+    pub(crate) testnet: Cluster,
     runtime: Runtime,
 }
 
-impl Site {
+impl TestCluster {
     /// Three nodes with default settings.
     pub(crate) fn found() -> Self {
         Self::of(Cluster::builder())
@@ -58,8 +60,8 @@ impl Site {
     }
 
     /// A cluster that was founded otherwise.
-    pub(crate) fn with(cluster: Cluster) -> Self {
-        Self { cluster, runtime: Runtime::new().expect("a runtime") }
+    pub(crate) fn with(testnet: Cluster) -> Self {
+        Self { testnet, runtime: Runtime::new().expect("a runtime") }
     }
 
     /// Runs async client code.
@@ -74,7 +76,7 @@ impl Site {
 
     /// What the network does to datagrams.
     pub(crate) fn faults(&self) -> &Faults {
-        self.cluster.faults().expect("the relay runs in this process")
+        self.testnet.faults().expect("the relay runs in this process")
     }
 
     /// The node that leads, once there is one.
@@ -85,18 +87,18 @@ impl Site {
 
     /// Reads the client file.
     pub(crate) fn file(&self) -> ClusterFile {
-        ClusterFile::read(&self.cluster.directory().client_file()).expect("founding wrote the client file")
+        ClusterFile::read(&self.testnet.directory().client_file()).expect("founding wrote the client file")
     }
 
     /// Writes the client file again, for the cluster as it is now.
     pub(crate) fn export(&self) {
         let file = self.block(self.client(None).export()).expect("a client file");
-        file.write(&self.cluster.directory().client_file()).expect("written");
+        file.write(&self.testnet.directory().client_file()).expect("written");
     }
 
     /// Reads the root token.
     pub(crate) fn token(&self) -> Token {
-        let text = std::fs::read_to_string(self.cluster.directory().token()).expect("founding wrote the token");
+        let text = std::fs::read_to_string(self.testnet.directory().token()).expect("founding wrote the token");
         Token::parse(&text).expect("a token")
     }
 
@@ -134,15 +136,15 @@ impl Site {
 
     /// Kills every node without warning.
     pub(crate) fn kill_all(&mut self) {
-        for node in self.cluster.names() {
-            self.cluster.kill(&node).expect("dies");
+        for node in self.testnet.names() {
+            self.testnet.kill(&node).expect("dies");
         }
     }
 
     /// Starts the named nodes.
     pub(crate) fn start(&mut self, nodes: &[&str]) {
         for node in nodes {
-            self.cluster.start(node).expect("starts");
+            self.testnet.start(node).expect("starts");
         }
     }
 

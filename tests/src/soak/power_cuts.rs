@@ -13,7 +13,7 @@ use quorate_testnet::Cluster;
 use quorate_testnet::faults::disk::Disk;
 use quorate_testnet::load::{Load, Options};
 
-use crate::harness::{Dice, Site, name, seed};
+use crate::harness::{Dice, TestCluster, name, seed};
 
 const NODES: [&str; 3] = ["n1", "n2", "n3"];
 /// How often something happens in the short run.
@@ -55,17 +55,17 @@ fn power_cuts_take_nothing_that_was_acknowledged() {
     let with_disk = |builder: quorate_testnet::Builder, node: &str| {
         if disks.is_ok() { builder.disk(node) } else { builder }
     };
-    let mut site = Site::of(NODES.into_iter().fold(Cluster::builder().settings(RENEWALS), with_disk));
+    let mut cluster = TestCluster::of(NODES.into_iter().fold(Cluster::builder().settings(RENEWALS), with_disk));
     let options = Options { clients: 6, rest: Duration::from_millis(10), patience: OUTAGE };
-    let load = site.block(Load::start(&site.file(), &site.token(), &options)).expect("clients start");
+    let load = cluster.block(Load::start(&cluster.file(), &cluster.token(), &options)).expect("clients start");
     let (mut made, mut until, mut lost) = (Vec::new(), Until::given(), 0);
     while until.goes_on() {
         let more = load.tally().done + dice.below(DONE_BETWEEN) as u64;
-        site.until("clients to go on", || (load.tally().done >= more).then_some(()));
+        cluster.until("clients to go on", || (load.tally().done >= more).then_some(()));
         // Acknowledged a moment before.
         let key = format!("made/{}", made.len());
-        let client = site.client(None);
-        site.until("a key is made", || match site.block(client.create_key(&name(&key), BTreeMap::new())) {
+        let client = cluster.client(None);
+        cluster.until("a key is made", || match cluster.block(client.create_key(&name(&key), BTreeMap::new())) {
             Ok(_) => Some(()),
             // Made, and the answer was late.
             Err(error) => (error.code() == Code::Conflict).then_some(()),
@@ -76,10 +76,10 @@ fn power_cuts_take_nothing_that_was_acknowledged() {
         let victims: Vec<_> = NODES.into_iter().cycle().skip(first).take(1 + dice.below(NODES.len())).collect();
         let cut = until.rounds == 1 || dice.below(4) > 0;
         let some_survive = dice.below(2) > 0;
-        victims.iter().for_each(|node| site.cluster.kill(node).expect("dies"));
+        victims.iter().for_each(|node| cluster.testnet.kill(node).expect("dies"));
         if cut && disks.is_ok() {
             for node in &victims {
-                let disk = site.cluster.disk(node).expect("it has one");
+                let disk = cluster.testnet.disk(node).expect("it has one");
                 lost += disk.lose_power(|| some_survive && dice.below(2) > 0).expect("the directory below is good");
             }
         }
@@ -88,18 +88,18 @@ fn power_cuts_take_nothing_that_was_acknowledged() {
             until.rounds,
             load.tally()
         );
-        site.start(&victims);
-        site.cluster.wait_serving(&NODES).expect("all serve again");
+        cluster.start(&victims);
+        cluster.testnet.wait_serving(&NODES).expect("all serve again");
     }
-    let outcome = site.block(load.stop());
+    let outcome = cluster.block(load.stop());
     println!("{} ciphertexts, {} keys besides, {lost} pages lost", outcome.sealed, made.len());
     assert!(disks.is_err() || lost > 0, "the control: something was not synced");
     assert_eq!(outcome.unexpected, Vec::<String>::new());
     for node in NODES {
-        let client = site.client(Some(node));
-        assert_eq!(site.block(outcome.open_all(&client)), Vec::<String>::new(), "{node}");
+        let client = cluster.client(Some(node));
+        assert_eq!(cluster.block(outcome.open_all(&client)), Vec::<String>::new(), "{node}");
         for key in &made {
-            site.block(client.show_key(&name(key))).unwrap_or_else(|error| panic!("{node}: {key}: {error}"));
+            cluster.block(client.show_key(&name(key))).unwrap_or_else(|error| panic!("{node}: {key}: {error}"));
         }
     }
 }

@@ -8,7 +8,7 @@ use quorate_client::wire::Phase;
 use quorate_testnet::Cluster;
 use quorate_testnet::load::{Load, Options};
 
-use crate::harness::{Dice, Site, restart_rounds, seed};
+use crate::harness::{Dice, TestCluster, restart_rounds, seed};
 
 const NODES: [&str; 3] = ["n1", "n2", "n3"];
 /// Rounds without the variable `QUORATE_RESTART_ROUNDS`.
@@ -21,8 +21,8 @@ const RENEWALS: &str = "[timing]\nrenew_lock_after_ms = 50\nrenew_lock_every_ms 
 const MORE: u64 = 20;
 
 /// The generation of each node's lock.
-fn newest_locks(site: &Site) -> Vec<u64> {
-    let nodes = site.block(site.client(None).nodes()).expect("nodes");
+fn newest_locks(cluster: &TestCluster) -> Vec<u64> {
+    let nodes = cluster.block(cluster.client(None).nodes()).expect("nodes");
     nodes.iter().filter_map(|node| node.state.as_ref()).map(|state| state.lock_generation).collect()
 }
 
@@ -30,32 +30,32 @@ fn nap(dice: &mut Dice) {
     sleep(Duration::from_millis(dice.below(LIFE_MS) as u64));
 }
 
-fn load(site: &Site) -> Load {
+fn load(cluster: &TestCluster) -> Load {
     // While both other nodes are away no operation succeeds; one that fails for longer than this is an error.
     let options = Options { clients: 3, rest: Duration::from_millis(20), patience: Duration::from_secs(60) };
-    site.block(Load::start(&site.file(), &site.token(), &options)).expect("clients start")
+    cluster.block(Load::start(&cluster.file(), &cluster.token(), &options)).expect("clients start")
 }
 
 /// Starts a node. From its first word on it says that it has a cluster.
-fn start(site: &mut Site, node: &str) {
-    site.start(&[node]);
-    let phase = site.cluster.status(node).expect("it has just answered").public.phase;
+fn start(cluster: &mut TestCluster, node: &str) {
+    cluster.start(&[node]);
+    let phase = cluster.testnet.status(node).expect("it has just answered").public.phase;
     assert_ne!(phase, Phase::Uninitialised, "{node}");
 }
 
 /// Nothing unexpected was seen, and all that was handed out opens everywhere.
-fn none_wrong(site: &Site, load: Load) {
-    let outcome = site.block(load.stop());
+fn none_wrong(cluster: &TestCluster, load: Load) {
+    let outcome = cluster.block(load.stop());
     println!("{:?}", outcome.tally);
     assert_eq!(outcome.unexpected, Vec::<String>::new());
     for node in NODES {
-        let unopened = site.block(outcome.open_all(&site.client(Some(node))));
+        let unopened = cluster.block(outcome.open_all(&cluster.client(Some(node))));
         assert_eq!(unopened, Vec::<String>::new(), "{node}");
     }
-    let status = site.block(site.client(None).status()).expect("status");
+    let status = cluster.block(cluster.client(None).status()).expect("status");
     assert!(status.alarms.is_empty(), "{:?}", status.alarms);
     // Each was founded with its first lock, a moment ago.
-    let made = newest_locks(site);
+    let made = newest_locks(cluster);
     assert!(made.iter().any(|generation| *generation > 1), "the control: locks were renewed: {made:?}");
 }
 
@@ -64,51 +64,51 @@ fn none_wrong(site: &Site, load: Load) {
 #[test]
 fn t22_two_nodes_restart_in_loops() {
     let mut dice = Dice::new(seed());
-    let mut site = Site::of(Cluster::builder().settings(RENEWALS));
-    let load = load(&site);
+    let mut cluster = TestCluster::of(Cluster::builder().settings(RENEWALS));
+    let load = load(&cluster);
     for _ in 0..restart_rounds(ROUNDS) {
         for _ in 0..4 {
             let node = ["n1", "n2"][dice.below(2)];
-            if site.cluster.is_running(node).expect("a node") {
-                site.cluster.kill(node).expect("dies");
+            if cluster.testnet.is_running(node).expect("a node") {
+                cluster.testnet.kill(node).expect("dies");
             } else {
-                start(&mut site, node);
+                start(&mut cluster, node);
             }
             nap(&mut dice);
         }
         // One of them is enough.
-        site.start(&["n1"]);
+        cluster.start(&["n1"]);
         let before = load.tally().done;
-        site.until("clients to go on", || (load.tally().done >= before + MORE).then_some(()));
+        cluster.until("clients to go on", || (load.tally().done >= before + MORE).then_some(()));
     }
-    site.start(&NODES);
-    site.cluster.wait_serving(&NODES).expect("all serve in the end");
-    none_wrong(&site, load);
+    cluster.start(&NODES);
+    cluster.testnet.wait_serving(&NODES).expect("all serve in the end");
+    none_wrong(&cluster, load);
 }
 
 /// T22: all three restart again and again, at moments of their own, often in the middle of unlocking each other.
 #[test]
 fn t22_all_nodes_restart_again_and_again() {
     let mut dice = Dice::new(seed());
-    let mut site = Site::of(Cluster::builder().settings(RENEWALS));
-    let load = load(&site);
+    let mut cluster = TestCluster::of(Cluster::builder().settings(RENEWALS));
+    let load = load(&cluster);
     for round in 0..restart_rounds(ROUNDS) {
         // Now all at once, now one after the other, in an order that the dice make.
         let mut order = NODES;
         order.swap(0, dice.below(NODES.len()));
         if round % 2 == 0 {
-            site.kill_all();
+            cluster.kill_all();
         }
         for node in order {
-            site.cluster.kill(node).expect("dies");
+            cluster.testnet.kill(node).expect("dies");
             nap(&mut dice);
-            start(&mut site, node);
+            start(&mut cluster, node);
         }
         nap(&mut dice);
         if round % 2 == 1 {
-            site.cluster.wait_serving(&NODES).expect("boots");
+            cluster.testnet.wait_serving(&NODES).expect("boots");
         }
     }
-    site.cluster.wait_serving(&NODES).expect("boots");
-    none_wrong(&site, load);
+    cluster.testnet.wait_serving(&NODES).expect("boots");
+    none_wrong(&cluster, load);
 }

@@ -16,7 +16,7 @@
 //! | a lease is twice as long, or never over; it runs from the receipt; it is taken before its index is applied | `lease_still_holds`, `given`, `confirmed` |
 //! | a question for a lease is answered by a round that was under way | `confirmed` |
 //! | a client believes an answer longer than the lease, or counts from the receipt | `lease_still_holds` |
-//! | keys are not wiped; a load puts one back after the wipe | `check_memory`, `take_share` |
+//! | keys are not wiped; a load puts one back after the wipe | `check_memory`, `take_shares` |
 //! | a node serves without a seat; a stranger is given shares; a locked node opens no pieces | `check_memory`, `given`, L1 |
 //! | the vault, the log or a vote is told of before it is synced | `lock_key_leaves`, `can_be_rebuilt`, `raft_leaves` |
 //! | COMMIT erases at once, or all others; PREP erases the others, or counts as COMMIT | `old_keys_outlive_their_grace`, `every_piece_can_be_opened` |

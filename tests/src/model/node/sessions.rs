@@ -65,12 +65,12 @@ impl Daemon {
         known.is_none_or(|known| known < from)
     }
 
-    /// A session with a node that is not trusted any more is closed (`Node::close_sessions_with_strangers`).
+    /// A session with a node that is not trusted any more is closed (`Enrolment::close_sessions_with_strangers`).
     fn trusts(&self, node: NodeId) -> bool {
         self.vault().roster.member(node).is_some_and(|member| !member.standing.denied)
     }
 
-    /// `Node::turned_away`: what a former member is told, or one that is about to be.
+    /// `KnownRoster::turned_away`: what a former member is told, or one that is about to be.
     pub(super) fn turned_away(&self, node: NodeId) -> Option<PeerRefusal> {
         let roster = &self.vault().roster;
         if roster.member(node).is_some_and(|member| member.standing.denied) {

@@ -13,7 +13,7 @@ use quorate_client::{Client, Code, Context};
 use quorate_shares::envelope::Ciphertext;
 use tokio::task::JoinSet;
 
-use crate::harness::{Site, name};
+use crate::harness::{TestCluster, name};
 
 const MESSAGE: &[u8; 32] = b"thirty-two bytes of a plain text";
 /// The alphabet of base64url (RFC 4648, 5).
@@ -31,16 +31,16 @@ async fn open(client: &Client, ciphertext: impl AsRef<[u8]>, context: &Context) 
 }
 
 /// What a node answers about a ciphertext that parses and does not open.
-fn refusal(site: &Site, client: &Client, ciphertext: &str) -> WireError {
-    let refused = site.block(open(client, ciphertext, &context([("tenant", "43")]))).expect_err("another context");
+fn refusal(cluster: &TestCluster, client: &Client, ciphertext: &str) -> WireError {
+    let refused = cluster.block(open(client, ciphertext, &context([("tenant", "43")]))).expect_err("another context");
     assert_eq!(refused.code, Code::BadCiphertext, "{refused}");
     refused
 }
 
 /// Sends all of `changed` at once over one connection, and checks that each gets exactly this refusal.
-fn all_refused_alike(site: &Site, client: &Client, changed: Vec<Vec<u8>>, refused: &WireError) {
+fn all_refused_alike(cluster: &TestCluster, client: &Client, changed: Vec<Vec<u8>>, refused: &WireError) {
     let context = Arc::new(context(TENANT));
-    site.block(async {
+    cluster.block(async {
         let mut answers = JoinSet::new();
         for ciphertext in changed {
             let (client, context) = (client.clone(), Arc::clone(&context));
@@ -56,22 +56,22 @@ fn all_refused_alike(site: &Site, client: &Client, changed: Vec<Vec<u8>>, refuse
     });
 }
 
-fn encrypt(site: &Site, client: &Client, key: &str, context: &Context) -> String {
-    site.block(client.encrypt(&name(key), context, MESSAGE)).expect("encrypts")
+fn encrypt(cluster: &TestCluster, client: &Client, key: &str, context: &Context) -> String {
+    cluster.block(client.encrypt(&name(key), context, MESSAGE)).expect("encrypts")
 }
 
 /// T35. Skipping the comparison of the commitment leaves the first 256 bits of it free, and makes this fail.
 #[test]
 fn t35_no_bit_of_a_body_can_be_flipped_and_all_refusals_are_one() {
-    let site = Site::found();
-    site.create("key");
-    let client = site.client(Some("n2"));
-    let text = encrypt(&site, &client, "key", &context(TENANT));
-    let refused = refusal(&site, &client, &text);
+    let cluster = TestCluster::found();
+    cluster.create("key");
+    let client = cluster.client(Some("n2"));
+    let text = encrypt(&cluster, &client, "key", &context(TENANT));
+    let refused = refusal(&cluster, &client, &text);
     let parsed = Ciphertext::parse_text(&text).expect("our own ciphertext");
     let binary = parsed.to_binary();
     for form in [text.as_bytes(), &binary] {
-        assert_eq!(site.block(open(&client, form, &context(TENANT))).expect("the control"), MESSAGE);
+        assert_eq!(cluster.block(open(&client, form, &context(TENANT))).expect("the control"), MESSAGE);
     }
 
     // Salt 24, commitment 32, message and tag: every bit of them.
@@ -82,7 +82,7 @@ fn t35_no_bit_of_a_body_can_be_flipped_and_all_refusals_are_one() {
         binary[bit / 8] ^= 1 << (bit % 8);
         binary
     });
-    all_refused_alike(&site, &client, flipped.collect(), &refused);
+    all_refused_alike(&cluster, &client, flipped.collect(), &refused);
 
     // Every character, exchanged for another that leaves the text well formed: the last one has two spare bits.
     let from = text.rfind(':').expect("a body") + 1;
@@ -93,8 +93,8 @@ fn t35_no_bit_of_a_body_can_be_flipped_and_all_refusals_are_one() {
         text[at] = ALPHABET[value ^ 1 << bit];
         text
     });
-    all_refused_alike(&site, &client, exchanged.collect(), &refused);
-    assert_eq!(site.block(open(&client, &text, &context(TENANT))).expect("still opens"), MESSAGE);
+    all_refused_alike(&cluster, &client, exchanged.collect(), &refused);
+    assert_eq!(cluster.block(open(&client, &text, &context(TENANT))).expect("still opens"), MESSAGE);
 }
 
 /// One field of a text ciphertext exchanged for another text.
@@ -108,13 +108,13 @@ fn with_field(text: &str, field: usize, value: &str) -> String {
 /// T36: there is one way to write a ciphertext, and a node takes no other.
 #[test]
 fn t36_anything_but_the_one_way_to_write_it_is_refused() {
-    let site = Site::found();
-    ["key", "other"].iter().for_each(|key| site.create(key));
-    let client = site.client(Some("n1"));
+    let cluster = TestCluster::found();
+    ["key", "other"].iter().for_each(|key| cluster.create(key));
+    let client = cluster.client(Some("n1"));
     let context = context(TENANT);
-    let text = encrypt(&site, &client, "key", &context);
+    let text = encrypt(&cluster, &client, "key", &context);
     let body = text.rsplit(':').next().expect("a body");
-    assert_eq!(site.block(open(&client, &text, &context)).expect("the control"), MESSAGE);
+    assert_eq!(cluster.block(open(&client, &text, &context)).expect("the control"), MESSAGE);
 
     let last = ALPHABET.iter().position(|letter| *letter == *text.as_bytes().last().expect("not empty"));
     let spare = char::from(ALPHABET[last.expect("base64url") + 1]);
@@ -172,7 +172,7 @@ fn t36_anything_but_the_one_way_to_write_it_is_refused() {
     ];
     for (changed, (code, says)) in cases {
         assert_ne!(changed, text);
-        let error = site.block(open(&client, &changed, &context)).expect_err(&changed);
+        let error = cluster.block(open(&client, &changed, &context)).expect_err(&changed);
         assert_eq!(error.code, code, "{changed:?}: {error}");
         assert!(error.message.contains(says), "{changed:?}: {error}");
         assert!(error.hint.is_some(), "{changed:?}: {error}");
@@ -185,33 +185,33 @@ fn t36_anything_but_the_one_way_to_write_it_is_refused() {
     for bit in 0..header * 8 {
         let mut binary = binary.clone();
         binary[bit / 8] ^= 1 << (bit % 8);
-        let error = site.block(open(&client, &binary, &context)).expect_err("another header");
+        let error = cluster.block(open(&client, &binary, &context)).expect_err("another header");
         assert!(matches!(error.code, Code::BadCiphertext | Code::NotFound), "bit {bit}: {error}");
     }
     for cut in [0, 4, header, binary.len() - 1] {
-        let error = site.block(open(&client, &binary[..cut], &context)).expect_err("cut short");
+        let error = cluster.block(open(&client, &binary[..cut], &context)).expect_err("cut short");
         assert_eq!(error.code, Code::BadCiphertext, "{cut} bytes: {error}");
     }
-    assert_eq!(site.block(open(&client, &binary, &context)).expect("the control"), MESSAGE);
+    assert_eq!(cluster.block(open(&client, &binary, &context)).expect("the control"), MESSAGE);
 }
 
 /// T37: every header over every body, among two keys, two versions and two kinds.
 #[test]
 fn t37_header_fields_cannot_be_exchanged_between_ciphertexts() {
-    let site = Site::found();
-    let client = site.client(Some("n3"));
+    let cluster = TestCluster::found();
+    let client = cluster.client(Some("n3"));
     let context = context(TENANT);
     let mut texts = Vec::new();
     let mut plain = Vec::new();
     for key in ["one", "two"] {
-        site.create(key);
+        cluster.create(key);
         for round in 0..2 {
             if round == 1 {
-                site.block(client.rotate_key(&name(key), None)).expect("rotates");
+                cluster.block(client.rotate_key(&name(key), None)).expect("rotates");
             }
-            texts.push(encrypt(&site, &client, key, &context));
+            texts.push(encrypt(&cluster, &client, key, &context));
             plain.push(MESSAGE.to_vec());
-            let key = site.block(client.data_key(&name(key), &context, 32)).expect("a data key");
+            let key = cluster.block(client.data_key(&name(key), &context, 32)).expect("a data key");
             texts.push(key.wrapped);
             plain.push(key.plaintext.expose().to_vec());
         }
@@ -224,11 +224,11 @@ fn t37_header_fields_cannot_be_exchanged_between_ciphertexts() {
             .chain(["qrt1:two:1:m1", "qrt1:two:1:d1", "qrt1:two:2:m1", "qrt1:two:2:d1"])
             .collect::<Vec<_>>()
     );
-    let refused = refusal(&site, &client, &texts[0]);
+    let refused = refusal(&cluster, &client, &texts[0]);
     for (i, header) in headers.iter().enumerate() {
         for (j, text) in texts.iter().enumerate() {
             let body = text.rsplit(':').next().expect("a body");
-            let opened = site.block(open(&client, format!("{header}:{body}"), &context));
+            let opened = cluster.block(open(&client, format!("{header}:{body}"), &context));
             match i == j {
                 true => assert_eq!(opened.expect("the control"), plain[i], "{header}"),
                 false => assert_eq!(opened.expect_err("exchanged"), refused, "{header} over {}", headers[j]),
@@ -240,19 +240,19 @@ fn t37_header_fields_cannot_be_exchanged_between_ciphertexts() {
 /// T39: the order of the context does not matter, and everything else about it does.
 #[test]
 fn t39_a_context_is_exact_but_for_its_order() {
-    let site = Site::found();
-    site.create("key");
-    let client = site.client(Some("n1"));
+    let cluster = TestCluster::found();
+    cluster.create("key");
+    let client = cluster.client(Some("n1"));
     // The same name to the eye: é as one character, and as e with an accent.
     let (composed, decomposed) = ("Caf\u{e9}", "Cafe\u{301}");
     let right = context([("tenant", "42"), ("place", composed)]);
-    let text = encrypt(&site, &client, "key", &right);
-    assert_eq!(site.block(open(&client, &text, &right)).expect("the control"), MESSAGE);
+    let text = encrypt(&cluster, &client, "key", &right);
+    assert_eq!(cluster.block(open(&client, &text, &right)).expect("the control"), MESSAGE);
     let permuted = context([("place", composed), ("tenant", "42")]);
-    assert_eq!(site.block(open(&client, &text, &permuted)).expect("order does not matter"), MESSAGE);
+    assert_eq!(cluster.block(open(&client, &text, &permuted)).expect("order does not matter"), MESSAGE);
     for order in [["-c", "tenant=42", "-c", "place=Café"], ["-c", "place=Café", "-c", "tenant=42"]] {
         let args = ["decrypt"].into_iter().chain(order);
-        assert_eq!(site.cluster.run(args, text.as_bytes()).expect("order does not matter"), MESSAGE);
+        assert_eq!(cluster.testnet.run(args, text.as_bytes()).expect("order does not matter"), MESSAGE);
     }
 
     let wrong = [
@@ -272,9 +272,9 @@ fn t39_a_context_is_exact_but_for_its_order() {
         context([("tenan", "t42"), ("place", composed)]),
         context([("placeCaf\u{e9}", "tenant42")]),
     ];
-    let refused = site.block(open(&client, &text, &Context::empty())).expect_err("no context");
+    let refused = cluster.block(open(&client, &text, &Context::empty())).expect_err("no context");
     for wrong in wrong {
-        assert_eq!(site.block(open(&client, &text, &wrong)).expect_err("another context"), refused, "{wrong:?}");
+        assert_eq!(cluster.block(open(&client, &text, &wrong)).expect_err("another context"), refused, "{wrong:?}");
     }
 }
 
@@ -282,13 +282,13 @@ fn t39_a_context_is_exact_but_for_its_order() {
 /// instead of sorting them.
 #[test]
 fn a_context_has_one_form_on_the_wire() {
-    let site = Site::found();
-    site.create("key");
-    let client = site.client(Some("n1"));
+    let cluster = TestCluster::found();
+    cluster.create("key");
+    let client = cluster.client(Some("n1"));
     let right = context([("aa", "1"), ("bb", "2")]);
-    let text = encrypt(&site, &client, "key", &right);
+    let text = encrypt(&cluster, &client, "key", &right);
     let request = Request::Decrypt { ciphertext: text.into_bytes(), context: right.clone() };
-    let envelope = Envelope { token: site.token(), deadline_ms: 5000, request };
+    let envelope = Envelope { token: cluster.token(), deadline_ms: 5000, request };
     let body = wire::encode(&envelope);
     let pair = |name: &str, value: &str| {
         let length = |text: &str| (text.len() as u16).to_be_bytes();
@@ -304,9 +304,9 @@ fn a_context_has_one_form_on_the_wire() {
         body
     };
     let patience = Duration::from_secs(5);
-    let file = site.file();
+    let file = cluster.file();
     let node = file.node("n1").expect("a node");
-    site.block(async {
+    cluster.block(async {
         let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().expect("an address")).expect("a socket");
         let address = node.addresses[0].parse().expect("an address");
         let connection = dial(&endpoint, address, &Identity::random(), node.key, Protocol::Client, patience).await;
@@ -337,33 +337,33 @@ fn a_context_has_one_form_on_the_wire() {
 /// A wrapped data key opens through decrypt, with its context and under its own kind only.
 #[test]
 fn a_wrapped_data_key_opens_only_with_its_context() {
-    let site = Site::found();
-    site.create("key");
-    let client = site.client(Some("n2"));
+    let cluster = TestCluster::found();
+    cluster.create("key");
+    let client = cluster.client(Some("n2"));
     for bytes in [1, 32, 1024] {
         let right = context(TENANT);
-        let key = site.block(client.data_key(&name("key"), &right, bytes)).expect("a data key");
+        let key = cluster.block(client.data_key(&name("key"), &right, bytes)).expect("a data key");
         assert_eq!(key.plaintext.expose().len(), usize::from(bytes));
         assert!(key.wrapped.starts_with("qrt1:key:1:d1:"), "{}", key.wrapped);
-        let opened = site.block(open(&site.client(Some("n3")), &key.wrapped, &right)).expect("the control");
+        let opened = cluster.block(open(&cluster.client(Some("n3")), &key.wrapped, &right)).expect("the control");
         assert_eq!(opened, key.plaintext.expose());
-        let refused = refusal(&site, &client, &key.wrapped);
+        let refused = refusal(&cluster, &client, &key.wrapped);
         for wrong in [Context::empty(), context([("Tenant", "42")]), context([("tenant", "42"), ("a", "b")])] {
-            assert_eq!(site.block(open(&client, &key.wrapped, &wrong)).expect_err("another context"), refused);
+            assert_eq!(cluster.block(open(&client, &key.wrapped, &wrong)).expect_err("another context"), refused);
         }
         let as_message = with_field(&key.wrapped, 3, "m1");
-        assert_eq!(site.block(open(&client, as_message, &right)).expect_err("another kind"), refused);
+        assert_eq!(cluster.block(open(&client, as_message, &right)).expect_err("another kind"), refused);
     }
-    let error = site.block(client.data_key(&name("key"), &context(TENANT), 1025)).expect_err("too long");
+    let error = cluster.block(client.data_key(&name("key"), &context(TENANT), 1025)).expect_err("too long");
     assert_eq!(error.code(), Code::BadRequest, "{error}");
 }
 
 /// Two clusters with keys of one name: neither opens what the other made, and says what it always says.
 #[test]
 fn a_ciphertext_of_another_cluster_is_refused() {
-    let (here, there) = (Site::found(), Site::found());
-    for site in [&here, &there] {
-        site.create("key");
+    let (here, there) = (TestCluster::found(), TestCluster::found());
+    for cluster in [&here, &there] {
+        cluster.create("key");
     }
     let (ours, theirs) = (here.client(None), there.client(None));
     let text = encrypt(&here, &ours, "key", &context(TENANT));

@@ -5,24 +5,24 @@ use std::collections::BTreeMap;
 use quorate_node::vault;
 use quorate_shares::ids::KeyVersion;
 
-use crate::harness::{Site, name};
+use crate::harness::{TestCluster, name};
 
 /// D6, D3: a key is acknowledged and all nodes die at that moment. The key and what was encrypted under it are there
 /// afterwards. If a node answers before its log is synced, this fails sooner or later.
 #[test]
 fn d6_an_acknowledged_key_survives_the_death_of_everything() {
-    let mut site = Site::found();
+    let mut cluster = TestCluster::found();
     let mut kept = Vec::new();
     for round in 0..4 {
         let key = format!("round-{round}");
-        site.create(&key);
-        let ciphertext = site.encrypt(None, &key, key.as_bytes()).expect("encrypts");
-        site.kill_all();
+        cluster.create(&key);
+        let ciphertext = cluster.encrypt(None, &key, key.as_bytes()).expect("encrypts");
+        cluster.kill_all();
         kept.push((key, ciphertext));
-        site.start(&["n1", "n2", "n3"]);
-        site.cluster.wait_serving(&["n1", "n2", "n3"]).expect("boots");
+        cluster.start(&["n1", "n2", "n3"]);
+        cluster.testnet.wait_serving(&["n1", "n2", "n3"]).expect("boots");
         for (key, ciphertext) in &kept {
-            assert_eq!(site.decrypt(None, ciphertext).expect("decrypts"), key.as_bytes());
+            assert_eq!(cluster.decrypt(None, ciphertext).expect("decrypts"), key.as_bytes());
         }
     }
 }
@@ -30,33 +30,33 @@ fn d6_an_acknowledged_key_survives_the_death_of_everything() {
 /// D7: what was encrypted before decrypts after rotations, deaths of the leader and restarts, at every node.
 #[test]
 fn d7_decrypting_gives_back_what_was_encrypted_across_rotation_and_leader_loss() {
-    let mut site = Site::found();
-    site.create("key");
+    let mut cluster = TestCluster::found();
+    cluster.create("key");
     let mut kept = Vec::new();
     for round in 0..3u32 {
         let plaintext = format!("round {round}");
-        let ciphertext = site.encrypt(None, "key", plaintext.as_bytes()).expect("encrypts");
+        let ciphertext = cluster.encrypt(None, "key", plaintext.as_bytes()).expect("encrypts");
         assert!(ciphertext.starts_with(&format!("qrt1:key:{}:m1:", round + 1)), "{ciphertext}");
         kept.push((plaintext, ciphertext));
 
-        let client = site.client(None);
-        let rotated = site.block(client.rotate_key(&name("key"), Some(KeyVersion(round + 1)))).expect("rotates");
+        let client = cluster.client(None);
+        let rotated = cluster.block(client.rotate_key(&name("key"), Some(KeyVersion(round + 1)))).expect("rotates");
         assert_eq!(
             rotated.newest().map(|version| (version.version, version.ready)),
             Some((KeyVersion(round + 2), true))
         );
-        let leader = site.block(client.status()).expect("status").leader.expect("a leader").to_string();
-        site.cluster.kill(&leader).expect("dies");
+        let leader = cluster.block(client.status()).expect("status").leader.expect("a leader").to_string();
+        cluster.testnet.kill(&leader).expect("dies");
         // The survivors elect, and go on serving every version.
         for (plaintext, ciphertext) in &kept {
-            let opened = site.until("the survivors serve", || site.decrypt(None, ciphertext).ok());
+            let opened = cluster.until("the survivors serve", || cluster.decrypt(None, ciphertext).ok());
             assert_eq!(opened, plaintext.as_bytes());
         }
-        site.start(&[&leader]);
-        site.cluster.wait_serving(&["n1", "n2", "n3"]).expect("all serve");
+        cluster.start(&[&leader]);
+        cluster.testnet.wait_serving(&["n1", "n2", "n3"]).expect("all serve");
         for node in ["n1", "n2", "n3"] {
             for (plaintext, ciphertext) in &kept {
-                assert_eq!(site.decrypt(Some(node), ciphertext).expect("decrypts"), plaintext.as_bytes(), "{node}");
+                assert_eq!(cluster.decrypt(Some(node), ciphertext).expect("decrypts"), plaintext.as_bytes(), "{node}");
             }
         }
     }
@@ -65,25 +65,25 @@ fn d7_decrypting_gives_back_what_was_encrypted_across_rotation_and_leader_loss()
 /// A change that is repeated with the same request id is made once; one that expects another version is refused.
 #[test]
 fn a_rotation_names_the_version_that_it_expects() {
-    let site = Site::found();
-    site.create("key");
-    let client = site.client(None);
-    let error = site.block(client.rotate_key(&name("key"), Some(KeyVersion(7)))).expect_err("another version");
+    let cluster = TestCluster::found();
+    cluster.create("key");
+    let client = cluster.client(None);
+    let error = cluster.block(client.rotate_key(&name("key"), Some(KeyVersion(7)))).expect_err("another version");
     assert_eq!(error.code(), quorate_client::Code::Conflict, "{error}");
-    let again = site.block(client.create_key(&name("key"), BTreeMap::new())).expect_err("the name is taken");
+    let again = cluster.block(client.create_key(&name("key"), BTreeMap::new())).expect_err("the name is taken");
     assert_eq!(again.code(), quorate_client::Code::Conflict, "{again}");
-    assert_eq!(site.block(client.list_keys()).expect("lists").len(), 1);
+    assert_eq!(cluster.block(client.list_keys()).expect("lists").len(), 1);
 }
 
 /// D3: every lock key that a peer's lock names is on the disk of the node that offered it, since it is made durable
 /// before its public half leaves.
 #[test]
 fn d3_every_lock_names_keys_that_are_durable_at_its_peers() {
-    let site = Site::of_nodes(5);
+    let cluster = TestCluster::of_nodes(5);
     let stolen = tempfile::tempdir().expect("a directory");
-    let names = site.cluster.names();
+    let names = cluster.testnet.names();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    let disks = site.cluster.steal(&names, stolen.path()).expect("steals");
+    let disks = cluster.testnet.steal(&names, stolen.path()).expect("steals");
     let vaults: Vec<_> = disks.iter().map(|disk| vault::inspect(disk).expect("a vault")).collect();
     for own in &vaults {
         let me = own.identity.node.expect("an id");

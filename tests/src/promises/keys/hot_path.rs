@@ -4,7 +4,7 @@ use std::fs;
 
 use quorate_client::Context;
 
-use crate::harness::{Site, name};
+use crate::harness::{TestCluster, name};
 
 /// Requests whose writes are counted together.
 const WINDOW: usize = 1000;
@@ -13,12 +13,15 @@ const WINDOW: usize = 1000;
 /// request wrote anything, no window would be.
 #[test]
 fn a_warm_key_is_used_without_the_disk_of_any_node() {
-    let site = Site::with_lasting_locks();
-    let before = written(&site);
-    site.create("key");
-    assert!(written(&site).iter().zip(&before).all(|(now, before)| now > before), "the control: making a key writes");
+    let cluster = TestCluster::with_lasting_locks();
+    let before = written(&cluster);
+    cluster.create("key");
+    assert!(
+        written(&cluster).iter().zip(&before).all(|(now, before)| now > before),
+        "the control: making a key writes"
+    );
 
-    let (client, key, context) = (site.client(Some("n1")), name("key"), Context::empty());
+    let (client, key, context) = (cluster.client(Some("n1")), name("key"), Context::empty());
     let window = || async {
         for _ in 0..WINDOW / 2 {
             let ciphertext = client.encrypt(&key, &context, b"secret").await?;
@@ -26,20 +29,20 @@ fn a_warm_key_is_used_without_the_disk_of_any_node() {
         }
         Ok::<_, quorate_client::Error>(())
     };
-    site.until("a thousand requests during which no node writes", || {
-        let before = written(&site);
-        site.block(window()).expect("n1 serves");
-        (written(&site) == before).then_some(())
+    cluster.until("a thousand requests during which no node writes", || {
+        let before = written(&cluster);
+        cluster.block(window()).expect("n1 serves");
+        (written(&cluster) == before).then_some(())
     });
 }
 
 /// Bytes that each node has sent to a file system since it started.
-fn written(site: &Site) -> Vec<u64> {
+fn written(cluster: &TestCluster) -> Vec<u64> {
     let written = |node: String| {
-        let process = site.cluster.process(&node).expect("exists").expect("runs");
+        let process = cluster.testnet.process(&node).expect("exists").expect("runs");
         let io = fs::read_to_string(format!("/proc/{}/io", process.pid())).expect("the kernel counts");
         let bytes = io.lines().find_map(|line| line.strip_prefix("write_bytes: "));
         bytes.expect("as it always does").parse().expect("a number")
     };
-    site.cluster.names().into_iter().map(written).collect()
+    cluster.testnet.names().into_iter().map(written).collect()
 }

@@ -9,15 +9,15 @@ use quorate_client::{Client, Code, Context, Options};
 use quorate_shares::ids::KeyVersion;
 use quorate_testnet::Cluster;
 
-use crate::harness::{PATIENCE, Site, name};
+use crate::harness::{PATIENCE, TestCluster, name};
 
 const NODES: [&str; 3] = ["n1", "n2", "n3"];
 /// Questions that are asked while a creator waits: together they take many times as long as an answer that is not held back.
 const ASKED: usize = 20;
 
 /// A client of one node that waits as long as it takes.
-fn patient(site: &Site, node: &str) -> Client {
-    site.client_with(Options { node: Some(node.to_owned()), deadline: PATIENCE, ..Options::default() })
+fn patient(cluster: &TestCluster, node: &str) -> Client {
+    cluster.client_with(Options { node: Some(node.to_owned()), deadline: PATIENCE, ..Options::default() })
 }
 
 fn newest(key: &KeyInfo) -> (KeyVersion, bool) {
@@ -31,55 +31,55 @@ fn newest(key: &KeyInfo) -> (KeyVersion, bool) {
 /// Mutated: `keys::ready` alone guards the creator; if it does not look at `ready`, this fails.
 #[test]
 fn i8_a_version_is_neither_used_nor_acknowledged_before_t_holders_have_checked_it() {
-    let mut site = Site::of(Cluster::builder().threshold(3));
-    site.create("rotated");
-    let leader = site.leader();
+    let mut cluster = TestCluster::of(Cluster::builder().threshold(3));
+    cluster.create("rotated");
+    let leader = cluster.leader();
     let others: Vec<_> = NODES.into_iter().filter(|node| *node != leader).collect();
     let (follower, dead) = (others[0], others[1]);
-    site.cluster.kill(dead).expect("dies");
+    cluster.testnet.kill(dead).expect("dies");
 
-    let (at_leader, at_follower) = (patient(&site, &leader), patient(&site, follower));
+    let (at_leader, at_follower) = (patient(&cluster, &leader), patient(&cluster, follower));
     let creator = {
         let client = at_leader.clone();
-        site.spawn(async move { client.create_key(&name("created"), BTreeMap::new()).await })
+        cluster.spawn(async move { client.create_key(&name("created"), BTreeMap::new()).await })
     };
     let rotator = {
         let client = at_follower.clone();
-        site.spawn(async move { client.rotate_key(&name("rotated"), Some(KeyVersion(1))).await })
+        cluster.spawn(async move { client.rotate_key(&name("rotated"), Some(KeyVersion(1))).await })
     };
     for client in [&at_leader, &at_follower] {
         for (key, version) in [("created", 1), ("rotated", 2)] {
             let made =
-                || site.block(client.show_key(&name(key))).ok().filter(|key| newest(key).0 == KeyVersion(version));
-            let made = site.until("the version to be written down", made);
+                || cluster.block(client.show_key(&name(key))).ok().filter(|key| newest(key).0 == KeyVersion(version));
+            let made = cluster.until("the version to be written down", made);
             assert_eq!(newest(&made), (KeyVersion(version), false), "{key} cannot have been checked by three");
         }
     }
     for asked in 0..ASKED {
         let (client, node) = [(&at_leader, leader.as_str()), (&at_follower, follower)][asked % 2];
         let hasty = Options { node: Some(node.to_owned()), patience: Duration::ZERO, ..Options::default() };
-        let encrypt = site.client_with(hasty);
+        let encrypt = cluster.client_with(hasty);
         let refused =
-            site.block(encrypt.encrypt(&name("created"), &Context::empty(), b"secret")).expect_err("too early");
+            cluster.block(encrypt.encrypt(&name("created"), &Context::empty(), b"secret")).expect_err("too early");
         assert_eq!(refused.code(), Code::KeyUnavailable, "{node}: {refused}");
         // The versions before it are as good as ever.
-        let key = site.block(client.show_key(&name("rotated"))).expect("shows");
+        let key = cluster.block(client.show_key(&name("rotated"))).expect("shows");
         assert!(key.versions.iter().any(|version| version.ready), "{node}");
     }
     assert!(!creator.is_finished(), "the creator was answered while two of three had checked");
     assert!(!rotator.is_finished(), "the rotator was answered while two of three had checked");
 
-    site.start(&[dead]);
-    let created = site.block(creator).expect("no panic").expect("made");
+    cluster.start(&[dead]);
+    let created = cluster.block(creator).expect("no panic").expect("made");
     assert_eq!(newest(&created), (KeyVersion(1), true));
-    let rotated = site.block(rotator).expect("no panic").expect("rotated");
+    let rotated = cluster.block(rotator).expect("no panic").expect("rotated");
     assert_eq!(newest(&rotated), (KeyVersion(2), true));
-    site.cluster.wait_serving(&NODES).expect("serve");
+    cluster.testnet.wait_serving(&NODES).expect("serve");
     for (key, version) in [("created", 1), ("rotated", 2)] {
-        let ciphertext = site.encrypt(None, key, b"secret").expect("encrypts");
+        let ciphertext = cluster.encrypt(None, key, b"secret").expect("encrypts");
         assert!(ciphertext.starts_with(&format!("qrt1:{key}:{version}:")), "{ciphertext}");
         for node in NODES {
-            assert_eq!(site.decrypt(Some(node), &ciphertext).expect("decrypts"), b"secret", "{node}");
+            assert_eq!(cluster.decrypt(Some(node), &ciphertext).expect("decrypts"), b"secret", "{node}");
         }
     }
 }

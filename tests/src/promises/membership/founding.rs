@@ -5,7 +5,7 @@ use quorate_testnet::Cluster;
 use quorate_testnet::procs::Tool;
 
 use crate::harness::commands::{init, invitations, join};
-use crate::harness::{PATIENCE, Site};
+use crate::harness::{PATIENCE, TestCluster};
 
 fn fails(tool: Tool, code: i32, says: &str) {
     let finished = tool.outcome(PATIENCE).expect("ends");
@@ -16,30 +16,30 @@ fn fails(tool: Tool, code: i32, says: &str) {
 
 #[test]
 fn a_founded_cluster_is_not_founded_again() {
-    let site = Site::found();
-    fails(init(&site.cluster, "n1", &["--founders", "3"]), 6, "belongs to a cluster already");
-    fails(init(&site.cluster, "n2", &["--founders", "3"]), 6, "belongs to a cluster already");
+    let cluster = TestCluster::found();
+    fails(init(&cluster.testnet, "n1", &["--founders", "3"]), 6, "belongs to a cluster already");
+    fails(init(&cluster.testnet, "n2", &["--founders", "3"]), 6, "belongs to a cluster already");
 }
 
 #[test]
 fn other_options_while_founding_is_under_way_are_refused() {
-    let cluster = Cluster::builder().start().expect("starts");
-    let first = init(&cluster, "n1", &["--founders", "3"]);
+    let testnet = Cluster::builder().start().expect("starts");
+    let first = init(&testnet, "n1", &["--founders", "3"]);
     invitations(&first, 2);
-    fails(init(&cluster, "n1", &["--founders", "5"]), 6, "under way with other options");
-    fails(init(&cluster, "n1", &["--founders", "3", "--threshold", "3"]), 6, "under way with other options");
+    fails(init(&testnet, "n1", &["--founders", "5"]), 6, "under way with other options");
+    fails(init(&testnet, "n1", &["--founders", "3", "--threshold", "3"]), 6, "under way with other options");
 }
 
 #[test]
 fn impossible_options_are_refused() {
-    let cluster = Cluster::builder().start().expect("starts");
+    let testnet = Cluster::builder().start().expect("starts");
     for options in [
         &["--founders", "2"][..],
         &["--founders", "1"],
         &["--founders", "3", "--threshold", "1"],
         &["--founders", "12"],
     ] {
-        let finished = init(&cluster, "n1", options).outcome(PATIENCE).expect("ends");
+        let finished = init(&testnet, "n1", options).outcome(PATIENCE).expect("ends");
         assert!(finished.code != Some(0), "{options:?}: {}", finished.stderr);
         assert!(
             finished.stderr.starts_with("quorate: ") || finished.stderr.starts_with("error: "),
@@ -51,18 +51,18 @@ fn impossible_options_are_refused() {
 
 #[test]
 fn an_invitation_is_for_one_node() {
-    let mut cluster = Cluster::builder().start().expect("starts");
-    let first = init(&cluster, "n1", &["--founders", "3"]);
+    let mut testnet = Cluster::builder().start().expect("starts");
+    let first = init(&testnet, "n1", &["--founders", "3"]);
     let invited = invitations(&first, 2);
-    let second = join(&cluster, "n2", &invited[0]);
-    cluster.wait_phase("n2", Phase::Joining).expect("joins");
+    let second = join(&testnet, "n2", &invited[0]);
+    testnet.wait_phase("n2", Phase::Joining).expect("joins");
     quorate_testnet::wait_until("n2 has proved its invitation", PATIENCE, || {
-        cluster.status("n2").ok()?.operation.filter(|operation| operation.step.contains("other founders"))
+        testnet.status("n2").ok()?.operation.filter(|operation| operation.step.contains("other founders"))
     })
     .expect("in time");
-    fails(join(&cluster, "n3", &invited[0]), 4, "used by another node");
+    fails(join(&testnet, "n3", &invited[0]), 4, "used by another node");
     // It is where it began, and the right invitation is welcome.
-    join(&cluster, "n3", &invited[1]).success(PATIENCE).expect("joins");
+    join(&testnet, "n3", &invited[1]).success(PATIENCE).expect("joins");
     second.success(PATIENCE).expect("joins");
     first.success(PATIENCE).expect("founded");
 }
@@ -97,52 +97,52 @@ fn a_foreign_or_damaged_invitation_is_refused() {
 /// and founding ends well.
 #[test]
 fn a_founder_that_dies_half_way_is_started_again_and_finishes() {
-    let mut cluster = Cluster::builder().start().expect("starts");
-    let first = init(&cluster, "n1", &["--founders", "3"]);
+    let mut testnet = Cluster::builder().start().expect("starts");
+    let first = init(&testnet, "n1", &["--founders", "3"]);
     let invited = invitations(&first, 2);
-    let second = join(&cluster, "n2", &invited[0]);
+    let second = join(&testnet, "n2", &invited[0]);
     quorate_testnet::wait_until("n2 has proved its invitation", PATIENCE, || {
-        cluster.status("n2").ok()?.operation.filter(|operation| operation.step.contains("other founders"))
+        testnet.status("n2").ok()?.operation.filter(|operation| operation.step.contains("other founders"))
     })
     .expect("in time");
-    cluster.kill("n1").expect("dies");
-    cluster.kill("n2").expect("dies");
+    testnet.kill("n1").expect("dies");
+    testnet.kill("n2").expect("dies");
     drop((first, second));
-    cluster.start("n1").expect("starts");
-    cluster.start("n2").expect("starts");
-    let third = join(&cluster, "n3", &invited[1]);
+    testnet.start("n1").expect("starts");
+    testnet.start("n2").expect("starts");
+    let third = join(&testnet, "n3", &invited[1]);
     // Nothing needs to be typed again for founding to end.
     third.success(PATIENCE).expect("joins");
-    cluster.wait_serving(&["n1", "n2", "n3"]).expect("all serve");
+    testnet.wait_serving(&["n1", "n2", "n3"]).expect("all serve");
 }
 
 /// Repeated while founding is unfinished, the command goes on, keeps the token, and draws new invitations.
 #[test]
 fn init_can_be_repeated_until_the_cluster_is_founded() {
-    let mut cluster = Cluster::builder().start().expect("starts");
-    let first = init(&cluster, "n1", &["--founders", "3"]);
+    let mut testnet = Cluster::builder().start().expect("starts");
+    let first = init(&testnet, "n1", &["--founders", "3"]);
     invitations(&first, 2);
-    let token = std::fs::read(cluster.directory().token()).expect("a token");
+    let token = std::fs::read(testnet.directory().token()).expect("a token");
     drop(first);
-    cluster.kill("n1").expect("dies");
-    cluster.start("n1").expect("starts");
-    let again = init(&cluster, "n1", &["--founders", "3"]);
+    testnet.kill("n1").expect("dies");
+    testnet.start("n1").expect("starts");
+    let again = init(&testnet, "n1", &["--founders", "3"]);
     let invited = invitations(&again, 2);
-    let others: Vec<_> = ["n2", "n3"].iter().zip(&invited).map(|(node, text)| join(&cluster, node, text)).collect();
+    let others: Vec<_> = ["n2", "n3"].iter().zip(&invited).map(|(node, text)| join(&testnet, node, text)).collect();
     others.into_iter().for_each(|join| drop(join.success(PATIENCE).expect("joins")));
     again.success(PATIENCE).expect("founded");
-    assert_eq!(std::fs::read(cluster.directory().token()).expect("a token"), token, "the token file is kept");
-    let keys = cluster.run(["key", "list"], b"").expect("the token and the client file work");
+    assert_eq!(std::fs::read(testnet.directory().token()).expect("a token"), token, "the token file is kept");
+    let keys = testnet.run(["key", "list"], b"").expect("the token and the client file work");
     assert!(!String::from_utf8_lossy(&keys).contains("error"));
 }
 
 /// Deaths after the locks are durable: the founders unlock each other although there is no cluster yet.
 #[test]
 fn founders_that_die_again_and_again_still_found() {
-    let mut cluster = Cluster::builder().start().expect("starts");
-    let first = init(&cluster, "n1", &["--founders", "3"]);
+    let mut testnet = Cluster::builder().start().expect("starts");
+    let first = init(&testnet, "n1", &["--founders", "3"]);
     let invited = invitations(&first, 2);
-    let others: Vec<_> = ["n2", "n3"].iter().zip(&invited).map(|(node, text)| join(&cluster, node, text)).collect();
+    let others: Vec<_> = ["n2", "n3"].iter().zip(&invited).map(|(node, text)| join(&testnet, node, text)).collect();
     let seed = u64::from_be_bytes(std::array::from_fn(|_| {
         let mut byte = [0];
         getrandom::fill(&mut byte).expect("randomness");
@@ -152,12 +152,12 @@ fn founders_that_die_again_and_again_still_found() {
     for round in 0..6u32 {
         let node = ["n1", "n2", "n3"][(seed.rotate_left(round * 7) % 3) as usize];
         std::thread::sleep(std::time::Duration::from_millis(seed.rotate_left(round * 11) % 300));
-        cluster.kill(node).expect("dies");
-        cluster.start(node).expect("starts");
+        testnet.kill(node).expect("dies");
+        testnet.start(node).expect("starts");
     }
-    cluster.wait_serving(&["n1", "n2", "n3"]).expect("founded all the same");
+    testnet.wait_serving(&["n1", "n2", "n3"]).expect("founded all the same");
     drop((first, others));
-    let status = quorate_testnet::wait_until("status", PATIENCE, || cluster.status("n1").ok()?.full).expect("status");
+    let status = quorate_testnet::wait_until("status", PATIENCE, || testnet.status("n1").ok()?.full).expect("status");
     assert_eq!((status.threshold, status.voters, status.epoch.0), (2, 3, 1));
 }
 
@@ -167,14 +167,14 @@ fn founders_that_die_again_and_again_still_found() {
 #[test]
 fn power_lost_between_the_first_lock_and_the_others_is_survived() {
     for nodes in [2, 3, 3, 3] {
-        let mut cluster = Cluster::builder().nodes(nodes).start().expect("starts");
-        let (first, others) = begin(&cluster, nodes);
-        logged(&cluster, "n1", "lock durable");
-        let names = cluster.names();
-        names.iter().for_each(|node| cluster.kill(node).expect("dies"));
-        names.iter().for_each(|node| cluster.start(node).expect("starts"));
+        let mut testnet = Cluster::builder().nodes(nodes).start().expect("starts");
+        let (first, others) = begin(&testnet, nodes);
+        logged(&testnet, "n1", "lock durable");
+        let names = testnet.names();
+        names.iter().for_each(|node| testnet.kill(node).expect("dies"));
+        names.iter().for_each(|node| testnet.start(node).expect("starts"));
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        cluster.wait_serving(&names).expect("founded all the same");
+        testnet.wait_serving(&names).expect("founded all the same");
         drop((first, others));
     }
 }
@@ -182,45 +182,45 @@ fn power_lost_between_the_first_lock_and_the_others_is_survived() {
 /// Once the first founder has started Raft, a quorum is enough, as it is ever after: the third disk may be gone.
 #[test]
 fn after_raft_has_begun_founding_needs_a_quorum_and_not_everybody() {
-    let mut cluster = Cluster::builder().start().expect("starts");
-    let (first, others) = begin(&cluster, 3);
-    logged(&cluster, "n1", "starting the cluster");
-    cluster.kill("n3").expect("dies");
-    cluster.kill("n1").expect("dies");
-    cluster.start("n1").expect("starts");
-    cluster.wait_serving(&["n1", "n2"]).expect("two of three serve");
+    let mut testnet = Cluster::builder().start().expect("starts");
+    let (first, others) = begin(&testnet, 3);
+    logged(&testnet, "n1", "starting the cluster");
+    testnet.kill("n3").expect("dies");
+    testnet.kill("n1").expect("dies");
+    testnet.start("n1").expect("starts");
+    testnet.wait_serving(&["n1", "n2"]).expect("two of three serve");
     drop((first, others));
 }
 
 /// Nine nodes are the most that may found a cluster; a key of theirs needs five.
 #[test]
 fn the_largest_cluster_founds_and_serves() {
-    let site = Site::of_nodes(9);
-    site.create("key");
-    let ciphertext = site.encrypt(Some("n1"), "key", b"secret").expect("encrypts");
-    for node in site.cluster.names() {
-        assert_eq!(site.decrypt(Some(&node), &ciphertext).expect("decrypts"), b"secret", "{node}");
+    let cluster = TestCluster::of_nodes(9);
+    cluster.create("key");
+    let ciphertext = cluster.encrypt(Some("n1"), "key", b"secret").expect("encrypts");
+    for node in cluster.testnet.names() {
+        assert_eq!(cluster.decrypt(Some(&node), &ciphertext).expect("decrypts"), b"secret", "{node}");
     }
-    let status = site.block(site.client(None).status()).expect("status");
+    let status = cluster.block(cluster.client(None).status()).expect("status");
     assert_eq!((status.threshold, status.theft_threshold, status.voters), (5, 5, 9));
 }
 
 /// `init` at n1 and `join` everywhere else.
-fn begin(cluster: &Cluster, nodes: u8) -> (Tool, Vec<Tool>) {
+fn begin(testnet: &Cluster, nodes: u8) -> (Tool, Vec<Tool>) {
     let founders = nodes.to_string();
     let mut options = vec!["--founders", &founders];
     if nodes == 2 {
         options.push("--accept-no-redundancy");
     }
-    let first = init(cluster, "n1", &options);
+    let first = init(testnet, "n1", &options);
     let invited = invitations(&first, usize::from(nodes) - 1);
-    let names = cluster.names();
-    let others = names[1..].iter().zip(&invited).map(|(node, text)| join(cluster, node, text)).collect();
+    let names = testnet.names();
+    let others = names[1..].iter().zip(&invited).map(|(node, text)| join(testnet, node, text)).collect();
     (first, others)
 }
 
-fn logged(cluster: &Cluster, node: &str, words: &str) {
-    let log = cluster.directory().log(node);
+fn logged(testnet: &Cluster, node: &str, words: &str) {
+    let log = testnet.directory().log(node);
     quorate_testnet::wait_until(format!("{node} to say {words:?}"), PATIENCE, || {
         std::fs::read_to_string(&log).ok()?.contains(words).then_some(())
     })

@@ -27,7 +27,7 @@ use quorate_testnet::thief;
 use serde_bytes::ByteBuf;
 use tokio::sync::mpsc;
 
-use crate::harness::Site;
+use crate::harness::TestCluster;
 use crate::harness::impostor::{Impostor, every_peer_request};
 
 const CALL: Duration = Duration::from_secs(5);
@@ -128,10 +128,10 @@ impl Handler for PlayedDoor {
 
 impl Played {
     /// Plays a node that was killed, at its own address. `copies` is where the disks are copied to.
-    fn of(site: &Site, name: &str, copies: &Path) -> Self {
-        let names = site.cluster.names();
+    fn of(cluster: &TestCluster, name: &str, copies: &Path) -> Self {
+        let names = cluster.testnet.names();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        let disks = site.cluster.steal(&names, copies).expect("steals");
+        let disks = cluster.testnet.steal(&names, copies).expect("steals");
         let place = names.iter().position(|other| *other == name).expect("a node");
         let (vault, bundle) = thief::unlock(&disks[place], &disks).expect("all disks open its bundle");
         let (boot, op) = (Identity::from_seed(&vault.identity.boot_seed), Identity::from_seed(&bundle.op_seed));
@@ -148,9 +148,9 @@ impl Played {
             link: ways.clone(),
             gate: ways.clone(),
         };
-        let manifest = site.cluster.directory().existing_manifest().expect("a manifest");
+        let manifest = cluster.testnet.directory().existing_manifest().expect("a manifest");
         let listen: SocketAddr = manifest.nodes[manifest.place(name).expect("a node")].listen;
-        site.block(async {
+        cluster.block(async {
             let replica = Replica::open(options).await.expect("the copy opens");
             let config = server_config(&boot, Some(&op), &[Protocol::Boot, Protocol::Peer]);
             let endpoint = quinn::Endpoint::server(config, listen).expect("the port is free");
@@ -170,26 +170,26 @@ impl Played {
     }
 
     /// Makes it lead: another node that leads instead is killed, and started again.
-    fn lead(&self, site: &mut Site, others: &[&str]) {
+    fn lead(&self, cluster: &mut TestCluster, others: &[&str]) {
         loop {
-            let leader = site.until("a leader", || self.replica.leadership().borrow().leader);
+            let leader = cluster.until("a leader", || self.replica.leadership().borrow().leader);
             if leader == self.me {
                 return;
             }
-            let name = others.iter().find(|name| site.file().node(name).expect("a node").id == leader);
+            let name = others.iter().find(|name| cluster.file().node(name).expect("a node").id == leader);
             let name = name.expect("one of the others leads").to_string();
-            site.cluster.kill(&name).expect("dies");
+            cluster.testnet.kill(&name).expect("dies");
             let other = || self.replica.leadership().borrow().leader.filter(|&now| now != leader);
-            site.until("another leader", other);
-            site.cluster.start(&name).expect("starts");
+            cluster.until("another leader", other);
+            cluster.testnet.start(&name).expect("starts");
             // The played member opens no locks, so the other one must, before it is killed in its turn.
-            site.until("it to be unlocked", || phase(site, &name).filter(|phase| *phase != Phase::Locked));
+            cluster.until("it to be unlocked", || phase(cluster, &name).filter(|phase| *phase != Phase::Locked));
         }
     }
 }
 
-fn phase(site: &Site, node: &str) -> Option<Phase> {
-    site.cluster.status(node).ok().map(|status| status.public.phase)
+fn phase(cluster: &TestCluster, node: &str) -> Option<Phase> {
+    cluster.testnet.status(node).ok().map(|status| status.public.phase)
 }
 
 /// T16: a node that appended the revocation refuses the revoked node everything: its lock, a session, and in it Raft, shares and
@@ -198,20 +198,20 @@ fn phase(site: &Site, node: &str) -> Option<Phase> {
 /// or that forgets it over a restart.
 #[test]
 fn t16_a_revoked_node_is_refused_everything_and_believes_a_majority() {
-    let mut site = Site::with_lasting_locks();
-    site.create("key");
+    let mut cluster = TestCluster::with_lasting_locks();
+    cluster.create("key");
     let copies = tempfile::tempdir().expect("a directory");
-    site.cluster.kill("n3").expect("dies");
-    let played = Played::of(&site, "n3", copies.path());
-    played.lead(&mut site, &["n1", "n2"]);
-    site.cluster.wait_serving(&["n1", "n2"]).expect("the played member gives leases");
-    let id = |name: &str| site.file().node(name).expect("a node").id;
+    cluster.testnet.kill("n3").expect("dies");
+    let played = Played::of(&cluster, "n3", copies.path());
+    played.lead(&mut cluster, &["n1", "n2"]);
+    cluster.testnet.wait_serving(&["n1", "n2"]).expect("the played member gives leases");
+    let id = |name: &str| cluster.file().node(name).expect("a node").id;
     let (n1, n2) = (id("n1"), id("n2"));
-    let thief = Impostor::of(&site, vault::inspect(&copies.path().join("n2")).expect("a vault"));
+    let thief = Impostor::of(&cluster, vault::inspect(&copies.path().join("n2")).expect("a vault"));
     let lock_open = || {
         let request = thief.lock_open(n1);
-        site.block(async {
-            let boot = thief.dial(&site, "n1", Protocol::Boot).await.expect("the boot door");
+        cluster.block(async {
+            let boot = thief.dial(&cluster, "n1", Protocol::Boot).await.expect("the boot door");
             let answer = boot.call(ConnLane::Ordinary, &request.encode(), CALL).await.expect("answers");
             LockOpenReply::parse(&answer).expect("a reply").code()
         })
@@ -219,15 +219,15 @@ fn t16_a_revoked_node_is_refused_everything_and_believes_a_majority() {
     assert_eq!(lock_open(), LockOpenCode::DuplicateSession, "the control: it is a member, and alive");
 
     let voters: BTreeSet<NodeId> = [n1, played.me].into();
-    site.until("the revocation", || {
-        site.block(played.replica.change_voters(voters.clone(), ChangePurpose::Revoke, &[n1].into())).ok()
+    cluster.until("the revocation", || {
+        cluster.block(played.replica.change_voters(voters.clone(), ChangePurpose::Revoke, &[n1].into())).ok()
     });
-    site.until("n1 to refuse it for ever", || (lock_open() == LockOpenCode::Revoked).then_some(()));
+    cluster.until("n1 to refuse it for ever", || (lock_open() == LockOpenCode::Revoked).then_some(()));
     let names: Vec<&str> = ["n1", "n2", "n3"].into();
     let disks: Vec<_> = names.iter().map(|name| copies.path().join(name)).collect();
     let (_, bundle) = thief::unlock(&disks[1], &disks).expect("all disks open its bundle");
-    site.block(async {
-        let file = site.file();
+    cluster.block(async {
+        let file = cluster.file();
         let target = file.node("n1").expect("a node");
         let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().expect("an address")).expect("a socket");
         let (me, address) = (Identity::from_seed(&bundle.op_seed), target.addresses[0].parse().expect("an address"));
@@ -238,21 +238,21 @@ fn t16_a_revoked_node_is_refused_everything_and_believes_a_majority() {
             assert!(matches!(peer::decode(&reply), Ok(PeerReply::Refused(PeerRefusal::Revoked(_)))));
         }
     });
-    assert_eq!(phase(&site, "n1"), Some(Phase::Serving), "the others go on");
+    assert_eq!(phase(&cluster, "n1"), Some(Phase::Serving), "the others go on");
 
     // n1 alone says so: n2 serves no client, and is not down.
     std::thread::sleep(A_WHILE);
-    assert_eq!(phase(&site, "n2"), Some(Phase::Open), "the word of one of three");
+    assert_eq!(phase(&cluster, "n2"), Some(Phase::Open), "the word of one of three");
     played.ways.final_word.store(true, Ordering::SeqCst);
-    site.until("n2 to believe two of three", || (phase(&site, "n2") == Some(Phase::Revoked)).then_some(()));
-    site.cluster.kill("n2").expect("dies");
-    site.cluster.start("n2").expect("starts");
-    assert_eq!(phase(&site, "n2"), Some(Phase::Revoked), "over a restart");
+    cluster.until("n2 to believe two of three", || (phase(&cluster, "n2") == Some(Phase::Revoked)).then_some(()));
+    cluster.testnet.kill("n2").expect("dies");
+    cluster.testnet.start("n2").expect("starts");
+    assert_eq!(phase(&cluster, "n2"), Some(Phase::Revoked), "over a restart");
     std::thread::sleep(A_WHILE);
-    assert_eq!(phase(&site, "n2"), Some(Phase::Revoked));
-    let log = std::fs::read_to_string(site.cluster.directory().log("n2")).expect("a log");
+    assert_eq!(phase(&cluster, "n2"), Some(Phase::Revoked));
+    let log = std::fs::read_to_string(cluster.testnet.directory().log("n2")).expect("a log");
     assert!(log.contains("this node was revoked: it is no member"), "and it says so");
-    site.block(played.replica.shutdown());
+    cluster.block(played.replica.shutdown());
 }
 
 /// An operator removes a node by command. The others tell it that it is out, so it goes down and stays down. The others go on,
@@ -261,29 +261,30 @@ fn t16_a_revoked_node_is_refused_everything_and_believes_a_majority() {
 #[test]
 fn a_node_that_leaves_by_command_goes_down_by_itself() {
     for (command, nodes) in [("revoke", 3), ("remove", 4)] {
-        let mut site = Site::of_nodes(nodes);
-        site.create("key");
-        let ciphertext = site.encrypt(None, "key", b"secret").expect("encrypts");
-        site.cluster.run(["node", command, "n3", "--yes"], b"").expect("it leaves");
-        site.until("n3 to believe that it is gone", || (phase(&site, "n3") == Some(Phase::Revoked)).then_some(()));
-        site.cluster.kill("n3").expect("dies");
-        site.cluster.start("n3").expect("starts");
-        assert_eq!(phase(&site, "n3"), Some(Phase::Revoked), "over a restart");
-        let rest: Vec<String> = site.cluster.names().into_iter().filter(|name| name != "n3").collect();
+        let mut cluster = TestCluster::of_nodes(nodes);
+        cluster.create("key");
+        let ciphertext = cluster.encrypt(None, "key", b"secret").expect("encrypts");
+        cluster.testnet.run(["node", command, "n3", "--yes"], b"").expect("it leaves");
+        cluster
+            .until("n3 to believe that it is gone", || (phase(&cluster, "n3") == Some(Phase::Revoked)).then_some(()));
+        cluster.testnet.kill("n3").expect("dies");
+        cluster.testnet.start("n3").expect("starts");
+        assert_eq!(phase(&cluster, "n3"), Some(Phase::Revoked), "over a restart");
+        let rest: Vec<String> = cluster.testnet.names().into_iter().filter(|name| name != "n3").collect();
         for node in &rest {
-            site.until("the others to serve without it", || {
-                let status = site.block(site.client(Some(node)).status()).ok()?;
+            cluster.until("the others to serve without it", || {
+                let status = cluster.block(cluster.client(Some(node)).status()).ok()?;
                 let named = status.nodes.iter().any(|node| node.name.as_str() == "n3");
                 (status.quorum && !named && status.waiting_for.is_empty()).then_some(())
             });
-            assert_eq!(site.decrypt(Some(node), &ciphertext).expect("decrypts"), b"secret", "{node}");
+            assert_eq!(cluster.decrypt(Some(node), &ciphertext).expect("decrypts"), b"secret", "{node}");
         }
         // All nodes restart: the rosters on the disks are the new ones.
         for node in &rest {
-            site.cluster.kill(node).expect("dies");
+            cluster.testnet.kill(node).expect("dies");
         }
-        site.start(&rest.iter().map(String::as_str).collect::<Vec<_>>());
-        site.cluster.wait_serving(&rest.iter().map(String::as_str).collect::<Vec<_>>()).expect("all serve");
+        cluster.start(&rest.iter().map(String::as_str).collect::<Vec<_>>());
+        cluster.testnet.wait_serving(&rest.iter().map(String::as_str).collect::<Vec<_>>()).expect("all serve");
     }
 }
 
@@ -292,16 +293,16 @@ fn a_node_that_leaves_by_command_goes_down_by_itself() {
 /// report each second what is flushed, only hellos count, and the copy is newer than those.
 #[test]
 fn t51_an_old_copy_of_a_live_generation_is_refused() {
-    let mut site = Site::with_lasting_locks();
+    let mut cluster = TestCluster::with_lasting_locks();
     let (old, new) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
     let (old, new) = (old.path().join("n3"), new.path().join("n3"));
-    site.create("before");
-    site.cluster.steal_one("n3", &old).expect("steals");
-    site.create("after");
+    cluster.create("before");
+    cluster.testnet.steal_one("n3", &old).expect("steals");
+    cluster.create("after");
     std::thread::sleep(Duration::from_secs(3));
-    site.cluster.kill("n3").expect("dies");
-    site.cluster.steal_one("n3", &new).expect("steals");
-    let data = site.cluster.directory().data("n3");
+    cluster.testnet.kill("n3").expect("dies");
+    cluster.testnet.steal_one("n3", &new).expect("steals");
+    let data = cluster.testnet.directory().data("n3");
     let put = |copy: &Path| {
         for part in ["vault", "state"] {
             let (from, to) = (copy.join(part), data.join(part));
@@ -312,22 +313,22 @@ fn t51_an_old_copy_of_a_live_generation_is_refused() {
         }
     };
     put(&old);
-    site.cluster.start("n3").expect("starts");
-    let alarm = site.until("an alarm", || {
-        let status = site.block(site.client(Some("n1")).status()).ok()?;
+    cluster.testnet.start("n3").expect("starts");
+    let alarm = cluster.until("an alarm", || {
+        let status = cluster.block(cluster.client(Some("n1")).status()).ok()?;
         status.alarms.into_iter().find(|alarm| alarm.code == "storage_went_back")
     });
     assert_eq!(alarm.node.map(|node| node.to_string()).as_deref(), Some("n3"));
-    site.cluster.wait_phase("n3", Phase::Open).expect("it unlocked itself: its lock is good");
+    cluster.testnet.wait_phase("n3", Phase::Open).expect("it unlocked itself: its lock is good");
     std::thread::sleep(A_WHILE);
-    assert_eq!(phase(&site, "n3"), Some(Phase::Open), "and that is all");
-    let log = std::fs::read_to_string(site.cluster.directory().log("n3")).expect("a log");
+    assert_eq!(phase(&cluster, "n3"), Some(Phase::Open), "and that is all");
+    let log = std::fs::read_to_string(cluster.testnet.directory().log("n3")).expect("a log");
     assert!(log.contains("storage went back in time: re-join"));
-    site.cluster.kill("n3").expect("dies");
+    cluster.testnet.kill("n3").expect("dies");
 
     put(&new);
-    site.cluster.start("n3").expect("starts");
-    site.cluster.wait_serving(&["n3"]).expect("the control: what it had at the end is welcome");
+    cluster.testnet.start("n3").expect("starts");
+    cluster.testnet.wait_serving(&["n3"]).expect("the control: what it had at the end is welcome");
 }
 
 fn copy_all(from: &Path, to: &Path) {
@@ -347,28 +348,28 @@ fn copy_all(from: &Path, to: &Path) {
 /// That truncations count for more than the end of the log is shown by `raft/src/tests/cluster.rs`.
 #[test]
 fn t51_a_truncated_log_is_not_taken_for_an_old_copy() {
-    let mut site = Site::with_lasting_locks();
-    site.create("key");
+    let mut cluster = TestCluster::with_lasting_locks();
+    cluster.create("key");
     for round in 0..3 {
-        let leader = site.leader();
-        let others: Vec<String> = site.cluster.names().into_iter().filter(|name| *name != leader).collect();
+        let leader = cluster.leader();
+        let others: Vec<String> = cluster.testnet.names().into_iter().filter(|name| *name != leader).collect();
         // The others hear it, and are not heard: it goes on leading for a moment, and nothing that it writes is committed.
         for other in &others {
-            site.faults().cut_one_way(other, &leader).expect("they exist");
+            cluster.faults().cut_one_way(other, &leader).expect("they exist");
         }
-        let client = site.client(Some(&leader));
+        let client = cluster.client(Some(&leader));
         let key = crate::harness::name(&format!("lost/{round}"));
-        let lost = site.spawn(async move { client.create_key(&key, BTreeMap::new()).await.map(drop) });
+        let lost = cluster.spawn(async move { client.create_key(&key, BTreeMap::new()).await.map(drop) });
         std::thread::sleep(Duration::from_secs(2));
-        site.faults().heal();
+        cluster.faults().heal();
         let names: Vec<&str> = others.iter().map(String::as_str).collect();
-        site.cluster.wait_serving(&names).expect("the others serve");
-        site.cluster.kill(&leader).expect("dies");
-        site.cluster.start(&leader).expect("starts");
-        site.cluster.wait_serving(&[&leader]).expect("let in");
+        cluster.testnet.wait_serving(&names).expect("the others serve");
+        cluster.testnet.kill(&leader).expect("dies");
+        cluster.testnet.start(&leader).expect("starts");
+        cluster.testnet.wait_serving(&[&leader]).expect("let in");
         lost.abort();
-        let status = site.block(site.client(None).status()).expect("status");
+        let status = cluster.block(cluster.client(None).status()).expect("status");
         assert!(status.alarms.is_empty(), "{:?}", status.alarms);
     }
-    assert!(site.faults().tally().cut > 0, "the control: something was cut off");
+    assert!(cluster.faults().tally().cut > 0, "the control: something was cut off");
 }

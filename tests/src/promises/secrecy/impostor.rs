@@ -16,7 +16,8 @@ use quorate_shares::secret::Secret;
 use quorate_testnet::procs::{Binaries, Lifetime, Process, local_status};
 
 use crate::harness::impostor::{Impostor, every_peer_request};
-use crate::harness::{Site, name};
+use crate::harness::names::of_each_variant;
+use crate::harness::{TestCluster, name};
 
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -27,8 +28,8 @@ fn node(name: &str) -> NodeName {
 /// One of everything that a client may ask.
 fn every_client_request() -> Vec<Request> {
     let empty = quorate_client::Context::empty;
-    let plaintext = wire::Plaintext::new(b"x".to_vec()).expect("short");
-    vec![
+    let [plaintext, invitation] = [b"x", b"y"].map(|text| wire::Plaintext::new(text.to_vec()).expect("short"));
+    of_each_variant(vec![
         Request::Status,
         Request::Encrypt { key: name("key"), context: empty(), plaintext },
         Request::Decrypt { ciphertext: b"qrt1:key:1:m1:AAAA".to_vec(), context: empty() },
@@ -41,34 +42,36 @@ fn every_client_request() -> Vec<Request> {
         Request::NodeStatus { name: node("n1") },
         Request::Export,
         Request::Echo(vec![1]),
-        Request::SealNode { name: "n1".parse().expect("a name") },
-        Request::UnsealNode { name: "n1".parse().expect("a name") },
-        Request::AdmitNode { name: "n1".parse().expect("a name") },
+        Request::SealNode { name: node("n1") },
+        Request::UnsealNode { name: node("n1") },
+        Request::AdmitNode { name: node("n1") },
         Request::ListAlarms,
         Request::DisarmAlarms { codes: None },
         Request::RemoveNode { request_id: [0; 16], name: node("n3"), accept_no_redundancy: true, abandon: Vec::new() },
         Request::RevokeNodes { request_id: [0; 16], names: vec![node("n3")] },
         Request::Progress { operation: Epoch(2) },
-    ]
+        Request::InviteNode { name: None, ttl_ms: 1_000 },
+        Request::ReplaceNode { name: node("n3"), invitation },
+    ])
 }
 
 /// T15: with a boot key alone, every request but LockOpen and the public status is refused, on every protocol.
 #[test]
 fn t15_a_boot_key_opens_no_other_door() {
-    let mut site = Site::with_lasting_locks();
-    site.create("key");
-    let thief = Impostor::steal(&site, "n2");
-    site.cluster.kill("n2").expect("dies, so that nothing speaks for the real node");
+    let mut cluster = TestCluster::with_lasting_locks();
+    cluster.create("key");
+    let thief = Impostor::steal(&cluster, "n2");
+    cluster.testnet.kill("n2").expect("dies, so that nothing speaks for the real node");
     let me = thief.vault.identity.node.expect("an id");
-    site.block(async {
+    cluster.block(async {
         // As a peer: the op key is not this one, and the connection is closed before anything is heard.
-        let peer = thief.dial(&site, "n1", Protocol::Peer).await.expect("TLS itself accepts any key");
+        let peer = thief.dial(&cluster, "n1", Protocol::Peer).await.expect("TLS itself accepts any key");
         for request in every_peer_request(me) {
             let error = peer.call(Lane::Ordinary, &peer::encode(&request), PATIENCE).await.expect_err("refused");
             assert!(matches!(error, CallError::Closed(_)), "{error}");
         }
         // The same bytes at the door that a boot key may knock at: no answer has any content.
-        let boot = thief.dial(&site, "n1", Protocol::Boot).await.expect("the boot door");
+        let boot = thief.dial(&cluster, "n1", Protocol::Boot).await.expect("the boot door");
         for request in every_peer_request(me) {
             let answer = boot.call(Lane::Ordinary, &peer::encode(&request), PATIENCE).await.expect("answers");
             assert!(answer.is_empty(), "{} bytes", answer.len());
@@ -79,7 +82,7 @@ fn t15_a_boot_key_opens_no_other_door() {
             assert!(answer.is_empty(), "{} bytes", answer.len());
         }
         // As a client: the key means nothing there, and the token is not known.
-        let client = thief.dial(&site, "n1", Protocol::Client).await.expect("any client may knock");
+        let client = thief.dial(&cluster, "n1", Protocol::Client).await.expect("any client may knock");
         for request in every_client_request() {
             let envelope = Envelope { token: Token::random(), deadline_ms: 1000, request };
             let answer = client.call(Lane::Ordinary, &wire::encode(&envelope), PATIENCE).await.expect("answers");
@@ -87,7 +90,7 @@ fn t15_a_boot_key_opens_no_other_door() {
             assert_eq!(answered.answer.expect_err("refused").code, Code::Denied);
         }
         // A joiner must prove an invitation; being a member already proves none.
-        let join = thief.dial(&site, "n1", Protocol::Join).await.expect("anybody may knock");
+        let join = thief.dial(&cluster, "n1", Protocol::Join).await.expect("anybody may knock");
         for request in every_peer_request(me) {
             let answer = join.call(Lane::Ordinary, &peer::encode(&request), PATIENCE).await.expect("answers");
             assert!(answer.is_empty(), "{} bytes", answer.len());
@@ -107,13 +110,13 @@ fn t15_a_boot_key_opens_no_other_door() {
 /// T20: a recorded answer to LockOpen is worth nothing on another connection, even for the same question.
 #[test]
 fn t20_an_answer_to_lock_open_opens_only_on_its_connection() {
-    let mut site = Site::with_lasting_locks();
-    let thief = Impostor::steal(&site, "n2");
-    site.cluster.kill("n2").expect("dies");
-    site.block(async {
+    let mut cluster = TestCluster::with_lasting_locks();
+    let thief = Impostor::steal(&cluster, "n2");
+    cluster.testnet.kill("n2").expect("dies");
+    cluster.block(async {
         let request = thief.lock_open(NodeId(1));
-        let here = thief.dial(&site, "n1", Protocol::Boot).await.expect("connects");
-        let there = thief.dial(&site, "n1", Protocol::Boot).await.expect("connects again");
+        let here = thief.dial(&cluster, "n1", Protocol::Boot).await.expect("connects");
+        let there = thief.dial(&cluster, "n1", Protocol::Boot).await.expect("connects again");
         let answer = here.call(Lane::Ordinary, &request.encode(), PATIENCE).await.expect("answers");
         let reply = LockOpenReply::parse(&answer).expect("a reply");
         let piece = reply.open(&here.export(EXPORTER_LOCK, &request.hash())).expect("the control: it opens here");
@@ -131,9 +134,9 @@ fn t20_an_answer_to_lock_open_opens_only_on_its_connection() {
 /// An answer to LockOpen is bound to the node that asks, to the peer, and to the lock.
 #[test]
 fn lock_open_with_anything_changed_is_refused() {
-    let mut site = Site::with_lasting_locks();
-    let thief = Impostor::steal(&site, "n2");
-    site.cluster.kill("n2").expect("dies");
+    let mut cluster = TestCluster::with_lasting_locks();
+    let thief = Impostor::steal(&cluster, "n2");
+    cluster.testnet.kill("n2").expect("dies");
     let good = || thief.lock_open(NodeId(1));
     let me = thief.vault.identity.node.expect("an id");
     let other = if me == NodeId(2) { NodeId(3) } else { NodeId(2) };
@@ -151,9 +154,9 @@ fn lock_open_with_anything_changed_is_refused() {
         ("another piece number", with(&|request| request.x ^= 3)),
         ("a damaged piece", with(&|request| request.sealed[0] ^= 1)),
     ];
-    let stranger = Impostor::steal(&site, "n2").with_boot_key(Identity::from_seed(&Secret::take(&mut [9; 32])));
-    site.block(async {
-        let conn = thief.dial(&site, "n1", Protocol::Boot).await.expect("connects");
+    let stranger = Impostor::steal(&cluster, "n2").with_boot_key(Identity::from_seed(&Secret::take(&mut [9; 32])));
+    cluster.block(async {
+        let conn = thief.dial(&cluster, "n1", Protocol::Boot).await.expect("connects");
         for (what, request) in &changed {
             let answer = conn.call(Lane::Ordinary, &request.encode(), PATIENCE).await.expect("answers");
             let reply = LockOpenReply::parse(&answer).expect("a reply");
@@ -162,7 +165,7 @@ fn lock_open_with_anything_changed_is_refused() {
         let answer = conn.call(Lane::Ordinary, &good().encode(), PATIENCE).await.expect("answers");
         assert_eq!(LockOpenReply::parse(&answer).expect("a reply").code(), LockOpenCode::Ok, "the control");
         // Another boot key than the roster's for this node.
-        let conn = stranger.dial(&site, "n1", Protocol::Boot).await.expect("connects");
+        let conn = stranger.dial(&cluster, "n1", Protocol::Boot).await.expect("connects");
         let answer = conn.call(Lane::Ordinary, &good().encode(), PATIENCE).await.expect("answers");
         assert_eq!(LockOpenReply::parse(&answer).expect("a reply").code(), LockOpenCode::Denied);
     });
@@ -172,24 +175,24 @@ fn lock_open_with_anything_changed_is_refused() {
 /// disturb the node.
 #[test]
 fn t61_a_copy_of_a_living_node_stays_locked() {
-    let site = Site::with_lasting_locks();
-    site.create("key");
-    let ciphertext = site.encrypt(None, "key", b"secret").expect("encrypts");
+    let cluster = TestCluster::with_lasting_locks();
+    cluster.create("key");
+    let ciphertext = cluster.encrypt(None, "key", b"secret").expect("encrypts");
     let stolen = tempfile::tempdir().expect("a directory");
-    let copy = site.cluster.steal(&["n2"], stolen.path()).expect("steals").remove(0);
+    let copy = cluster.testnet.steal(&["n2"], stolen.path()).expect("steals").remove(0);
     let port = UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port");
     let socket = copy.join("impostor.sock");
     let mut command = Command::new(Binaries::find().expect("built").quorated);
     command.arg("--data").arg(&copy).arg("--socket").arg(&socket).args(["--listen", &port.to_string()]);
     let log = copy.join("impostor.log");
     let _impostor = Process::start(command, &copy, &log, Lifetime::WithUs).expect("starts");
-    let alarm = site.until("an alarm", || {
-        let status = site.block(site.client(None).status()).ok()?;
+    let alarm = cluster.until("an alarm", || {
+        let status = cluster.block(cluster.client(None).status()).ok()?;
         status.alarms.into_iter().find(|alarm| alarm.code == "duplicate_session")
     });
     assert_eq!(alarm.node.map(|node| node.to_string()).as_deref(), Some("n2"));
-    site.until_turned_away(&socket, &["n1", "n3"]);
+    cluster.until_turned_away(&socket, &["n1", "n3"]);
     let status = local_status(&socket).expect("the impostor's own socket answers");
     assert_eq!(status.public.phase, Phase::Locked, "it was not revoked");
-    assert_eq!(site.decrypt(Some("n2"), &ciphertext).expect("the real node goes on"), b"secret");
+    assert_eq!(cluster.decrypt(Some("n2"), &ciphertext).expect("the real node goes on"), b"secret");
 }

@@ -21,7 +21,7 @@ use quorate_shares::secret::Secret;
 use quorate_shares::transit::{self, Place};
 use quorate_testnet::{Cluster, thief};
 
-use crate::harness::Site;
+use crate::harness::TestCluster;
 
 const PATIENCE: Duration = Duration::from_secs(5);
 /// With this many keys the chance that no load asks the liar first is one in 65 536.
@@ -55,11 +55,11 @@ struct Liar {
 
 impl Liar {
     /// Becomes `node`, with what all disks together give away.
-    fn become_node(site: &Site, node: &str) -> Arc<Self> {
+    fn become_node(cluster: &TestCluster, node: &str) -> Arc<Self> {
         let stolen = tempfile::tempdir().expect("a directory");
-        let names = site.cluster.names();
+        let names = cluster.testnet.names();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        let disks = site.cluster.steal(&names, stolen.path()).expect("steals");
+        let disks = cluster.testnet.steal(&names, stolen.path()).expect("steals");
         let place = names.iter().position(|name| *name == node).expect("a node");
         let (vault, bundle) = thief::unlock(&disks[place], &disks).expect("all disks open its bundle");
         let key = bundle.storage_keys.last().expect("a storage key");
@@ -76,8 +76,8 @@ impl Liar {
     }
 
     /// Opens a session with another node, as the node that it plays would.
-    async fn visit(self: &Arc<Self>, site: &Site, endpoint: &quinn::Endpoint, node: &str) -> Conn {
-        let file = site.file();
+    async fn visit(self: &Arc<Self>, cluster: &TestCluster, endpoint: &quinn::Endpoint, node: &str) -> Conn {
+        let file = cluster.file();
         let target = file.node(node).expect("a node");
         let me = Identity::from_seed(&self.bundle.op_seed);
         let address = target.addresses[0].parse().expect("an address");
@@ -153,31 +153,31 @@ fn top_vote() -> Option<quorate_raft::Ballot> {
 /// With enough honest holders, every request succeeds whatever the liar says, and the liar is named.
 #[test]
 fn t29_a_wrong_share_is_refused_its_sender_named_and_the_key_loads_all_the_same() {
-    let mut site = Site::found();
+    let mut cluster = TestCluster::found();
     let rounds: Vec<Lie> = std::iter::once(Lie::None).chain(LIES).collect();
     let mut ciphertexts = Vec::new();
     for round in 0..rounds.len() {
         for number in 0..KEYS {
             let key = format!("round-{round}/key-{number}");
-            site.create(&key);
+            cluster.create(&key);
             // Encrypting at n3 leaves the key cold at n1.
-            ciphertexts.push(site.encrypt(Some("n3"), &key, key.as_bytes()).expect("encrypts"));
+            ciphertexts.push(cluster.encrypt(Some("n3"), &key, key.as_bytes()).expect("encrypts"));
         }
     }
-    let liar = Liar::become_node(&site, "n2");
-    site.cluster.kill("n2").expect("dies");
-    let endpoint = site.block(async { quinn::Endpoint::client("127.0.0.1:0".parse().expect("an address")) });
+    let liar = Liar::become_node(&cluster, "n2");
+    cluster.testnet.kill("n2").expect("dies");
+    let endpoint = cluster.block(async { quinn::Endpoint::client("127.0.0.1:0".parse().expect("an address")) });
     let endpoint = endpoint.expect("a socket");
-    let _session = site.block(liar.visit(&site, &endpoint, "n1"));
-    site.cluster.wait_serving(&["n1", "n3"]).expect("two of three serve");
+    let _session = cluster.block(liar.visit(&cluster, &endpoint, "n1"));
+    cluster.testnet.wait_serving(&["n1", "n3"]).expect("two of three serve");
     for (round, lie) in rounds.into_iter().enumerate() {
         liar.tell(lie);
         for number in 0..KEYS {
             let plaintext =
-                site.until("decrypts", || site.decrypt(Some("n1"), &ciphertexts[round * KEYS + number]).ok());
+                cluster.until("decrypts", || cluster.decrypt(Some("n1"), &ciphertexts[round * KEYS + number]).ok());
             assert_eq!(plaintext, format!("round-{round}/key-{number}").as_bytes(), "{lie:?}");
         }
-        let status = site.block(site.client(Some("n1")).status()).expect("status");
+        let status = cluster.block(cluster.client(Some("n1")).status()).expect("status");
         let named = status.alarms.iter().find(|alarm| alarm.code == "wrong_share");
         match lie {
             Lie::None => {
@@ -195,25 +195,25 @@ fn t29_a_wrong_share_is_refused_its_sender_named_and_the_key_loads_all_the_same(
 /// With too few honest holders there is an error: never a wrong plaintext, never a ciphertext.
 #[test]
 fn t29_too_few_honest_holders_are_an_error() {
-    let mut site = Site::of(Cluster::builder().threshold(3));
+    let mut cluster = TestCluster::of(Cluster::builder().threshold(3));
     for key in ["one", "two"] {
-        site.create(key);
+        cluster.create(key);
     }
-    let ciphertext = site.encrypt(Some("n3"), "one", b"secret").expect("encrypts");
-    let liar = Liar::become_node(&site, "n2");
-    site.cluster.kill("n2").expect("dies");
-    let endpoint = site.block(async { quinn::Endpoint::client("127.0.0.1:0".parse().expect("an address")) });
+    let ciphertext = cluster.encrypt(Some("n3"), "one", b"secret").expect("encrypts");
+    let liar = Liar::become_node(&cluster, "n2");
+    cluster.testnet.kill("n2").expect("dies");
+    let endpoint = cluster.block(async { quinn::Endpoint::client("127.0.0.1:0".parse().expect("an address")) });
     let endpoint = endpoint.expect("a socket");
-    let _session = site.block(liar.visit(&site, &endpoint, "n1"));
-    site.cluster.wait_serving(&["n1", "n3"]).expect("two of three keep the lease");
+    let _session = cluster.block(liar.visit(&cluster, &endpoint, "n1"));
+    cluster.testnet.wait_serving(&["n1", "n3"]).expect("two of three keep the lease");
     for lie in LIES {
         liar.tell(lie);
-        let error = site.decrypt(Some("n1"), &ciphertext).expect_err("two honest shares of three");
+        let error = cluster.decrypt(Some("n1"), &ciphertext).expect_err("two honest shares of three");
         assert_eq!(error.code(), Code::KeyUnavailable, "{lie:?}: {error}");
-        let error = site.encrypt(Some("n1"), "two", b"secret").expect_err("two honest shares of three");
+        let error = cluster.encrypt(Some("n1"), "two", b"secret").expect_err("two honest shares of three");
         assert_eq!(error.code(), Code::KeyUnavailable, "{lie:?}: {error}");
     }
     liar.tell(Lie::None);
-    let plaintext = site.until("the control: it decrypts", || site.decrypt(Some("n1"), &ciphertext).ok());
+    let plaintext = cluster.until("the control: it decrypts", || cluster.decrypt(Some("n1"), &ciphertext).ok());
     assert_eq!(plaintext, b"secret");
 }

@@ -9,7 +9,7 @@ use quorate_testnet::thief::canary::Canary;
 use quorate_testnet::thief::memory::{self, Scan};
 use quorate_testnet::{Cluster, thief, wait_until};
 
-use crate::harness::{PATIENCE, Site};
+use crate::harness::{PATIENCE, TestCluster};
 
 const NODES: [&str; 3] = ["n1", "n2", "n3"];
 /// What operators are told.
@@ -18,32 +18,32 @@ const KEYS: [&str; 2] = ["billing/cards-in-memory", "backup-in-memory"];
 /// Leases that end soon, so that a cut soon wipes.
 const SHORT_LEASES: &str = "[timing]\nlease_ms = 1500\nlease_tick_ms = 300\nwipe_after_ms = 1000\n";
 
-fn log(site: &Site, node: &str) -> String {
-    std::fs::read_to_string(site.cluster.directory().log(node)).expect("a node writes its log")
+fn log(cluster: &TestCluster, node: &str) -> String {
+    std::fs::read_to_string(cluster.testnet.directory().log(node)).expect("a node writes its log")
 }
 
 /// T47: without any memory to lock, secrets lie on the heap. That is worth a warning and no reason to refuse service.
 #[test]
 fn t47_a_node_that_may_not_lock_memory_warns_and_goes_on() {
-    let usual = Site::found();
-    let mut site = Site::of(Cluster::builder().memlock_bytes(0));
+    let usual = TestCluster::found();
+    let mut cluster = TestCluster::of(Cluster::builder().memlock_bytes(0));
     for node in NODES {
         assert!(!log(&usual, node).contains(WARNING), "the control: {node} may lock memory by default");
-        assert!(log(&site, node).contains(WARNING), "{node} says nothing: {}", log(&site, node));
+        assert!(log(&cluster, node).contains(WARNING), "{node} says nothing: {}", log(&cluster, node));
     }
-    site.create("key");
-    let ciphertext = site.encrypt(None, "key", b"secret").expect("encrypts");
-    site.kill_all();
-    site.start(&NODES);
-    site.cluster.wait_serving(&NODES).expect("boots");
+    cluster.create("key");
+    let ciphertext = cluster.encrypt(None, "key", b"secret").expect("encrypts");
+    cluster.kill_all();
+    cluster.start(&NODES);
+    cluster.testnet.wait_serving(&NODES).expect("boots");
     for node in NODES {
-        assert_eq!(site.decrypt(Some(node), &ciphertext).expect("decrypts"), b"secret");
+        assert_eq!(cluster.decrypt(Some(node), &ciphertext).expect("decrypts"), b"secret");
     }
 }
 
 /// A cluster that has made keys, loaded them at every node and used them, and what two of its disks say to look for.
 struct Warm {
-    site: Site,
+    cluster: TestCluster,
     ciphertexts: Vec<String>,
     /// The roots, which serving nodes keep.
     roots: Vec<Canary>,
@@ -57,11 +57,11 @@ struct Warm {
 
 impl Warm {
     fn up(settings: &str) -> Self {
-        let site = Site::of(Cluster::builder().settings(settings));
-        KEYS.iter().for_each(|key| site.create(key));
-        let ciphertexts = KEYS.iter().map(|key| site.encrypt(None, key, b"plaintext").expect("encrypts")).collect();
+        let cluster = TestCluster::of(Cluster::builder().settings(settings));
+        KEYS.iter().for_each(|key| cluster.create(key));
+        let ciphertexts = KEYS.iter().map(|key| cluster.encrypt(None, key, b"plaintext").expect("encrypts")).collect();
         let stolen = tempfile::tempdir().expect("a directory");
-        let disks = site.cluster.steal(&NODES, stolen.path()).expect("all disks of one instant");
+        let disks = cluster.testnet.steal(&NODES, stolen.path()).expect("all disks of one instant");
         let loot = thief::rob(&disks);
         assert_eq!(loot.keys.len(), KEYS.len(), "{loot}");
         let root = |key: &thief::RecoveredKey| Canary::secret(format!("the root of {}", key.name), key.root().expose());
@@ -74,20 +74,20 @@ impl Warm {
             loot.canaries.into_iter().partition(|canary| canary.what.starts_with("the name "));
         let (moments, bundles): (Vec<_>, Vec<_>) = secrets.into_iter().partition(of_a_key);
         assert_eq!((names.len(), moments.len()), (KEYS.len(), KEYS.len() * (1 + NODES.len())), "keys and shares");
-        Self { site, ciphertexts, roots, moments, bundles, names }
+        Self { cluster, ciphertexts, roots, moments, bundles, names }
     }
 
     /// Uses every key at `node`, which loads those that are not in memory.
     fn use_keys(&self, node: &str) {
         for ciphertext in &self.ciphertexts {
-            let opened = self.site.until("decrypts", || self.site.decrypt(Some(node), ciphertext).ok());
+            let opened = self.cluster.until("decrypts", || self.cluster.decrypt(Some(node), ciphertext).ok());
             assert_eq!(opened, b"plaintext", "{node}");
         }
     }
 
     /// Searches the memory of `node`, and finds at least the names.
     fn scan(&self, node: &str, canaries: &[Canary]) -> Scan {
-        let process = self.site.cluster.process(node).expect("a node").expect("it runs");
+        let process = self.cluster.testnet.process(node).expect("a node").expect("it runs");
         let control = memory::search(process, &self.names).expect("as before");
         assert!(self.names.iter().all(|name| control.count(name) > 0), "the control: names are found");
         memory::search(process, canaries).expect("as before")
@@ -95,7 +95,7 @@ impl Warm {
 
     /// The positive control: each root is in memory, once, and that memory is locked.
     fn finds_roots_in_locked_memory_alone(&self, node: &str) {
-        let scan = self.site.until(&format!("{node} to hold every root"), || {
+        let scan = self.cluster.until(&format!("{node} to hold every root"), || {
             self.use_keys(node);
             let scan = self.scan(node, &self.roots);
             self.roots.iter().all(|root| scan.count(root) > 0).then_some(scan)
@@ -105,14 +105,14 @@ impl Warm {
     }
 
     fn holds_no_root(&self, node: &str, when: &str) {
-        self.site.until(&format!("{node} to hold no root {when}"), || {
+        self.cluster.until(&format!("{node} to hold no root {when}"), || {
             self.scan(node, &self.roots).sightings.is_empty().then_some(())
         });
     }
 
     /// Whether this test may look at all. Only root may read the memory of a daemon, which is a promise too.
     fn may_look(&self) -> bool {
-        let process = self.site.cluster.process(NODES[0]).expect("a node").expect("it runs");
+        let process = self.cluster.testnet.process(NODES[0]).expect("a node").expect("it runs");
         match memory::search(process, &[]) {
             Ok(_) => true,
             Err(error) => {
@@ -137,11 +137,11 @@ fn t46_roots_lie_in_locked_memory_until_the_lease_is_lost() {
         assert_eq!(warm.scan(node, &warm.moments).sightings, [], "{node}");
     }
     for node in NODES {
-        warm.site.cluster.cut(node).expect("cut");
+        warm.cluster.testnet.cut(node).expect("cut");
         warm.holds_no_root(node, "after its lease");
         assert_eq!(warm.scan(node, &warm.moments).sightings, [], "{node}");
-        warm.site.cluster.heal().expect("heals");
-        warm.site.cluster.wait_serving(&[node]).expect("serves again");
+        warm.cluster.testnet.heal().expect("heals");
+        warm.cluster.testnet.wait_serving(&[node]).expect("serves again");
         warm.finds_roots_in_locked_memory_alone(node);
     }
 }
@@ -157,13 +157,13 @@ fn t46_roots_are_gone_when_a_node_is_sealed() {
     for (node, other) in [("n1", "n2"), ("n3", "n1")] {
         warm.finds_roots_in_locked_memory_alone(node);
         let named = node.parse().expect("a name");
-        warm.site.block(warm.site.client(Some(other)).seal_node(&named)).expect("sealed");
+        warm.cluster.block(warm.cluster.client(Some(other)).seal_node(&named)).expect("sealed");
         assert_eq!(warm.scan(node, &warm.roots).sightings, [], "{node}: at once");
         warm.use_keys(other);
         assert_eq!(warm.scan(node, &warm.roots).sightings, [], "{node}: while others serve");
         assert_eq!(warm.scan(node, &warm.moments).sightings, [], "{node}");
-        warm.site.block(warm.site.client(Some(other)).unseal_node(&named)).expect("unsealed");
-        warm.site.cluster.wait_serving(&[node]).expect("serves again");
+        warm.cluster.block(warm.cluster.client(Some(other)).unseal_node(&named)).expect("unsealed");
+        warm.cluster.testnet.wait_serving(&[node]).expect("serves again");
         warm.finds_roots_in_locked_memory_alone(node);
     }
 }
@@ -184,10 +184,10 @@ fn a_node_that_learns_that_it_was_revoked_holds_no_key_of_its_own() {
     let before = warm.scan("n3", &own);
     assert!(own.iter().all(|secret| before.count(secret) > 0), "the control: {:?}", before.sightings);
 
-    let revoked = Tool::start(warm.site.cluster.quorate(["node", "revoke", "n3", "--yes"]), b"").expect("runs");
+    let revoked = Tool::start(warm.cluster.testnet.quorate(["node", "revoke", "n3", "--yes"]), b"").expect("runs");
     let revoked = revoked.outcome(PATIENCE).expect("it ends");
     assert_eq!(revoked.code, Some(0), "{}", revoked.stderr);
-    warm.site.cluster.wait_phase("n3", Phase::Revoked).expect("it is told");
+    warm.cluster.testnet.wait_phase("n3", Phase::Revoked).expect("it is told");
     let all: Vec<_> = own.into_iter().chain(std::mem::take(&mut warm.roots)).collect();
     let mut seen = Vec::new();
     let wiped = wait_until("n3 to hold nothing", PATIENCE, || {
@@ -197,10 +197,10 @@ fn a_node_that_learns_that_it_was_revoked_holds_no_key_of_its_own() {
     wiped.unwrap_or_else(|_| panic!("{seen:?}"));
     assert_eq!(warm.scan("n3", &warm.moments).sightings, []);
 
-    warm.site.cluster.wait_phase("n3", Phase::Revoked).expect("and says so");
-    warm.site.cluster.kill("n3").expect("dies");
-    warm.site.start(&["n3"]);
-    warm.site.cluster.wait_phase("n3", Phase::Revoked).expect("over a restart");
+    warm.cluster.testnet.wait_phase("n3", Phase::Revoked).expect("and says so");
+    warm.cluster.testnet.kill("n3").expect("dies");
+    warm.cluster.start(&["n3"]);
+    warm.cluster.testnet.wait_phase("n3", Phase::Revoked).expect("over a restart");
 }
 
 /// T46: an unused key is forgotten, although the lease is good.
@@ -215,7 +215,7 @@ fn t46_roots_are_gone_when_nobody_has_used_them_for_a_while() {
     }
     for node in NODES {
         warm.holds_no_root(node, "that is not used");
-        assert!(!log(&warm.site, node).contains("every key is wiped"), "the control: {node} kept its lease");
+        assert!(!log(&warm.cluster, node).contains("every key is wiped"), "the control: {node} kept its lease");
     }
 }
 
@@ -231,7 +231,7 @@ fn t46_hidden_memory_shows_no_root_to_anybody() {
         let scan = warm.scan(node, &warm.roots);
         assert_eq!(warm.scan(node, &warm.moments).sightings, [], "{node}");
         assert_eq!(scan.unlocked(), Vec::<&memory::Sighting>::new(), "{node}");
-        if log(&warm.site, node).contains("backing=MemfdSecret") {
+        if log(&warm.cluster, node).contains("backing=MemfdSecret") {
             assert_eq!(scan.sightings, [], "{node}");
             assert!(scan.hidden.iter().any(|name| name.contains("secretmem")), "{node}: {:?}", scan.hidden);
         }

@@ -16,7 +16,7 @@ use quorate_testnet::thief::canary::{self, Canary};
 use quorate_testnet::{Cluster, thief};
 
 use crate::harness::commands::{init, invitations, join};
-use crate::harness::{PATIENCE, Site};
+use crate::harness::{PATIENCE, TestCluster};
 
 const NODES: [&str; 3] = ["n1", "n2", "n3"];
 const KEYS: [&str; 2] = ["canary-of/a-name", "canary-of/another-name"];
@@ -37,8 +37,8 @@ impl Heard {
     }
 
     /// Runs a command, keeps its stderr, and returns its stdout.
-    fn run(&mut self, site: &Site, args: &[&str], input: &[u8], code: i32) -> Vec<u8> {
-        self.run_as(site.cluster.quorate(args.iter().copied()), input, code)
+    fn run(&mut self, cluster: &TestCluster, args: &[&str], input: &[u8], code: i32) -> Vec<u8> {
+        self.run_as(cluster.testnet.quorate(args.iter().copied()), input, code)
     }
 
     fn run_as(&mut self, command: Command, input: &[u8], code: i32) -> Vec<u8> {
@@ -72,69 +72,69 @@ fn s8_t48_no_secret_is_in_any_log_or_message() {
         path
     };
     let mut heard = Heard { directory: made("heard"), runs: 0 };
-    let cluster = Cluster::builder().environment("QUORATE_LOG", "trace").start().expect("starts");
+    let testnet = Cluster::builder().environment("QUORATE_LOG", "trace").start().expect("starts");
 
     // Founded by hand, since the invitations are secrets too.
-    let first = init(&cluster, "n1", &["--founders", "3"]);
+    let first = init(&testnet, "n1", &["--founders", "3"]);
     let invited = invitations(&first, 2);
-    let others = [join(&cluster, "n2", &invited[0]), join(&cluster, "n3", &invited[1])];
+    let others = [join(&testnet, "n2", &invited[0]), join(&testnet, "n3", &invited[1])];
     for founder in others.into_iter().chain([first]) {
         let finished = founder.outcome(PATIENCE).expect("ends");
         assert_eq!(finished.code, Some(0), "{}", finished.stderr);
         heard.note(&finished.stderr);
     }
-    let mut site = Site::with(cluster);
-    site.cluster.wait_all_serving().expect("serve");
+    let mut cluster = TestCluster::with(testnet);
+    cluster.testnet.wait_all_serving().expect("serve");
 
     let mut ciphertexts = Vec::new();
     let mut data_keys = Vec::new();
     for key in KEYS {
-        heard.run(&site, &["-v", "key", "create", key, "--tag", TAG], b"", 0);
+        heard.run(&cluster, &["-v", "key", "create", key, "--tag", TAG], b"", 0);
         for _ in 0..2 {
             let args = ["-v", "encrypt", key, "-c", CONTEXT];
-            ciphertexts.push(line(&heard.run(&site, &args, PLAINTEXT.as_bytes(), 0)));
-            let data_key = line(&heard.run(&site, &["-v", "datakey", key, "-c", CONTEXT], b"", 0));
+            ciphertexts.push(line(&heard.run(&cluster, &args, PLAINTEXT.as_bytes(), 0)));
+            let data_key = line(&heard.run(&cluster, &["-v", "datakey", key, "-c", CONTEXT], b"", 0));
             let plaintext = data_key.lines().find_map(|line| line.strip_prefix("plaintext: ")).expect("a plaintext");
             data_keys.push(STANDARD.decode(plaintext).expect("base64"));
-            heard.run(&site, &["-v", "key", "rotate", key], b"", 0);
+            heard.run(&cluster, &["-v", "key", "rotate", key], b"", 0);
         }
     }
     // Errors, which like to repeat what they were given.
     let wrong_token = Token::random().text();
-    let mut denied = site.cluster.quorate(["-v", "decrypt", "-c", CONTEXT]);
+    let mut denied = cluster.testnet.quorate(["-v", "decrypt", "-c", CONTEXT]);
     denied.env_remove("QUORATE_TOKEN_FILE").env("QUORATE_TOKEN", wrong_token.as_str());
     heard.run_as(denied, ciphertexts[0].as_bytes(), 4);
-    let mut no_token = site.cluster.quorate(["-v", "decrypt", "-c", CONTEXT]);
+    let mut no_token = cluster.testnet.quorate(["-v", "decrypt", "-c", CONTEXT]);
     no_token.env_remove("QUORATE_TOKEN_FILE").env("QUORATE_TOKEN", format!("{}x", wrong_token.as_str()));
     let finished = Tool::start(no_token, ciphertexts[0].as_bytes()).expect("runs").outcome(PATIENCE).expect("ends");
     assert_ne!(finished.code, Some(0));
     heard.note(&finished.stderr);
-    heard.run(&site, &["-v", "decrypt", "-c", "customer=canary-of-an-error"], ciphertexts[0].as_bytes(), 1);
-    heard.run(&site, &["-v", "encrypt", "canary-of/no-key"], PLAINTEXT.as_bytes(), 5);
-    heard.run(&site, &["-v", "key", "create", KEYS[0]], b"", 6);
-    heard.run(&site, &["-v", "encrypt", KEYS[0]], &PLAINTEXT.as_bytes().repeat(2000), 1);
-    heard.run(&site, &["-v", "decrypt"], PLAINTEXT.as_bytes(), 1);
-    let mut late = site.cluster.quorate(["-v", "node", "join", "-", "--socket"]);
-    late.arg(site.cluster.directory().socket("n2"));
+    heard.run(&cluster, &["-v", "decrypt", "-c", "customer=canary-of-an-error"], ciphertexts[0].as_bytes(), 1);
+    heard.run(&cluster, &["-v", "encrypt", "canary-of/no-key"], PLAINTEXT.as_bytes(), 5);
+    heard.run(&cluster, &["-v", "key", "create", KEYS[0]], b"", 6);
+    heard.run(&cluster, &["-v", "encrypt", KEYS[0]], &PLAINTEXT.as_bytes().repeat(2000), 1);
+    heard.run(&cluster, &["-v", "decrypt"], PLAINTEXT.as_bytes(), 1);
+    let mut late = cluster.testnet.quorate(["-v", "node", "join", "-", "--socket"]);
+    late.arg(cluster.testnet.directory().socket("n2"));
     heard.run_as(late, invited[0].as_bytes(), 6);
 
     for node in NODES {
-        site.cluster.kill(node).expect("dies");
+        cluster.testnet.kill(node).expect("dies");
     }
-    site.start(&["n1"]);
-    heard.run(&site, &["-v", "decrypt", "-c", CONTEXT], ciphertexts[0].as_bytes(), 3);
-    site.start(&["n2", "n3"]);
-    site.cluster.wait_serving(&NODES).expect("boot");
+    cluster.start(&["n1"]);
+    heard.run(&cluster, &["-v", "decrypt", "-c", CONTEXT], ciphertexts[0].as_bytes(), 3);
+    cluster.start(&["n2", "n3"]);
+    cluster.testnet.wait_serving(&NODES).expect("boot");
     for node in NODES {
         for ciphertext in &ciphertexts {
             let args = ["-v", "decrypt", "-c", CONTEXT, "--node", node];
-            assert_eq!(heard.run(&site, &args, ciphertext.as_bytes(), 0), PLAINTEXT.as_bytes());
+            assert_eq!(heard.run(&cluster, &args, ciphertext.as_bytes(), 0), PLAINTEXT.as_bytes());
         }
     }
 
     // What there is to be found: whatever all disks together give away, and what was said to the programs.
     let stolen = made("stolen");
-    let disks = site.cluster.steal(&NODES, &stolen).expect("steals");
+    let disks = cluster.testnet.steal(&NODES, &stolen).expect("steals");
     let loot = thief::rob(&disks);
     let context = CONTEXT.split_once('=').expect("name and value");
     let context = quorate_client::Context::new([context]).expect("a context");
@@ -145,7 +145,7 @@ fn s8_t48_no_secret_is_in_any_log_or_message() {
     }
     let names: BTreeSet<_> = loot.key_names.iter().map(|name| name.as_str().to_owned()).collect();
     assert_eq!(names, KEYS.map(str::to_owned).into(), "the control: the thief read the names");
-    let token = site.token();
+    let token = cluster.token();
     let token_bytes = token.text();
     let token_bytes = token_bytes.strip_prefix(quorate_client::wire::TOKEN_TEXT_PREFIX).expect("its prefix");
     let mut said = vec![
@@ -164,9 +164,9 @@ fn s8_t48_no_secret_is_in_any_log_or_message() {
     }
     let nameless = |canary: &Canary| !canary.what.starts_with("the name ");
     // And what two of them give away once the third is out: other share keys, and other shares of the same keys.
-    heard.run(&site, &["-v", "node", "revoke", "n3", "--yes", "--wait"], b"", 0);
+    heard.run(&cluster, &["-v", "node", "revoke", "n3", "--yes", "--wait"], b"", 0);
     let later = made("later");
-    let later = thief::rob(&site.cluster.steal(&["n1", "n2"], &later).expect("steals"));
+    let later = thief::rob(&cluster.testnet.steal(&["n1", "n2"], &later).expect("steals"));
     assert_eq!(later.keys.len(), loot.keys.len(), "the control: reshared");
     said.extend(later.canaries.into_iter().filter(nameless));
     let (secrets, names): (Vec<_>, Vec<_>) = loot.canaries.into_iter().chain(said).partition(nameless);
@@ -179,7 +179,7 @@ fn s8_t48_no_secret_is_in_any_log_or_message() {
     // Logs: nothing of all that, and not the boot seeds either, which lie in plain in the vaults beside them.
     let logs = made("logs");
     for node in NODES {
-        let log = fs::read_to_string(site.cluster.directory().log(node)).expect("a log");
+        let log = fs::read_to_string(cluster.testnet.directory().log(node)).expect("a log");
         for level in ["TRACE", "DEBUG", "INFO"] {
             assert!(log.contains(level), "the control: {node} logs {level}");
         }
@@ -190,11 +190,8 @@ fn s8_t48_no_secret_is_in_any_log_or_message() {
     let unlogged: Vec<_> = secrets.into_iter().chain(names).chain(in_requests).chain(loot.in_plain).collect();
     let sightings = canary::search(&logs, &unlogged).expect("every log is read");
     assert!(sightings.is_empty(), "{}", shown(&sightings));
-    let cluster = [text("the cluster's id", &site.file().cluster.to_string())];
-    assert!(
-        !canary::search(&logs, &cluster).expect("searches").is_empty(),
-        "the control: the search finds what is there"
-    );
+    let id = [text("the cluster's id", &cluster.file().cluster.to_string())];
+    assert!(!canary::search(&logs, &id).expect("searches").is_empty(), "the control: the search finds what is there");
 
     // What the command says: a name that was typed may come back, and nothing else.
     let unsaid: Vec<_> = unlogged.into_iter().filter(|canary| !canary.what.contains("name")).collect();
@@ -247,9 +244,9 @@ fn owner_only(directory: &Path) -> usize {
 /// T11: whatever the umask. Without the daemon's own umask the files of the database are for all to write.
 #[test]
 fn t11_files_are_for_their_owner_alone_under_any_umask() {
-    let site = Site::of(Cluster::builder().umask(0));
-    site.create("key");
-    let (directory, outside) = (site.cluster.directory(), tempfile::tempdir().expect("a directory"));
+    let cluster = TestCluster::of(Cluster::builder().umask(0));
+    cluster.create("key");
+    let (directory, outside) = (cluster.testnet.directory(), tempfile::tempdir().expect("a directory"));
     for node in NODES {
         let data = directory.node(node);
         let files = owner_only(&data);
@@ -264,8 +261,8 @@ fn t11_files_are_for_their_owner_alone_under_any_umask() {
     // What is decrypted into a file is a secret as well.
     let path = |name: &str| outside.path().join(name).display().to_string();
     let (sealed, opened) = (path("sealed"), path("opened"));
-    site.cluster.run(["encrypt", "key", "-o", &sealed], b"secret").expect("encrypts");
-    site.cluster.run(["decrypt", &sealed, "-o", &opened], b"").expect("decrypts");
+    cluster.testnet.run(["encrypt", "key", "-o", &sealed], b"secret").expect("encrypts");
+    cluster.testnet.run(["decrypt", &sealed, "-o", &opened], b"").expect("decrypts");
     assert_eq!(mode(Path::new(&opened)), 0o600);
 
     // A data directory that the daemon makes itself.
@@ -291,13 +288,13 @@ fn t11_files_are_for_their_owner_alone_under_any_umask() {
 fn t48_no_key_log_and_no_core() {
     let outside = tempfile::tempdir().expect("a directory");
     let key_log = outside.path().join("keylog");
-    let site = Site::of(Cluster::builder().environment("SSLKEYLOGFILE", key_log.display().to_string()));
-    site.create("key");
-    let ciphertext = site.cluster.run(["encrypt", "key"], b"secret").expect("encrypts");
-    assert_eq!(site.cluster.run(["decrypt"], &ciphertext).expect("decrypts"), b"secret");
+    let cluster = TestCluster::of(Cluster::builder().environment("SSLKEYLOGFILE", key_log.display().to_string()));
+    cluster.create("key");
+    let ciphertext = cluster.testnet.run(["encrypt", "key"], b"secret").expect("encrypts");
+    assert_eq!(cluster.testnet.run(["decrypt"], &ciphertext).expect("decrypts"), b"secret");
     assert!(!key_log.exists(), "the sessions of this cluster can be decrypted with {}", key_log.display());
     for node in NODES {
-        let pid = site.cluster.process(node).expect("a node").expect("it runs").pid();
+        let pid = cluster.testnet.process(node).expect("a node").expect("it runs").pid();
         let proc = PathBuf::from(format!("/proc/{pid}"));
         // Soft and hard, so that nothing can raise it again.
         let core = |limits: &str| -> Option<[String; 2]> {

@@ -8,7 +8,7 @@ use quorate_shares::envelope::Ciphertext;
 use quorate_testnet::thief;
 use quorate_testnet::thief::canary::{self, Canary};
 
-use crate::harness::{Site, subsets};
+use crate::harness::{TestCluster, subsets};
 
 const KEYS: [&str; 2] = ["billing/cards-canary", "backup-canary"];
 const PLAINTEXT: &[u8] = b"the plaintext canary of a message";
@@ -16,19 +16,19 @@ const PLAINTEXT: &[u8] = b"the plaintext canary of a message";
 /// T01, T02, T03 for a cluster of `nodes` with majority threshold. Handing a share out in plain, or naming a key in a
 /// log, makes it fail.
 fn thieves_get_nothing_below_the_threshold(nodes: u8) {
-    let site = Site::of_nodes(nodes);
-    KEYS.iter().for_each(|key| site.create(key));
-    let ciphertexts: Vec<_> = KEYS.iter().map(|key| site.encrypt(None, key, PLAINTEXT).expect("encrypts")).collect();
-    let names = site.cluster.names();
+    let cluster = TestCluster::of_nodes(nodes);
+    KEYS.iter().for_each(|key| cluster.create(key));
+    let ciphertexts: Vec<_> = KEYS.iter().map(|key| cluster.encrypt(None, key, PLAINTEXT).expect("encrypts")).collect();
+    let names = cluster.testnet.names();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     // Warm everywhere: what a serving node holds in memory must not have leaked to its disk.
     for node in &names {
         for ciphertext in &ciphertexts {
-            assert_eq!(site.decrypt(Some(node), ciphertext).expect("decrypts"), PLAINTEXT);
+            assert_eq!(cluster.decrypt(Some(node), ciphertext).expect("decrypts"), PLAINTEXT);
         }
     }
     let stolen = tempfile::tempdir().expect("a directory");
-    let disks = site.cluster.steal(&names, stolen.path()).expect("all disks of one instant");
+    let disks = cluster.testnet.steal(&names, stolen.path()).expect("all disks of one instant");
     let pick = |subset: &[&str]| -> Vec<PathBuf> { subset.iter().map(|node| stolen.path().join(node)).collect() };
     let threshold = names.len() / 2 + 1;
 

@@ -5,25 +5,28 @@ use std::time::Duration;
 use quorate_client::wire::Phase;
 use quorate_client::{Client, Context, Options};
 
-use crate::harness::{Site, name, subsets};
+use crate::harness::{TestCluster, name, subsets};
 
 /// T22: after all nodes died at once, any majority boots unattended and every key decrypts.
 fn any_majority_boots(nodes: u8) {
-    let mut site = Site::of_nodes(nodes);
+    let mut cluster = TestCluster::of_nodes(nodes);
     let keys = ["billing/cards", "backup"];
-    keys.iter().for_each(|key| site.create(key));
+    keys.iter().for_each(|key| cluster.create(key));
     let ciphertexts: Vec<_> =
-        keys.iter().map(|key| site.encrypt(None, key, key.as_bytes()).expect("encrypts")).collect();
-    let names = site.cluster.names();
+        keys.iter().map(|key| cluster.encrypt(None, key, key.as_bytes()).expect("encrypts")).collect();
+    let names = cluster.testnet.names();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     for size in usize::from(nodes) / 2 + 1..=names.len() {
         for majority in subsets(&names, size) {
-            site.kill_all();
-            site.start(&majority);
-            site.cluster.wait_serving(&majority).unwrap_or_else(|error| panic!("{majority:?} does not boot: {error}"));
+            cluster.kill_all();
+            cluster.start(&majority);
+            cluster
+                .testnet
+                .wait_serving(&majority)
+                .unwrap_or_else(|error| panic!("{majority:?} does not boot: {error}"));
             for node in &majority {
                 for (key, ciphertext) in keys.iter().zip(&ciphertexts) {
-                    let plaintext = site.decrypt(Some(node), ciphertext).expect("decrypts");
+                    let plaintext = cluster.decrypt(Some(node), ciphertext).expect("decrypts");
                     assert_eq!(plaintext, key.as_bytes(), "{node} of {majority:?}");
                 }
             }
@@ -54,34 +57,34 @@ fn t22_any_majority_of_five_boots_unattended() {
 /// T23: one node fewer than a majority stays locked, and names the nodes that it waits for. The control is T22.
 #[test]
 fn t23_less_than_a_majority_stays_locked_and_says_who_is_missing() {
-    let mut site = Site::found();
-    site.create("key");
-    let ciphertext = site.encrypt(None, "key", b"secret").expect("encrypts");
-    site.kill_all();
-    site.start(&["n2"]);
-    let status = site.cluster.wait_phase("n2", Phase::Locked).expect("locked");
+    let mut cluster = TestCluster::found();
+    cluster.create("key");
+    let ciphertext = cluster.encrypt(None, "key", b"secret").expect("encrypts");
+    cluster.kill_all();
+    cluster.start(&["n2"]);
+    let status = cluster.testnet.wait_phase("n2", Phase::Locked).expect("locked");
     assert_eq!((status.public.have, status.public.need), (1, 2));
     let missing: Vec<_> = status.public.waiting_for.iter().map(|name| name.as_str()).collect();
     assert_eq!(missing, ["n1", "n3"]);
-    site.decrypt(Some("n2"), &ciphertext).expect_err("a locked node serves no client");
-    site.start(&["n3"]);
-    site.cluster.wait_serving(&["n2", "n3"]).expect("two of three serve");
-    assert_eq!(site.decrypt(Some("n2"), &ciphertext).expect("decrypts"), b"secret");
+    cluster.decrypt(Some("n2"), &ciphertext).expect_err("a locked node serves no client");
+    cluster.start(&["n3"]);
+    cluster.testnet.wait_serving(&["n2", "n3"]).expect("two of three serve");
+    assert_eq!(cluster.decrypt(Some("n2"), &ciphertext).expect("decrypts"), b"secret");
 }
 
 /// T61: a node that is killed and started again at once is not taken for an impostor of itself.
 #[test]
 fn t61_an_immediate_restart_is_welcome() {
-    let mut site = Site::found();
-    site.create("key");
-    let ciphertext = site.encrypt(None, "key", b"secret").expect("encrypts");
+    let mut cluster = TestCluster::found();
+    cluster.create("key");
+    let ciphertext = cluster.encrypt(None, "key", b"secret").expect("encrypts");
     for node in ["n1", "n2", "n3", "n1"] {
-        site.cluster.kill(node).expect("dies");
-        site.start(&[node]);
-        site.cluster.wait_serving(&[node]).expect("serves again");
-        assert_eq!(site.decrypt(Some(node), &ciphertext).expect("decrypts"), b"secret");
+        cluster.testnet.kill(node).expect("dies");
+        cluster.start(&[node]);
+        cluster.testnet.wait_serving(&[node]).expect("serves again");
+        assert_eq!(cluster.decrypt(Some(node), &ciphertext).expect("decrypts"), b"secret");
     }
-    let status = site.block(site.client(None).status()).expect("status");
+    let status = cluster.block(cluster.client(None).status()).expect("status");
     assert!(status.alarms.is_empty(), "{:?}", status.alarms);
 }
 
@@ -89,17 +92,17 @@ fn t61_an_immediate_restart_is_welcome() {
 /// left waiting until it is given up as idle, which takes ten seconds.
 #[test]
 fn a_kept_connection_ends_when_its_node_has_restarted() {
-    let mut site = Site::found();
-    site.create("key");
+    let mut cluster = TestCluster::found();
+    cluster.create("key");
     let options = Options { node: Some("n1".to_owned()), deadline: Duration::from_secs(5), ..Options::default() };
-    let client = site.block(Client::connect(site.file(), site.token(), options)).expect("a client");
-    let encrypt = |site: &Site| site.block(client.encrypt(&name("key"), &Context::empty(), b"secret"));
-    encrypt(&site).expect("the control: the connection is open");
+    let client = cluster.block(Client::connect(cluster.file(), cluster.token(), options)).expect("a client");
+    let encrypt = |cluster: &TestCluster| cluster.block(client.encrypt(&name("key"), &Context::empty(), b"secret"));
+    encrypt(&cluster).expect("the control: the connection is open");
     // The first of these processes founded the cluster.
     for _ in 0..2 {
-        site.cluster.kill("n1").expect("dies");
-        site.cluster.start("n1").expect("starts");
-        site.cluster.wait_serving(&["n1"]).expect("serves again");
-        encrypt(&site).expect("noticed within the deadline");
+        cluster.testnet.kill("n1").expect("dies");
+        cluster.testnet.start("n1").expect("starts");
+        cluster.testnet.wait_serving(&["n1"]).expect("serves again");
+        encrypt(&cluster).expect("noticed within the deadline");
     }
 }

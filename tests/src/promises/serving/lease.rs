@@ -9,30 +9,30 @@ use quorate_client::wire::Phase;
 use quorate_client::{Code, Context, Error, Options};
 use quorate_testnet::Cluster;
 
-use crate::harness::{Site, name};
+use crate::harness::{TestCluster, name};
 
 /// The followers and the leader alike: cut off, they refuse within the lease; healed, they serve again.
 #[test]
 fn a_node_that_is_cut_off_refuses_within_its_lease() {
     let settings = "[timing]\nlease_ms = 1500\nlease_tick_ms = 300\nwipe_after_ms = 1000\n";
-    let mut site = Site::of(Cluster::builder().settings(settings));
-    site.create("key");
-    let ciphertext = site.encrypt(None, "key", b"secret").expect("encrypts");
+    let mut cluster = TestCluster::of(Cluster::builder().settings(settings));
+    cluster.create("key");
+    let ciphertext = cluster.encrypt(None, "key", b"secret").expect("encrypts");
     for node in ["n1", "n2", "n3"] {
-        assert_eq!(site.decrypt(Some(node), &ciphertext).expect("the control: warm and serving"), b"secret");
-        site.cluster.cut(node).expect("cut");
+        assert_eq!(cluster.decrypt(Some(node), &ciphertext).expect("the control: warm and serving"), b"secret");
+        cluster.testnet.cut(node).expect("cut");
         let cut = Instant::now();
-        site.cluster.wait_phase(node, Phase::Open).expect("leaves Serving");
+        cluster.testnet.wait_phase(node, Phase::Open).expect("leaves Serving");
         // Its clients still reach it, and its key was warm: only the lease stands between them and the key.
-        let error = site.decrypt(Some(node), &ciphertext).expect_err("no lease, no answer");
+        let error = cluster.decrypt(Some(node), &ciphertext).expect_err("no lease, no answer");
         assert_eq!(error.code(), Code::NoQuorum, "{error}");
         println!("{node} refused {:?} after the cut", cut.elapsed());
         let others: Vec<_> = ["n1", "n2", "n3"].into_iter().filter(|other| *other != node).collect();
-        site.cluster.wait_serving(&others).expect("the others go on");
-        assert_eq!(site.decrypt(Some(others[0]), &ciphertext).expect("a quorum serves"), b"secret");
-        site.cluster.heal().expect("heals");
-        site.cluster.wait_serving(&[node]).expect("serves again");
-        assert_eq!(site.decrypt(Some(node), &ciphertext).expect("decrypts"), b"secret");
+        cluster.testnet.wait_serving(&others).expect("the others go on");
+        assert_eq!(cluster.decrypt(Some(others[0]), &ciphertext).expect("a quorum serves"), b"secret");
+        cluster.testnet.heal().expect("heals");
+        cluster.testnet.wait_serving(&[node]).expect("serves again");
+        assert_eq!(cluster.decrypt(Some(node), &ciphertext).expect("decrypts"), b"secret");
     }
 }
 
@@ -40,34 +40,34 @@ fn a_node_that_is_cut_off_refuses_within_its_lease() {
 /// another node and has not lost all of its time. Mutated: without that the client hears only that no answer came in time.
 #[test]
 fn a_change_does_not_wait_for_a_leader_that_is_out_of_reach() {
-    let mut site = Site::of(Cluster::builder().settings("[timing]\nlease_ms = 1500\nlease_tick_ms = 300\n"));
+    let mut cluster = TestCluster::of(Cluster::builder().settings("[timing]\nlease_ms = 1500\nlease_tick_ms = 300\n"));
     for node in ["n1", "n2", "n3"] {
-        let client = site.hasty(node);
-        site.block(client.status()).expect("the control: a connection is there");
-        site.cluster.cut(node).expect("cut");
-        let error = site.block(client.create_key(&name(node), BTreeMap::new())).expect_err("no leader makes it");
+        let client = cluster.hasty(node);
+        cluster.block(client.status()).expect("the control: a connection is there");
+        cluster.testnet.cut(node).expect("cut");
+        let error = cluster.block(client.create_key(&name(node), BTreeMap::new())).expect_err("no leader makes it");
         assert_eq!(error.code(), Code::NoQuorum, "{node}: {error}");
-        site.create(&format!("{node}/elsewhere"));
-        site.cluster.heal().expect("heals");
-        site.cluster.wait_serving(&[node]).expect("serves again");
+        cluster.create(&format!("{node}/elsewhere"));
+        cluster.testnet.heal().expect("heals");
+        cluster.testnet.wait_serving(&[node]).expect("serves again");
     }
 }
 
 /// Two nodes that cannot see each other, but both see the third, both serve: relayed trust is enough.
 #[test]
 fn two_nodes_that_cannot_see_each_other_both_serve() {
-    let mut site = Site::found();
-    site.create("key");
-    let ciphertext = site.encrypt(None, "key", b"secret").expect("encrypts");
-    let status = site.block(site.client(None).status()).expect("status");
+    let mut cluster = TestCluster::found();
+    cluster.create("key");
+    let ciphertext = cluster.encrypt(None, "key", b"secret").expect("encrypts");
+    let status = cluster.block(cluster.client(None).status()).expect("status");
     let leader = status.leader.expect("a leader").to_string();
     let followers: Vec<_> = ["n1", "n2", "n3"].into_iter().filter(|node| *node != leader).collect();
-    site.cluster.cut_pair(followers[0], followers[1]).expect("cut");
+    cluster.testnet.cut_pair(followers[0], followers[1]).expect("cut");
     for node in ["n1", "n2", "n3"] {
-        site.until("decrypts", || site.decrypt(Some(node), &ciphertext).ok().filter(|plain| plain == b"secret"));
+        cluster.until("decrypts", || cluster.decrypt(Some(node), &ciphertext).ok().filter(|plain| plain == b"secret"));
     }
-    site.cluster.heal().expect("heals");
-    site.cluster.wait_serving(&["n1", "n2", "n3"]).expect("serve");
+    cluster.testnet.heal().expect("heals");
+    cluster.testnet.wait_serving(&["n1", "n2", "n3"]).expect("serve");
 }
 
 /// When each answer came, and what it was.
@@ -82,9 +82,9 @@ fn t58_nobody_takes_an_answer_of_a_node_that_was_stopped_beyond_its_lease() {
     const LEASE: Duration = Duration::from_millis(1500);
     const ASKERS: usize = 48;
     let settings = format!("[timing]\nlease_ms = {}\nlease_tick_ms = 300\n", LEASE.as_millis());
-    let mut site = Site::of(Cluster::builder().settings(settings));
-    site.create("key");
-    let ciphertext = site.encrypt(None, "key", b"secret").expect("encrypts");
+    let mut cluster = TestCluster::of(Cluster::builder().settings(settings));
+    cluster.create("key");
+    let ciphertext = cluster.encrypt(None, "key", b"secret").expect("encrypts");
     let mut discarded = 0;
     for node in ["n1", "n2", "n3"] {
         let (stop, opened) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
@@ -92,9 +92,9 @@ fn t58_nobody_takes_an_answer_of_a_node_that_was_stopped_beyond_its_lease() {
         let options = Options { node: Some(node.to_owned()), patience: Duration::ZERO, ..Options::default() };
         let askers: Vec<_> = (0..ASKERS)
             .map(|_| {
-                let (client, ciphertext) = (site.client_with(options.clone()), ciphertext.clone());
+                let (client, ciphertext) = (cluster.client_with(options.clone()), ciphertext.clone());
                 let (stop, opened, answers) = (Arc::clone(&stop), Arc::clone(&opened), Arc::clone(&answers));
-                site.spawn(async move {
+                cluster.spawn(async move {
                     while !stop.load(Ordering::SeqCst) {
                         let answer = client.decrypt(&ciphertext, &Context::empty()).await.map(|_| ());
                         opened.fetch_add(answer.is_ok().into(), Ordering::SeqCst);
@@ -103,31 +103,31 @@ fn t58_nobody_takes_an_answer_of_a_node_that_was_stopped_beyond_its_lease() {
                 })
             })
             .collect();
-        site.until("answers", || (opened.load(Ordering::SeqCst) > 20 * ASKERS).then_some(()));
+        cluster.until("answers", || (opened.load(Ordering::SeqCst) > 20 * ASKERS).then_some(()));
 
-        let process = site.cluster.process(node).expect("exists").expect("runs");
+        let process = cluster.testnet.process(node).expect("exists").expect("runs");
         process.pause().expect("stands still");
         let paused = Instant::now();
         // No node may confirm it afterwards; what it sent before has arrived long before its lease is over.
-        site.cluster.cut(node).expect("cut");
-        site.until("the lease to be over", || (paused.elapsed() > 2 * LEASE).then_some(()));
+        cluster.testnet.cut(node).expect("cut");
+        cluster.until("the lease to be over", || (paused.elapsed() > 2 * LEASE).then_some(()));
         let resumed = Instant::now();
         process.resume().expect("goes on");
         let late = || -> Vec<Result<(), Error>> {
             let answers = answers.lock().expect("no thread panics");
             answers.iter().filter(|(at, _)| *at >= resumed).map(|(_, answer)| answer.clone()).collect()
         };
-        site.until("answers to all who asked", || (late().len() >= ASKERS).then_some(()));
+        cluster.until("answers to all who asked", || (late().len() >= ASKERS).then_some(()));
         stop.store(true, Ordering::SeqCst);
-        askers.into_iter().for_each(|asker| site.block(asker).expect("no asker panicked"));
+        askers.into_iter().for_each(|asker| cluster.block(asker).expect("no asker panicked"));
         for answer in late() {
             let error = answer.expect_err("an answer from before the stop was taken after the lease");
             assert!(matches!(error.code(), Code::NoQuorum | Code::NotServing), "{}: {error}", error.code());
             discarded += usize::from(error.to_string().contains("after its lease had ended"));
         }
-        site.cluster.heal().expect("heals");
-        site.cluster.wait_serving(&[node]).expect("serves again");
-        assert_eq!(site.decrypt(Some(node), &ciphertext).expect("decrypts"), b"secret");
+        cluster.testnet.heal().expect("heals");
+        cluster.testnet.wait_serving(&[node]).expect("serves again");
+        assert_eq!(cluster.decrypt(Some(node), &ciphertext).expect("decrypts"), b"secret");
     }
     println!("{discarded} answers had left too late and were discarded");
 }

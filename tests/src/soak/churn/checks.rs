@@ -41,12 +41,12 @@ impl Churn {
         self.check_records(&stores);
         let loot = self.check_thefts(&disks, stores[0].state());
         if self.tally.orders.is_multiple_of(SEARCH_EVERY) {
-            let found = canary::search(self.site.cluster.directory().path(), &loot.canaries);
+            let found = canary::search(self.cluster.testnet.directory().path(), &loot.canaries);
             assert_eq!(found.expect("searches"), [], "S1, S8: a secret lies in the clear");
         }
         for (number, ciphertext) in self.sealed.iter().enumerate() {
             let node = self.members.iter().nth(number % self.members.len());
-            let opened = self.site.decrypt(node.map(String::as_str), ciphertext);
+            let opened = self.cluster.decrypt(node.map(String::as_str), ciphertext);
             let key = format!("churn/{number}");
             assert_eq!(opened.expect("D6, D7: opens"), key.as_bytes(), "D7: {key}");
         }
@@ -58,7 +58,7 @@ impl Churn {
         let mut why = String::new();
         let paid = wait_until("S2: what is owed to be paid", HEALING, || {
             let directory = TempDir::new_in(self.directory.path("")).expect("a directory");
-            let all = self.site.cluster.steal(&names, directory.path()).expect("steals");
+            let all = self.cluster.testnet.steal(&names, directory.path()).expect("steals");
             let mut stores = Vec::new();
             for (name, disk) in names.iter().zip(&all) {
                 let (_, bundle) = thief::unlock(disk, &all).expect("D6: all disks together open each lock");
@@ -156,23 +156,23 @@ impl Churn {
     /// S3, S4: a former member serves no client, whether it still runs or is started again, and says that it is out.
     pub(super) fn former_members_are_refused(&mut self) {
         for node in self.machines() {
-            let data = self.site.cluster.directory().data(&node);
+            let data = self.cluster.testnet.directory().data(&node);
             let was_member = quorate_node::vault::inspect(&data).is_ok_and(|vault| vault.identity.node.is_some());
             if self.members.contains(&node) || !was_member {
                 continue;
             }
-            let runs = self.site.cluster.is_running(&node).expect("a node");
+            let runs = self.cluster.testnet.is_running(&node).expect("a node");
             if !runs && self.dice.below(2) == 0 {
                 continue;
             }
-            let begins = fs::read_to_string(self.site.cluster.directory().log(&node)).unwrap_or_default().len();
+            let begins = fs::read_to_string(self.cluster.testnet.directory().log(&node)).unwrap_or_default().len();
             self.start(&node);
             self.tally.former_members += 1;
             self.is_refused(&node, if runs { 0 } else { begins });
             let options =
                 Options { deadline: PATIENCE / 30, patience: std::time::Duration::ZERO, ..Options::default() };
-            let client = self.site.client_with(Options { node: Some(self.a_member()), ..options });
-            let served = self.site.block(client.status()).is_ok();
+            let client = self.cluster.client_with(Options { node: Some(self.a_member()), ..options });
+            let served = self.cluster.block(client.status()).is_ok();
             assert!(served, "the control: members serve");
         }
     }
@@ -180,18 +180,18 @@ impl Churn {
     /// Waits until a node says that it is not a member, or that no peer opens its lock; it must not serve before.
     fn is_refused(&mut self, node: &str, begins: usize) {
         let refused = wait_until(format!("S4: {node} to be refused"), HEALING, || {
-            if !self.site.cluster.is_running(node).expect("a node") {
+            if !self.cluster.testnet.is_running(node).expect("a node") {
                 return Some(());
             }
-            let phase = self.site.cluster.status(node).ok()?.public.phase;
+            let phase = self.cluster.testnet.status(node).ok()?.public.phase;
             assert_ne!(phase, Phase::Serving, "S4: {node} serves");
-            let log = fs::read_to_string(self.site.cluster.directory().log(node)).unwrap_or_default();
+            let log = fs::read_to_string(self.cluster.testnet.directory().log(node)).unwrap_or_default();
             let refused = log[begins.min(log.len())..].contains("refused to open this node's lock");
             // Those that it knows may all be gone by now.
-            let said = refused || self.site.cluster.status(node).ok()?.operation.is_some();
+            let said = refused || self.cluster.testnet.status(node).ok()?.operation.is_some();
             (phase == Phase::Revoked || (phase == Phase::Locked && said)).then_some(())
         });
-        refused.unwrap_or_else(|error| panic!("{error}: {:?}", self.site.cluster.status(node)));
+        refused.unwrap_or_else(|error| panic!("{error}: {:?}", self.cluster.testnet.status(node)));
     }
 
     /// D4: a disk from before the last operation is started in place of its node: it does not serve. The real one does.
@@ -201,23 +201,23 @@ impl Churn {
         }
         let Some((node, image)) = self.collector.older_than(self.status.epoch, &self.members) else { return };
         println!("  {node} is started from an old image");
-        self.site.cluster.kill(&node).expect("dies");
+        self.cluster.testnet.kill(&node).expect("dies");
         let aside = TempDir::new_in(self.directory.path("")).expect("a directory");
-        let (real, now) = (self.site.cluster.directory().data(&node), aside.path().join("now"));
+        let (real, now) = (self.cluster.testnet.directory().data(&node), aside.path().join("now"));
         quorate_testnet::thief::steal::copy(&real, &now).expect("copies");
-        let begins = fs::read_to_string(self.site.cluster.directory().log(&node)).unwrap_or_default().len();
-        self.site.cluster.restore(&node, &image).expect("restores");
+        let begins = fs::read_to_string(self.cluster.testnet.directory().log(&node)).unwrap_or_default().len();
+        self.cluster.testnet.restore(&node, &image).expect("restores");
         self.start(&node);
         self.is_refused(&node, begins);
-        self.site.cluster.restore(&node, &now).expect("restores");
-        self.site.start(&[&node]);
-        self.site.cluster.wait_serving(&[&node]).expect("D4: the real disk serves");
+        self.cluster.testnet.restore(&node, &now).expect("restores");
+        self.cluster.start(&[&node]);
+        self.cluster.testnet.wait_serving(&[&node]).expect("D4: the real disk serves");
         self.tally.restored += 1;
     }
 
     /// No alarm is open but those that there is a reason for. They are closed.
     pub(super) fn disarm(&mut self) {
-        let status = self.site.until("a status", || self.quorum_status());
+        let status = self.cluster.until("a status", || self.quorum_status());
         let surprising = status.alarms.iter().filter(|alarm| !EXPECTED_ALARMS.contains(&alarm.code.as_str()));
         assert_eq!(surprising.collect::<Vec<_>>(), Vec::<&_>::new(), "alarms that nothing gave reason for");
         if !status.alarms.is_empty() {
@@ -230,7 +230,7 @@ impl Churn {
     pub(super) fn free_machines(&mut self) {
         for node in self.machines() {
             if !self.members.contains(&node) {
-                self.site.cluster.erase(&node).expect("erases");
+                self.cluster.testnet.erase(&node).expect("erases");
                 self.collector.forget(&node);
             }
         }

@@ -106,7 +106,7 @@ impl Churn {
             return;
         }
         let (node, path) = (self.pick(&self.members.clone()), self.collector.place());
-        self.site.cluster.steal_one(&node, &path).expect("steals");
+        self.cluster.testnet.steal_one(&node, &path).expect("steals");
         let (epochs, foreign) = (BTreeSet::new(), false);
         self.collector.fresh.push(Image { node, path, epochs, foreign });
     }

@@ -33,7 +33,7 @@ use tempfile::TempDir;
 use self::disk_collector::DiskCollector;
 use self::orders::Order;
 use self::troubles::Trouble;
-use crate::harness::{Dice, Site, name, seed};
+use crate::harness::{Dice, TestCluster, name, seed};
 
 /// Machines; those that are no members wait to be used.
 const MACHINES: u8 = 7;
@@ -60,7 +60,7 @@ type Record = (KeyUid, KeyVersion, Epoch);
 
 /// One cluster, and what is known of it.
 struct Churn {
-    site: Site,
+    cluster: TestCluster,
     seed: u64,
     /// Seeded again for each turn: the choices of one turn do not change those of the next.
     dice: Dice,
@@ -129,13 +129,13 @@ impl Churn {
         let directory = Directory::new();
         let log = ["", SHORT_LOG][dice.below(2)];
         let builder = Cluster::builder().directory(directory.path("cluster")).settings(format!("{SETTINGS}{log}"));
-        let site = Site::of(builder.nodes(founders).spares(MACHINES - founders));
+        let cluster = TestCluster::of(builder.nodes(founders).spares(MACHINES - founders));
         let machine = |number| format!("n{number}");
         let (members, free) = ((1..=founders).map(machine).collect(), (founders + 1..=MACHINES).map(machine).collect());
-        let status = site.block(site.client(None).status()).expect("it was just founded");
+        let status = cluster.block(cluster.client(None).status()).expect("it was just founded");
         let collector = DiskCollector::new(directory.path("stolen"));
         let (sealed, records, tally) = (Vec::new(), BTreeMap::new(), Tally::default());
-        Self { site, seed, dice, members, free, status, sealed, records, collector, directory, tally }
+        Self { cluster, seed, dice, members, free, status, sealed, records, collector, directory, tally }
     }
 
     /// One order, and all that comes of it.
@@ -146,7 +146,7 @@ impl Churn {
         let line = format!("{} {:?}: {order}, {trouble}", self.tally.orders + 1, self.members);
         println!("{line}");
         let options = LoadOptions { clients: 2, rest: Duration::from_millis(80), patience: HEALING };
-        let load = self.site.block(Load::start(&self.site.file(), &self.site.token(), &options));
+        let load = self.cluster.block(Load::start(&self.cluster.file(), &self.cluster.token(), &options));
         let load = load.expect("clients start");
         self.seal();
 
@@ -170,11 +170,11 @@ impl Churn {
             }
         }
 
-        let outcome = self.site.block(load.stop());
+        let outcome = self.cluster.block(load.stop());
         assert_eq!(outcome.unexpected, Vec::<String>::new(), "{line}: {:?}", outcome.tally);
         self.check();
         let anywhere = self.pick(&self.members.clone());
-        let unopened = self.site.block(outcome.open_all(&self.site.client(Some(&anywhere))));
+        let unopened = self.cluster.block(outcome.open_all(&self.cluster.client(Some(&anywhere))));
         assert_eq!(unopened, Vec::<String>::new(), "{line}: D7: {anywhere}");
         self.count(&order, outcome.tally.done);
         self.former_members_are_refused();
@@ -190,19 +190,19 @@ impl Churn {
             let names: BTreeSet<String> = status.nodes.iter().map(|node| node.name.to_string()).collect();
             // A machine that asks to join is waited for.
             let asks = |node: &String| {
-                self.site.cluster.status(node).is_ok_and(|status| status.public.phase == Phase::Joining)
+                self.cluster.testnet.status(node).is_ok_and(|status| status.public.phase == Phase::Joining)
             };
             (status.operation.is_none() && !self.free.iter().any(asks)).then_some(names)
         });
         let members = members.unwrap_or_else(|error| panic!("{error}: {:?}", self.quorum_status()));
         for node in &members {
-            self.site.cluster.start(node).unwrap_or_else(|error| panic!("L1: {node}: {error}"));
+            self.cluster.testnet.start(node).unwrap_or_else(|error| panic!("L1: {node}: {error}"));
         }
         let names: Vec<&str> = members.iter().map(String::as_str).collect();
-        let file = self.site.cluster.directory().client_file();
+        let file = self.cluster.testnet.directory().client_file();
         let serve = wait_until("L1: every member to serve", HEALING, || {
             // Who has just joined is in no client file yet.
-            self.site.block(self.site.client(None).export()).ok()?.write(&file).expect("writes");
+            self.cluster.block(self.cluster.client(None).export()).ok()?.write(&file).expect("writes");
             let all: Option<Vec<Status>> = names.iter().map(|node| self.status_of(node)).collect();
             let well = |status: &Status| {
                 let in_force = status.theft_threshold == status.threshold;
@@ -228,21 +228,22 @@ impl Churn {
     /// How one node sees the cluster, if it is in a quorum.
     fn status_of(&self, node: &str) -> Option<Status> {
         let client = self.hasty(node)?;
-        self.site.block(client.status()).ok().filter(|status| status.quorum && status.lease_ms.is_some())
+        self.cluster.block(client.status()).ok().filter(|status| status.quorum && status.lease_ms.is_some())
     }
 
     /// A client of one node that does not wait for it; `None` if the client file does not know the node.
     fn hasty(&self, node: &str) -> Option<Client> {
         let (deadline, patience) = (Duration::from_secs(2), Duration::ZERO);
         let options = Options { node: Some(node.to_owned()), deadline, patience, ..Options::default() };
-        self.site.block(Client::connect(self.site.file(), self.site.token(), options)).ok()
+        self.cluster.block(Client::connect(self.cluster.file(), self.cluster.token(), options)).ok()
     }
 
     /// A key more, and something that is encrypted under it.
     fn seal(&mut self) {
         let key = format!("churn/{}", self.sealed.len());
-        self.site.create(&key);
-        let sealed = self.site.block(self.site.client(None).encrypt(&name(&key), &Context::empty(), key.as_bytes()));
+        self.cluster.create(&key);
+        let sealed =
+            self.cluster.block(self.cluster.client(None).encrypt(&name(&key), &Context::empty(), key.as_bytes()));
         self.sealed.push(sealed.expect("encrypts"));
     }
 
@@ -257,12 +258,12 @@ impl Churn {
     }
 
     fn run(&self, words: &[&str]) -> Finished {
-        let tool = quorate_testnet::procs::Tool::start(self.site.cluster.quorate(words.iter().copied()), b"");
+        let tool = quorate_testnet::procs::Tool::start(self.cluster.testnet.quorate(words.iter().copied()), b"");
         tool.expect("runs").outcome(HEALING).expect("it ends")
     }
 
     fn count_snapshots(&self) -> usize {
-        let logs = self.machines().into_iter().map(|node| self.site.cluster.directory().log(&node));
+        let logs = self.machines().into_iter().map(|node| self.cluster.testnet.directory().log(&node));
         // A machine that was never used has none.
         let logs = logs.filter_map(|log| std::fs::read_to_string(log).ok());
         logs.map(|log| log.lines().filter(|line| line.contains("snapshot received")).count()).sum()

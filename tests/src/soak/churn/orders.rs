@@ -93,7 +93,7 @@ impl Churn {
             Order::Replace { gone, new } => {
                 let invitation = self.invite();
                 let words = ["node", "replace", gone, "--with", "-", "--yes"];
-                let replace = Tool::start(self.site.cluster.quorate(words), invitation.as_bytes())?;
+                let replace = Tool::start(self.cluster.testnet.quorate(words), invitation.as_bytes())?;
                 replace.success(HEALING)?;
                 self.join(new, &invitation)
             }
@@ -132,7 +132,7 @@ impl Churn {
     }
 
     fn typed(&self, words: &[&str]) -> Tool {
-        Tool::start(self.site.cluster.quorate(words.iter().copied()), b"").expect("runs")
+        Tool::start(self.cluster.testnet.quorate(words.iter().copied()), b"").expect("runs")
     }
 
     fn invite(&self) -> String {
@@ -141,9 +141,9 @@ impl Churn {
     }
 
     fn join(&mut self, node: &str, invitation: &str) -> Tool {
-        self.site.cluster.start(node).expect("starts on an empty disk");
-        let mut command = self.site.cluster.quorate(["node", "join", "-"]);
-        command.arg("--socket").arg(self.site.cluster.directory().socket(node));
+        self.cluster.testnet.start(node).expect("starts on an empty disk");
+        let mut command = self.cluster.testnet.quorate(["node", "join", "-"]);
+        command.arg("--socket").arg(self.cluster.testnet.directory().socket(node));
         Tool::start(command, invitation.as_bytes()).expect("runs")
     }
 }

@@ -127,14 +127,14 @@ impl Churn {
     fn begin(&mut self, trouble: &Trouble) {
         match trouble {
             Trouble::Away(node) => {
-                self.site.cluster.kill(node).expect("dies");
-                self.site.until("the others to go on", || self.quorum_status());
+                self.cluster.testnet.kill(node).expect("dies");
+                self.cluster.until("the others to go on", || self.quorum_status());
             }
             Trouble::BadNetwork => {
                 let delay = Duration::ZERO..=Duration::from_millis(self.dice.below(40) as u64);
                 let quality = LinkQuality { loss: 0.03, duplicate: 0.1, delay };
                 let seed = self.dice.below(usize::MAX) as u64;
-                self.site.faults().set_quality(quality, seed);
+                self.cluster.faults().set_quality(quality, seed);
             }
             _ => {}
         }
@@ -150,21 +150,21 @@ impl Churn {
             }),
             Trouble::Outage => self.outage(order),
             Trouble::Cut(node) => {
-                self.site.cluster.cut(node).expect("a node");
+                self.cluster.testnet.cut(node).expect("a node");
                 self.nap(LONG_MS);
-                self.site.cluster.heal().expect("heals");
+                self.cluster.testnet.heal().expect("heals");
             }
             Trouble::OneWay(node) => self.cut_one_way(node),
             Trouble::Stop(node) => {
-                let process = self.site.cluster.process(node).expect("a node");
+                let process = self.cluster.testnet.process(node).expect("a node");
                 // A joiner that gave up is gone.
                 let stopped = process.is_some_and(|process| process.pause().is_ok());
                 self.nap(LONG_MS);
-                let process = self.site.cluster.process(node).expect("a node").filter(|_| stopped);
+                let process = self.cluster.testnet.process(node).expect("a node").filter(|_| stopped);
                 process.into_iter().for_each(|process| process.resume().expect("goes on"));
             }
             Trouble::Second(order) => {
-                let taken = |joiner| self.site.cluster.is_running(joiner).is_ok_and(|runs| runs);
+                let taken = |joiner| self.cluster.testnet.is_running(joiner).is_ok_and(|runs| runs);
                 let free = !order.joiner().is_some_and(taken);
                 let second = free.then(|| self.try_to_give(order))?;
                 return second.inspect_err(|error| println!("  {error}")).ok();
@@ -174,21 +174,21 @@ impl Churn {
                 // It may have ended.
                 let _ = command.interrupt();
             }
-            Trouble::Desertion(node) => self.site.cluster.kill(node).expect("dies"),
+            Trouble::Desertion(node) => self.cluster.testnet.kill(node).expect("dies"),
             Trouble::None | Trouble::BadNetwork | Trouble::Away(_) => {}
         }
         None
     }
 
     fn die(&mut self, node: &str, down_ms: usize) {
-        self.site.cluster.kill(node).expect("dies");
+        self.cluster.testnet.kill(node).expect("dies");
         self.nap(down_ms);
         self.start(node);
     }
 
     /// Starts a node. One that is not wanted any more may end at once.
     pub(super) fn start(&mut self, node: &str) {
-        match self.site.cluster.start(node) {
+        match self.cluster.testnet.start(node) {
             Ok(()) => {}
             Err(quorate_testnet::Error::Ended { .. }) => println!("  {node} does not stay up"),
             Err(error) => panic!("{node}: {error}"),
@@ -198,7 +198,7 @@ impl Churn {
     fn outage(&mut self, order: &Order) {
         let all: Vec<String> =
             self.members.iter().map(String::as_str).chain(order.joiner()).map(str::to_owned).collect();
-        all.iter().for_each(|node| self.site.cluster.kill(node).expect("dies"));
+        all.iter().for_each(|node| self.cluster.testnet.kill(node).expect("dies"));
         self.nap(LONG_MS / 2);
         let first = self.dice.below(all.len());
         for node in all.iter().cycle().skip(first).take(all.len()) {
@@ -210,10 +210,10 @@ impl Churn {
         let deaf = self.dice.below(2) == 0;
         for other in self.members.iter().filter(|other| *other != node) {
             let (from, to) = if deaf { (other.as_str(), node) } else { (node, other.as_str()) };
-            self.site.faults().cut_one_way(from, to).expect("nodes");
+            self.cluster.faults().cut_one_way(from, to).expect("nodes");
         }
         self.nap(LONG_MS);
-        self.site.cluster.heal().expect("heals");
+        self.cluster.testnet.heal().expect("heals");
     }
 
     /// Waits for the command, and repeats it if it says so. Nodes that are away come back meanwhile.
@@ -261,8 +261,8 @@ impl Churn {
 
     /// Ends the trouble. A node that was killed is started again, unless it is gone for good.
     fn end(&mut self, trouble: &Trouble) {
-        self.site.cluster.heal().expect("heals");
-        self.site.faults().set_quality(LinkQuality::default(), 0);
+        self.cluster.testnet.heal().expect("heals");
+        self.cluster.faults().set_quality(LinkQuality::default(), 0);
         for node in self.members.clone() {
             self.start(&node);
         }

@@ -235,7 +235,7 @@ impl Daemon {
         waiting.for_each(|making| making.stage = Stage::Deal);
     }
 
-    /// `Node::close_batch_if_over`.
+    /// `Keys::close_batch_if_over`.
     pub(in crate::model::node) fn close_batch_if_over(&mut self, context: &Context<'_>) {
         let unlocked = self.unlocked_mut();
         let (leadership, open_epochs) = (unlocked.raft.leadership(context.db), unlocked.state.record_epochs());

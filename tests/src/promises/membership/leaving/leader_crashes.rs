@@ -18,7 +18,7 @@ use quorate_testnet::procs::Tool;
 
 use super::{COLD, Sealed, all_open, goes_on, none_wrong, seal_many, settled, status, typed};
 use crate::harness::commands::{invite, join};
-use crate::harness::{Dice, PATIENCE, Site, seed};
+use crate::harness::{Dice, PATIENCE, TestCluster, seed};
 
 const NODES: u8 = 5;
 /// Two batches, when they are reshared.
@@ -51,7 +51,7 @@ static SHIM: LazyLock<Shim> = LazyLock::new(|| Shim::build().expect("a C compile
 
 /// Five nodes and two spare machines, any of which may be ordered to die, under load.
 struct Scene {
-    site: Site,
+    cluster: TestCluster,
     load: Load,
     sealed: Vec<Sealed>,
     orders: PathBuf,
@@ -66,11 +66,11 @@ impl Scene {
         let variables = SHIM.with_orders(&orders, &notes);
         let builder = Cluster::builder().nodes(NODES).spares(2).settings(COLD);
         let builder = variables.into_iter().fold(builder, |builder, (name, value)| builder.environment(name, value));
-        let site = Site::of(builder);
-        let sealed = seal_many(&site, keys);
+        let cluster = TestCluster::of(builder);
+        let sealed = seal_many(&cluster, keys);
         let options = Options { clients: 3, rest, ..Options::default() };
-        let load = site.block(Load::start(&site.file(), &site.token(), &options)).expect("clients start");
-        Self { site, load, sealed, orders, notes, _directory: directory }
+        let load = cluster.block(Load::start(&cluster.file(), &cluster.token(), &options)).expect("clients start");
+        Self { cluster, load, sealed, orders, notes, _directory: directory }
     }
 
     fn deaths(&self) -> usize {
@@ -79,47 +79,48 @@ impl Scene {
 
     /// Gives an order during which the leader dies, and waits for its end. Returns whether the leader died.
     fn order(&mut self, words: &[&str], death: Death<'_>, comes_back_late: bool) -> bool {
-        self.see_through(&format!("{words:?}"), |site| typed(site, words), death, comes_back_late)
+        self.see_through(&format!("{words:?}"), |cluster| typed(cluster, words), death, comes_back_late)
     }
 
     /// Lets a machine join, in place of `gone` if there is one, and waits until the members that stay know of it.
     fn join(&mut self, node: &str, gone: Option<&str>, death: Death<'_>) -> bool {
-        let epoch = self.site.until("an epoch", || status(&self.site, &STAY)).epoch;
-        let invitation = invite(&self.site);
+        let epoch = self.cluster.until("an epoch", || status(&self.cluster, &STAY)).epoch;
+        let invitation = invite(&self.cluster);
         if let Some(gone) = gone {
-            let replace = self.site.cluster.quorate(["node", "replace", gone, "--with", "-", "--yes"]);
+            let replace = self.cluster.testnet.quorate(["node", "replace", gone, "--with", "-", "--yes"]);
             let replace = Tool::start(replace, invitation.as_bytes()).expect("runs");
             replace.success(PATIENCE).expect("the invitation is known");
         }
-        self.site.cluster.start(node).expect("starts on an empty disk");
-        let begin = |site: &Site| join(&site.cluster, node, &invitation);
+        self.cluster.testnet.start(node).expect("starts on an empty disk");
+        let begin = |cluster: &TestCluster| join(&cluster.testnet, node, &invitation);
         let died = self.see_through(&format!("{node} joins in place of {gone:?}"), begin, death, false);
-        self.site.until(&format!("all nodes to be done with {node}"), || {
-            let all: Option<Vec<_>> = STAY.iter().map(|stays| status(&self.site, &[stays])).collect();
+        self.cluster.until(&format!("all nodes to be done with {node}"), || {
+            let all: Option<Vec<_>> = STAY.iter().map(|stays| status(&self.cluster, &[stays])).collect();
             let done = |status: &Status| {
                 let is = |name: &str| status.nodes.iter().any(|node| node.name.as_str() == name);
                 status.operation.is_none() && status.epoch > epoch && is(node) && !gone.is_some_and(is)
             };
             all?.iter().all(done).then_some(())
         });
-        self.site.export();
+        self.cluster.export();
         died
     }
 
     fn see_through(
         &mut self,
         what: &str,
-        begin: impl Fn(&Site) -> Tool,
+        begin: impl Fn(&TestCluster) -> Tool,
         death: Death<'_>,
         comes_back_late: bool,
     ) -> bool {
         // Not as the one that is out sees it: it may know of none, or of one from before.
-        let leader = self.site.until("a leader", || status(&self.site, &["n1", "n2", "n3", "n4"])?.leader).to_string();
-        let pid = self.site.cluster.process(&leader).expect("exists").expect("runs").pid();
+        let leader =
+            self.cluster.until("a leader", || status(&self.cluster, &["n1", "n2", "n3", "n4"])?.leader).to_string();
+        let pid = self.cluster.testnet.process(&leader).expect("exists").expect("runs").pid();
         let before = self.deaths();
         order_death(&self.orders, pid, death).expect("written");
         for attempt in 1.. {
-            let mut command = begin(&self.site);
+            let mut command = begin(&self.cluster);
             quorate_testnet::wait_until(format!("{what} to end"), PATIENCE, || {
                 self.revive(&leader, !comes_back_late);
                 command.has_ended().then_some(())
@@ -148,30 +149,30 @@ impl Scene {
     }
 
     fn revive(&mut self, node: &str, now: bool) {
-        if now && !self.site.cluster.is_running(node).expect("a node") {
-            self.site.start(&[node]);
+        if now && !self.cluster.testnet.is_running(node).expect("a node") {
+            self.cluster.start(&[node]);
         }
     }
 
     /// Nodes join and leave, and each time the leader dies at that step. Returns how often one did.
     fn play(mut self, death: Death<'_>) -> usize {
-        goes_on(&self.site, &self.load, "in peace");
+        goes_on(&self.cluster, &self.load, "in peace");
         let late = death.at_sync.is_multiple_of(2);
         let removal = self.order(&["node", "remove", "n5", "--yes"], death, late);
-        settled(&self.site, &["n1", "n2", "n3", "n4"], 2);
-        goes_on(&self.site, &self.load, "without n5");
+        settled(&self.cluster, &["n1", "n2", "n3", "n4"], 2);
+        goes_on(&self.cluster, &self.load, "without n5");
         // Those that remain are a majority of the old and of the new voters only together with the one that dies.
         let revocation = self.order(&["node", "revoke", "n4", "--yes", "--wait"], death, false);
-        let status = settled(&self.site, &["n1", "n2", "n3"], 3);
+        let status = settled(&self.cluster, &["n1", "n2", "n3"], 3);
         assert_eq!((status.threshold, status.theft_threshold), (2, 2));
-        goes_on(&self.site, &self.load, "without n4");
+        goes_on(&self.cluster, &self.load, "without n4");
         let joining = self.join("n6", None, death);
-        goes_on(&self.site, &self.load, "with n6");
+        goes_on(&self.cluster, &self.load, "with n6");
         let replacement = self.join("n7", Some("n3"), death);
-        goes_on(&self.site, &self.load, "with n7 in place of n3");
+        goes_on(&self.cluster, &self.load, "with n7 in place of n3");
         let members = ["n1", "n2", "n6", "n7"];
-        none_wrong(&self.site, self.load, &members);
-        all_open(&self.site, &members, &self.sealed);
+        none_wrong(&self.cluster, self.load, &members);
+        all_open(&self.cluster, &members, &self.sealed);
         [removal, revocation, joining, replacement].into_iter().filter(|died| *died).count()
     }
 }
@@ -184,9 +185,9 @@ fn die_at_each_batch() {
     for at_sync in (1..SYNCS_MAX).step_by(STRIDE) {
         let death = Death { at_sync, of: STATE };
         let removal = scene.order(&["node", "remove", leaves, "--yes"], death, at_sync.is_multiple_of(2));
-        scene.site.cluster.erase(comes).expect("a machine");
+        scene.cluster.testnet.erase(comes).expect("a machine");
         let joining = scene.join(comes, None, death);
-        goes_on(&scene.site, &scene.load, &format!("with {comes} in place of {leaves}"));
+        goes_on(&scene.cluster, &scene.load, &format!("with {comes} in place of {leaves}"));
         (leaves, comes) = (comes, if comes == "n6" { "n7" } else { "n6" });
         died += usize::from(removal) + usize::from(joining);
         // A joiner goes on writing after it was let in: a leader dies of that, however late it is.
@@ -197,8 +198,8 @@ fn die_at_each_batch() {
     println!("{died} leaders died");
     assert!(died > 2 * BATCHES / STRIDE, "the control: {died} leaders died");
     let members = ["n1", "n2", "n3", "n4", leaves];
-    none_wrong(&scene.site, scene.load, &members);
-    all_open(&scene.site, &members, &scene.sealed);
+    none_wrong(&scene.cluster, scene.load, &members);
+    all_open(&scene.cluster, &members, &scene.sealed);
 }
 
 /// T26. Mutated: a leader that continues only the operations that it began itself.

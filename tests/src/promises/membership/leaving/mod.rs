@@ -21,7 +21,7 @@ use quorate_testnet::Cluster;
 use quorate_testnet::load::Load;
 use quorate_testnet::procs::{Finished, Tool};
 
-use crate::harness::{PATIENCE, Site, name};
+use crate::harness::{PATIENCE, TestCluster, name};
 
 /// Every key is reconstructed for each request.
 const COLD: &str = "[timing]\nkey_idle_ms = 1\nkey_age_ms = 1\n";
@@ -30,39 +30,39 @@ const LEASE: Duration = Duration::from_secs(3);
 /// How many keys are made, or used, at a time.
 const LANES: usize = 16;
 
-fn cold(nodes: u8) -> Site {
-    Site::of(Cluster::builder().nodes(nodes).settings(COLD))
+fn cold(nodes: u8) -> TestCluster {
+    TestCluster::of(Cluster::builder().nodes(nodes).settings(COLD))
 }
 
 /// Types a command, which runs on in the background.
-fn typed(site: &Site, words: &[&str]) -> Tool {
-    Tool::start(site.cluster.quorate(words.iter().copied()), b"").expect("runs")
+fn typed(cluster: &TestCluster, words: &[&str]) -> Tool {
+    Tool::start(cluster.testnet.quorate(words.iter().copied()), b"").expect("runs")
 }
 
 /// Types a command and waits for its end.
-fn run(site: &Site, words: &[&str]) -> Finished {
-    typed(site, words).outcome(PATIENCE).expect("it ends")
+fn run(cluster: &TestCluster, words: &[&str]) -> Finished {
+    typed(cluster, words).outcome(PATIENCE).expect("it ends")
 }
 
 /// A client of some nodes alone.
-fn client_of(site: &Site, nodes: &[&str]) -> Client {
-    let mut file = site.file();
+fn client_of(cluster: &TestCluster, nodes: &[&str]) -> Client {
+    let mut file = cluster.file();
     file.nodes.retain(|node| nodes.contains(&node.name.as_str()));
-    site.block(Client::connect(file, site.token(), Options::default())).expect("the client file names a node")
+    cluster.block(Client::connect(file, cluster.token(), Options::default())).expect("the client file names a node")
 }
 
 /// How the cluster is, as one of these nodes sees it.
-fn status(site: &Site, nodes: &[&str]) -> Option<Status> {
-    site.block(client_of(site, nodes).status()).ok().filter(|status| status.quorum)
+fn status(cluster: &TestCluster, nodes: &[&str]) -> Option<Status> {
+    cluster.block(client_of(cluster, nodes).status()).ok().filter(|status| status.quorum)
 }
 
 /// Waits until no operation runs and epoch `epoch` is the active one, for each of these nodes.
-fn settled(site: &Site, nodes: &[&str], epoch: u64) -> Status {
+fn settled(cluster: &TestCluster, nodes: &[&str], epoch: u64) -> Status {
     let seen = || {
-        let all: Option<Vec<_>> = nodes.iter().map(|node| status(site, &[node])).collect();
+        let all: Option<Vec<_>> = nodes.iter().map(|node| status(cluster, &[node])).collect();
         all.filter(|all| all.iter().all(|status| status.epoch.0 == epoch && status.operation.is_none()))?.pop()
     };
-    site.until(&format!("{nodes:?} to be done with epoch {epoch}"), seen)
+    cluster.until(&format!("{nodes:?} to be done with epoch {epoch}"), seen)
 }
 
 /// A key that was made, and what was encrypted under it.
@@ -72,12 +72,12 @@ struct Sealed {
 }
 
 /// Makes many keys, and encrypts the name of each under itself.
-fn seal_many(site: &Site, count: usize) -> Vec<Sealed> {
-    let (client, next) = (site.client(None), Arc::new(AtomicUsize::new(0)));
+fn seal_many(cluster: &TestCluster, count: usize) -> Vec<Sealed> {
+    let (client, next) = (cluster.client(None), Arc::new(AtomicUsize::new(0)));
     let lanes: Vec<_> = (0..LANES)
         .map(|_| {
             let (client, next) = (client.clone(), Arc::clone(&next));
-            site.spawn(async move {
+            cluster.spawn(async move {
                 let mut sealed = Vec::new();
                 loop {
                     let number = next.fetch_add(1, Ordering::Relaxed);
@@ -92,17 +92,17 @@ fn seal_many(site: &Site, count: usize) -> Vec<Sealed> {
             })
         })
         .collect();
-    lanes.into_iter().flat_map(|lane| site.block(lane).expect("no panic")).collect()
+    lanes.into_iter().flat_map(|lane| cluster.block(lane).expect("no panic")).collect()
 }
 
 /// Every one of these ciphertexts opens at each of the nodes.
-fn all_open(site: &Site, nodes: &[&str], sealed: &[Sealed]) {
+fn all_open(cluster: &TestCluster, nodes: &[&str], sealed: &[Sealed]) {
     for node in nodes {
-        let client = site.client(Some(node));
+        let client = cluster.client(Some(node));
         let open = |lane: &[Sealed]| {
             let lane: Vec<_> = lane.iter().map(|sealed| (sealed.key.clone(), sealed.ciphertext.clone())).collect();
             let client = client.clone();
-            site.spawn(async move {
+            cluster.spawn(async move {
                 for (key, ciphertext) in lane {
                     let plaintext = client.decrypt(&ciphertext, &Context::empty()).await;
                     let plaintext = plaintext.unwrap_or_else(|error| panic!("{key}: {error}"));
@@ -111,26 +111,26 @@ fn all_open(site: &Site, nodes: &[&str], sealed: &[Sealed]) {
             })
         };
         let lanes: Vec<_> = sealed.chunks(sealed.len().div_ceil(LANES).max(1)).map(open).collect();
-        lanes.into_iter().for_each(|lane| site.block(lane).expect("everything opens"));
+        lanes.into_iter().for_each(|lane| cluster.block(lane).expect("everything opens"));
     }
 }
 
 /// Lets clients do a little more, and says how long that took.
-fn goes_on(site: &Site, load: &Load, when: &str) {
+fn goes_on(cluster: &TestCluster, load: &Load, when: &str) {
     const MORE: u64 = 100;
     let (before, begin) = (load.tally().done, Instant::now());
-    site.until(&format!("clients to go on {when}"), || (load.tally().done >= before + MORE).then_some(()));
+    cluster.until(&format!("clients to go on {when}"), || (load.tally().done >= before + MORE).then_some(()));
     println!("{when}: {:?}, the last {MORE} in {:?}", load.tally(), begin.elapsed());
 }
 
 /// Clients saw nothing that they should not have, and all that they were handed opens at each of the nodes.
-fn none_wrong(site: &Site, load: Load, nodes: &[&str]) {
-    let outcome = site.block(load.stop());
+fn none_wrong(cluster: &TestCluster, load: Load, nodes: &[&str]) {
+    let outcome = cluster.block(load.stop());
     println!("{:?}", outcome.tally);
     assert_eq!(outcome.unexpected, Vec::<String>::new());
     assert_eq!(outcome.kept() as u64, outcome.sealed, "all are remembered");
     for node in nodes {
-        let unopened = site.block(outcome.open_all(&site.client(Some(node))));
+        let unopened = cluster.block(outcome.open_all(&cluster.client(Some(node))));
         assert_eq!(unopened, Vec::<String>::new(), "{node}");
     }
 }

@@ -13,7 +13,7 @@ use quorate_testnet::Cluster;
 use quorate_testnet::load::{Load, Options as LoadOptions};
 
 use super::{LANES, LEASE, all_open, client_of, cold, goes_on, none_wrong, run, seal_many, settled, status, typed};
-use crate::harness::{PATIENCE, Site, name};
+use crate::harness::{PATIENCE, TestCluster, name};
 
 const STAY: [&str; 3] = ["n1", "n2", "n3"];
 /// Keys stay in memory without a lease, longer than any test runs.
@@ -27,16 +27,16 @@ const TRIES: usize = 8;
 /// Mutated: an epoch that becomes ACTIVE before every key is dealt to it.
 #[test]
 fn clients_notice_nothing_while_a_node_is_removed() {
-    let site = cold(4);
-    let sealed = seal_many(&site, 200);
+    let cluster = cold(4);
+    let sealed = seal_many(&cluster, 200);
     let options = LoadOptions { clients: 4, ..LoadOptions::default() };
-    let load = site.block(Load::start(&site.file(), &site.token(), &options)).expect("clients start");
-    goes_on(&site, &load, "in peace");
+    let load = cluster.block(Load::start(&cluster.file(), &cluster.token(), &options)).expect("clients start");
+    goes_on(&cluster, &load, "in peace");
 
-    let removal = typed(&site, &["node", "remove", "n4", "--yes"]);
+    let removal = typed(&cluster, &["node", "remove", "n4", "--yes"]);
     let mut shown = BTreeSet::new();
-    site.until("the removal to be over", || {
-        let status = status(&site, &STAY)?;
+    cluster.until("the removal to be over", || {
+        let status = status(&cluster, &STAY)?;
         shown.extend(status.operation.as_ref().map(|operation| operation.name.clone()));
         (status.epoch.0 == 2 && status.operation.is_none()).then_some(())
     });
@@ -45,11 +45,11 @@ fn clients_notice_nothing_while_a_node_is_removed() {
     assert!(finished.stderr.contains("n4 is out of the cluster"), "{}", finished.stderr);
     assert_eq!(shown, ["remove n4".to_owned()].into(), "every node shows what is under way");
 
-    goes_on(&site, &load, "without n4");
-    none_wrong(&site, load, &STAY);
-    all_open(&site, &STAY, &sealed);
+    goes_on(&cluster, &load, "without n4");
+    none_wrong(&cluster, load, &STAY);
+    all_open(&cluster, &STAY, &sealed);
     for node in STAY {
-        let status = settled(&site, &[node], 2);
+        let status = settled(&cluster, &[node], 2);
         assert_eq!((status.threshold, status.theft_threshold), (2, 2), "{node}");
         assert!(status.alarms.is_empty(), "{:?}", status.alarms);
     }
@@ -59,12 +59,12 @@ fn clients_notice_nothing_while_a_node_is_removed() {
 /// and made the active one. Each that was acknowledged is there, ready, and opens. Mutated as above.
 #[test]
 fn t28_no_key_is_lost_that_is_made_during_a_removal() {
-    let site = cold(4);
+    let cluster = cold(4);
     let stop = Arc::new(AtomicBool::new(false));
     let makers: Vec<_> = (0..LANES)
         .map(|maker| {
-            let (client, stop) = (client_of(&site, &STAY), Arc::clone(&stop));
-            site.spawn(async move {
+            let (client, stop) = (client_of(&cluster, &STAY), Arc::clone(&stop));
+            cluster.spawn(async move {
                 let mut made = Vec::new();
                 for number in 0.. {
                     if stop.load(Ordering::SeqCst) {
@@ -81,25 +81,25 @@ fn t28_no_key_is_lost_that_is_made_during_a_removal() {
             })
         })
         .collect();
-    let keys = |site: &Site| status(site, &STAY).map_or(0, |status| status.keys);
-    site.until("some keys", || (keys(&site) > 50).then_some(()));
-    let removed = run(&site, &["node", "remove", "n4", "--yes"]);
+    let keys = |cluster: &TestCluster| status(cluster, &STAY).map_or(0, |status| status.keys);
+    cluster.until("some keys", || (keys(&cluster) > 50).then_some(()));
+    let removed = run(&cluster, &["node", "remove", "n4", "--yes"]);
     assert_eq!(removed.code, Some(0), "{}", removed.stderr);
-    let (then, before) = (Instant::now(), keys(&site));
-    site.until("some more keys", || (keys(&site) > before + 50).then_some(()));
+    let (then, before) = (Instant::now(), keys(&cluster));
+    cluster.until("some more keys", || (keys(&cluster) > before + 50).then_some(()));
     stop.store(true, Ordering::SeqCst);
-    let made: Vec<String> = makers.into_iter().flat_map(|maker| site.block(maker).expect("no error")).collect();
+    let made: Vec<String> = makers.into_iter().flat_map(|maker| cluster.block(maker).expect("no error")).collect();
     println!("{} keys were made, {before} of them before the removal was over, {:?} ago", made.len(), then.elapsed());
 
-    settled(&site, &STAY, 2);
-    let known = site.block(client_of(&site, &STAY).list_keys()).expect("lists");
+    settled(&cluster, &STAY, 2);
+    let known = cluster.block(client_of(&cluster, &STAY).list_keys()).expect("lists");
     let known: BTreeSet<_> = known.iter().map(|key| key.name.to_string()).collect();
     assert_eq!(known, made.iter().cloned().collect(), "what was acknowledged is there, and nothing else");
     let lanes: Vec<_> = made
         .chunks(made.len().div_ceil(LANES))
         .map(|lane| {
-            let (lane, clients) = (lane.to_vec(), STAY.map(|node| site.client(Some(node))));
-            site.spawn(async move {
+            let (lane, clients) = (lane.to_vec(), STAY.map(|node| cluster.client(Some(node))));
+            cluster.spawn(async move {
                 for (number, key) in lane.iter().enumerate() {
                     let (here, there) = (&clients[number % 3], &clients[(number + 1) % 3]);
                     let ready = |info: KeyInfo| info.versions.iter().all(|version| version.ready);
@@ -111,30 +111,30 @@ fn t28_no_key_is_lost_that_is_made_during_a_removal() {
             })
         })
         .collect();
-    lanes.into_iter().for_each(|lane| site.block(lane).expect("all are as good as others"));
+    lanes.into_iter().for_each(|lane| cluster.block(lane).expect("all are as good as others"));
 }
 
 /// n3 of three is cut off while it is removed. The epoch without it is ACTIVE, and it still decrypts, from memory and by an
 /// earlier lease. Returns what was encrypted before, and when n3 was cut off; `None` if n3 already knew that it was out.
-fn cut_off_with_a_warm_memory() -> Option<(Site, String, Instant)> {
-    let site = Site::of(Cluster::builder().settings(FORGETS_NOTHING));
-    site.create("key");
-    let old = site.encrypt(None, "key", b"secret").expect("encrypts");
-    assert_eq!(site.decrypt(Some("n3"), &old).expect("warms it"), b"secret");
-    let removal = typed(&site, &["node", "remove", "n3", "--yes", "--accept-no-redundancy"]);
-    site.until("n3 to be without a share", || {
-        let status = site.cluster.status("n3").ok()?;
+fn cut_off_with_a_warm_memory() -> Option<(TestCluster, String, Instant)> {
+    let cluster = TestCluster::of(Cluster::builder().settings(FORGETS_NOTHING));
+    cluster.create("key");
+    let old = cluster.encrypt(None, "key", b"secret").expect("encrypts");
+    assert_eq!(cluster.decrypt(Some("n3"), &old).expect("warms it"), b"secret");
+    let removal = typed(&cluster, &["node", "remove", "n3", "--yes", "--accept-no-redundancy"]);
+    cluster.until("n3 to be without a share", || {
+        let status = cluster.testnet.status("n3").ok()?;
         (status.public.phase == Phase::Revoked || status.full?.epoch.0 == 2).then_some(())
     });
-    site.cluster.cut("n3").expect("cut");
+    cluster.testnet.cut("n3").expect("cut");
     let cut = Instant::now();
-    let warm = site.hasty("n3");
-    let decrypted = site.block(warm.decrypt(&old, &Context::empty()));
-    let phase = site.cluster.status("n3").expect("it runs").public.phase;
+    let warm = cluster.hasty("n3");
+    let decrypted = cluster.block(warm.decrypt(&old, &Context::empty()));
+    let phase = cluster.testnet.status("n3").expect("it runs").public.phase;
     let removed = removal.outcome(PATIENCE).expect("the others go on without it");
     assert!(removed.stderr.contains("n3 is out of the cluster"), "{}", removed.stderr);
     println!("cut off, n3 was {phase} and answered {:?}", decrypted.as_ref().map_err(Error::code).map(|_| ()));
-    (decrypted.is_ok() && phase == Phase::Serving).then_some((site, old, cut))
+    (decrypted.is_ok() && phase == Phase::Serving).then_some((cluster, old, cut))
 }
 
 /// The promise that other systems break: a node that was removed decrypts nothing, although it still remembers the key. n3 is
@@ -142,52 +142,53 @@ fn cut_off_with_a_warm_memory() -> Option<(Site, String, Instant)> {
 /// never forgets the key in its memory here; its lease alone stops it. Mutated: a lease that never ends.
 #[test]
 fn a_removed_node_that_is_cut_off_with_a_warm_memory_decrypts_nothing() {
-    let (mut site, old, cut) = (0..TRIES).find_map(|_| cut_off_with_a_warm_memory()).expect("n3 is cut off while warm");
-    let warm = site.hasty("n3");
-    let decrypt = |site: &Site| site.block(warm.decrypt(&old, &Context::empty())).map(|_| ());
-    let rotated = site.block(client_of(&site, &["n1", "n2"]).rotate_key(&name("key"), None)).expect("rotates");
-    let new = site.encrypt(Some("n1"), "key", b"another").expect("encrypts");
+    let (mut cluster, old, cut) =
+        (0..TRIES).find_map(|_| cut_off_with_a_warm_memory()).expect("n3 is cut off while warm");
+    let warm = cluster.hasty("n3");
+    let decrypt = |cluster: &TestCluster| cluster.block(warm.decrypt(&old, &Context::empty())).map(|_| ());
+    let rotated = cluster.block(client_of(&cluster, &["n1", "n2"]).rotate_key(&name("key"), None)).expect("rotates");
+    let new = cluster.encrypt(Some("n1"), "key", b"another").expect("encrypts");
     assert!(rotated.newest().is_some_and(|newest| new.starts_with(&format!("qrt1:key:{}:", newest.version))), "{new}");
-    site.cluster.kill("n1").expect("dies");
-    site.cluster.kill("n2").expect("dies");
+    cluster.testnet.kill("n1").expect("dies");
+    cluster.testnet.kill("n2").expect("dies");
 
     // Whatever it answers now rests on a lease from before it was cut off.
-    site.until("n3 to refuse", || {
+    cluster.until("n3 to refuse", || {
         let asked = cut.elapsed();
-        let refused = decrypt(&site).is_err();
+        let refused = decrypt(&cluster).is_err();
         assert!(refused || asked < LEASE, "n3 decrypts {asked:?} after it was cut off");
         refused.then_some(())
     });
     println!("n3 refused {:?} after it was cut off", cut.elapsed());
-    let refuses = |site: &Site, when: &str| {
-        for (what, refusal) in site.block(everything(&warm, &old, &new)) {
+    let refuses = |cluster: &TestCluster, when: &str| {
+        for (what, refusal) in cluster.block(everything(&warm, &old, &new)) {
             let error = refusal.expect_err(what);
             assert!(is_refusal(error.code()), "{what} {when}: {}: {error}", error.code());
         }
     };
-    refuses(&site, "alone");
-    let phase = site.cluster.status("n3").expect("it runs").public.phase;
+    refuses(&cluster, "alone");
+    let phase = cluster.testnet.status("n3").expect("it runs").public.phase;
     assert_eq!(phase, Phase::Open, "it knows of nothing, and has no lease");
 
     // Back on the network it gets nothing from the others, however long it asks: they have been granted leases since.
-    site.start(&["n1", "n2"]);
-    site.cluster.wait_serving(&["n1", "n2"]).expect("two of two");
-    site.cluster.heal().expect("heals");
-    assert_eq!(site.decrypt(Some("n2"), &old).expect("decrypts"), b"secret");
+    cluster.start(&["n1", "n2"]);
+    cluster.testnet.wait_serving(&["n1", "n2"]).expect("two of two");
+    cluster.testnet.heal().expect("heals");
+    assert_eq!(cluster.decrypt(Some("n2"), &old).expect("decrypts"), b"secret");
     let begin = Instant::now();
-    site.until("twice a lease to pass", || {
-        refuses(&site, "among the others again");
+    cluster.until("twice a lease to pass", || {
+        refuses(&cluster, "among the others again");
         (begin.elapsed() > 2 * LEASE).then_some(())
     });
     // Nor after a start: then it does not even read what is on its disk.
-    site.cluster.kill("n3").expect("dies");
-    match site.cluster.start("n3") {
-        Ok(()) => site.until_turned_away(&site.cluster.directory().socket("n3"), &["n1", "n2"]),
+    cluster.testnet.kill("n3").expect("dies");
+    match cluster.testnet.start("n3") {
+        Ok(()) => cluster.until_turned_away(&cluster.testnet.directory().socket("n3"), &["n1", "n2"]),
         // A node that knows that it is out may as well not run.
         Err(quorate_testnet::Error::Ended { .. }) => {}
         Err(error) => panic!("{error}"),
     }
-    refuses(&site, "started again");
+    refuses(&cluster, "started again");
 }
 
 /// One of each request that only a node with a lease answers. The other requests ask for the status of nodes or give them

@@ -12,7 +12,7 @@ use quorate_testnet::{Cluster, thief, wait_until};
 
 use super::{LEASE, all_open, run, seal_many, settled, typed};
 use crate::harness::impostor::{Impostor, every_peer_request};
-use crate::harness::{PATIENCE, Site};
+use crate::harness::{PATIENCE, TestCluster};
 
 /// How long a command may return after the last lease from before can have run out.
 const SLACK: Duration = Duration::from_secs(1);
@@ -27,24 +27,24 @@ enum Victim {
 
 /// Revokes one of `nodes`, and returns what the command said.
 fn revoke_one(nodes: u8, what: Victim) {
-    let mut site = Site::of(Cluster::builder().nodes(nodes));
-    let sealed = seal_many(&site, 20);
-    let leader = site.leader();
-    let names = site.cluster.names();
+    let mut cluster = TestCluster::of(Cluster::builder().nodes(nodes));
+    let sealed = seal_many(&cluster, 20);
+    let leader = cluster.leader();
+    let names = cluster.testnet.names();
     let follows = |name: &&String| **name != leader;
     let victim =
         if what == Victim::Leading { leader.clone() } else { names.iter().find(follows).cloned().expect("one") };
     let stay: Vec<&str> = names.iter().filter(|name| **name != victim).map(String::as_str).collect();
     // Its memory is warm, and its clients still reach it.
-    let client = site.hasty(&victim);
-    let asks = |site: &Site| site.block(client.decrypt(&sealed[0].ciphertext, &Context::empty()));
-    assert!(asks(&site).is_ok(), "the control: {victim} serves");
+    let client = cluster.hasty(&victim);
+    let asks = |cluster: &TestCluster| cluster.block(client.decrypt(&sealed[0].ciphertext, &Context::empty()));
+    assert!(asks(&cluster).is_ok(), "the control: {victim} serves");
     if what == Victim::Dead {
-        site.cluster.kill(&victim).expect("dies");
+        cluster.testnet.kill(&victim).expect("dies");
     }
 
     let begin = Instant::now();
-    let command = typed(&site, &["node", "revoke", &victim, "--yes"]);
+    let command = typed(&cluster, &["node", "revoke", &victim, "--yes"]);
     let first = || command.so_far().lines().any(|line| line == LINES[0]).then(Instant::now);
     let decisive = wait_until("the first line", PATIENCE, first);
     let decisive = decisive.unwrap_or_else(|error| panic!("{error}: {}", command.so_far()));
@@ -55,11 +55,11 @@ fn revoke_one(nodes: u8, what: Victim) {
     // What comes before the first line is an election at most, and takes as long as the machine is slow.
     assert!(ended - decisive < LEASE + SLACK, "{:?}: {}", ended - decisive, finished.stderr);
     // No lease from before runs any more, so it has refused for a moment.
-    assert!(asks(&site).is_err(), "{victim} still serves when its revocation is said to be effective");
+    assert!(asks(&cluster).is_err(), "{victim} still serves when its revocation is said to be effective");
     if what == Victim::Alive {
         // Mutated: without a look at the phase, a client that stayed connected is told the status for ever.
-        let asks_status = || site.block(client.export()).is_err().then_some(());
-        site.until("the revoked node to answer no client at all", asks_status);
+        let asks_status = || cluster.block(client.export()).is_err().then_some(());
+        cluster.until("the revoked node to answer no client at all", asks_status);
     }
 
     let told: Vec<_> =
@@ -67,11 +67,11 @@ fn revoke_one(nodes: u8, what: Victim) {
     let in_order = told.iter().zip(LINES).all(|(told, known)| told.starts_with(known));
     let all = told.len() == LINES.len() || finished.stderr.contains("the rest continues without this command");
     assert!(!told.is_empty() && in_order && all, "{}", finished.stderr);
-    let status = settled(&site, &stay, 2);
+    let status = settled(&cluster, &stay, 2);
     let majority = (nodes - 1) / 2 + 1;
     assert_eq!((status.threshold, status.theft_threshold), (majority, majority));
-    all_open(&site, &stay, &sealed);
-    site.create("afterwards");
+    all_open(&cluster, &stay, &sealed);
+    cluster.create("afterwards");
 }
 
 fn revoke_of(nodes: u8) {
@@ -113,25 +113,26 @@ async fn offer_snapshot(conn: &Conn) -> Option<BulkError> {
 /// member, the stream reaches the replica, whose log says that it holds no snapshot.
 #[test]
 fn t16_whoever_stays_hears_nothing_of_a_revoked_node() {
-    let mut site = Site::of(Cluster::builder().nodes(4).settings("[timing]\nrenew_lock_after_ms = 3600000\n"));
+    let mut cluster =
+        TestCluster::of(Cluster::builder().nodes(4).settings("[timing]\nrenew_lock_after_ms = 3600000\n"));
     let copies = tempfile::tempdir().expect("a directory");
     let stay = ["n1", "n2", "n3"];
-    let disks = site.cluster.steal(&["n1", "n2", "n3", "n4"], copies.path()).expect("steals");
+    let disks = cluster.testnet.steal(&["n1", "n2", "n3", "n4"], copies.path()).expect("steals");
     let (vault, bundle) = thief::unlock(&disks[3], &disks).expect("all disks open its bundle");
     let (me, op) = (vault.identity.node.expect("an id"), Identity::from_seed(&bundle.op_seed));
-    let thief = Impostor::of(&site, vault);
-    site.cluster.kill("n4").expect("dies");
-    let endpoint = site.block(async { quinn::Endpoint::client("127.0.0.1:0".parse().expect("an address")) });
+    let thief = Impostor::of(&cluster, vault);
+    cluster.testnet.kill("n4").expect("dies");
+    let endpoint = cluster.block(async { quinn::Endpoint::client("127.0.0.1:0".parse().expect("an address")) });
     let endpoint = endpoint.expect("a socket");
-    let file = site.file();
+    let file = cluster.file();
     let connect = async |node: &str| {
         let target = file.node(node).expect("a node");
         let address = target.addresses[0].parse().expect("an address");
         let connection = dial(&endpoint, address, &op, target.key, Protocol::Peer, CALL).await.expect("TLS is for all");
         Conn::start(connection, None)
     };
-    let heard = |site: &Site, node: &str| {
-        let log = std::fs::read_to_string(site.cluster.directory().log(node)).expect("a log");
+    let heard = |cluster: &TestCluster, node: &str| {
+        let log = std::fs::read_to_string(cluster.testnet.directory().log(node)).expect("a log");
         log.lines().filter(|line| line.contains("snapshot refused")).count()
     };
 
@@ -140,22 +141,22 @@ fn t16_whoever_stays_hears_nothing_of_a_revoked_node() {
     let hello = Hello { node: me, boot_nonce: [7; 32], flushed: Some(Flushed { vote, ..Flushed::default() }) };
     let hello = peer::encode(&peer::PeerRequest::Hello(hello));
     let sessions = stay.map(|node| {
-        let session = site.block(async {
+        let session = cluster.block(async {
             let session = connect(node).await;
             let answer = session.call(Lane::Ordinary, &hello, CALL).await.expect("an answer");
             assert!(matches!(peer::decode(&answer), Ok(PeerReply::Hello(_))), "{node}");
             assert_eq!(offer_snapshot(&session).await, Some(BulkError::Refused), "{node}");
             session
         });
-        assert_eq!(heard(&site, node), 1, "the control: {node} heard it");
+        assert_eq!(heard(&cluster, node), 1, "the control: {node} heard it");
         session
     });
-    let revoked = run(&site, &["node", "revoke", "n4", "--yes", "--wait"]);
+    let revoked = run(&cluster, &["node", "revoke", "n4", "--yes", "--wait"]);
     assert_eq!(revoked.code, Some(0), "{}", revoked.stderr);
-    settled(&site, &stay, 2);
+    settled(&cluster, &stay, 2);
     for (node, session) in stay.into_iter().zip(sessions) {
-        assert_eq!(thief.ask(&site, node).0, LockOpenCode::Revoked, "{node}");
-        site.block(async {
+        assert_eq!(thief.ask(&cluster, node).0, LockOpenCode::Revoked, "{node}");
+        cluster.block(async {
             let old = offer_snapshot(&session).await;
             assert!(matches!(old, Some(BulkError::Closed(_))), "{node} goes on with the old session: {old:?}");
             let conn = connect(node).await;
@@ -166,6 +167,6 @@ fn t16_whoever_stays_hears_nothing_of_a_revoked_node() {
             }
             assert_eq!(offer_snapshot(&conn).await, Some(BulkError::Refused), "{node}");
         });
-        assert_eq!(heard(&site, node), 1, "{node} heard it again");
+        assert_eq!(heard(&cluster, node), 1, "{node} heard it again");
     }
 }

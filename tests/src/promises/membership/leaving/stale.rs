@@ -11,28 +11,28 @@ use quorate_testnet::Cluster;
 
 use super::{LEASE, Sealed, all_open, client_of, seal_many, settled, status, typed};
 use crate::harness::impostor::Impostor;
-use crate::harness::{PATIENCE, Site};
+use crate::harness::{PATIENCE, TestCluster};
 
 /// Cuts both off from all others. They reach each other.
-fn cut_off(site: &Site, together: [&str; 2]) {
-    for other in site.cluster.names() {
+fn cut_off(cluster: &TestCluster, together: [&str; 2]) {
+    for other in cluster.testnet.names() {
         for node in together.iter().filter(|_| !together.contains(&other.as_str())) {
-            site.cluster.cut_pair(node, &other).expect("nodes");
+            cluster.testnet.cut_pair(node, &other).expect("nodes");
         }
     }
 }
 
 /// Whether a node decrypts now.
-fn serves(site: &Site, node: &str, sealed: &Sealed) -> bool {
-    site.block(site.hasty(node).decrypt(&sealed.ciphertext, &Context::empty())).is_ok()
+fn serves(cluster: &TestCluster, node: &str, sealed: &Sealed) -> bool {
+    cluster.block(cluster.hasty(node).decrypt(&sealed.ciphertext, &Context::empty())).is_ok()
 }
 
 /// The nodes were cut off from a quorum at `cut`. Each of them stops serving before a lease that began then would end.
-fn refuse_within_a_lease(site: &Site, nodes: [&str; 2], sealed: &Sealed, cut: Instant) {
+fn refuse_within_a_lease(cluster: &TestCluster, nodes: [&str; 2], sealed: &Sealed, cut: Instant) {
     for node in nodes {
-        site.until(&format!("{node} to refuse"), || {
+        cluster.until(&format!("{node} to refuse"), || {
             let asked = cut.elapsed();
-            let refused = !serves(site, node, sealed);
+            let refused = !serves(cluster, node, sealed);
             assert!(refused || asked < LEASE, "{node} serves {asked:?} after it was cut off");
             refused.then_some(())
         });
@@ -44,45 +44,45 @@ fn refuse_within_a_lease(site: &Site, nodes: [&str; 2], sealed: &Sealed, cut: In
 /// its lease. Mutated: a lease that never ends; a lock that one peer opens.
 #[test]
 fn t17_one_that_has_not_heard_of_it_helps_in_vain() {
-    let mut site = Site::of_nodes(5);
-    let sealed = seal_many(&site, 10);
+    let mut cluster = TestCluster::of_nodes(5);
+    let sealed = seal_many(&cluster, 10);
     let stay = ["n1", "n2", "n3"];
-    let serves = |site: &Site, node: &str| serves(site, node, &sealed[0]);
-    assert!(serves(&site, "n4") && serves(&site, "n5"), "the control");
-    cut_off(&site, ["n4", "n5"]);
+    let serves = |cluster: &TestCluster, node: &str| serves(cluster, node, &sealed[0]);
+    assert!(serves(&cluster, "n4") && serves(&cluster, "n5"), "the control");
+    cut_off(&cluster, ["n4", "n5"]);
     let cut = Instant::now();
-    let lead = || status(&site, &stay)?.leader.filter(|leader| stay.contains(&leader.as_str()));
-    site.until("one of the three to lead", lead);
-    let mut revocation = typed(&site, &["node", "revoke", "n5", "--yes"]);
-    site.until("the first line", || {
+    let lead = || status(&cluster, &stay)?.leader.filter(|leader| stay.contains(&leader.as_str()));
+    cluster.until("one of the three to lead", lead);
+    let mut revocation = typed(&cluster, &["node", "revoke", "n5", "--yes"]);
+    cluster.until("the first line", || {
         let said = revocation.so_far();
         let decisive = said.lines().any(|line| line == "decisive");
         assert!(decisive || !revocation.has_ended(), "{said}");
         decisive.then_some(())
     });
-    refuse_within_a_lease(&site, ["n4", "n5"], &sealed[0], cut);
+    refuse_within_a_lease(&cluster, ["n4", "n5"], &sealed[0], cut);
 
-    let log = |site: &Site| fs::read_to_string(site.cluster.directory().log("n4")).expect("a log");
-    let before = log(&site).len();
-    site.cluster.kill("n5").expect("dies");
-    site.start(&["n5"]);
-    let gave = |site: &Site| log(site)[before..].contains("opened a piece of a peer's lock");
-    site.until("n4 to help, which knows no better", || gave(&site).then_some(()));
+    let log = |cluster: &TestCluster| fs::read_to_string(cluster.testnet.directory().log("n4")).expect("a log");
+    let before = log(&cluster).len();
+    cluster.testnet.kill("n5").expect("dies");
+    cluster.start(&["n5"]);
+    let gave = |cluster: &TestCluster| log(cluster)[before..].contains("opened a piece of a peer's lock");
+    cluster.until("n4 to help, which knows no better", || gave(&cluster).then_some(()));
     let begin = Instant::now();
-    site.until("n5 to ask for a while", || {
-        let phase = site.cluster.status("n5").ok()?.public.phase;
+    cluster.until("n5 to ask for a while", || {
+        let phase = cluster.testnet.status("n5").ok()?.public.phase;
         assert_eq!(phase, Phase::Locked, "two of five");
-        assert!(!serves(&site, "n4") && !serves(&site, "n5"));
+        assert!(!serves(&cluster, "n4") && !serves(&cluster, "n5"));
         (begin.elapsed() > LEASE).then_some(())
     });
 
-    site.cluster.heal().expect("heals");
+    cluster.testnet.heal().expect("heals");
     let finished = revocation.outcome(PATIENCE).expect("ends");
     assert_eq!(finished.code, Some(0), "{}", finished.stderr);
-    settled(&site, &["n1", "n2", "n3", "n4"], 2);
-    all_open(&site, &["n1", "n2", "n3", "n4"], &sealed);
-    site.until("n5 to be told", || {
-        let phase = site.cluster.status("n5").map(|status| status.public.phase).ok()?;
+    settled(&cluster, &["n1", "n2", "n3", "n4"], 2);
+    all_open(&cluster, &["n1", "n2", "n3", "n4"], &sealed);
+    cluster.until("n5 to be told", || {
+        let phase = cluster.testnet.status("n5").map(|status| status.public.phase).ok()?;
         (phase == Phase::Revoked).then_some(())
     });
 }
@@ -91,46 +91,46 @@ fn t17_one_that_has_not_heard_of_it_helps_in_vain() {
 /// needs a node that has not heard of it; it is decisive when that node is back. Two of four are no quorum, and stop serving
 /// when their leases end. Two of three are a quorum, and go on until one of them hears of it. Mutated: a lease that never ends.
 fn not_decisive_without(nodes: u8) {
-    let site = Site::of_nodes(nodes);
-    let sealed = seal_many(&site, 10);
-    let names = site.cluster.names();
+    let cluster = TestCluster::of_nodes(nodes);
+    let sealed = seal_many(&cluster, 10);
+    let names = cluster.testnet.names();
     let gone = names.last().expect("some").as_str();
     let stale = names[names.len() - 2].as_str();
     let rest: Vec<&str> = names.iter().map(String::as_str).filter(|name| ![gone, stale].contains(name)).collect();
-    assert!(serves(&site, stale, &sealed[0]) && serves(&site, gone, &sealed[0]), "the control");
-    cut_off(&site, [stale, gone]);
+    assert!(serves(&cluster, stale, &sealed[0]) && serves(&cluster, gone, &sealed[0]), "the control");
+    cut_off(&cluster, [stale, gone]);
     let cut = Instant::now();
     let are_quorum = 2 * 2 > names.len();
     if are_quorum {
-        site.until("two of three to serve", || serves(&site, stale, &sealed[0]).then_some(()));
+        cluster.until("two of three to serve", || serves(&cluster, stale, &sealed[0]).then_some(()));
     } else {
-        refuse_within_a_lease(&site, [stale, gone], &sealed[0], cut);
+        refuse_within_a_lease(&cluster, [stale, gone], &sealed[0], cut);
     }
     let no_quorum = || {
-        let asked = site.block(client_of(&site, &rest).status());
+        let asked = cluster.block(client_of(&cluster, &rest).status());
         asked.ok().filter(|status| !status.quorum).map(drop)
     };
-    site.until("the rest to be too few", no_quorum);
-    let revocation = typed(&site, &["node", "revoke", gone, "--yes", "--wait"]);
+    cluster.until("the rest to be too few", no_quorum);
+    let revocation = typed(&cluster, &["node", "revoke", gone, "--yes", "--wait"]);
     let begin = Instant::now();
-    site.until("a lease to pass", || {
+    cluster.until("a lease to pass", || {
         assert!(!revocation.so_far().contains("decisive"), "{}", revocation.so_far());
         (begin.elapsed() > LEASE).then_some(())
     });
-    let serving = [stale, gone].into_iter().find(|node| !are_quorum && serves(&site, node, &sealed[0]));
+    let serving = [stale, gone].into_iter().find(|node| !are_quorum && serves(&cluster, node, &sealed[0]));
     assert_eq!(serving, None, "without a quorum");
-    site.cluster.heal().expect("heals");
+    cluster.testnet.heal().expect("heals");
     let mut said = revocation.outcome(PATIENCE).expect("ends");
     if said.code == Some(3) {
         // It gave up before anything was begun.
         assert!(!said.stderr.contains("decisive"), "{}", said.stderr);
-        said = super::run(&site, &["node", "revoke", gone, "--yes", "--wait"]);
+        said = super::run(&cluster, &["node", "revoke", gone, "--yes", "--wait"]);
     }
     assert_eq!(said.code, Some(0), "{}", said.stderr);
     assert!(said.stderr.lines().any(|line| line == "decisive"), "{}", said.stderr);
     let stay: Vec<&str> = names.iter().map(String::as_str).filter(|name| *name != gone).collect();
-    settled(&site, &stay, 2);
-    all_open(&site, &stay, &sealed);
+    settled(&cluster, &stay, 2);
+    all_open(&cluster, &stay, &sealed);
 }
 
 #[test]
@@ -150,8 +150,8 @@ struct Loot {
 }
 
 impl Loot {
-    fn steal(site: &Site, victim: &str, other: &str) -> Self {
-        Self { victim: Impostor::steal(site, victim), other: Impostor::steal(site, other) }
+    fn steal(cluster: &TestCluster, victim: &str, other: &str) -> Self {
+        Self { victim: Impostor::steal(cluster, victim), other: Impostor::steal(cluster, other) }
     }
 
     /// Opens the lock of one disk with the piece that the other one can open and with those that were given over the wire.
@@ -175,52 +175,56 @@ impl Loot {
 /// the command has said `decisive`, no node gives a piece.
 #[test]
 fn t18_two_of_five_need_all_three_that_remain() {
-    let site = Site::of(Cluster::builder().nodes(5).settings("[timing]\nrenew_lock_after_ms = 3600000\n"));
-    let sealed = seal_many(&site, 10);
+    let cluster = TestCluster::of(Cluster::builder().nodes(5).settings("[timing]\nrenew_lock_after_ms = 3600000\n"));
+    let sealed = seal_many(&cluster, 10);
     // The leader stays and hears of it, whichever it is.
-    let leader = site.leader();
-    let names = site.cluster.names();
+    let leader = cluster.leader();
+    let names = cluster.testnet.names();
     let others: Vec<&str> = names.iter().map(String::as_str).filter(|name| *name != leader).collect();
     let [knows, stale, gone, accomplice] = others[..] else { panic!("five nodes") };
     let stay = [&leader, knows, stale];
     println!("{leader} leads, {stale} is cut off, {gone} and {accomplice} are stolen");
-    let loot = Loot::steal(&site, gone, accomplice);
+    let loot = Loot::steal(&cluster, gone, accomplice);
     assert!(!loot.opens_with(Vec::new()), "two disks of five alone");
     for node in stay {
-        assert_eq!(loot.victim.ask(&site, node).0, LockOpenCode::DuplicateSession, "the control: a member, and alive");
+        assert_eq!(
+            loot.victim.ask(&cluster, node).0,
+            LockOpenCode::DuplicateSession,
+            "the control: a member, and alive"
+        );
     }
 
-    site.cluster.cut(stale).expect("cut");
-    let mut revocation = typed(&site, &["node", "revoke", gone, accomplice, "--yes", "--wait"]);
+    cluster.testnet.cut(stale).expect("cut");
+    let mut revocation = typed(&cluster, &["node", "revoke", gone, accomplice, "--yes", "--wait"]);
     for node in [&leader, knows] {
-        site.until(&format!("{node} to refuse"), || {
+        cluster.until(&format!("{node} to refuse"), || {
             assert!(!revocation.has_ended(), "{}", revocation.so_far());
-            (loot.victim.ask(&site, node).0 == LockOpenCode::Denied).then_some(())
+            (loot.victim.ask(&cluster, node).0 == LockOpenCode::Denied).then_some(())
         });
     }
-    let (code, piece) = loot.victim.ask(&site, stale);
+    let (code, piece) = loot.victim.ask(&cluster, stale);
     assert_eq!(code, LockOpenCode::Ok, "{stale} knows no better");
     assert!(loot.opens_with(piece.into_iter().collect()), "the attack, which is why this is not decisive");
     let begin = Instant::now();
-    site.until("a lease to pass", || {
+    cluster.until("a lease to pass", || {
         assert!(!revocation.so_far().contains("decisive"), "two of three: {}", revocation.so_far());
         (begin.elapsed() > LEASE).then_some(())
     });
-    assert_eq!(loot.victim.ask(&site, stale).0, LockOpenCode::Ok, "it still knows no better");
+    assert_eq!(loot.victim.ask(&cluster, stale).0, LockOpenCode::Ok, "it still knows no better");
 
-    site.cluster.heal().expect("heals");
-    site.until("the first line", || revocation.so_far().lines().any(|line| line == "decisive").then_some(()));
+    cluster.testnet.heal().expect("heals");
+    cluster.until("the first line", || revocation.so_far().lines().any(|line| line == "decisive").then_some(()));
     for node in stay {
-        let (code, piece) = loot.victim.ask(&site, node);
+        let (code, piece) = loot.victim.ask(&cluster, node);
         assert!(matches!(code, LockOpenCode::Denied | LockOpenCode::Revoked), "{node} after `decisive`: {code:?}");
         assert!(piece.is_none());
     }
     let said = revocation.outcome(PATIENCE).expect("ends");
     assert_eq!(said.code, Some(0), "{}", said.stderr);
-    settled(&site, &stay, 2);
+    settled(&cluster, &stay, 2);
     for node in stay {
-        assert_eq!(loot.victim.ask(&site, node).0, LockOpenCode::Revoked, "{node}");
-        assert_eq!(loot.other.ask(&site, node).0, LockOpenCode::Revoked, "{node}");
+        assert_eq!(loot.victim.ask(&cluster, node).0, LockOpenCode::Revoked, "{node}");
+        assert_eq!(loot.other.ask(&cluster, node).0, LockOpenCode::Revoked, "{node}");
     }
-    all_open(&site, &stay, &sealed);
+    all_open(&cluster, &stay, &sealed);
 }

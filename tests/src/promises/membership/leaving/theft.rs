@@ -9,15 +9,15 @@ use quorate_testnet::thief::steal;
 use quorate_testnet::thief::{self, Loot};
 
 use super::{Sealed, seal_many, settled, status, typed};
-use crate::harness::{PATIENCE, Site, subsets};
+use crate::harness::{PATIENCE, TestCluster, subsets};
 
 /// Disks that were stolen at one moment.
 struct Stolen(tempfile::TempDir);
 
 impl Stolen {
-    fn now(site: &Site, nodes: &[&str]) -> Self {
+    fn now(cluster: &TestCluster, nodes: &[&str]) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
-        site.cluster.steal(nodes, directory.path()).expect("steals");
+        cluster.testnet.steal(nodes, directory.path()).expect("steals");
         Self(directory)
     }
 
@@ -74,26 +74,26 @@ fn opens_any(loot: &Loot, sealed: &[Sealed]) -> bool {
 ///
 /// Mutated: a member that reports lock keys as erased and keeps them; a lock that goes on protecting old share keys.
 fn a_revoked_disk_is_worth_nothing(nodes: u8) {
-    let site = Site::of(
+    let cluster = TestCluster::of(
         quorate_testnet::Cluster::builder().nodes(nodes).settings("[timing]\nrenew_lock_after_ms = 3600000\n"),
     );
-    let sealed = seal_many(&site, 40);
-    let names = site.cluster.names();
+    let sealed = seal_many(&cluster, 40);
+    let names = cluster.testnet.names();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let stay: Vec<&str> = names.iter().copied().filter(|name| *name != "n2").collect();
     let (old, new) = (names.len() / 2 + 1, stay.len() / 2 + 1);
-    let before = Stolen::now(&site, &names);
+    let before = Stolen::now(&cluster, &names);
     for others in subsets(&stay, old - 1) {
         let loot = thief::rob(&[before.these(&others), before.these(&["n2"])].concat());
         assert!(opens_all(&loot, &sealed), "the control: {old} disks of one moment: {loot}");
     }
 
-    let command = typed(&site, &["node", "revoke", "n2", "--yes", "--wait"]);
+    let command = typed(&cluster, &["node", "revoke", "n2", "--yes", "--wait"]);
     let at = |line: &str| {
-        site.until(line, || command.so_far().lines().any(|said| said.starts_with(line)).then_some(()));
-        let disks = Stolen::now(&site, &stay);
+        cluster.until(line, || command.so_far().lines().any(|said| said.starts_with(line)).then_some(()));
+        let disks = Stolen::now(&cluster, &stay);
         // It only falls, so it was no less when the disks were stolen.
-        let threshold = site.until("the threshold", || status(&site, &stay)).theft_threshold;
+        let threshold = cluster.until("the threshold", || status(&cluster, &stay)).theft_threshold;
         (disks, usize::from(threshold))
     };
     let ((dead, when_dead), (safe, when_safe)) = (at("old disk: dead"), at("names safe"));
@@ -109,10 +109,10 @@ fn a_revoked_disk_is_worth_nothing(nodes: u8) {
         assert!(loot.is_nothing(), "T04, names safe: {others:?}: {loot}");
     }
 
-    settled(&site, &stay, 2);
+    settled(&cluster, &stay, 2);
     // Its old share keys leave a lock with the next one, which no command waits for.
-    let after = site.until("old share keys to be erased", || {
-        let after = Stolen::now(&site, &stay);
+    let after = cluster.until("old share keys to be erased", || {
+        let after = Stolen::now(&cluster, &stay);
         let loot = thief::rob(&after.with_databases_of(&before, &stay).these(&stay));
         (loot.shares == 0).then_some(after)
     });
@@ -152,24 +152,25 @@ fn t04_t05_one_of_five() {
 /// is what `--rotate-keys` is for.
 #[test]
 fn t06_what_flash_remembers_opens_old_versions_only() {
-    let site = Site::of(quorate_testnet::Cluster::builder().settings("[timing]\nrenew_lock_after_ms = 3600000\n"));
-    let sealed = seal_many(&site, 10);
+    let cluster =
+        TestCluster::of(quorate_testnet::Cluster::builder().settings("[timing]\nrenew_lock_after_ms = 3600000\n"));
+    let sealed = seal_many(&cluster, 10);
     let (all, stay) = (["n1", "n2", "n3"], ["n1", "n3"]);
-    let before = Stolen::now(&site, &all);
-    let command = typed(&site, &["node", "revoke", "n2", "--yes", "--wait", "--rotate-keys"]);
+    let before = Stolen::now(&cluster, &all);
+    let command = typed(&cluster, &["node", "revoke", "n2", "--yes", "--wait", "--rotate-keys"]);
     let finished = command.outcome(PATIENCE).expect("it ends");
     assert_eq!(finished.code, Some(0), "{}", finished.stderr);
-    settled(&site, &stay, 2);
+    settled(&cluster, &stay, 2);
     let again: Vec<Sealed> = sealed
         .iter()
         .map(|Sealed { key, .. }| {
-            let ciphertext = site.encrypt(None, key, key.as_bytes()).expect("encrypts");
+            let ciphertext = cluster.encrypt(None, key, key.as_bytes()).expect("encrypts");
             assert!(ciphertext.starts_with(&format!("qrt1:{key}:2:")), "{ciphertext}");
             Sealed { key: key.clone(), ciphertext }
         })
         .collect();
 
-    let after = Stolen::now(&site, &stay);
+    let after = Stolen::now(&cluster, &stay);
     for other in stay {
         // The database of now, and the vault with all that was erased from it since.
         let remembered = after.with_vaults_of(&before, &[other]);

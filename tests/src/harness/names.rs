@@ -1,6 +1,10 @@
 //! The names that serde knows of a type, asked of the type itself: a format can be held against a document, wherever its
 //! source lies.
 
+use std::collections::BTreeSet;
+
+use quorate_client::wire;
+use serde::Serialize;
 use serde::de::value::Error;
 use serde::de::{DeserializeOwned, Deserializer, Error as _, Visitor};
 use serde::forward_to_deserialize_any;
@@ -16,6 +20,20 @@ pub(crate) fn names<T: DeserializeOwned>() -> (&'static str, &'static [&'static 
     let refused = T::deserialize(Asked(&mut asked));
     assert!(refused.is_err(), "nothing was deserialized");
     asked.unwrap_or_else(|| panic!("{} is neither an enum nor a struct", std::any::type_name::<T>()))
+}
+
+/// `values`, which are written by hand and must hold each variant of `T`: a new variant fails the tests that send them.
+///
+/// # Panics
+/// If a variant is missing, with its name.
+pub(crate) fn of_each_variant<T: Serialize + DeserializeOwned>(values: Vec<T>) -> Vec<T> {
+    let (name, variants) = names::<T>();
+    // Encoded, an enum begins with the number of its variant.
+    let present: BTreeSet<_> = values.iter().map(|value| usize::from(wire::encode(value)[0])).collect();
+    let missing = variants.iter().enumerate().filter(|(number, _)| !present.contains(number));
+    let missing: Vec<_> = missing.map(|(_, variant)| *variant).collect();
+    assert!(missing.is_empty(), "the list lacks these variants of {name}: {}", missing.join(", "));
+    values
 }
 
 /// Writes down what a derived `Deserialize` asks for, and gives nothing.
