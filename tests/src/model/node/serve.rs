@@ -159,7 +159,7 @@ impl Daemon {
         }
     }
 
-    /// `lookup::find`: what is not here is looked for once more after catching up with the leader.
+    /// `Call::find`: what is not here is looked for once more after catching up with the leader.
     fn find<T>(
         &mut self,
         context: &mut Context<'_>,

@@ -150,7 +150,7 @@ impl Daemon {
         });
     }
 
-    /// `boot::erase_old_lock_keys`: this process counts its own running time.
+    /// `held::erase_old`: this process counts its own running time.
     pub(in crate::model::node) fn grace(&mut self, context: &mut Context<'_>) -> Result<(), Killed> {
         if context.now_ms < self.graced_ms + u64::from(GRACE_TICK_S) * 1_000 {
             return Ok(());
@@ -166,7 +166,7 @@ impl Daemon {
         Ok(())
     }
 
-    /// `member::prepare_lock`: the key is durable before its public half leaves.
+    /// `held::prepare`: the key is durable before its public half leaves.
     pub(in crate::model::node) fn answer_prepare(
         &mut self,
         context: &mut Context<'_>,
