@@ -49,6 +49,14 @@ impl Line {
             open.write(ended.as_ref().map_or_else(|error| error.code.as_str(), |_| "ok"));
         }
     }
+
+    /// Writes the line of a request that another member forwarded, and that this node did not begin, for example because it
+    /// leads no more.
+    pub(super) fn write_refused(mut self) {
+        if let Some(open) = self.0.take() {
+            open.write("refused");
+        }
+    }
 }
 
 impl Drop for Line {
@@ -104,18 +112,19 @@ fn describe(on: &Resource<'_>, state: Option<&State>) -> String {
     }
 }
 
+/// A log that a test can read.
 #[cfg(test)]
-mod tests {
+pub(super) mod testing {
     use std::io;
     use std::sync::Arc;
 
     use parking_lot::Mutex;
-    use tracing::subscriber::with_default;
+    use tracing::{Level, Subscriber};
 
-    use super::*;
+    use super::TARGET;
 
     #[derive(Clone, Default)]
-    struct Written(Arc<Mutex<Vec<u8>>>);
+    pub(in crate::service) struct Written(Arc<Mutex<Vec<u8>>>);
 
     impl io::Write for Written {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -128,21 +137,42 @@ mod tests {
         }
     }
 
+    impl Written {
+        /// The audit lines so far.
+        pub(in crate::service) fn lines(&self) -> Vec<String> {
+            let text = String::from_utf8(self.0.lock().clone()).expect("text");
+            text.lines().filter(|line| line.contains(TARGET)).map(str::to_owned).collect()
+        }
+
+        /// Writes everything from the level `debug` on.
+        pub(in crate::service) fn subscriber(&self) -> impl Subscriber + Send + Sync + use<> {
+            let sink = self.clone();
+            tracing_subscriber::fmt()
+                .with_max_level(Level::DEBUG)
+                .with_ansi(false)
+                .with_writer(move || sink.clone())
+                .finish()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing::subscriber::with_default;
+
+    use super::testing::Written;
+    use super::*;
+
     /// A client that goes away drops its request. Mutated: without a line for that, a revocation can begin and no log says who
     /// asked for it.
     #[test]
     fn a_request_that_is_dropped_leaves_a_line() {
         let (written, caller) = (Written::default(), Caller::machine_owner(7));
-        let sink = written.clone();
-        let log =
-            tracing_subscriber::fmt().with_max_level(Level::DEBUG).with_ansi(false).with_writer(move || sink.clone());
-        with_default(log.finish(), || {
+        with_default(written.subscriber(), || {
             Line::of(&caller, "node.seal", &Resource::ThisNode, None).write(&Ok::<(), WireError>(()));
             drop(Line::of(&caller, "node.admit", &Resource::Cluster, None));
         });
-        let text = String::from_utf8(written.0.lock().clone()).expect("text");
-        let lines: Vec<_> = text.lines().filter(|line| line.contains(TARGET)).collect();
-        let [ended, dropped] = &lines[..] else { panic!("one line each: {text}") };
+        let [ended, dropped] = &written.lines()[..] else { panic!("one line each: {:?}", written.lines()) };
         assert!(ended.contains("request=node.seal this node outcome=\"ok\""), "the control: {ended}");
         assert!(
             dropped.contains("from user 7") && dropped.contains("node.admit cluster outcome=\"cancelled\""),

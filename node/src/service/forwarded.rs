@@ -52,32 +52,45 @@ pub(super) async fn answer(
     }
     let (name, on) = row(&request);
     let line = audit::Line::of(caller, name, &on, node.replica().as_ref());
+    let answered = run(node, from, caller, request).await;
+    match &answered {
+        Ok(ended) => line.write(ended),
+        Err(_) => line.write_refused(),
+    }
+    answered
+}
+
+async fn run(
+    node: &Arc<Node>,
+    from: NodeId,
+    caller: &Caller,
+    request: ForwardedRequest,
+) -> Result<Result<ForwardedReply, WireError>, PeerRefusal> {
     let done = |done: Result<(), WireError>| done.map(|()| ForwardedReply::Done);
-    let ended = match request {
+    Ok(match request {
         ForwardedRequest::Change(change) => {
-            let made = keys::made_here(node, &as_leader(node)?, change).await;
+            let made = keys::made_here(node, &replica_if_leader(node)?, change).await;
             made.map(|(uid, version)| ForwardedReply::Made { uid, version })
         }
         ForwardedRequest::Order(order) => {
-            let begun = orders::begin(node, &as_leader(node)?, order, caller).await;
+            let begun = orders::begin(node, &replica_if_leader(node)?, order, caller).await;
             begun.map(|operation| ForwardedReply::Begun { operation })
         }
         ForwardedRequest::Progress { operation } => {
-            let progress = orders::progress(node, &as_leader(node)?, operation).await;
+            let progress = orders::progress(node, &replica_if_leader(node)?, operation).await;
             progress.map(|progress| ForwardedReply::Progress(Box::new(progress)))
         }
         ForwardedRequest::Invite(invite) => {
-            done(propose_for_seat(node, &as_leader(node)?, from, Change::Invite(invite)).await)
+            done(propose_for_seat(node, &replica_if_leader(node)?, from, Change::Invite(invite)).await)
         }
         ForwardedRequest::Replace { invitation, gone } => {
-            done(propose_for_seat(node, &as_leader(node)?, from, Change::Replace { invitation, gone }).await)
+            let change = Change::Replace { invitation, gone };
+            done(propose_for_seat(node, &replica_if_leader(node)?, from, change).await)
         }
         ForwardedRequest::Seal { sealed } => done(seal::set(node, sealed, caller).await),
         ForwardedRequest::Admit { node: peer } => done(absence::admit(node, peer, caller).await),
         ForwardedRequest::Disarm { codes } => done(alarms::disarm(node, &codes).await),
-    };
-    line.write(&ended);
-    Ok(ended)
+    })
 }
 
 /// Notes an invitation, or what it replaces, for a member that holds a seat: only such a member serves clients.
@@ -88,8 +101,7 @@ async fn propose_for_seat(node: &Node, replica: &Replica, from: NodeId, change: 
     Err(WireError::new(Code::Denied, format!("{} holds no seat in the active epoch", node.name_of(from))))
 }
 
-/// The replica, if this node leads.
-fn as_leader(node: &Node) -> Result<Replica, PeerRefusal> {
+fn replica_if_leader(node: &Node) -> Result<Replica, PeerRefusal> {
     let replica = node.replica().ok_or_else(|| PeerRefusal::Phase(node.phase().to_string()))?;
     let leadership = *replica.leadership().borrow();
     if leadership.am_leader { Ok(replica) } else { Err(PeerRefusal::NotLeader(leadership.leader)) }
@@ -101,12 +113,14 @@ mod tests {
     use crate::base::random;
     use crate::messages::caller::Door;
     use crate::node::testing::node_of;
+    use crate::service::audit::testing::Written;
     use crate::service::client;
     use crate::vault::Vault;
     use quorate_client::wire::{Plaintext, Request};
     use quorate_raft::command::Invite;
     use quorate_shares::ids::{ClusterId, Epoch, KeyName, NodeName};
     use quorate_shares::secret::Secret;
+    use tracing::instrument::WithSubscriber;
 
     /// A member asks for itself in messages of its own. Mutated: if every caller is taken, a member gets the rights of whatever
     /// it says that it forwards.
@@ -124,6 +138,21 @@ mod tests {
         let client = Caller::root(&[7; 32], Door::Client, remote);
         let done = answer(&node, NodeId(2), &client, seal()).await.expect("the control: it is carried out");
         assert!(done.is_ok() && node.serving.is_sealed());
+    }
+
+    /// A request reaches a node that leads no more. Mutated: without a line of its own it was `cancelled`, as if the client had gone
+    /// away and what it began went on.
+    #[tokio::test]
+    async fn what_is_not_begun_is_logged_as_refused() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let node = node_of(dir.path(), Vault::new(ClusterId([1; 16]), Secret::random(&mut random::system())));
+        let client = Caller::root(&[7; 32], Door::Client, "127.0.0.1:4711".parse().expect("an address"));
+        let written = Written::default();
+        let progress = ForwardedRequest::Progress { operation: Epoch(3) };
+        let asked = answer(&node, NodeId(2), &client, progress).with_subscriber(written.subscriber());
+        assert!(matches!(asked.await, Err(PeerRefusal::Phase(_))), "it has no state yet");
+        let [line] = &written.lines()[..] else { panic!("one line: {:?}", written.lines()) };
+        assert!(line.contains("node.progress") && line.contains("outcome=\"refused\""), "{line}");
     }
 
     /// Rules and audit lines know an operation by its name, at the node that a client asks and at the node that does it.
