@@ -223,7 +223,7 @@ others must be able to unlock without it. If its disk is lost or stolen, use `qu
   quorate node revoke n2 n5 --yes --wait
 
 Prints a line when each becomes true:
-  decisive        the others refuse it: it gets no more keys, and no node can admit it
+  decisive        the others refuse it: it gets no more keys, and no node can let it in again
   old disk: dead  its disk opens no key, even together with other disks below the threshold
   names safe      its disk opens nothing else either: no key name, no setting
 

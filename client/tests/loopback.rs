@@ -141,7 +141,7 @@ async fn a_handshake_without_the_post_quantum_exchange_or_with_a_choice_of_proto
 }
 
 #[tokio::test]
-async fn nobody_there_ends_with_the_deadline() {
+async fn an_address_without_a_node_ends_with_the_deadline() {
     let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("a free port");
     let address = socket.local_addr().expect("bound");
     let endpoint = kit::endpoint();

@@ -325,7 +325,7 @@ async fn an_answer_that_comes_after_its_lease_is_not_believed() {
 }
 
 #[tokio::test]
-async fn while_nobody_serves_the_client_goes_on_for_its_patience() {
+async fn while_no_node_serves_the_client_goes_on_for_its_patience() {
     let recovering = || -> Script {
         let begin = Instant::now();
         Box::new(move |number, request| match begin.elapsed() < Duration::from_secs(1) {
@@ -341,7 +341,7 @@ async fn while_nobody_serves_the_client_goes_on_for_its_patience() {
 }
 
 #[tokio::test]
-async fn a_connection_that_died_unnoticed_is_made_anew() {
+async fn a_connection_that_died_unnoticed_is_made_again() {
     let cluster = Cluster::start(vec![Box::new(serve)]);
     let client = cluster.client(impatient()).await;
     client.echo(b"x").await.expect("answered");

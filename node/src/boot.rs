@@ -36,6 +36,7 @@ use crate::vault::{Vault, VaultError, VaultFile};
 
 /// How long a stopping daemon waits until its connections are closed.
 const GOODBYE: Duration = Duration::from_secs(1);
+
 /// Why the daemon cannot start, or stops.
 #[derive(Debug, thiserror::Error)]
 pub enum BootError {
@@ -115,7 +116,7 @@ pub async fn run(config: Config) -> Result<(), BootError> {
     let socket = local::listen(&node)?;
     let listening = tokio::spawn(listen::run(Arc::clone(&node)));
     // In every phase: if a founder crashes many times, its peers hold lock keys that nothing else would erase.
-    tokio::spawn(held::erase_old(Arc::clone(&node)));
+    tokio::spawn(held::keep(Arc::clone(&node)));
 
     let mut fatal = node.fatal();
     let stopped = tokio::select! {

@@ -23,7 +23,7 @@ pub mod lease;
 
 // How a key is reconstructed from shares, and dealt to them.
 pub mod keys;
-// How a node is unlocked, and how its lock is renewed.
+// How a node is unlocked, how its lock is renewed, and what it holds for the locks of its peers.
 pub mod lock;
 
 // What the leader does, and how the members follow it.

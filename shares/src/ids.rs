@@ -109,6 +109,9 @@ impl ShareKeyGeneration {
     pub const FIRST: Self = Self(1);
 }
 
+/// One version of one key.
+pub type KeyVersionId = (KeyUid, KeyVersion);
+
 /// Why text is not an identifier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum IdError {

@@ -16,6 +16,7 @@ use crate::secret::Secret;
 
 /// Bytes that an AEAD adds to what it seals.
 pub(crate) const TAG: usize = 16;
+
 /// A sealed 32-byte secret.
 pub(crate) type Sealed32 = [u8; 32 + TAG];
 

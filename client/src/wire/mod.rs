@@ -180,7 +180,7 @@ pub enum Request {
         /// How long the invitation is valid, in milliseconds.
         ttl_ms: u64,
     },
-    /// Designates a replacement: the node that joins with the invitation replaces a node, which is then revoked.
+    /// Names a node that is to be replaced: the node that joins with the invitation replaces it, and it is then revoked.
     ReplaceNode {
         /// The name of the node that is replaced.
         name: NodeName,

@@ -171,7 +171,7 @@ pub enum Stage {
 /// How effective the revocation of nodes is so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RevocationProgress {
-    /// So many nodes refuse the revoked nodes that the others cannot admit them any more.
+    /// So many nodes refuse the revoked nodes that the others cannot let them in any more.
     pub decisive: bool,
     /// No lease that was given before the revocation still runs.
     pub leases_over: bool,

@@ -13,6 +13,7 @@ use crate::base::random;
 
 /// Enough that no two connections of a node ever share an id.
 const CONNECTION_ID_BYTES: usize = 8;
+
 /// Opens the UDP socket for all connections. Connections of an earlier process of this node end at the first packet that
 /// arrives for them, instead of after ten seconds of silence.
 pub fn bind(address: SocketAddr, boot_seed: &Secret<32>) -> io::Result<quinn::Endpoint> {

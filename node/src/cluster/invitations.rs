@@ -12,6 +12,7 @@ use crate::cluster::leader;
 use crate::cluster::orders::{member_named, refuse_stranding, too_few};
 use crate::node::Node;
 use crate::vault::invitation::{INVITERS_MAX, Invitation, InvitationError, Inviter};
+
 /// The leader's side: puts an invitation, or the node that it replaces, into the replicated state.
 ///
 /// # Errors

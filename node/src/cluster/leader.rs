@@ -16,24 +16,24 @@ use quorate_raft::plan::{self, Patience, Step, View};
 use quorate_raft::state::State;
 use quorate_raft::voters::ChangePurpose;
 use quorate_raft::{Leadership, Replica};
-use quorate_shares::ids::{Epoch, NodeId};
+use quorate_shares::ids::{Epoch, KeyVersionId, NodeId};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
 use crate::base::clock::boot_ms;
 use crate::base::random;
-use crate::cluster::{HOLDER, PAUSE, verify};
+use crate::cluster::{HOLDER, PAUSE, propose_here, verify};
 use crate::keys::deal::{self, ReshareError};
-use crate::memory::keyring::{KeyVersionId, LoadError};
+use crate::memory::keyring::LoadError;
 use crate::messages::peer::{PeerReply, PeerRequest};
 use crate::node::Node;
-use crate::peers::propose::propose_here;
 
 /// How often the loop checks again when nothing changes: the state does not say which members are reachable.
 const LOOK: Duration = Duration::from_millis(250);
 /// A learner that lacks at most this many entries may become a voter.
 const NEAR: u64 = 1_000;
+
 /// Runs while the node runs, and acts while it leads. Never returns.
 pub async fn run(node: Arc<Node>, replica: Replica) {
     let (mut changes, mut leadership) = (replica.changes(), replica.leadership());

@@ -86,7 +86,7 @@ pub fn next(before: &Roster, denials: &[Denial], seen: &Seen) -> Next {
         if left {
             gone.push(Gone { node, boot_pk: member.boot_pk, op_pk: member.op_pk });
         } else {
-            let standing = Standing { joined: true, voter, learner, denied };
+            let standing = Standing { member: true, voter, learner, denied };
             members.push(RosterMember { standing, ..member.clone() });
         }
     }
@@ -230,7 +230,7 @@ mod tests {
 
     fn standing(roster: &Roster, id: u64) -> Option<(bool, bool, bool, bool)> {
         let standing = roster.member(NodeId(id))?.standing;
-        Some((standing.joined, standing.voter, standing.learner, standing.denied))
+        Some((standing.member, standing.voter, standing.learner, standing.denied))
     }
 
     fn revoked(roster: &Roster) -> Vec<u64> {
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn a_member_is_admitted_learns_votes_and_goes() {
+    fn a_member_joins_learns_votes_and_goes() {
         let roster = founded();
         assert_eq!(roster.log_id, place(1, 3).into());
         let joined = next(&roster, &[], &seen(place(1, 9), &[1, 2, 3, 4], &[&[1, 2, 3]], &[])).roster;

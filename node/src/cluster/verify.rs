@@ -13,16 +13,14 @@ use quorate_client::conn::Lane;
 use quorate_raft::Replica;
 use quorate_raft::command::{Change, EpochAck, Ready, Verified};
 use quorate_raft::plan::{self, Unverified};
-use quorate_shares::ids::{Epoch, KeyUid, KeyVersion, NodeId};
+use quorate_shares::ids::{Epoch, KeyVersionId, NodeId};
 use tokio::task::yield_now;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
-use crate::cluster::{HOLDER, PAUSE};
-use crate::memory::keyring::KeyVersionId;
+use crate::cluster::{HOLDER, PAUSE, propose_here};
 use crate::messages::peer::{PeerRefusal, PeerReply, PeerRequest, VERSIONS_MAX, VerifyRequest};
 use crate::node::Node;
-use crate::peers::propose::propose_here;
 
 /// Shares that are checked before other tasks may run.
 const CHECKED_AT_ONCE: usize = 32;
@@ -71,7 +69,8 @@ pub async fn collect_acks(node: &Arc<Node>, replica: &Replica, epoch: Epoch, mis
     any
 }
 
-/// Lets the holders check new versions, and declares ready the versions that enough holders have checked.
+/// Lets the holders check new versions, and declares ready the versions that enough holders have checked. Returns whether there
+/// were any.
 async fn verify(node: &Arc<Node>, replica: &Replica, records: Vec<Unverified>) -> bool {
     // A new version has its records in one epoch, or in two while an epoch is pending: one request each.
     let mut by_epoch: BTreeMap<Epoch, Vec<Unverified>> = BTreeMap::new();
@@ -125,7 +124,7 @@ async fn ask_holders(
 }
 
 /// For each version, the holders that opened and checked their shares. It counts distinct holders, never answers.
-pub type Tally = BTreeMap<(KeyUid, KeyVersion), BTreeSet<NodeId>>;
+pub type Tally = BTreeMap<KeyVersionId, BTreeSet<NodeId>>;
 
 /// The versions of `records` that enough holders have checked.
 pub fn reached(records: &[Unverified], by: &Tally) -> Vec<Verified> {
@@ -140,12 +139,13 @@ pub fn reached(records: &[Unverified], by: &Tally) -> Vec<Verified> {
 /// The holder's side: opens and checks its shares of the named versions, and returns the versions whose shares are right.
 ///
 /// # Errors
-/// [`PeerRefusal::Behind`] if this node has not applied them yet.
+/// [`PeerRefusal::TooMany`]; [`PeerRefusal::Behind`] if this node has not applied them yet; [`PeerRefusal::WrongEpoch`] if it holds
+/// no shares.
 pub async fn check_shares(
     node: &Arc<Node>,
     replica: &Replica,
     request: &VerifyRequest,
-) -> Result<Vec<(KeyUid, KeyVersion)>, PeerRefusal> {
+) -> Result<Vec<KeyVersionId>, PeerRefusal> {
     if request.versions.len() > VERSIONS_MAX {
         return Err(PeerRefusal::TooMany);
     }

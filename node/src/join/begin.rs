@@ -15,11 +15,11 @@ use crate::base::phase::Phase;
 use crate::base::random;
 use crate::join::registry;
 use crate::node::Node;
-use crate::vault::invitation::Invitation;
-use crate::vault::layout::Address;
+use crate::vault::invitation::{Invitation, InvitationError};
+use crate::vault::layout::{Address, FormatError};
 use crate::vault::{FIRST_FOUNDER, FirstFounder, Founding, FoundingStep, Invited, Role, Vault};
 
-/// How often it is looked whether the node has a vault.
+/// Pause between two looks for a vault.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// Returns once an operator has given this node something to found or to join.
@@ -29,13 +29,13 @@ pub async fn initialised(node: &Arc<Node>) {
     }
 }
 
-/// What a founder asked for, checked.
-pub struct FoundingTerms {
+/// The options of `cluster init`, checked.
+pub struct FoundingOptions {
     founders: u8,
     threshold: u8,
 }
 
-impl FoundingTerms {
+impl FoundingOptions {
     pub fn check(founders: u8, threshold: Option<u8>, solo: bool, no_redundancy: bool) -> Result<Self, WireError> {
         let bad = |message: String| WireError::new(Code::BadRequest, message);
         match founders {
@@ -57,8 +57,8 @@ impl FoundingTerms {
 }
 
 /// Begins to found, or goes on: a repeated `init` draws new invitations for the founders that have not proved theirs.
-pub async fn init(node: &Arc<Node>, terms: FoundingTerms, token_hash: [u8; 32]) -> Result<Vec<String>, WireError> {
-    let FoundingTerms { founders, threshold } = terms;
+pub async fn init(node: &Arc<Node>, options: FoundingOptions, token_hash: [u8; 32]) -> Result<Vec<String>, WireError> {
+    let FoundingOptions { founders, threshold } = options;
     let first = FirstFounder {
         founders,
         threshold,
@@ -68,7 +68,7 @@ pub async fn init(node: &Arc<Node>, terms: FoundingTerms, token_hash: [u8; 32]) 
         step: FoundingStep::Gathering,
     };
     let new = founding(node, 1, Role::FirstFounder(first))?;
-    let begun = take_vault(node, move |seed, present| match present {
+    let begun = replace_vault(node, move |seed, present| match present {
         Some(_) => Ok(None),
         None => {
             let mut vault = Vault::new(ClusterId(random::bytes()), seed);
@@ -109,17 +109,17 @@ fn text(invitation: &Invitation) -> Result<String, WireError> {
 /// Begins to join the nodes that an invitation names. With the same invitation again it goes on. With another one it begins again
 /// from nothing, as long as nothing is locked yet.
 pub async fn join(node: &Arc<Node>, invitation: &str) -> Result<(), WireError> {
-    let invitation: Invitation =
-        invitation.trim().parse().map_err(|error: crate::vault::invitation::InvitationError| {
-            WireError::new(Code::BadRequest, error.to_string()).hint(error.hint())
-        })?;
+    let invitation: Invitation = invitation
+        .trim()
+        .parse()
+        .map_err(|error: InvitationError| WireError::new(Code::BadRequest, error.to_string()).hint(error.hint()))?;
     if node.phase() == Phase::Revoked {
         return Err(revoked());
     }
     let (key, cluster) = (invitation.key(), invitation.cluster);
     let id = key.id();
     let new = founding(node, 0, Role::Founder(Invited { key, inviters: invitation.inviters }))?;
-    let begun = take_vault(node, move |seed, present| {
+    let begun = replace_vault(node, move |seed, present| {
         let mut vault = Vault::new(cluster, seed);
         vault.founding = Some(new);
         let Some(present) = present else { return Ok(Some(vault)) };
@@ -136,17 +136,17 @@ pub async fn join(node: &Arc<Node>, invitation: &str) -> Result<(), WireError> {
     begun.await.map(drop)
 }
 
-/// [`Node::take_vault`] for a command. Returns whether there is a new vault.
-async fn take_vault(
+/// [`Node::replace_vault`] for a command. Returns whether there is a new vault.
+async fn replace_vault(
     node: &Arc<Node>,
     next: impl FnOnce(Secret<32>, Option<&Vault>) -> Result<Option<Vault>, WireError> + Send + 'static,
 ) -> Result<bool, WireError> {
     let here = Arc::clone(node);
-    let taken = tokio::task::spawn_blocking(move || here.take_vault(next)).await;
+    let taken = tokio::task::spawn_blocking(move || here.replace_vault(next)).await;
     let taken = taken.map_err(|panicked| WireError::new(Code::Storage, panicked.to_string()))?;
     let is_new = taken.map_err(|error| WireError::new(Code::Storage, error.to_string()).hint(error.hint()))??;
     if is_new {
-        // Said at once, so that a second command sees that something is under way.
+        // At once. Until the boot loop comes here, the status would still say `uninitialised`.
         node.enter(Phase::Joining);
     }
     Ok(is_new)
@@ -157,14 +157,14 @@ fn founding(node: &Node, attempt: u32, role: Role) -> Result<Founding, WireError
 }
 
 fn address(node: &Node) -> Result<Address, WireError> {
-    let bad = |error: crate::vault::layout::FormatError| {
+    let bad = |error: FormatError| {
         WireError::new(Code::BadRequest, format!("the address {}: {error}", node.config.advertise))
             .hint("start quorated with --advertise HOST:PORT")
     };
     node.config.advertise.parse().map_err(bad)
 }
 
-/// The cluster gave up the joiner after waiting for it, or an operator revoked it.
+/// The answer to a node that the cluster gave up, or that an operator revoked.
 pub fn revoked() -> WireError {
     WireError::new(Code::Denied, "this node was revoked, and the cluster does not take it in any more")
         .hint("empty its data directory, start it again, and join with another invitation")

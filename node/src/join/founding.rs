@@ -172,7 +172,7 @@ async fn learn(node: &Arc<Node>, enrolment: &Enrolment) -> Result<Option<Terms>,
                 .progress("waiting for the other founders to join", vec![format!("{missing} of {founders}")]);
             Ok(None)
         }
-        None => joiner::ask_first_founder(node, enrolment).await,
+        None => joiner::ask_inviter(node, enrolment).await,
     }
 }
 

@@ -20,17 +20,17 @@ use crate::peers::dial::{Closing, dial};
 use crate::vault::invitation::{JoinCode, JoinReply};
 use crate::vault::{FIRST_FOUNDER, Invited, Role, Vault};
 
-/// How long the first founder may take to answer.
+/// How long the inviting node may take to answer.
 const PEER: Duration = Duration::from_secs(3);
 
 /// Asks the inviting node who the other nodes are. `None` while founders are missing, or if it does not answer.
 ///
 /// # Errors
 /// [`FoundError::Refused`] if it refuses while this node has no lock.
-pub(crate) async fn ask_first_founder(node: &Arc<Node>, enrolment: &Enrolment) -> Result<Option<Terms>, FoundError> {
+pub(crate) async fn ask_inviter(node: &Arc<Node>, enrolment: &Enrolment) -> Result<Option<Terms>, FoundError> {
     let (has_lock, joins) = enrolment.with_vault(|vault| (vault.lock.is_some(), is_joiner(vault))).unwrap_or_default();
     if has_lock && joins {
-        // The members have admitted this node, and the vault has all terms.
+        // The members have taken this node in, and the vault has all terms.
         let terms = known_terms(enrolment);
         terms.iter().for_each(|terms| adopt_roster(node, enrolment, terms.me, &terms.roster));
         return Ok(terms);

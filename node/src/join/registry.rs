@@ -126,7 +126,7 @@ pub fn roster(first: &FirstFounder) -> Roster {
         node: founder.node,
         boot_pk: founder.boot_pk,
         op_pk: founder.op_pk,
-        standing: Standing { joined: true, voter: true, ..Standing::default() },
+        standing: Standing { member: true, voter: true, ..Standing::default() },
         name: founder.name.clone(),
         addresses: founder.addresses.clone(),
     });

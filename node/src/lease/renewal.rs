@@ -65,7 +65,7 @@ pub async fn watch(node: Arc<Node>, replica: Replica) {
         node.keys.close_batch_if_over(&node.serving.lease, &replica);
         match node.serving.lease.lost_for_ms() {
             _ if node.serving.is_sealed() => {
-                // In every round: a request that was admitted before the seal may load a key after it. And the leader
+                // In every round: a request that was accepted before the seal may load a key after it. And the leader
                 // still lets the node check its shares of new and reshared keys.
                 node.forget_keys();
                 wiped = true;

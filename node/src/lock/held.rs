@@ -1,4 +1,4 @@
-//! The keys that this node holds for the locks of its peers: what it answers, and when it erases old ones.
+//! The keys that this node holds for the locks of its peers: which of them it offers, and when it erases old ones.
 //!
 //! [`lock_keys`] decides. This module makes it durable, and talks to the peers.
 
@@ -19,6 +19,7 @@ use crate::vault::lock_keys;
 
 /// How often the grace time of lock keys is counted.
 pub const GRACE_TICK_S: u16 = 10;
+
 /// PREP: offers a key to `from`. The key is durable before its public half leaves.
 pub async fn prepare(
     node: &Node,
@@ -40,9 +41,23 @@ pub async fn prepare(
     Ok(PeerReply::LockKey { key_number, public: ByteBuf::from(public.as_bytes().to_vec()) })
 }
 
+/// COMMIT: the lock of `from` with this key is durable.
+///
+/// # Errors
+/// [`PeerRefusal::Storage`].
+pub async fn commit(
+    node: &Node,
+    enrolment: &Arc<Enrolment>,
+    from: NodeId,
+    durable: LockState,
+) -> Result<(), PeerRefusal> {
+    let noted = node.update_vault_of(Arc::clone(enrolment), move |vault| lock_keys::commit(vault, from, durable));
+    noted.await.map_err(|_| PeerRefusal::Storage)
+}
+
 /// Counts this node's running time for lock keys in their grace, erases the keys when their grace ends, and tells the
 /// peers that the keys were for. Also repeats COMMIT to every peer that has not acknowledged this node's lock.
-pub async fn erase_old(node: Arc<Node>) {
+pub async fn keep(node: Arc<Node>) {
     loop {
         sleep(Duration::from_secs(GRACE_TICK_S.into())).await;
         if node.with_vault(lock_keys::owes_erasure).unwrap_or_default()

@@ -1,4 +1,4 @@
-//! How a node is unlocked, and how its lock is renewed.
+//! How a node is unlocked, how its lock is renewed, and what it holds for the locks of its peers.
 
 pub mod absence;
 pub mod held;

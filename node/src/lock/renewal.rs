@@ -283,7 +283,7 @@ pub async fn lock(
 }
 
 /// Sends COMMIT: tells every peer which lock is durable here, unless the peer has acknowledged that lock already. If a peer
-/// misses it, [`crate::boot`] soon repeats it. Until the peer knows the lock, it keeps the lock key for an older copy of this
+/// misses it, [`crate::lock::held::keep`] repeats it within ten seconds. Until the peer knows the lock, it keeps the lock key for an older copy of this
 /// disk, and would unlock that copy.
 pub async fn commit(enrolment: &Enrolment) {
     let known = enrolment.locks.commits.lock().clone();

@@ -3,9 +3,7 @@
 use std::collections::HashSet;
 
 use quorate_raft::state::State;
-use quorate_shares::ids::Epoch;
-
-use crate::memory::keyring::KeyVersionId;
+use quorate_shares::ids::{Epoch, KeyVersionId};
 
 /// The records of one epoch that this node has opened and checked. So if the leader asks again, nothing is checked twice.
 #[derive(Debug, Default)]

@@ -10,7 +10,7 @@ use parking_lot::{Mutex, RwLock};
 use quorate_raft::state::State;
 use quorate_raft::{ReadError, Replica};
 use quorate_shares::error::{FormatError, ShareError};
-use quorate_shares::ids::{BatchId, ClusterId, Epoch, KeyUid, KeyVersion, NodeId, ShareKeyGeneration};
+use quorate_shares::ids::{BatchId, ClusterId, Epoch, KeyUid, KeyVersion, KeyVersionId, NodeId, ShareKeyGeneration};
 use quorate_shares::master::KeyIdentity;
 use quorate_shares::seal::{BatchHeader, BatchOpener, Committee, ShareRecord};
 use quorate_shares::secret::Secret;
@@ -139,7 +139,7 @@ impl Holder {
         &self,
         source: &impl Source,
         epoch: Epoch,
-        key_versions: &[(KeyUid, KeyVersion)],
+        key_versions: &[KeyVersionId],
     ) -> Result<Vec<ShareRecordInfo>, HoldError> {
         let known = source.state(|state| {
             let kcv = |&(uid, version): &_| state.version(uid, version).map(|version| version.kcv);

@@ -15,7 +15,7 @@ use futures::future::{BoxFuture, FutureExt, Shared};
 use lru::LruCache;
 use parking_lot::Mutex;
 use quorate_shares::error::QuorumError;
-use quorate_shares::ids::{KeyUid, KeyVersion, NodeId};
+use quorate_shares::ids::{KeyVersionId, NodeId};
 use quorate_shares::master::EncryptionRoot as Root;
 
 use crate::base::clock::boot_ms;
@@ -23,9 +23,6 @@ use crate::memory::holder::HoldError;
 
 /// Roots kept at most. A further root replaces the least recently used one.
 pub const ROOTS_MAX: NonZeroUsize = NonZeroUsize::new(10_000).expect("not zero");
-
-/// One version of one key.
-pub type KeyVersionId = (KeyUid, KeyVersion);
 
 /// Why a key cannot be used.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -224,7 +221,7 @@ impl Keyring {
 
 #[cfg(test)]
 mod tests {
-    use quorate_shares::ids::ClusterId;
+    use quorate_shares::ids::{ClusterId, KeyUid, KeyVersion};
     use quorate_shares::master::{KeyIdentity, MasterKey};
 
     use super::*;

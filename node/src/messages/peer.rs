@@ -10,7 +10,7 @@ use quorate_client::wire::{Alarm, OldCopies, OperationStatus, Phase, Progress, W
 use quorate_raft::command::{Command, Invite};
 use quorate_raft::{Flushed, LogPlace};
 use quorate_shares::codec;
-use quorate_shares::ids::{Epoch, KeyName, KeyUid, KeyVersion, NodeId, NodeName};
+use quorate_shares::ids::{Epoch, KeyName, KeyUid, KeyVersion, KeyVersionId, NodeId, NodeName};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
@@ -43,9 +43,9 @@ pub enum PeerRequest {
         /// Entry up to which the holder must have applied.
         index: u64,
     },
-    /// PREP of a lock rotation: the generation of the asker's durable lock, and the key number of the asked node in it.
+    /// PREP of a lock renewal: the generation of the asker's durable lock, and the key number of the asked node in it.
     LockPrepare(LockState),
-    /// COMMIT of a lock rotation: this lock is durable at the asker.
+    /// COMMIT of a lock renewal: this lock is durable at the asker.
     LockCommit(LockState),
     /// A founder or a joiner asks how many shares a key will need, or needs.
     FoundingTerms,
@@ -61,7 +61,7 @@ pub enum PeerRequest {
     Forwarded(Box<Forwarded>),
     /// Asks for the asked node's [`Report`].
     Report,
-    /// ERASED of a lock rotation: the asker holds no older key than this one for the asked node.
+    /// ERASED of a lock renewal: the asker holds no older key than this one for the asked node.
     LockErased(LockState),
     /// What is durable in the asker's Raft log now. Sent every second, so that an older copy of its disk is recognised.
     Flushed(Flushed),
@@ -126,7 +126,7 @@ pub enum PeerReply {
     /// Shares, each sealed under the session's exporter key.
     Shares(Vec<SealedShare>),
     /// The versions whose shares opened and matched their commitments.
-    Verified(Vec<(KeyUid, KeyVersion)>),
+    Verified(Vec<KeyVersionId>),
     /// This holder opened and checked every record of the epoch.
     EpochAck {
         /// How many of these records are reshared.
@@ -169,7 +169,7 @@ pub struct Hello {
 pub struct SharesRequest {
     /// The epoch of the shares.
     pub epoch: Epoch,
-    pub versions: Vec<(KeyUid, KeyVersion)>,
+    pub versions: Vec<KeyVersionId>,
     /// Names this request in the logs of both sides, and binds the reply to it.
     pub request: [u8; 16],
 }
@@ -195,7 +195,7 @@ pub struct VerifyRequest {
     /// Entry up to which the holder must have applied.
     pub index: u64,
     /// Which versions, at most [`VERSIONS_MAX`].
-    pub versions: Vec<(KeyUid, KeyVersion)>,
+    pub versions: Vec<KeyVersionId>,
 }
 
 /// A change of the keys that a client asks for.
@@ -277,7 +277,7 @@ pub enum PeerRefusal {
     DuplicateSession,
     /// The node's storage holds less than it reported before.
     StorageWentBack,
-    /// The asked node does not admit this request in its phase.
+    /// The asked node does not answer this request in its phase.
     Phase(String),
     /// The asked node is not the leader; the named one may be.
     NotLeader(Option<NodeId>),

@@ -1,8 +1,8 @@
 //! Everything that belongs to one vault: this node in one cluster, or on its way into one.
 //!
-//! A node whose join was refused discards its vault and starts again, with another identity and perhaps in another cluster. There
-//! the same ids are other nodes. So everything that belongs to one vault is one value. It is dropped as a whole and made new;
-//! nothing is reset field by field.
+//! An enrolment ends in two ways: the join is refused, or an operator gives another invitation. The next enrolment may be in
+//! another cluster, and in that cluster the same ids are other nodes. So everything that belongs to one vault is one value. It is
+//! dropped as a whole and made new; nothing is reset field by field.
 //!
 //! Work that is under way holds the value with which it began, and so does the handler of each session. Once that enrolment is
 //! over, it has no vault and no sessions any more, so what such work does then reaches no other cluster.
@@ -76,8 +76,8 @@ impl Enrolment {
         self.peers.sessions.end(reason);
     }
 
-    /// The vault, locked: it is neither read nor written meanwhile.
-    pub(super) fn lock_vault(&self) -> MutexGuard<'_, Option<VaultFile>> {
+    /// The vault. While the caller holds it, no one else reads or writes it.
+    pub(super) fn hold_vault(&self) -> MutexGuard<'_, Option<VaultFile>> {
         self.vault.lock()
     }
 
@@ -107,7 +107,7 @@ impl Enrolment {
         let file = vault.as_mut()?;
         let updated = file.update(change);
         if updated.is_ok() {
-            // The lock of the vault is still held. Otherwise an older roster could replace a newer one.
+            // The mutex of the vault is still held. Otherwise an older roster could replace a newer one.
             self.roster.show(&file.current().roster, self.identity.id());
         }
         Some(updated)

@@ -4,8 +4,8 @@
 //! new one. The database, the keys in memory, the right to serve and the memory of a leader live as long as the process.
 //!
 //! This module makes no decisions. The modules that do take an `Arc<Node>`, or the part that they need. Locks are held for a field
-//! access, never across an await. Only the lock of the vault is held while its file is written, by a thread that may wait for the
-//! disk.
+//! access, never across an await. Only the mutex of the vault is held while its file is written, by a thread that may wait for
+//! the disk.
 
 pub mod database;
 pub mod enrolment;
@@ -127,23 +127,24 @@ impl Node {
         self.enrol(Enrolment::of(vault), "the node has a vault");
     }
 
-    /// Makes a vault, or replaces the present one, and takes it into use. `next` gets the boot seed and the present vault. It
-    /// returns the new vault, or `None` if the present one is as it should be. Returns whether there is a new vault.
+    /// Makes a vault, or replaces the present one. `next` gets the boot seed and the present vault. It returns the new vault, or
+    /// `None` if the present one is as it should be. It must not use the node. Returns whether there is a new vault.
     ///
-    /// This is one step: of two commands at the same time, the second one finds the vault of the first, and work that began
-    /// under the present vault writes nothing into the new one. An opened bundle is kept, and so is the boot identity if `next`
-    /// keeps it. This blocks on the disk. An error of the disk stops the node if it has a vault already.
+    /// This is one step: of two commands at the same time, the second one finds the vault of the first. The present enrolment
+    /// ends: its sessions are closed, and work that began under it writes nothing into the new vault. Only an opened bundle is
+    /// kept, and the boot identity if `next` keeps its seed. This blocks on the disk. If a present vault cannot be replaced, the
+    /// node stops.
     ///
     /// # Errors
     /// [`VaultError`]; inside, what `next` returns.
-    pub fn take_vault<E>(
+    pub fn replace_vault<E>(
         &self,
         next: impl FnOnce(Secret<32>, Option<&Vault>) -> Result<Option<Vault>, E>,
     ) -> Result<Result<bool, E>, VaultError> {
         let _one = self.enrolling.lock();
         let before = self.enrolment();
         // Held until the new enrolment is there: the node never seems to have no vault.
-        let mut present = before.lock_vault();
+        let mut present = before.hold_vault();
         let next = match next(before.identity.boot_seed(), present.as_ref().map(VaultFile::current)) {
             Ok(Some(next)) => next,
             Ok(None) => return Ok(Ok(false)),
@@ -165,16 +166,17 @@ impl Node {
         enrolment.identity.take_over(before.identity.own_keys());
         self.enrolment.send_replace(Arc::new(enrolment));
         drop(present);
-        before.end("the node joins another cluster");
+        before.end("the node has another vault");
         Ok(Ok(true))
     }
 
     /// Removes the vault of an enrolment whose join was refused. Nothing was locked in it. The next vault gets another boot
-    /// identity: the cluster may have given up the present one, and would then refuse it for ever. Returns `false`, and does
-    /// nothing, if another enrolment has taken its place: an operator gave this node another invitation meanwhile.
+    /// identity and other keys: the cluster may have given up the present ones, and would then refuse them for ever. Returns
+    /// `false`, and does nothing, if another enrolment has taken its place: an operator gave this node another invitation
+    /// meanwhile.
     ///
     /// # Errors
-    /// If the file cannot be removed.
+    /// If the file cannot be removed. The node has no vault any more, but its next start finds the file.
     pub fn discard_vault(&self, refused: &Arc<Enrolment>, reason: &str) -> std::io::Result<bool> {
         let _one = self.enrolling.lock();
         if !Arc::ptr_eq(refused, &self.enrolment()) {
@@ -453,7 +455,7 @@ mod tests {
         let node = enrolled(dir.path());
         let seed = node.enrolment().identity.boot_seed();
         let next = |seed, _: Option<&Vault>| Ok::<_, ()>(Some(Vault::new(ClusterId([7; 16]), seed)));
-        assert_eq!(node.take_vault(next).expect("durable"), Ok(true));
+        assert_eq!(node.replace_vault(next).expect("durable"), Ok(true));
         assert_eq!(node.cluster(), ClusterId([7; 16]));
         assert_eq!(known(&node.enrolment()), ["a vault", "a boot identity", "a cluster", "a bundle"]);
         assert!(node.enrolment().identity.boot_seed().same_as(&seed));

@@ -30,7 +30,7 @@ pub(crate) fn member(node: u64) -> RosterMember {
         node: NodeId(node),
         boot_pk: key(0x10),
         op_pk: key(0x20),
-        standing: Standing { joined: true, voter: true, ..Standing::default() },
+        standing: Standing { member: true, voter: true, ..Standing::default() },
         name: format!("n{node}").parse().expect("a name"),
         addresses: vec!["127.0.0.1:7250".parse().expect("an address")],
     }

@@ -66,18 +66,6 @@ pub async fn propose_at(node: &Arc<Node>, at: NodeId, change: Change) -> Result<
     }
 }
 
-/// Proposes a step of the leader. Returns whether it was made. If it was not, the next round of the loop tries again.
-pub async fn propose_here(node: &Node, replica: &Replica, change: Change) -> bool {
-    let kind = change.kind();
-    match replica.propose(node.leader.command(replica, change)).await {
-        Ok(_) => true,
-        Err(error) => {
-            debug!(kind, %error, "step not done");
-            false
-        }
-    }
-}
-
 /// Whether the leader proposes `change` for the member `from`. Allowed are: the founding, by the first founder; what a member
 /// reports about itself; and the join of a node that proved its invitation, by a member with a seat in the active epoch.
 pub fn is_allowed(state: &State, from: NodeId, change: &Change) -> bool {

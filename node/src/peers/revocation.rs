@@ -103,7 +103,7 @@ mod tests {
             node: NodeId(id),
             boot_pk: [id as u8; 32],
             op_pk: [id as u8 + 100; 32],
-            standing: Standing { joined: true, voter: id <= voters, ..Standing::default() },
+            standing: Standing { member: true, voter: id <= voters, ..Standing::default() },
             name: format!("n{id}").parse().expect("a name"),
             addresses: Vec::new(),
         };

@@ -23,7 +23,7 @@ use crate::base::phase::Phase;
 use crate::messages::peer::{self, Hello, PeerRefusal, PeerReply, PeerRequest};
 use crate::node::Node;
 use crate::node::enrolment::Enrolment;
-use crate::node::peers::sessions::{REPLACED, Session};
+use crate::node::peers::sessions::Session;
 use crate::peers::dial::dial;
 use crate::peers::revocation;
 
@@ -34,7 +34,9 @@ const REDIAL: (Duration, Duration) = (Duration::from_millis(50), Duration::from_
 /// How often a member reports what is flushed to its disk.
 const FLUSHED: Duration = Duration::from_secs(1);
 
-/// Accepts the hello of a peer on a connection that the peer opened.
+/// Checks the hello of a peer on a connection that the peer opened, and registers the session. If that is not possible although
+/// the peer did nothing wrong, it closes the connection with the reason. A second living process of the peer, or a disk that went
+/// back in time, raises an alarm.
 ///
 /// # Errors
 /// [`PeerRefusal`].
@@ -55,10 +57,10 @@ pub async fn accept_hello(node: &Node, enrolment: &Enrolment, conn: &Conn, hello
         node.alarm("duplicate_session", hello.node, format!("{message}: is a copy of its disk running?"));
         return Err(PeerRefusal::DuplicateSession);
     }
-    note_flushed(node, enrolment, hello)?;
+    note_hello(node, enrolment, hello)?;
     let session = Session::new(enrolment.identity.cluster(), hello.node, hello.boot_nonce, conn.clone());
-    if !sessions.register(me, &session) {
-        conn.close(close::REPLACED, REPLACED);
+    if let Err(reason) = sessions.register(me, &session) {
+        conn.close(close::REPLACED, reason);
     }
     // The peer may have been denied since its key was compared with the roster.
     enrolment.close_sessions_with_strangers();
@@ -155,11 +157,9 @@ async fn greet(
         }
         _ => return Err("malformed hello".to_owned()),
     };
-    note_flushed(node, enrolment, &theirs).map_err(|refusal| refusal.to_string())?;
+    note_hello(node, enrolment, &theirs).map_err(|refusal| refusal.to_string())?;
     let session = Session::new(enrolment.identity.cluster(), peer, theirs.boot_nonce, conn.clone());
-    if !enrolment.peers.sessions.register(enrolment.identity.id(), &session) {
-        return Err(REPLACED.to_owned());
-    }
+    enrolment.peers.sessions.register(enrolment.identity.id(), &session)?;
     // The peer may have been denied since its key was looked up.
     enrolment.close_sessions_with_strangers();
     greeted.store(true, Ordering::Release);
@@ -178,11 +178,11 @@ fn note_refusal(node: &Node, peer: NodeId, refusal: &PeerRefusal) {
 
 /// Compares what a hello reports as flushed with earlier reports. In the phase Joining this is not checked: a founder that
 /// restarts reports nothing until its log is open, and there is nothing yet that could go back.
-fn note_flushed(node: &Node, enrolment: &Enrolment, hello: &Hello) -> Result<(), PeerRefusal> {
+fn note_hello(node: &Node, enrolment: &Enrolment, hello: &Hello) -> Result<(), PeerRefusal> {
     if node.phase() == Phase::Joining {
         return Ok(());
     }
-    enrolment.peers.sessions.note_flushed(hello).inspect_err(|_| {
+    enrolment.peers.sessions.note_hello(hello).inspect_err(|_| {
         let message = format!("the storage of {} went back in time", node.name_of(hello.node));
         node.alarm("storage_went_back", hello.node, message);
     })

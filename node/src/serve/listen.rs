@@ -21,7 +21,8 @@ const HANDSHAKES_MAX: usize = 256;
 /// Open connections of peers that are not members, mostly clients. The next one is closed with a reason, and a client asks
 /// another node. A member always finds a place. An idle connection costs about 40 KiB.
 const GUESTS_MAX: usize = 10_240;
-/// Accepts connections for ever; ends when the endpoint is closed.
+
+/// Accepts connections until the endpoint is closed.
 pub async fn run(node: Arc<Node>) {
     let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
     let guests = Arc::new(Semaphore::new(GUESTS_MAX));

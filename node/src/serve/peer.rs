@@ -23,21 +23,20 @@ pub struct PeerDoor {
 }
 
 impl PeerDoor {
-    /// The handler of a session that this node dialled: the identity was pinned when dialling. It hears requests once
-    /// `greeted` is set, which the dialler does when the other side's hello is in order.
+    /// The handler of a session that this node dialled: the identity was pinned when dialling. Requests are refused until `greeted` is
+    /// set, which the dialler does when the other side's hello is in order.
     pub fn dialled(
         node: &Arc<Node>,
         enrolment: &Arc<Enrolment>,
         peer: NodeId,
         greeted: &Arc<AtomicBool>,
     ) -> Arc<dyn Handler> {
-        let (node, enrolment, greeted) = (Arc::clone(node), Arc::clone(enrolment), Arc::clone(greeted));
-        Arc::new(Self { node, enrolment, peer, greeted })
+        Arc::new(Self { node: Arc::clone(node), enrolment: Arc::clone(enrolment), peer, greeted: Arc::clone(greeted) })
     }
 
-    /// The handler of a session that `peer` dialled: nothing is heard before its hello is greeted.
+    /// The handler of a session that `peer` dialled. Requests are refused until its hello is in order.
     pub(super) fn accepted(node: &Arc<Node>, enrolment: &Arc<Enrolment>, peer: NodeId) -> Arc<dyn Handler> {
-        Self::dialled(node, enrolment, peer, &Arc::default())
+        Arc::new(Self { node: Arc::clone(node), enrolment: Arc::clone(enrolment), peer, greeted: Arc::default() })
     }
 }
 

@@ -7,7 +7,7 @@ use quorate_client::wire::{Answer, DATA_KEY_BYTES_MAX, Plaintext, Response, Wire
 use quorate_raft::state::State;
 use quorate_shares::context::Context;
 use quorate_shares::envelope::{self, Ciphertext, CiphertextHeader, CiphertextKind, Suite};
-use quorate_shares::ids::{KeyName, KeyVersion};
+use quorate_shares::ids::{KeyName, KeyVersion, KeyVersionId};
 use quorate_shares::master::EncryptionRoot;
 use rand_core::Rng;
 use zeroize::Zeroizing;
@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 use crate::base::random;
 use crate::keys::deal;
 use crate::keys::reconstruct;
-use crate::memory::keyring::{KeyVersionId, LoadError};
+use crate::memory::keyring::LoadError;
 use crate::node::Node;
 use crate::service::{Call, leased_until};
 

@@ -1,4 +1,4 @@
-//! Carrying a request of a client to the member that has to do it, with its [`Caller`].
+//! Carrying a request of a client to the member that has to do it, together with the client's [`Caller`].
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ const LEADER: Duration = Duration::from_secs(30);
 const MEMBER: Duration = Duration::from_secs(5);
 
 /// Where the leader is.
-pub(super) enum Leader {
+pub(super) enum LeaderIs {
     Here,
     At(NodeId),
 }
@@ -38,11 +38,11 @@ pub(super) enum NotDone {
 ///
 /// # Errors
 /// [`Code::NoQuorum`] if no leader is known.
-pub(super) fn leader(call: Call<'_>) -> Result<Leader, WireError> {
+pub(super) fn leader(call: Call<'_>) -> Result<LeaderIs, WireError> {
     let leadership = *call.replica.leadership().borrow();
     match leadership.leader {
-        _ if leadership.am_leader => Ok(Leader::Here),
-        Some(leader) => Ok(Leader::At(leader)),
+        _ if leadership.am_leader => Ok(LeaderIs::Here),
+        Some(leader) => Ok(LeaderIs::At(leader)),
         None => Err(no_leader()),
     }
 }
@@ -66,7 +66,7 @@ pub(super) async fn to_leader(
     })
 }
 
-/// Has a member do it that need not be the leader.
+/// Sends the request to `member`, whether it leads or not.
 ///
 /// # Errors
 /// [`NotDone`].

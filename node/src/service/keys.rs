@@ -10,15 +10,14 @@ use quorate_client::wire::{
 };
 use quorate_raft::Replica;
 use quorate_raft::state::{Key, State};
-use quorate_shares::ids::{KeyName, KeyVersion};
+use quorate_shares::ids::{KeyName, KeyVersion, KeyVersionId};
 use tokio::time::{Instant, timeout_at};
 
 use crate::keys::deal;
-use crate::memory::keyring::KeyVersionId;
 use crate::messages::peer::{ForwardedReply, ForwardedRequest, KeyChange};
 use crate::node::Node;
 use crate::service::Call;
-use crate::service::forward::{self, Leader};
+use crate::service::forward::{self, LeaderIs};
 
 /// How long a change may take until its version is checked by t holders.
 const READY: Duration = Duration::from_secs(20);
@@ -50,8 +49,8 @@ pub async fn show(call: Call<'_>, name: &KeyName) -> Answer {
 async fn change(call: Call<'_>, change: KeyChange) -> Answer {
     let deadline = Instant::now() + READY;
     let made = match forward::leader(call)? {
-        Leader::Here => made_here(call.node, call.replica, change).await?,
-        Leader::At(leader) => match forward::to_leader(call, leader, ForwardedRequest::Change(change)).await? {
+        LeaderIs::Here => made_here(call.node, call.replica, change).await?,
+        LeaderIs::At(leader) => match forward::to_leader(call, leader, ForwardedRequest::Change(change)).await? {
             ForwardedReply::Made { uid, version } => (uid, version),
             reply => return Err(forward::wrong_reply(&reply)),
         },

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 
 use crate::base::phase::{Phase, RequestClass, answers};
 use crate::cluster::status;
-use crate::join::begin::{self, FoundingTerms};
+use crate::join::begin::{self, FoundingOptions};
 use crate::lease::seal;
 use crate::lock::absence;
 use crate::messages::caller::Caller;
@@ -63,8 +63,8 @@ async fn run(
 ) -> AdminAnswer {
     match request {
         AdminRequest::Init { founders, threshold, allow_solo, accept_no_redundancy, token_hash } => {
-            let terms = FoundingTerms::check(founders, threshold, allow_solo, accept_no_redundancy)?;
-            let invitations = begin::init(node, terms, token_hash).await?;
+            let options = FoundingOptions::check(founders, threshold, allow_solo, accept_no_redundancy)?;
+            let invitations = begin::init(node, options, token_hash).await?;
             tell_until_served(node, invitations, &progress).await?;
             Ok(AdminResponse::Founded(status::cluster_file(node)))
         }

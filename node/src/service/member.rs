@@ -24,7 +24,6 @@ use crate::node::Node;
 use crate::node::enrolment::Enrolment;
 use crate::peers::{propose, session};
 use crate::service::forwarded;
-use crate::vault::lock_keys;
 
 /// One row of the table: what a request needs, and how soon it is answered.
 pub struct PeerRow {
@@ -166,9 +165,7 @@ async fn run(node: &Arc<Node>, asked: &Asked<'_>, request: PeerRequest) -> Resul
         }
         PeerRequest::LockPrepare(durable) => held::prepare(node, enrolment, from, durable).await,
         PeerRequest::LockCommit(durable) => {
-            let commit =
-                node.update_vault_of(Arc::clone(enrolment), move |vault| lock_keys::commit(vault, from, durable));
-            commit.await.map(|()| PeerReply::Done).map_err(|_| PeerRefusal::Storage)
+            held::commit(node, enrolment, from, durable).await.map(|()| PeerReply::Done)
         }
         PeerRequest::LockErased(state) => {
             enrolment.locks.old_copies.lock().erased(from, state.key_number);
@@ -196,7 +193,7 @@ async fn run(node: &Arc<Node>, asked: &Asked<'_>, request: PeerRequest) -> Resul
         }
         PeerRequest::Report => Ok(PeerReply::Report(status::report(node))),
         PeerRequest::Flushed(flushed) => {
-            enrolment.peers.sessions.note_reported(from, flushed);
+            enrolment.peers.sessions.note_report(from, flushed);
             Ok(PeerReply::Done)
         }
         PeerRequest::Roster => {

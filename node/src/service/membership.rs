@@ -11,7 +11,7 @@ use crate::base::random;
 use crate::cluster::{invitations, orders};
 use crate::messages::peer::{ForwardedReply, ForwardedRequest, Order};
 use crate::service::Call;
-use crate::service::forward::{self, Leader};
+use crate::service::forward::{self, LeaderIs};
 use crate::vault::invitation::InvitationKey;
 
 /// Gives an invitation for one node. Its secret is drawn here and goes to the caller; the state learns its hash.
@@ -19,8 +19,8 @@ pub async fn invite(call: Call<'_>, name: Option<NodeName>, ttl_ms: u64) -> Answ
     let secret = Secret::random(&mut random::system());
     let invite = Invite { proof_key: *InvitationKey::of(&secret).expose(), name, ttl_ms };
     match forward::leader(call)? {
-        Leader::Here => invitations::propose(call.node, call.replica, Change::Invite(invite)).await?,
-        Leader::At(leader) => done(&forward::to_leader(call, leader, ForwardedRequest::Invite(invite)).await?)?,
+        LeaderIs::Here => invitations::propose(call.node, call.replica, Change::Invite(invite)).await?,
+        LeaderIs::At(leader) => done(&forward::to_leader(call, leader, ForwardedRequest::Invite(invite)).await?)?,
     }
     invitations::invitation(call.node, secret).map(Response::Invitation)
 }
@@ -30,8 +30,8 @@ pub async fn replace(call: Call<'_>, name: &NodeName, invitation: &Plaintext) ->
     let Call { node, replica, .. } = call;
     let (invitation, gone) = invitations::replacement(node, replica, name, invitation)?;
     match forward::leader(call)? {
-        Leader::Here => invitations::propose(node, replica, Change::Replace { invitation, gone }).await?,
-        Leader::At(leader) => {
+        LeaderIs::Here => invitations::propose(node, replica, Change::Replace { invitation, gone }).await?,
+        LeaderIs::At(leader) => {
             done(&forward::to_leader(call, leader, ForwardedRequest::Replace { invitation, gone }).await?)?;
         }
     }
@@ -62,8 +62,8 @@ pub async fn revoke(call: Call<'_>, request: RequestId, names: Vec<NodeName>) ->
 /// Begins an operation at the leader.
 async fn begin(call: Call<'_>, order: Order) -> Answer {
     let operation = match forward::leader(call)? {
-        Leader::Here => orders::begin(call.node, call.replica, order, call.caller).await?,
-        Leader::At(leader) => match forward::to_leader(call, leader, ForwardedRequest::Order(order)).await? {
+        LeaderIs::Here => orders::begin(call.node, call.replica, order, call.caller).await?,
+        LeaderIs::At(leader) => match forward::to_leader(call, leader, ForwardedRequest::Order(order)).await? {
             ForwardedReply::Begun { operation } => operation,
             reply => return Err(forward::wrong_reply(&reply)),
         },
@@ -74,8 +74,9 @@ async fn begin(call: Call<'_>, order: Order) -> Answer {
 /// How far an operation is, as the leader sees it.
 pub async fn progress(call: Call<'_>, operation: Epoch) -> Answer {
     let progress = match forward::leader(call)? {
-        Leader::Here => Box::new(orders::progress(call.node, call.replica, operation).await?),
-        Leader::At(leader) => match forward::to_leader(call, leader, ForwardedRequest::Progress { operation }).await? {
+        LeaderIs::Here => Box::new(orders::progress(call.node, call.replica, operation).await?),
+        LeaderIs::At(leader) => match forward::to_leader(call, leader, ForwardedRequest::Progress { operation }).await?
+        {
             ForwardedReply::Progress(progress) => progress,
             reply => return Err(forward::wrong_reply(&reply)),
         },

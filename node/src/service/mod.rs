@@ -1,7 +1,7 @@
 //! What may be asked of a node, through any door.
 //!
 //! ```text
-//! door (serve/) ─► who asks: Caller ─► what it is: Row ─► may it, can it be done here ─► handler ─► answer
+//! door (serve/) ─► who asks: Caller ─► what it is: row ─► may it, can it be done here ─► handler ─► answer
 //!                                                              │
 //!                                                              └─► the leader, or the node that is meant, with the Caller
 //! ```

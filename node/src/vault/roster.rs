@@ -60,7 +60,7 @@ pub struct RosterMember {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Standing {
     /// Let in, but perhaps not in the Raft group yet.
-    pub joined: bool,
+    pub member: bool,
     /// Votes in Raft.
     pub voter: bool,
     /// Follows Raft without a vote.
@@ -200,12 +200,12 @@ impl RosterMember {
 
 impl Standing {
     fn bits(self) -> u8 {
-        u8::from(self.joined) | u8::from(self.voter) << 1 | u8::from(self.learner) << 2 | u8::from(self.denied) << 3
+        u8::from(self.member) | u8::from(self.voter) << 1 | u8::from(self.learner) << 2 | u8::from(self.denied) << 3
     }
 
     fn from_bits(bits: u8) -> Result<Self, FormatError> {
         let bit = |at: u8| bits >> at & 1 == 1;
-        let standing = Self { joined: bit(0), voter: bit(1), learner: bit(2), denied: bit(3) };
+        let standing = Self { member: bit(0), voter: bit(1), learner: bit(2), denied: bit(3) };
         match standing.bits() == bits {
             true => Ok(standing),
             false => Err(FormatError::Invalid("standing of a member")),

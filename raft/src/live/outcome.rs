@@ -52,8 +52,8 @@ pub enum Outcome {
     },
     /// The invitation can be proved.
     Invited,
-    /// The joiner has an id.
-    Joined {
+    /// The node that joins has an id, and is a member from now on.
+    Registered {
         node: NodeId,
     },
     /// The records are stored.

@@ -17,7 +17,7 @@
 
 use std::collections::BTreeSet;
 
-use quorate_shares::ids::{Epoch, KeyUid, KeyVersion, NodeId};
+use quorate_shares::ids::{Epoch, KeyUid, KeyVersion, KeyVersionId, NodeId};
 
 use crate::live::command::{Change, OpenEpoch, Seat};
 use crate::live::state::{EpochInfo, EpochPhase, MemberState, Running, State, majority};
@@ -126,7 +126,7 @@ pub enum Step {
     Reshare {
         epoch: Epoch,
         /// Fewer than [`RESHARE_MAX`].
-        versions: Vec<(KeyUid, KeyVersion)>,
+        versions: Vec<KeyVersionId>,
         /// How many versions lack a record, these among them.
         left: usize,
     },

@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn those_who_are_left_out_are_denied_and_nobody_else() {
+    fn nodes_that_are_left_out_are_denied_and_no_others() {
         let joint = membership(&[&[1, 2, 3, 4], &[1, 2, 5]], &[], place(2, 9));
         let denied = |denials: Vec<Denial>| denials.into_iter().map(|denial| denial.node.0).collect::<Vec<_>>();
         let revoke = Intent { purpose: ChangePurpose::Revoke, denies_at_append: true };

@@ -12,7 +12,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use quorate_shares::ids::{
-    BatchId, ClusterId, Epoch, KeyName, KeyUid, KeyVersion, NodeId, NodeName, ShareKeyGeneration,
+    BatchId, ClusterId, Epoch, KeyName, KeyVersion, KeyVersionId, NodeId, NodeName, ShareKeyGeneration,
 };
 use quorate_shares::kem::PublicKey;
 use serde::{Deserialize, Serialize};
@@ -122,7 +122,7 @@ pub(crate) struct EpochV1 {
     committee_hash: [u8; 32],
     acks: BTreeMap<NodeId, u64>,
     activated_ms: u64,
-    swept: Option<(KeyUid, KeyVersion)>,
+    swept: Option<KeyVersionId>,
     reshared: u64,
 }
 

@@ -322,7 +322,7 @@ async fn the_next_leader_finishes_a_joint_membership() {
 /// that invited it, reflects a later entry. Both by log and by snapshot. The control: without such a roster the joiner denies
 /// the node that was removed. Mutated: with a gate that ignores what the roster reflects, this fails.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_joiner_that_replays_history_denies_nobody() {
+async fn a_joiner_that_replays_history_denies_no_node() {
     for snapshots in [false, true] {
         let timing = if snapshots {
             Timing { snapshot_every: 10, entries_kept: 0, ..Timing::default() }

@@ -241,7 +241,7 @@ fn no_wall_clock_that_steps_forward_ends_the_leases_of_a_revoked_node() {
 /// A member that was away erases its old share key in an epoch of its own, although a clock was a day ahead when the last one
 /// became ACTIVE. Mutated: by the time in the state that epoch comes a day later.
 #[test]
-fn whoever_was_away_is_rekeyed_although_a_clock_was_ahead() {
+fn a_member_that_was_away_is_rekeyed_although_a_clock_was_ahead() {
     let mut adrift = Adrift::of(Cluster::builder().spares(1).settings("[timing]\nrekey_pause_ms = 2000\n"));
     let over = |cluster: &TestCluster| {
         let status = cluster.block(cluster.client(None).status()).ok()?;

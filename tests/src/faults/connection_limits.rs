@@ -87,7 +87,7 @@ fn work(cluster: &TestCluster, node: &str, time: Duration) -> Duration {
 /// As many idle clients as a node takes: they stay, cost little, and delay no other client. One more is told why it may not stay, a
 /// client asks another node instead, and when the crowd has gone there is room again.
 #[test]
-fn ten_thousand_idle_clients_hold_up_nobody() {
+fn ten_thousand_idle_clients_hold_up_no_client() {
     let mut cluster = TestCluster::found();
     cluster.create("key");
     // Its own place is taken before the crowd comes.

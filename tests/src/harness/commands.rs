@@ -25,15 +25,7 @@ pub(crate) fn join(testnet: &Cluster, node: &str, invitation: &str) -> Tool {
 pub(crate) fn join_with(testnet: &Cluster, node: &str, invitation: &str, options: &[&str]) -> Tool {
     let mut command = testnet.quorate(["node", "join", "-"]);
     command.args(options).arg("--socket").arg(testnet.directory().socket(node));
-    Tool::start(
-        command,
-        format!(
-            "{invitation}
-"
-        )
-        .as_bytes(),
-    )
-    .expect("runs")
+    Tool::start(command, format!("{invitation}\n").as_bytes()).expect("runs")
 }
 
 /// The invitations that `init` has printed so far.

@@ -22,8 +22,8 @@ use tokio::task::JoinHandle;
 
 /// Longer than anything here takes on a busy machine; a test that reaches it has failed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
-/// What a node says of a peer that heard it ask for its lock to be opened, and refused. Of one that did not answer, or was busy,
-/// it says something else.
+/// What the status of a locked node says about a peer that refused to open its piece. A peer that is busy, or does not answer, has
+/// another text.
 const REFUSALS: [&str; 5] = [
     "this node is being removed from the cluster",
     "this node was revoked",
@@ -34,6 +34,7 @@ const REFUSALS: [&str; 5] = [
 
 /// A founded cluster, and a runtime for the clients of its nodes.
 pub(crate) struct TestCluster {
+    /// The processes, their directories and their network.
     pub(crate) testnet: Cluster,
     runtime: Runtime,
 }
@@ -54,7 +55,7 @@ impl TestCluster {
         Self::of(Cluster::builder().nodes(nodes))
     }
 
-    /// A cluster to order.
+    /// A cluster with these settings.
     pub(crate) fn of(builder: Builder) -> Self {
         Self::with(builder.found().expect("a cluster is founded"))
     }
@@ -107,7 +108,7 @@ impl TestCluster {
         self.client_with(Options { node: node.map(str::to_owned), ..Options::default() })
     }
 
-    /// A client to order.
+    /// A client with these options.
     pub(crate) fn client_with(&self, options: Options) -> Client {
         self.block(Client::connect(self.file(), self.token(), options)).expect("the client file names a node")
     }
@@ -192,9 +193,10 @@ pub(crate) fn seed() -> u64 {
     seed
 }
 
-/// Set to go on for longer: `make soak` does.
+/// The variable with the number of rounds; `make soak` sets it.
 const ROUNDS_VARIABLE: &str = "QUORATE_RESTART_ROUNDS";
-/// How many rounds, unless that is given.
+
+/// How many rounds to run: `usual`, unless the variable is set.
 pub(crate) fn restart_rounds(usual: usize) -> usize {
     let given = std::env::var(ROUNDS_VARIABLE).ok();
     given.map_or(usual, |text| text.parse().unwrap_or_else(|_| panic!("{ROUNDS_VARIABLE} is a number")))

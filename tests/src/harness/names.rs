@@ -16,13 +16,13 @@ use serde::forward_to_deserialize_any;
 /// If `T` is neither an enum nor a struct with named fields whose `Deserialize` is derived.
 pub(crate) fn names<T: DeserializeOwned>() -> (&'static str, &'static [&'static str]) {
     let mut asked = None;
-    // The question itself is the answer: nothing is there to deserialize from.
+    // Deserializing fails, but it first asks for the names.
     let refused = T::deserialize(Asked(&mut asked));
     assert!(refused.is_err(), "nothing was deserialized");
     asked.unwrap_or_else(|| panic!("{} is neither an enum nor a struct", std::any::type_name::<T>()))
 }
 
-/// `values`, which are written by hand and must hold each variant of `T`: a new variant fails the tests that send them.
+/// Returns `values`. Each variant of `T` must be among them, so a test that sends them all fails when a variant is added.
 ///
 /// # Panics
 /// If a variant is missing, with its name.

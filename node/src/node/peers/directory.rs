@@ -84,7 +84,7 @@ mod tests {
             node: NodeId(id),
             boot_pk: [id as u8; 32],
             op_pk: [id as u8 + 100; 32],
-            standing: Standing { joined: true, voter: true, ..Standing::default() },
+            standing: Standing { member: true, voter: true, ..Standing::default() },
             name: format!("n{id}").parse().expect("a name"),
             addresses: vec!["127.0.0.1:7250".parse().expect("an address")],
         };

@@ -1,4 +1,5 @@
-//! What this node keeps about each of its peers: sessions, rate limits, and the last report.
+//! What this node knows about the other nodes: who they are ([`roster`], [`directory`]), the sessions with them and their limits
+//! ([`Peers`]), and which of them say that this node was revoked ([`revocation`]).
 
 pub mod directory;
 pub mod revocation;

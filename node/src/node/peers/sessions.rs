@@ -21,7 +21,9 @@ use crate::messages::peer::{self, Hello, PeerRefusal, PeerReply, PeerRequest};
 /// A session is dead if two pings are not answered, each within this time.
 const PING: Duration = Duration::from_millis(150);
 /// A closing reason that the other side may show to its operator.
-pub const REPLACED: &str = "another session of the same pair stays";
+const ENDED: &str = "the node begins again";
+/// A closing reason that the other side may show to its operator.
+const REPLACED: &str = "another session of the same pair stays";
 
 pub struct Session {
     /// The node on the other side.
@@ -178,7 +180,7 @@ impl Sessions {
     ///
     /// # Errors
     /// As [`Reported::note_hello`].
-    pub fn note_flushed(&self, hello: &Hello) -> Result<(), PeerRefusal> {
+    pub fn note_hello(&self, hello: &Hello) -> Result<(), PeerRefusal> {
         self.reported.lock().note_hello(hello)
     }
 
@@ -199,28 +201,31 @@ impl Sessions {
     }
 
     /// Notes what a peer reports as flushed to its disk now. An earlier report stays if it is higher.
-    pub fn note_reported(&self, peer: NodeId, said: Flushed) {
+    pub fn note_report(&self, peer: NodeId, said: Flushed) {
         let Some(session) = self.with(peer) else { return };
         self.reported.lock().note_report(peer, session.boot_nonce, said);
     }
 
     /// Registers a session, unless another one of the same pair of processes has precedence: the one dialled by the lower node id
-    /// stays. Returns whether the session was registered.
-    pub fn register(&self, me: NodeId, session: &Arc<Session>) -> bool {
+    /// stays.
+    ///
+    /// # Errors
+    /// Why it was not registered: another one stays, or the enrolment is over. The caller closes it with this reason.
+    pub fn register(&self, me: NodeId, session: &Arc<Session>) -> Result<(), &'static str> {
         let mut open = self.open.lock();
         if self.is_ended() {
-            return false;
+            return Err(ENDED);
         }
         if let Some(old) = open.get(&session.peer).filter(|old| old.conn.is_open()) {
             let lower = me.min(session.peer);
             let same_process = old.boot_nonce == session.boot_nonce;
             if same_process && old.dialler(me) == lower && session.dialler(me) != lower {
-                return false;
+                return Err(REPLACED);
             }
             old.conn.close(close::REPLACED, REPLACED);
         }
         open.insert(session.peer, Arc::clone(session));
-        true
+        Ok(())
     }
 
     /// Removes a closed session, unless another one has replaced it already.

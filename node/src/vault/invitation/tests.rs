@@ -107,7 +107,7 @@ fn a_reply_is_accepted_only_from_a_member_that_knows_the_invitation() {
         node: NodeId(1),
         boot_pk: [1; 32],
         op_pk: [2; 32],
-        standing: Standing { joined: true, ..Standing::default() },
+        standing: Standing { member: true, ..Standing::default() },
         name: "n1".parse().expect("a valid name"),
         addresses: vec![inviter(1).address],
     };

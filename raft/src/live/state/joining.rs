@@ -47,6 +47,8 @@ pub(super) fn invite(state: &mut State, invite: &Invite, rows: &mut Rows) -> Res
     Ok(Outcome::Invited)
 }
 
+/// Notes that the node that joins with the invitation `id` replaces `gone`. The replacement itself, [`Operation::Replace`], begins in
+/// [`join`].
 pub(super) fn replace(state: &mut State, id: &[u8; 32], gone: NodeId, rows: &mut Rows) -> Result<Outcome, Refusal> {
     if !state.members.contains_key(&gone) {
         return Err(Refusal::UnknownMember { node: gone });
@@ -133,7 +135,7 @@ pub(super) fn join(state: &mut State, join: &Join, rows: &mut Rows) -> Result<Ou
     let (epoch, began_ms) = (state.next_epoch(), state.time_ms);
     state.operations.running = Some(Running { epoch, operation, request, began_ms, abandoned: BTreeSet::new() });
     operations::store(state, rows);
-    Ok(Outcome::Joined { node })
+    Ok(Outcome::Registered { node })
 }
 
 /// The joiner proves its invitation again.
@@ -147,7 +149,11 @@ fn come_back(
     let node = member.node;
     if member.state == MemberState::Active {
         // Other nodes may depend on its keys by now. A node that lost its keys lost its disk.
-        return if member.op_pk == join.op_pk { Ok(Outcome::Joined { node }) } else { Err(Refusal::InvitationUsed) };
+        return if member.op_pk == join.op_pk {
+            Ok(Outcome::Registered { node })
+        } else {
+            Err(Refusal::InvitationUsed)
+        };
     }
     let renamed = member.name != join.name;
     if renamed {
@@ -158,7 +164,7 @@ fn come_back(
     if state.members.get(&node) != Some(&member) {
         put_member(state, member, rows);
     }
-    Ok(Outcome::Joined { node })
+    Ok(Outcome::Registered { node })
 }
 
 pub(super) fn joined(state: &mut State, node: NodeId, rows: &mut Rows) -> Result<Outcome, Refusal> {
@@ -167,7 +173,7 @@ pub(super) fn joined(state: &mut State, node: NodeId, rows: &mut Rows) -> Result
         member.state = MemberState::Active;
         put_member(state, member, rows);
     }
-    Ok(Outcome::Joined { node })
+    Ok(Outcome::Registered { node })
 }
 
 fn check_name(

@@ -27,7 +27,7 @@ mod restore;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
 
-use quorate_shares::ids::{BatchId, Epoch, KeyName, KeyUid, KeyVersion, NodeId};
+use quorate_shares::ids::{BatchId, Epoch, KeyName, KeyUid, KeyVersion, KeyVersionId, NodeId};
 use quorate_shares::seal::Committee;
 
 use crate::live::command::{Change, Command, Outcome, RequestId};
@@ -76,10 +76,10 @@ pub struct State {
     /// The number of key versions of all keys together.
     pub live_versions: u64,
     /// The versions without a record in the PENDING epoch. Not stored: a restart finds them again.
-    to_reshare: BTreeSet<(KeyUid, KeyVersion)>,
+    to_reshare: BTreeSet<KeyVersionId>,
     names: BTreeMap<KeyName, KeyUid>,
-    requests: HashMap<RequestId, (KeyUid, KeyVersion)>,
-    unready: BTreeSet<(KeyUid, KeyVersion)>,
+    requests: HashMap<RequestId, KeyVersionId>,
+    unready: BTreeSet<KeyVersionId>,
 }
 
 /// What one command did.
@@ -182,12 +182,12 @@ impl State {
     }
 
     /// The version that a request made, if it was applied before. Ask before dealing.
-    pub fn answer(&self, request: &RequestId) -> Option<(KeyUid, KeyVersion)> {
+    pub fn answer(&self, request: &RequestId) -> Option<KeyVersionId> {
         self.requests.get(request).copied()
     }
 
     /// The versions that may not encrypt yet.
-    pub fn unready(&self) -> impl ExactSizeIterator<Item = (KeyUid, KeyVersion)> + '_ {
+    pub fn unready(&self) -> impl ExactSizeIterator<Item = KeyVersionId> + '_ {
         self.unready.iter().copied()
     }
 
@@ -197,7 +197,7 @@ impl State {
     }
 
     /// The versions without a record in the PENDING epoch.
-    pub fn to_reshare(&self) -> impl ExactSizeIterator<Item = (KeyUid, KeyVersion)> + '_ {
+    pub fn to_reshare(&self) -> impl ExactSizeIterator<Item = KeyVersionId> + '_ {
         self.to_reshare.iter().copied()
     }
 

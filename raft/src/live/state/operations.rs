@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use quorate_shares::ids::{Epoch, KeyUid, KeyVersion, NodeId, ShareKeyGeneration};
+use quorate_shares::ids::{Epoch, KeyVersionId, NodeId, ShareKeyGeneration};
 use quorate_shares::kem::PublicKey;
 
 use super::{Ended, EpochInfo, EpochPhase, Former, Member, MemberState, Operations, Running, State, epochs, majority};
@@ -333,7 +333,7 @@ impl State {
     }
 
     /// Every version of every key.
-    pub(super) fn key_version_ids(&self) -> impl Iterator<Item = (KeyUid, KeyVersion)> + '_ {
+    pub(super) fn key_version_ids(&self) -> impl Iterator<Item = KeyVersionId> + '_ {
         self.keys.values().flat_map(|key| key.versions.keys().map(|&version| (key.uid, version)))
     }
 }

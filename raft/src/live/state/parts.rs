@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use quorate_shares::ids::{
-    BatchId, ClusterId, Epoch, KeyName, KeyUid, KeyVersion, NodeId, NodeName, ShareKeyGeneration,
+    BatchId, ClusterId, Epoch, KeyName, KeyUid, KeyVersion, KeyVersionId, NodeId, NodeName, ShareKeyGeneration,
 };
 use quorate_shares::kem::PublicKey;
 use quorate_shares::seal::{self, Committee};
@@ -152,7 +152,7 @@ pub struct EpochInfo {
     /// When it became ACTIVE; 0 before.
     pub activated_ms: u64,
     /// Of an epoch that is over, the records of all versions up to this one are dropped.
-    pub swept: Option<(KeyUid, KeyVersion)>,
+    pub swept: Option<KeyVersionId>,
     /// Number of records of existing versions, from [`Change::Reshare`](crate::live::command::Change::Reshare). Holders
     /// acknowledge these; records of new versions are verified one by one.
     pub reshared: u64,

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use quorate_shares::ids::{Epoch, KeyUid, KeyVersion, NodeId, ShareKeyGeneration};
+use quorate_shares::ids::{Epoch, KeyVersionId, NodeId, ShareKeyGeneration};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 use sha2::{Digest, Sha256};
@@ -26,7 +26,7 @@ pub(super) struct Cluster {
     pub(super) rows: BTreeMap<Vec<u8>, Vec<u8>>,
     /// Share keys in the bundle of each member, by generation.
     pub(super) share_keys: BTreeMap<NodeId, BTreeMap<ShareKeyGeneration, [u8; 32]>>,
-    pub(super) keys: BTreeMap<(KeyUid, KeyVersion), [u8; 32]>,
+    pub(super) keys: BTreeMap<KeyVersionId, [u8; 32]>,
     pub(super) present: BTreeSet<NodeId>,
     pub(super) voters: BTreeSet<NodeId>,
     pub(super) learners: BTreeSet<NodeId>,
@@ -304,14 +304,14 @@ impl Cluster {
     pub(super) fn replace(&mut self, number: u8, gone: u64, node: u64) {
         self.apply(invite(number));
         self.apply(Change::Replace { invitation: invitation(number), gone: NodeId(gone) });
-        assert_eq!(self.apply(Change::Join(join_with(number, node))), Outcome::Joined { node: NodeId(node) });
+        assert_eq!(self.apply(Change::Join(join_with(number, node))), Outcome::Registered { node: NodeId(node) });
         self.back(node);
     }
 
     /// Lets node `node` prove an invitation; it is there from then on.
     pub(super) fn prove(&mut self, number: u8, node: u64) {
         self.apply(invite(number));
-        assert_eq!(self.apply(Change::Join(join_with(number, node))), Outcome::Joined { node: NodeId(node) });
+        assert_eq!(self.apply(Change::Join(join_with(number, node))), Outcome::Registered { node: NodeId(node) });
         self.back(node);
     }
 }

@@ -94,7 +94,7 @@ fn a_key_is_ready_when_the_only_epoch_that_it_waited_for_counts_no_more() {
 /// I2 and I5: shares for a holder that is away are sealed to the key that it has. It serves when it is back, and erases the old
 /// key in an epoch that the leader begins by itself.
 #[test]
-fn whoever_was_away_erases_what_it_owes_in_an_epoch_of_its_own() {
+fn a_member_that_was_away_erases_what_it_owes_in_an_epoch_of_its_own() {
     let mut cluster = Cluster::new(6, 4);
     (1..=2).for_each(|number| cluster.create(number));
     cluster.away(3);

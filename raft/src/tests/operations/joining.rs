@@ -13,7 +13,7 @@ use crate::tests::fixture::{found, member, uid};
 
 /// The joiner gets a share of every key, and a piece of every lock, but no piece before it has a lock itself.
 #[test]
-fn whoever_has_joined_holds_a_share_and_a_piece() {
+fn a_node_that_has_joined_holds_a_share_and_a_piece() {
     let mut cluster = Cluster::new(3, 2);
     (1..=3).for_each(|number| cluster.create(number));
     cluster.prove(1, 4);
@@ -84,7 +84,7 @@ fn a_joiner_that_is_silent_is_given_up() {
     assert_eq!(cluster.refused(Change::Join(join_with(2, 4))), Refusal::IdentityTaken { node: NodeId(0) });
     assert_eq!(
         cluster.apply(Change::Join(join_with(2, 5))),
-        Outcome::Joined { node: NodeId(5) },
+        Outcome::Registered { node: NodeId(5) },
         "an id is not used again"
     );
 }
@@ -92,7 +92,7 @@ fn a_joiner_that_is_silent_is_given_up() {
 /// A node that was to be replaced stays if the joiner does not come. It does not stay once it may have been refused, which is
 /// after the joiner's first lock.
 #[test]
-fn a_replacement_is_taken_back_as_long_as_nobody_was_refused() {
+fn a_replacement_is_taken_back_as_long_as_no_node_was_refused() {
     for locked in [false, true] {
         let mut cluster = Cluster::new(4, 3);
         cluster.create(1);
@@ -132,15 +132,15 @@ fn a_replacement_that_is_taken_back_leaves_every_lock_its_pieces() {
 
 /// A replacement costs a share until every version is dealt to the new epoch. If too few holders would remain, every key would
 /// be lost. So it is refused, when it is ordered and again when the joiner comes, because others may have left meanwhile.
-/// Mutated: without the second check, keys can never be dealt again.
+/// Mutated: without the second check, keys can never be reshared.
 #[test]
 fn a_replacement_never_leaves_too_few_shares() {
-    let designate = |gone| Change::Replace { invitation: invitation(1), gone: NodeId(gone) };
+    let replace = |gone| Change::Replace { invitation: invitation(1), gone: NodeId(gone) };
     let few = Refusal::TooFewRemain { remaining: 1, needed: 2 };
     let mut cluster = Cluster::new(3, 2);
     (1..=2).for_each(|number| cluster.create(number));
     cluster.apply(invite(1));
-    cluster.apply(designate(3));
+    cluster.apply(replace(3));
     cluster.begin(50, Operation::Revoke { nodes: [NodeId(1)].into() });
     cluster.settle();
     assert_eq!(cluster.refused(Change::Join(join_with(1, 4))), few);
@@ -151,7 +151,7 @@ fn a_replacement_never_leaves_too_few_shares() {
     // Another one joins first; then there are enough.
     cluster.prove(2, 4);
     cluster.settle();
-    assert_eq!(cluster.apply(Change::Join(join_with(1, 5))), Outcome::Joined { node: NodeId(5) });
+    assert_eq!(cluster.apply(Change::Join(join_with(1, 5))), Outcome::Registered { node: NodeId(5) });
     cluster.back(5);
     cluster.settle();
     assert!(cluster.state.members.keys().eq(&[NodeId(2), NodeId(4), NodeId(5)]), "{:?}", cluster.state.members.keys());

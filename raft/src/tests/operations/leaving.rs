@@ -164,7 +164,7 @@ fn those_who_remain_can_go_on() {
 /// The lock report of a revoked member counts until the operation is over: it says how many other disks a thief of its disk
 /// needs. Mutated: without it, its old disk is called dead although the lock of a smaller cluster still opens it.
 #[test]
-fn the_lock_of_a_revoked_member_is_known_until_all_is_dealt_anew() {
+fn the_lock_of_a_revoked_member_is_known_until_all_is_reshared() {
     let mut cluster = Cluster::new(3, 2);
     cluster.create(1);
     cluster.away(2);

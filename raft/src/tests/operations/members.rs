@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use quorate_shares::ids::{Epoch, KeyUid, KeyVersion, NodeId};
+use quorate_shares::ids::{Epoch, KeyVersion, KeyVersionId, NodeId};
 use quorate_shares::kem::PublicKey;
 use quorate_shares::master::{KeyIdentity, MasterKey};
 use quorate_shares::quorum::Quorum;
@@ -18,7 +18,7 @@ use crate::live::rows::RowKey;
 use crate::tests::fixture::{CLUSTER, uid};
 
 impl Cluster {
-    /// The lock rotation that adds a share key, then its registration.
+    /// The lock renewal that adds a share key, then its registration.
     pub(super) fn draw_share_key(&mut self, node: NodeId) {
         let skgen = self.state.lock_terms(node).and_then(|terms| terms.next_share_key).expect("one is wanted");
         let seed = Secret::random(&mut self.rng);
@@ -62,7 +62,7 @@ impl Cluster {
     }
 
     /// Deals these versions to `epoch` in a batch of their own, and returns the change to propose.
-    pub(super) fn reshared(&mut self, epoch: Epoch, versions: &[(KeyUid, KeyVersion)]) -> Change {
+    pub(super) fn reshared(&mut self, epoch: Epoch, versions: &[KeyVersionId]) -> Change {
         let mut dealer = self.dealer(epoch);
         let dealt = versions.iter().map(|&(uid, version)| {
             let key = MasterKey::from_secret(Secret::take(&mut self.keys[&(uid, version)].clone()));
@@ -74,10 +74,10 @@ impl Cluster {
     }
 
     /// As many of these versions as the leader deals at a time, and only those that the holders that answer can reconstruct.
-    pub(super) fn dealable(&self, versions: &[(KeyUid, KeyVersion)]) -> Vec<(KeyUid, KeyVersion)> {
+    pub(super) fn dealable(&self, versions: &[KeyVersionId]) -> Vec<KeyVersionId> {
         let present: Vec<_> = self.present.iter().map(|node| node.0).collect();
         let active = self.state.active().expect("one epoch always serves").epoch;
-        let opens = |slot: &&(KeyUid, KeyVersion)| self.rebuilt(**slot, active, Some(&present)).is_some();
+        let opens = |slot: &&KeyVersionId| self.rebuilt(**slot, active, Some(&present)).is_some();
         versions.iter().take(self.batch).filter(opens).copied().collect()
     }
 
@@ -122,12 +122,7 @@ impl Cluster {
     }
 
     /// The key from the records on the disk and the share keys of `holders`, all of them if none are named.
-    pub(super) fn rebuilt(
-        &self,
-        slot: (KeyUid, KeyVersion),
-        epoch: Epoch,
-        holders: Option<&[u64]>,
-    ) -> Option<[u8; 32]> {
+    pub(super) fn rebuilt(&self, slot: KeyVersionId, epoch: Epoch, holders: Option<&[u64]>) -> Option<[u8; 32]> {
         let (uid, version) = slot;
         let record = ShareRecord::parse(self.rows.get(&RowKey::Record(uid, version, epoch).to_bytes())?).ok()?;
         let header = BatchHeader::parse(self.rows.get(&RowKey::Header(record.batch).to_bytes())?).ok()?;

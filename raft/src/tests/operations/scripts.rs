@@ -132,7 +132,7 @@ impl Story {
     fn join(&mut self, node: NodeId) -> Told {
         self.tell(|cluster| {
             let joined = cluster.propose(Change::Join(join_with(node.0 as u8, node.0)))?;
-            if joined != (Outcome::Joined { node }) {
+            if joined != (Outcome::Registered { node }) {
                 return Err(format!("{joined:?}, although it is called n{node}").into());
             }
             cluster.back(node.0);

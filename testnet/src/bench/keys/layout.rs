@@ -7,7 +7,7 @@
 use std::mem::size_of;
 
 use quorate_raft::state::{Key, RecordRef, Version};
-use quorate_shares::ids::{KeyName, KeyUid, KeyVersion};
+use quorate_shares::ids::{KeyName, KeyUid, KeyVersion, KeyVersionId};
 
 /// `bench/key-000000`.
 pub(super) const NAME_BYTES: usize = 16;
@@ -59,7 +59,7 @@ pub(super) fn memory() -> usize {
     let versions = LEAF * (size_of::<KeyVersion>() + size_of::<Box<Version>>()) + size_of::<usize>() + 4;
     let version = size_of::<Version>() + size_of::<RecordRef>();
     let name = two_thirds(size_of::<(KeyName, KeyUid)>()) + NAME_BYTES;
-    let request = two_thirds(size_of::<([u8; 16], (KeyUid, KeyVersion))>() + 1);
+    let request = two_thirds(size_of::<([u8; 16], KeyVersionId)>() + 1);
     key + versions + version + name + request
 }
 

@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use quorate_client::wire::Answered;
-use quorate_node::memory::keyring::KeyVersionId;
 use quorate_node::messages::peer::Order;
 use quorate_shares::envelope::Ciphertext;
-use quorate_shares::ids::{KeyName, NodeId};
+use quorate_shares::ids::{KeyName, KeyVersionId, NodeId};
 
 use crate::model::invariants::Watch;
 use crate::model::world::dice::Dice;

@@ -2,8 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use quorate_node::memory::keyring::KeyVersionId;
-use quorate_shares::ids::{KeyName, KeyVersion, NodeId};
+use quorate_shares::ids::{KeyName, KeyVersion, KeyVersionId, NodeId};
 
 use super::Watch;
 use crate::model::node::LEASE;

@@ -2,11 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use quorate_node::memory::keyring::KeyVersionId;
 use quorate_node::vault::Vault;
 use quorate_raft::command::RegisterShareKey;
 use quorate_raft::state::{EpochPhase, State, majority};
-use quorate_shares::ids::{Epoch, NodeId, ShareKeyGeneration};
+use quorate_shares::ids::{Epoch, KeyVersionId, NodeId, ShareKeyGeneration};
 use quorate_shares::kem::PublicKey;
 use quorate_shares::lock::Bundle;
 

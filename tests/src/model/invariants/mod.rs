@@ -53,7 +53,7 @@
 //!
 //! Not seen, because a second guard stands behind the first: a key-check value that is not looked at (commitments), a rotation
 //! from another version and a record of another key (its identity is in the record, in its AAD, and behind its check value), a batch
-//! that is dealt from after its term, an index that `apply` lets be used twice (the dealer counts them), an open phase that admits work
+//! that is dealt from after its term, an index that `apply` lets be used twice (the dealer counts them), an open phase that answers work
 //! (the lease), a state that is content with a lock which keeps too much (the node is not), `apply` that lets a removal strand a member
 //! (the plan waits), an acknowledgement that is taken for one of later records too (there are none), an epoch that is retired
 //! before all know the next one (they ask again), shares of an epoch that is not ACTIVE for one of its holders (no node needs them).
@@ -69,13 +69,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use quorate_node::base::phase::Phase;
 use quorate_node::memory::holder::Holder;
-use quorate_node::memory::keyring::KeyVersionId;
 use quorate_node::vault::Vault;
 use quorate_raft::Membership;
 use quorate_raft::command::{Found, Outcome};
 use quorate_raft::refusal::Refusal;
 use quorate_raft::state::State;
-use quorate_shares::ids::{BatchId, ClusterId, Epoch, KeyName, NodeId, ShareKeyGeneration};
+use quorate_shares::ids::{BatchId, ClusterId, Epoch, KeyName, KeyVersionId, NodeId, ShareKeyGeneration};
 use quorate_shares::lock::Bundle;
 use quorate_shares::seal::Committee;
 use quorate_shares::secret::Secret;

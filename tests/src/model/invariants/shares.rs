@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 
 use quorate_node::memory::holder::ShareRecordInfo;
-use quorate_node::memory::keyring::KeyVersionId;
-use quorate_shares::ids::{Epoch, NodeId};
+use quorate_shares::ids::{Epoch, KeyVersionId, NodeId};
 use quorate_shares::lock::Bundle;
 use quorate_shares::master::{KeyIdentity, MasterKey};
 use quorate_shares::quorum::Quorum;

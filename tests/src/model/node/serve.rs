@@ -5,14 +5,13 @@ use std::sync::Arc;
 use quorate_client::error::Code;
 use quorate_client::wire::{Answered, WireError};
 use quorate_node::base::phase::{RequestClass, answers};
-use quorate_node::memory::keyring::KeyVersionId;
 use quorate_node::memory::lease::good_for_ms;
 use quorate_node::messages::caller::{Caller, Door};
 use quorate_node::messages::peer::{Forwarded, ForwardedRequest, KeyChange, Order, PeerRequest};
 use quorate_raft::state::State;
 use quorate_shares::context::Context as Bound;
 use quorate_shares::envelope::{self, Ciphertext, CiphertextHeader, CiphertextKind, Suite};
-use quorate_shares::ids::{Epoch, KeyName, KeyUid, KeyVersion};
+use quorate_shares::ids::{Epoch, KeyName, KeyUid, KeyVersion, KeyVersionId};
 use quorate_shares::master::EncryptionRoot;
 
 use super::{Asked, Context, Daemon, Out};
@@ -258,12 +257,7 @@ impl Daemon {
         }
     }
 
-    pub(super) fn changed(
-        &mut self,
-        context: &mut Context<'_>,
-        id: u64,
-        made: Result<(KeyUid, KeyVersion), WireError>,
-    ) {
+    pub(super) fn changed(&mut self, context: &mut Context<'_>, id: u64, made: Result<KeyVersionId, WireError>) {
         match made {
             Ok((uid, version)) => {
                 if let Some(job) = self.unlocked_mut().jobs.get_mut(&id) {
@@ -293,7 +287,7 @@ impl Daemon {
 }
 
 /// The newest version that t holders have checked.
-fn newest_ready(state: &State, name: &KeyName) -> Option<(KeyUid, KeyVersion)> {
+fn newest_ready(state: &State, name: &KeyName) -> Option<KeyVersionId> {
     let key = state.key_by_name(name)?;
     Some((key.uid, key.newest_ready()?.version))
 }

@@ -87,7 +87,7 @@ fn member(node: NodeId) -> RosterMember {
         node,
         boot_pk: boot_pk(node),
         op_pk: op_pk(node),
-        standing: Standing { joined: true, voter: true, ..Standing::default() },
+        standing: Standing { member: true, voter: true, ..Standing::default() },
         name: name(node),
         addresses: vec![address(node)],
     }

@@ -65,7 +65,7 @@ fn a_node_joins_while_clients_work() {
 /// T10: growing from three to five, two stolen disks are enough until every lock is made for the new threshold, and
 /// `status` says so; after it they open nothing. Three open everything, as they must.
 ///
-/// The closing rotation is held back at n1 and n2: when nothing but the next epoch can make them renew their locks again, they
+/// The last renewal is held back at n1 and n2: when nothing but the next epoch can make them renew their locks again, they
 /// are started with a pin that cannot be made, and keep the locks that they have. Both disks are stolen with these.
 #[test]
 fn t10_a_larger_cluster_needs_more_disks() {

@@ -205,7 +205,7 @@ fn a_node_that_learns_that_it_was_revoked_holds_no_key_of_its_own() {
 
 /// T46: an unused key is forgotten, although the lease is good.
 #[test]
-fn t46_roots_are_gone_when_nobody_has_used_them_for_a_while() {
+fn t46_roots_are_gone_when_they_were_not_used_for_a_while() {
     let warm = Warm::up("secret_memory = \"mlock\"\n[timing]\nkey_idle_ms = 10000\n");
     if !warm.may_look() {
         return;

@@ -78,7 +78,7 @@ type Answers = Arc<Mutex<Vec<(Instant, Result<(), Error>)>>>;
 /// no client takes it. There is such an answer in some runs (their number is printed); a lease on a clock that stands still
 /// meanwhile fails in all. The client's rule alone: `an_answer_that_comes_after_its_lease_is_not_believed` in client/tests.
 #[test]
-fn t58_nobody_takes_an_answer_of_a_node_that_was_stopped_beyond_its_lease() {
+fn t58_no_client_takes_an_answer_of_a_node_that_was_stopped_beyond_its_lease() {
     const LEASE: Duration = Duration::from_millis(1500);
     const ASKERS: usize = 48;
     let settings = format!("[timing]\nlease_ms = {}\nlease_tick_ms = 300\n", LEASE.as_millis());

@@ -58,7 +58,7 @@ impl Daemon {
         let Some(unlocked) = &mut self.unlocked else { return Ok(()) };
         let open = !self.vault.current().denials.is_empty() && context.now_ms >= self.roster_updated_ms + LOOK_MS;
         let changed = unlocked.members_changed && !context.dice.chance(300);
-        // Before the founding the state has no members, and a joiner may not have applied the entry that admits it.
+        // Before the founding the state has no members, and a joiner may not have applied the entry that lets it in.
         let joins = self.vault.current().founding.is_some();
         if joins || unlocked.state.cluster.is_none() || (!changed && !open) {
             return Ok(());

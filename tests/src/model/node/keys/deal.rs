@@ -6,7 +6,7 @@ use quorate_node::keys::deal::{self, Target};
 use quorate_node::memory::dealer::OpenDealer;
 use quorate_node::messages::peer::{ForwardedReply, KeyChange, PeerRefusal, PeerReply};
 use quorate_raft::command::Change;
-use quorate_shares::ids::{KeyUid, KeyVersion};
+use quorate_shares::ids::KeyVersionId;
 use quorate_shares::master::{KeyIdentity, MasterKey};
 use quorate_shares::seal::Dealer;
 
@@ -169,7 +169,7 @@ impl Daemon {
         &mut self,
         context: &mut Context<'_>,
         id: u64,
-        made: Result<(KeyUid, KeyVersion), WireError>,
+        made: Result<KeyVersionId, WireError>,
     ) {
         let Some(making) = self.unlocked_mut().changes.remove(&id) else { return };
         match making.reply {

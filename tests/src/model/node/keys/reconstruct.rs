@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use quorate_node::base::phase::{RequestClass, answers};
 use quorate_node::keys::reconstruct::{Loaded, is_entitled};
-use quorate_node::memory::keyring::{KeyVersionId, Wipes};
+use quorate_node::memory::keyring::Wipes;
 use quorate_node::messages::peer::{PeerRefusal, PeerReply, PeerRequest, SealedShare, SharesRequest, VERSIONS_MAX};
-use quorate_shares::ids::{Epoch, NodeId};
+use quorate_shares::ids::{Epoch, KeyVersionId, NodeId};
 use quorate_shares::master::KeyIdentity;
 use quorate_shares::quorum::Quorum;
 use quorate_shares::seal::ShareRecord;

@@ -1,9 +1,8 @@
 //! Resharing existing versions to the PENDING epoch: `leader::reshare` and `deal::reshare`.
 
 use quorate_node::keys::reconstruct::Loaded;
-use quorate_node::memory::keyring::KeyVersionId;
 use quorate_raft::command::{Change, RecordBytes, Reshare, Reshared};
-use quorate_shares::ids::Epoch;
+use quorate_shares::ids::{Epoch, KeyVersionId};
 
 use crate::model::node::apply::Purpose;
 use crate::model::node::keys::reconstruct::Want;

@@ -3,11 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use quorate_node::cluster::verify::{self, Tally as Counted};
-use quorate_node::memory::keyring::KeyVersionId;
 use quorate_node::messages::peer::{PeerRefusal, PeerReply, PeerRequest, VerifyRequest};
 use quorate_raft::command::{Change, EpochAck, Ready};
 use quorate_raft::plan::{self, Unverified};
-use quorate_shares::ids::{Epoch, NodeId};
+use quorate_shares::ids::{Epoch, KeyVersionId, NodeId};
 
 use crate::model::node::apply::Purpose;
 use crate::model::node::{Asked, Context, Daemon, Replica};

@@ -150,7 +150,7 @@ impl Daemon {
         });
     }
 
-    /// `held::erase_old`: this process counts its own running time.
+    /// `held::keep`: this process counts its own running time.
     pub(in crate::model::node) fn grace(&mut self, context: &mut Context<'_>) -> Result<(), Killed> {
         if context.now_ms < self.graced_ms + u64::from(GRACE_TICK_S) * 1_000 {
             return Ok(());

@@ -198,7 +198,7 @@ fn t56_a_replacement_of_one_that_opens_for_a_member_that_is_away_waits() {
 /// removal is refused, since only n2 still opens the lock of n3, until `--abandon n3` counts n3 as lost. Then n3 is a member
 /// that can never unlock itself again, and can be removed like any other.
 #[test]
-fn t56_a_member_that_is_counted_as_lost_keeps_nobody_from_leaving() {
+fn t56_a_member_that_is_counted_as_lost_keeps_no_node_from_leaving() {
     let mut cluster = TestCluster::of(Cluster::builder().spares(2).settings(COLD));
     let sealed = seal_many(&cluster, 20);
     lose(&mut cluster, "n3", "n1");

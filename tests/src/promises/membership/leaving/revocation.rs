@@ -112,7 +112,7 @@ async fn offer_snapshot(conn: &Conn) -> Option<BulkError> {
 /// its lock, each request of a session, and the stream of a snapshot, which is no request. The control: as long as the node is a
 /// member, the stream reaches the replica, whose log says that it holds no snapshot.
 #[test]
-fn t16_whoever_stays_hears_nothing_of_a_revoked_node() {
+fn t16_the_other_members_hear_nothing_of_a_revoked_node() {
     let mut cluster =
         TestCluster::of(Cluster::builder().nodes(4).settings("[timing]\nrenew_lock_after_ms = 3600000\n"));
     let copies = tempfile::tempdir().expect("a directory");

@@ -43,7 +43,7 @@ fn refuse_within_a_lease(cluster: &TestCluster, nodes: [&str; 2], sealed: &Seale
 /// its piece of the lock of n5. But both together are too few to open the lock or to reconstruct a key, and neither serves after
 /// its lease. Mutated: a lease that never ends; a lock that one peer opens.
 #[test]
-fn t17_one_that_has_not_heard_of_it_helps_in_vain() {
+fn t17_the_help_of_one_that_has_not_heard_of_it_is_not_enough() {
     let mut cluster = TestCluster::of_nodes(5);
     let sealed = seal_many(&cluster, 10);
     let stay = ["n1", "n2", "n3"];
@@ -134,12 +134,12 @@ fn not_decisive_without(nodes: u8) {
 }
 
 #[test]
-fn t17_of_three_one_alone_revokes_nobody() {
+fn t17_of_three_one_alone_revokes_no_node() {
     not_decisive_without(3);
 }
 
 #[test]
-fn t17_of_four_two_alone_revoke_nobody() {
+fn t17_of_four_two_alone_revoke_no_node() {
     not_decisive_without(4);
 }
 
