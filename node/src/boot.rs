@@ -154,14 +154,16 @@ fn phase_at_start(vault: &Vault) -> Phase {
 
 /// Steps 4 to 8, until this node learns that it was revoked.
 async fn run_until_revoked(node: &Arc<Node>) -> Result<(), BootError> {
-    if !node.with_vault(|vault| vault.flags.revoked).unwrap_or_default() {
-        tokio::select! {
-            ended = run_steps(node) => return ended,
-            () = revocation::awaited(node) => {}
-        }
+    loop {
+        let revoked = match node.with_vault(|vault| vault.flags.revoked) {
+            Some(true) => node.enrolment(),
+            _ => tokio::select! {
+                ended = run_steps(node) => return ended,
+                revoked = revocation::awaited(node) => revoked,
+            },
+        };
+        revocation::stay_revoked(node, &revoked).await;
     }
-    revocation::stay_revoked(node).await;
-    Ok(())
 }
 
 /// Steps 4 to 8, from whatever the vault holds to serving. Serves without end.
@@ -202,18 +204,15 @@ async fn run_steps(node: &Arc<Node>) -> Result<(), BootError> {
 /// Steps 5 to 7: the bundle from the peers, or new keys while founding; then the replicated state. `None` if a join was
 /// refused and the node begins again at step 4.
 async fn unlock_and_open(node: &Arc<Node>) -> Result<Option<Replica>, BootError> {
-    let (founding, locked) =
-        node.with_vault(|vault| (vault.founding.is_some(), vault.lock.is_some())).unwrap_or_default();
-    if node.enrolment().identity.own_keys().is_none() {
-        if locked {
-            // 5: ask the peers until the bundle opens; they answer even while they are locked themselves.
-            node.enter(Phase::Locked);
-            node.enrolment().identity.unlock(unlock::run(node).await?);
-        } else if founding {
-            node.enrolment().identity.unlock(founding::draw_keys());
-        } else {
-            return Err(UnlockError::NoLock.into());
-        }
+    let Some((founding, locked)) = node.with_vault(|vault| (vault.founding.is_some(), vault.lock.is_some())) else {
+        return Ok(None);
+    };
+    if locked && node.enrolment().identity.own_keys().is_none() {
+        // 5: ask the peers until the bundle opens; they answer even while they are locked themselves.
+        node.enter(Phase::Locked);
+        node.enrolment().identity.unlock(unlock::run(node).await?);
+    } else if !locked && !founding {
+        return Err(UnlockError::NoLock.into());
     }
     if !founding {
         // 6: the replicated state, under the storage key of the bundle.
@@ -241,9 +240,6 @@ async fn unlock_and_open(node: &Arc<Node>) -> Result<Option<Replica>, BootError>
     founding::resume(node).await.map_err(|error| BootError::Failed(error.to_string()))?;
     node.enter(Phase::Joining);
     node.offer();
-    if !locked {
-        founding::register_self(node).await.map_err(|error| BootError::Failed(error.to_string()))?;
-    }
     match founding::run(node).await {
         Ok(replica) => Ok(Some(replica)),
         Err(FoundError::Refused(reason)) => {
@@ -352,5 +348,40 @@ mod tests {
             ended = unlock_and_open(&node) => panic!("no member takes it in: {:?}", ended.map(drop)),
         }
         node.replica().expect("open").shutdown().await;
+    }
+
+    /// An operator gives another invitation while the node begins. Mutated: if the start takes a vault that is just replaced for a
+    /// vault without founding and lock, the process ends.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_start_waits_while_the_vault_is_replaced() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let founding = || {
+            let key = InvitationKey::of(&Secret::random(&mut random::system()));
+            let inviter = Inviter { boot_pk: member(1).boot_pk, address: member(1).addresses[0].clone() };
+            let role = Role::Founder(Invited { key, inviters: vec![inviter] });
+            vault::Founding { attempt: 0, name: member(2).name, addresses: member(2).addresses, role }
+        };
+        let mut vault = Vault::new(CLUSTER, Secret::random(&mut random::system()));
+        vault.founding = Some(founding());
+        let node = node_of(dir.path(), vault);
+        let (here, new, (tell, told)) = (Arc::clone(&node), founding(), std::sync::mpsc::channel());
+        let replace = std::thread::spawn(move || {
+            here.replace_vault(move |seed, _| {
+                tell.send(()).expect("told");
+                Ok::<_, ()>(Some(Vault { founding: Some(new), ..Vault::new(ClusterId([2; 16]), seed) }))
+            })
+        });
+        told.recv().expect("it holds the vault");
+        tokio::select! {
+            ended = unlock_and_open(&node) => panic!("the start ends: {:?}", ended.map(drop)),
+            () = node_joins(&node, ClusterId([2; 16])) => {}
+        }
+        assert_eq!(replace.join().expect("no panic").expect("durable"), Ok(true));
+    }
+
+    async fn node_joins(node: &Node, cluster: ClusterId) {
+        while (node.cluster(), node.phase()) != (cluster, Phase::Joining) {
+            tokio::task::yield_now().await;
+        }
     }
 }

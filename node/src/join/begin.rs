@@ -11,7 +11,6 @@ use quorate_shares::split::Threshold;
 use tracing::info;
 
 use crate::base::clock::wall_ms;
-use crate::base::phase::Phase;
 use crate::base::random;
 use crate::join::registry;
 use crate::node::Node;
@@ -113,9 +112,6 @@ pub async fn join(node: &Arc<Node>, invitation: &str) -> Result<(), WireError> {
         .trim()
         .parse()
         .map_err(|error: InvitationError| WireError::new(Code::BadRequest, error.to_string()).hint(error.hint()))?;
-    if node.phase() == Phase::Revoked {
-        return Err(revoked());
-    }
     let (key, cluster) = (invitation.key(), invitation.cluster);
     let id = key.id();
     let new = founding(node, 0, Role::Founder(Invited { key, inviters: invitation.inviters }))?;
@@ -123,6 +119,9 @@ pub async fn join(node: &Arc<Node>, invitation: &str) -> Result<(), WireError> {
         let mut vault = Vault::new(cluster, seed);
         vault.founding = Some(new);
         let Some(present) = present else { return Ok(Some(vault)) };
+        if present.flags.revoked {
+            return Err(revoked());
+        }
         match present.founding.as_ref().map(|founding| &founding.role) {
             Some(Role::Founder(invited) | Role::Joiner(invited)) if invited.key.id() == id => Ok(None),
             Some(Role::Founder(_) | Role::Joiner(_)) if present.lock.is_none() => {
@@ -143,11 +142,14 @@ async fn replace_vault(
 ) -> Result<bool, WireError> {
     let here = Arc::clone(node);
     let taken = tokio::task::spawn_blocking(move || here.replace_vault(next)).await;
-    let taken = taken.map_err(|panicked| WireError::new(Code::Storage, panicked.to_string()))?;
+    let taken = taken.map_err(|panicked| {
+        node.fail(format!("the vault could not be written: {panicked}"));
+        WireError::new(Code::Storage, panicked.to_string())
+    })?;
     let is_new = taken.map_err(|error| WireError::new(Code::Storage, error.to_string()).hint(error.hint()))??;
     if is_new {
         // At once. Until the boot loop comes here, the status would still say `uninitialised`.
-        node.enter(Phase::Joining);
+        node.enter_joining();
     }
     Ok(is_new)
 }
@@ -172,12 +174,21 @@ pub fn revoked() -> WireError {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::node::testing::node_of;
-    use crate::vault::inspect;
-    use crate::vault::invitation::Inviter;
+    use std::path::Path;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::thread;
+
+    use futures::FutureExt;
     use quorate_shares::ids::NodeId;
     use tokio::task::JoinSet;
+
+    use super::*;
+    use crate::base::phase::Phase;
+    use crate::join::founding;
+    use crate::node::testing::node_of;
+    use crate::peers::revocation;
+    use crate::vault::inspect;
+    use crate::vault::invitation::Inviter;
 
     /// Tasks that write under the enrolment that ends.
     const WRITERS: u64 = 8;
@@ -188,18 +199,30 @@ mod tests {
         Invitation { cluster: ClusterId([cluster; 16]), secret, inviters: vec![inviter] }
     }
 
+    /// A node that joins a cluster, and has not got far.
+    async fn joining(dir: &Path) -> Arc<Node> {
+        let node = node_of(dir, Vault::new(ClusterId([1; 16]), Secret::random(&mut random::system())));
+        let first = invitation(1);
+        let invited = Invited { key: first.key(), inviters: first.inviters };
+        let made = super::founding(&node, 3, Role::Founder(invited)).expect("an address");
+        node.update_vault(|vault| vault.founding = Some(made)).await.expect("durable");
+        node.enter(Phase::Joining);
+        node
+    }
+
+    /// Gives `node` an invitation to another cluster.
+    async fn join_another(node: &Arc<Node>, cluster: u8) -> Result<(), WireError> {
+        join(node, &invitation(cluster).text().expect("a text")).await
+    }
+
     /// Each round joins another cluster while tasks of the enrolment before still write to the vault. Mutated: if the vault is
     /// written first and the enrolment is replaced later, the keys of such a task lie in the vault of the other cluster. There
     /// the same ids are other nodes.
     #[tokio::test(flavor = "multi_thread")]
     async fn work_of_the_last_invitation_writes_nothing_into_the_vault_of_the_next() {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let node = node_of(dir.path(), Vault::new(ClusterId([1; 16]), Secret::random(&mut random::system())));
+        let node = joining(dir.path()).await;
         let seed = node.enrolment().identity.boot_seed();
-        let first = invitation(1);
-        let invited = Invited { key: first.key(), inviters: first.inviters };
-        let made = founding(&node, 3, Role::Founder(invited)).expect("an address");
-        node.update_vault(|vault| vault.founding = Some(made)).await.expect("durable");
 
         for cluster in 2..22 {
             let before = node.enrolment();
@@ -232,6 +255,110 @@ mod tests {
             assert!(vault.identity.boot_seed.same_as(&seed) && node.fatal().borrow().is_none());
             let discarded = node.discard_vault(&before, "refused").expect("nothing to remove");
             assert!(!discarded && node.has_vault(), "a late refusal of the last invitation means the last vault");
+        }
+    }
+
+    /// Mutated: with a look at the enrolment that was read before the vault was replaced, a node that starts finds no vault, and
+    /// ends.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_node_never_seems_to_have_no_vault_while_it_is_replaced() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let node = joining(dir.path()).await;
+        let over = Arc::new(AtomicBool::new(false));
+        let looker = {
+            let (node, over) = (Arc::clone(&node), Arc::clone(&over));
+            thread::spawn(move || {
+                let mut looks = 0;
+                while !over.load(Ordering::Relaxed) {
+                    assert!(node.has_vault(), "after {looks} looks");
+                    looks += 1;
+                }
+                looks
+            })
+        };
+        for cluster in 2..32 {
+            let write = tokio::spawn({
+                let node = Arc::clone(&node);
+                async move { node.update_vault(|vault| vault.held_for_mut(NodeId(1)).away_s += 1).await }
+            });
+            join_another(&node, cluster).await.expect("it is taken");
+            write.await.expect("no panic").expect("it is written into one vault or the other");
+        }
+        over.store(true, Ordering::Relaxed);
+        assert!(looker.join().expect("it always has one") > 30, "the control");
+    }
+
+    /// The cluster revokes the node at the moment at which an operator gives it another invitation. Mutated: without the look at the
+    /// flag, the next vault is born revoked, and the command waits for ever.
+    #[tokio::test]
+    async fn a_revoked_node_takes_no_other_invitation() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let node = joining(dir.path()).await;
+        node.update_vault(|vault| vault.flags.revoked = true).await.expect("durable");
+        assert_eq!(join_another(&node, 9).await.expect_err("it stays revoked").code, Code::Denied);
+        assert_eq!(inspect(dir.path()).expect("a vault").identity.cluster, ClusterId([1; 16]));
+    }
+
+    /// The boot loop may be faster than the command. Mutated: a command that enters Joining in any phase makes a node that serves
+    /// stay in Joining for ever.
+    #[tokio::test]
+    async fn a_command_does_not_set_a_phase_back() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let node = joining(dir.path()).await;
+        for phase in [Phase::Open, Phase::Revoked] {
+            node.enter(phase);
+            join_another(&node, 9).await.expect("it is taken");
+            assert_eq!(node.phase(), phase);
+        }
+        let fresh = tempfile::tempdir().expect("a temporary directory");
+        let fresh = node_of(fresh.path(), Vault::new(ClusterId([1; 16]), Secret::random(&mut random::system())));
+        assert!(fresh.discard_vault(&fresh.enrolment(), "refused").expect("removes it"));
+        join_another(&fresh, 9).await.expect("it is taken");
+        assert_eq!(fresh.phase(), Phase::Joining, "the control");
+    }
+
+    /// Another invitation comes at the moment at which the node draws its keys. Mutated: if only the start of the node draws them, it
+    /// says "no keys" for ever.
+    #[tokio::test]
+    async fn keys_are_drawn_for_the_invitation_that_counts() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let node = joining(dir.path()).await;
+        let last = node.enrolment();
+        join_another(&node, 9).await.expect("it is taken");
+        last.identity.unlock(founding::draw_keys());
+        let drawn = async {
+            while node.enrolment().identity.own_keys().is_none() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            _ = founding::run(&node) => panic!("no cluster is there"),
+            drawn = tokio::time::timeout(Duration::from_secs(30), drawn) => drawn.expect("keys are drawn"),
+        }
+    }
+
+    /// What peers of the last cluster say counts for the last vault only. Mutated: without `biased` the next vault is flagged in
+    /// half of the rounds; if `stay_revoked` waits for ever after a refusal, no later invitation leads anywhere.
+    #[tokio::test]
+    async fn a_revocation_from_the_last_cluster_means_the_last_vault() {
+        for refused in [false, true].repeat(8) {
+            let dir = tempfile::tempdir().expect("a temporary directory");
+            let node = joining(dir.path()).await;
+            let last = node.enrolment();
+            let awaited = revocation::awaited(&node);
+            tokio::pin!(awaited);
+            assert!(awaited.as_mut().now_or_never().is_none());
+            last.revocation.accept();
+            match refused {
+                true => assert!(node.discard_vault(&last, "refused").expect("removes it")),
+                false => join_another(&node, 9).await.expect("it is taken"),
+            }
+            assert!(awaited.now_or_never().is_none(), "it was about the last one");
+            let over = revocation::stay_revoked(&node, &last);
+            tokio::time::timeout(Duration::from_secs(30), over).await.expect("it ends, and the node begins again");
+            assert!(
+                node.phase() != Phase::Revoked && !node.with_vault(|vault| vault.flags.revoked).unwrap_or_default()
+            );
         }
     }
 }

@@ -42,8 +42,23 @@ const ROUND: Duration = Duration::from_millis(200);
 /// How long a peer may take to answer.
 const PEER: Duration = Duration::from_secs(3);
 
-/// Draws a node's own keys: op key, storage key and first share key.
-pub fn draw_keys() -> Bundle {
+/// Draws a node's own keys, unless it has them or a lock that holds them: op key, storage key and first share key.
+///
+/// # Errors
+/// If the vault cannot be written.
+async fn draw_keys_once(node: &Arc<Node>, enrolment: &Arc<Enrolment>) -> Result<(), FoundError> {
+    let is_locked = enrolment.with_vault(|vault| vault.lock.is_some());
+    if is_locked == Some(false) && enrolment.identity.own_keys().is_none() {
+        enrolment.identity.unlock(draw_keys());
+        // The op key is new.
+        node.offer();
+        register_self(node, enrolment).await?;
+    }
+    Ok(())
+}
+
+/// A bundle of new keys.
+pub(crate) fn draw_keys() -> Bundle {
     let rng = &mut random::system();
     Bundle {
         op_seed: Secret::random(rng),
@@ -56,17 +71,17 @@ pub fn draw_keys() -> Bundle {
 ///
 /// # Errors
 /// If the vault cannot be written.
-pub async fn register_self(node: &Arc<Node>) -> Result<(), FoundError> {
+async fn register_self(node: &Node, enrolment: &Arc<Enrolment>) -> Result<(), FoundError> {
     // The other founders keep the id that they know.
-    if !node.with_vault(|vault| registry::view(vault).is_some()).unwrap_or_default() {
+    if !enrolment.with_vault(|vault| registry::view(vault).is_some()).unwrap_or_default() {
         return Ok(());
     }
-    let Some(Registration { boot_pk, op_pk, share_pk, name, addresses }) = registration(&node.enrolment()) else {
+    let Some(Registration { boot_pk, op_pk, share_pk, name, addresses }) = registration(enrolment) else {
         return Ok(());
     };
     let me = FounderKeys { node: FIRST_FOUNDER, boot_pk, op_pk, share_pk, name, addresses };
-    node.enrolment().identity.set_id(FIRST_FOUNDER);
-    let register = node.update_vault(move |vault| {
+    enrolment.identity.set_id(FIRST_FOUNDER);
+    let register = node.update_vault_of(Arc::clone(enrolment), move |vault| {
         // After a restart the locked first founder asks for its pieces under this id.
         vault.identity.node = Some(FIRST_FOUNDER);
         registry::register_self(vault, me);
@@ -127,6 +142,7 @@ pub async fn run(node: &Arc<Node>) -> Result<Replica, FoundError> {
     loop {
         // The vault may be discarded meanwhile. What was learned for it must not be written into the next one.
         let enrolment = node.enrolment();
+        draw_keys_once(node, &enrolment).await?;
         let learned = match learn(node, &enrolment).await {
             Err(FoundError::Refused(reason)) => {
                 let discarded = node.discard_vault(&enrolment, reason);

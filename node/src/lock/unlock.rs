@@ -291,30 +291,16 @@ mod tests {
     use super::*;
     use crate::base::random;
     use crate::messages::peer::Hello;
-    use crate::node::testing::{bundle, member, node_of};
+    use crate::node::testing::{bundle, dialled_by, member, node_of};
     use crate::peers::session;
     use crate::vault::{RosterMember, Vault};
     use bytes::Bytes;
     use quorate_client::conn::{Handler, Reply};
-    use quorate_client::identity::{Identity, dial, server_config};
+    use quorate_client::identity::{Identity, server_config};
     use quorate_shares::ids::ClusterId;
     use quorate_shares::lock::LockPeer;
 
     const CLUSTER: ClusterId = ClusterId([1; 16]);
-
-    /// A connection that `peer` dials. Returns the end that was dialled, then the end of `peer`, which answers with `handler`.
-    async fn dialled_by(peer: &Identity, protocol: Protocol, handler: Option<Arc<dyn Handler>>) -> (Conn, Conn) {
-        let any = "127.0.0.1:0".parse().expect("an address");
-        let me = Identity::random();
-        let config = server_config(&me, Some(&me), &Protocol::ALL);
-        let server = quinn::Endpoint::server(config, any).expect("a socket");
-        let client = quinn::Endpoint::client(any).expect("a socket");
-        let address = server.local_addr().expect("bound");
-        let accept = async { server.accept().await.expect("a connection").await.expect("a handshake") };
-        let dial = dial(&client, address, peer, me.public(), protocol, ASK);
-        let (accepted, dialled) = tokio::join!(accept, dial);
-        (Conn::start(accepted, None), Conn::start(dialled.expect("connects"), handler))
-    }
 
     /// The running n2: when it is pinged, the entry that denies it is appended here.
     struct Denied(Arc<Node>);
@@ -407,7 +393,7 @@ mod tests {
         let node = node_of(dir.path(), vault);
         let believed = timeout(Duration::from_secs(30), async {
             tokio::select! {
-                () = revocation::awaited(&node) => {}
+                _ = revocation::awaited(&node) => {}
                 _ = gather_pieces(&node, &lock, &params) => panic!("no peer gives a piece"),
             }
         });

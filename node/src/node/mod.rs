@@ -30,6 +30,7 @@ use quorate_raft::Replica;
 use quorate_shares::ids::{ClusterId, NodeId, NodeName};
 use quorate_shares::secret::Secret;
 use tokio::sync::watch;
+use tokio::task::JoinError;
 use tracing::{error, warn};
 
 use crate::base::background::Background;
@@ -143,7 +144,7 @@ impl Node {
     ) -> Result<Result<bool, E>, VaultError> {
         let _one = self.enrolling.lock();
         let before = self.enrolment();
-        // Held until the new enrolment is there: the node never seems to have no vault.
+        // Held until the new enrolment is there.
         let mut present = before.hold_vault();
         let next = match next(before.identity.boot_seed(), present.as_ref().map(VaultFile::current)) {
             Ok(Some(next)) => next,
@@ -193,7 +194,7 @@ impl Node {
     }
 
     pub fn has_vault(&self) -> bool {
-        self.enrolment().has_vault()
+        self.with_vault(|_| ()).is_some()
     }
 
     /// The cluster; all zeros before there is a vault. Before that it is not used.
@@ -233,7 +234,18 @@ impl Node {
 
     /// Reads from the vault; `None` before there is one.
     pub fn with_vault<R>(&self, read: impl FnOnce(&Vault) -> R) -> Option<R> {
-        self.enrolment().with_vault(read)
+        self.with_present_vault(|vault| vault.as_ref().map(|vault| read(vault.current())))
+    }
+
+    /// Waits while the vault is replaced: a node that has a vault never seems to have none.
+    fn with_present_vault<R>(&self, body: impl FnOnce(&mut Option<VaultFile>) -> R) -> R {
+        loop {
+            let enrolment = self.enrolment();
+            let mut vault = enrolment.hold_vault();
+            if vault.is_some() || Arc::ptr_eq(&enrolment, &self.enrolment()) {
+                return body(&mut vault);
+            }
+        }
     }
 
     /// Changes the vault. The change is durable when this returns. An error of the medium stops the node.
@@ -244,7 +256,9 @@ impl Node {
         self: &Arc<Self>,
         change: impl FnOnce(&mut Vault) -> R + Send + 'static,
     ) -> Result<R, VaultError> {
-        self.update_vault_of(self.enrolment(), change).await
+        let here = Arc::clone(self);
+        let update = move || here.with_present_vault(|vault| vault.as_mut().map(|vault| vault.update(change)));
+        self.updated(tokio::task::spawn_blocking(update).await)
     }
 
     /// [`Node::update_vault`] for an enrolment that may be over by then.
@@ -256,11 +270,15 @@ impl Node {
         enrolment: Arc<Enrolment>,
         change: impl FnOnce(&mut Vault) -> R + Send + 'static,
     ) -> Result<R, VaultError> {
-        match tokio::task::spawn_blocking(move || enrolment.update_vault(change)).await {
+        self.updated(tokio::task::spawn_blocking(move || enrolment.update_vault(change)).await)
+    }
+
+    fn updated<R>(&self, updated: Result<Option<Result<R, VaultError>>, JoinError>) -> Result<R, VaultError> {
+        match updated {
             Ok(Some(updated)) => {
                 updated.inspect_err(|error| self.fail(format!("the vault could not be written: {error}")))
             }
-            // No failure of the node: the vault was just removed after a refused join.
+            // No failure of the node: the vault was removed after a refused join, or replaced.
             Ok(None) => Err(VaultError::Broken),
             Err(panicked) => {
                 self.fail(format!("the vault could not be written: {panicked}"));
@@ -294,6 +312,13 @@ impl Node {
     /// follows.
     pub fn enter(&self, to: Phase) {
         if self.serving.change_phase(|_| to) {
+            self.offer();
+        }
+    }
+
+    /// Leaves Uninitialised, because the node has a vault now. If it has gone on meanwhile, nothing changes.
+    pub fn enter_joining(&self) {
+        if self.serving.change_phase(|phase| if phase == Phase::Uninitialised { Phase::Joining } else { phase }) {
             self.offer();
         }
     }

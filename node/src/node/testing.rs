@@ -2,8 +2,10 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use quorate_client::conn::{Conn, Handler, Reply};
+use quorate_client::identity::{Identity, Protocol, dial, server_config};
 use quorate_shares::ids::{NodeId, ShareKeyGeneration};
 use quorate_shares::lock::{Bundle, ShareKey, StorageKey};
 use quorate_shares::secret::Secret;
@@ -14,6 +16,9 @@ use crate::base::random;
 use crate::node::Node;
 use crate::vault::disk::DataDir;
 use crate::vault::{RosterMember, Standing, Vault, VaultFile};
+
+/// How long a connection on this machine may take.
+const DIAL: Duration = Duration::from_secs(30);
 
 struct Silent;
 
@@ -69,4 +74,18 @@ pub(crate) fn node_of(dir: &Path, vault: Vault) -> Arc<Node> {
     });
     node.adopt_vault(file);
     node
+}
+
+/// A connection that `peer` dials. Returns the end that was dialled, then the end of `peer`, which answers with `handler`.
+pub(crate) async fn dialled_by(peer: &Identity, protocol: Protocol, handler: Option<Arc<dyn Handler>>) -> (Conn, Conn) {
+    let any = "127.0.0.1:0".parse().expect("an address");
+    let me = Identity::random();
+    let config = server_config(&me, Some(&me), &Protocol::ALL);
+    let server = quinn::Endpoint::server(config, any).expect("a socket");
+    let client = quinn::Endpoint::client(any).expect("a socket");
+    let address = server.local_addr().expect("bound");
+    let accept = async { server.accept().await.expect("a connection").await.expect("a handshake") };
+    let dial = dial(&client, address, peer, me.public(), protocol, DIAL);
+    let (accepted, dialled) = tokio::join!(accept, dial);
+    (Conn::start(accepted, None), Conn::start(dialled.expect("connects"), handler))
 }

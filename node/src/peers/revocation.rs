@@ -57,23 +57,30 @@ pub fn note_attestation(enrolment: &Enrolment, peer: NodeId, shown: RosterLogId)
     }
 }
 
-/// Returns once this node believes that it was revoked from the cluster of its present vault.
-pub async fn awaited(node: &Node) {
+/// Returns the present enrolment, once this node believes that it was revoked from its cluster.
+pub async fn awaited(node: &Node) -> Arc<Enrolment> {
     let mut enrolments = node.enrolments();
     loop {
         let enrolment = Arc::clone(&enrolments.borrow_and_update());
         tokio::select! {
-            () = enrolment.revocation.accepted() => return,
+            biased;
             // The attestations for the earlier vault were about another cluster. The sender lives as long as the node.
             _ = enrolments.changed() => {}
+            () = enrolment.revocation.accepted() => return enrolment,
         }
     }
 }
 
-/// Puts the node out of service for ever. Never returns.
-pub async fn stay_revoked(node: &Arc<Node>) {
+/// Puts the node, which was revoked from the cluster of `enrolment`, out of service for ever. It returns only if that enrolment is
+/// over: its join was refused, or an operator gave another invitation.
+pub async fn stay_revoked(node: &Arc<Node>, enrolment: &Arc<Enrolment>) {
     // Noted first: after a crash in the next lines the node must still know that it was revoked.
-    if node.update_vault(|vault| vault.flags.revoked = true).await.is_err() {
+    let noted = node.update_vault_of(Arc::clone(enrolment), |vault| vault.flags.revoked = true);
+    if noted.await.is_err() {
+        if !Arc::ptr_eq(enrolment, &node.enrolment()) {
+            return;
+        }
+        // The disk failed, and the node stops.
         return std::future::pending().await;
     }
     node.enter(Phase::Revoked);

@@ -35,12 +35,12 @@ const REDIAL: (Duration, Duration) = (Duration::from_millis(50), Duration::from_
 const FLUSHED: Duration = Duration::from_secs(1);
 
 /// Checks the hello of a peer on a connection that the peer opened, and registers the session. If that is not possible although
-/// the peer did nothing wrong, it closes the connection with the reason. A second living process of the peer, or a disk that went
-/// back in time, raises an alarm.
+/// the peer did nothing wrong, it closes the connection with the reason, and returns `false`. A second living process of the peer,
+/// or a disk that went back in time, raises an alarm.
 ///
 /// # Errors
 /// [`PeerRefusal`].
-pub async fn accept_hello(node: &Node, enrolment: &Enrolment, conn: &Conn, hello: &Hello) -> Result<(), PeerRefusal> {
+pub async fn accept_hello(node: &Node, enrolment: &Enrolment, conn: &Conn, hello: &Hello) -> Result<bool, PeerRefusal> {
     if let Some(refusal) = enrolment.roster.turned_away(&conn.peer().key) {
         return Err(refusal);
     }
@@ -59,12 +59,13 @@ pub async fn accept_hello(node: &Node, enrolment: &Enrolment, conn: &Conn, hello
     }
     note_hello(node, enrolment, hello)?;
     let session = Session::new(enrolment.identity.cluster(), hello.node, hello.boot_nonce, conn.clone());
-    if let Err(reason) = sessions.register(me, &session) {
+    let registered = sessions.register(me, &session);
+    if let Err(reason) = registered {
         conn.close(close::REPLACED, reason);
     }
     // The peer may have been denied since its key was compared with the roster.
     enrolment.close_sessions_with_strangers();
-    Ok(())
+    Ok(registered.is_ok())
 }
 
 /// Reports to every peer each second what is flushed to this node's disk. Never returns.

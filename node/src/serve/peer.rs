@@ -72,9 +72,10 @@ impl Handler for PeerDoor {
 
     fn bulk(&self, _conn: &Conn, bulk: BulkReceiver) -> BoxFuture<'static, ()> {
         let (node, from, greeted) = (Arc::clone(&self.node), self.peer, self.greeted.load(Ordering::Acquire));
-        let denied = self.enrolment.roster.current().op_key_of(from).is_none();
+        let trusted =
+            !self.enrolment.peers.sessions.is_ended() && self.enrolment.roster.current().op_key_of(from).is_some();
         Box::pin(async move {
-            if greeted && !denied {
+            if greeted && trusted {
                 crate::peers::raft_link::receive_snapshot(&node, from, bulk).await;
             }
         })

@@ -89,6 +89,10 @@ pub fn check(
     is_greeted: bool,
     request: &PeerRequest,
 ) -> Result<Pace, PeerRefusal> {
+    // `from` was a member of another cluster: the peer kept its connection, and has not said hello until now.
+    if enrolment.peers.sessions.is_ended() {
+        return Err(PeerRefusal::NotAMember);
+    }
     // The member may have been denied since the session began. Requests that are being answered lose their answers with the
     // session.
     if let Some(refusal) = enrolment.roster.turned_away(&conn.peer().key) {
@@ -140,8 +144,9 @@ async fn run(node: &Arc<Node>, asked: &Asked<'_>, request: PeerRequest) -> Resul
     let Asked { from, enrolment, conn, greeted, body } = *asked;
     match request {
         PeerRequest::Hello(hello) => {
-            session::accept_hello(node, enrolment, conn, &hello).await?;
-            greeted.store(true, Ordering::Release);
+            if session::accept_hello(node, enrolment, conn, &hello).await? {
+                greeted.store(true, Ordering::Release);
+            }
             Ok(PeerReply::Hello(node.hello()))
         }
         PeerRequest::Ping => Ok(PeerReply::Pong),
@@ -206,4 +211,48 @@ async fn run(node: &Arc<Node>, asked: &Asked<'_>, request: PeerRequest) -> Resul
 
 fn replica(node: &Node) -> Result<Replica, PeerRefusal> {
     node.replica().ok_or_else(|| PeerRefusal::Phase(node.phase().to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::random;
+    use crate::messages::caller::Door;
+    use crate::messages::peer::{ForwardedRequest, Hello};
+    use crate::node::testing::{dialled_by, member, node_of};
+    use crate::vault::Vault;
+    use quorate_client::identity::{Identity, Protocol};
+    use quorate_shares::ids::ClusterId;
+    use quorate_shares::secret::Secret;
+
+    /// A node joins one cluster and then, by another invitation, the next. A member of the first one kept its connection, and says
+    /// hello only now. Mutated: without the look at the end of the enrolment it seals the node of the other cluster.
+    #[tokio::test]
+    async fn a_peer_of_the_last_cluster_orders_nothing_in_the_next() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let op = Identity::random();
+        let mut vault = Vault::new(ClusterId([1; 16]), Secret::random(&mut random::system()));
+        vault.identity.node = Some(NodeId(1));
+        vault.roster.members = vec![member(1), member(2), member(3)];
+        vault.roster.members[1].op_pk = op.public().0;
+        let node = node_of(dir.path(), vault);
+        node.enter(crate::base::phase::Phase::Open);
+        let last = node.enrolment();
+        let (conn, _theirs) = dialled_by(&op, Protocol::Peer, None).await;
+        let (greeted, from) = (AtomicBool::new(false), NodeId(2));
+        let hello = || PeerRequest::Hello(Hello { node: from, boot_nonce: [8; 32], flushed: None });
+        assert!(check(&node, &last, from, &conn, false, &hello()).is_ok(), "the control: it is a member of the first");
+
+        let next = |seed, _: Option<&Vault>| Ok::<_, ()>(Some(Vault::new(ClusterId([9; 16]), seed)));
+        assert_eq!(node.replace_vault(next).expect("durable"), Ok(true));
+        assert!(matches!(check(&node, &last, from, &conn, false, &hello()), Err(PeerRefusal::NotAMember)));
+        // The hello was checked a moment before the first enrolment ended.
+        let asked = Asked { from, enrolment: &last, conn: &conn, greeted: &greeted, body: b"" };
+        let _ = answer(&node, asked, hello()).await;
+        assert!(!greeted.load(Ordering::Acquire) && !conn.is_open(), "it is not greeted, and its connection ends");
+        let caller = Caller::root(&[7; 32], Door::Client, "127.0.0.1:4711".parse().expect("an address"));
+        let seal = ForwardedRequest::Seal { sealed: true };
+        let seal = PeerRequest::Forwarded(Box::new(Forwarded { caller, request: seal }));
+        assert!(matches!(check(&node, &last, from, &conn, true, &seal), Err(PeerRefusal::NotAMember)));
+    }
 }
