@@ -141,25 +141,34 @@ fn act(dir: &Path, verb: Verb, out: &mut dyn Write) -> Result<(), Error> {
 }
 
 fn up(dir: &Path, nodes: u8, spares: u8, out: &mut dyn Write) -> Result<(), Error> {
-    let cluster = match Directory::at(dir)?.manifest()? {
-        None => Cluster::builder().directory(dir).nodes(nodes).spares(spares).detached().found()?,
+    let (cluster, serving) = match Directory::at(dir)?.manifest()? {
+        None => {
+            let cluster = Cluster::builder().directory(dir).nodes(nodes).spares(spares).detached().found()?;
+            let serving = cluster.names();
+            (cluster, serving)
+        }
         Some(_) => {
             let mut cluster = Cluster::attach(dir)?;
             if !cluster.directory().client_file().exists() {
-                let reason = "its founding did not finish".to_owned();
+                cluster.terminate_all()?;
+                let reason = "its founding did not finish; what ran of it is stopped now".to_owned();
                 return Err(Error::Directory { path: dir.to_owned(), reason });
             }
             cluster.start_all()?;
-            cluster.wait_all_serving()?;
-            cluster
+            let (serving, revoked) = cluster.wait_all_serving_or_revoked()?;
+            for name in revoked {
+                say(out, &format!("{name} was revoked or removed, and stays out of service"))?;
+            }
+            (cluster, serving)
         }
     };
-    say(out, &what_to_try(&cluster)?)
+    say(out, &what_to_try(&cluster, &serving)?)
 }
 
 /// A block of commands that works as it is pasted, from any directory.
-fn what_to_try(cluster: &Cluster) -> Result<String, Error> {
+fn what_to_try(cluster: &Cluster, serving: &[String]) -> Result<String, Error> {
     let directory = cluster.directory();
+    let first = serving.first().map_or("n1", String::as_str);
     let [path, client_file, token] = [directory.path(), &directory.client_file(), &directory.token()]
         .map(|path| quoted(&path.display().to_string()));
     Ok(format!(
@@ -169,9 +178,9 @@ fn what_to_try(cluster: &Cluster) -> Result<String, Error> {
          quorate status\n  \
          quorate key create demo\n  \
          echo hello | quorate encrypt demo | tee hello.qrt\n  \
-         quorate-testnet --dir {path} kill n1 && quorate decrypt hello.qrt\n\n\
+         quorate-testnet --dir {path} kill {first} && quorate decrypt hello.qrt\n\n\
          `quorate-testnet --dir {path} down` stops it; `up` in place of `down` starts what is down.",
-        cluster.names().join(", "),
+        serving.join(", "),
         quoted(&programs()?),
     ))
 }

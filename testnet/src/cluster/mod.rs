@@ -340,6 +340,22 @@ impl Cluster {
         self.wait_serving(&names.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
+    /// Waits until every node serves, or says that it was revoked. Returns the names of those that serve, and of the others.
+    ///
+    /// # Errors
+    /// As [`Cluster::wait_serving`].
+    pub fn wait_all_serving_or_revoked(&mut self) -> Result<(Vec<String>, Vec<String>), Error> {
+        let (mut serving, mut revoked) = (Vec::new(), Vec::new());
+        for name in self.names() {
+            let phase = self.watch(&name, Phase::Serving.as_str(), |cluster| {
+                let phase = cluster.status(&name).ok()?.public.phase;
+                matches!(phase, Phase::Serving | Phase::Revoked).then_some(phase)
+            })?;
+            if phase == Phase::Serving { serving.push(name) } else { revoked.push(name) }
+        }
+        Ok((serving, revoked))
+    }
+
     /// Waits until a node is in `phase`.
     ///
     /// # Errors

@@ -101,6 +101,22 @@ fn what_a_new_cluster_prints_works_in_any_directory() {
     // The block has killed n1.
     assert_eq!(stopped, format!("stopped n2, n3, the relay; their files stay in {}\n", place.display()));
     assert_eq!(run("down"), format!("nothing was running in {}\n", place.display()));
+
+    // A revoked node does not keep the others from their work.
+    run("up");
+    let cluster = Cluster::attach(&place).expect("it runs");
+    cluster.run(["node", "revoke", "n1", "--yes"], b"").expect("revoked");
+    run("down");
+    let told = run("up");
+    assert!(told.starts_with("n1 was revoked or removed, and stays out of service\nn2, n3 serve."), "{told}");
+    assert!(told.contains(" kill n2 &&"), "{told}");
+    // A founding that did not finish leaves nothing that runs.
+    fs::remove_file(cluster.directory().client_file()).expect("ours");
+    let mut up = Command::new(&quorate_testnet);
+    up.arg("up").arg("--dir").arg(&place);
+    let unfinished = Tool::start(up, b"").expect("runs").outcome(PATIENCE).expect("ends");
+    assert!(unfinished.code == Some(1) && unfinished.stderr.contains("did not finish"), "{}", unfinished.stderr);
+    assert_eq!(run("down"), format!("nothing was running in {}\n", place.display()));
 }
 
 /// A line of shell without its comment.
