@@ -129,12 +129,12 @@ async fn open(node: &Arc<Node>, enrolment: &Arc<Enrolment>, peer: NodeId) -> Res
     let connection = dial(&node.endpoint, &addresses, &op, key, Protocol::Peer, DIAL).await?;
     let greeted = Arc::new(AtomicBool::new(false));
     let conn = Conn::start(connection, Some((node.peer_handler)(node, enrolment, peer, &greeted)));
-    let greeted = greet(node, enrolment, peer, &conn, &greeted).await;
-    if let Err(reason) = &greeted {
+    let registered = greet(node, enrolment, peer, &conn, &greeted).await;
+    if let Err(reason) = &registered {
         // For the other side an open connection may already be a session.
         conn.close(close::DONE, reason);
     }
-    greeted
+    registered
 }
 
 /// Says hello on a connection that this node dialled, and registers the session if the answer is valid.

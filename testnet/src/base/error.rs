@@ -23,9 +23,11 @@ pub enum Error {
         stderr: String,
     },
     /// A daemon ended by itself.
-    #[error("{node} has ended; the end of its log:\n{log}")]
+    #[error("{node} has ended ({how}); the end of its log:\n{log}")]
     Ended {
         node: String,
+        /// Its exit code, or the signal that killed it.
+        how: String,
         /// The last lines that it wrote.
         log: String,
     },

@@ -400,16 +400,25 @@ impl Cluster {
         let what = format!("{name}: {what}");
         let found = wait_until(what, PATIENCE, || match self.is_running(name) {
             Ok(true) => probe(self).map(Ok),
-            Ok(false) => Some(Err(Error::Ended { node: name.to_owned(), log: self.end_of_log(name) })),
+            Ok(false) => Some(Err(self.ended(name))),
             Err(error) => Some(Err(error)),
         });
         found?
     }
 
-    fn end_of_log(&self, name: &str) -> String {
-        let log = fs::read(self.directory.log(name)).unwrap_or_default();
-        let log = String::from_utf8_lossy(&log);
-        let lines: Vec<_> = log.lines().collect();
-        lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..].join("\n")
+    /// The error for a node that has ended by itself.
+    fn ended(&mut self, name: &str) -> Error {
+        let place = self.manifest.place(name).ok();
+        let status = place.and_then(|place| self.processes[place].as_mut()?.ended());
+        let how = status.map_or_else(|| "it is not known how".to_owned(), |status| status.to_string());
+        let log = match fs::read(self.directory.log(name)) {
+            Ok(log) => {
+                let log = String::from_utf8_lossy(&log);
+                let lines: Vec<_> = log.lines().collect();
+                lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..].join("\n")
+            }
+            Err(error) => format!("(it cannot be read: {error})"),
+        };
+        Error::Ended { node: name.to_owned(), how, log }
     }
 }
