@@ -26,7 +26,7 @@ test: setup      ## Run every test: about 20 minutes on two cores
 	@cargo build --workspace --bins --quiet
 	cargo test --workspace
 
-soak: setup      ## Run the long random tests, about two hours, and print seeds and figures
+soak: setup      ## Run the long random tests, two to three hours, and print seeds and figures
 	.ci/soak
 
 bench: setup     ## Measure what Quorate costs, in one table, some minutes
