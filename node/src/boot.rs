@@ -11,7 +11,7 @@ use quorate_raft::{Replica, Stored};
 use quorate_shares::arena;
 use quorate_shares::secret::Secret;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tracing::{info, warn};
 
 use crate::base::background::Background;
@@ -114,14 +114,16 @@ pub async fn run(config: Config) -> Result<(), BootError> {
         node.enter(phase);
     }
     let socket = local::listen(&node)?;
-    let listening = tokio::spawn(listen::run(Arc::clone(&node)));
+    let mut listening = tokio::spawn(listen::run(Arc::clone(&node)));
     // In every phase: if a founder crashes many times, its peers hold lock keys that nothing else would erase.
-    tokio::spawn(held::keep(Arc::clone(&node)));
+    let mut keeping = tokio::spawn(held::keep(Arc::clone(&node)));
 
     let mut fatal = node.fatal();
     let stopped = tokio::select! {
         result = run_until_revoked(&node) => result,
         () = stop.signalled() => Ok(()),
+        reason = end_of("accepting connections", &mut listening) => Err(BootError::Failed(reason)),
+        reason = end_of("erasing old lock keys", &mut keeping) => Err(BootError::Failed(reason)),
         failed = fatal.wait_for(Option::is_some) => {
             let reason = failed.ok().and_then(|reason| reason.clone());
             Err(BootError::Failed(reason.map_or_else(|| "the node failed".to_owned(), |reason| reason.to_string())))
@@ -134,11 +136,18 @@ pub async fn run(config: Config) -> Result<(), BootError> {
     node.endpoint.close(quorate_client::conn::close::SHUTDOWN.into(), b"the node stops");
     let _ = tokio::time::timeout(GOODBYE, node.endpoint.wait_idle()).await;
     listening.abort();
+    keeping.abort();
     if let Some(replica) = node.replica() {
         // Joins every thread that holds the database: a thread that still runs when the process ends would abort it.
         replica.shutdown().await;
     }
     stopped
+}
+
+/// The reason to stop, once a task has ended that should run as long as the node: it panicked.
+async fn end_of(task: &str, handle: &mut JoinHandle<()>) -> String {
+    let how = handle.await.map_or_else(|panicked| panicked.to_string(), |()| "it returned".to_owned());
+    format!("{task} has ended: {how}")
 }
 
 /// The phase of a node that starts with this vault.
@@ -383,5 +392,16 @@ mod tests {
         while (node.cluster(), node.phase()) != (cluster, Phase::Joining) {
             tokio::task::yield_now().await;
         }
+    }
+
+    /// Mutated: without the wait for the task, its panic is heard by no one, and old lock keys stay for ever.
+    #[tokio::test]
+    async fn a_task_that_panics_is_a_reason_to_stop() {
+        let mut panics = tokio::spawn(async { panic!("of this test") });
+        let reason = end_of("erasing old lock keys", &mut panics).await;
+        assert!(reason.starts_with("erasing old lock keys has ended: ") && reason.contains("of this test"), "{reason}");
+        let mut runs = tokio::spawn(std::future::pending());
+        let running = tokio::time::timeout(Duration::from_millis(50), end_of("a task", &mut runs)).await;
+        assert!(running.is_err(), "the control: it runs");
     }
 }
