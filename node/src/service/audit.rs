@@ -13,7 +13,8 @@ use quorate_shares::ids::KeyName;
 use tracing::{Level, debug, enabled};
 
 use crate::messages::caller::{Caller, Door};
-use crate::service::{Resource, crypto};
+use crate::service::Resource;
+use crate::service::handlers::crypto;
 
 const TARGET: &str = "quorate::audit";
 

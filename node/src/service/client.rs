@@ -19,10 +19,8 @@ use crate::base::phase::{RequestClass, answers};
 use crate::memory::lease;
 use crate::messages::caller::Door;
 use crate::node::Node;
-use crate::service::{
-    Call, Needs, RequestRow, Resource, audit, caller, crypto, forward, keys, leased_until, membership, nodes,
-    not_serving,
-};
+use crate::service::handlers::{crypto, keys, membership, nodes};
+use crate::service::{Call, Needs, RequestRow, Resource, audit, caller, forward, leased_until, not_serving};
 
 /// A request without a deadline of its own gets this one, and none gets more.
 const DEADLINE_MAX: Duration = Duration::from_secs(60);

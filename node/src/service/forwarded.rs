@@ -14,7 +14,8 @@ use crate::lock::absence;
 use crate::messages::caller::{Caller, Principal};
 use crate::messages::peer::{ForwardedReply, ForwardedRequest, KeyChange, Order, PeerRefusal};
 use crate::node::Node;
-use crate::service::{Resource, audit, keys};
+use crate::service::handlers::keys;
+use crate::service::{Resource, audit};
 
 /// The name of a request that another member forwards, as it stands in the table of clients, and what it is about.
 fn row(request: &ForwardedRequest) -> (&'static str, Resource<'_>) {

@@ -11,7 +11,7 @@
 //! ([`stranger`]). All but the last have a table without a catch-all arm: an operation that is added is one variant, one row and
 //! one function, and the compiler names each place that lacks it.
 //!
-//! Handlers stand by topic: [`crypto`], [`keys`], [`membership`], [`nodes`].
+//! The handlers for clients stand by topic in [`handlers`].
 
 pub mod caller;
 
@@ -20,10 +20,7 @@ pub mod machine;
 pub mod member;
 pub mod stranger;
 
-pub mod crypto;
-pub mod keys;
-pub mod membership;
-pub mod nodes;
+pub mod handlers;
 
 mod audit;
 mod forward;

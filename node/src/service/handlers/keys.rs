@@ -60,7 +60,7 @@ async fn change(call: Call<'_>, change: KeyChange) -> Answer {
 
 /// The leader's side of [`create`] and [`rotate`]. It runs on a task of its own: a key that is half made must be finished even
 /// when the client goes away.
-pub(super) async fn made_here(
+pub(in crate::service) async fn made_here(
     node: &Arc<Node>,
     replica: &Replica,
     change: KeyChange,
