@@ -11,12 +11,14 @@ use quorate_raft::{Replica, Stored};
 use quorate_shares::arena;
 use quorate_shares::secret::Secret;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tracing::{info, warn};
 
 use crate::base::background::Background;
 use crate::base::config::{Config, SecretMemory};
 use crate::base::endpoint;
+use crate::base::log::Log;
 use crate::base::phase::Phase;
 use crate::base::random;
 use crate::cluster::{alarms, leader, replica, roster_update, verify};
@@ -64,6 +66,9 @@ pub enum BootError {
     /// Something failed while running.
     #[error("{0}")]
     Failed(String),
+    /// A task that nothing replaces has panicked.
+    #[error("{0}")]
+    Panicked(String),
 }
 
 impl BootError {
@@ -83,15 +88,18 @@ impl BootError {
             }
             Self::Threads(_) => "check the limits on threads and file descriptors",
             Self::Failed(_) => "the reason is in the log above; fix the cause, then start quorated again",
+            Self::Panicked(_) => {
+                "this is a fault of Quorate: report it with the last lines of the log; quorated can be started again"
+            }
         }
     }
 }
 
-/// Runs a node until it is told to stop.
+/// Runs a node until it is told to stop, and says in its alarms what `log` has suffered.
 ///
 /// # Errors
 /// Why it cannot start, or had to stop.
-pub async fn run(config: Config) -> Result<(), BootError> {
+pub async fn run(config: Config, log: &Log) -> Result<(), BootError> {
     let mut stop = Stop::new();
     // 1: one process per directory.
     let dir = DataDir::open(&config.data)?;
@@ -114,29 +122,32 @@ pub async fn run(config: Config) -> Result<(), BootError> {
         node.enter(phase);
     }
     let socket = local::listen(&node)?;
-    let mut listening = tokio::spawn(listen::run(Arc::clone(&node)));
-    // In every phase: if a founder crashes many times, its peers hold lock keys that nothing else would erase.
-    let mut keeping = tokio::spawn(held::keep(Arc::clone(&node)));
+    let mut running = JoinSet::new();
+    running.spawn(run_until_revoked(Arc::clone(&node)));
+    let tasks = [
+        tokio::spawn(listen::run(Arc::clone(&node))),
+        // In every phase: if a founder crashes many times, its peers hold lock keys that nothing else would erase.
+        tokio::spawn(held::keep(Arc::clone(&node))),
+        tokio::spawn(alarms::watch_log(Arc::clone(&node), log.clone())),
+    ];
 
-    let mut fatal = node.fatal();
+    let (mut panics, mut fatal) = (log.panics().subscribe(), node.fatal());
     let stopped = tokio::select! {
-        result = run_until_revoked(&node) => result,
+        biased;
+        // Whichever task it was: none of them dies unheard.
+        reason = reason_in(&mut panics, |panics| panics.fatal.clone()) => Err(BootError::Panicked(reason)),
+        reason = reason_in(&mut fatal, |reason| reason.as_deref().map(str::to_owned)) => Err(BootError::Failed(reason)),
+        Some(ended) = running.join_next() => ended.unwrap_or_else(|died| Err(BootError::Panicked(died.to_string()))),
         () = stop.signalled() => Ok(()),
-        reason = end_of("accepting connections", &mut listening) => Err(BootError::Failed(reason)),
-        reason = end_of("erasing old lock keys", &mut keeping) => Err(BootError::Failed(reason)),
-        failed = fatal.wait_for(Option::is_some) => {
-            let reason = failed.ok().and_then(|reason| reason.clone());
-            Err(BootError::Failed(reason.map_or_else(|| "the node failed".to_owned(), |reason| reason.to_string())))
-        }
     };
     info!("stopping");
+    let _ = tokio::time::timeout(GOODBYE, running.shutdown()).await;
     node.forget_keys();
     socket.close();
     node.peers().sessions.close_all("the node stops");
     node.endpoint.close(quorate_client::conn::close::SHUTDOWN.into(), b"the node stops");
     let _ = tokio::time::timeout(GOODBYE, node.endpoint.wait_idle()).await;
-    listening.abort();
-    keeping.abort();
+    tasks.iter().for_each(JoinHandle::abort);
     if let Some(replica) = node.replica() {
         // Joins every thread that holds the database: a thread that still runs when the process ends would abort it.
         replica.shutdown().await;
@@ -144,10 +155,17 @@ pub async fn run(config: Config) -> Result<(), BootError> {
     stopped
 }
 
-/// The reason to stop, once a task has ended that should run as long as the node: it panicked.
-async fn end_of(task: &str, handle: &mut JoinHandle<()>) -> String {
-    let how = handle.await.map_or_else(|panicked| panicked.to_string(), |()| "it returned".to_owned());
-    format!("{task} has ended: {how}")
+/// Waits until `reason` finds one.
+async fn reason_in<T>(watched: &mut watch::Receiver<T>, reason: impl Fn(&T) -> Option<String>) -> String {
+    loop {
+        if let Some(reason) = reason(&watched.borrow_and_update()) {
+            return reason;
+        }
+        if watched.changed().await.is_err() {
+            // What could have a reason is gone.
+            std::future::pending::<()>().await;
+        }
+    }
 }
 
 /// The phase of a node that starts with this vault.
@@ -162,7 +180,8 @@ fn phase_at_start(vault: &Vault) -> Phase {
 }
 
 /// Steps 4 to 8, until this node learns that it was revoked.
-async fn run_until_revoked(node: &Arc<Node>) -> Result<(), BootError> {
+async fn run_until_revoked(node: Arc<Node>) -> Result<(), BootError> {
+    let node = &node;
     loop {
         let revoked = match node.with_vault(|vault| vault.flags.revoked) {
             Some(true) => node.enrolment(),
@@ -392,16 +411,5 @@ mod tests {
         while (node.cluster(), node.phase()) != (cluster, Phase::Joining) {
             tokio::task::yield_now().await;
         }
-    }
-
-    /// Mutated: without the wait for the task, its panic is heard by no one, and old lock keys stay for ever.
-    #[tokio::test]
-    async fn a_task_that_panics_is_a_reason_to_stop() {
-        let mut panics = tokio::spawn(async { panic!("of this test") });
-        let reason = end_of("erasing old lock keys", &mut panics).await;
-        assert!(reason.starts_with("erasing old lock keys has ended: ") && reason.contains("of this test"), "{reason}");
-        let mut runs = tokio::spawn(std::future::pending());
-        let running = tokio::time::timeout(Duration::from_millis(50), end_of("a task", &mut runs)).await;
-        assert!(running.is_err(), "the control: it runs");
     }
 }

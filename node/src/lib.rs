@@ -2,6 +2,7 @@
 //!
 //! Each folder answers one question. The modules stand in reading order, from parts that need no node to the start of the
 //! daemon. A folder imports only from itself and from folders above it in this list. A test checks that.
+#![warn(clippy::print_stderr)] // what a daemon says goes through its log
 
 // Parts that need no node: clocks, configuration, randomness, limits.
 pub mod base;

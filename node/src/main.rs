@@ -1,43 +1,49 @@
 //! `quorated`: the daemon of Quorate.
 
-use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
 use quorate_node::base::config::{Config, ConfigError, Flags};
+use quorate_node::base::log::{LAST_LINES, Log};
 use quorate_node::boot;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     // Other users must not read any file or socket that this process makes.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    // Without a descriptor or a thread for it there is no place left to say why.
+    let Ok(log) = Log::to_stderr() else { return ExitCode::FAILURE };
+    let code = run(&log);
+    log.flush(LAST_LINES);
+    code
+}
+
+fn run(log: &Log) -> ExitCode {
     let config = match Config::load(Flags::parse()) {
         Ok(config) => config,
         Err(error) => {
-            print_error(&error, None);
+            say_error(log, &error, None);
             return ExitCode::from(2);
         }
     };
-    let filter = match filter() {
-        Ok(filter) => filter,
+    match filter() {
+        Ok(filter) => log.install(filter),
         Err(error) => {
-            print_error(&error, Some("a level, as in info, or levels for parts, as in info,openraft=error"));
+            say_error(log, &error, Some("a level, as in info, or levels for parts, as in info,openraft=error"));
             return ExitCode::from(2);
         }
-    };
-    let stderr = std::io::stderr;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_ansi(stderr().is_terminal()).init();
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            print_error(&error, Some("check the limits on threads and file descriptors"));
+            say_error(log, &error, Some("check the limits on threads and file descriptors"));
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(boot::run(config)) {
+    match runtime.block_on(boot::run(config, log)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            print_error(&error, Some(error.hint()));
+            say_error(log, &error, Some(error.hint()));
             ExitCode::FAILURE
         }
     }
@@ -51,8 +57,8 @@ fn filter() -> Result<EnvFilter, ConfigError> {
         .map_err(|error| ConfigError::Invalid { setting: "QUORATE_LOG", reason: error.to_string() })
 }
 
-/// Prints the error with its causes, then the hint.
-fn print_error(error: &dyn std::error::Error, hint: Option<&str>) {
+/// Says the error with its causes, then the hint.
+fn say_error(log: &Log, error: &dyn std::error::Error, hint: Option<&str>) {
     let mut text = error.to_string();
     for cause in std::iter::successors(error.source(), |cause| cause.source()) {
         let cause = cause.to_string();
@@ -61,8 +67,8 @@ fn print_error(error: &dyn std::error::Error, hint: Option<&str>) {
             text = format!("{text}: {cause}");
         }
     }
-    eprintln!("quorated: {text}");
+    log.line(format!("quorated: {text}\n").as_bytes());
     if let Some(hint) = hint {
-        eprintln!("hint: {hint}");
+        log.line(format!("hint: {hint}\n").as_bytes());
     }
 }

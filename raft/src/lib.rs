@@ -22,6 +22,7 @@
 //! ```
 //!
 //! The storage keys are the only secrets here: share records are sealed to their holders before they come here.
+#![warn(clippy::print_stderr)] // what a daemon says goes through its log
 
 mod live;
 mod types;

@@ -9,6 +9,7 @@
 //! | [`lock`] | how the peers of a node lock its own keys |
 //! | [`envelope`], [`context`] | what a ciphertext is |
 
+#![warn(clippy::print_stderr)] // what a daemon says goes through its log
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 

@@ -18,9 +18,12 @@
 //! A connection stays open until one side closes it or becomes silent. Then every call in flight ends with
 //! [`CallError::Closed`]. If a peer does not read, callers wait, at most until their deadline.
 //!
+//! The work for one request is marked ([`is_answering`]): if it panics, the peer is told that its request failed.
+//!
 //! This module does *not* retry, choose a node, or decide what a peer may do. It does not wipe the buffers of messages
 //! in transit; QUIC does not wipe its own either.
 
+mod answering;
 mod bulk;
 mod outbox;
 mod serve;
@@ -39,6 +42,7 @@ use parking_lot::Mutex;
 use quorate_shares::secret::Secret;
 use tokio::sync::{OnceCell, oneshot};
 
+pub use answering::{answering, answering_later, is_answering};
 pub use bulk::{BULK_CHUNK_BYTES_MAX, BULK_HEADER_BYTES_MAX, BulkError, BulkReceiver, BulkSender};
 
 pub use crate::frame::Limits;

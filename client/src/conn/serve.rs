@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
+use super::answering::{answering, answering_later};
 use super::bulk::BulkReceiver;
 use super::outbox::Outbox;
 use super::{BoxFuture, Conn, Handler, IN_FLIGHT_MAX, Lane, Reply, close};
@@ -59,7 +60,7 @@ async fn serve(
         }
         (LANE, Some(_)) => conn.close(close::PROTOCOL, "a second stream for one lane"),
         (BULK, _) => match within(patience, BulkReceiver::begin(send, receive)).await {
-            Some(Ok(bulk)) => handler.bulk(&conn, bulk).await,
+            Some(Ok(bulk)) => answering_later(handler.bulk(&conn, bulk)).await,
             Some(Err(_)) => {}
             None => conn.close(close::DENIED, SLOW),
         },
@@ -108,7 +109,7 @@ async fn serve_lane(
             FrameKind::Request if work.running.lock().len() >= IN_FLIGHT_MAX => {
                 (frame.id, work.push(FrameKind::Busy, frame.id, &[]).await)
             }
-            FrameKind::Request => match handler.handle(&conn, frame.body) {
+            FrameKind::Request => match answering(|| handler.handle(&conn, frame.body)) {
                 Reply::Inline(answer) => {
                     staged = true;
                     (frame.id, work.stage(frame.id, &answer).await)
@@ -174,7 +175,7 @@ struct OwedAnswer {
 
 impl OwedAnswer {
     async fn send(mut self, answer: BoxFuture<Vec<u8>>) {
-        let answer = answer.await;
+        let answer = answering_later(answer).await;
         self.sent = self.work.stage(self.id, &answer).await.is_ok();
         self.work.outbox.flush();
     }

@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
 use tracing::warn;
 
+use crate::base::log::Log;
 use crate::memory::alarms::{ALARMS_MAX, Which, is_meant};
 use crate::node::Node;
 use crate::vault::disk;
@@ -31,6 +32,8 @@ const FILE_BYTES_MAX: usize = 1 << 20;
 const FILE_NAME: &str = "alarms";
 /// How soon a failed write is tried again.
 const AGAIN: Duration = Duration::from_secs(10);
+/// How often the log is looked at.
+const LOG_EVERY: Duration = Duration::from_secs(5);
 
 #[derive(Serialize, Deserialize)]
 enum Stored {
@@ -62,6 +65,37 @@ pub async fn keep(node: Arc<Node>) {
                 sleep(AGAIN).await;
             }
         }
+    }
+}
+
+/// Raises an alarm when lines of the log are lost, and when a request ends in a panic. Never returns.
+pub async fn watch_log(node: Arc<Node>, log: Log) {
+    let mut seen = LogSeen::default();
+    loop {
+        sleep(LOG_EVERY).await;
+        seen.look(&node, &log);
+    }
+}
+
+/// What the log had suffered when it was looked at last.
+#[derive(Default)]
+struct LogSeen {
+    lost: u64,
+    requests: u64,
+}
+
+impl LogSeen {
+    fn look(&mut self, node: &Node, log: &Log) {
+        let (lost, panics) = (log.lost(), log.panics().borrow().clone());
+        if lost > self.lost {
+            let message = format!("the log of {} cannot be written, and lines are missing in it", node.name());
+            node.alarm("log_lost", node.id(), message);
+        }
+        if panics.requests > self.requests {
+            let newest = panics.newest.unwrap_or_default();
+            node.alarm("request_panicked", node.id(), format!("a request to {} ended in {newest}", node.name()));
+        }
+        *self = Self { lost, requests: panics.requests };
     }
 }
 
@@ -112,4 +146,49 @@ fn path(node: &Node) -> PathBuf {
 pub async fn disarm(node: &Arc<Node>, which: &Which) -> Result<(), WireError> {
     node.alarms.close(|alarm| is_meant(which, alarm));
     store(node).await.map_err(|reason| WireError::new(Code::Storage, format!("alarms are not durable: {reason}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use quorate_shares::ids::ClusterId;
+    use quorate_shares::secret::Secret;
+
+    use super::*;
+    use crate::base::random;
+    use crate::node::testing::node_of;
+    use crate::vault::Vault;
+
+    /// Mutated: if what was seen is not remembered, an alarm that was disarmed comes back although nothing happened.
+    #[tokio::test]
+    async fn a_log_that_loses_lines_and_a_request_that_panics_are_alarms_once() {
+        struct Full;
+        impl io::Write for Full {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                Err(io::ErrorKind::StorageFull.into())
+            }
+
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let node = node_of(dir.path(), Vault::new(ClusterId([1; 16]), Secret::random(&mut random::system())));
+        let log = Log::start(Full).expect("a thread");
+        let codes = || node.alarms.open().into_iter().map(|alarm| alarm.code).collect::<Vec<_>>();
+        let mut seen = LogSeen::default();
+        seen.look(&node, &log);
+        assert!(codes().is_empty(), "the control");
+
+        log.line(b"lost\n");
+        log.flush(Duration::from_secs(30));
+        seen.look(&node, &log);
+        assert_eq!(codes(), ["log_lost"]);
+        log.panics().send_modify(|panics| (panics.requests, panics.newest) = (1, Some("a panic at here".to_owned())));
+        seen.look(&node, &log);
+        assert_eq!(codes(), ["log_lost", "request_panicked"]);
+        assert!(node.alarms.open()[1].message.contains("a panic at here"));
+        node.alarms.close(|_| true);
+        seen.look(&node, &log);
+        assert!(codes().is_empty(), "nothing has happened since");
+    }
 }

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use futures::future::{BoxFuture, FutureExt, Shared};
 use lru::LruCache;
 use parking_lot::Mutex;
+use quorate_client::conn::answering_later;
 use quorate_shares::error::QuorumError;
 use quorate_shares::ids::{KeyVersionId, NodeId};
 use quorate_shares::master::EncryptionRoot as Root;
@@ -196,11 +197,11 @@ impl Keyring {
     ) -> Flight {
         let keyring = Arc::clone(self);
         let wipes = self.roots.wipes();
-        let task = tokio::spawn(async move {
+        let task = tokio::spawn(answering_later(async move {
             let loaded = load.await.map(Arc::new);
             keyring.end_flight(key_version, &loaded, wipes);
             loaded
-        });
+        }));
         let keyring = Arc::clone(self);
         let joined = task.map(move |joined| {
             joined.unwrap_or_else(|_| {

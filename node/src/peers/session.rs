@@ -170,7 +170,11 @@ async fn greet(
 
 /// Logs that a peer refused this node, and raises an alarm if the reason needs an operator.
 fn note_refusal(node: &Node, peer: NodeId, refusal: &PeerRefusal) {
-    warn!(%peer, %refusal, "refused by a peer");
+    match node.phase() {
+        // Founders refuse each other until all know all.
+        Phase::Joining => debug!(%peer, %refusal, "refused by a peer"),
+        _ => warn!(%peer, %refusal, "refused by a peer"),
+    }
     if matches!(refusal, PeerRefusal::DuplicateSession | PeerRefusal::StorageWentBack) {
         let message = format!("{} refuses this node: {refusal}", node.name_of(peer));
         node.alarm("refused_by_peer", node.id(), message);

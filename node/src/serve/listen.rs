@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use quorate_client::conn::{Conn, Handler, close};
+use quorate_client::conn::{Conn, Handler, answering_later, close};
 use quorate_client::identity::{self, Protocol};
 use tokio::sync::Semaphore;
 use tracing::{debug, warn};
@@ -37,7 +37,7 @@ pub async fn run(node: Arc<Node>) {
             continue;
         };
         let (node, guests) = (Arc::clone(&node), Arc::clone(&guests));
-        tokio::spawn(async move {
+        tokio::spawn(answering_later(async move {
             match incoming.await {
                 Ok(connection) => {
                     drop(place);
@@ -45,7 +45,7 @@ pub async fn run(node: Arc<Node>) {
                 }
                 Err(error) => debug!(%error, "handshake failed"),
             }
-        });
+        }));
     }
 }
 

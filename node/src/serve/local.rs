@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use quorate_client::conn::answering_later;
 use quorate_client::error::Code;
 use quorate_client::frame::{self, Frame, FrameKind, FrameReader};
 use quorate_client::wire::{self, AdminProgress, AdminRequest, WireError};
@@ -92,12 +93,12 @@ pub fn listen(node: &Arc<Node>) -> Result<Socket, SocketError> {
                 }
             };
             let node = Arc::clone(&node);
-            tokio::spawn(async move {
+            tokio::spawn(answering_later(async move {
                 if let Err(error) = serve(&node, stream).await {
                     debug!(%error, "local connection");
                 }
                 drop(place);
-            });
+            }));
         }
     });
     Ok(Socket { path, task })

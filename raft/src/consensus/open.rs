@@ -138,11 +138,12 @@ async fn follow_raft(
         });
         leadership.send_if_modified(|last| std::mem::replace(last, now) != now);
         match running {
-            Ok(()) | Err(openraft::errors::Fatal::Stopped) => {}
+            Ok(()) => {}
+            Err(openraft::errors::Fatal::Stopped) => return,
             Err(error) => return fatal.raise(&error.to_string()),
         }
         if metrics.changed().await.is_err() {
-            return;
+            return fatal.raise("raft ended without a reason");
         }
     }
 }

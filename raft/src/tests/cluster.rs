@@ -98,6 +98,26 @@ async fn a_replica_that_was_away_catches_up_by_log_and_by_snapshot() {
     cluster.stop().await;
 }
 
+/// A panic of openraft's own task is a fatal failure; a shutdown is none. Mutated: if the end of the metrics is ignored, the replica
+/// seems to run, and answers nothing for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_of_raft_stops_the_node() {
+    let cluster = Cluster::start(1, Timing::default()).await;
+    let replica = cluster.replica(1);
+    let mut fatal = replica.fatal();
+    assert!(fatal.borrow().is_none(), "the control: it runs");
+    let panicked = replica.inner.raft.with_raft_state(|_| panic!("of this test")).await;
+    assert!(panicked.is_err());
+    let reason = fatal.wait_for(Option::is_some).await.expect("raised").clone().expect("a reason");
+    assert!(reason.contains("raft"), "{reason}");
+    drop(replica);
+    cluster.close(1).await;
+    cluster.open(1).await;
+    let fatal = cluster.replica(1).fatal();
+    cluster.stop().await;
+    assert!(fatal.borrow().is_none());
+}
+
 /// Mutated once: with the counter left alone in `truncate_after`, this fails.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_that_is_cut_off_answers_nothing_and_its_entries_are_truncated() {

@@ -1,7 +1,8 @@
-/* Loaded into a daemon before libc (LD_PRELOAD), to do to it what a machine may do: move a clock, or end at a chosen
- * moment. It changes nothing that the daemon decides; without its variables it does nothing at all.
+/* Loaded into a daemon before libc (LD_PRELOAD), to do to it what a machine may do: move a clock, break it, or end
+ * at a chosen moment. It changes nothing that the daemon decides; without its variables it does nothing at all.
  *
  *   SHIM_CLOCKS    a file of two numbers, 64 bits each: nanoseconds by which CLOCK_REALTIME and CLOCK_BOOTTIME are off
+ *   SHIM_BREAKS    a file; once it is there, CLOCK_MONOTONIC fails now and then on the threads of the runtime, which panic
  *   SHIM_DIE_AT    at which sync of a file, from 1, the process is killed: right after the file is durable
  *   SHIM_DIE_IN    count only syncs of files whose path contains this
  *   SHIM_DIED_AT   a file that then says at which sync of which file that was
@@ -10,7 +11,9 @@
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -25,7 +28,7 @@
 
 static const int64_t *clocks;
 static long die_at, syncs;
-static const char *die_in = "", *died_at = "/dev/null", *orders;
+static const char *die_in = "", *died_at = "/dev/null", *orders, *breaks;
 
 __attribute__((constructor)) static void begin(void)
 {
@@ -40,6 +43,7 @@ __attribute__((constructor)) static void begin(void)
 	die_in = getenv("SHIM_DIE_IN") ? getenv("SHIM_DIE_IN") : die_in;
 	died_at = getenv("SHIM_DIED_AT") ? getenv("SHIM_DIED_AT") : died_at;
 	orders = getenv("SHIM_ORDERS");
+	breaks = getenv("SHIM_BREAKS");
 }
 
 /* -- clocks */
@@ -49,11 +53,25 @@ static void *next(const char *name)
 	return dlsym(RTLD_NEXT, name);
 }
 
+static int is_broken(clockid_t clock)
+{
+	/* What handles a panic needs the clock, too, and must not panic. */
+	static __thread unsigned calls;
+	char name[16];
+	return breaks && clock == CLOCK_MONOTONIC && access(breaks, F_OK) == 0
+		&& pthread_getname_np(pthread_self(), name, sizeof name) == 0 && strncmp(name, "tokio-r", 7) == 0
+		&& calls++ % 100 == 0;
+}
+
 int clock_gettime(clockid_t clock, struct timespec *now)
 {
 	static int (*real)(clockid_t, struct timespec *);
 	if (!real)
 		real = next("clock_gettime");
+	if (is_broken(clock)) {
+		errno = EINVAL;
+		return -1;
+	}
 	int result = real(clock, now);
 	int number = clock == CLOCK_REALTIME ? 0 : clock == CLOCK_BOOTTIME ? 1 : -1;
 	if (result == 0 && clocks && number >= 0) {

@@ -1,4 +1,4 @@
-//! Faults for one daemon: its clocks move, or it is killed right after a chosen sync of its disk.
+//! Faults for one daemon: its clocks move or break, or it is killed right after a chosen sync of its disk.
 //!
 //! A small library in C (`shim.c`) is loaded before libc (`LD_PRELOAD`), so the daemon is the program that users run, without a
 //! hook for tests. It gets from libc what it would get on such a machine.
@@ -84,6 +84,11 @@ impl Shim {
     /// The environment of a daemon whose clocks are these.
     pub fn with_clocks(&self, clocks: &Clocks) -> Variables {
         self.variables(&[("SHIM_CLOCKS", clocks.path.display().to_string())])
+    }
+
+    /// The environment of a daemon whose threads panic once the file `breaks` is there, because their clock fails.
+    pub fn with_broken_clock(&self, breaks: &Path) -> Variables {
+        self.variables(&[("SHIM_BREAKS", breaks.display().to_string())])
     }
 
     /// The environment of a daemon that dies like this, and writes to `note` when it does.

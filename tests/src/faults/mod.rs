@@ -1,8 +1,9 @@
-//! Bad disks, bad networks, wrong clocks, too many clients, and founders killed at every step of founding.
+//! Bad disks, bad networks, wrong clocks, too many clients, logs that cannot be written, and founders killed at every step of founding.
 
 mod bad_disks;
 mod clocks;
 mod connection_limits;
 mod damage;
 mod founder_crashes;
+mod logs;
 mod network_faults;

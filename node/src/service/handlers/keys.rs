@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use quorate_client::conn::answering_later;
 use quorate_client::error::Code;
 use quorate_client::wire::{
     Answer, KEYS_PAGE_MAX, KeyInfo, KeySummary, RequestId, Response, TAG_BYTES_MAX, TAGS_MAX, VersionInfo, WireError,
@@ -66,7 +67,7 @@ pub(in crate::service) async fn made_here(
     change: KeyChange,
 ) -> Result<KeyVersionId, WireError> {
     let (node, replica) = (Arc::clone(node), replica.clone());
-    let task = tokio::spawn(async move { deal::change(&node, &replica, change).await });
+    let task = tokio::spawn(answering_later(async move { deal::change(&node, &replica, change).await }));
     task.await.map_err(|_| WireError::new(Code::Internal, "the change was interrupted"))?
 }
 
