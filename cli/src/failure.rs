@@ -61,7 +61,9 @@ fn usual_hint(code: Code) -> Option<&'static str> {
             "do not continue until you know why: another machine answers there, or the client file is old"
         }
         Code::Internal | Code::Storage => "the node's log says more; the other nodes still serve",
-        Code::Protocol => "client and cluster differ in version",
+        Code::Protocol => {
+            "client and cluster differ in version: compare `quorate --version` and `quorated --version`, and update the older one"
+        }
         Code::Busy | Code::Deadline => "try again; -v says which nodes failed",
         _ => return None,
     })

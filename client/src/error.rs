@@ -23,6 +23,7 @@ macro_rules! codes {
     ($($(#[$doc:meta])* $name:ident = $text:literal, $blame:ident;)*) => {
         /// What went wrong, for programs. The order of the codes is part of the wire protocol: new codes are appended.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        #[serde(from = "u32")]
         pub enum Code {
             $($(#[$doc])* $name,)*
         }
@@ -59,7 +60,8 @@ codes! {
     BadCiphertext = "bad_ciphertext", Yours;
     /// The server proved another identity than the expected one.
     Identity = "identity", Theirs;
-    /// The other side does not speak this protocol.
+    /// The other side does not speak this protocol, or one side is older and does not know what it was sent. A code that
+    /// this version does not know is read as this one.
     Protocol = "protocol", Theirs;
     /// No node answers at the address.
     Unreachable = "unreachable", Theirs;
@@ -79,6 +81,13 @@ codes! {
     Deadline = "deadline", TryAgain;
     /// Too few nodes are up to rebuild this key.
     KeyUnavailable = "key_unavailable", TryAgain;
+}
+
+impl From<u32> for Code {
+    /// The code of this number. A newer node may have more codes; its message says what they mean.
+    fn from(number: u32) -> Self {
+        usize::try_from(number).ok().and_then(|number| Self::ALL.get(number).copied()).unwrap_or(Self::Protocol)
+    }
 }
 
 impl Code {
@@ -161,5 +170,16 @@ mod tests {
         for (number, code) in Code::ALL.iter().enumerate() {
             assert_eq!(crate::wire::encode(code), [u8::try_from(number).expect("few codes")]);
         }
+    }
+
+    /// A newer node may have more codes. Its message must reach the user.
+    #[test]
+    fn an_error_with_an_unknown_code_is_read() {
+        let newer = |code: u32| crate::wire::encode(&(code, "the moon is wrong", Some("wait")));
+        let read = |bytes: &[u8]| crate::wire::decode::<WireError>(bytes).expect("an error");
+        let known = WireError::new(Code::Busy, "the moon is wrong").hint("wait");
+        assert_eq!(read(&newer(14)), known, "the control");
+        assert_eq!(read(&newer(200)), WireError { code: Code::Protocol, ..known.clone() });
+        assert_eq!(read(&newer(70_000)), WireError { code: Code::Protocol, ..known });
     }
 }

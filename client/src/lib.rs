@@ -42,3 +42,6 @@ pub use cluster_file::ClusterFile;
 pub use error::{Blame, Code, Error};
 pub use route::{Client, DataKey, Options, Removal};
 pub use wire::{Plaintext, Token};
+
+/// The version of this library, and of the programs that are built with it.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");

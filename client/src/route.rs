@@ -25,6 +25,7 @@ use zeroize::Zeroizing;
 
 pub use dial::survey;
 
+use crate::VERSION;
 use crate::clock::boot_ms;
 use crate::cluster_file::ClusterFile;
 use crate::conn::{CallError, Lane, close};
@@ -482,9 +483,18 @@ async fn ask_node(target: &Target, fleet: &Fleet, body: &[u8], until: Instant) -
         let sent_ms = boot_ms();
         let error = match conn.ask(Lane::Ordinary, body).await {
             Ok(answer) => {
-                let answer: Answered =
-                    wire::decode(&answer).map_err(|error| WireError::new(Code::Protocol, error.message))?;
-                return answer.fresh(boot_ms() - sent_ms).unwrap_or_else(|| Err(too_late()));
+                let answer: Answered = wire::decode(&answer).map_err(|error| {
+                    WireError::new(Code::Protocol, format!("the answer cannot be read: {}", error.message))
+                })?;
+                return match answer.fresh(boot_ms() - sent_ms) {
+                    // The node says its own version.
+                    Some(Err(WireError { code: Code::Protocol, message, hint })) => {
+                        let message = format!("{message}; this client is quorate {VERSION}");
+                        Err(WireError { code: Code::Protocol, message, hint })
+                    }
+                    Some(answer) => answer,
+                    None => Err(too_late()),
+                };
             }
             Err(error) => error,
         };

@@ -6,6 +6,7 @@ mod damage;
 mod fixture;
 mod golden;
 mod lag;
+mod level;
 mod operations;
 mod rebuild;
 mod rooms;

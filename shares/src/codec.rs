@@ -12,9 +12,12 @@ use serde::{Serialize, de::DeserializeOwned};
 /// Why bytes are not the value that was expected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CodecError {
-    /// The bytes end early, claim more than the limit, or hold an unknown variant.
+    /// The bytes end early, claim more than the limit, or hold a value that is not allowed.
     #[error("malformed message")]
     Malformed,
+    /// A variant that this version of the program does not know: the message may come from a newer one.
+    #[error("a message of a newer form")]
+    UnknownVariant,
     /// The value ended before the bytes did.
     #[error("{0} bytes after the end of the message")]
     Trailing(usize),
@@ -52,16 +55,55 @@ pub fn encoded_len<T: Serialize>(value: &T) -> Result<usize, CodecError> {
 /// [`CodecError`] for anything but one whole value.
 pub fn decode<T: DeserializeOwned, const LIMIT: usize>(bytes: &[u8]) -> Result<T, CodecError> {
     let config = config::standard().with_limit::<LIMIT>();
-    let (value, used) = bincode::serde::decode_from_slice(bytes, config).map_err(|_| CodecError::Malformed)?;
+    let (value, used) = bincode::serde::decode_from_slice(bytes, config).map_err(describe)?;
     match bytes.len() - used {
         0 => Ok(value),
         trailing => Err(CodecError::Trailing(trailing)),
     }
 }
 
+/// serde gives an unknown variant no error of its own, only a text.
+fn describe(error: bincode::error::DecodeError) -> CodecError {
+    match error {
+        bincode::error::DecodeError::OtherString(text) if text.contains("variant index") => CodecError::UnknownVariant,
+        _ => CodecError::Malformed,
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use serde::Deserialize;
+
     use super::*;
+
+    /// The text that [`describe`] looks for is serde's. Mutated: with another text this fails.
+    #[test]
+    fn an_unknown_variant_is_told_from_other_damage() {
+        #[derive(Debug, PartialEq, Serialize, Deserialize)]
+        enum Older {
+            A,
+            B { name: String },
+        }
+        #[derive(Serialize)]
+        enum Newer {
+            #[expect(dead_code, reason = "takes a number")]
+            A,
+            B {
+                name: String,
+            },
+            C {
+                name: String,
+            },
+        }
+        let name = || "one".to_owned();
+        let known = encode(&Newer::B { name: name() }).expect("fits");
+        assert_eq!(decode::<Older, 64>(&known), Ok(Older::B { name: name() }), "the control");
+        assert_eq!(decode::<Older, 64>(&known[..2]), Err(CodecError::Malformed));
+        let unknown = encode(&Newer::C { name: name() }).expect("fits");
+        assert_eq!(decode::<Older, 64>(&unknown), Err(CodecError::UnknownVariant));
+        let within = encode(&(7u8, [Newer::C { name: name() }])).expect("fits");
+        assert_eq!(decode::<(u8, [Older; 1]), 64>(&within), Err(CodecError::UnknownVariant));
+    }
 
     #[test]
     fn a_hostile_length_is_an_error_and_not_an_abort() {

@@ -1,8 +1,9 @@
 //! The messages between clients and nodes.
 //!
 //! A request is an [`Envelope`] in a frame of `quorate-client/1`; its answer is an [`Answered`]. Messages are encoded
-//! by `quorate_shares::codec`: they have limits, leave no bytes over, and unknown variants are refused. New variants
-//! and fields are appended, never moved.
+//! by `quorate_shares::codec`: they have limits, leave no bytes over, and unknown variants are refused. A variant never
+//! changes: what has one field more is a new variant, and new variants are appended. So a side that is older than the other
+//! one reads everything that it knows, and says its version if it is sent something else ([`decode`]).
 //!
 //! The messages on the local socket are [`AdminRequest`] and its answers. The messages between nodes are not here.
 
@@ -13,7 +14,7 @@ mod status;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use quorate_shares::codec;
+use quorate_shares::codec::{self, CodecError};
 use quorate_shares::context::Context;
 use quorate_shares::ids::{Epoch, KeyName, KeyUid, KeyVersion, NodeName};
 use serde::de::DeserializeOwned;
@@ -29,6 +30,7 @@ pub use status::{
     Alarm, NodeInfo, NodeState, OldCopies, OperationStatus, Phase, Progress, RevocationProgress, Role, Stage, Status,
 };
 
+use crate::VERSION;
 use crate::cluster_file::ClusterFile;
 use crate::error::Code;
 use crate::frame::BODY_BYTES_MAX;
@@ -384,12 +386,16 @@ pub fn encode<T: Serialize>(message: &T) -> Vec<u8> {
 /// Reads a message that fills `bytes` exactly.
 ///
 /// # Errors
-/// [`Code::TooLarge`] for more than [`BODY_BYTES_MAX`] bytes; [`Code::BadRequest`] for anything but one whole message.
+/// [`Code::TooLarge`] for more than [`BODY_BYTES_MAX`] bytes; [`Code::Protocol`] for a variant that this version does not
+/// know; [`Code::BadRequest`] for anything else but one whole message.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, WireError> {
     if bytes.len() > BODY_BYTES_MAX {
         return Err(WireError::new(Code::TooLarge, format!("message larger than {BODY_BYTES_MAX} bytes")));
     }
-    codec::decode::<T, DECODE_LIMIT>(bytes).map_err(|error| WireError::new(Code::BadRequest, error.to_string()))
+    codec::decode::<T, DECODE_LIMIT>(bytes).map_err(|error| match error {
+        CodecError::UnknownVariant => WireError::new(Code::Protocol, format!("{error} than quorate {VERSION} knows")),
+        _ => WireError::new(Code::BadRequest, error.to_string()),
+    })
 }
 
 /// Most bytes that the length fields of a message may claim.
@@ -446,7 +452,9 @@ mod tests {
         assert_eq!(decode::<Envelope>(&trailing).expect_err("one byte more").code, Code::BadRequest);
         let mut unknown = good.clone();
         *unknown.last_mut().expect("not empty") = 200;
-        assert_eq!(decode::<Envelope>(&unknown).expect_err("no such request").code, Code::BadRequest);
+        let refused = decode::<Envelope>(&unknown).expect_err("no such request");
+        assert_eq!(refused.code, Code::Protocol);
+        assert!(refused.message.contains(VERSION), "{refused}");
         for end in 0..good.len() {
             assert!(decode::<Envelope>(&good[..end]).is_err(), "cut at {end}");
         }

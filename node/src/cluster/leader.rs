@@ -12,6 +12,7 @@ use futures::future::join_all;
 use quorate_client::conn::Lane;
 use quorate_client::wire;
 use quorate_raft::command::{Begin, Change, Operation};
+use quorate_raft::level::{self, LEVEL};
 use quorate_raft::plan::{self, Patience, Step, View};
 use quorate_raft::state::State;
 use quorate_raft::voters::ChangePurpose;
@@ -49,6 +50,9 @@ pub async fn run(node: Arc<Node>, replica: Replica) {
         let step = view.map_or(Step::Nothing, |view| replica.read(|state| plan::next(state, &view)));
         *node.leader.operation.lock() =
             replica.read(|state| describe(state, &step, &missing_holders)).filter(|_| leads);
+        if leads && raise_level(&node, &replica).await {
+            continue;
+        }
         let done = match step {
             Step::AwaitFounding
             | Step::Nothing
@@ -108,6 +112,22 @@ pub async fn run(node: Arc<Node>, replica: Replica) {
         if !done {
             let _ = timeout(PAUSE, leadership.changed()).await;
         }
+    }
+}
+
+/// Raises the feature level once every member is there and knows more. Returns whether it did.
+async fn raise_level(node: &Arc<Node>, replica: &Replica) -> bool {
+    let known = |state: &State| {
+        let sessions = &node.peers().sessions;
+        let level = |member: &NodeId| match *member == node.id() {
+            true => Some(LEVEL),
+            false => sessions.with(*member).map(|session| session.level),
+        };
+        level::next_level(state, state.members.keys().map(level).collect::<Vec<_>>())
+    };
+    match replica.read(known) {
+        Some(level) => propose_here(node, replica, Change::RaiseLevel { level }).await,
+        None => false,
     }
 }
 

@@ -297,6 +297,7 @@ mod tests {
     use bytes::Bytes;
     use quorate_client::conn::{Handler, Reply};
     use quorate_client::identity::{Identity, server_config};
+    use quorate_raft::level::LEVEL;
     use quorate_shares::ids::ClusterId;
     use quorate_shares::lock::LockPeer;
 
@@ -347,7 +348,7 @@ mod tests {
             "the control: while the node is away, its disk is opened"
         );
         let (living, _open) = dialled_by(&op, Protocol::Peer, Some(Arc::new(Denied(Arc::clone(&node))))).await;
-        let hello = Hello { node: NodeId(2), boot_nonce: [8; 32], flushed: None };
+        let hello = Hello { node: NodeId(2), boot_nonce: [8; 32], flushed: None, level: LEVEL };
         session::accept_hello(&node, &node.enrolment(), &living, &hello).await.expect("a member");
         assert_eq!(decide(&node, &thief, &request).await.err(), Some(LockOpenCode::Denied));
     }

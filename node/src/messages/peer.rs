@@ -6,10 +6,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use quorate_client::VERSION;
 use quorate_client::wire::{Alarm, OldCopies, OperationStatus, Phase, Progress, WireError};
 use quorate_raft::command::{Command, Invite};
 use quorate_raft::{Flushed, LogPlace};
-use quorate_shares::codec;
+use quorate_shares::codec::{self, CodecError};
 use quorate_shares::ids::{Epoch, KeyName, KeyUid, KeyVersion, KeyVersionId, NodeId, NodeName};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
@@ -162,6 +163,8 @@ pub struct Hello {
     pub boot_nonce: [u8; 32],
     /// What the node's Raft log holds durably; `None` before it has a log.
     pub flushed: Option<Flushed>,
+    /// The highest feature level that the program knows.
+    pub level: u16,
 }
 
 /// Asks for shares of some key versions of one epoch.
@@ -304,6 +307,9 @@ pub enum PeerRefusal {
     Revoked(LogPlace),
     /// The replicated state refuses the change.
     State(quorate_raft::Refusal),
+    /// The message is of a newer form than the asked node knows, or the cluster has a feature level that the asker does not know.
+    /// The asked node runs this version.
+    Unsupported(String),
 }
 
 impl fmt::Display for PeerRefusal {
@@ -328,6 +334,9 @@ impl fmt::Display for PeerRefusal {
             Self::Denied => f.write_str("this node is being removed from the cluster"),
             Self::Revoked(_) => f.write_str("this node was revoked"),
             Self::State(refusal) => refusal.fmt(f),
+            Self::Unsupported(version) => {
+                write!(f, "quorate {version} there and quorate {VERSION} here do not understand each other")
+            }
         }
     }
 }
@@ -340,7 +349,11 @@ pub fn encode<T: Serialize>(message: &T) -> Vec<u8> {
 /// Decodes a message.
 ///
 /// # Errors
-/// [`PeerRefusal::Malformed`] for anything but one whole message.
+/// [`PeerRefusal::Unsupported`] for a variant that this version does not know; [`PeerRefusal::Malformed`] for anything else but
+/// one whole message.
 pub fn decode<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, PeerRefusal> {
-    codec::decode::<T, MESSAGE_BYTES_MAX>(bytes).map_err(|_| PeerRefusal::Malformed)
+    codec::decode::<T, MESSAGE_BYTES_MAX>(bytes).map_err(|error| match error {
+        CodecError::UnknownVariant => PeerRefusal::Unsupported(VERSION.to_owned()),
+        _ => PeerRefusal::Malformed,
+    })
 }

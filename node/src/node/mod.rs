@@ -27,6 +27,7 @@ use quorate_client::conn::Handler;
 use quorate_client::identity::server_config;
 use quorate_client::wire::Alarm;
 use quorate_raft::Replica;
+use quorate_raft::level::LEVEL;
 use quorate_shares::ids::{ClusterId, NodeId, NodeName};
 use quorate_shares::secret::Secret;
 use tokio::sync::watch;
@@ -227,7 +228,7 @@ impl Node {
 
     /// The hello of this process.
     pub fn hello(&self) -> Hello {
-        Hello { node: self.id(), boot_nonce: self.boot_nonce, flushed: self.database.flushed() }
+        Hello { node: self.id(), boot_nonce: self.boot_nonce, flushed: self.database.flushed(), level: LEVEL }
     }
 
     // -- vault

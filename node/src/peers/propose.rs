@@ -89,7 +89,8 @@ pub fn is_allowed(state: &State, from: NodeId, change: &Change) -> bool {
         | Change::Finish { .. }
         | Change::Sweep { .. }
         | Change::Invite(_)
-        | Change::Replace { .. } => false,
+        | Change::Replace { .. }
+        | Change::RaiseLevel { .. } => false,
     }
 }
 

@@ -13,8 +13,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use quorate_client::VERSION;
 use quorate_client::conn::{Conn, Lane, close};
 use quorate_client::identity::Protocol;
+use quorate_raft::state::State;
 use quorate_shares::ids::NodeId;
 use tokio::time::sleep;
 use tracing::{debug, info, warn};
@@ -57,8 +59,9 @@ pub async fn accept_hello(node: &Node, enrolment: &Enrolment, conn: &Conn, hello
         node.alarm("duplicate_session", hello.node, format!("{message}: is a copy of its disk running?"));
         return Err(PeerRefusal::DuplicateSession);
     }
+    check_level(node, hello)?;
     note_hello(node, enrolment, hello)?;
-    let session = Session::new(enrolment.identity.cluster(), hello.node, hello.boot_nonce, conn.clone());
+    let session = Session::new(enrolment.identity.cluster(), hello, conn.clone());
     let registered = sessions.register(me, &session);
     if let Err(reason) = registered {
         conn.close(close::REPLACED, reason);
@@ -158,8 +161,9 @@ async fn greet(
         }
         _ => return Err("malformed hello".to_owned()),
     };
-    note_hello(node, enrolment, &theirs).map_err(|refusal| refusal.to_string())?;
-    let session = Session::new(enrolment.identity.cluster(), peer, theirs.boot_nonce, conn.clone());
+    let checked = check_level(node, &theirs).and_then(|()| note_hello(node, enrolment, &theirs));
+    checked.map_err(|refusal| refusal.to_string())?;
+    let session = Session::new(enrolment.identity.cluster(), &theirs, conn.clone());
     enrolment.peers.sessions.register(enrolment.identity.id(), &session)?;
     // The peer may have been denied since its key was looked up.
     enrolment.close_sessions_with_strangers();
@@ -179,6 +183,12 @@ fn note_refusal(node: &Node, peer: NodeId, refusal: &PeerRefusal) {
         let message = format!("{} refuses this node: {refusal}", node.name_of(peer));
         node.alarm("refused_by_peer", node.id(), message);
     }
+}
+
+/// Refuses a node that does not know the feature level of the cluster: it would stop at the first entry that it cannot read.
+fn check_level(node: &Node, hello: &Hello) -> Result<(), PeerRefusal> {
+    let needed = node.replica().map_or(0, |replica| replica.read(State::level));
+    if hello.level < needed { Err(PeerRefusal::Unsupported(VERSION.to_owned())) } else { Ok(()) }
 }
 
 /// Compares what a hello reports as flushed with earlier reports. In the phase Joining this is not checked: a founder that

@@ -222,6 +222,7 @@ mod tests {
     use crate::node::testing::{dialled_by, member, node_of};
     use crate::vault::Vault;
     use quorate_client::identity::{Identity, Protocol};
+    use quorate_raft::level::LEVEL;
     use quorate_shares::ids::ClusterId;
     use quorate_shares::secret::Secret;
 
@@ -240,7 +241,7 @@ mod tests {
         let last = node.enrolment();
         let (conn, _theirs) = dialled_by(&op, Protocol::Peer, None).await;
         let (greeted, from) = (AtomicBool::new(false), NodeId(2));
-        let hello = || PeerRequest::Hello(Hello { node: from, boot_nonce: [8; 32], flushed: None });
+        let hello = || PeerRequest::Hello(Hello { node: from, boot_nonce: [8; 32], flushed: None, level: LEVEL });
         assert!(check(&node, &last, from, &conn, false, &hello()).is_ok(), "the control: it is a member of the first");
 
         let next = |seed, _: Option<&Vault>| Ok::<_, ()>(Some(Vault::new(ClusterId([9; 16]), seed)));

@@ -45,6 +45,9 @@ pub enum ProposeError {
     /// It cannot be proposed.
     #[error("a command of {bytes} bytes is larger than {COMMAND_BYTES_MAX}")]
     TooLarge { bytes: usize },
+    /// A member may not be able to read it: the cluster has a lower feature level.
+    #[error("the cluster has the feature level {level}, and this needs level {needs}: update every node first")]
+    AboveLevel { level: u16, needs: u16 },
     /// Storage failed, or the replica is shut down. The command may or may not be applied.
     #[error("this replica has stopped")]
     Stopped,

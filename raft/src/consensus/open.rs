@@ -12,6 +12,7 @@ use super::machine::Machine;
 use super::network::Network;
 use super::options::{Options, config};
 use super::replica::{Inner, Leadership, Raft, Replica};
+use crate::live::level::LEVEL;
 use crate::live::voters::{Gate, Membership};
 use crate::log::{self, Flushed, LogStore};
 use crate::stored::disk::Disk;
@@ -57,6 +58,10 @@ impl Stored {
                 let disk = Arc::new(Disk::open(&dir, keys, cluster, node)?);
                 log::check(&disk)?;
                 let machine = Machine::open(disk.clone(), cluster, gate, fatal)?;
+                let found = machine.live().state.read().level();
+                if found > LEVEL {
+                    return Err(OpenError::NewerLevel { path: dir.display().to_string(), found });
+                }
                 let flushed = log::read_flushed(&disk)?;
                 Ok((disk, machine, flushed))
             })

@@ -112,6 +112,10 @@ impl Replica {
         if bytes > COMMAND_BYTES_MAX {
             return Err(ProposeError::TooLarge { bytes });
         }
+        let (level, needs) = (self.read(State::level), command.change.level());
+        if needs > level {
+            return Err(ProposeError::AboveLevel { level, needs });
+        }
         match self.inner.raft.client_write(command).await {
             Ok(written) => match written.data {
                 Some(answer) => Ok(answer?),

@@ -113,6 +113,8 @@ pub enum Change {
     Join(Join),
     /// The joiner's first lock is durable: it can hold pieces of the others' locks, and shares can be dealt to it.
     Joined { node: NodeId },
+    /// Every member knows changes up to this level ([`crate::level`]).
+    RaiseLevel { level: u16 },
 }
 
 impl Change {
@@ -139,6 +141,7 @@ impl Change {
             Self::Replace { .. } => "replace",
             Self::Join(_) => "join",
             Self::Joined { .. } => "joined",
+            Self::RaiseLevel { .. } => "raise_level",
         }
     }
 
@@ -168,7 +171,8 @@ impl Change {
             | Self::Sweep { .. }
             | Self::Invite(_)
             | Self::Replace { .. }
-            | Self::Joined { .. } => 0,
+            | Self::Joined { .. }
+            | Self::RaiseLevel { .. } => 0,
         }
     }
 }

@@ -4,6 +4,7 @@
 //! changes ([`state`], [`rows`]), what the leader does next ([`plan`]), and who votes ([`voters`]).
 
 pub mod command;
+pub mod level;
 pub(crate) mod outcome;
 pub(crate) mod place;
 pub mod plan;

@@ -78,4 +78,8 @@ pub enum Outcome {
         /// Whether nothing is left.
         done: bool,
     },
+    /// The feature level is at least this one.
+    LevelRaised {
+        level: u16,
+    },
 }

@@ -205,4 +205,9 @@ pub enum Refusal {
     /// Peers could not open such a lock: its threshold is 0 or above the number of peers, or it names its own node.
     #[error("a lock of {threshold} of {peers} pieces cannot be opened by peers")]
     BadLock { threshold: u8, peers: usize },
+
+    // -- levels
+    /// The feature level only rises.
+    #[error("the feature level is {level}, and does not fall")]
+    LevelFalls { level: u16 },
 }

@@ -49,7 +49,7 @@ use crate::types::Types;
 const DATABASE: &str = "raft";
 
 /// The version of the layout of column families and rows. A program refuses a newer one than its own.
-pub(crate) const SCHEMA: u32 = 1;
+pub(crate) const SCHEMA: u32 = 2;
 
 /// Most bytes of sorted files that RocksDB writes in a second, when a buffer is full or files are compacted. It is three times
 /// what an epoch needs to which keys are dealt at full rate. Without a limit, 64 MiB take a whole processor for a second, on
@@ -136,6 +136,9 @@ impl Disk {
         match self.identity()? {
             Some(MetaV1::Identity { schema, .. }) if schema > SCHEMA => {
                 Err(OpenError::NewerSchema { path, found: schema })
+            }
+            Some(MetaV1::Identity { schema, .. }) if schema < SCHEMA => {
+                Err(OpenError::OlderSchema { path, found: schema })
             }
             Some(MetaV1::Identity { cluster: theirs, node: owner, .. }) if (theirs, owner) != (cluster, node) => {
                 Err(OpenError::WrongOwner { path, cluster: theirs, node: owner })

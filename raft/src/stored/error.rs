@@ -4,6 +4,7 @@ use quorate_shares::ids::{ClusterId, NodeId};
 
 use super::disk::SCHEMA;
 use super::seal::SealProblem;
+use crate::live::level::LEVEL;
 
 /// Why the disk cannot be used any more: the node stops.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -74,6 +75,15 @@ pub enum OpenError {
     /// Written by a newer program.
     #[error("{path}: has schema {found}, and this program knows {SCHEMA}; use the newer program")]
     NewerSchema { path: String, found: u32 },
+    /// Written by a build from before the first release. Such builds changed the formats in place.
+    #[error(
+        "{path}: has schema {found}, of an earlier build, and this program knows {SCHEMA} only; use that build, or move the \
+         data directories of all nodes away and found the cluster again"
+    )]
+    OlderSchema { path: String, found: u32 },
+    /// Its feature level is one that this program does not know.
+    #[error("{path}: the cluster has the feature level {found}, and this program knows {LEVEL}; use the newer program")]
+    NewerLevel { path: String, found: u16 },
     /// Something in it is damaged, or RocksDB cannot open it.
     #[error(transparent)]
     Storage(#[from] StorageError),

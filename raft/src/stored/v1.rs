@@ -60,7 +60,7 @@ same_variants!(Row, RowV1 {
 });
 
 /// ```text
-/// cluster 16 | token_hash 32 | threshold u8 | allow_solo bool | accept_no_redundancy bool | founded_ms | next_node_id
+/// cluster 16 | token_hash 32 | threshold u8 | allow_solo bool | accept_no_redundancy bool | founded_ms | next_node_id | level u16
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ClusterV1 {
@@ -71,11 +71,12 @@ pub(crate) struct ClusterV1 {
     accept_no_redundancy: bool,
     founded_ms: u64,
     next_node_id: u64,
+    level: u16,
 }
 
 same_fields!(
     Cluster,
-    ClusterV1 { cluster, token_hash, threshold, allow_solo, accept_no_redundancy, founded_ms, next_node_id }
+    ClusterV1 { cluster, token_hash, threshold, allow_solo, accept_no_redundancy, founded_ms, next_node_id, level }
 );
 
 /// ```text

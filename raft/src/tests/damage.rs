@@ -1,5 +1,6 @@
 //! Damaged and foreign values stop the replica. The error names them, and none is ignored.
 
+use std::cmp::Ordering;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -17,7 +18,7 @@ use crate::live::rows::RowKey;
 use crate::live::state::State;
 use crate::log::LogStore;
 use crate::snapshot;
-use crate::stored::disk::Disk;
+use crate::stored::disk::{Disk, SCHEMA};
 use crate::stored::error::StorageProblem;
 use crate::stored::fatal::Fatal;
 use crate::stored::format::MetaV1;
@@ -63,6 +64,31 @@ fn storage(error: OpenError) -> StorageError {
     match error {
         OpenError::Storage(error) => error,
         other => panic!("not a storage error: {other}"),
+    }
+}
+
+/// Mutated: if an older schema is read as if it were this one, its rows are.
+#[test]
+fn a_database_of_another_schema_is_refused() {
+    for schema in [SCHEMA - 1, SCHEMA, SCHEMA + 1] {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        {
+            let disk = open(dir.path()).expect("a new database");
+            let mut batch = disk.batch();
+            batch.put_meta("identity", MetaV1::Identity { cluster: CLUSTER, node: NodeId(1), schema });
+            batch.write_synced().expect("written");
+        }
+        let refused = open(dir.path()).map(drop).map_err(|error| error.to_string());
+        let expected = match schema.cmp(&SCHEMA) {
+            Ordering::Less => "of an earlier build",
+            Ordering::Equal => {
+                refused.expect("the control");
+                continue;
+            }
+            Ordering::Greater => "use the newer program",
+        };
+        let refused = refused.expect_err("another schema");
+        assert!(refused.contains(&format!("has schema {schema}")) && refused.contains(expected), "{refused}");
     }
 }
 

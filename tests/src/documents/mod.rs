@@ -4,6 +4,7 @@ mod code;
 mod contributing;
 mod formats;
 mod imports;
+mod messages;
 mod operating;
 mod readme;
 mod setup;

@@ -11,6 +11,7 @@ use quorate_node::messages::peer::{
 };
 use quorate_node::vault::{self, Vault};
 use quorate_raft::command::{Change, Command, Invite};
+use quorate_raft::level::LEVEL;
 use quorate_shares::ids::{Epoch, KeyUid, KeyVersion, NodeId};
 use quorate_shares::labels::EXPORTER_LOCK;
 use quorate_shares::lock::{LockOpenCode, LockOpenReply, LockOpenRequest, LockParams};
@@ -86,7 +87,7 @@ pub(crate) fn every_peer_request(me: NodeId) -> Vec<PeerRequest> {
     let (uid, version, epoch) = (KeyUid([1; 16]), KeyVersion(1), Epoch(1));
     let durable = LockState { generation: 1, key_number: 1 };
     let mut requests = vec![
-        PeerRequest::Hello(Hello { node: me, boot_nonce: [7; 32], flushed: None }),
+        PeerRequest::Hello(Hello { node: me, boot_nonce: [7; 32], flushed: None, level: LEVEL }),
         PeerRequest::Ping,
         PeerRequest::Raft(serde_bytes::ByteBuf::from(vec![0; 64])),
         PeerRequest::Lease,

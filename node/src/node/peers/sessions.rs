@@ -30,6 +30,8 @@ pub struct Session {
     pub peer: NodeId,
     /// Identifies the process of that node.
     pub boot_nonce: [u8; 32],
+    /// The highest feature level that it knows.
+    pub level: u16,
     pub conn: Conn,
     /// Seals shares inside this session. Both sides derive the same key.
     pub share_key: Secret<32>,
@@ -38,9 +40,10 @@ pub struct Session {
 
 impl Session {
     /// Wraps a connection whose peer said hello.
-    pub fn new(cluster: ClusterId, peer: NodeId, boot_nonce: [u8; 32], conn: Conn) -> Arc<Self> {
+    pub fn new(cluster: ClusterId, hello: &Hello, conn: Conn) -> Arc<Self> {
         let share_key = conn.export(EXPORTER_SHARE, &cluster.0);
-        Arc::new(Self { peer, boot_nonce, conn, share_key, sent: AtomicU64::new(0) })
+        let (peer, boot_nonce, level) = (hello.node, hello.boot_nonce, hello.level);
+        Arc::new(Self { peer, boot_nonce, level, conn, share_key, sent: AtomicU64::new(0) })
     }
 
     /// The next number for sealing a share to the other side. No number is used twice.
@@ -59,7 +62,7 @@ impl Session {
     /// [`CallError`].
     pub async fn ask(&self, lane: Lane, request: &PeerRequest, deadline: Duration) -> Result<PeerReply, CallError> {
         let bytes = self.conn.call(lane, &peer::encode(request), deadline).await?;
-        Ok(peer::decode(&bytes).unwrap_or(PeerReply::Refused(PeerRefusal::Malformed)))
+        Ok(peer::decode(&bytes).unwrap_or_else(PeerReply::Refused))
     }
 
     /// Whether the other side still answers.

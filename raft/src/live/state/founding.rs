@@ -6,8 +6,8 @@ use quorate_shares::ids::NodeId;
 use quorate_shares::kem::PublicKey;
 
 use super::{
-    ADDRESS_BYTES_MAX, ADDRESSES_MAX, Cluster, EpochInfo, LockReport, MEMBERS_MAX, Member, MemberState, State,
-    check_threshold,
+    ADDRESS_BYTES_MAX, ADDRESSES_MAX, Cluster, EpochInfo, FIRST_LEVEL, LockReport, MEMBERS_MAX, Member, MemberState,
+    State, check_threshold,
 };
 use crate::live::command::{Found, NewMember, Outcome, ReportLock};
 use crate::live::refusal::Refusal;
@@ -44,6 +44,7 @@ pub(super) fn found(state: &mut State, found: &Found, rows: &mut Rows) -> Result
         accept_no_redundancy: found.accept_no_redundancy,
         founded_ms: state.time_ms,
         next_node_id: count as u64 + 1,
+        level: FIRST_LEVEL,
     };
     rows.put(RowKey::Cluster, Row::Cluster(cluster.clone()));
     state.cluster = Some(cluster);
@@ -62,6 +63,17 @@ pub(super) fn found(state: &mut State, found: &Found, rows: &mut Rows) -> Result
         state.members.insert(new.node, member);
     }
     Ok(Outcome::Founded)
+}
+
+/// Raises the feature level. A repetition is answered as done.
+pub(super) fn raise_level(state: &mut State, level: u16, rows: &mut Rows) -> Result<Outcome, Refusal> {
+    let cluster = state.cluster.as_mut().ok_or(Refusal::NotFounded)?;
+    if level < cluster.level {
+        return Err(Refusal::LevelFalls { level: cluster.level });
+    }
+    cluster.level = level;
+    rows.put(RowKey::Cluster, Row::Cluster(cluster.clone()));
+    Ok(Outcome::LevelRaised { level })
 }
 
 /// The founders have the ids 1 to N, and share no name and no identity key.

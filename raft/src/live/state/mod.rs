@@ -52,6 +52,9 @@ pub const KEYS_MAX: usize = 1_000_000;
 /// Most versions of one key; a rotation beyond it is refused.
 pub const KEY_VERSIONS_MAX: u32 = 10_000;
 
+/// The level of a cluster that is founded.
+const FIRST_LEVEL: u16 = 1;
+
 /// Everything that is replicated, except share records and batch headers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct State {
@@ -118,6 +121,7 @@ pub fn apply(state: &mut State, command: &Command) -> Applied {
         Change::Join(join) => joining::join(state, join, &mut rows),
         Change::Joined { node } => joining::joined(state, *node, &mut rows),
         Change::Sweep { epoch } => epochs::sweep(state, *epoch, &mut rows),
+        Change::RaiseLevel { level } => founding::raise_level(state, *level, &mut rows),
     };
     Applied { outcome, rows: rows.0 }
 }
@@ -134,6 +138,11 @@ pub(crate) fn check_threshold(threshold: u8, holders: usize) -> Result<(), Refus
 }
 
 impl State {
+    /// The feature level ([`crate::level`]).
+    pub fn level(&self) -> u16 {
+        self.cluster.as_ref().map_or(FIRST_LEVEL, |cluster| cluster.level)
+    }
+
     /// The epoch that serves.
     pub fn active(&self) -> Option<&EpochInfo> {
         self.epochs.values().rev().find(|epoch| epoch.phase == EpochPhase::Active)

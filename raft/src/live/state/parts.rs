@@ -26,6 +26,8 @@ pub struct Cluster {
     pub founded_ms: u64,
     /// It only rises, so no id is ever reused.
     pub next_node_id: u64,
+    /// The feature level; it only rises.
+    pub level: u16,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

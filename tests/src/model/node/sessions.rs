@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use quorate_node::cluster::roster_update::is_denied;
 use quorate_node::messages::peer::{self, Hello, PeerRefusal, PeerReply, PeerRequest};
+use quorate_raft::level::LEVEL;
 use quorate_shares::ids::NodeId;
 
 use super::{Context, Daemon};
@@ -37,7 +38,7 @@ impl Daemon {
 
     fn hello(&self, context: &Context<'_>) -> Hello {
         let flushed = Some(context.db.durable().flushed());
-        Hello { node: self.me.node, boot_nonce: self.boot_nonce, flushed }
+        Hello { node: self.me.node, boot_nonce: self.boot_nonce, flushed, level: LEVEL }
     }
 
     /// `session::accept_hello`, and the answer to it. Of two processes of one node the later one counts: there is never a second one

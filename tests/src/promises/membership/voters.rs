@@ -18,6 +18,7 @@ use quorate_client::identity::{Identity, Protocol, dial, peer_key, server_config
 use quorate_client::wire::Phase;
 use quorate_node::messages::peer::{self, Hello, PeerRefusal, PeerReply, PeerRequest};
 use quorate_node::vault::{self, Vault};
+use quorate_raft::level::LEVEL;
 use quorate_raft::{
     ChangePurpose, Denial, Gate, Link, LinkError, LogPlace, MessageClass, Options, Replica, StorageKeys, Timing,
 };
@@ -110,7 +111,7 @@ impl Handler for PlayedDoor {
             Ok(PeerRequest::Hello(_)) => {
                 self.ways.conns.lock().insert(from, conn.clone());
                 let flushed = Some(replica.flushed());
-                inline(PeerReply::Hello(Hello { node: self.me, boot_nonce: [9; 32], flushed }))
+                inline(PeerReply::Hello(Hello { node: self.me, boot_nonce: [9; 32], flushed, level: LEVEL }))
             }
             Ok(PeerRequest::Ping) => inline(PeerReply::Pong),
             Ok(PeerRequest::Raft(message)) => Reply::later(async move {

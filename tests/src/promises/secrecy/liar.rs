@@ -10,6 +10,7 @@ use quorate_client::error::Code;
 use quorate_client::identity::{Identity, Protocol, dial};
 use quorate_node::messages::peer::{self, Hello, PeerRefusal, PeerReply, PeerRequest, SealedShare, SharesRequest};
 use quorate_node::vault::Vault;
+use quorate_raft::level::LEVEL;
 use quorate_raft::offline::OfflineStore;
 use quorate_raft::{Flushed, StorageKeys, offline};
 use quorate_shares::ids::{Epoch, KeyUid, KeyVersion, NodeId, ShareKeyGeneration};
@@ -87,7 +88,7 @@ impl Liar {
         // Nothing is behind what the real node reported before.
         let flushed = Some(Flushed { vote: None, truncations: u64::MAX, last_log: None });
         let flushed = flushed.map(|flushed| Flushed { vote: top_vote(), ..flushed });
-        let hello = PeerRequest::Hello(Hello { node: self.node(), boot_nonce: [7; 32], flushed });
+        let hello = PeerRequest::Hello(Hello { node: self.node(), boot_nonce: [7; 32], flushed, level: LEVEL });
         let reply = conn.call(Lane::Urgent, &peer::encode(&hello), PATIENCE).await.expect("answers");
         assert!(matches!(peer::decode(&reply), Ok(PeerReply::Hello(_))), "accepted as {node}'s peer");
         conn

@@ -6,6 +6,7 @@ use quorate_client::Context;
 use quorate_client::conn::{BulkError, Conn, Lane};
 use quorate_client::identity::{Identity, Protocol, dial};
 use quorate_node::messages::peer::{self, Hello, PeerRefusal, PeerReply};
+use quorate_raft::level::LEVEL;
 use quorate_raft::{Ballot, Flushed};
 use quorate_shares::lock::LockOpenCode;
 use quorate_testnet::{Cluster, thief, wait_until};
@@ -138,7 +139,8 @@ fn t16_the_other_members_hear_nothing_of_a_revoked_node() {
 
     // More than n4 ever said of its disk, or this would be taken for an old copy.
     let vote = Some(Ballot { term: 1_000_000, node: me, committed: false });
-    let hello = Hello { node: me, boot_nonce: [7; 32], flushed: Some(Flushed { vote, ..Flushed::default() }) };
+    let hello =
+        Hello { node: me, boot_nonce: [7; 32], flushed: Some(Flushed { vote, ..Flushed::default() }), level: LEVEL };
     let hello = peer::encode(&peer::PeerRequest::Hello(hello));
     let sessions = stay.map(|node| {
         let session = cluster.block(async {
