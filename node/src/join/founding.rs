@@ -312,7 +312,7 @@ async fn announce(node: &Arc<Node>, enrolment: &Enrolment, terms: &Terms, replic
     }
     enrolment.joining.progress("starting the cluster", Vec::new());
     if let Err(reason) = start(node, terms, replica).await {
-        warn!(%reason, "the cluster is not founded yet; trying again");
+        debug!(%reason, "the cluster is not founded yet; trying again");
     }
 }
 

@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use quorate_client::identity::{Protocol, PublicKey};
 use quorate_raft::Replica;
 use quorate_raft::command::{Change, Join};
 use quorate_raft::refusal::Refusal;
@@ -45,7 +46,11 @@ pub async fn take_proof(
     let key = match invitation_key(node, replica, &request.invitation).await {
         Ok(Some(key)) => key,
         Ok(None) => {
-            warn!(%remote, "join request with an unknown invitation");
+            match node.roster().is_key_of_member(Protocol::Join, &PublicKey(tls_key)) {
+                // A founder asked again before it heard that the cluster is founded.
+                true => debug!(%remote, "join request of a member"),
+                false => warn!(%remote, "join request with an unknown invitation"),
+            }
             return JoinReply::unknown(exporter).unwrap_or_default();
         }
         Err(reason) => {

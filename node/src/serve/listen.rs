@@ -11,6 +11,7 @@ use quorate_client::identity::{self, Protocol};
 use tokio::sync::Semaphore;
 use tracing::{debug, warn};
 
+use crate::base::phase::Phase;
 use crate::node::Node;
 use crate::serve::client::ClientDoor;
 use crate::serve::peer::PeerDoor;
@@ -80,7 +81,12 @@ fn welcome(node: &Arc<Node>, guests: &Arc<Semaphore>, connection: quinn::Connect
                 None => match enrolment.roster.turned_away(&key) {
                     Some(refusal) => Arc::new(ClosedDoor::new(refusal, place)),
                     None => {
-                        warn!(remote = %connection.remote_address(), "refused a peer whose op key is not in the roster");
+                        let remote = connection.remote_address();
+                        match node.phase() {
+                            // A founder may know another one before that one is known here.
+                            Phase::Joining => debug!(%remote, "refused a peer that is not known yet"),
+                            _ => warn!(%remote, "refused a peer whose op key is not in the roster"),
+                        }
                         connection.close(close::DENIED.into(), b"not a member");
                         return;
                     }

@@ -163,6 +163,25 @@ fn strangers_do_not_fill_the_log() {
     assert!((1..FEW).contains(&said), "{said} lines about {MANY} requests");
 }
 
+/// What is normal is no warning: a cluster founds itself, makes a key and restarts a node without one.
+#[test]
+fn a_cluster_without_troubles_logs_no_warning() {
+    let mut cluster = TestCluster::found();
+    cluster.create("key");
+    let ciphertext = cluster.encrypt(None, "key", b"secret").expect("encrypts");
+    restart(&mut cluster, "n3");
+    assert_eq!(cluster.decrypt(Some("n3"), &ciphertext).expect("decrypts"), b"secret");
+    for node in cluster.testnet.names() {
+        let log = fs::read_to_string(cluster.testnet.directory().log(&node)).expect("a log");
+        assert!(log.contains(" INFO "), "the control: {log}");
+        // What a machine lacks is none of the cluster's troubles.
+        let warned =
+            |line: &&str| [" WARN ", " ERROR "].iter().any(|level| line.contains(level)) && !line.contains("::boot: ");
+        let warned: Vec<_> = log.lines().filter(warned).collect();
+        assert!(warned.is_empty(), "{node}: {warned:#?}");
+    }
+}
+
 /// A panic of any thread ends the process, and the reason is in the log. Mutated: with the panic hook of the standard library the
 /// process stays, although some of its tasks are dead.
 #[test]
