@@ -10,7 +10,6 @@ use std::time::Duration;
 use quorate_raft::{Replica, Stored};
 use quorate_shares::arena;
 use quorate_shares::secret::Secret;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tracing::{info, warn};
@@ -21,6 +20,7 @@ use crate::base::endpoint;
 use crate::base::log::Log;
 use crate::base::phase::Phase;
 use crate::base::random;
+use crate::base::signals::Signals;
 use crate::cluster::{alarms, leader, replica, roster_update, verify};
 use crate::join::terms::FoundError;
 use crate::join::{begin, founding};
@@ -61,6 +61,8 @@ pub enum BootError {
     Replica(String),
     #[error("the database {0} is missing, and this node is a member of a cluster")]
     NoState(std::path::PathBuf),
+    #[error("cannot handle signals: {0}")]
+    Signals(#[source] std::io::Error),
     #[error("cannot start a thread: {0}")]
     Threads(#[source] std::io::Error),
     /// Something failed while running.
@@ -86,7 +88,7 @@ impl BootError {
                 "check the disk and its mounts; never put an old copy of the database in its place: \
                  the other nodes go on without this one"
             }
-            Self::Threads(_) => "check the limits on threads and file descriptors",
+            Self::Signals(_) | Self::Threads(_) => "check the limits on threads and file descriptors",
             Self::Failed(_) => "the reason is in the log above; fix the cause, then start quorated again",
             Self::Panicked(_) => {
                 "this is a fault of Quorate: report it with the last lines of the log; quorated can be started again"
@@ -100,7 +102,7 @@ impl BootError {
 /// # Errors
 /// Why it cannot start, or had to stop.
 pub async fn run(config: Config, log: &Log) -> Result<(), BootError> {
-    let mut stop = Stop::new();
+    let mut signals = Signals::handle().map_err(BootError::Signals)?;
     // 1: one process per directory.
     let dir = DataDir::open(&config.data)?;
     prepare_memory(&config);
@@ -138,7 +140,10 @@ pub async fn run(config: Config, log: &Log) -> Result<(), BootError> {
         reason = reason_in(&mut panics, |panics| panics.fatal.clone()) => Err(BootError::Panicked(reason)),
         reason = reason_in(&mut fatal, |reason| reason.as_deref().map(str::to_owned)) => Err(BootError::Failed(reason)),
         Some(ended) = running.join_next() => ended.unwrap_or_else(|died| Err(BootError::Panicked(died.to_string()))),
-        () = stop.signalled() => Ok(()),
+        signal = signals.stop() => {
+            info!("{signal}");
+            Ok(())
+        }
     };
     info!("stopping");
     let _ = tokio::time::timeout(GOODBYE, running.shutdown()).await;
@@ -301,28 +306,6 @@ fn prepare_memory(config: &Config) {
             warn!("secrets lie in ordinary memory, which may be swapped: raise RLIMIT_MEMLOCK (ulimit -l)");
         }
         backing => info!(?backing, slots = status.slots, "memory for secrets"),
-    }
-}
-
-/// The signals that ask a daemon to stop.
-struct Stop {
-    terminate: Option<tokio::signal::unix::Signal>,
-    interrupt: Option<tokio::signal::unix::Signal>,
-}
-
-impl Stop {
-    fn new() -> Self {
-        Self { terminate: signal(SignalKind::terminate()).ok(), interrupt: signal(SignalKind::interrupt()).ok() }
-    }
-
-    async fn signalled(&mut self) {
-        let Self { terminate, interrupt } = self;
-        match (terminate, interrupt) {
-            (Some(terminate), Some(interrupt)) => {
-                tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
-            }
-            _ => std::future::pending().await,
-        }
     }
 }
 

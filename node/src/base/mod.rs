@@ -1,5 +1,5 @@
-//! Parts that need no node: clocks, configuration, the socket, the log, paths, phases, randomness, rate limits, and a thread of low
-//! priority.
+//! Parts that need no node: clocks, configuration, the socket, the log, paths, phases, randomness, rate limits, signals, and a thread
+//! of low priority.
 
 pub mod background;
 pub mod clock;
@@ -10,3 +10,4 @@ pub mod paths;
 pub mod phase;
 pub mod random;
 pub mod rate;
+pub mod signals;
