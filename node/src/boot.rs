@@ -34,7 +34,7 @@ use crate::serve::listen;
 use crate::serve::local::{self, SocketError};
 use crate::serve::peer::PeerDoor;
 use crate::vault::disk::{DataDir, DataDirError};
-use crate::vault::{Vault, VaultError, VaultFile};
+use crate::vault::{self, Vault, VaultError, VaultFile};
 
 /// How long a stopping daemon waits until its connections are closed.
 const GOODBYE: Duration = Duration::from_secs(1);
@@ -79,9 +79,7 @@ impl BootError {
         match self {
             Self::DataDir(error) => error.hint(),
             Self::Vault(error) => error.hint(),
-            Self::Listen { .. } => {
-                "another process may use the port: stop it, or give this node another --listen address"
-            }
+            Self::Listen { source, .. } => endpoint::hint(source),
             Self::Socket(error) => error.hint(),
             Self::Unlock(error) => error.hint(),
             Self::NoState(_) | Self::Replica(_) => {
@@ -103,7 +101,13 @@ impl BootError {
 /// Why it cannot start, or had to stop.
 pub async fn run(config: Config, log: &Log) -> Result<(), BootError> {
     let mut signals = Signals::handle().map_err(BootError::Signals)?;
-    // 1: one process per directory.
+    // 1: the directory, once it has the vault that it should have; one process per directory.
+    if config.expect_member {
+        tokio::select! {
+            () = vault::expected::appears(&config.data) => {}
+            _ = signals.stop() => return Ok(()),
+        }
+    }
     let dir = DataDir::open(&config.data)?;
     prepare_memory(&config);
     // 2: the vault, repaired if a crash left one copy behind.
@@ -315,7 +319,7 @@ mod tests {
     use crate::node::testing::{member, node_of};
     use crate::vault::invitation::{InvitationKey, Inviter};
     use crate::vault::lock_keys;
-    use crate::vault::{self, Invited, Role};
+    use crate::vault::{Invited, Role};
     use quorate_shares::ids::{ClusterId, NodeId};
     use quorate_shares::lock::{Lock, LockParams, LockPeer};
 

@@ -44,6 +44,18 @@ pub struct Flags {
     /// TOML file with the same settings
     #[arg(long, env = "QUORATE_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// This node is a member: wait for its vault if the data directory has none, and never begin anew
+    #[arg(
+        long,
+        env = "QUORATE_EXPECT_MEMBER",
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        value_parser = clap::builder::BoolishValueParser::new(),
+        hide_possible_values = true
+    )]
+    pub expect_member: Option<bool>,
     /// Replace a damaged state by another node's, keeping log and vote; for one start
     #[arg(long)]
     pub rebuild_state: bool,
@@ -62,6 +74,7 @@ struct File {
     pin_file: Option<PathBuf>,
     pin_credential: Option<String>,
     unlock_from: Option<Vec<IpNet>>,
+    expect_member: Option<bool>,
     #[serde(default)]
     timing: Timing,
 }
@@ -184,6 +197,8 @@ pub struct Config {
     /// Networks from which peers may ask to be unlocked; `None` means every address.
     pub unlock_from: Option<Vec<IpNet>>,
     pub timing: Timing,
+    /// Without a vault, wait for one, and for no operator.
+    pub expect_member: bool,
     /// At this start, replace a damaged state by another node's.
     pub rebuild_state: bool,
 }
@@ -249,6 +264,7 @@ impl Config {
             pin,
             unlock_from: file.unlock_from,
             timing: file.timing,
+            expect_member: flags.expect_member.or(file.expect_member).unwrap_or(false),
             rebuild_state: flags.rebuild_state,
         })
     }
@@ -321,6 +337,20 @@ mod tests {
         let config = with_file(MINIMAL).expect("a good file");
         assert_eq!((config.advertise.as_str(), config.name.as_str()), ("127.0.0.1:7250", "n1"));
         assert_eq!(config.socket, Path::new(SOCKET));
+    }
+
+    #[test]
+    fn a_member_is_expected_by_flag_over_environment_over_file() {
+        use clap::Parser;
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        std::fs::write(file.path(), format!("{MINIMAL}expect_member = true\n")).expect("writes");
+        let path = file.path().to_str().expect("UTF-8");
+        let expects = |flags: &[&str]| {
+            let flags = Flags::try_parse_from(["quorated", "--config", path].iter().chain(flags)).expect("flags");
+            Config::load(flags).expect("a good file").expect_member
+        };
+        assert!(expects(&[]) && expects(&["--expect-member"]) && !expects(&["--expect-member=false"]));
+        assert!(!with_file(MINIMAL).expect("a good file").expect_member, "the default");
     }
 
     #[test]

@@ -1,13 +1,14 @@
 //! The UDP socket for all connections.
 
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::hmac;
 use quorate_shares::labels::QUIC_RESET;
 use quorate_shares::secret::Secret;
+use rustix::io::Errno;
 
 use crate::base::random;
 
@@ -19,6 +20,40 @@ const CONNECTION_ID_BYTES: usize = 8;
 pub fn bind(address: SocketAddr, boot_seed: &Secret<32>) -> io::Result<quinn::Endpoint> {
     let socket = UdpSocket::bind(address)?;
     quinn::Endpoint::new(endpoint_config(boot_seed), None, socket, Arc::new(quinn::TokioRuntime))
+}
+
+/// What to do if [`bind`] fails. Each reason has a remedy of its own: a port that is free does not help an address that is not
+/// there.
+pub fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "another process uses the port: stop it, or give this node another port (--listen)",
+        io::ErrorKind::AddrNotAvailable => {
+            "this machine does not have the address, or not yet: `ip address` shows those that it has. Start quorated once the \
+             network is up, or give this node another --listen address"
+        }
+        io::ErrorKind::PermissionDenied => {
+            "this user may not use the port: take one above 1023, or grant CAP_NET_BIND_SERVICE"
+        }
+        _ if error.raw_os_error() == Some(Errno::AFNOSUPPORT.raw_os_error()) => {
+            "this machine has no IPv6, or no IPv4: give this node an address of the other kind (--listen)"
+        }
+        _ => "check the --listen address and the limits on file descriptors",
+    }
+}
+
+/// Why a socket that listens on `local` cannot send to `target`, if they are of different kinds; `None` if it can.
+pub fn misfit(local: SocketAddr, target: SocketAddr) -> Option<String> {
+    let takes_both = matches!(local.ip(), IpAddr::V6(ip) if ip.is_unspecified());
+    let is_v4 = |address: SocketAddr| address.ip().to_canonical().is_ipv4();
+    if takes_both || is_v4(local) == is_v4(target) {
+        return None;
+    }
+    let (theirs, ours) = if is_v4(target) { ("IPv4", "IPv6") } else { ("IPv6", "IPv4") };
+    Some(format!(
+        "{target} is an {theirs} address, and this node listens on {ours} only ({local}): give all nodes addresses of one kind, or \
+         let this node listen on [::]:{port}",
+        port = local.port()
+    ))
 }
 
 /// QUIC's stateless reset (RFC 9000, section 10.3): its tokens are derived from a key that outlives the process. A thief
@@ -45,5 +80,52 @@ impl quinn::ConnectionIdGenerator for RandomIds {
 
     fn cid_lifetime(&self) -> Option<Duration> {
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The kernel says which it is. Mutated: with one hint for all, an address that is not there yet is blamed on the port.
+    #[tokio::test]
+    async fn each_reason_not_to_listen_has_its_own_remedy() {
+        let seed = || Secret::random(&mut random::system());
+        let refused = |address: &str| {
+            let address = address.parse().expect("an address");
+            bind(address, &seed()).map(drop).map_err(|error| hint(&error)).expect_err("refused")
+        };
+        let first = bind("127.0.0.1:0".parse().expect("an address"), &seed()).expect("the control: a free port");
+        assert!(refused(&first.local_addr().expect("bound").to_string()).contains("another process uses the port"));
+        // 192.0.2.0/24 is for documentation (RFC 5737).
+        assert!(refused("192.0.2.1:0").contains("does not have the address"));
+        let hint = |errno: Errno| hint(&errno.into());
+        assert!(hint(Errno::ACCESS).contains("may not use the port"));
+        assert!(hint(Errno::AFNOSUPPORT).contains("no IPv6"));
+        let hints = [Errno::ADDRINUSE, Errno::ADDRNOTAVAIL, Errno::ACCESS, Errno::AFNOSUPPORT, Errno::MFILE].map(hint);
+        let different: std::collections::BTreeSet<_> = hints.into_iter().collect();
+        assert_eq!(different.len(), hints.len(), "no two are one");
+    }
+
+    #[test]
+    fn a_socket_sends_to_addresses_of_its_own_kind() {
+        let misfit = |local: &str, target: &str| {
+            super::misfit(local.parse().expect("an address"), target.parse().expect("an address"))
+        };
+        let fits = [
+            ("10.0.0.1:7250", "10.0.0.2:7250"),
+            ("0.0.0.0:7250", "10.0.0.2:7250"),
+            ("[fd00::1]:7250", "[fd00::2]:7250"),
+            ("[::]:7250", "10.0.0.2:7250"),
+            ("[::]:7250", "[fd00::2]:7250"),
+            ("10.0.0.1:7250", "[::ffff:10.0.0.2]:7250"),
+        ];
+        for (local, target) in fits {
+            assert_eq!(misfit(local, target), None, "{local} to {target}");
+        }
+        let said = misfit("10.0.0.1:7250", "[fd00::2]:7250").expect("they do not fit");
+        assert!(said.starts_with("[fd00::2]:7250 is an IPv6 address, and this node listens on IPv4 only"), "{said}");
+        assert!(misfit("[fd00::1]:7250", "10.0.0.2:7250").is_some_and(|said| said.contains("listens on IPv6 only")));
+        assert!(misfit("0.0.0.0:7250", "[fd00::2]:7250").is_some());
     }
 }

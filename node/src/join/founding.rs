@@ -23,6 +23,7 @@ use tokio::time::sleep;
 use tracing::{debug, info, warn};
 
 use crate::base::clock::wall_ms;
+use crate::base::endpoint::misfit;
 use crate::base::phase::Phase;
 use crate::base::random;
 use crate::cluster::replica;
@@ -35,7 +36,7 @@ use crate::node::enrolment::Enrolment;
 use crate::peers::propose;
 use crate::vault::invitation::{JoinReply, JoinRequest, Registration};
 use crate::vault::layout::Address;
-use crate::vault::{FIRST_FOUNDER, FirstFounder, FounderKeys, FoundingStep, RosterLogId, Vault};
+use crate::vault::{FIRST_FOUNDER, FirstFounder, FounderKeys, FoundingStep, Roster, RosterLogId, Vault};
 
 /// Pause between two rounds of the loop.
 const ROUND: Duration = Duration::from_millis(200);
@@ -218,8 +219,12 @@ async fn make_lock(node: &Arc<Node>, enrolment: &Arc<Enrolment>, terms: &Terms) 
     let peers = match prepared {
         Ok(peers) => peers,
         Err(missing) => {
+            let step = match missing.iter().find_map(|&peer| misfit_of(node, &terms.roster, peer)) {
+                Some(misfit) => format!("exchanging lock keys: {misfit}"),
+                None => "exchanging lock keys".to_owned(),
+            };
             let missing = missing.into_iter().map(|peer| node.name_of(peer)).collect();
-            enrolment.joining.progress("exchanging lock keys", missing);
+            enrolment.joining.progress(&step, missing);
             return false;
         }
     };
@@ -248,6 +253,15 @@ async fn make_lock(node: &Arc<Node>, enrolment: &Arc<Enrolment>, terms: &Terms) 
     *enrolment.joining.locked_attempt.lock() = Some(terms.attempt);
     renewal::commit(enrolment).await;
     true
+}
+
+/// Why this node cannot reach `peer`, if all addresses of `peer` are of the kind that this node's socket does not take. A host
+/// name may be both.
+fn misfit_of(node: &Node, roster: &Roster, peer: NodeId) -> Option<String> {
+    let local = node.endpoint.local_addr().ok()?;
+    let member = roster.members.iter().find(|member| member.node == peer)?;
+    let misfits = member.addresses.iter().map(|address| misfit(local, address.as_str().parse().ok()?));
+    misfits.collect::<Option<Vec<_>>>()?.into_iter().next()
 }
 
 /// Whether the first founder has started Raft. From then on no founder may come with new keys.

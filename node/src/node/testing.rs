@@ -64,6 +64,7 @@ pub(crate) fn node_of(dir: &Path, vault: Vault) -> Arc<Node> {
         pin: PinAt::Vault,
         unlock_from: None,
         timing: Timing::default(),
+        expect_member: false,
         rebuild_state: false,
     };
     let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().expect("an address")).expect("a socket");

@@ -6,6 +6,8 @@ use std::time::Duration;
 use quorate_client::conn::{Conn, close};
 use quorate_client::identity::{self, DialError, Identity, Protocol, PublicKey};
 
+use crate::base::endpoint::misfit;
+
 /// A connection that is closed when this value is dropped.
 pub struct Closing(pub Conn);
 
@@ -37,6 +39,10 @@ pub async fn dial(
             }
         };
         for target in resolved {
+            if let Some(misfit) = endpoint.local_addr().ok().and_then(|local| misfit(local, target)) {
+                failures.push(misfit);
+                continue;
+            }
             match identity::dial(endpoint, target, me, key, protocol, deadline).await {
                 Ok(connection) => return Ok(connection),
                 Err(DialError::WrongIdentity { presented }) => {

@@ -16,6 +16,7 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
 use crate::base::random;
+use crate::vault::ownership::{self, Foreign};
 
 /// Size of one slot. Every write covers the whole slot, so no older bytes remain behind shorter content.
 pub const SLOT_BYTES: usize = 128 * 1024;
@@ -75,6 +76,9 @@ pub enum DataDirError {
     /// Another process owns the directory.
     #[error("data directory {0} is in use by another quorated")]
     InUse(PathBuf),
+    /// The directory, or a file in it, belongs to another user.
+    #[error("data directory {path}: {foreign}")]
+    Foreign { path: PathBuf, foreign: Foreign },
     /// Other users can read the directory, and this process cannot change its mode.
     #[error("data directory {path} can be read by others (mode {mode:o})")]
     Exposed { path: PathBuf, mode: u32 },
@@ -88,6 +92,10 @@ impl DataDirError {
     pub fn hint(&self) -> &'static str {
         match self {
             Self::InUse(_) => "stop the other process, or give each node a directory of its own",
+            Self::Foreign { .. } => {
+                "quorated was probably started once as another user: start it as one user only, the owner of the directory. If that is \
+                 the user that runs now, stop the other process and run the command above as root"
+            }
             Self::Exposed { .. } => "chown it to the user that runs quorated and chmod it to 0700",
             Self::Io { .. } => "check that the path is right and that quorated may write there",
         }
@@ -109,6 +117,9 @@ impl DataDir {
     pub fn open(path: &Path) -> Result<Self, DataDirError> {
         let failed = |source| DataDirError::Io { path: path.to_owned(), source };
         DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
+        if let Some(foreign) = ownership::foreign(path).map_err(failed)? {
+            return Err(DataDirError::Foreign { path: path.to_owned(), foreign });
+        }
         let mode = fs::metadata(path).map_err(failed)?.mode() & 0o777;
         let narrowed = mode == 0o700 || fs::set_permissions(path, Permissions::from_mode(0o700)).is_ok();
         if !narrowed && mode & 0o077 != 0 {

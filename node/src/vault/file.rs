@@ -105,6 +105,14 @@ impl VaultFile {
         std::fs::File::open(dir.path())?.sync_all()
     }
 
+    /// Whether the directory `data` has a vault. It need not exist.
+    ///
+    /// # Errors
+    /// If it cannot be known.
+    pub fn exists(data: &Path) -> io::Result<bool> {
+        data.join(FILE_NAME).try_exists()
+    }
+
     /// Opens the vault of a data directory, and repairs what a crash left; `None` if the node has no vault yet.
     ///
     /// # Errors

@@ -18,9 +18,11 @@
 //! A vault with an unknown tag is refused: this version would lose the section when it writes the file.
 
 pub mod disk;
+pub mod expected;
 pub mod invitation;
 pub mod layout;
 pub mod lock_keys;
+pub mod ownership;
 
 mod denials;
 mod file;

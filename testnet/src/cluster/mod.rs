@@ -142,7 +142,7 @@ impl Cluster {
     /// As [`Cluster::start`].
     pub fn start_as(&mut self, name: &str, special: &Special) -> Result<(), Error> {
         if !self.is_running(name)? {
-            self.spawn(name, special)?;
+            self.launch(name, special)?;
             self.watch(name, "its socket", |cluster| local_status(&cluster.directory.socket(name)).ok())?;
         }
         Ok(())
@@ -153,7 +153,7 @@ impl Cluster {
     /// # Errors
     /// As [`Cluster::wait_end`].
     pub fn start_and_wait_end(&mut self, name: &str, special: &Special) -> Result<(ExitStatus, String), Error> {
-        self.spawn(name, special)?;
+        self.launch(name, special)?;
         self.wait_end(name)
     }
 
@@ -180,7 +180,11 @@ impl Cluster {
         self.disks.get(name).ok_or_else(|| Error::Story(format!("{name} has no disk of its own")))
     }
 
-    fn spawn(&mut self, name: &str, special: &Special) -> Result<(), Error> {
+    /// Starts a node, and does not wait for its socket.
+    ///
+    /// # Errors
+    /// If there is no such node, or it does not start.
+    pub fn launch(&mut self, name: &str, special: &Special) -> Result<(), Error> {
         let place = self.manifest.place(name)?;
         let node = &self.manifest.nodes[place];
         let (data, socket) = (self.directory.data(name), self.directory.socket(name));

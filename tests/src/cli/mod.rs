@@ -1,5 +1,6 @@
-//! The two programs as a person meets them: commands, refusals, advice.
+//! The two programs as a person meets them: commands, refusals, advice, and what a daemon does with what an operator's tools send.
 
 mod bad_input;
 mod commands;
+mod daemon;
 mod doctor;
