@@ -1,4 +1,4 @@
-//! Bad disks, bad networks, wrong clocks, too many clients, logs that cannot be written, and founders killed at every step of founding.
+//! Bad disks, bad networks, wrong clocks, too many clients, logs that cannot be written, sides of different versions, and founders killed at every step of founding.
 
 mod bad_disks;
 mod clocks;
@@ -7,3 +7,4 @@ mod damage;
 mod founder_crashes;
 mod logs;
 mod network_faults;
+mod versions;
