@@ -147,26 +147,31 @@ fn no_signal_of_an_ordinary_tool_ends_a_node() {
     }
 }
 
+/// What a daemon has on its disk.
+const ON_DISK: [&str; 4] = ["lock", "state", "alarms", "vault"];
+
+fn carry(from: &Path, to: &Path) {
+    for name in ON_DISK.into_iter().filter(|name| from.join(name).exists()) {
+        fs::rename(from.join(name), to.join(name)).expect("on one file system");
+    }
+}
+
 /// A member starts before its disk is mounted. Mutated: without the wait it calls itself `uninitialised`, for ever.
 #[test]
 fn a_member_waits_until_its_disk_is_mounted() {
     let mut cluster = TestCluster::found();
     let data = cluster.testnet.directory().data("n3");
-    let disk = data.with_extension("disk");
-    let is_empty = |path: &Path| fs::read_dir(path).expect("a directory").next().is_none();
-    let unmount = |cluster: &mut TestCluster| {
-        cluster.testnet.kill("n3").expect("dies");
-        fs::rename(&data, &disk).expect("unmounted");
-        fs::create_dir(&data).expect("what is below");
-    };
-    unmount(&mut cluster);
+    let disk = tempfile::tempdir_in(cluster.testnet.directory().path()).expect("elsewhere");
+    cluster.testnet.kill("n3").expect("dies");
+    carry(&data, disk.path());
     cluster.start(&["n3"]);
     let status = cluster.testnet.status("n3").expect("it answers");
     assert_eq!(status.public.phase, Phase::Uninitialised, "the control: without the setting it begins anew");
 
     cluster.testnet.kill("n3").expect("dies");
-    fs::remove_dir_all(&data).expect("what it made");
-    fs::create_dir(&data).expect("what is below");
+    let made = || ON_DISK.into_iter().filter(|name| data.join(name).exists()).collect::<Vec<_>>();
+    assert_eq!(made(), ["lock"], "the control: it makes something");
+    fs::remove_file(data.join("lock")).expect("ours");
     let expecting = Special { arguments: vec!["--expect-member".to_owned()], ..Special::default() };
     let log = cluster.testnet.directory().log("n3");
     let waits = |cluster: &mut TestCluster| {
@@ -178,11 +183,10 @@ fn a_member_waits_until_its_disk_is_mounted() {
         });
     };
     waits(&mut cluster);
-    assert!(is_empty(&data), "it makes nothing below the disk");
+    assert_eq!(made(), [""; 0], "it makes nothing below the disk");
     cluster.testnet.terminate("n3").expect("it can be stopped meanwhile");
     waits(&mut cluster);
-    fs::remove_dir(&data).expect("still empty");
-    fs::rename(&disk, &data).expect("mounted");
+    carry(disk.path(), &data);
     cluster.testnet.wait_serving(&["n3"]).expect("it sees its vault, and serves");
 }
 
