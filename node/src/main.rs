@@ -1,19 +1,30 @@
 //! `quorated`: the daemon of Quorate.
 
+use std::os::fd::AsFd;
+use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
 
 use clap::Parser;
 use quorate_node::base::config::{Config, ConfigError, Flags};
 use quorate_node::base::log::{LAST_LINES, Log};
-use quorate_node::boot;
+use quorate_node::boot::{self, BootError};
+use tokio::runtime::Builder;
 use tracing_subscriber::EnvFilter;
+
+/// Descriptors that a start needs at least.
+const DESCRIPTORS_MIN: usize = 16;
 
 fn main() -> ExitCode {
     // Other users must not read any file or socket that this process makes.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     // Without a descriptor or a thread for it there is no place left to say why.
     let Ok(log) = Log::to_stderr() else { return ExitCode::FAILURE };
-    let code = run(&log);
+    let ended = std::panic::catch_unwind(AssertUnwindSafe(|| run(&log)));
+    let code = ended.unwrap_or_else(|_| {
+        let error = BootError::Panicked(log.panics().borrow().fatal.clone().unwrap_or_default());
+        say_error(&log, &error, Some(error.hint()));
+        ExitCode::FAILURE
+    });
     log.flush(LAST_LINES);
     code
 }
@@ -33,7 +44,8 @@ fn run(log: &Log) -> ExitCode {
             return ExitCode::from(2);
         }
     }
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    // With too few the runtime would panic, and not say so.
+    let runtime = match enough_descriptors().and_then(|()| Builder::new_multi_thread().enable_all().build()) {
         Ok(runtime) => runtime,
         Err(error) => {
             say_error(log, &error, Some("check the limits on threads and file descriptors"));
@@ -47,6 +59,12 @@ fn run(log: &Log) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// An error if this process may not open the few files and sockets that every start needs.
+fn enough_descriptors() -> std::io::Result<()> {
+    let many = (0..DESCRIPTORS_MIN).map(|_| std::io::stderr().as_fd().try_clone_to_owned());
+    many.collect::<Result<Vec<_>, _>>().map(drop)
 }
 
 /// The log filter of `QUORATE_LOG`. An invalid one is refused: otherwise an operator would wait for lines that never come.

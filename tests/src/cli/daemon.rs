@@ -110,10 +110,13 @@ fn no_signal_of_an_ordinary_tool_ends_a_node() {
     let daemon = Daemon::start();
     let real_time: Vec<_> = (34..=64).map(|number| (number, format!("signal {number}"))).collect();
     let named = IGNORED.into_iter().chain(real_time.iter().map(|(number, name)| (*number, name.as_str())));
-    for (number, name) in named.clone() {
+    for (place, (number, name)) in named.clone().enumerate() {
         daemon.sends(number);
-        let said = || daemon.log().contains(&format!("{name} does nothing: ")).then_some(());
-        wait_until(format!("{name} to be named"), PATIENCE, said).expect("in time");
+        // One place in the program says no more lines in a minute.
+        if place < IGNORED.len() {
+            let said = || daemon.log().contains(&format!("{name} does nothing: ")).then_some(());
+            wait_until(format!("{name} to be named"), PATIENCE, said).expect("in time");
+        }
     }
     HARMLESS.iter().for_each(|&number| daemon.sends(number));
     assert_eq!(daemon.phase(), Some(Phase::Uninitialised), "{}", daemon.log());
