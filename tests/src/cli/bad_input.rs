@@ -115,7 +115,9 @@ fn hostile_frames_do_not_hurt_a_node() {
         for body in [huge, unknown, [&good[..], &[0]].concat(), Vec::new()] {
             let answer = conn.call(Lane::Ordinary, &body, patience).await.expect("answered, not cut off");
             let answered: Answered = wire::decode(&answer).expect("an answer");
-            assert_eq!(answered.answer.expect_err("refused").code, Code::BadRequest);
+            let code = answered.answer.expect_err("refused").code;
+            // What could be a variant of a newer version is refused as that.
+            assert!(matches!(code, Code::BadRequest | Code::Protocol), "{code}");
         }
         // Frames: a length beyond the limit, and one that is cut short.
         for frame in [u32::MAX.to_be_bytes().to_vec(), vec![0, 0, 0, 40, 1, 0, 0], vec![0, 0, 0, 0]] {
