@@ -44,7 +44,7 @@ pub struct Flags {
     /// TOML file with the same settings
     #[arg(long, env = "QUORATE_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// This node is a member: wait for its vault if the data directory has none, and never begin anew
+    /// This node is a member: wait for its vault if the data directory has none, and never start without one
     #[arg(
         long,
         env = "QUORATE_EXPECT_MEMBER",

@@ -1,4 +1,4 @@
-//! `expect_member`: a node that is a member waits for its vault, and never begins anew.
+//! `expect_member`: a node that is a member waits for its vault, and never starts without one.
 //!
 //! Scenario: a member restarts before the disk of its data directory is mounted. An empty directory looks like that of a new node,
 //! and the daemon would wait for an operator for ever, although the disk appears a second later. With this setting it makes
@@ -17,7 +17,7 @@ const LOOK: Duration = Duration::from_millis(500);
 /// How often the log says what the node waits for.
 const REMIND: Duration = Duration::from_secs(60);
 
-/// Returns once the directory `data` has a vault. A directory that cannot be read counts as one that has: whoever opens it next
+/// Returns once the directory `data` has a vault. A directory that cannot be read counts as one that has: what opens it next
 /// says why it cannot be used.
 pub async fn appears(data: &Path) {
     let mut reminded: Option<Instant> = None;

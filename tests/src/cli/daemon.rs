@@ -169,7 +169,7 @@ fn a_member_waits_until_its_disk_is_mounted() {
     carry(&data, disk.path());
     cluster.start(&["n3"]);
     let status = cluster.testnet.status("n3").expect("it answers");
-    assert_eq!(status.public.phase, Phase::Uninitialised, "the control: without the setting it begins anew");
+    assert_eq!(status.public.phase, Phase::Uninitialised, "the control: without the setting it starts as a new node");
 
     cluster.testnet.kill("n3").expect("dies");
     let made = || ON_DISK.into_iter().filter(|name| data.join(name).exists()).collect::<Vec<_>>();
