@@ -35,6 +35,8 @@ pub(super) fn report_to(log: &Log) {
         let last_words = format!("quorated: {reason}; it could not end in good order\n");
         if note(&log.panics(), reason, is_answering()) {
             end_anyway(log.clone(), last_words);
+            // A runtime aborts the process if the code that runs its tasks panics: what is not written by then is lost.
+            log.flush(LAST_LINES);
         }
     }));
 }

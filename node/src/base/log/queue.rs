@@ -1,8 +1,10 @@
 //! The bounded queue of lines, and the thread that writes them.
 
 use std::io::{self, ErrorKind, Write};
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::thread;
+use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::watch;
@@ -17,6 +19,10 @@ const WAITING_BYTES_MAX: usize = 1 << 20;
 const LEISURE: Duration = Duration::from_secs(5);
 /// How soon a pipe that is full, and does not block, is tried again.
 const AGAIN: Duration = Duration::from_millis(20);
+/// How often [`Log::flush`] looks whether all is written.
+const LOOK: Duration = Duration::from_millis(5);
+/// The name of the thread.
+const THREAD: &str = "log";
 
 /// Takes lines for the thread that writes them. Clones share the queue.
 #[derive(Clone)]
@@ -27,8 +33,6 @@ struct Shared {
     queue: Mutex<Queue>,
     /// A line has arrived.
     arrived: Condvar,
-    /// The thread has written all it took.
-    written: Condvar,
     at_leisure: Mutex<Option<Box<dyn Fn() + Send>>>,
     panics: watch::Sender<Panics>,
 }
@@ -43,15 +47,27 @@ struct Queue {
     lost: u64,
 }
 
+impl Queue {
+    fn is_empty(&self) -> bool {
+        !self.is_writing && self.waiting.is_empty()
+    }
+}
+
 impl Log {
     /// Starts the thread that writes to `out`. It ends with the process.
     ///
     /// # Errors
     /// If the system has no thread left.
-    pub fn start(out: impl Write + Send + 'static) -> io::Result<Self> {
+    pub fn start(mut out: impl Write + Send + 'static) -> io::Result<Self> {
         let shared = Arc::new(Shared::default());
         let worker = Arc::clone(&shared);
-        std::thread::Builder::new().name("log".to_owned()).spawn(move || worker.run(out))?;
+        // A panic of this thread ends the process, too; until then it writes the reason.
+        let work = move || {
+            while panic::catch_unwind(AssertUnwindSafe(|| worker.run(&mut out))).is_err() {
+                thread::sleep(AGAIN);
+            }
+        };
+        thread::Builder::new().name(THREAD.to_owned()).spawn(work)?;
         Ok(Self(shared))
     }
 
@@ -76,14 +92,17 @@ impl Log {
         self.0.panics.clone()
     }
 
-    /// Waits until every line is written or lost, but not longer than `patience`.
+    /// Waits until every line is written or lost, but not much longer than `patience`.
+    ///
+    /// It reads no clock: it is also called when a clock is what failed. The thread of the log itself does not wait.
     pub fn flush(&self, patience: Duration) {
-        let end = Instant::now() + patience;
-        let mut queue = self.0.queue.lock();
-        while queue.is_writing || !queue.waiting.is_empty() {
-            if self.0.written.wait_until(&mut queue, end).timed_out() {
-                return;
-            }
+        if thread::current().name() == Some(THREAD) {
+            return;
+        }
+        let mut waited = Duration::ZERO;
+        while waited < patience && !self.0.queue.lock().is_empty() {
+            thread::sleep(LOOK);
+            waited += LOOK;
         }
     }
 
@@ -94,11 +113,11 @@ impl Log {
 }
 
 impl Shared {
-    fn run(&self, mut out: impl Write) {
+    fn run(&self, out: &mut impl Write) {
         let (mut said, mut is_cut) = (0, false);
         loop {
             if let Some(bytes) = self.take() {
-                let unwritten = put(&mut out, &bytes, is_cut);
+                let unwritten = put(out, &bytes, is_cut);
                 if let Some(last) = bytes[..bytes.len() - unwritten.len()].last() {
                     is_cut = *last != b'\n';
                 }
@@ -106,7 +125,6 @@ impl Shared {
                     let mut queue = self.queue.lock();
                     queue.is_writing = false;
                     queue.lost += lines(unwritten);
-                    self.written.notify_all();
                     queue.lost
                 };
                 if unwritten.is_empty() && lost > said {
@@ -143,7 +161,7 @@ fn put<'a>(out: &mut impl Write, bytes: &'a [u8], is_cut: bool) -> &'a [u8] {
         match out.write(rest) {
             Ok(written @ 1..) => rest = &rest[written..],
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == ErrorKind::WouldBlock => std::thread::sleep(AGAIN),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(AGAIN),
             Ok(0) | Err(_) => break,
         }
     }
