@@ -1,6 +1,6 @@
 # Quorate: the commands for a newcomer, a developer and CI. Every target does its own set-up.
 
-.PHONY: help setup demo cluster cluster-down test soak bench lint docs deny fuzz ci
+.PHONY: help setup demo cluster cluster-down test outages soak bench lint docs deny fuzz ci
 
 help:            ## Show this list
 	@grep -hE '^[a-z-]+: .*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -19,12 +19,16 @@ demo: build      ## Show what Quorate promises, on a real cluster of three nodes
 cluster: build   ## Leave a cluster running in ./.testnet, and print commands to try
 	@target/debug/quorate-testnet up --nodes 3 --dir .testnet
 
-cluster-down: build ## Stop the cluster in ./.testnet
+cluster-down:    ## Stop the cluster in ./.testnet
+	@[ -x target/debug/quorate-testnet ] || $(MAKE) --no-print-directory build
 	@target/debug/quorate-testnet down --dir .testnet
 
 test: setup      ## Run every test: about 20 minutes on two cores
 	@cargo build --workspace --bins --quiet
 	cargo test --workspace
+
+outages: setup   ## Run what goes wrong elsewhere, and print as a table what happens here
+	.ci/outages
 
 soak: setup      ## Run the long random tests, two to three hours, and print seeds and figures
 	.ci/soak

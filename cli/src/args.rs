@@ -1,10 +1,11 @@
 //! The definition of the command line: commands, arguments and their help.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use quorate_client::wire::SOCKET;
 use quorate_client::{KeyName, KeyVersion, NodeName};
@@ -31,10 +32,11 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Args)]
 pub(crate) struct Common {
-    /// Client file: the cluster and its nodes [default: ~/.config/quorate/cluster.toml]
+    /// Client file: the cluster and its nodes; `-` is standard input [default: ~/.config/quorate/cluster.toml]
     #[arg(long, global = true, value_name = "FILE", env = "QUORATE_CLUSTER", hide_env_values = true)]
     pub(crate) cluster: Option<OsString>,
-    /// File with the token; QUORATE_TOKEN may hold the token itself [default: ~/.config/quorate/token]
+    /// File with the token; `-` is standard input; QUORATE_TOKEN may hold the token itself [default:
+    /// ~/.config/quorate/token]
     #[arg(long, global = true, value_name = "FILE", env = "QUORATE_TOKEN_FILE", hide_env_values = true)]
     pub(crate) token_file: Option<OsString>,
     /// Ask only this node
@@ -143,7 +145,7 @@ pub(crate) enum ClusterCommand {
     #[command(after_help = "Example:
   quorate cluster init --founders 3
 
-Waits until the cluster is founded. Ctrl-C stops only the waiting; the same command waits again, and prints new
+Waits until the cluster is founded. Ctrl-C stops only the waiting; the same command waits again, and prints new \
 invitations for the founders that have not joined. The root token is written to --token-file and never shown.")]
     Init(Init),
     /// Print the client file, which tells clients where the cluster is
@@ -169,7 +171,7 @@ pub(crate) struct Init {
 
 #[derive(Debug, Args)]
 pub(crate) struct Export {
-    /// Write to this file instead
+    /// Write to this file; `-` is standard output [default: standard output]
     #[arg(long, short = 'o', value_name = "FILE")]
     pub(crate) out: Option<PathBuf>,
     /// Ask this machine's daemon through its socket, without client file and token
@@ -181,10 +183,11 @@ pub(crate) struct Export {
 pub(crate) enum NodeCommand {
     /// On a new node: join the cluster of an invitation
     #[command(after_help = "Examples:
-  quorate node join UUpUMQ…
-  ssh n1 cat invitation | quorate node join -
+  quorate node join -
+  ssh n1 quorate node invite | quorate node join -
 
-Waits until the node serves. Ctrl-C stops only the waiting.")]
+Waits until the node serves. Ctrl-C stops only the waiting. Other users can see arguments: paste the invitation into \
+standard input, or name a file with it.")]
     Join(Join),
     /// List all nodes
     #[command(after_help = "Example:\n  quorate node list")]
@@ -210,11 +213,25 @@ The line that it prints is a secret until it is used.")]
 
 The new node joins and the old one is revoked in one operation, so the number of nodes never changes.")]
     Replace(Replace),
+    /// Record where a node listens, if that has changed
+    #[command(after_help = "Examples:
+  quorate node set-address n2 10.1.0.2:7250
+  quorate node set-address n2 n2.example:7250 [fd00::2]:7250
+
+The other nodes and the client file have these addresses from now on, in place of the earlier ones. \
+What answers there must prove the key of the node.")]
+    SetAddress {
+        /// The name of the node
+        name: NodeName,
+        /// Where it listens, the best address first
+        #[arg(required = true, value_name = "HOST:PORT")]
+        addresses: Vec<String>,
+    },
     /// Remove a node in an orderly way: all keys are first reshared among the others
     #[command(after_help = "Example:
   quorate node remove n4
 
-Waits until it is done. Ctrl-C stops only the waiting; `quorate status` shows the progress. The node must be up, or the
+Waits until it is done. Ctrl-C stops only the waiting; `quorate status` shows the progress. The node must be up, or the \
 others must be able to unlock without it. If its disk is lost or stolen, use `quorate node revoke`.")]
     Remove(Remove),
     /// In an emergency: refuse nodes from now on, and make their disks useless
@@ -244,7 +261,7 @@ It still votes and helps others to unlock, but it answers no client. A restart d
   quorate node admit n3
   quorate node admit n3 --local
 
-If a node was away for longer than `timing.absence_window_ms` (72 h), its peers treat it as a stolen disk. Make sure
+If a node was away for longer than `timing.absence_window_ms` (2 h), its peers treat it as a stolen disk. Make sure \
 that it is not one. With --local only the member on this machine is told, which is enough if there is no quorum to ask.")]
     Admit {
         /// The name of the node
@@ -306,9 +323,9 @@ pub(crate) struct Invite {
 pub(crate) struct Replace {
     /// The node to replace
     pub(crate) name: NodeName,
-    /// The line that `node invite` printed; `-` reads it from standard input, which other users cannot see
-    #[arg(long = "with", value_name = "INVITATION")]
-    pub(crate) invitation: String,
+    /// A file with the line that `node invite` printed; `-` is standard input
+    #[arg(long = "with", value_name = "FILE")]
+    pub(crate) invitation: OsString,
     /// Do not ask to type the name
     #[arg(long)]
     pub(crate) yes: bool,
@@ -350,9 +367,9 @@ pub(crate) struct Revoke {
 
 #[derive(Debug, Args)]
 pub(crate) struct Join {
-    /// The line that `cluster init` or `node invite` printed; `-` reads it from standard input, which other users
-    /// cannot see
-    pub(crate) invitation: String,
+    /// A file with the line that `cluster init` or `node invite` printed; `-` is standard input
+    #[arg(value_name = "FILE")]
+    pub(crate) invitation: OsString,
     /// Return as soon as the node has begun
     #[arg(long)]
     pub(crate) no_wait: bool,
@@ -409,9 +426,9 @@ pub(crate) struct Encrypt {
     pub(crate) key: KeyName,
     #[command(flatten)]
     pub(crate) bound: Bound,
-    /// What to encrypt [default: standard input]
+    /// What to encrypt; `-` is standard input [default: standard input]
     pub(crate) file: Option<PathBuf>,
-    /// Write to this file instead of standard output
+    /// Write to this file; `-` is standard output; a new one is readable by its owner only [default: standard output]
     #[arg(long, short = 'o', value_name = "FILE")]
     pub(crate) out: Option<PathBuf>,
 }
@@ -420,9 +437,9 @@ pub(crate) struct Encrypt {
 pub(crate) struct Decrypt {
     #[command(flatten)]
     pub(crate) bound: Bound,
-    /// What to decrypt [default: standard input]
+    /// What to decrypt; `-` is standard input [default: standard input]
     pub(crate) file: Option<PathBuf>,
-    /// Write to this file instead of standard output; a new one is readable by its owner only
+    /// Write to this file; `-` is standard output; a new one is readable by its owner only [default: standard output]
     #[arg(long, short = 'o', value_name = "FILE")]
     pub(crate) out: Option<PathBuf>,
 }
@@ -439,6 +456,26 @@ pub(crate) struct Datakey {
     /// Print only the encrypted form, to decrypt it where it is used
     #[arg(long)]
     pub(crate) wrapped_only: bool,
+}
+
+/// Reads a command line. An empty variable of the environment is as if it were not set.
+///
+/// A refusal shows the usage. To clap an option is in use if its variable is set, and it then shows the option as one that
+/// must be given. So a refused command line is read once more without the environment, and the help with all of it.
+pub(crate) fn parse(arguments: &[OsString]) -> Result<Cli, clap::Error> {
+    let read = |takes: fn(&OsStr) -> bool| {
+        let given = |variable: &OsStr| std::env::var_os(variable).is_none_or(|value| takes(&value));
+        let command = Cli::command().mut_args(|arg| match arg.get_env().is_none_or(given) {
+            true => arg,
+            false => arg.env(None::<&'static str>),
+        });
+        Cli::from_arg_matches(&command.try_get_matches_from(arguments)?)
+    };
+    read(|value| !value.is_empty()).or_else(|refused| match refused.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => read(|_| true),
+        // If the environment itself is at fault, there is no other refusal.
+        _ => Err(read(|_| false).err().unwrap_or(refused)),
+    })
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
@@ -467,4 +504,26 @@ fn version(text: &str) -> Result<KeyVersion, String> {
         .filter(|version| *version > 0)
         .map(KeyVersion)
         .ok_or_else(|| "expected a number from 1".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What stands behind the options in the help of every command is wrapped by clap, to the width of the terminal.
+    /// Mutated: a line break inside of a paragraph leaves a short line in the middle of it.
+    #[test]
+    fn no_paragraph_of_the_help_breaks_in_the_middle() {
+        fn check(typed: &str, command: &clap::Command) {
+            let text = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let is_prose = |line: &str| line.contains(' ') && !line.starts_with(' ') && !line.ends_with(':');
+            let lines: Vec<_> = text.lines().collect();
+            let broken = lines.windows(2).find(|pair| is_prose(pair[0]) && is_prose(pair[1]));
+            assert_eq!(broken, None, "{typed}");
+            for inner in command.get_subcommands() {
+                check(&format!("{typed} {}", inner.get_name()), inner);
+            }
+        }
+        check("quorate", &Cli::command());
+    }
 }

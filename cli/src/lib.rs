@@ -1,8 +1,9 @@
 //! The command line of Quorate, as a library: [`run`] does all that the command `quorate` does.
 //!
 //! The result of a command goes to `out`, and nothing else does. Progress, warnings and errors go to `err`. An error
-//! reads `quorate: what went wrong`, then `hint: what to do`, and the exit code gives its kind ([`exit`]). Arguments
-//! never hold a secret, because other users can read them. The only secret that is ever written is the result itself.
+//! reads `quorate: what went wrong`, then `hint: what to do`, and the exit code gives its kind ([`exit`]). No argument
+//! needs to hold a secret, because other users can read it: an invitation that does is taken with a warning. The only
+//! secret that is ever written is the result itself.
 
 mod args;
 mod commands;
@@ -14,13 +15,15 @@ pub use commands::doctor;
 
 use std::ffi::OsString;
 use std::io::{Read, Write};
+use std::path::Path;
 
-use clap::Parser;
 use clap::error::ErrorKind;
+use quorate_client::place;
 
-use args::{AlarmCommand, Cli, ClusterCommand, Command, Common, KeyCommand, NodeCommand};
+use args::{AlarmCommand, ClusterCommand, Command, Common, KeyCommand, NodeCommand};
 use commands::{alarms, crypt, founding, keys, manual, nodes, operations, status};
 use failure::Failure;
+use reach::cluster::TOKEN_HINT;
 
 /// What exit codes mean.
 pub mod exit {
@@ -47,11 +50,42 @@ pub mod exit {
 struct Session<'a> {
     common: Common,
     input: &'a mut dyn Read,
+    /// What standard input was read for.
+    input_gave: Option<&'static str>,
     out: &'a mut dyn Write,
     err: &'a mut dyn Write,
+    /// Where the token was found, for the hint if it is refused.
+    token_from: Option<String>,
 }
 
-impl Session<'_> {
+impl<'a> Session<'a> {
+    fn new(common: Common, input: &'a mut dyn Read, out: &'a mut dyn Write, err: &'a mut dyn Write) -> Self {
+        Self { common, input, input_gave: None, out, err, token_from: None }
+    }
+
+    /// Standard input, to read `what` from it. It gives one thing: whatever reads it reads all of it.
+    fn stdin(&mut self, what: &'static str) -> Result<&mut dyn Read, Failure> {
+        match self.input_gave.replace(what) {
+            None => Ok(&mut *self.input),
+            Some(first) => {
+                let message = format!("standard input cannot give both the {first} and the {what}");
+                Err(Failure::new(exit::USAGE, message).hint(match what {
+                    CONFIRMATION => "say --yes",
+                    _ => "name a file for one of them",
+                }))
+            }
+        }
+    }
+
+    /// Puts the result at the path that the user gave. Without a path, and for `-`, it goes to standard output.
+    fn put(&mut self, path: Option<&Path>, bytes: &[u8], mode: u32) -> Result<(), Failure> {
+        match path.filter(|path| !is_stream(path)) {
+            None => self.result(bytes),
+            Some(path) => place::put(path, bytes, mode)
+                .map_err(|error| Failure::new(exit::FAILED, format!("{}: {error}", path.display()))),
+        }
+    }
+
     /// Writes a line for people. If it cannot be written, the command goes on.
     fn note(&mut self, line: &str) {
         let _ = writeln!(self.err, "{line}");
@@ -63,6 +97,14 @@ impl Session<'_> {
     }
 }
 
+/// What a person types to confirm a command, as [`Session::stdin`] calls it.
+const CONFIRMATION: &str = "confirmation";
+
+/// Whether a path stands for standard input or output.
+fn is_stream(path: &Path) -> bool {
+    path.as_os_str() == "-"
+}
+
 /// Runs one command line, the program's name included, and returns its exit code.
 pub fn run(
     arguments: impl IntoIterator<Item = OsString>,
@@ -70,16 +112,19 @@ pub fn run(
     out: &mut dyn Write,
     err: &mut dyn Write,
 ) -> u8 {
-    let cli = match Cli::try_parse_from(help_as_option(arguments.into_iter().collect())) {
+    let cli = match args::parse(&help_as_option(arguments.into_iter().collect())) {
         Ok(cli) => cli,
         Err(error) => return show_usage(&error, out, err),
     };
-    let mut session = Session { common: cli.common, input, out, err };
+    let mut session = Session::new(cli.common, input, out, err);
     match execute(&mut session, cli.command) {
         Ok(code) => code,
         Err(failure) => {
             session.note(&format!("quorate: {}", failure.message));
-            if let Some(hint) = &failure.hint {
+            let token = session.token_from.as_ref().filter(|_| failure.hint.as_deref() == Some(TOKEN_HINT));
+            if let Some(from) = token {
+                session.note(&format!("hint: check the token {from}"));
+            } else if let Some(hint) = &failure.hint {
                 session.note(&format!("hint: {hint}"));
             }
             failure.exit
@@ -120,7 +165,7 @@ fn execute(session: &mut Session<'_>, command: Command) -> Result<u8, Failure> {
         .enable_all()
         .build()
         .map_err(|error| Failure::new(exit::FAILED, format!("no runtime: {error}")))?;
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         match command {
             Command::Cluster(ClusterCommand::Init(options)) => founding::init(session, options).await,
             Command::Cluster(ClusterCommand::Export(options)) => nodes::export(session, options).await,
@@ -129,6 +174,9 @@ fn execute(session: &mut Session<'_>, command: Command) -> Result<u8, Failure> {
             Command::Node(NodeCommand::Status { name }) => nodes::status(session, name).await,
             Command::Node(NodeCommand::Invite(options)) => operations::invite(session, options).await,
             Command::Node(NodeCommand::Replace(options)) => operations::replace(session, options).await,
+            Command::Node(NodeCommand::SetAddress { name, addresses }) => {
+                nodes::set_address(session, name, addresses).await
+            }
             Command::Node(NodeCommand::Remove(options)) => operations::remove(session, options).await,
             Command::Node(NodeCommand::Revoke(options)) => operations::revoke(session, options).await,
             Command::Node(NodeCommand::Seal { name }) => nodes::seal(session, name, true).await,
@@ -148,5 +196,8 @@ fn execute(session: &mut Session<'_>, command: Command) -> Result<u8, Failure> {
             Command::Completions { shell } => manual::completions(session, shell),
             Command::Man { directory } => manual::pages(session, &directory),
         }
-    })
+    });
+    // The command has its answer, and waits for nothing that is left.
+    runtime.shutdown_background();
+    ended
 }

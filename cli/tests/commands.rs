@@ -3,12 +3,14 @@
 mod golden;
 mod kit;
 
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 
 use kit::{World, alarm};
 use quorate_client::identity::{Protocol, PublicKey, server_config};
 use quorate_client::wire::{AdminProgress, AdminRequest, AdminResponse, OperationStatus, Phase, WireError};
 use quorate_client::{Code, Token};
+use quorate_shares::ids::NodeId;
 
 fn mode(path: &std::path::Path) -> u32 {
     std::fs::metadata(path).expect("there").permissions().mode() & 0o777
@@ -65,6 +67,11 @@ fn a_removal_is_confirmed_by_its_name_and_followed() {
     let told: Vec<_> = run.err.lines().skip(2).collect();
     assert_eq!(told[..2], ["  reshares to epoch 7", "  reshares to epoch 7 (waiting for n3)"]);
     assert!(told[3].starts_with("n2 is out of the cluster") && told[4].contains("cluster export"), "{told:?}");
+    // A name that no node has is refused before the question.
+    for order in ["remove", "revoke"] {
+        let unknown = world.run(&["node", order, "m2"], b"m2\n");
+        assert_eq!((unknown.code, unknown.err.as_str()), (5, "quorate: no node named m2\nhint: did you mean n2?\n"));
+    }
     let wrong = world.run(&["node", "remove", "n3", "--yes"], b"");
     assert_eq!(wrong.code, 5);
     assert!(wrong.err.contains("no node named n3") && wrong.err.contains("did you mean n1?"), "{}", wrong.err);
@@ -211,7 +218,11 @@ fn status_says_in_its_exit_code_whether_keys_can_be_used() {
     world.node.status.lock().expect("sound").alarms.push(alarm());
     let alarmed = world.run(&["status"], b"");
     assert_eq!(alarmed.code, 7);
-    assert!(alarmed.text().contains("ALARM n2: an old copy of the disk asked to be unlocked ("), "{}", alarmed.text());
+    assert!(
+        alarmed.text().contains("ALARM n2: stale_image: an old copy of the disk asked to be unlocked ("),
+        "{}",
+        alarmed.text()
+    );
 
     world.node.status.lock().expect("sound").nodes[2].state.as_mut().expect("n3 is there").phase = Phase::Locked;
     let short = world.run(&["status"], b"");
@@ -226,6 +237,26 @@ fn status_says_in_its_exit_code_whether_keys_can_be_used() {
     let cut_off = world.run(&["status", "--output", "json"], b"");
     assert_eq!(cut_off.code, 3);
     assert!(cut_off.text().contains("\"quorum\": false"), "{}", cut_off.text());
+
+    // Another node serves, and only n2 was asked.
+    let silent = std::net::UdpSocket::bind("127.0.0.1:0").expect("a free port");
+    let mut file = world.file.clone();
+    file.nodes.push(quorate_client::cluster_file::ClusterNode {
+        name: "n2".parse().expect("a name"),
+        id: quorate_shares::ids::NodeId(2),
+        addresses: vec![silent.local_addr().expect("bound").to_string()],
+        key: PublicKey([2; 32]),
+        boot_key: PublicKey([3; 32]),
+    });
+    file.write(&world.path("cluster.toml")).expect("written");
+    *world.node.public.lock().expect("sound") = Phase::Serving;
+    let one = world.run(&["--node", "n2", "status"], b"");
+    assert_eq!(one.code, 3, "{}", one.err);
+    assert!(one.text().starts_with("not answered by n2: n1 serves: leave out --node\n"), "{}", one.text());
+    *world.node.public.lock().expect("sound") = Phase::Locked;
+    let none = world.run(&["--node", "n2", "status"], b"");
+    assert!(none.text().starts_with("not quorate: no node serves\n"), "the control: {}", none.text());
+    world.file.write(&world.path("cluster.toml")).expect("written");
 
     // A locked node offers no more than its public status.
     world.endpoint.set_server_config(Some(server_config(&world.boot, None, &[Protocol::Boot])));
@@ -286,7 +317,7 @@ fn init_makes_the_token_prints_invitations_and_writes_the_client_file() {
     let done = world.run(&["cluster", "init", "--founders", "3", "--token-file", &place_text], b"");
     assert_eq!(done.code, 0, "{}", done.err);
     assert_eq!(done.text(), "first\nsecond\n", "invitations once, and nothing else");
-    assert!(done.err.contains("exchanging lock keys, waiting for n3\n"), "{}", done.err);
+    assert!(done.err.contains("exchanging lock keys (n3)\n"), "{}", done.err);
     assert_eq!(done.err.matches("waiting for founders (2 more nodes)\n").count(), 1, "{}", done.err);
     assert_eq!(mode(&place), 0o600);
     assert_eq!(mode(place.parent().expect("a directory")), 0o700);
@@ -303,6 +334,34 @@ fn init_makes_the_token_prints_invitations_and_writes_the_client_file() {
     let again = world.run(&["cluster", "init", "--founders", "3", "--token-file", &place_text], b"");
     assert!(again.code == 6 && again.err.contains("the token file") && again.err.contains("exists"), "{}", again.err);
     assert!(orders.try_recv().is_err());
+}
+
+/// The token is there and the cluster stands; only its client file cannot be written. Mutated: the error alone, without the
+/// line that the cluster is founded, looks like a founding that failed.
+#[test]
+fn init_says_that_the_cluster_stands_also_if_its_client_file_cannot_be_written() {
+    let world = World::new();
+    let (data, file) = (world.path("data"), world.file.clone());
+    world.daemon(move |request| match request {
+        AdminRequest::Status => (vec![], Some(Ok(World::local_status(&data, Phase::Uninitialised)))),
+        AdminRequest::Init { .. } => (vec![], Some(Ok(AdminResponse::Founded(file.clone())))),
+        other => panic!("{other:?}"),
+    });
+    let place = world.path("new/token");
+    std::fs::create_dir(world.path("new")).expect("ours");
+    // A link into a directory that is not there is as good as a full disk.
+    std::os::unix::fs::symlink("missing/cluster.toml", place.with_file_name("cluster.toml")).expect("ours");
+    let run = world.run(&["cluster", "init", "--founders", "3", "--token-file", place.to_str().expect("text")], b"");
+    assert_eq!(run.code, 1, "{}", run.err);
+    let lines: Vec<_> = run.err.lines().collect();
+    assert!(lines[0].starts_with("founded cluster abab") && lines[1].starts_with("root token:"), "{}", run.err);
+    assert!(
+        lines[2].starts_with("quorate: the cluster stands, but its client file cannot be written: "),
+        "{}",
+        run.err
+    );
+    assert!(lines[3].contains("quorate cluster export --local -o FILE"), "{}", run.err);
+    assert_eq!(mode(&place), 0o600);
 }
 
 #[test]
@@ -398,11 +457,26 @@ fn a_node_joins_by_an_invitation_that_others_need_not_see() {
     let joined = world.run(&["node", "join", "-"], b"good\n");
     assert_eq!((joined.code, joined.text()), (0, ""), "{}", joined.err);
     assert!(joined.err.contains("proving the invitation\nn2 serves in cluster abab"), "{}", joined.err);
-    assert_eq!(world.run(&["node", "join", "other"], b"").code, 5);
-    assert_eq!(world.run(&["node", "join", "-"], b"").code, 2);
-    assert_eq!(world.run(&["node", "join", "open", "--no-wait"], b"").code, 0);
-    let lost = world.run(&["node", "join", "open"], b"");
+    assert_eq!(world.run(&["node", "join", "-"], b"other\n").code, 5);
+    let none = world.run(&["node", "join", "-"], b"");
+    assert!(none.code == 2 && none.err.contains("quorate: this is not an invitation\nhint: copy the"), "{}", none.err);
+    assert_eq!(world.run(&["node", "join", "-", "--no-wait"], b"open").code, 0);
+    let lost = world.run(&["node", "join", "-"], b"open");
     assert!(lost.code == 1 && lost.err.contains("the daemon ended before it answered"), "{}", lost.err);
+
+    // A file, with what editors and terminals add; and an argument, which other users see.
+    let file = world.path("invitation");
+    std::fs::write(&file, "\u{feff}go\r\n  od\r\n\r\n").expect("written");
+    let from_file = world.run(&["node", "join", file.to_str().expect("text")], b"");
+    assert!(from_file.code == 0 && !from_file.err.contains("warning"), "{}", from_file.err);
+    let missing = world.run(&["node", "join", "/nonexistent"], b"");
+    assert!(
+        missing.code == 2 && missing.err.contains("no invitation at /nonexistent: No such file"),
+        "{}",
+        missing.err
+    );
+    let shown = world.run(&["node", "join", "UUpUMQ"], b"");
+    assert!(shown.code == 5 && shown.err.starts_with("warning: other users can see"), "{}", shown.err);
     assert!(!joined.err.contains("good"), "an invitation is not repeated");
 }
 
@@ -420,8 +494,12 @@ fn this_machines_node_is_asked_through_its_socket() {
             (status.public.have, status.public.need) = (1, 2);
             status.public.waiting_for = vec!["n3".parse().expect("a name")];
             let waiting_for = vec!["n3".to_owned()];
-            status.operation =
-                Some(OperationStatus { name: "founding".to_owned(), step: "locks".to_owned(), waiting_for });
+            status.operation = Some(OperationStatus {
+                name: "founding".to_owned(),
+                step: "locks".to_owned(),
+                left: None,
+                waiting_for,
+            });
             (vec![], Some(Ok(AdminResponse::Status(status))))
         }
         AdminRequest::Export => (vec![], Some(Ok(AdminResponse::Export(file.clone())))),
@@ -433,6 +511,135 @@ fn this_machines_node_is_asked_through_its_socket() {
     assert!(world.run(&["cluster", "export", "--local"], b"").text().contains("name = \"n1\""));
     std::fs::remove_file(world.path("cluster.toml")).expect("there");
     assert_eq!(world.run(&["status"], b"").code, 3, "without a client file the socket is asked");
+}
+
+/// T77: whatever a path names. Mutated: a rename makes the link a file, and what it led to stays as it was.
+#[test]
+fn a_result_goes_to_whatever_the_path_names() {
+    let world = World::new();
+    world.run(&["key", "create", "k"], b"");
+    let text = |name: &str| world.path(name).to_str().expect("text").to_owned();
+    let (message, sealed, link, full) = (text("message"), text("sealed"), text("link"), text("full"));
+    std::fs::write(&message, "attack at dawn").expect("ours");
+    std::fs::write(&sealed, "").expect("ours");
+    std::fs::set_permissions(&sealed, std::fs::Permissions::from_mode(0o640)).expect("ours");
+    std::os::unix::fs::symlink("sealed", &link).expect("ours");
+    // A link to an open device, not to `/dev/full` itself: a broken `put` of root would rename over that.
+    let device = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("Linux has it");
+    std::os::unix::fs::symlink(format!("/proc/self/fd/{}", device.as_raw_fd()), &full).expect("ours");
+
+    assert_eq!(world.run(&["encrypt", "k", "-", "-o", &link], b"attack at dawn").out, b"", "into a file");
+    assert_eq!((mode(world.path("sealed").as_path()), world.path("link").is_symlink()), (0o640, true));
+    assert_eq!(world.run(&["decrypt", &sealed, "-o", "-"], b"").out, b"attack at dawn", "on standard output");
+    assert_eq!(world.run(&["cluster", "export", "-o", "-"], b"").text(), world.run(&["cluster", "export"], b"").text());
+    // Into the file that was read.
+    assert_eq!(world.run(&["encrypt", "k", &message, "-o", &message], b"").code, 0);
+    assert_eq!(world.run(&["decrypt", &message], b"").out, b"attack at dawn");
+    for command in [
+        &["encrypt", "k", &sealed, "-o", &full][..],
+        &["decrypt", &sealed, "-o", &full],
+        &["cluster", "export", "-o", &full],
+    ] {
+        let run = world.run(command, b"");
+        assert!(run.code == 1 && run.err.contains("full: No space left on device"), "{command:?}: {}", run.err);
+        assert!(world.path("full").is_symlink(), "{command:?}");
+    }
+    assert_eq!(world.run(&["cluster", "export", "-o", &link], b"").code, 0);
+    assert_eq!(
+        quorate_client::ClusterFile::read(&world.path("sealed")).expect("a client file").nodes[0].name.as_str(),
+        "n9"
+    );
+}
+
+/// `-` is standard input wherever a file is read. It gives one thing only.
+#[test]
+fn standard_input_is_a_file_like_any_other() {
+    let world = World::new();
+    let text = |name: &str| world.path(name).to_str().expect("text").to_owned();
+    let run = |token: &str, cluster: &str, rest: &[&str], input: &[u8]| {
+        let common = ["quorate", "--token-file", token, "--cluster", cluster];
+        kit::run(common.iter().chain(rest).map(Into::into).collect(), input)
+    };
+    let (token, cluster) = (text("token"), text("cluster.toml"));
+    let token_text = world.token.text();
+    assert_eq!(run("-", &cluster, &["key", "create", "k"], token_text.as_bytes()).code, 0);
+    assert_eq!(run(&token, "-", &["key", "list"], world.file.to_text().as_bytes()).code, 0);
+    let twice = run("-", &cluster, &["encrypt", "k"], b"message");
+    assert_eq!(twice.code, 2);
+    let said =
+        "quorate: standard input cannot give both the message and the token\nhint: name a file for one of them\n";
+    assert_eq!(twice.err, said);
+    let unconfirmed = run(&token, &cluster, &["node", "replace", "n2", "--with", "-"], b"UUpUMQ\n");
+    assert!(unconfirmed.code == 2 && unconfirmed.err.ends_with("hint: say --yes\n"), "{}", unconfirmed.err);
+    let wrong = run("-", &cluster, &["key", "list"], Token::random().text().as_bytes());
+    assert!(wrong.code == 4 && wrong.err.ends_with("hint: check the token on standard input\n"), "{}", wrong.err);
+    let founding = run("-", &cluster, &["cluster", "init", "--founders", "3"], b"");
+    assert!(founding.code == 2 && founding.err.contains("the root token goes into a file"), "{}", founding.err);
+}
+
+/// Mutated: with clap's own reading an empty QUORATE_SOCKET ends every command with a usage error.
+#[test]
+fn an_empty_variable_is_as_if_it_were_not_set() {
+    const ALL: [&str; 4] = ["QUORATE_CLUSTER", "QUORATE_TOKEN_FILE", "QUORATE_TOKEN", "QUORATE_SOCKET"];
+    let world = World::new();
+    let run = |arguments: &[&str], variables: &[(&str, &str)]| {
+        let output = world.program(arguments).envs(variables.iter().copied()).output().expect("built");
+        let [out, err] = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).expect("text"));
+        (output.status.code(), out, err)
+    };
+    let empty = ALL.map(|name| (name, ""));
+    for arguments in [&["key", "list"][..], &["node", "status"], &["--help"], &["key", "create"]] {
+        assert_eq!(run(arguments, &empty), run(arguments, &[]), "{arguments:?}");
+    }
+    assert_eq!(run(&["key", "list"], &empty).0, Some(0), "the control");
+    for name in ALL {
+        let arguments = if name == "QUORATE_SOCKET" { ["node", "status"] } else { ["key", "list"] };
+        assert_ne!(run(&arguments, &[(name, "/nonexistent")]), run(&arguments, &[]), "the control: {name} counts");
+    }
+    let (code, _, err) = run(&["key", "list"], &[("QUORATE_TOKEN", "hello")]);
+    assert!(code == Some(4) && err.ends_with("hint: check the token in QUORATE_TOKEN\n"), "{err}");
+
+    // An option whose variable is set is not one that must be given.
+    let set = ALL.map(|name| (name, "/somewhere"));
+    assert_eq!(run(&["key", "create"], &set), run(&["key", "create"], &[]));
+    let (code, _, err) = run(&["key", "create"], &set);
+    assert!(code == Some(2) && err.contains("Usage: quorate key create <NAME>\n"), "{err}");
+}
+
+/// What editors of other systems put around a text.
+#[test]
+fn a_byte_order_mark_and_other_line_ends_are_read_over() {
+    let world = World::new();
+    world.run(&["key", "create", "k"], b"");
+    let sealed = world.run(&["encrypt", "k"], b"attack at dawn");
+    let token = format!("\u{feff}{}\r\n", world.token.text().as_str());
+    std::fs::write(world.path("token"), token).expect("ours");
+    let file = format!("\u{feff}{}", world.file.to_text().replace('\n', "\r\n"));
+    std::fs::write(world.path("cluster.toml"), file).expect("ours");
+    for behind in ["\n", "\r\n", "\n\n", "  \r\n\r\n"] {
+        let input = format!("\u{feff}{}{behind}", sealed.text().trim_end());
+        let opened = world.run(&["decrypt"], input.as_bytes());
+        assert_eq!((opened.code, opened.out.as_slice()), (0, &b"attack at dawn"[..]), "{behind:?}: {}", opened.err);
+    }
+    let wrapped = sealed.text().replacen(':', ":\n", 1);
+    let refused = world.run(&["decrypt"], wrapped.as_bytes());
+    assert!(refused.code == 1 && refused.err.contains("a line break or a blank in it"), "{}", refused.err);
+}
+
+/// The client file still names a node that has left. Mutated: the hint asked whether that very name was meant.
+#[test]
+fn a_node_that_has_left_is_not_suggested() {
+    let world = World::new();
+    let mut old = world.file.clone();
+    let mut left = old.nodes[0].clone();
+    (left.name, left.id) = ("n7".parse().expect("a name"), NodeId(7));
+    (left.key, left.boot_key, left.addresses) =
+        (PublicKey([7; 32]), PublicKey([8; 32]), vec!["127.0.0.1:9".to_owned()]);
+    old.nodes.push(left);
+    std::fs::write(world.path("cluster.toml"), old.to_text()).expect("ours");
+    let gone = world.run(&["node", "seal", "n7"], b"");
+    assert_eq!(gone.code, 5);
+    assert!(gone.err.ends_with("hint: n7 has left the cluster since the client file was written\n"), "{}", gone.err);
 }
 
 #[test]

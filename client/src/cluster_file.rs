@@ -16,14 +16,14 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use quorate_shares::ids::{ClusterId, NodeId, NodeName};
+use quorate_shares::ids::{ClusterId, NodeId, NodeName, is_address};
 use serde::{Deserialize, Serialize};
 
 use crate::identity::PublicKey;
+use crate::place;
 
 /// Largest client file in bytes. A larger one is refused.
 pub const CLUSTER_FILE_BYTES_MAX: u64 = 256 << 10;
@@ -156,28 +156,31 @@ impl ClusterFile {
     /// [`ClusterFileError`], also for a file above [`CLUSTER_FILE_BYTES_MAX`].
     pub fn read(path: &Path) -> Result<Self, ClusterFileError> {
         let failed = |source| ClusterFileError::Io { path: path.to_owned(), source };
-        if fs::metadata(path).map_err(failed)?.len() > CLUSTER_FILE_BYTES_MAX {
-            return Err(ClusterFileError::Form { line: None, message: "too large to be one".to_owned() });
-        }
-        Self::parse(&fs::read_to_string(path).map_err(failed)?)
+        Self::read_from(&mut fs::File::open(path).map_err(failed)?, path)
     }
 
-    /// Writes the file with mode 0644 in one step: a reader sees the old file or the new one.
+    /// Reads a client file from `input`, which errors call `name`.
+    ///
+    /// # Errors
+    /// As [`ClusterFile::read`].
+    pub fn read_from(input: &mut dyn Read, name: &Path) -> Result<Self, ClusterFileError> {
+        let failed = |source| ClusterFileError::Io { path: name.to_owned(), source };
+        let mut text = String::new();
+        // A pipe does not say its length.
+        input.take(CLUSTER_FILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(failed)?;
+        if text.len() as u64 > CLUSTER_FILE_BYTES_MAX {
+            return Err(ClusterFileError::Form { line: None, message: "too large to be one".to_owned() });
+        }
+        Self::parse(&text)
+    }
+
+    /// Writes the file by [`place::put`]. If it is new, it has mode 0644.
     ///
     /// # Errors
     /// [`ClusterFileError::Io`].
     pub fn write(&self, path: &Path) -> Result<(), ClusterFileError> {
         let failed = |source| ClusterFileError::Io { path: path.to_owned(), source };
-        let mut name = path.file_name().unwrap_or_default().to_owned();
-        name.push(format!(".new-{}", std::process::id()));
-        let new = path.with_file_name(name);
-        let write = || {
-            let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).open(&new)?;
-            file.write_all(self.to_text().as_bytes())?;
-            file.sync_all()?;
-            fs::rename(&new, path)
-        };
-        write().inspect_err(|_| drop(fs::remove_file(&new))).map_err(failed)
+        place::put(path, self.to_text().as_bytes(), 0o644).map_err(failed)
     }
 
     /// The node with this name.
@@ -189,12 +192,6 @@ impl ClusterFile {
     pub fn owner(&self, key: PublicKey) -> Option<&ClusterNode> {
         self.nodes.iter().find(|node| node.key == key || node.boot_key == key)
     }
-}
-
-/// Whether `text` has the form `host:port`. The host need not exist.
-fn is_address(text: &str) -> bool {
-    let port = text.rsplit_once(':').filter(|(host, _)| !host.is_empty() && !host.contains(char::is_whitespace));
-    port.is_some_and(|(_, port)| port.parse::<u16>().is_ok_and(|port| port > 0))
 }
 
 fn parse_at<T: std::str::FromStr<Err: std::fmt::Display>>(

@@ -20,6 +20,11 @@ pub const FRAME_BYTES_MAX: usize = 8 << 20;
 /// Largest body of a frame in bytes.
 pub const BODY_BYTES_MAX: usize = FRAME_BYTES_MAX - HEAD_BYTES;
 
+/// Most requests in flight on one lane of a connection. Both sides count. A further request is refused as busy.
+pub const IN_FLIGHT_MAX: usize = 1024;
+/// Unsent bytes of one lane above which a task with more frames waits. A frame that begins below it may end above it.
+pub const UNSENT_BYTES_MAX: usize = 1 << 20;
+
 /// Bytes of kind and id, which precede the body.
 const HEAD_BYTES: usize = 9;
 /// Bytes that a reader asks its source for at a time.
@@ -92,20 +97,32 @@ pub enum FrameError {
     Io(#[from] io::Error),
 }
 
-/// Limits on what a reader accepts.
+/// Limits on what the other side of a stream or connection may make this side hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Largest frame in bytes, without its length field. A larger one is an error.
     pub frame_bytes: usize,
-    /// How long a frame may take from its first byte to its last. `None` waits for ever. Between frames a stream may be
-    /// silent for any time.
+    /// As [`Limits::frame_bytes`], on the lanes of a connection that are not ordinary.
+    pub other_lanes_bytes: usize,
+    /// How long a frame may take from its first byte to its last, and how long bytes may wait behind a gap in the stream.
+    /// `None` waits for ever. Between frames a stream may be silent for any time.
     pub patience: Option<Duration>,
+    /// Most requests of one lane that are not answered yet. A further one is refused as busy.
+    pub in_flight: usize,
+    /// Unsent bytes of answers on one lane above which no further request is read.
+    pub unsent_bytes: usize,
 }
 
 impl Default for Limits {
-    /// Frames up to [`FRAME_BYTES_MAX`], without a limit on time.
+    /// What the protocol allows, without a limit on time.
     fn default() -> Self {
-        Self { frame_bytes: FRAME_BYTES_MAX, patience: None }
+        Self {
+            frame_bytes: FRAME_BYTES_MAX,
+            other_lanes_bytes: FRAME_BYTES_MAX,
+            patience: None,
+            in_flight: IN_FLIGHT_MAX,
+            unsent_bytes: UNSENT_BYTES_MAX,
+        }
     }
 }
 
@@ -180,12 +197,27 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
                 self.begun = None;
                 return Ok(Some(frame));
             }
-            if self.buffer.capacity() - self.buffer.len() < READ_BYTES / 4 {
-                self.buffer.reserve(READ_BYTES);
-            }
+            self.make_room();
             if self.read().await? == 0 {
                 return if self.buffer.is_empty() { Ok(None) } else { Err(FrameError::Truncated) };
             }
+        }
+    }
+
+    /// Makes room for the next read. A large frame gets at most twice the room of what has arrived, and no more than it needs.
+    fn make_room(&mut self) {
+        let read_bytes = READ_BYTES.min(4 + self.limits.frame_bytes);
+        let (held, room) = (self.buffer.len(), self.buffer.capacity());
+        if room - held >= read_bytes / 4 {
+            return;
+        }
+        let whole = self.buffer.first_chunk::<4>().map_or(0, |length| 4 + u32::from_be_bytes(*length) as usize);
+        if whole <= read_bytes {
+            self.buffer.reserve(read_bytes);
+        } else if whole > room {
+            let mut larger = BytesMut::with_capacity(whole.min(read_bytes.max(2 * held)));
+            larger.extend_from_slice(&self.buffer);
+            self.buffer = larger;
         }
     }
 
@@ -193,10 +225,12 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         let patience = self.limits.patience.filter(|_| !self.buffer.is_empty());
         let until = patience.map(|patience| *self.begun.get_or_insert_with(Instant::now) + patience);
         let read = self.stream.read_buf(&mut self.buffer);
-        match until {
-            None => Ok(read.await?),
-            Some(until) => Ok(timeout_at(until, read).await.map_err(|_| FrameError::Slow)??),
-        }
+        let read = match until {
+            None => read.await,
+            Some(until) => timeout_at(until, read).await.map_err(|_| FrameError::Slow)?,
+        };
+        // A source that has a patience of its own says so in this way.
+        read.map_err(|error| if error.kind() == io::ErrorKind::TimedOut { FrameError::Slow } else { error.into() })
     }
 }
 
@@ -261,7 +295,8 @@ mod tests {
         encode(&mut whole, FrameKind::Request, 1, b"body").expect("fits");
         let (mut far, near) = tokio::io::duplex(64);
         let patience = Duration::from_millis(40);
-        let mut reader = FrameReader::limited(near, Limits { frame_bytes: 64, patience: Some(patience) });
+        let mut reader =
+            FrameReader::limited(near, Limits { frame_bytes: 64, patience: Some(patience), ..Limits::default() });
         assert!(tokio::time::timeout(patience * 3, reader.next()).await.is_err(), "silence between frames is no fault");
         far.write_all(&whole).await.expect("room");
         assert!(reader.next().await.expect("in time").is_some());
@@ -283,8 +318,9 @@ mod tests {
     async fn a_reader_may_take_less_than_a_frame_can_be() {
         let mut buffer = BytesMut::new();
         encode(&mut buffer, FrameKind::Request, 1, &[7; 100]).expect("fits");
-        let read =
-            async |frame_bytes| FrameReader::limited(&buffer[..], Limits { frame_bytes, patience: None }).next().await;
+        let read = async |frame_bytes| {
+            FrameReader::limited(&buffer[..], Limits { frame_bytes, ..Limits::default() }).next().await
+        };
         assert!(read(109).await.expect("just fits").is_some());
         assert!(matches!(read(108).await, Err(FrameError::TooLarge(109))));
     }

@@ -25,7 +25,8 @@ use rustls::sign::CertifiedKey;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use zeroize::Zeroizing;
 
-pub use tls::{DialError, dial, server_config, widen_windows};
+pub(crate) use tls::shrink_window;
+pub use tls::{DialError, client_config, dial, server_config, widen_windows};
 
 /// The purpose of a connection: the ALPN of its handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

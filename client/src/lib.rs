@@ -20,8 +20,9 @@
 //! An application needs only [`Client`]. It knows the nodes by their keys, keeps a connection open, and asks another
 //! node if one fails.
 //!
-//! The other modules are shared with the daemon, which talks to its peers through [`conn`]. Only [`ClusterFile`] reads
-//! or writes files. The crate does not depend on the storage engine, so that an initramfs can link it.
+//! The other modules are shared with the daemon, which talks to its peers through [`conn`], and with the command line.
+//! [`Client`] itself reads and writes no file. The crate does not depend on the storage engine, so that an initramfs can
+//! link it.
 
 #![warn(missing_docs)]
 
@@ -33,6 +34,9 @@ pub mod cluster_file;
 pub mod conn;
 pub mod frame;
 pub mod identity;
+pub mod place;
+pub mod reach;
+pub mod resolve;
 pub mod route;
 
 pub use quorate_shares::context::Context;

@@ -1,15 +1,18 @@
 //! The client: which node it asks, and when it asks another.
 //!
 //! Any serving node answers any request. The client first asks the node that answered last, and keeps its connection.
-//! If that node fails or is slow, the client also asks the next node, and the first answer wins. A refusal that every
-//! node would repeat (no such key, no permission) is final. While no node serves, the client asks again for
-//! [`Options::patience`], which is long enough for an election. Then it reports what each node said.
+//! If that node fails, the client asks the next node. If it is slow, the client may also ask the next node (a hedge, of
+//! which there is a budget), and the first answer wins. A refusal that every node would repeat (no such key, no
+//! permission) is final. While no node serves, the client asks again for [`Options::patience`], which is long enough for
+//! an election; while nodes are busy, until the deadline. Then it reports what each node said.
 //!
 //! Every request may be repeated. Reads, encryption and decryption change nothing. A change of keys and the order to
 //! remove or revoke nodes carry a request id, and the cluster makes a change with one id only once. Other changes, such
-//! as a seal, carry none. No change is sent to another node while the first node may still answer.
+//! as a seal, carry none. No change is sent to another node while the first node may still answer ([`change`]).
 
+mod change;
 mod dial;
+mod hedge;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -17,6 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::stream::{FuturesUnordered, StreamExt};
 use quorate_shares::context::Context;
 use quorate_shares::ids::{Epoch, KeyName, KeyVersion, NodeName};
@@ -28,13 +32,14 @@ pub use dial::survey;
 use crate::VERSION;
 use crate::clock::boot_ms;
 use crate::cluster_file::ClusterFile;
-use crate::conn::{CallError, Lane, close};
+use crate::conn::{CallError, Conn, Lane, close};
 use crate::error::{Code, Error, NodeFailure};
 use crate::wire::{
     self, Alarm, Answer, Answered, Envelope, KEYS_PAGE_MAX, KeyInfo, KeySummary, NodeInfo, Plaintext, Progress,
     Request, RequestId, Response, Status, Token, WireError,
 };
 use dial::{Fleet, Target};
+use hedge::{Budget, Hedging, Verdict};
 
 /// How a client chooses nodes, and how long it waits.
 #[derive(Clone)]
@@ -43,9 +48,11 @@ pub struct Options {
     pub node: Option<String>,
     /// The longest time that one request takes, including retries.
     pub deadline: Duration,
-    /// How long to ask again while no node serves. An election takes about a second.
+    /// How long to ask again while no node serves. An election takes about a second. Unless this is zero, nodes that are
+    /// busy are asked again until the deadline.
     pub patience: Duration,
-    /// How long to wait for an answer before another node is also asked.
+    /// How long to wait for an answer before another node is also asked. A tenth of the requests may be hedged so soon.
+    /// All others wait four times as long.
     pub hedge: Duration,
     /// Is called for every node that fails, when it fails.
     pub on_failure: Option<OnFailure>,
@@ -106,6 +113,8 @@ struct Inner {
     options: Options,
     /// The number of the node that answered last.
     preferred: AtomicUsize,
+    /// How many requests may be hedged.
+    budget: Budget,
 }
 
 impl fmt::Debug for Client {
@@ -122,10 +131,9 @@ impl Client {
     pub async fn connect(file: ClusterFile, token: Token, options: Options) -> Result<Self, Error> {
         let fleet = Fleet::new(file, options.node.as_deref())?;
         // A random first node, so that clients that start together do not all ask the same one.
-        let mut start = [0; 8];
-        getrandom::fill(&mut start).expect("the operating system gives randomness");
-        let preferred = usize::from_be_bytes(start) % fleet.targets().len();
-        Ok(Self(Arc::new(Inner { fleet, token, options, preferred: AtomicUsize::new(preferred) })))
+        let preferred = random_u32() as usize % fleet.targets().len();
+        let budget = Budget::drawn(random_u32());
+        Ok(Self(Arc::new(Inner { fleet, token, options, preferred: AtomicUsize::new(preferred), budget })))
     }
 
     /// Encrypts `plaintext` (at most 64 KiB) under the newest version of `key`, bound to `context`. The result is one
@@ -337,6 +345,15 @@ impl Client {
         }
     }
 
+    /// Records where a node listens, as `host:port`. Its earlier addresses are forgotten. Who answers there must still prove the
+    /// key of the node.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn set_addresses(&self, name: &NodeName, addresses: &[String]) -> Result<(), Error> {
+        done(self.ask(Request::SetAddresses { name: name.clone(), addresses: addresses.to_vec() }).await?)
+    }
+
     /// The progress of an operation.
     ///
     /// # Errors
@@ -404,21 +421,33 @@ impl Client {
         let until = begin + self.0.options.deadline;
         let change = is_change(&request);
         let body = Zeroizing::new(wire::encode(&self.envelope(request)));
+        self.0.budget.note_request();
 
         let mut pause = PAUSE_MIN;
         loop {
             let mut failures = Vec::new();
-            match self.round(&body, !change, until, &mut failures).await {
+            let answered = match change {
+                true => self.round_of_change(&body, until, &mut failures).await,
+                false => self.round(&body, until, &mut failures).await,
+            };
+            match answered {
                 Some(Ok(response)) => return Ok(response),
                 Some(Err(error)) => return Err(Error { error, failures }),
                 None => {}
             }
-            let now = Instant::now();
-            if now + pause >= (begin + self.0.options.patience).min(until) {
+            let patience = self.0.options.patience;
+            let is_busy = failures.iter().any(|failure| failure.error.code == Code::Busy);
+            let (give_up, pause_max) = match is_busy && !patience.is_zero() {
+                true => (until, BUSY_PAUSE_MAX),
+                false => ((begin + patience).min(until), PAUSE_MAX),
+            };
+            // Clients that were refused together come back one by one.
+            let pause_now = pause.mul_f64(f64::from(random_u32()) / f64::from(u32::MAX) + 0.5);
+            if Instant::now() + pause_now >= give_up {
                 return Err(all_nodes_failed(failures));
             }
-            sleep(pause).await;
-            pause = (pause * 2).min(PAUSE_MAX);
+            sleep(pause_now).await;
+            pause = (pause * 2).min(pause_max);
         }
     }
 
@@ -427,20 +456,34 @@ impl Client {
         Envelope { token: self.0.token.duplicate(), deadline_ms, request }
     }
 
-    /// Asks every node once: one after the other or, if `hedge`, the next while the last is slow. `None` if all nodes
-    /// failed in ways that may pass.
-    async fn round(&self, body: &[u8], hedge: bool, until: Instant, failures: &mut Vec<NodeFailure>) -> Option<Answer> {
+    /// The numbers of all nodes in the order in which they are asked: from the node that answered last, and those that could not
+    /// be reached a moment ago at the end.
+    fn order(&self) -> Vec<usize> {
         let targets = self.0.fleet.targets();
         let preferred = self.0.preferred.load(Ordering::Relaxed);
-        let mut order = (0..targets.len()).map(|offset| (preferred + offset) % targets.len());
+        let mut order: Vec<_> = (0..targets.len()).map(|offset| (preferred + offset) % targets.len()).collect();
+        order.sort_by_key(|number| targets[*number].is_down());
+        order
+    }
+
+    /// Asks every node once, the next while the last is slow. `None` if all nodes failed in ways that may pass.
+    async fn round(&self, body: &[u8], until: Instant, failures: &mut Vec<NodeFailure>) -> Option<Answer> {
+        let targets = self.0.fleet.targets();
+        let mut order = self.order().into_iter();
         let ask = |number: usize| async move { (number, ask_node(&targets[number], &self.0.fleet, body, until).await) };
+        let mut hedging = Hedging::new(&self.0.budget, self.0.options.hedge);
         // This task polls the requests. When it returns, those that are left are dropped, and their nodes are told to
         // stop.
         let mut asked = FuturesUnordered::new();
-        asked.push(ask(order.next()?));
+        // The nodes that were asked, with the packets that had come from each before.
+        let mut heard = Vec::new();
+        let mut next = order.next();
         loop {
-            let slow = Instant::now() + self.0.options.hedge;
-            let wake = if hedge && order.len() > 0 { slow.min(until) } else { until };
+            if let Some(number) = next.take() {
+                heard.push((number, targets[number].packets()));
+                asked.push(ask(number));
+            }
+            let wake = if order.len() > 0 { (Instant::now() + hedging.wait()).min(until) } else { until };
             match timeout_at(wake, asked.next()).await {
                 Ok(None) => return None,
                 Ok(Some((number, Ok(response)))) => {
@@ -450,10 +493,16 @@ impl Client {
                 Ok(Some((_, Err(error)))) if !error.code.retryable() => return Some(Err(error)),
                 Ok(Some((number, Err(error)))) => {
                     self.record_failure(number, error, failures);
-                    asked.extend(order.next().map(ask));
+                    heard.retain(|(asked, _)| *asked != number);
+                    next = order.next();
                 }
                 Err(_) if wake == until => return Some(Err(WireError::new(Code::Deadline, "no answer in time"))),
-                Err(_) => asked.extend(order.next().map(ask)),
+                Err(_) => {
+                    let is_heard = heard.iter().any(|(number, before)| targets[*number].packets() > *before);
+                    if hedging.decide(wake.elapsed(), is_heard) == Verdict::Hedge {
+                        next = order.next();
+                    }
+                }
             }
         }
     }
@@ -471,6 +520,8 @@ impl Client {
 /// The first and the longest pause between two rounds over all nodes.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_millis(400);
+/// The longest pause while nodes are busy.
+const BUSY_PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// How long other nodes may take to answer with a status, after one said that it is not in a quorum.
 const OTHER_STATUS_MAX: Duration = Duration::from_secs(1);
@@ -480,38 +531,53 @@ const OTHER_STATUS_MAX: Duration = Duration::from_secs(1);
 async fn ask_node(target: &Target, fleet: &Fleet, body: &[u8], until: Instant) -> Answer {
     loop {
         let (conn, kept) = target.connection(fleet, until).await?;
-        let sent_ms = boot_ms();
-        let error = match conn.ask(Lane::Ordinary, body).await {
+        match ask_once(&conn, body).await {
             Ok(answer) => {
-                let answer: Answered = wire::decode(&answer).map_err(|error| {
-                    WireError::new(Code::Protocol, format!("the answer cannot be read: {}", error.message))
-                })?;
-                return match answer.fresh(boot_ms() - sent_ms) {
-                    // The node says its own version.
-                    Some(Err(WireError { code: Code::Protocol, message, hint })) => {
-                        let message = format!("{message}; this client is quorate {VERSION}");
-                        Err(WireError { code: Code::Protocol, message, hint })
-                    }
-                    Some(answer) => answer,
-                    None => Err(too_late()),
-                };
+                target.note_heard();
+                return answer_of(answer);
             }
-            Err(error) => error,
-        };
-        return Err(match error {
-            CallError::Closed(_) if kept => {
-                target.forget(&conn);
-                continue;
-            }
-            CallError::Closed(closed) if matches!(closed.code, Some(close::DENIED | close::REVOKED)) => {
-                WireError::new(Code::NotServing, closed.reason)
-            }
-            CallError::Closed(closed) => WireError::new(Code::Unreachable, format!("connection lost: {closed}")),
-            CallError::Busy => WireError::new(Code::Busy, "too many requests in flight"),
-            CallError::Deadline => WireError::new(Code::Deadline, "no answer in time"),
-            CallError::Failed => WireError::new(Code::Internal, "the node ended the request without an answer"),
-            CallError::TooLarge => WireError::new(Code::TooLarge, "the request is too large"),
-        });
+            Err(CallError::Closed(_)) if kept => target.forget(&conn),
+            Err(error) => return Err(not_asked(error)),
+        }
+    }
+}
+
+/// What a node sent back, and how long after the request it came, in milliseconds.
+type Answering = (Bytes, u64);
+
+/// Asks over one connection, for as long as the caller waits.
+async fn ask_once(conn: &Conn, body: &[u8]) -> Result<Answering, CallError> {
+    let sent_ms = boot_ms();
+    let answer = conn.ask(Lane::Ordinary, body).await?;
+    Ok((answer, boot_ms() - sent_ms))
+}
+
+/// The answer in what a node sent back.
+fn answer_of((answer, age_ms): Answering) -> Answer {
+    let answer: Answered = wire::decode(&answer)
+        .map_err(|error| WireError::new(Code::Protocol, format!("the answer cannot be read: {}", error.message)))?;
+    match answer.fresh(age_ms) {
+        // The node says its own version.
+        Some(Err(WireError { code: Code::Protocol, message, hint })) => {
+            let message = format!("{message}; this client is quorate {VERSION}");
+            Err(WireError { code: Code::Protocol, message, hint })
+        }
+        Some(answer) => answer,
+        None => Err(too_late()),
+    }
+}
+
+/// The error for a node that sent nothing back.
+fn not_asked(error: CallError) -> WireError {
+    match error {
+        CallError::Closed(closed) if matches!(closed.code, Some(close::DENIED | close::REVOKED)) => {
+            WireError::new(Code::NotServing, closed.reason)
+        }
+        CallError::Closed(closed) => WireError::new(Code::Unreachable, format!("connection lost: {closed}")),
+        CallError::Busy => WireError::new(Code::Busy, "too many requests in flight"),
+        CallError::Deadline => WireError::new(Code::Deadline, "no answer in time"),
+        CallError::Failed => WireError::new(Code::Internal, "the node ended the request without an answer"),
+        CallError::TooLarge => WireError::new(Code::TooLarge, "the request is too large"),
     }
 }
 
@@ -532,7 +598,8 @@ fn is_change(request: &Request) -> bool {
         | Request::AdmitNode { .. }
         | Request::DisarmAlarms { .. }
         | Request::InviteNode { .. }
-        | Request::ReplaceNode { .. } => true,
+        | Request::ReplaceNode { .. }
+        | Request::SetAddresses { .. } => true,
         Request::Status
         | Request::Encrypt { .. }
         | Request::Decrypt { .. }
@@ -604,6 +671,12 @@ fn done(response: Response) -> Result<(), Error> {
         Response::Done => Ok(()),
         _ => Err(unexpected()),
     }
+}
+
+fn random_u32() -> u32 {
+    let mut bytes = [0; 4];
+    getrandom::fill(&mut bytes).expect("the operating system gives randomness");
+    u32::from_be_bytes(bytes)
 }
 
 fn random_id() -> RequestId {

@@ -14,6 +14,7 @@ use kit::{LONG, Node};
 use parking_lot::Mutex;
 use quorate_client::cluster_file::ClusterNode;
 use quorate_client::conn::{Conn, Handler, Reply};
+use quorate_client::error::NodeFailure;
 use quorate_client::identity::{Protocol, PublicKey};
 use quorate_client::route::survey;
 use quorate_client::wire::{
@@ -280,6 +281,7 @@ async fn no_change_is_sent_to_a_second_node_while_the_first_may_answer() {
         async { client.disarm_alarms(None).await.err() }.boxed(),
         async { client.invite_node(None, LONG).await.err() }.boxed(),
         async { client.replace_node(&node, b"an invitation").await.err() }.boxed(),
+        async { client.set_addresses(&node, &["n1:7250".to_owned()]).await.err() }.boxed(),
         async { client.echo(b"x").await.err() }.boxed(),
     ];
     for ended in join_all(requests).await {
@@ -288,7 +290,64 @@ async fn no_change_is_sent_to_a_second_node_while_the_first_may_answer() {
     let asked = asked.lock();
     let (once, twice): (Vec<_>, Vec<_>) = asked.iter().partition(|(_, times)| **times == 1);
     assert_eq!(twice, [(&"Echo".to_owned(), &2)], "only the echo is asked for at two nodes");
-    assert_eq!(once.len(), 10, "each change was sent: {once:?}");
+    assert_eq!(once.len(), 11, "each change was sent: {once:?}");
+}
+
+/// T79: eight of nine nodes are dead; each would cost three seconds if it were dialled alone. The change is answered before any
+/// dialling was given up, so nothing waited for one. Mutated: with one node dialled at a time, failures are reported first.
+#[tokio::test]
+async fn dead_nodes_do_not_hold_up_a_change() {
+    let scripts = (0..9).map(|_| Box::new(|_: usize, _: Request| Some(Ok(Response::Done))) as Script);
+    let mut cluster = Cluster::start(scripts.collect());
+    let silent: Vec<_> = (0..8).map(|_| std::net::UdpSocket::bind("127.0.0.1:0").expect("a free port")).collect();
+    for (node, socket) in cluster.file.nodes.iter_mut().zip(&silent) {
+        node.addresses = vec![socket.local_addr().expect("bound").to_string()];
+    }
+    for change in 1..=4 {
+        let failed = Arc::new(AtomicUsize::new(0));
+        let count = failed.clone();
+        let on_failure = Arc::new(move |_: &NodeFailure| {
+            count.fetch_add(1, Ordering::SeqCst);
+        });
+        let (hedge, deadline) = (Duration::from_millis(20), LONG);
+        let client = cluster.client(Options { hedge, deadline, on_failure: Some(on_failure), ..impatient() }).await;
+        client.seal_node(&"n1".parse().expect("a name")).await.expect("n9 answers");
+        assert_eq!((failed.load(Ordering::SeqCst), cluster.asked(8)), (0, change));
+        client.close().await;
+    }
+}
+
+/// T79: the node that the client is connected to hangs. It is asked for an echo and never for the change. Mutated: without the
+/// echo the change waits there until its deadline.
+#[tokio::test]
+async fn a_node_that_hangs_gets_no_change() {
+    let hangs = Arc::new(Mutex::new(None::<usize>));
+    let asked = Arc::new(Mutex::new(Vec::<(usize, bool)>::new()));
+    let node = |number: usize| -> Script {
+        let (hangs, asked) = (hangs.clone(), asked.clone());
+        Box::new(move |_, request| {
+            let change = matches!(request, Request::SealNode { .. });
+            asked.lock().push((number, change));
+            match request {
+                _ if *hangs.lock() == Some(number) => None,
+                Request::Echo(bytes) => Some(Ok(Response::Echo(bytes))),
+                _ => Some(Ok(Response::Done)),
+            }
+        })
+    };
+    let cluster = Cluster::start((0..3).map(node).collect());
+    let hedge = Duration::from_millis(1);
+    let client = cluster.client(Options { hedge, deadline: LONG, ..impatient() }).await;
+    let name = "n1".parse().expect("a name");
+    client.seal_node(&name).await.expect("answered");
+    let (first, _) = asked.lock().pop().expect("one was asked");
+    *hangs.lock() = Some(first);
+    // The last answer says nothing about now once it is older than this.
+    tokio::time::sleep(hedge * 2).await;
+    client.seal_node(&name).await.expect("another node answers");
+    let asked = asked.lock().clone();
+    assert_eq!(asked.iter().filter(|(_, change)| *change).count(), 1, "{asked:?}");
+    assert!(asked.contains(&(first, false)) && !asked.contains(&(first, true)), "{asked:?}");
 }
 
 #[tokio::test]
@@ -301,6 +360,73 @@ async fn a_slow_node_does_not_make_a_slow_client() {
     }
     assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
     assert!(cluster.asked(0) <= 1 && cluster.asked(2) <= 1);
+}
+
+/// All nodes are slow, as if they had too much to do. Fifty clients make one request each, like fifty commands: they know nothing
+/// of each other, and still a tenth of them asks a second node. Mutated: a client that begins with a whole hedge doubles the load,
+/// one without a budget triples it.
+#[tokio::test]
+async fn clients_with_one_request_each_do_not_multiply_the_load_of_slow_nodes() {
+    const CLIENTS: usize = 50;
+    let slow =
+        || (Box::new(serve) as Script, Lease { good_for_ms: Answered::ALWAYS, after: Duration::from_millis(700) });
+    let cluster = Cluster::leased(vec![slow(), slow(), slow()]);
+    let asks = (0..CLIENTS).map(|_| async { cluster.client(impatient()).await.echo(b"x").await });
+    for answer in join_all(asks).await {
+        answer.expect("slow, but answered");
+    }
+    let asked: usize = (0..3).map(|node| cluster.asked(node)).sum();
+    assert!((CLIENTS..CLIENTS * 3 / 2).contains(&asked), "{asked} requests for {CLIENTS}");
+}
+
+/// While nodes say that they are busy, a client waits longer than for an election, and is answered once one has time. Mutated:
+/// with the patience for an election it gives up after three seconds.
+#[tokio::test]
+async fn a_client_waits_for_busy_nodes_until_its_deadline() {
+    let busy_for = |time: Duration| -> Script {
+        let begin = Instant::now();
+        Box::new(move |number, request| match begin.elapsed() < time {
+            true => Some(Err(WireError::new(Code::Busy, "too many requests"))),
+            false => serve(number, request),
+        })
+    };
+    let long = Options::default().patience + Duration::from_secs(1);
+    let cluster = Cluster::start(vec![busy_for(long), busy_for(long)]);
+    let begin = Instant::now();
+    cluster
+        .client(Options { deadline: LONG, ..Options::default() })
+        .await
+        .echo(b"x")
+        .await
+        .expect("answered in the end");
+    assert!(begin.elapsed() >= long, "the control: they were busy");
+    let asked = cluster.asked(0) + cluster.asked(1);
+    assert!(asked < 40, "it does not make them busier: {asked}");
+    let cluster = Cluster::start(vec![busy_for(LONG)]);
+    let brief = Options { deadline: Duration::from_secs(1), ..Options::default() };
+    assert_eq!(cluster.client(brief).await.echo(b"x").await.expect_err("busy until then").code(), Code::Busy);
+}
+
+/// A node that begins no handshake says so at once, and another one is asked.
+#[tokio::test]
+async fn a_node_that_lets_nobody_in_is_busy() {
+    let mut cluster = Cluster::start(vec![Box::new(serve), Box::new(serve)]);
+    let (boot, op) = (&cluster.nodes[0].0.boot, &cluster.nodes[0].0.op);
+    let config = quorate_client::identity::server_config(boot, Some(op), &Protocol::ALL);
+    let full = quinn::Endpoint::server(config, kit::any_port()).expect("a free port");
+    cluster.file.nodes[0].addresses = vec![full.local_addr().expect("bound").to_string()];
+    tokio::spawn(async move {
+        while let Some(incoming) = full.accept().await {
+            incoming.refuse();
+        }
+    });
+    let only = Options { node: Some("n1".to_owned()), ..impatient() };
+    let error = cluster.client(only).await.echo(b"x").await.expect_err("refused");
+    assert_eq!(error.code(), Code::Busy, "{error}");
+    assert!(error.to_string().contains("busy"), "{error}");
+    for _ in 0..5 {
+        assert_eq!(cluster.client(impatient()).await.echo(b"x").await.expect("n2 serves"), b"x");
+    }
 }
 
 /// T58, the client's half: if an answer comes after the end of its lease, the client ignores it and asks another node.

@@ -10,12 +10,14 @@ use std::time::Duration;
 use quorate_raft::{Replica, Stored};
 use quorate_shares::arena;
 use quorate_shares::secret::Secret;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tracing::{info, warn};
 
 use crate::base::background::Background;
 use crate::base::config::{Config, SecretMemory};
+use crate::base::doors::Doors;
 use crate::base::endpoint;
 use crate::base::log::Log;
 use crate::base::phase::Phase;
@@ -28,7 +30,7 @@ use crate::lease::{renewal as lease_renewal, seal};
 use crate::lock::unlock::{self, UnlockError};
 use crate::lock::{absence, held, renewal as lock_renewal};
 use crate::node::Node;
-use crate::peers::{revocation, roster_sync, session};
+use crate::peers::{reachability, revocation, roster_sync, session};
 use crate::rebuild;
 use crate::serve::listen;
 use crate::serve::local::{self, SocketError};
@@ -117,7 +119,9 @@ pub async fn run(config: Config, log: &Log) -> Result<(), BootError> {
         Some(vault) => vault.current().identity.boot_seed.duplicate(),
         None => Secret::random(&mut random::system()),
     };
-    let endpoint = endpoint::bind(config.listen, &boot_seed)
+    let doors = Doors::start().map_err(BootError::Threads)?;
+    let endpoint = doors
+        .within(|| endpoint::bind(config.listen, &boot_seed))
         .map_err(|source| BootError::Listen { address: config.listen, source })?;
     let background = Background::start().map_err(BootError::Threads)?;
     let node = Node::new(config, dir, endpoint, boot_seed, background, PeerDoor::dialled);
@@ -131,7 +135,7 @@ pub async fn run(config: Config, log: &Log) -> Result<(), BootError> {
     let mut running = JoinSet::new();
     running.spawn(run_until_revoked(Arc::clone(&node)));
     let tasks = [
-        tokio::spawn(listen::run(Arc::clone(&node))),
+        doors.spawn(listen::run(Arc::clone(&node), Handle::current())),
         // In every phase: if a founder crashes many times, its peers hold lock keys that nothing else would erase.
         tokio::spawn(held::keep(Arc::clone(&node))),
         tokio::spawn(alarms::watch_log(Arc::clone(&node), log.clone())),
@@ -224,6 +228,7 @@ async fn run_steps(node: &Arc<Node>) -> Result<(), BootError> {
     tasks.spawn(roster_update::run(Arc::clone(node), replica.clone()));
     tasks.spawn(roster_sync::keep_asking(Arc::clone(node)));
     tasks.spawn(session::tell_flushed(Arc::clone(node)));
+    tasks.spawn(reachability::watch(Arc::clone(node)));
     tasks.spawn(leader::run(Arc::clone(node), replica.clone()));
     tasks.spawn(seal::step_aside(Arc::clone(node), replica.clone()));
     tasks.spawn(lease_renewal::watch(Arc::clone(node), replica.clone()));

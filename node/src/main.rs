@@ -4,7 +4,6 @@ use std::os::fd::AsFd;
 use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
 
-use clap::Parser;
 use quorate_node::base::config::{Config, ConfigError, Flags};
 use quorate_node::base::log::{LAST_LINES, Log};
 use quorate_node::boot::{self, BootError};
@@ -30,7 +29,7 @@ fn main() -> ExitCode {
 }
 
 fn run(log: &Log) -> ExitCode {
-    let config = match Config::load(Flags::parse()) {
+    let config = match Config::load(Flags::read()) {
         Ok(config) => config,
         Err(error) => {
             say_error(log, &error, None);

@@ -50,7 +50,7 @@ pub use consensus::serve::ServeError;
 pub use live::place::{Ballot, LogPlace};
 pub use live::refusal::Refusal;
 pub use live::voters::{ChangeError, ChangePurpose, Denial, Gate, Intent, Membership};
-pub use live::{command, level, plan, refusal, rows, state, voters};
+pub use live::{command, idle, level, plan, refusal, rows, state, voters};
 pub use log::Flushed;
 pub use snapshot::CHUNK_BYTES_MAX;
 pub use stored::error::{OpenError, StorageError, StorageProblem};

@@ -15,6 +15,15 @@ pub const NAME_BYTES_MAX: usize = 127;
 pub const ADDRESSES_MAX: usize = 8;
 /// Longest address of a node, in bytes: formats keep its length in one byte.
 pub const ADDRESS_BYTES_MAX: usize = 255;
+/// Whether `text` is an address of a node: `host:port` in visible ASCII. The host need not exist. This is the only rule: what an
+/// operator may set is what every format can keep.
+pub fn is_address(text: &str) -> bool {
+    let port = text.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port);
+    let is_port =
+        |port: &str| port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|port| port > 0);
+    text.len() <= ADDRESS_BYTES_MAX && text.bytes().all(|byte| byte.is_ascii_graphic()) && port.is_some_and(is_port)
+}
+
 /// Most tags of one key.
 pub const TAGS_MAX: usize = 32;
 /// Longest name or value of a tag, in bytes.
@@ -209,6 +218,28 @@ mod tests {
             assert!(bad.parse::<KeyName>().is_err(), "{bad}");
         }
         assert!("n1/x".parse::<NodeName>().is_err());
+    }
+
+    #[test]
+    fn an_address_is_a_host_and_a_port() {
+        let long = |bytes: usize| format!("{}:7250", "h".repeat(bytes - 5));
+        for good in ["10.0.0.1:7250", "[fd00::1]:1", "n1.example:65535", &long(ADDRESS_BYTES_MAX)] {
+            assert!(is_address(good), "{good}");
+        }
+        for bad in [
+            "",
+            "n1",
+            ":7250",
+            "n1:",
+            "n1:0",
+            "n1:65536",
+            "n1:+80",
+            "n 1:7250",
+            "né:7250",
+            &long(ADDRESS_BYTES_MAX + 1),
+        ] {
+            assert!(!is_address(bad), "{bad}");
+        }
     }
 
     #[test]

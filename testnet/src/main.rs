@@ -109,6 +109,8 @@ fn main() -> ExitCode {
     let Cli { dir, verb } = Cli::parse();
     match act(&dir, verb, &mut io::stdout().lock()) {
         Ok(()) => ExitCode::SUCCESS,
+        // Who reads has seen enough, as in `make demo | head`. What this process started ends with it.
+        Err(Error::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("quorate-testnet: {error}");
             if let Some(hint) = error.hint() {
@@ -217,5 +219,5 @@ fn down(dir: &Path, out: &mut dyn Write) -> Result<(), Error> {
 }
 
 fn say(out: &mut dyn Write, text: &str) -> Result<(), Error> {
-    writeln!(out, "{text}").map_err(|source| Error::Io { what: "write".to_owned(), source })
+    writeln!(out, "{text}").map_err(Error::Output)
 }

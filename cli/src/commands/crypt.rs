@@ -1,8 +1,6 @@
 //! `encrypt`, `decrypt` and `datakey`.
 
 use std::fs;
-use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use base64::Engine;
@@ -15,11 +13,16 @@ use zeroize::Zeroizing;
 use crate::args::{Bound, Datakey, Decrypt, Encrypt, Format};
 use crate::failure::Failure;
 use crate::reach::cluster::Cluster;
+use crate::terminal::input::read_all;
 use crate::terminal::nearest::nearest;
-use crate::{Session, exit};
+use crate::{Session, exit, is_stream};
 
 /// Longest input of `decrypt` in bytes: more than the text of any ciphertext. A longer one is refused.
 const CIPHERTEXT_BYTES_MAX: usize = 2 * PLAINTEXT_BYTES_MAX;
+/// What some editors put before a text.
+const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
+/// The mode of a new file with a result, which may be a secret.
+const RESULT_MODE: u32 = 0o600;
 
 pub(crate) async fn encrypt(session: &mut Session<'_>, options: Encrypt) -> Result<u8, Failure> {
     let context = context(&options.bound)?;
@@ -42,18 +45,14 @@ pub(crate) async fn encrypt(session: &mut Session<'_>, options: Encrypt) -> Resu
         Format::Text => format!("{text}\n"),
         Format::Json => format!("{}\n", json!({ "ciphertext": text })),
     };
-    write(session, options.out.as_deref(), result.as_bytes())?;
+    session.put(options.out.as_deref(), result.as_bytes(), RESULT_MODE)?;
     Ok(exit::DONE)
 }
 
 pub(crate) async fn decrypt(session: &mut Session<'_>, options: Decrypt) -> Result<u8, Failure> {
     let context = context(&options.bound)?;
     let input = read(session, options.file.as_deref(), CIPHERTEXT_BYTES_MAX)?;
-    let ciphertext = without_newline(&input);
-    if !(ciphertext.starts_with(b"qrt1:") || ciphertext.starts_with(b"QRT1")) {
-        return Err(Failure::new(exit::FAILED, "the input is not a ciphertext of Quorate")
-            .hint("one line that begins with qrt1:, as `quorate encrypt` and `quorate datakey` print it"));
-    }
+    let ciphertext = ciphertext(&input)?;
     if input.len() > CIPHERTEXT_BYTES_MAX {
         return Err(Failure::new(exit::FAILED, "the input is longer than any ciphertext").hint("one message at a time"));
     }
@@ -62,11 +61,11 @@ pub(crate) async fn decrypt(session: &mut Session<'_>, options: Decrypt) -> Resu
     cluster.close(session).await;
     let message = answer?;
     match session.common.output {
-        Format::Text => write(session, options.out.as_deref(), message.expose())?,
+        Format::Text => session.put(options.out.as_deref(), message.expose(), RESULT_MODE)?,
         Format::Json => {
             let encoded = Zeroizing::new(STANDARD.encode(message.expose()));
             let result = Zeroizing::new(format!("{{\"plaintext\":\"{}\"}}\n", encoded.as_str()));
-            write(session, options.out.as_deref(), result.as_bytes())?;
+            session.put(options.out.as_deref(), result.as_bytes(), RESULT_MODE)?;
         }
     }
     Ok(exit::DONE)
@@ -119,59 +118,56 @@ fn context(bound: &Bound) -> Result<Context, Failure> {
         .map_err(|error| Failure::new(exit::USAGE, format!("-c: {error}")))
 }
 
-/// The text without one newline at its end, which `encrypt` and editors append.
-fn without_newline(text: &[u8]) -> &[u8] {
-    text.strip_suffix(b"\n").unwrap_or(text)
+/// The ciphertext in an input. The text form may have white space around it, which editors and other systems add. To the
+/// binary form every byte belongs.
+fn ciphertext(input: &[u8]) -> Result<&[u8], Failure> {
+    if input.starts_with(b"QRT1") {
+        return Ok(input);
+    }
+    let text = input.strip_prefix(BYTE_ORDER_MARK).unwrap_or(input).trim_ascii();
+    if !text.starts_with(b"qrt1:") {
+        return Err(Failure::new(exit::FAILED, "the input is not a ciphertext of Quorate")
+            .hint("one line that begins with qrt1:, as `quorate encrypt` and `quorate datakey` print it"));
+    }
+    match text.iter().position(u8::is_ascii_whitespace) {
+        None => Ok(text),
+        Some(_) => Err(Failure::new(exit::FAILED, "the ciphertext has a line break or a blank in it").hint(
+            "give one ciphertext at a time, as the one line that it was; `tr -d '[:space:]'` joins a wrapped one",
+        )),
+    }
 }
 
 /// Reads the input. Of an input that is too long, it reads one byte more than `limit`.
 fn read(session: &mut Session<'_>, file: Option<&Path>, limit: usize) -> Result<Zeroizing<Vec<u8>>, Failure> {
-    let mut bytes = Zeroizing::new(vec![0; limit + 1]);
-    let result = match file {
-        None => read_into(session.input, &mut bytes),
-        Some(path) => fs::File::open(path).and_then(|mut file| read_into(&mut file, &mut bytes)),
+    let file = file.filter(|path| !is_stream(path));
+    let read = match file {
+        None => read_all(session.stdin("message")?, limit),
+        Some(path) => fs::File::open(path).and_then(|mut file| read_all(&mut file, limit)),
     };
     let name = || file.map_or_else(|| "standard input".to_owned(), |path| path.display().to_string());
-    let read = result.map_err(|error| Failure::new(exit::FAILED, format!("{}: {error}", name())))?;
-    bytes.truncate(read);
-    Ok(bytes)
-}
-
-/// Reads until `buffer` is full or the input ends. It uses no other buffer, so that no copy stays unwiped.
-pub(crate) fn read_into(input: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match input.read(&mut buffer[filled..]) {
-            Ok(0) => break,
-            Ok(more) => filled += more,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(filled)
-}
-
-/// Writes the result. A file is opened only when the result is there, and only its owner may read a new file.
-fn write(session: &mut Session<'_>, path: Option<&Path>, bytes: &[u8]) -> Result<(), Failure> {
-    let Some(path) = path else { return session.result(bytes) };
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(path)
-        .map_err(|error| Failure::new(exit::FAILED, format!("{}: {error}", path.display())))?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(Failure::output)
+    read.map_err(|error| Failure::new(exit::FAILED, format!("{}: {error}", name())))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// Mutated: if white space is taken off the binary form, too, one ciphertext in 256 loses its last byte or more.
     #[test]
-    fn exactly_one_newline_is_taken_off() {
-        assert_eq!(without_newline(b"qrt1:x\n"), b"qrt1:x");
-        assert_eq!(without_newline(b"qrt1:x\n\n"), b"qrt1:x\n");
-        assert_eq!(without_newline(b"qrt1:x"), b"qrt1:x");
+    fn white_space_belongs_to_a_binary_ciphertext_and_not_to_a_text() {
+        for around in ["qrt1:x", "qrt1:x\n", "qrt1:x\n\n", "qrt1:x\r\n", " \tqrt1:x \n\r\n", "\u{feff}qrt1:x\r\n"] {
+            assert_eq!(ciphertext(around.as_bytes()).ok(), Some(&b"qrt1:x"[..]), "{around:?}");
+        }
+        for end in 0..=u8::MAX {
+            let binary = [&b"QRT1m1\x01k\0\0\0\x01"[..], &[b'\n', end]].concat();
+            assert_eq!(ciphertext(&binary).ok(), Some(&binary[..]), "a last byte of {end}");
+        }
+        for broken in ["qrt1:x y", "qrt1:x\nqrt1:y\n", "qrt1:x\r\ny"] {
+            let refused = ciphertext(broken.as_bytes()).expect_err(broken);
+            assert!(refused.message.contains("a line break or a blank in it"), "{}", refused.message);
+        }
+        for other in ["", "\n", "QRT2", "hello"] {
+            assert!(ciphertext(other.as_bytes()).is_err(), "{other:?}");
+        }
     }
 }

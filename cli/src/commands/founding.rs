@@ -2,27 +2,29 @@
 //! wait.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use quorate_client::Token;
 use quorate_client::wire::{AdminProgress, AdminRequest, AdminResponse, Phase};
+use quorate_client::{Token, place};
 use serde_json::json;
-use zeroize::Zeroizing;
 
 use crate::args::{Format, Init, Join};
+use crate::commands::invitation;
 use crate::failure::Failure;
-use crate::reach::cluster::{create_token, read_token, token_path};
+use crate::reach::cluster::{create_token, read_token, token_exists, token_path};
 use crate::reach::daemon::{self, Conversation, Message};
 use crate::terminal::interrupt::Interrupt;
-use crate::{Session, exit};
-
-/// Longest text of an invitation in bytes. A longer one is refused.
-const INVITATION_BYTES_MAX: usize = 4096;
+use crate::{Session, exit, is_stream};
 
 /// Founds a cluster. This process draws the root token and writes it to its file. The daemon gets only the hash.
 pub(crate) async fn init(session: &mut Session<'_>, options: Init) -> Result<u8, Failure> {
     check_options(&options)?;
     let token_path = token_path(session)?;
+    if is_stream(&token_path) {
+        return Err(Failure::new(exit::USAGE, "the root token goes into a file, which must be there to continue")
+            .hint("--token-file FILE"));
+    }
     let client_file = token_path.with_file_name("cluster.toml");
     let status = daemon::status(session).await?;
     refuse_token_in_data(&token_path, Path::new(&status.data_directory))?;
@@ -62,11 +64,15 @@ pub(crate) async fn init(session: &mut Session<'_>, options: Init) -> Result<u8,
         return Ok(exit::INTERRUPTED);
     };
     let AdminResponse::Founded(file) = answer else { return Err(daemon::unexpected()) };
-    file.write(&client_file)?;
     let names: Vec<_> = file.nodes.iter().map(|node| node.name.to_string()).collect();
+    // The cluster stands, whatever comes now: its operator must learn that first.
     session.note(&format!("founded cluster {} with {}", file.cluster, names.join(", ")));
-    session.note(&format!("client file: {}", client_file.display()));
     session.note(&format!("root token:  {} (keep it safe; there is no other copy)", token_path.display()));
+    file.write(&client_file).map_err(|error| {
+        Failure::new(exit::FAILED, format!("the cluster stands, but its client file cannot be written: {error}"))
+            .hint("`quorate cluster export --local -o FILE` on a node writes it")
+    })?;
+    session.note(&format!("client file: {}", client_file.display()));
     if session.common.output == Format::Json {
         let result = json!({
             "cluster": file.cluster.to_string(),
@@ -81,13 +87,8 @@ pub(crate) async fn init(session: &mut Session<'_>, options: Init) -> Result<u8,
 
 /// Joins the cluster of an invitation.
 pub(crate) async fn join(session: &mut Session<'_>, options: Join) -> Result<u8, Failure> {
-    let invitation = if options.invitation == "-" { read_invitation(session)? } else { options.invitation.into() };
-    let invitation = invitation.trim();
-    if invitation.is_empty() || invitation.len() > INVITATION_BYTES_MAX {
-        return Err(Failure::new(exit::USAGE, "this is not an invitation")
-            .hint("`quorate cluster init` on the first node prints one line for each other node"));
-    }
-    let request = AdminRequest::Join { invitation: invitation.to_owned() };
+    let invitation = invitation::read(session, &options.invitation)?;
+    let request = AdminRequest::Join { invitation: invitation.to_string() };
     let Some(answer) = Wait::default().run(session, &request, options.no_wait).await? else {
         session.note(
             "joining continues without this command; `quorate node status` shows it, and the same command waits again",
@@ -119,9 +120,9 @@ impl NewToken {
 
     /// The token for a new cluster: the token of an earlier `init` that failed, or a new one.
     fn draw(&self) -> Result<Token, Failure> {
-        if self.place.exists() {
-            return Err(Failure::new(exit::CONFLICT, format!("the token file {} exists", self.place.display()))
-                .hint("it may be the root token of another cluster: name another place with --token-file FILE"));
+        // Whatever it is: a link that leads nowhere, or a device, too.
+        if self.place.symlink_metadata().is_ok() {
+            return Err(token_exists(&self.place));
         }
         if self.unconfirmed.exists() {
             return read_token(&self.unconfirmed);
@@ -142,8 +143,10 @@ impl NewToken {
         if self.place.exists() || !self.unconfirmed.exists() {
             return Ok(());
         }
-        fs::rename(&self.unconfirmed, &self.place)
-            .map_err(|error| Failure::new(exit::FAILED, format!("{}: {error}", self.place.display())))
+        place::rename_to_new(&self.unconfirmed, &self.place).map_err(|error| match error.kind() {
+            ErrorKind::AlreadyExists => token_exists(&self.place),
+            _ => Failure::new(exit::FAILED, format!("{}: {error}", self.place.display())),
+        })
     }
 
     /// Removes the token if the daemon says that no founding runs. A daemon that does not answer may know the token.
@@ -189,14 +192,6 @@ fn refuse_token_in_data(token: &Path, data: &Path) -> Result<(), Failure> {
         .hint("name a place outside of it: --token-file FILE"));
     }
     Ok(())
-}
-
-pub(crate) fn read_invitation(session: &mut Session<'_>) -> Result<Zeroizing<String>, Failure> {
-    let mut bytes = Zeroizing::new(vec![0; INVITATION_BYTES_MAX + 1]);
-    let read = crate::commands::crypt::read_into(session.input, &mut bytes)
-        .map_err(|error| Failure::new(exit::FAILED, format!("standard input: {error}")))?;
-    let text = std::str::from_utf8(&bytes[..read]).unwrap_or_default();
-    Ok(Zeroizing::new(text.to_owned()))
 }
 
 /// Waits for the daemon and shows its step and the nodes that it waits for.
@@ -245,7 +240,7 @@ impl Wait {
     fn show(&mut self, session: &mut Session<'_>, progress: &AdminProgress) -> Result<(), Failure> {
         let new: Vec<_> = progress.invitations.iter().filter(|known| !self.invitations.contains(known)).collect();
         if !new.is_empty() {
-            session.note("run on each other node, one invitation each:  quorate node join INVITATION");
+            session.note("on each other node run `quorate node join -`, and paste one of these invitations there:");
             if session.common.output == Format::Json {
                 session.result(format!("{}\n", json!({ "invitations": new })).as_bytes())?;
             } else {
@@ -256,8 +251,7 @@ impl Wait {
         }
         let waiting = match &progress.waiting_for[..] {
             [] => String::new(),
-            names if progress.step.contains("waiting") => format!(" ({})", names.join(", ")),
-            names => format!(", waiting for {}", names.join(", ")),
+            names => format!(" ({})", names.join(", ")),
         };
         let line = crate::terminal::output::printable(&format!("{}{waiting}", progress.step));
         if line != self.shown {

@@ -20,10 +20,20 @@ pub(crate) fn completions(session: &mut Session<'_>, shell: Shell) -> Result<u8,
 
 /// Writes `quorate.1`, `quorate-key.1`, `quorate-key-create.1` and so on into `directory`.
 pub(crate) fn pages(session: &mut Session<'_>, directory: &Path) -> Result<u8, Failure> {
-    let failed = |error| Failure::new(exit::FAILED, format!("{}: {error}", directory.display()));
-    clap_mangen::generate_to(Cli::command(), directory).map_err(failed)?;
+    let mut root = Cli::command();
+    root.build();
+    write_page(session, &root, directory)?;
     session.note(&format!("to read them from there: man -l {}", directory.join("quorate.1").display()));
     Ok(exit::DONE)
+}
+
+/// Writes the page of a command and those of the commands in it.
+fn write_page(session: &mut Session<'_>, command: &clap::Command, directory: &Path) -> Result<(), Failure> {
+    let page = clap_mangen::Man::new(command.clone());
+    let mut text = Vec::new();
+    page.render(&mut text).map_err(Failure::output)?;
+    session.put(Some(&directory.join(page.get_filename())), &text, 0o644)?;
+    command.get_subcommands().try_for_each(|inner| write_page(session, inner, directory))
 }
 
 #[cfg(test)]
@@ -133,6 +143,6 @@ mod tests {
         let pages = std::fs::read_dir(directory.path()).expect("there").count();
         assert_eq!(pages, commands.len(), "and there is no page of anything else");
         let (code, _, err) = run(&["man", "/nonexistent"]);
-        assert!(code == exit::FAILED && err.starts_with("quorate: /nonexistent: No such file"), "{err}");
+        assert!(code == exit::FAILED && err.starts_with("quorate: /nonexistent/quorate.1: No such file"), "{err}");
     }
 }

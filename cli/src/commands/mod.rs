@@ -4,6 +4,7 @@ pub(crate) mod alarms;
 pub(crate) mod crypt;
 pub mod doctor;
 pub(crate) mod founding;
+pub(crate) mod invitation;
 pub(crate) mod keys;
 pub(crate) mod manual;
 pub(crate) mod nodes;

@@ -1,17 +1,18 @@
-//! `node list`, `node status`, `node seal`, `node unseal`, `node admit` and `cluster export`.
+//! `node list`, `node status`, `node seal`, `node unseal`, `node admit`, `node set-address` and `cluster export`.
+
+use std::slice::from_ref;
 
 use quorate_client::wire::{AdminRequest, AdminResponse};
-use quorate_client::{ClusterFile, Code, Error, NodeName};
+use quorate_client::{ClusterFile, NodeName};
 use serde_json::{Value, json};
 
 use crate::args::{Export, Format};
 use crate::commands::status;
 use crate::failure::Failure;
-use crate::reach::cluster::{Cluster, cluster_path};
+use crate::reach::cluster::{Cluster, has_cluster_file};
 use crate::reach::daemon;
-use crate::terminal::nearest::nearest;
 use crate::terminal::output;
-use crate::{Session, exit};
+use crate::{Session, exit, is_stream};
 
 pub(crate) async fn list(session: &mut Session<'_>) -> Result<u8, Failure> {
     let cluster = Cluster::open(session).await?;
@@ -33,24 +34,17 @@ pub(crate) async fn status(session: &mut Session<'_>, name: Option<NodeName>) ->
         return status::show_local(session, &status);
     };
     let cluster = Cluster::open(session).await?;
-    let answer = cluster.client.node(&name).await.map_err(|error| with_similar_node(error, &name, &cluster.file));
+    let node = match cluster.client.node(&name).await {
+        Ok(node) => node,
+        Err(error) => return Err(cluster.with_similar_node(session, from_ref(&name), error).await),
+    };
     cluster.close(session).await;
-    let node = answer?;
     let result = match session.common.output {
         Format::Json => output::pretty(&output::node(&node)),
         Format::Text => output::nodes(&[node]),
     };
     session.result(result.as_bytes())?;
     Ok(exit::DONE)
-}
-
-/// The failure for `error`. If there is no node `name`, its hint suggests a node with a similar name.
-fn with_similar_node(error: Error, name: &NodeName, file: &ClusterFile) -> Failure {
-    let meant = nearest(name.as_str(), file.nodes.iter().map(|node| node.name.as_str()));
-    match meant.filter(|_| error.code() == Code::NotFound) {
-        Some(meant) => Failure::from(error).hint(format!("did you mean {meant}?")),
-        None => error.into(),
-    }
 }
 
 /// Seals or unseals a node. Without a name, the node of this machine.
@@ -60,9 +54,11 @@ pub(crate) async fn seal(session: &mut Session<'_>, name: Option<NodeName>, seal
             let cluster = Cluster::open(session).await?;
             let client = &cluster.client;
             let answer = if sealed { client.seal_node(&name).await } else { client.unseal_node(&name).await };
-            let answer = answer.map_err(|error| with_similar_node(error, &name, &cluster.file));
+            if let Err(error) = answer {
+                return Err(cluster.with_similar_node(session, from_ref(&name), error).await);
+            }
             cluster.close(session).await;
-            answer.map(|()| name)?
+            name
         }
         None => match daemon::answer(session, &AdminRequest::Seal { sealed }).await? {
             AdminResponse::Sealed { node, .. } => node,
@@ -79,17 +75,19 @@ pub(crate) async fn seal(session: &mut Session<'_>, name: Option<NodeName>, seal
 
 /// Admits a node again after a long absence: at every member, or only at the node of this machine.
 pub(crate) async fn admit(session: &mut Session<'_>, name: NodeName, local: bool) -> Result<u8, Failure> {
-    let (at, silent) = match local || !cluster_path(session)?.exists() {
+    let (at, silent) = match local || !has_cluster_file(session)? {
         true => match daemon::answer(session, &AdminRequest::Admit { name: name.clone() }).await? {
             AdminResponse::Admitted { at } => (vec![at], Vec::new()),
             _ => return Err(daemon::unexpected()),
         },
         false => {
             let cluster = Cluster::open(session).await?;
-            let answer = cluster.client.admit_node(&name).await;
-            let answer = answer.map_err(|error| with_similar_node(error, &name, &cluster.file));
+            let answer = match cluster.client.admit_node(&name).await {
+                Ok(answer) => answer,
+                Err(error) => return Err(cluster.with_similar_node(session, from_ref(&name), error).await),
+            };
             cluster.close(session).await;
-            answer?
+            answer
         }
     };
     let names = |names: &[NodeName]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
@@ -105,9 +103,29 @@ pub(crate) async fn admit(session: &mut Session<'_>, name: NodeName, local: bool
     Ok(exit::DONE)
 }
 
+/// Records where a node listens.
+pub(crate) async fn set_address(
+    session: &mut Session<'_>,
+    name: NodeName,
+    addresses: Vec<String>,
+) -> Result<u8, Failure> {
+    let cluster = Cluster::open(session).await?;
+    if let Err(error) = cluster.client.set_addresses(&name, &addresses).await {
+        return Err(cluster.with_similar_node(session, from_ref(&name), error).await);
+    }
+    cluster.close(session).await;
+    let result = match session.common.output {
+        Format::Json => output::pretty(&json!({ "node": name.as_str(), "addresses": addresses })),
+        Format::Text => format!("{name} is recorded at {}\n", addresses.join(", ")),
+    };
+    session.result(result.as_bytes())?;
+    session.note("hint: `quorate cluster export -o cluster.toml` writes the client file with its new address");
+    Ok(exit::DONE)
+}
+
 /// Shows the client file. It comes from the cluster or, on a machine without a client file, from the daemon.
 pub(crate) async fn export(session: &mut Session<'_>, options: Export) -> Result<u8, Failure> {
-    let file = if options.local || !cluster_path(session)?.exists() {
+    let file = if options.local || !has_cluster_file(session)? {
         match daemon::answer(session, &AdminRequest::Export).await? {
             AdminResponse::Export(file) => file,
             _ => return Err(daemon::unexpected()),
@@ -118,7 +136,7 @@ pub(crate) async fn export(session: &mut Session<'_>, options: Export) -> Result
         cluster.close(session).await;
         answer?
     };
-    if let Some(path) = options.out {
+    if let Some(path) = options.out.filter(|path| !is_stream(path)) {
         file.write(&path)?;
         return Ok(exit::DONE);
     }

@@ -3,19 +3,19 @@
 
 use std::time::{Duration, Instant};
 
-use quorate_client::wire::{Progress, RevocationProgress, Stage};
+use quorate_client::wire::{Progress, RevocationProgress, Stage, WireError};
 use quorate_client::{Client, Code, Error, NodeName, Options, Removal};
 use quorate_shares::ids::Epoch;
 use serde_json::json;
 use zeroize::Zeroizing;
 
 use crate::args::{Format, Invite, Remove, Replace, Revoke};
-use crate::commands::founding;
+use crate::commands::invitation;
 use crate::failure::Failure;
 use crate::reach::cluster::Cluster;
+use crate::terminal::input::read_line;
 use crate::terminal::interrupt::Interrupt;
-use crate::terminal::nearest::nearest;
-use crate::{Session, exit};
+use crate::{CONFIRMATION, Session, exit};
 
 /// Pause between two requests for the progress.
 const POLL_PAUSE: Duration = Duration::from_millis(100);
@@ -26,16 +26,19 @@ const CONFIRMATION_BYTES_MAX: usize = 1024;
 
 pub(crate) async fn remove(session: &mut Session<'_>, options: Remove) -> Result<u8, Failure> {
     let name = &options.name;
-    let what = format!("{name} will leave the cluster: every key is reshared among the others, without {name}.");
-    confirm(session, options.yes, &what, std::slice::from_ref(name))?;
     let cluster = Cluster::open_without(session, std::slice::from_ref(name), Options::default()).await?;
+    let what = format!("{name} will leave the cluster: every key is reshared among the others, without {name}.");
+    let cluster = confirm(session, options.yes, cluster, &what, std::slice::from_ref(name)).await?;
     let terms = Removal { accept_no_redundancy: options.accept_no_redundancy, abandon: options.abandon };
     let mut interrupt = Interrupt::listen()?;
     let begun = tokio::select! {
         begun = cluster.client.remove_node(name, &terms) => begun,
         () = interrupt.pressed() => return unanswered(session),
     };
-    let operation = begun.map_err(|error| with_similar_node(error, &cluster))?;
+    let operation = match begun {
+        Ok(operation) => operation,
+        Err(error) => return Err(cluster.with_similar_node(session, std::slice::from_ref(name), error).await),
+    };
     if options.no_wait {
         session.note("it continues without this command; `quorate status` shows the progress");
         return done(session, cluster, std::slice::from_ref(name), operation, None).await;
@@ -55,15 +58,18 @@ pub(crate) async fn remove(session: &mut Session<'_>, options: Remove) -> Result
 
 pub(crate) async fn revoke(session: &mut Session<'_>, options: Revoke) -> Result<u8, Failure> {
     let names = join(&options.names);
-    let what = format!("All other nodes will refuse {names} from now on, for ever, and every key is reshared.");
-    confirm(session, options.yes, &what, &options.names)?;
     let cluster = Cluster::open_without(session, &options.names, Options::default()).await?;
+    let what = format!("All other nodes will refuse {names} from now on, for ever, and every key is reshared.");
+    let cluster = confirm(session, options.yes, cluster, &what, &options.names).await?;
     let mut interrupt = Interrupt::listen()?;
     let begun = tokio::select! {
         begun = cluster.client.revoke_nodes(&options.names) => begun,
         () = interrupt.pressed() => return unanswered(session),
     };
-    let operation = begun.map_err(|error| with_similar_node(error, &cluster))?;
+    let operation = match begun {
+        Ok(operation) => operation,
+        Err(error) => return Err(cluster.with_similar_node(session, &options.names, error).await),
+    };
     let end = |progress: &Progress| match (&progress.revocation, options.wait) {
         (Some(revocation), false) => revocation.leases_over,
         (Some(revocation), true) => revocation.leases_over && progress.stage != Stage::Runs,
@@ -106,21 +112,13 @@ pub(crate) async fn invite(session: &mut Session<'_>, options: Invite) -> Result
 
 pub(crate) async fn replace(session: &mut Session<'_>, options: Replace) -> Result<u8, Failure> {
     let name = &options.name;
-    let from_stdin = options.invitation == "-";
-    let invitation = if from_stdin { founding::read_invitation(session)? } else { options.invitation.into() };
-    if !options.yes && !from_stdin {
-        let what = format!("The node that joins with this invitation replaces {name}, which is then revoked for ever.");
-        confirm(session, false, &what, std::slice::from_ref(name))?;
-    } else if !options.yes {
-        return Err(Failure::new(
-            exit::USAGE,
-            "the name cannot be confirmed while the invitation comes from standard input",
-        )
-        .hint("say --yes"));
-    }
+    let invitation = invitation::read(session, &options.invitation)?;
     let cluster = Cluster::open(session).await?;
-    let answer = cluster.client.replace_node(name, invitation.trim().as_bytes()).await;
-    answer.map_err(|error| with_similar_node(error, &cluster))?;
+    let what = format!("The node that joins with this invitation replaces {name}, which is then revoked for ever.");
+    let cluster = confirm(session, options.yes, cluster, &what, std::slice::from_ref(name)).await?;
+    if let Err(error) = cluster.client.replace_node(name, invitation.as_bytes()).await {
+        return Err(cluster.with_similar_node(session, std::slice::from_ref(name), error).await);
+    }
     cluster.close(session).await;
     session.note(&format!("the node that joins with this invitation replaces {name}"));
     if session.common.output == Format::Json {
@@ -189,18 +187,17 @@ impl Shown {
         if operation.step.is_empty() {
             return;
         }
-        // The number of remaining keys changes with each request; the step does not.
-        let (kind, count) = operation.step.split_once(':').unwrap_or((&operation.step, ""));
         let waiting = match operation.waiting_for.is_empty() {
             true => String::new(),
             false => format!(" (waiting for {})", operation.waiting_for.join(", ")),
         };
-        let step = format!("{kind}{waiting}");
-        let counts = !count.is_empty() && self.since.is_some_and(|since| now.duration_since(since) >= COUNT_EVERY);
+        let step = format!("{}{waiting}", operation.step);
+        // The number of remaining keys changes with each request; the step does not.
+        let counts = self.since.is_some_and(|since| now.duration_since(since) >= COUNT_EVERY);
         if self.step != step {
             self.since = Some(now);
-        } else if counts {
-            session.note(&format!("  {step}:{count}"));
+        } else if let Some(left) = operation.left.filter(|_| counts) {
+            session.note(&format!("  {step}: {left} key versions left"));
             self.since = Some(now);
         }
         self.step(session, &step);
@@ -230,20 +227,35 @@ impl Shown {
     }
 }
 
-/// Says what will happen and asks the user to type the names, unless the command line has --yes.
-fn confirm(session: &mut Session<'_>, yes: bool, what: &str, names: &[NodeName]) -> Result<(), Failure> {
+/// Says what will happen and asks the user to type the names, unless the command line has --yes. A name that no node has
+/// is refused before the question.
+async fn confirm(
+    session: &mut Session<'_>,
+    yes: bool,
+    cluster: Cluster,
+    what: &str,
+    names: &[NodeName],
+) -> Result<Cluster, Failure> {
     if yes {
-        return Ok(());
+        return Ok(cluster);
+    }
+    let status = cluster.client.status().await?;
+    // Near the end of an operation the node is out of the list, and a person who waits for it may ask again.
+    let under_way = status.operation.map(|operation| operation.name).unwrap_or_default();
+    let is_under_way = |name: &NodeName| under_way.split([' ', ',']).any(|word| word == name.as_str());
+    let is_known = |name: &NodeName| status.nodes.iter().any(|node| node.name == *name) || is_under_way(name);
+    if let Some(unknown) = names.iter().find(|name| !is_known(name)) {
+        let nodes: Vec<_> = status.nodes.iter().map(|node| node.name.as_str()).collect();
+        let error = WireError::new(Code::NotFound, format!("no node named {unknown}"));
+        let error = error.hint(format!("the nodes are {}", nodes.join(", ")));
+        return Err(cluster.with_similar_node(session, names, Error::from(error)).await);
     }
     let names = names.iter().map(NodeName::as_str).collect::<Vec<_>>().join(" ");
     session.note(what);
     session.note(&format!("Type {names} to go on:"));
-    let (mut line, mut byte) = (Vec::new(), [0]);
-    while line.len() < CONFIRMATION_BYTES_MAX && matches!(session.input.read(&mut byte), Ok(1)) && byte[0] != b'\n' {
-        line.push(byte[0]);
-    }
+    let line = read_line(session.stdin(CONFIRMATION)?, CONFIRMATION_BYTES_MAX).ok().flatten().unwrap_or_default();
     if String::from_utf8_lossy(&line).trim() == names {
-        return Ok(());
+        return Ok(cluster);
     }
     Err(Failure::new(exit::FAILED, "not confirmed, so nothing was done").hint("--yes does it without asking"))
 }
@@ -291,20 +303,6 @@ fn interrupted(session: &mut Session<'_>) -> Result<u8, Failure> {
     Ok(exit::INTERRUPTED)
 }
 
-fn with_similar_node(error: Error, cluster: &Cluster) -> Failure {
-    let code = error.code();
-    let failure = Failure::from(error);
-    let typed = failure.message.strip_prefix("no node named ");
-    let known = cluster.file.nodes.iter().map(|node| node.name.as_str());
-    match typed.and_then(|typed| nearest(typed, known)).filter(|_| code == Code::NotFound) {
-        Some(name) => {
-            let hint = format!("did you mean {name}?");
-            failure.hint(hint)
-        }
-        None => failure,
-    }
-}
-
 fn join(names: &[NodeName]) -> String {
     names.iter().map(NodeName::as_str).collect::<Vec<_>>().join(", ")
 }
@@ -320,18 +318,32 @@ mod tests {
     #[test]
     fn a_long_step_shows_from_time_to_time_how_much_is_left() {
         let progress = |left: u64| {
-            let step = format!("reshares to epoch 7: {left} key versions left");
-            let operation = OperationStatus { name: "remove n2".to_owned(), step, waiting_for: Vec::new() };
+            let (name, step) = ("remove n2".to_owned(), "reshares to epoch 7".to_owned());
+            let operation = OperationStatus { name, step, left: Some(left), waiting_for: Vec::new() };
             Progress { stage: Stage::Runs, operation, revocation: None }
         };
         let (mut input, mut out, mut err) = (std::io::empty(), Vec::new(), Vec::new());
         let common = Cli::try_parse_from(["quorate", "status"]).expect("a command line").common;
-        let mut session = Session { common, input: &mut input, out: &mut out, err: &mut err };
+        let mut session = Session::new(common, &mut input, &mut out, &mut err);
         let (mut shown, begin) = (Shown::default(), Instant::now());
         for second in 0..=11 {
             shown.show(&mut session, &progress(1000 - second), begin + Duration::from_secs(second));
         }
         let lines = "  reshares to epoch 7\n  reshares to epoch 7: 995 key versions left\n  reshares to epoch 7: 990 key versions left\n";
         assert_eq!(String::from_utf8(err).expect("text"), lines);
+    }
+
+    /// What the change of voters waits for is part of the step. Mutated: cut off at the colon.
+    #[test]
+    fn a_step_is_shown_as_it_is() {
+        let (mut input, mut out, mut err) = (std::io::empty(), Vec::new(), Vec::new());
+        let common = Cli::try_parse_from(["quorate", "status"]).expect("a command line").common;
+        let mut session = Session::new(common, &mut input, &mut out, &mut err);
+        let step = "changes the voters: waiting for n3: without it the change would have no majority".to_owned();
+        let operation = OperationStatus { name: "revoke n2".to_owned(), step, left: None, waiting_for: Vec::new() };
+        let progress = Progress { stage: Stage::Runs, operation, revocation: None };
+        Shown::default().show(&mut session, &progress, Instant::now());
+        let shown = "  changes the voters: waiting for n3: without it the change would have no majority\n";
+        assert_eq!(String::from_utf8(err).expect("text"), shown);
     }
 }

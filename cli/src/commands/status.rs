@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use quorate_client::route::survey;
-use quorate_client::wire::{LocalStatus, Phase, PublicStatus, SOCKET, Status, WireError};
+use quorate_client::wire::{LocalStatus, OperationStatus, Phase, PublicStatus, SOCKET, Status, WireError};
 use quorate_client::{ClusterFile, Code, NodeName, Options};
 use serde_json::{Value, json};
 
 use crate::args::Format;
 use crate::failure::{Failure, exit_code};
-use crate::reach::cluster::{Cluster, cluster_path};
+use crate::reach::cluster::{Cluster, has_cluster_file};
 use crate::reach::daemon;
 use crate::terminal::output;
 use crate::{Session, exit};
@@ -24,8 +24,7 @@ const SURVEY_MAX: Duration = Duration::from_secs(2);
 /// Shows the state of the cluster, from a serving node. If no node serves, it shows the public state of each. Without a
 /// client file, it shows the node of this machine.
 pub(crate) async fn status(session: &mut Session<'_>) -> Result<u8, Failure> {
-    let path = cluster_path(session)?;
-    if !path.exists() && (session.common.socket.exists() || session.common.socket.as_os_str() != SOCKET) {
+    if !has_cluster_file(session)? && (session.common.socket.exists() || session.common.socket.as_os_str() != SOCKET) {
         let status = daemon::status(session).await?;
         return show_local(session, &status);
     }
@@ -38,8 +37,15 @@ pub(crate) async fn status(session: &mut Session<'_>) -> Result<u8, Failure> {
     let (answer, nodes) = match tokio::time::timeout(SURVEY_AFTER, &mut ask).await {
         Ok(answer) => (answer, None),
         Err(_) => {
-            let (answer, nodes) = tokio::join!(ask.as_mut(), survey(&file, SURVEY_MAX));
-            (answer, Some(nodes))
+            let mut surveyed = Box::pin(survey(&file, SURVEY_MAX));
+            tokio::select! {
+                // If a node answers, what the others would say is not waited for.
+                answer = &mut ask => match answer {
+                    Ok(status) => (Ok(status), None),
+                    Err(error) => (Err(error), Some(surveyed.await)),
+                },
+                nodes = &mut surveyed => (ask.as_mut().await, Some(nodes)),
+            }
         }
     };
     drop(ask);
@@ -88,7 +94,7 @@ pub(crate) fn show_local(session: &mut Session<'_>, status: &LocalStatus) -> Res
     };
     session.result(result.as_bytes())?;
     if public.phase == Phase::Uninitialised {
-        session.note("hint: `quorate cluster init` founds a cluster, `quorate node join INVITATION` joins one");
+        session.note("hint: `quorate cluster init` founds a cluster, `quorate node join -` joins one");
     }
     Ok(exit::NO_QUORUM)
 }
@@ -164,10 +170,15 @@ fn text(status: &Status, serving: bool) -> String {
     if let Some(operation) = &status.operation {
         text += &operation_line(operation);
     }
+    for (node, away_ms) in status.nodes.iter().filter_map(|node| Some((node, node.away_ms?))) {
+        let name = &node.name;
+        text += &format!("away: {name} for {} while others served; ", output::span(away_ms));
+        text += &format!("after the absence window only `quorate node admit {name}` lets it back in\n");
+    }
     for alarm in &status.alarms {
         let about = alarm.node.as_ref().map(|node| format!(" {node}:")).unwrap_or_default();
-        text +=
-            &format!("ALARM{about} {} ({})\n", output::printable(&alarm.message), output::age_since(alarm.since_ms));
+        let [code, message] = [&alarm.code, &alarm.message].map(|text| output::printable(text));
+        text += &format!("ALARM{about} {code}: {message} ({})\n", output::age_since(alarm.since_ms));
     }
     text + "\n" + &output::nodes(&status.nodes)
 }
@@ -175,7 +186,16 @@ fn text(status: &Status, serving: bool) -> String {
 /// A node, and its public state or why it has none.
 type Surveyed = (NodeName, Result<PublicStatus, WireError>);
 
-/// Shows the public state of each node, because no node serves.
+/// Which nodes serve: at least one.
+fn serve(names: &[&str]) -> String {
+    format!("{} {}", names.join(", "), if names.len() == 1 { "serves" } else { "serve" })
+}
+
+fn serves(answer: &Result<PublicStatus, WireError>) -> bool {
+    answer.as_ref().is_ok_and(|public| public.phase == Phase::Serving)
+}
+
+/// Shows the public state of each node, because no node that was asked serves.
 fn show_survey(session: &mut Session<'_>, file: &ClusterFile, nodes: &[Surveyed], reason: &str) -> Result<u8, Failure> {
     let result = match session.common.output {
         Format::Json => {
@@ -206,7 +226,16 @@ fn show_survey(session: &mut Session<'_>, file: &ClusterFile, nodes: &[Surveyed]
             };
             let rows: Vec<_> = nodes.iter().map(row).collect();
             let table = output::table(&["NAME", "STATE"], &rows);
-            format!("not quorate: no node serves\ncluster: {}\n\n{table}", file.cluster)
+            let serving: Vec<_> =
+                nodes.iter().filter(|(_, answer)| serves(answer)).map(|(name, _)| name.as_str()).collect();
+            let verdict = match (&session.common.node, &serving[..]) {
+                (_, []) => "not quorate: no node serves".to_owned(),
+                // Only the named node was asked for the state of the cluster.
+                (Some(asked), serving) => format!("not answered by {asked}: {}: leave out --node", serve(serving)),
+                // They began to serve while they were asked, or do not let this client in.
+                (None, serving) => format!("not answered: {reason}; {}", serve(serving)),
+            };
+            format!("{}\ncluster: {}\n\n{table}", output::printable(&verdict), file.cluster)
         }
     };
     session.result(result.as_bytes())?;
@@ -220,16 +249,18 @@ fn names(names: &[NodeName]) -> Vec<&str> {
     names.iter().map(NodeName::as_str).collect()
 }
 
-fn operation(operation: &quorate_client::wire::OperationStatus) -> Value {
-    json!({ "name": operation.name, "step": operation.step, "waiting_for": operation.waiting_for })
+fn operation(operation: &OperationStatus) -> Value {
+    let OperationStatus { name, step, left, waiting_for } = operation;
+    json!({ "name": name, "step": step, "left": left, "waiting_for": waiting_for })
 }
 
-fn operation_line(operation: &quorate_client::wire::OperationStatus) -> String {
+fn operation_line(operation: &OperationStatus) -> String {
     let waiting = match &operation.waiting_for[..] {
         [] => String::new(),
         names => format!(", waiting for {}", names.join(", ")),
     };
     // The step is empty until the leader has reported it.
-    let step = if operation.step.is_empty() { String::new() } else { format!(": {}", operation.step) };
+    let left = operation.left.map_or_else(String::new, |left| format!(": {left} key versions left"));
+    let step = if operation.step.is_empty() { String::new() } else { format!(": {}{left}", operation.step) };
     output::printable(&format!("under way: {}{step}{waiting}", operation.name)) + "\n"
 }

@@ -2,20 +2,22 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::io::{ErrorKind, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::io::ErrorKind;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use quorate_client::{Client, ClusterFile, Code, NodeName, Options, Token};
+use quorate_client::wire::TokenError;
+use quorate_client::{Client, ClusterFile, Code, Error, NodeName, Options, Token, place};
 use zeroize::Zeroizing;
 
 use crate::failure::Failure;
+use crate::terminal::input::read_all;
 use crate::terminal::nearest::nearest;
-use crate::{Session, exit};
+use crate::{Session, exit, is_stream};
 
 /// Most bytes of a token file that are read. A token is much shorter.
-const TOKEN_FILE_BYTES_MAX: u64 = 4096;
+const TOKEN_FILE_BYTES_MAX: usize = 4096;
 /// The hint that names the places of a token.
 pub(crate) const TOKEN_HINT: &str = "check the token: --token-file, QUORATE_TOKEN_FILE, QUORATE_TOKEN";
 
@@ -43,9 +45,17 @@ pub(crate) fn token_path(session: &Session<'_>) -> Result<PathBuf, Failure> {
     given_path(session.common.token_file.as_ref()).map_or_else(|| config_path("token"), Ok)
 }
 
+/// Whether there is a client file.
+pub(crate) fn has_cluster_file(session: &Session<'_>) -> Result<bool, Failure> {
+    cluster_path(session).map(|path| is_stream(&path) || path.exists())
+}
+
 /// Reads the client file.
-pub(crate) fn cluster_file(session: &Session<'_>) -> Result<ClusterFile, Failure> {
+fn cluster_file(session: &mut Session<'_>) -> Result<ClusterFile, Failure> {
     let path = cluster_path(session)?;
+    if is_stream(&path) {
+        return Ok(ClusterFile::read_from(session.stdin("client file")?, Path::new("standard input"))?);
+    }
     if !path.exists() {
         return Err(Failure::new(exit::FAILED, format!("no client file at {}", path.display())).hint(
             "`quorate cluster export` on a node prints it; put it there, or name it: --cluster FILE, QUORATE_CLUSTER",
@@ -56,13 +66,23 @@ pub(crate) fn cluster_file(session: &Session<'_>) -> Result<ClusterFile, Failure
 
 /// Reads the token: from the file that the user gave, else from QUORATE_TOKEN, else from the default file.
 fn token(session: &mut Session<'_>) -> Result<Token, Failure> {
+    let wrong = |what: &str, error| Failure::new(exit::DENIED, format!("{what} {error}")).hint(TOKEN_HINT);
+    let variable = || std::env::var_os("QUORATE_TOKEN").filter(|text| !text.is_empty());
     if given_path(session.common.token_file.as_ref()).is_none()
-        && let Ok(text) = std::env::var("QUORATE_TOKEN").map(Zeroizing::new)
+        && let Some(text) = variable()
     {
-        let wrong = |error| Failure::new(exit::DENIED, format!("QUORATE_TOKEN is {error}")).hint(TOKEN_HINT);
-        return Token::parse(&text).map_err(wrong);
+        session.token_from = Some("in QUORATE_TOKEN".to_owned());
+        let text = Zeroizing::new(text.into_encoded_bytes());
+        return parse_token(&text).map_err(|error| wrong("QUORATE_TOKEN is", error));
     }
     let path = token_path(session)?;
+    if is_stream(&path) {
+        session.token_from = Some("on standard input".to_owned());
+        let read = read_all(session.stdin("token")?, TOKEN_FILE_BYTES_MAX);
+        let text = read.map_err(|error| Failure::new(exit::FAILED, format!("standard input: {error}")))?;
+        return parse_token(&text).map_err(|error| wrong("standard input holds", error));
+    }
+    session.token_from = Some(format!("in {}", path.display()));
     let token = read_token(&path)?;
     let open_to_others = fs::metadata(&path).is_ok_and(|metadata| metadata.permissions().mode() & 0o077 != 0);
     if open_to_others {
@@ -71,15 +91,17 @@ fn token(session: &mut Session<'_>) -> Result<Token, Failure> {
     Ok(token)
 }
 
+fn parse_token(text: &[u8]) -> Result<Token, TokenError> {
+    std::str::from_utf8(text).map_err(|_| TokenError).and_then(Token::parse)
+}
+
 /// Reads a token file.
 pub(crate) fn read_token(path: &Path) -> Result<Token, Failure> {
-    let mut text = Zeroizing::new(String::with_capacity(128));
-    let read = fs::File::open(path).and_then(|file| file.take(TOKEN_FILE_BYTES_MAX).read_to_string(&mut text));
-    match read {
-        Ok(_) => {
+    match fs::File::open(path).and_then(|mut file| read_all(&mut file, TOKEN_FILE_BYTES_MAX)) {
+        Ok(text) => {
             let wrong =
                 |error| Failure::new(exit::DENIED, format!("{} holds {error}", path.display())).hint(TOKEN_HINT);
-            Token::parse(&text).map_err(wrong)
+            parse_token(&text).map_err(wrong)
         }
         Err(error) if error.kind() == ErrorKind::NotFound => {
             Err(Failure::new(exit::DENIED, format!("no token at {}", path.display())).hint(
@@ -96,18 +118,19 @@ pub(crate) fn create_token(path: &Path, token: &Token) -> Result<(), Failure> {
     if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
     }
-    let opened = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
-    let mut file = opened.map_err(|error| match error.kind() {
-        ErrorKind::AlreadyExists => Failure::new(exit::CONFLICT, format!("the token file {} exists", path.display()))
-            .hint("it may be the root token of another cluster: name another place with --token-file FILE"),
+    let mut text = Zeroizing::new(Vec::with_capacity(128));
+    text.extend_from_slice(token.text().as_bytes());
+    text.push(b'\n');
+    place::create(path, &text).map_err(|error| match error.kind() {
+        ErrorKind::AlreadyExists => token_exists(path),
         _ => failed(error),
-    })?;
-    let text = token.text();
-    let written = file.write_all(text.as_bytes()).and_then(|()| file.write_all(b"\n")).and_then(|()| file.sync_all());
-    written.map_err(|error| {
-        drop(fs::remove_file(path));
-        failed(error)
     })
+}
+
+/// The refusal to write a token where something is already.
+pub(crate) fn token_exists(path: &Path) -> Failure {
+    Failure::new(exit::CONFLICT, format!("the token file {} exists", path.display()))
+        .hint("it may be the root token of another cluster: name another place with --token-file FILE")
 }
 
 /// A client of the cluster, which notes the nodes that failed.
@@ -172,6 +195,30 @@ impl Cluster {
             }
         })?;
         Ok(Self { client, file, failures })
+    }
+
+    /// The failure for `error`. If one of the names that were typed is no member's, its hint suggests a member with a similar
+    /// name. The client file may name nodes that have left, so the cluster says who its members are.
+    pub(crate) async fn with_similar_node(
+        self,
+        session: &mut Session<'_>,
+        typed: &[NodeName],
+        error: Error,
+    ) -> Failure {
+        let code = error.code();
+        let mut failure = Failure::from(error);
+        if code == Code::NotFound
+            && let Ok(nodes) = self.client.nodes().await
+            && let Some(typed) = typed.iter().find(|typed| nodes.iter().all(|node| node.name != **typed))
+        {
+            if self.file.node(typed.as_str()).is_some() {
+                failure = failure.hint(format!("{typed} has left the cluster since the client file was written"));
+            } else if let Some(name) = nearest(typed.as_str(), nodes.iter().map(|node| node.name.as_str())) {
+                failure = failure.hint(format!("did you mean {name}?"));
+            }
+        }
+        self.close(session).await;
+        failure
     }
 
     /// Closes the connections. With -v, it shows which nodes failed.

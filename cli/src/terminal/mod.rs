@@ -1,5 +1,6 @@
-//! What the user sees and does: results, suggestions for mistyped names, and Ctrl-C.
+//! What the user sees and does: results, input, suggestions for mistyped names, and Ctrl-C.
 
+pub(crate) mod input;
 pub(crate) mod interrupt;
 pub(crate) mod nearest;
 pub(crate) mod output;

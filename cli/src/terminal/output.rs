@@ -37,10 +37,17 @@ pub(crate) fn time(ms: u64) -> String {
 pub(crate) fn age(ms: u64) -> String {
     match ms / 1000 {
         0..2 => "now".to_owned(),
-        seconds @ 2..120 => format!("{seconds} s ago"),
-        seconds @ 120..7200 => format!("{} min ago", seconds / 60),
-        seconds @ 7200..172_800 => format!("{} h ago", seconds / 3600),
-        seconds => format!("{} days ago", seconds / 86_400),
+        _ => format!("{} ago", span(ms)),
+    }
+}
+
+/// A time span, in one unit.
+pub(crate) fn span(ms: u64) -> String {
+    match ms / 1000 {
+        seconds @ 0..120 => format!("{seconds} s"),
+        seconds @ 120..7200 => format!("{} min", seconds / 60),
+        seconds @ 7200..172_800 => format!("{} h", seconds / 3600),
+        seconds => format!("{} days", seconds / 86_400),
     }
 }
 
@@ -108,6 +115,8 @@ pub(crate) fn node(node: &NodeInfo) -> Value {
         "old_copies_erased": old_copies.map(|copies| copies.erased),
         "old_copies_needed": old_copies.map(|copies| copies.needed),
         "last_seen_ms": state.map(|state| state.last_seen_ms),
+        "away_ms": node.away_ms,
+        "unreached": state.map(|state| state.unreached.iter().map(NodeName::as_str).collect::<Vec<_>>()),
     })
 }
 

@@ -35,7 +35,12 @@ impl Record {
 }
 
 fn operation() -> OperationStatus {
-    OperationStatus { name: "founding".to_owned(), step: "locking".to_owned(), waiting_for: vec!["n3".to_owned()] }
+    OperationStatus {
+        name: "founding".to_owned(),
+        step: "locking".to_owned(),
+        left: None,
+        waiting_for: vec!["n3".to_owned()],
+    }
 }
 
 fn keys_and_messages() -> String {
@@ -65,6 +70,7 @@ fn nodes_and_status() -> String {
     record.note("quorate cluster export", b"");
     record.note("quorate node invite", b"");
     record.note("quorate node replace n2 --with UUpUMQ --yes", b"");
+    record.note("quorate node set-address n2 10.1.0.2:7250 [fd00::2]:7250", b"");
     record.note("quorate node remove n2 --yes", b"");
     record.note("quorate node revoke n2 --yes --wait", b"");
     record.note("quorate status", b"");

@@ -69,6 +69,7 @@ impl World {
             hash: token.hash(),
             keys: Mutex::default(),
             status: Mutex::new(status()),
+            public: Mutex::new(Phase::Locked),
             looks: AtomicU8::new(0),
         });
         let (listening, handler) = (endpoint.clone(), node.clone());
@@ -107,6 +108,21 @@ impl World {
         assert!(!run.err.contains(text.as_str()), "a token on standard error");
         assert!(!String::from_utf8_lossy(&run.out).contains(text.as_str()), "a token on standard output");
         run
+    }
+
+    /// The real program, with a configuration directory that holds the files of this world and no other variable.
+    pub(crate) fn program(&self, arguments: &[&str]) -> std::process::Command {
+        let directory = self.path("config/quorate");
+        std::fs::create_dir_all(&directory).expect("ours");
+        for name in ["cluster.toml", "token"] {
+            std::fs::copy(self.path(name), directory.join(name)).expect("ours");
+        }
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_quorate"));
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("QUORATE")) {
+            command.env_remove(name);
+        }
+        command.args(arguments).env("XDG_CONFIG_HOME", self.path("config")).stdin(std::process::Stdio::null());
+        command
     }
 
     /// Serves the local socket: `script` gives the progress and the answer to every request.
@@ -163,6 +179,8 @@ pub(crate) struct FakeNode {
     hash: [u8; 32],
     keys: Mutex<BTreeMap<KeyName, KeyInfo>>,
     pub(crate) status: Mutex<Status>,
+    /// The phase that it shows without a token.
+    pub(crate) public: Mutex<Phase>,
     /// How often the progress of an operation was requested.
     looks: AtomicU8,
 }
@@ -171,7 +189,8 @@ impl Handler for FakeNode {
     fn handle(&self, conn: &Conn, body: bytes::Bytes) -> Reply {
         if conn.peer().protocol == Protocol::Boot {
             let waiting_for = vec!["n2".parse().expect("a name"), "n3".parse().expect("a name")];
-            return Reply::Inline(wire::encode(&PublicStatus { phase: Phase::Locked, have: 1, need: 2, waiting_for }));
+            let phase = *self.public.lock().expect("no test panics with it");
+            return Reply::Inline(wire::encode(&PublicStatus { phase, have: 1, need: 2, waiting_for }));
         }
         let envelope: Envelope = wire::decode(&body).expect("a whole request");
         Reply::Inline(wire::encode(&Answered::always(if envelope.token.hash() == self.hash {
@@ -269,6 +288,8 @@ impl FakeNode {
             Request::InviteNode { .. } => Response::Invitation(Plaintext::new(b"UUpUMQ".to_vec())?),
             Request::ReplaceNode { name, .. } if name.as_str() == "n2" => Response::Replacing,
             Request::ReplaceNode { name, .. } => return Err(no_node(name.as_str())),
+            Request::SetAddresses { name, .. } if name.as_str() == "n2" => Response::Done,
+            Request::SetAddresses { name, .. } => return Err(no_node(name.as_str())),
             Request::Progress { operation } => {
                 let looks = self.looks.fetch_add(1, Ordering::Relaxed);
                 Response::Progress(Box::new(progress(operation, looks)))
@@ -311,11 +332,12 @@ fn progress(operation: Epoch, looks: u8) -> Progress {
     });
     let waiting_for = if looks == 2 { vec!["n3".to_owned()] } else { Vec::new() };
     let step = match stage {
-        Stage::Runs => format!("reshares to epoch {operation}: {} key versions left", 100 - looks),
+        Stage::Runs => format!("reshares to epoch {operation}"),
         _ => String::new(),
     };
+    let left = (stage == Stage::Runs).then(|| 100 - u64::from(looks));
     let name = if revocation.is_some() { "revoke n2" } else { "remove n2" }.to_owned();
-    Progress { stage, operation: OperationStatus { name, step, waiting_for }, revocation }
+    Progress { stage, operation: OperationStatus { name, step, left, waiting_for }, revocation }
 }
 
 fn seal(key: &KeyName, context: &[u8], message: &[u8]) -> String {
@@ -335,6 +357,7 @@ fn seen(last_seen_ms: u64) -> NodeState {
         lock_generation: 4,
         old_copies: Some(OldCopies { erased: 1, needed: 2 }),
         last_seen_ms,
+        unreached: Vec::new(),
     }
 }
 
@@ -351,6 +374,7 @@ fn node(name: &str, id: u64) -> NodeInfo {
         addresses: vec![format!("10.0.0.{id}:7250")],
         role: if id == 1 { Role::Leader } else { Role::Voter },
         state: (id == 1).then(|| seen(300)),
+        away_ms: None,
     }
 }
 

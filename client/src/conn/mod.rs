@@ -25,6 +25,7 @@
 
 mod answering;
 mod bulk;
+mod gaps;
 mod outbox;
 mod serve;
 
@@ -45,14 +46,11 @@ use tokio::sync::{OnceCell, oneshot};
 pub use answering::{answering, answering_later, is_answering};
 pub use bulk::{BULK_CHUNK_BYTES_MAX, BULK_HEADER_BYTES_MAX, BulkError, BulkReceiver, BulkSender};
 
-pub use crate::frame::Limits;
+pub use crate::frame::{IN_FLIGHT_MAX, Limits};
 
-use crate::frame::{self, BODY_BYTES_MAX, FrameKind};
+use crate::frame::{self, BODY_BYTES_MAX, FrameKind, UNSENT_BYTES_MAX};
 use crate::identity::{Protocol, PublicKey, peer_key};
 use outbox::Outbox;
-
-/// Most requests in flight on one lane of a connection. Both sides count. A further request is refused as busy.
-pub const IN_FLIGHT_MAX: usize = 1024;
 
 /// Codes with which a connection is closed. Each comes with a reason for people.
 pub mod close {
@@ -106,7 +104,7 @@ pub trait Handler: Send + Sync + 'static {
     fn handle(&self, conn: &Conn, body: Bytes) -> Reply;
 
     /// Limits on what the other side may send. [`Limits::patience`] also limits how long the other side may leave
-    /// answers unread. The default is what the protocol allows, without a limit on time.
+    /// answers unread, and how long its bytes wait behind a gap in a stream. The default is what the protocol allows, without a limit on time.
     fn limits(&self) -> Limits {
         Limits::default()
     }
@@ -343,7 +341,7 @@ impl CallLane {
         let (send, receive) = opened.map_err(|error| CallError::Closed(error.into()))?;
         // Fails only if the stream is closed already, which the first write reports.
         let _ = send.set_priority(lane.priority());
-        let outbox = Arc::new(Outbox::beginning_with(&[serve::LANE, lane as u8]));
+        let outbox = Arc::new(Outbox::beginning_with(&[serve::LANE, lane as u8], UNSENT_BYTES_MAX));
         let calls = Arc::new(Self { outbox: outbox.clone(), pending: Mutex::default() });
         tokio::spawn(outbox.run(send));
         tokio::spawn(calls.clone().collect(conn.clone(), receive));

@@ -6,13 +6,13 @@ use tokio::sync::Notify;
 
 use crate::frame::{self, FrameKind};
 
-/// Unsent bytes above which a task with more frames waits. A frame that begins below it may end above it.
-const HIGH_WATER_BYTES: usize = 1 << 20;
 /// Staged bytes that are written at once, although more may follow.
 const FLUSH_BYTES: usize = 16 << 10;
 
 pub(super) struct Outbox {
     waiting: Mutex<Waiting>,
+    /// Unsent bytes above which a task with more frames waits.
+    unsent_bytes_max: usize,
     filled: Notify,
     drained: Notify,
 }
@@ -23,10 +23,10 @@ struct Waiting {
 }
 
 impl Outbox {
-    /// An outbox whose stream begins with `preamble`.
-    pub(super) fn beginning_with(preamble: &[u8]) -> Self {
-        let waiting = Waiting { buffer: preamble.into(), stopped: false };
-        Self { waiting: Mutex::new(waiting), filled: Notify::new(), drained: Notify::new() }
+    /// An outbox whose stream begins with `preamble`. Tasks wait while more than `unsent_bytes_max` are unsent.
+    pub(super) fn beginning_with(preamble: &[u8], unsent_bytes_max: usize) -> Self {
+        let waiting = Mutex::new(Waiting { buffer: preamble.into(), stopped: false });
+        Self { waiting, unsent_bytes_max, filled: Notify::new(), drained: Notify::new() }
     }
 
     /// Queues a frame and sends it. It waits while too much is unsent. An error if the stream has ended or the frame is
@@ -39,7 +39,7 @@ impl Outbox {
 
     /// As [`Outbox::push`], but the frame may wait until [`Outbox::flush`]: frames that leave together cost less.
     pub(super) async fn stage(&self, kind: FrameKind, id: u64, body: &[u8]) -> Result<(), ()> {
-        if let Some(result) = self.offer(kind, id, body, HIGH_WATER_BYTES) {
+        if let Some(result) = self.offer(kind, id, body, self.unsent_bytes_max) {
             return result;
         }
         self.flush();
@@ -48,7 +48,7 @@ impl Outbox {
             tokio::pin!(drained);
             // Registered before the second look, so that a drain between the two is not missed.
             drained.as_mut().enable();
-            if let Some(result) = self.offer(kind, id, body, HIGH_WATER_BYTES) {
+            if let Some(result) = self.offer(kind, id, body, self.unsent_bytes_max) {
                 return result;
             }
             drained.await;

@@ -14,19 +14,23 @@ use std::task::Poll;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::io::AsyncRead;
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
 use super::answering::{answering, answering_later};
 use super::bulk::BulkReceiver;
+use super::gaps::{HeldBack, InOrder, QuicPieces};
 use super::outbox::Outbox;
-use super::{BoxFuture, Conn, Handler, IN_FLIGHT_MAX, Lane, Reply, close};
+use super::{BoxFuture, Conn, Handler, Lane, Reply, close};
 use crate::frame::{self, FrameError, FrameKind};
 
 /// Reasons to close the connection of a peer that is too slow.
 const SLOW: &str = "the rest of a message did not arrive in time";
 const UNREAD: &str = "answers are not read";
 
+/// Bytes that say what a stream is.
+const PREAMBLE_BYTES: usize = 2;
 /// First byte of a lane.
 pub(super) const LANE: u8 = 1;
 /// First byte of a bulk transfer.
@@ -34,9 +38,9 @@ pub(super) const BULK: u8 = 2;
 
 /// Accepts every stream that the peer opens, until the connection ends.
 pub(super) async fn accept(conn: Conn, handler: Arc<dyn Handler>) {
-    let lanes_open = Arc::new(AtomicU8::new(0));
+    let (lanes_open, held) = (Arc::new(AtomicU8::new(0)), HeldBack::new(conn.quic().clone()));
     while let Ok((send, receive)) = conn.quic().accept_bi().await {
-        tokio::spawn(serve(conn.clone(), handler.clone(), lanes_open.clone(), send, receive));
+        tokio::spawn(serve(conn.clone(), handler.clone(), lanes_open.clone(), held.clone(), send, receive));
     }
 }
 
@@ -44,11 +48,12 @@ async fn serve(
     conn: Conn,
     handler: Arc<dyn Handler>,
     lanes_open: Arc<AtomicU8>,
+    held: Arc<HeldBack>,
     send: quinn::SendStream,
     mut receive: quinn::RecvStream,
 ) {
     let patience = handler.limits().patience;
-    let mut preamble = [0; 2];
+    let mut preamble = [0; PREAMBLE_BYTES];
     match within(patience, receive.read_exact(&mut preamble)).await {
         Some(Ok(())) => {}
         Some(Err(_)) => return,
@@ -56,7 +61,14 @@ async fn serve(
     }
     match (preamble[0], Lane::numbered(preamble[1])) {
         (LANE, Some(lane)) if lanes_open.fetch_or(1 << preamble[1], Ordering::Relaxed) & (1 << preamble[1]) == 0 => {
-            serve_lane(conn, handler, lane, send, receive).await;
+            match patience {
+                Some(patience) => {
+                    let pieces = QuicPieces { stream: receive, held };
+                    let receive = InOrder::new(pieces, PREAMBLE_BYTES as u64, patience);
+                    serve_lane(conn, handler, lane, send, receive).await;
+                }
+                None => serve_lane(conn, handler, lane, send, receive).await,
+            }
         }
         (LANE, Some(_)) => conn.close(close::PROTOCOL, "a second stream for one lane"),
         (BULK, _) => match within(patience, BulkReceiver::begin(send, receive)).await {
@@ -73,12 +85,15 @@ async fn serve_lane(
     handler: Arc<dyn Handler>,
     lane: Lane,
     send: quinn::SendStream,
-    receive: quinn::RecvStream,
+    receive: impl AsyncRead + Unpin,
 ) {
     // Fails only if the stream is closed already.
     let _ = send.set_priority(lane.priority());
-    let limits = handler.limits();
-    let outbox = Arc::new(Outbox::beginning_with(&[]));
+    let mut limits = handler.limits();
+    if lane != Lane::Ordinary {
+        limits.frame_bytes = limits.other_lanes_bytes;
+    }
+    let outbox = Arc::new(Outbox::beginning_with(&[], limits.unsent_bytes));
     let work = Arc::new(Work { conn: conn.clone(), patience: limits.patience, outbox, running: Mutex::default() });
     tokio::spawn(work.outbox.clone().run(send));
     // If this function ends in any way, even by a panic of the handler, the callers at the peer must learn it.
@@ -106,7 +121,7 @@ async fn serve_lane(
                 }
                 continue;
             }
-            FrameKind::Request if work.running.lock().len() >= IN_FLIGHT_MAX => {
+            FrameKind::Request if work.running.lock().len() >= limits.in_flight => {
                 (frame.id, work.push(FrameKind::Busy, frame.id, &[]).await)
             }
             FrameKind::Request => match answering(|| handler.handle(&conn, frame.body)) {

@@ -37,7 +37,18 @@ pub fn server_config(boot: &Identity, op: Option<&Identity>, offered: &[Protocol
     tls.max_early_data_size = 0;
     let crypto = quinn::crypto::rustls::QuicServerConfig::try_from(tls).expect("the provider has AES-128-GCM");
     let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
-    config.transport_config(Arc::new(transport()));
+    // The address of each connection is proved by the connection itself, where that is wanted.
+    let mut no_tokens = quinn::ValidationTokenConfig::default();
+    no_tokens.sent(0);
+    config
+        .transport_config(Arc::new(transport(STRANGER)))
+        .validation_token_config(no_tokens)
+        // The address that the handshake proved is judged, so no later packet may change it. A client whose address changes
+        // connects again.
+        .migration(false)
+        .max_incoming(INCOMING_MAX)
+        .incoming_buffer_size(INCOMING_BYTES_MAX)
+        .incoming_buffer_size_total(INCOMING_MAX as u64 * INCOMING_BYTES_MAX / 4);
     config
 }
 
@@ -53,6 +64,9 @@ pub enum DialError {
     /// The server answers, but does not offer this protocol now. For example, a locked node offers boot/1 only.
     #[error("the server does not serve this protocol now")]
     NotOffered,
+    /// The server has too much to do, and begins no handshake now.
+    #[error("the server is busy")]
+    Busy,
     /// The deadline passed.
     #[error("no answer in time")]
     Deadline,
@@ -76,21 +90,7 @@ pub async fn dial(
     protocol: Protocol,
     deadline: Duration,
 ) -> Result<quinn::Connection, DialError> {
-    let provider = Arc::new(provider());
-    let pin = Arc::new(PinnedKey { expected, presented: Mutex::new(None), provider: provider.clone() });
-    let mut tls = rustls::ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .expect("the provider has suites of TLS 1.3")
-        .dangerous()
-        .with_custom_certificate_verifier(pin.clone())
-        .with_client_cert_resolver(Arc::new(AlwaysResolvesClientRawPublicKeys::new(me.certified.clone())));
-    tls.alpn_protocols = vec![protocol.alpn().to_vec()];
-    tls.resumption = rustls::client::Resumption::disabled();
-    tls.enable_sni = false;
-    let crypto = quinn::crypto::rustls::QuicClientConfig::try_from(tls).expect("the provider has AES-128-GCM");
-    let mut config = quinn::ClientConfig::new(Arc::new(crypto));
-    config.transport_config(Arc::new(transport()));
-
+    let (config, pin) = pinned(me, expected, protocol);
     // The name is never sent. The server is identified by its key alone.
     let connecting =
         endpoint.connect_with(config, address, "quorate").map_err(|error| DialError::Unreachable(error.to_string()))?;
@@ -111,12 +111,41 @@ pub async fn dial(
         quinn::ConnectionError::ConnectionClosed(frame) if frame.error_code == no_application_protocol() => {
             DialError::NotOffered
         }
+        quinn::ConnectionError::ConnectionClosed(frame)
+            if frame.error_code == quinn::TransportErrorCode::CONNECTION_REFUSED =>
+        {
+            DialError::Busy
+        }
         quinn::ConnectionError::ConnectionClosed(_)
         | quinn::ConnectionError::ApplicationClosed(_)
         | quinn::ConnectionError::TransportError(_) => DialError::Refused(error.to_string()),
         quinn::ConnectionError::TimedOut => DialError::Deadline,
         other => DialError::Unreachable(other.to_string()),
     })
+}
+
+/// The configuration with which [`dial`] connects, for a caller with an own way to connect. If the server proves another key than
+/// `expected`, the handshake fails.
+pub fn client_config(me: &Identity, expected: PublicKey, protocol: Protocol) -> quinn::ClientConfig {
+    pinned(me, expected, protocol).0
+}
+
+fn pinned(me: &Identity, expected: PublicKey, protocol: Protocol) -> (quinn::ClientConfig, Arc<PinnedKey>) {
+    let provider = Arc::new(provider());
+    let pin = Arc::new(PinnedKey { expected, presented: Mutex::new(None), provider: provider.clone() });
+    let mut tls = rustls::ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .expect("the provider has suites of TLS 1.3")
+        .dangerous()
+        .with_custom_certificate_verifier(pin.clone())
+        .with_client_cert_resolver(Arc::new(AlwaysResolvesClientRawPublicKeys::new(me.certified.clone())));
+    tls.alpn_protocols = vec![protocol.alpn().to_vec()];
+    tls.resumption = rustls::client::Resumption::disabled();
+    tls.enable_sni = false;
+    let crypto = quinn::crypto::rustls::QuicClientConfig::try_from(tls).expect("the provider has AES-128-GCM");
+    let mut config = quinn::ClientConfig::new(Arc::new(crypto));
+    config.transport_config(Arc::new(transport(DIALLED)));
+    (config, pin)
 }
 
 /// The alert `no_application_protocol` of RFC 7301, as QUIC carries it.
@@ -131,15 +160,33 @@ fn provider() -> CryptoProvider {
     provider
 }
 
-/// Most streams that one side may have open at a time: its lanes and a few bulk transfers. Further streams wait.
-const STREAMS_MAX: u32 = 16;
-/// Most unread bytes of one stream. Beyond it, the sender waits.
+/// What the other side of a connection may make this side hold inside QUIC. Beyond it, the sender waits.
+#[derive(Clone, Copy)]
+struct Room {
+    /// Streams that it may have open at a time.
+    streams: u32,
+    /// Bytes that it sent and this side has not read, over all streams; also bytes that wait behind a gap.
+    receive_bytes: u32,
+    /// Bytes of this side that it has not acknowledged, over all streams.
+    send_bytes: u32,
+}
+
+/// For a connection that was accepted. Any host can open one, and there may be thousands: a lane of each kind and one stream to
+/// spare, and room for the largest request.
+const STRANGER: Room = Room { streams: 4, receive_bytes: 128 << 10, send_bytes: 128 << 10 };
+/// For a connection that was dialled: the other side has proved the expected key.
+const DIALLED: Room = Room { streams: 16, receive_bytes: 2 << 20, send_bytes: 2 << 20 };
+/// For a connection between nodes. There are few, and they carry the log and snapshots, by lanes and a few bulk transfers.
+const PEER: Room = Room { streams: 16, receive_bytes: 16 << 20, send_bytes: 16 << 20 };
+/// Most unread bytes of one stream. On connections with less room, that of the connection counts.
 const STREAM_WINDOW_BYTES: u32 = 4 << 20;
-/// Most unread bytes of one connection, in each direction. Beyond it, the sender waits. It is small because any host
-/// can open a connection, and there may be thousands.
-const CONNECTION_WINDOW_BYTES: u32 = 2 << 20;
-/// As [`CONNECTION_WINDOW_BYTES`], for connections between nodes. There are few, and they carry the log and snapshots.
-const PEER_WINDOW_BYTES: u32 = 16 << 20;
+/// Bytes of a handshake that wait behind a gap. QUIC asks for 4 KiB at least.
+const CRYPTO_BYTES_MAX: usize = 16 << 10;
+/// First packets of connections that wait for a decision of the node. It decides at once. Beyond it, first packets are lost and
+/// sent again.
+const INCOMING_MAX: usize = 1024;
+/// Bytes that follow such a first packet. The first message of a handshake takes two packets.
+const INCOMING_BYTES_MAX: u64 = 8 << 10;
 /// A connection is dead if nothing arrives on it for this long.
 const IDLE_MAX: Duration = Duration::from_secs(10);
 /// How often a quiet connection sends a packet. Two lost packets do not make it look dead.
@@ -152,18 +199,26 @@ const INITIAL_RTT: Duration = Duration::from_millis(50);
 
 /// Raises the windows of a connection between nodes. Each side calls it once it knows that the other is a node.
 pub fn widen_windows(connection: &quinn::Connection) {
-    connection.set_receive_window(PEER_WINDOW_BYTES.into());
-    connection.set_send_window(PEER_WINDOW_BYTES.into());
+    connection.set_max_concurrent_bi_streams(PEER.streams.into());
+    connection.set_receive_window(PEER.receive_bytes.into());
+    connection.set_send_window(PEER.send_bytes.into());
 }
 
-fn transport() -> quinn::TransportConfig {
+/// Takes `bytes`, which this side holds for a stranger, off the receive window of an accepted connection.
+pub(crate) fn shrink_window(connection: &quinn::Connection, bytes: usize) {
+    let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+    connection.set_receive_window(STRANGER.receive_bytes.saturating_sub(bytes).into());
+}
+
+fn transport(room: Room) -> quinn::TransportConfig {
     let mut transport = quinn::TransportConfig::default();
     transport
-        .max_concurrent_bidi_streams(STREAMS_MAX.into())
+        .max_concurrent_bidi_streams(room.streams.into())
         .max_concurrent_uni_streams(0u32.into())
         .stream_receive_window(STREAM_WINDOW_BYTES.into())
-        .receive_window(CONNECTION_WINDOW_BYTES.into())
-        .send_window(CONNECTION_WINDOW_BYTES.into())
+        .receive_window(room.receive_bytes.into())
+        .send_window(room.send_bytes.into())
+        .crypto_buffer_size(CRYPTO_BYTES_MAX)
         .datagram_receive_buffer_size(None)
         .max_idle_timeout(Some(IDLE_MAX.try_into().expect("ten seconds fit QUIC's milliseconds")))
         .keep_alive_interval(Some(KEEP_ALIVE))

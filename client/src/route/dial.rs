@@ -13,10 +13,14 @@ use crate::cluster_file::{ClusterFile, ClusterNode};
 use crate::conn::{Conn, Lane, close};
 use crate::error::{Code, Error};
 use crate::identity::{DialError, Identity, Protocol, PublicKey, dial};
+use crate::reach::{self, Unreached, Why};
 use crate::wire::{self, PUBLIC_STATUS, PublicStatus, WireError};
 
 /// How long a connection or the resolution of a name may take.
 const DIAL_MAX: Duration = Duration::from_secs(3);
+
+/// How long a node that could not be reached is asked last.
+const DOWN: Duration = Duration::from_secs(5);
 
 /// How long a client that closes waits for its last packets to leave.
 const CLOSE_MAX: Duration = Duration::from_millis(20);
@@ -37,8 +41,16 @@ pub(super) struct Target {
     /// answer.
     key: Option<PublicKey>,
     kept: RwLock<Option<Conn>>,
+    /// When it last answered, and when it could last not be reached.
+    heard: RwLock<Heard>,
     /// Locked during dialling, so that other requests wait for that connection.
     dialling: Mutex<()>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Heard {
+    answered: Option<Instant>,
+    failed: Option<Instant>,
 }
 
 impl Fleet {
@@ -83,7 +95,7 @@ impl Drop for Fleet {
 
 impl Target {
     fn new(label: String, addresses: Vec<String>, key: Option<PublicKey>) -> Self {
-        Self { label, addresses, key, kept: RwLock::default(), dialling: Mutex::default() }
+        Self { label, addresses, key, kept: RwLock::default(), heard: RwLock::default(), dialling: Mutex::default() }
     }
 
     pub(super) fn label(&self) -> &str {
@@ -99,10 +111,33 @@ impl Target {
         if let Some(conn) = self.kept() {
             return Ok((conn, true));
         }
-        let reached = reach(&fleet.endpoint, &fleet.me, &fleet.file, self, Protocol::Client, until).await?;
-        let conn = Conn::start(reached, None);
-        *self.kept.write() = Some(conn.clone());
-        Ok((conn, false))
+        match reach(&fleet.endpoint, &fleet.me, &fleet.file, self, Protocol::Client, until).await {
+            Ok(reached) => {
+                let conn = Conn::start(reached, None);
+                *self.kept.write() = Some(conn.clone());
+                self.note_heard();
+                Ok((conn, false))
+            }
+            Err(error) => {
+                *self.heard.write() = Heard { answered: None, failed: Some(Instant::now()) };
+                Err(error)
+            }
+        }
+    }
+
+    /// Notes that the node has just answered.
+    pub(super) fn note_heard(&self) {
+        *self.heard.write() = Heard { answered: Some(Instant::now()), failed: None };
+    }
+
+    /// Whether the node answered within this time.
+    pub(super) fn was_heard_within(&self, time: Duration) -> bool {
+        self.heard.read().answered.is_some_and(|answered| answered.elapsed() <= time)
+    }
+
+    /// Whether the node could not be reached a moment ago. Others are asked first then.
+    pub(super) fn is_down(&self) -> bool {
+        self.heard.read().failed.is_some_and(|failed| failed.elapsed() < DOWN)
     }
 
     /// Drops the kept connection if it is `ended`.
@@ -111,6 +146,11 @@ impl Target {
         if kept.as_ref().is_some_and(|conn| conn.same_as(ended)) {
             *kept = None;
         }
+    }
+
+    /// The packets that have come over the kept connection: it works if they become more.
+    pub(super) fn packets(&self) -> u64 {
+        self.kept().map_or(0, |conn| conn.quic().stats().udp_rx.datagrams)
     }
 
     fn kept(&self) -> Option<Conn> {
@@ -158,27 +198,17 @@ async fn reach(
     protocol: Protocol,
     until: Instant,
 ) -> Result<quinn::Connection, WireError> {
-    let mut last = WireError::new(Code::Unreachable, "it has no address");
-    for text in &target.addresses {
-        let resolved = match timeout(DIAL_MAX, tokio::net::lookup_host(text)).await {
-            Ok(Ok(resolved)) => resolved.collect::<Vec<_>>(),
-            Ok(Err(error)) => {
-                last = WireError::new(Code::Unreachable, format!("{text}: {error}"));
-                continue;
-            }
-            Err(_) => {
-                last = WireError::new(Code::Unreachable, format!("{text}: the name is not resolved in time"));
-                continue;
-            }
-        };
-        for address in resolved {
-            match reach_one(endpoint, me, file, target.key, address, protocol, until).await {
-                Ok(connection) => return Ok(connection),
-                Err(error) => last = explain(error, file, target, text),
-            }
+    let left = until.saturating_duration_since(Instant::now()).min(DIAL_MAX);
+    let dial = |address| reach_one(endpoint, me, file, target.key, address, protocol, until);
+    reach::reach(&target.addresses, left, dial).await.map_err(|mut unreached| {
+        // Another identity needs an operator, so it is said first.
+        let other = |failed: &Unreached| matches!(failed.why, Why::Dial(DialError::WrongIdentity { .. }));
+        let failed = unreached.iter().position(other).map(|position| unreached.swap_remove(position));
+        match failed.or_else(|| unreached.pop()) {
+            Some(failed) => explain(failed, file, target),
+            None => WireError::new(Code::Unreachable, "it has no address"),
         }
-    }
-    Err(last)
+    })
 }
 
 async fn reach_one(
@@ -207,9 +237,10 @@ async fn reach_one(
     dial_once(key).await
 }
 
-fn explain(error: DialError, file: &ClusterFile, target: &Target, address: &str) -> WireError {
-    match error {
-        DialError::WrongIdentity { presented } => {
+fn explain(Unreached { address, why }: Unreached, file: &ClusterFile, target: &Target) -> WireError {
+    let unreachable = |message: String| WireError::new(Code::Unreachable, message);
+    match why {
+        Why::Dial(DialError::WrongIdentity { presented }) => {
             let whose = match file.owner(presented) {
                 Some(node) => format!("the identity of {}", node.name),
                 None => format!("an unknown identity ({presented})"),
@@ -218,10 +249,12 @@ fn explain(error: DialError, file: &ClusterFile, target: &Target, address: &str)
             WireError::new(Code::Identity, format!("{address} has {whose}, expected {expected}"))
                 .hint("check that the client file belongs to this cluster; `quorate cluster export` prints a new one")
         }
-        DialError::NotOffered => WireError::new(Code::Locked, "locked, or not yet part of the cluster"),
-        DialError::Deadline => WireError::new(Code::Unreachable, format!("{address} does not answer")),
-        DialError::Refused(why) => WireError::new(Code::Unreachable, format!("{address} refuses: {why}")),
-        DialError::Unreachable(why) => WireError::new(Code::Unreachable, format!("{address}: {why}")),
+        Why::Dial(DialError::Busy) => WireError::new(Code::Busy, "it is busy: too many connect at once"),
+        Why::Dial(DialError::NotOffered) => WireError::new(Code::Locked, "locked, or not yet part of the cluster"),
+        Why::Dial(DialError::Deadline) => unreachable(format!("{address} does not answer")),
+        Why::Dial(DialError::Refused(why)) => unreachable(format!("{address} refuses: {why}")),
+        Why::Dial(DialError::Unreachable(why)) => unreachable(format!("{address}: {why}")),
+        Why::Name(_) | Why::Unresolved => unreachable(format!("{address}: {why}")),
     }
 }
 

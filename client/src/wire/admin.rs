@@ -14,6 +14,8 @@ use crate::cluster_file::ClusterFile;
 
 /// Path of the local socket unless the configuration names another. The daemon and the command line share it.
 pub const SOCKET: &str = "/run/quorate/quorated.sock";
+/// The beginning of the text of every invitation.
+pub const INVITATION_TEXT_PREFIX: &str = "UUpUM";
 /// The body of a request on `quorate-boot/1` for the [`PublicStatus`]. It needs no token.
 pub const PUBLIC_STATUS: &[u8] = b"QPS1";
 

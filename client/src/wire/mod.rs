@@ -21,7 +21,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 pub use admin::{
-    AdminProgress, AdminRequest, AdminResponse, LocalStatus, PUBLIC_STATUS, PublicStatus, SOCKET, SecretMemory,
+    AdminProgress, AdminRequest, AdminResponse, INVITATION_TEXT_PREFIX, LocalStatus, PUBLIC_STATUS, PublicStatus,
+    SOCKET, SecretMemory,
 };
 pub use quorate_shares::envelope::PLAINTEXT_BYTES_MAX;
 pub use quorate_shares::ids::{TAG_BYTES_MAX, TAGS_MAX};
@@ -37,6 +38,9 @@ use crate::frame::BODY_BYTES_MAX;
 
 /// Most keys in one page of a list. A request for more gets this many.
 pub const KEYS_PAGE_MAX: u32 = 1000;
+/// Most bytes of the keys in one page of a list, each counted as it is sent. A page with more ends before, behind its first
+/// key at the earliest. The largest key takes 17 kB.
+pub const KEYS_PAGE_BYTES_MAX: usize = 1 << 20;
 /// Longest data key, in bytes. A request for a longer one is refused.
 pub const DATA_KEY_BYTES_MAX: u16 = 1024;
 
@@ -189,6 +193,13 @@ pub enum Request {
         /// The text of the invitation.
         invitation: Plaintext,
     },
+    /// Records where a node listens.
+    SetAddresses {
+        /// The name of the node.
+        name: NodeName,
+        /// As `host:port`, best first: at least one.
+        addresses: Vec<String>,
+    },
 }
 
 /// The answer to a [`Request`] that succeeded.
@@ -231,7 +242,8 @@ pub enum Response {
     },
     /// To [`Request::Progress`].
     Progress(Box<Progress>),
-    /// To [`Request::SealNode`] and [`Request::UnsealNode`], when the change is durable at the node.
+    /// To [`Request::SealNode`] and [`Request::UnsealNode`], when the change is durable at the node; to
+    /// [`Request::SetAddresses`], when the cluster has agreed on it.
     Done,
     /// To [`Request::AdmitNode`].
     Admitted {

@@ -83,12 +83,12 @@ impl Token {
         Self(bytes)
     }
 
-    /// Reads the text form. White space around it is ignored.
+    /// Reads the text form. White space around it, and the byte order mark that some editors write, are ignored.
     ///
     /// # Errors
     /// [`TokenError`] if the text is not a token.
     pub fn parse(text: &str) -> Result<Self, TokenError> {
-        let text = text.trim().strip_prefix(TOKEN_TEXT_PREFIX).ok_or(TokenError)?;
+        let text = text.trim_start_matches('\u{feff}').trim().strip_prefix(TOKEN_TEXT_PREFIX).ok_or(TokenError)?;
         let bytes = Zeroizing::new(URL_SAFE_NO_PAD.decode(text).map_err(|_| TokenError)?);
         Secret::copy_of(&bytes).map(Self).ok_or(TokenError)
     }
@@ -140,8 +140,10 @@ mod tests {
         let token = Token::random();
         let text = token.text();
         assert_eq!(text.len(), TOKEN_TEXT_PREFIX.len() + 43);
-        let read = Token::parse(&format!("{}\n", text.as_str())).expect("our own text");
-        assert_eq!(read.hash(), token.hash());
+        for (before, behind) in [("", "\n"), ("", ""), ("\u{feff}", "\r\n"), (" \t", " \n\n")] {
+            let read = Token::parse(&format!("{before}{}{behind}", text.as_str())).expect("our own text");
+            assert_eq!(read.hash(), token.hash(), "{before:?} {behind:?}");
+        }
         for bad in ["", "qrt-root-", &text[1..], &text[..text.len() - 1], &format!("{}A", text.as_str())] {
             assert_eq!(Token::parse(bad).expect_err("not a token"), TokenError);
         }

@@ -119,19 +119,65 @@ pub struct Status {
 }
 
 impl Status {
-    /// How many more nodes may fail while every key can still be used. A majority of the voters must remain, and enough
-    /// nodes for the threshold. A sealed node votes but gives no share. `None` without a quorum, or if too few nodes
-    /// give shares now.
+    /// How many more nodes may fail, whichever they are, while every key can still be used. A majority of the voters must
+    /// remain, and enough nodes for the threshold. A sealed node votes but gives no share. `None` without a quorum, or if too few
+    /// nodes give shares now.
+    ///
+    /// A session that is open may end with a node that fails. So two nodes work together only if one of them can dial the other
+    /// at an address that the cluster records, and clients need such a node, too.
     pub fn may_lose(&self) -> Option<u8> {
         let is = |node: &&NodeInfo, phases: &[Phase]| {
             let now = node.state.as_ref().filter(|state| state.last_seen_ms == 0);
             node.role != Role::Learner && now.is_some_and(|state| phases.contains(&state.phase))
         };
-        let count = |phases: &[Phase]| self.nodes.iter().filter(|node| is(node, phases)).count();
-        let votes =
-            count(&[Phase::Open, Phase::Serving, Phase::Sealed]).checked_sub(usize::from(self.voters) / 2 + 1)?;
-        let shares = count(&[Phase::Open, Phase::Serving]).checked_sub(self.threshold.into())?;
-        u8::try_from(votes.min(shares)).ok().filter(|_| self.quorum)
+        let there: Vec<_> =
+            self.nodes.iter().filter(|node| is(node, &[Phase::Open, Phase::Serving, Phase::Sealed])).collect();
+        let need = Need { voters: usize::from(self.voters) / 2 + 1, sharers: self.threshold.into() };
+        if !self.quorum || !need.is_met(&there) || there.len() > NODES_MAX {
+            return None;
+        }
+        let left = |group: u32| -> Vec<&NodeInfo> {
+            let stays = |(place, _): &(usize, &&NodeInfo)| group >> place & 1 == 1;
+            there.iter().enumerate().filter(stays).map(|(_, node)| *node).collect()
+        };
+        let fatal = (0..1 << there.len())
+            .map(left)
+            .filter(|left| !need.is_met_by_dialling(left))
+            .map(|left| there.len() - left.len());
+        let first = fatal.min().unwrap_or(there.len() + 1);
+        u8::try_from(first.saturating_sub(1)).ok()
+    }
+}
+
+/// Nodes whose groups are all looked at: 512 groups of the nine that a cluster has at most.
+const NODES_MAX: usize = 9;
+
+/// What must remain so that keys can be used.
+#[derive(Clone, Copy)]
+struct Need {
+    voters: usize,
+    sharers: usize,
+}
+
+impl Need {
+    fn is_met(self, nodes: &[&NodeInfo]) -> bool {
+        let phase = |node: &&&NodeInfo| node.state.as_ref().map(|state| state.phase);
+        let sharers = nodes.iter().filter(|node| matches!(phase(node), Some(Phase::Open | Phase::Serving)));
+        nodes.len() >= self.voters && sharers.count() >= self.sharers
+    }
+
+    /// Whether one of `nodes` finds enough of the others, and clients find one of these.
+    fn is_met_by_dialling(self, nodes: &[&NodeInfo]) -> bool {
+        let reaches = |one: &NodeInfo, other: &NodeInfo| {
+            one.state.as_ref().is_some_and(|state| !state.unreached.contains(&other.name))
+        };
+        let is_found =
+            |node: &NodeInfo| nodes.len() == 1 || nodes.iter().any(|one| one.id != node.id && reaches(one, node));
+        nodes.iter().any(|leader| {
+            let follows = |node: &&&NodeInfo| node.id == leader.id || reaches(node, leader) || reaches(leader, node);
+            let group: Vec<_> = nodes.iter().filter(follows).copied().collect();
+            self.is_met(&group) && group.iter().any(|node| is_found(node))
+        })
     }
 }
 
@@ -142,6 +188,8 @@ pub struct OperationStatus {
     pub name: String,
     /// The step that runs now.
     pub step: String,
+    /// How many key versions this step has still to do, if it goes through all of them.
+    pub left: Option<u64>,
     /// The nodes that it waits for.
     pub waiting_for: Vec<String>,
 }
@@ -225,6 +273,9 @@ pub struct NodeInfo {
     pub role: Role,
     /// The last report of the node; `None` if there was none since the answering node started.
     pub state: Option<NodeState>,
+    /// For how long the node has been away while the answering node served, in milliseconds. `None` before half of the
+    /// absence window.
+    pub away_ms: Option<u64>,
 }
 
 /// Whether a copy of a node's disk from before its last lock renewal still opens.
@@ -258,4 +309,90 @@ pub struct NodeState {
     pub old_copies: Option<OldCopies>,
     /// How long ago the report came, in milliseconds.
     pub last_seen_ms: u64,
+    /// The nodes that the node cannot dial at any address that the cluster records.
+    pub unreached: Vec<NodeName>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(number: u64) -> NodeName {
+        format!("n{number}").parse().expect("a name")
+    }
+
+    /// A node that serves and cannot dial `unreached`.
+    fn node(number: u64, unreached: &[u64]) -> NodeInfo {
+        let state = NodeState {
+            phase: Phase::Serving,
+            lag: 0,
+            epoch: Epoch(1),
+            lock_generation: 1,
+            old_copies: None,
+            last_seen_ms: 0,
+            unreached: unreached.iter().map(|&number| name(number)).collect(),
+        };
+        NodeInfo {
+            name: name(number),
+            id: NodeId(number),
+            addresses: Vec::new(),
+            role: Role::Voter,
+            state: Some(state),
+            away_ms: None,
+        }
+    }
+
+    fn status(nodes: Vec<NodeInfo>) -> Status {
+        let voters = u8::try_from(nodes.len()).expect("few");
+        Status {
+            cluster: ClusterId([1; 16]),
+            node: name(1),
+            version: String::new(),
+            phase: Phase::Serving,
+            quorum: true,
+            reason: None,
+            threshold: voters / 2 + 1,
+            voters,
+            theft_threshold: voters / 2 + 1,
+            epoch: Epoch(1),
+            leader: None,
+            lease_ms: None,
+            keys: 0,
+            one_disk_keys: 0,
+            operation: None,
+            alarms: Vec::new(),
+            waiting_for: Vec::new(),
+            nodes,
+        }
+    }
+
+    #[test]
+    fn a_minority_may_fail_while_all_reach_all() {
+        for (nodes, may_lose) in [(1, 0), (2, 0), (3, 1), (4, 1), (5, 2), (9, 4)] {
+            assert_eq!(
+                status((1..=nodes).map(|number| node(number, &[])).collect()).may_lose(),
+                Some(may_lose),
+                "{nodes}"
+            );
+        }
+        let mut sealed = status((1..=3).map(|number| node(number, &[])).collect());
+        sealed.nodes[2].state.as_mut().expect("seen").phase = Phase::Sealed;
+        assert_eq!(sealed.may_lose(), Some(0), "it votes, and gives no share");
+        sealed.nodes[1].state.as_mut().expect("seen").last_seen_ms = 1;
+        assert_eq!(sealed.may_lose(), None);
+    }
+
+    /// Two of three nodes have moved, and serve over sessions that they opened themselves. Mutated: with sessions taken for
+    /// reachability one more may fail, and the two that are left do not find each other.
+    #[test]
+    fn a_node_that_is_found_by_nobody_is_no_redundancy() {
+        let moved = |unreached: [&[u64]; 3]| {
+            status((1..).zip(unreached).map(|(number, unreached)| node(number, unreached)).collect()).may_lose()
+        };
+        assert_eq!(moved([&[2, 3], &[3], &[2]]), Some(0));
+        assert_eq!(moved([&[2], &[], &[2]]), Some(1), "one that has moved finds the others itself");
+        assert_eq!(moved([&[2], &[], &[]]), Some(1), "a single direction that is blocked costs nothing");
+        assert_eq!(moved([&[2], &[1], &[]]), Some(0), "two that do not find each other need the third");
+        assert_eq!(moved([&[2, 3], &[1, 3], &[1, 2]]), Some(0), "all serve over old sessions, and none may fail");
+    }
 }

@@ -3,13 +3,16 @@
 //! The three are merged and then checked as a whole. So a daemon either starts with a valid configuration, or names the
 //! setting that is not valid. Timings have floors: tests may shorten them, but not below what the protocol needs.
 
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
+use clap::{CommandFactory, FromArgMatches};
 use ipnet::IpNet;
 use quorate_client::wire::SOCKET;
-use quorate_shares::ids::NodeName;
+use quorate_raft::state::{LEASE_MS_MAX, LEASE_MS_MIN};
+use quorate_shares::ids::{ADDRESSES_MAX, IdError, NodeName, is_address};
 use quorate_shares::lock::PIN_BYTES_MAX;
 use serde::Deserialize;
 
@@ -41,7 +44,7 @@ pub struct Flags {
     /// Local admin socket (default: /run/quorate/quorated.sock)
     #[arg(long, env = "QUORATE_SOCKET", value_name = "PATH")]
     pub socket: Option<PathBuf>,
-    /// TOML file with the same settings
+    /// TOML file with the same settings; `-` is standard input
     #[arg(long, env = "QUORATE_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// This node is a member: wait for its vault if the data directory has none, and never start without one
@@ -76,6 +79,8 @@ struct File {
     unlock_from: Option<Vec<IpNet>>,
     expect_member: Option<bool>,
     #[serde(default)]
+    peers: BTreeMap<String, Vec<String>>,
+    #[serde(default)]
     timing: Timing,
 }
 
@@ -102,12 +107,16 @@ pub enum PinAt {
     Credential(String),
 }
 
+/// How long a lease is in a cluster whose first founder chose nothing else.
+const LEASE_MS: u64 = 3_000;
+
 /// Times and limits. The defaults suit one site. The floors are what the protocol needs.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Timing {
-    /// How long a node may serve after the leader last confirmed it.
-    pub lease_ms: u64,
+    /// How long a node may serve after the leader last confirmed it. The first founder's choice becomes the cluster's, and no
+    /// node can have another.
+    pub lease_ms: Option<u64>,
     /// How often a node asks the leader to confirm it.
     pub lease_tick_ms: u64,
     /// How long after the loss of the lease the keys are wiped from memory.
@@ -131,6 +140,10 @@ pub struct Timing {
     pub rekey_pause_ms: u64,
     /// A joiner that is silent for this long is given up.
     pub joiner_patience_ms: u64,
+    /// A member that answers, and for this long does not do its part of an operation, counts as away.
+    pub member_patience_ms: u64,
+    /// How often a member dials the other members at the addresses that the cluster records.
+    pub dial_every_ms: u64,
     /// After this many log entries a snapshot replaces them.
     pub snapshot_every: u64,
     /// This many entries stay beside the snapshot. A node that misses more entries gets the snapshot.
@@ -140,7 +153,7 @@ pub struct Timing {
 impl Default for Timing {
     fn default() -> Self {
         Self {
-            lease_ms: 3_000,
+            lease_ms: None,
             lease_tick_ms: 1_000,
             wipe_after_ms: 10_000,
             heartbeat_ms: 100,
@@ -149,9 +162,11 @@ impl Default for Timing {
             key_age_ms: 24 * 3_600_000,
             renew_lock_after_ms: 10_000,
             renew_lock_every_ms: 24 * 3_600_000,
-            absence_window_ms: 72 * 3_600_000,
+            absence_window_ms: 2 * 3_600_000,
             rekey_pause_ms: 10 * 60_000,
             joiner_patience_ms: 10 * 60_000,
+            member_patience_ms: 60_000,
+            dial_every_ms: 30_000,
             snapshot_every: 10_000,
             entries_kept: 2_000,
         }
@@ -159,8 +174,9 @@ impl Default for Timing {
 }
 
 impl Timing {
-    pub fn lease(&self) -> Duration {
-        Duration::from_millis(self.lease_ms)
+    /// How long the leases of a cluster are that this node founds.
+    pub fn lease_ms(&self) -> u64 {
+        self.lease_ms.unwrap_or(LEASE_MS)
     }
 
     fn check(&self) -> Result<(), ConfigError> {
@@ -170,7 +186,11 @@ impl Timing {
         floor("timing.heartbeat_ms", self.heartbeat_ms, 20)?;
         floor("timing.election_ms", self.election_ms, 3 * self.heartbeat_ms)?;
         floor("timing.lease_tick_ms", self.lease_tick_ms, 50)?;
-        floor("timing.lease_ms", self.lease_ms, 2 * self.lease_tick_ms)?;
+        floor("timing.lease_ms", self.lease_ms(), LEASE_MS_MIN.max(2 * self.lease_tick_ms))?;
+        if self.lease_ms() > LEASE_MS_MAX {
+            let (setting, value, ceiling) = ("timing.lease_ms", self.lease_ms(), LEASE_MS_MAX);
+            return Err(ConfigError::Ceiling { setting, value, ceiling });
+        }
         floor("timing.wipe_after_ms", self.wipe_after_ms, 1)?;
         floor("timing.key_idle_ms", self.key_idle_ms, 1)?;
         floor("timing.key_age_ms", self.key_age_ms, self.key_idle_ms)?;
@@ -179,6 +199,8 @@ impl Timing {
         floor("timing.absence_window_ms", self.absence_window_ms, 1_000)?;
         floor("timing.rekey_pause_ms", self.rekey_pause_ms, 100)?;
         floor("timing.joiner_patience_ms", self.joiner_patience_ms, 1_000)?;
+        floor("timing.member_patience_ms", self.member_patience_ms, 1_000)?;
+        floor("timing.dial_every_ms", self.dial_every_ms, 100)?;
         floor("timing.snapshot_every", self.snapshot_every, 10)
     }
 }
@@ -196,6 +218,8 @@ pub struct Config {
     pub pin: PinAt,
     /// Networks from which peers may ask to be unlocked; `None` means every address.
     pub unlock_from: Option<Vec<IpNet>>,
+    /// Where members may be besides the addresses that the cluster records.
+    pub peers: BTreeMap<NodeName, Vec<String>>,
     pub timing: Timing,
     /// Without a vault, wait for one, and for no operator.
     pub expect_member: bool,
@@ -221,6 +245,21 @@ pub enum ConfigError {
     /// A timing is below what the protocol needs.
     #[error("{setting} = {value} is below its floor of {floor}")]
     Floor { setting: &'static str, value: u64, floor: u64 },
+    /// A timing is above what the protocol allows.
+    #[error("{setting} = {value} is above its ceiling of {ceiling}")]
+    Ceiling { setting: &'static str, value: u64, ceiling: u64 },
+}
+
+impl Flags {
+    /// Reads the command line and the environment. An empty variable is as if it were not set.
+    pub fn read() -> Self {
+        let is_empty = |variable: &OsStr| std::env::var_os(variable).is_some_and(|value| value.is_empty());
+        let command = Self::command().mut_args(|arg| match arg.get_env().is_some_and(is_empty) {
+            true => arg.env(None::<&'static str>),
+            false => arg,
+        });
+        Self::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit())
+    }
 }
 
 impl Config {
@@ -234,7 +273,7 @@ impl Config {
         let data = flags.data.or(file.data).ok_or(ConfigError::Missing("--data"))?;
         let listen = flags.listen.or(file.listen).ok_or(ConfigError::Missing("--listen"))?;
         let advertise = match flags.advertise.or(file.advertise) {
-            Some(advertise) => check_address(advertise)?,
+            Some(advertise) => check_address("--advertise", advertise)?,
             None if listen.ip().is_unspecified() || listen.port() == 0 => {
                 return Err(ConfigError::Invalid {
                     setting: "--advertise",
@@ -244,12 +283,13 @@ impl Config {
             None => listen.to_string(),
         };
         let name = flags.name.or(file.name).unwrap_or_else(host_name);
-        let name = name.parse().map_err(|error: quorate_shares::ids::IdError| ConfigError::Invalid {
+        let name = name.parse().map_err(|error: IdError| ConfigError::Invalid {
             setting: "--name",
             reason: format!("{name:?}: {error}"),
         })?;
         let socket = flags.socket.or(file.socket).unwrap_or_else(|| SOCKET.into());
         let pin = pin_at(file.pin_file, file.pin_credential, &data)?;
+        let peers = file.peers.into_iter().map(|(name, addresses)| peer(&name, addresses)).collect::<Result<_, _>>()?;
         if file.unlock_from.as_ref().is_some_and(Vec::is_empty) {
             let reason = "no peer could ever be unlocked; leave the setting out to allow every address".to_owned();
             return Err(ConfigError::Invalid { setting: "unlock_from", reason });
@@ -263,6 +303,7 @@ impl Config {
             secret_memory: file.secret_memory.unwrap_or_default(),
             pin,
             unlock_from: file.unlock_from,
+            peers,
             timing: file.timing,
             expect_member: flags.expect_member.or(file.expect_member).unwrap_or(false),
             rebuild_state: flags.rebuild_state,
@@ -301,16 +342,30 @@ fn pin_at(file: Option<PathBuf>, credential: Option<String>, data: &Path) -> Res
 }
 
 fn read(path: &Path) -> Result<File, ConfigError> {
-    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.into(), source })?;
+    let text = match path.as_os_str() == "-" {
+        true => std::io::read_to_string(std::io::stdin()),
+        false => std::fs::read_to_string(path),
+    };
+    let text = text.map_err(|source| ConfigError::Read { path: path.into(), source })?;
     toml::from_str(&text).map_err(|error| ConfigError::Parse { path: path.into(), reason: error.to_string() })
 }
 
-fn check_address(address: String) -> Result<String, ConfigError> {
-    let port = address.rsplit_once(':').filter(|(host, _)| !host.is_empty()).and_then(|(_, port)| port.parse().ok());
-    match port {
-        Some(1..=u16::MAX) if address.len() <= 255 => Ok(address),
-        _ => Err(ConfigError::Invalid { setting: "--advertise", reason: format!("{address:?} is not HOST:PORT") }),
+/// One line of the section `[peers]`.
+fn peer(name: &str, addresses: Vec<String>) -> Result<(NodeName, Vec<String>), ConfigError> {
+    let invalid = |reason: String| ConfigError::Invalid { setting: "peers", reason };
+    let known = name.parse().map_err(|error: IdError| invalid(format!("{name:?}: {error}")))?;
+    if !(1..=ADDRESSES_MAX).contains(&addresses.len()) {
+        return Err(invalid(format!("{name} has {} addresses, and not 1 to {ADDRESSES_MAX}", addresses.len())));
     }
+    let addresses = addresses.into_iter().map(|address| check_address("peers", address));
+    Ok((known, addresses.collect::<Result<_, _>>()?))
+}
+
+fn check_address(setting: &'static str, address: String) -> Result<String, ConfigError> {
+    if is_address(&address) {
+        return Ok(address);
+    }
+    Err(ConfigError::Invalid { setting, reason: format!("{address:?} is not HOST:PORT in ASCII letters") })
 }
 
 /// The name of this host up to the first dot, in lower case.
@@ -366,6 +421,14 @@ mod tests {
     }
 
     #[test]
+    fn a_lease_has_a_ceiling() {
+        let with = |lease_ms: u64| with_file(&format!("{MINIMAL}[timing]\nlease_ms = {lease_ms}\n"));
+        assert_eq!(with(LEASE_MS_MAX).expect("the longest").timing.lease_ms(), LEASE_MS_MAX);
+        let error = with(LEASE_MS_MAX + 1).expect_err("longer");
+        assert_eq!(error.to_string(), "timing.lease_ms = 60001 is above its ceiling of 60000");
+    }
+
+    #[test]
     fn a_pin_has_one_place_and_that_is_not_the_data_directory() {
         let pin = |settings: &str| with_file(&format!("{MINIMAL}{settings}\n")).map(|config| config.pin);
         assert_eq!(pin("").expect("the default"), PinAt::Vault);
@@ -400,6 +463,18 @@ mod tests {
         }
         for refused in ["unlock_from = []", "unlock_from = ['10.0.0.0/33']", "unlock_from = ['n2']"] {
             assert!(with_file(&format!("{MINIMAL}{refused}\n")).is_err(), "{refused}");
+        }
+    }
+
+    #[test]
+    fn peers_may_be_elsewhere() {
+        let peers = |section: &str| with_file(&format!("{MINIMAL}[peers]\n{section}\n")).map(|config| config.peers);
+        let known = peers("n2 = ['10.1.0.2:7250', '[fd00::2]:7250']\nn3 = ['n3.example:7250']").expect("a good file");
+        let addresses: Vec<_> = known.values().map(Vec::len).collect();
+        assert_eq!(addresses, [2, 1]);
+        assert!(with_file(MINIMAL).expect("a good file").peers.is_empty());
+        for refused in ["n2 = []", "n2 = ['10.1.0.2']", "N2 = ['10.1.0.2:7250']", "n2 = '10.1.0.2:7250'"] {
+            assert!(peers(refused).is_err(), "{refused}");
         }
     }
 

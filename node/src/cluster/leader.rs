@@ -12,11 +12,12 @@ use futures::future::join_all;
 use quorate_client::conn::Lane;
 use quorate_client::wire;
 use quorate_raft::command::{Begin, Change, Operation};
+use quorate_raft::idle::Idlers;
 use quorate_raft::level::{self, LEVEL};
 use quorate_raft::plan::{self, Patience, Step, View};
-use quorate_raft::state::State;
+use quorate_raft::state::{MemberState, State};
 use quorate_raft::voters::ChangePurpose;
-use quorate_raft::{Leadership, Replica};
+use quorate_raft::{ChangeError, Leadership, Replica};
 use quorate_shares::ids::{Epoch, KeyVersionId, NodeId};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
@@ -38,20 +39,25 @@ const NEAR: u64 = 1_000;
 /// Runs while the node runs, and acts while it leads. Never returns.
 pub async fn run(node: Arc<Node>, replica: Replica) {
     let (mut changes, mut leadership) = (replica.changes(), replica.leadership());
-    let (mut joiner, mut serving, mut missing_holders) =
-        (JoinerSeen::default(), ActiveSince::default(), BTreeSet::new());
+    let (mut seen, mut serving, mut missing_holders) = (Seen::default(), ActiveSince::default(), BTreeSet::new());
     loop {
         changes.borrow_and_update();
         let leads = leadership.borrow_and_update().am_leader;
         // These two run on every node, so the next leader continues with both.
         node.leader.follow_time(&replica);
         let active_ms = serving.for_ms(replica.read(|state| state.active().map(|active| active.epoch)), boot_ms());
-        let view = if leads { view(&node, &replica, &mut joiner, active_ms).await } else { None };
+        if !leads {
+            seen = Seen::default();
+        }
+        let view = if leads { view(&node, &replica, &mut seen, active_ms).await } else { None };
         let step = view.map_or(Step::Nothing, |view| replica.read(|state| plan::next(state, &view)));
         *node.leader.operation.lock() =
             replica.read(|state| describe(state, &step, &missing_holders)).filter(|_| leads);
         if leads && raise_level(&node, &replica).await {
             continue;
+        }
+        if !matches!(step, Step::Retire { .. }) {
+            seen.unaware.clear();
         }
         let done = match step {
             Step::AwaitFounding
@@ -107,7 +113,10 @@ pub async fn run(node: Arc<Node>, replica: Replica) {
                 // them.
                 any || (needed == 0 && propose_here(&node, &replica, Change::ActivateEpoch { epoch }).await)
             }
-            Step::Retire { epoch, active, members } => retire(&node, &replica, (epoch, active), members).await,
+            Step::Retire { epoch, active, members } => {
+                seen.unaware = unaware(&node, active, members).await;
+                seen.unaware.is_empty() && propose_here(&node, &replica, Change::RetireEpoch { epoch }).await
+            }
         };
         if !done {
             let _ = timeout(PAUSE, leadership.changed()).await;
@@ -128,6 +137,32 @@ async fn raise_level(node: &Arc<Node>, replica: &Replica) -> bool {
     match replica.read(known) {
         Some(level) => propose_here(node, replica, Change::RaiseLevel { level }).await,
         None => false,
+    }
+}
+
+/// What this node has seen since it leads. It is forgotten with the leadership.
+#[derive(Default)]
+struct Seen {
+    joiner: JoinerSeen,
+    idlers: Idlers,
+    /// The members that did not say yet that they know the ACTIVE epoch, when they were asked last.
+    unaware: BTreeSet<NodeId>,
+}
+
+impl Seen {
+    /// The members that are idle, and those of them that hold the running operation up.
+    fn idle(
+        &mut self,
+        state: &State,
+        able: &BTreeSet<NodeId>,
+        patience: (u64, u64),
+    ) -> (BTreeSet<NodeId>, BTreeSet<NodeId>) {
+        let idle = self.idlers.look(state, able, &self.unaware, patience);
+        let acting = able.difference(&idle).copied().collect();
+        let mut owing = plan::owing(state, &acting, able);
+        owing.extend(&self.unaware);
+        let blamed = idle.intersection(&owing).copied().collect();
+        (idle, blamed)
     }
 }
 
@@ -167,21 +202,44 @@ impl ActiveSince {
 }
 
 /// What this node sees as the leader; `None` if its replica has stopped.
-async fn view(node: &Node, replica: &Replica, joiner: &mut JoinerSeen, active_ms: u64) -> Option<View> {
+async fn view(node: &Node, replica: &Replica, seen: &mut Seen, active_ms: u64) -> Option<View> {
     let membership = replica.membership().await.ok()?;
     let settled = membership.committed && !membership.is_joint();
     let (me, present, voters) = (node.id(), present(node, replica), membership.newest());
     let matched = replica.matched();
     let last = replica.flushed().last_log.map_or(0, |last| last.index);
     let near = |node: &&NodeId| matched.get(node).copied().flatten().is_some_and(|at| at.index + NEAR >= last);
-    let caught_up = membership.learners.iter().filter(near).copied().collect();
-    let joining =
-        replica.read(|state| state.operations.running.as_ref().and_then(|running| running.operation.joining()));
-    let joiner_silent_ms = joiner.silent_ms(joining, &present, boot_ms());
+    let caught_up: BTreeSet<_> = membership.learners.iter().filter(near).copied().collect();
     let learners = membership.learners;
     let timing = &node.config.timing;
-    let patience = Patience { rekey_ms: timing.rekey_pause_ms, joiner_ms: timing.joiner_patience_ms };
-    Some(View { me, present, voters, learners, settled, caught_up, joiner_silent_ms, active_ms, patience })
+    let patience = Patience {
+        rekey_ms: timing.rekey_pause_ms,
+        joiner_ms: timing.joiner_patience_ms,
+        member_ms: timing.member_patience_ms,
+    };
+    let now_ms = boot_ms();
+    let (idle, joining, blamed) = replica.read(|state| {
+        // A learner cannot do its part before it has the log that asks for it, and a long log may take long.
+        let locks_first = |node: &NodeId| state.members.get(node).is_some_and(|it| it.state == MemberState::Joining);
+        let able = |node: &NodeId| voters.contains(node) || caught_up.contains(node) || locks_first(node);
+        let able = present.iter().copied().filter(able).collect();
+        let (idle, blamed) = seen.idle(state, &able, (now_ms, patience.member_ms));
+        let operation = state.operations.running.as_ref().map(|running| &running.operation);
+        let name = operation.map(|operation| operation_name(state, operation)).unwrap_or_default();
+        (idle, operation.and_then(Operation::joining), (name, blamed))
+    });
+    let (operation, blamed) = blamed;
+    blamed.into_iter().for_each(|idler| alarm_about(node, idler, &operation, patience.member_ms));
+    let acting = present.difference(&idle).copied().collect();
+    let joiner_silent_ms = seen.joiner.silent_ms(joining, &acting, now_ms);
+    Some(View { me, present, idle, voters, learners, settled, caught_up, joiner_silent_ms, active_ms, patience })
+}
+
+/// Names a member that answers and holds the operation up.
+fn alarm_about(node: &Node, idler: NodeId, operation: &str, patience_ms: u64) {
+    let (name, seconds) = (node.name_of(idler), patience_ms / 1_000);
+    let message = format!("{name} answers, and has not done its part of `{operation}` for {seconds} s");
+    node.alarm("member_idle", idler, format!("{message}: it counts as away until it does; its log says why"));
 }
 
 /// Adds, removes or replaces voters.
@@ -191,9 +249,13 @@ async fn change_voters(node: &Node, replica: &Replica, voters: BTreeSet<NodeId>,
     let changed = replica.change_voters(voters, purpose, &present(node, replica)).await;
     if let Err(error) = &changed {
         debug!(%error, "voters not changed yet");
-        // The error says which nodes the change waits for, and the operator must see that.
+        // The operator must see which nodes the change waits for.
         if let Some(operation) = node.leader.operation.lock().as_mut() {
-            operation.step = format!("changes the voters: {error}");
+            if let ChangeError::Waiting { missing } = error {
+                operation.waiting_for = missing.iter().map(|&missing| node.name_of(missing)).collect();
+            } else {
+                operation.step = format!("changes the voters: {error}");
+            }
         }
     }
     changed.is_ok()
@@ -221,6 +283,7 @@ fn describe(state: &State, step: &Step, missing_holders: &BTreeSet<NodeId>) -> O
     let names = |nodes: &mut dyn Iterator<Item = NodeId>| nodes.map(|id| name_in(state, id)).collect::<Vec<_>>();
     let name = operation_name(state, &running.operation);
     let epoch = running.epoch;
+    let left = if let Step::Reshare { left, .. } = step { Some(*left as u64) } else { None };
     let (step, waiting_for) = match step {
         Step::FinishVoters => ("finishes a change of voters".to_owned(), Vec::new()),
         Step::TransferLeadership { to } => ("lets another node lead".to_owned(), names(&mut to.iter().copied())),
@@ -236,8 +299,8 @@ fn describe(state: &State, step: &Step, missing_holders: &BTreeSet<NodeId>) -> O
         Step::AwaitShareKeys { missing, .. } => {
             (format!("new share keys for epoch {epoch}"), names(&mut missing.iter().copied()))
         }
-        Step::Reshare { left, .. } => {
-            let step = format!("reshares to epoch {epoch}: {left} key versions left");
+        Step::Reshare { .. } => {
+            let step = format!("reshares to epoch {epoch}");
             (step, names(&mut state.staying().filter(|node| missing_holders.contains(node))))
         }
         Step::CollectAcks { missing, .. } => {
@@ -251,7 +314,7 @@ fn describe(state: &State, step: &Step, missing_holders: &BTreeSet<NodeId>) -> O
         Step::Propose(change) => (change.kind().replace('_', " "), Vec::new()),
         Step::AwaitFounding | Step::Rekey | Step::Nothing => (String::new(), Vec::new()),
     };
-    Some(wire::OperationStatus { name, step, waiting_for })
+    Some(wire::OperationStatus { name, step, left, waiting_for })
 }
 
 /// The operation with the names of its nodes, as in `revoke n4`.
@@ -308,12 +371,13 @@ async fn reshare(
     }
 }
 
-/// Retires an epoch once every one of `members` knows the next epoch: then no member loads keys from the old one any more.
-async fn retire(node: &Arc<Node>, replica: &Replica, (epoch, active): (Epoch, Epoch), members: Vec<NodeId>) -> bool {
-    let known = members.into_iter().filter(|&member| member != node.id()).map(|member| async move {
+/// Those of `members` that do not say that they know the epoch `active`. Once every one knows it, no member loads keys from the
+/// epoch before any more, and that one may be retired.
+async fn unaware(node: &Arc<Node>, active: Epoch, members: Vec<NodeId>) -> BTreeSet<NodeId> {
+    let asked = members.into_iter().filter(|&member| member != node.id()).map(|member| async move {
         let report = node.peers().sessions.ask(member, Lane::Ordinary, &PeerRequest::Report, HOLDER).await;
-        matches!(report, Ok(PeerReply::Report(report)) if report.epoch >= active)
+        let knows = matches!(report, Ok(PeerReply::Report(report)) if report.epoch >= active);
+        (!knows).then_some(member)
     });
-    join_all(known).await.into_iter().all(|knows| knows)
-        && propose_here(node, replica, Change::RetireEpoch { epoch }).await
+    join_all(asked).await.into_iter().flatten().collect()
 }

@@ -1,5 +1,6 @@
 //! What the leader does: steps, verification, operations, invitations. And how members follow it: rosters, status, alarms.
 
+pub mod addresses;
 pub mod alarms;
 pub mod invitations;
 pub mod leader;

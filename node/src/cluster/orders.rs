@@ -94,7 +94,7 @@ pub fn ordered(state: &State, order: &Order, present: &BTreeSet<NodeId>) -> Resu
 
 /// Applies everything that was committed before this call. A new leader may not have applied all that the last leader
 /// answered, and must not refuse an order because its state is old.
-async fn catch_up(node: &Arc<Node>, replica: &Replica) -> Result<(), WireError> {
+pub(super) async fn catch_up(node: &Arc<Node>, replica: &Replica) -> Result<(), WireError> {
     renewal::catch_up(node, replica).await.map_err(|reason| {
         WireError::new(Code::NoQuorum, format!("the leader is not confirmed: {reason}")).hint("try again in a moment")
     })
@@ -190,7 +190,8 @@ pub async fn progress(node: &Arc<Node>, replica: &Replica, operation: Epoch) -> 
     })?;
     let shown = node.leader.operation.lock().clone().filter(|_| stage == Stage::Runs);
     let name = replica.read(|state| leader::operation_name(state, &running.operation));
-    let shown = shown.unwrap_or(wire::OperationStatus { name, step: String::new(), waiting_for: Vec::new() });
+    let shown =
+        shown.unwrap_or(wire::OperationStatus { name, step: String::new(), left: None, waiting_for: Vec::new() });
     let revocation = if running.operation.revokes() { revocation(node, replica, &running).await } else { None };
     Ok(Progress { stage, operation: shown, revocation })
 }
@@ -201,8 +202,8 @@ async fn revocation(node: &Node, replica: &Replica, running: &Running) -> Option
     let matched = replica.matched();
     let revoked = running.operation.leaving();
     let leadership = *replica.leadership().borrow();
-    let over_ms = node.config.timing.lease_ms + LEASE_SLACK_MS;
     replica.read(|state| {
+        let over_ms = state.cluster.as_ref()?.lease_ms + LEASE_SLACK_MS;
         let remaining: BTreeSet<_> = state.members.keys().copied().filter(|node| !revoked.contains(node)).collect();
         // A second revocation may follow before the first one is over. The disks of both count together.
         let out: BTreeSet<_> = state.former_holders().chain(revoked.iter().copied()).collect();
@@ -219,15 +220,12 @@ async fn revocation(node: &Node, replica: &Replica, running: &Running) -> Option
         let withdrawn = denied && expelled && leadership.am_leader;
         let lasts_ms = || node.leader.withdrawal.lock().lasts_ms_at(running.epoch, leadership.term, boot_ms());
         let over = withdrawn && lasts_ms() > over_ms;
-        let locks = || remaining.iter().filter_map(|node| state.locks.get(node));
-        let erased = locks().filter(|lock| expelled && lock.holds_for.is_disjoint(&out)).count();
-        let renewed = locks().filter(|lock| lock.peers.is_disjoint(&out)).count();
         Some(RevocationProgress {
             decisive,
             leases_over: decisive && over,
-            erased: count(erased),
+            erased: count(state.erased_keys_of(&out)),
             erased_needed: count(needed),
-            renewed: count(renewed),
+            renewed: count(state.renewed_without(&out)),
             remaining: count(remaining.len()),
         })
     })

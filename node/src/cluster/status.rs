@@ -1,13 +1,13 @@
 //! The status of this node, and what it knows of the other nodes: for the public, for peers, and for clients.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
 use quorate_client::cluster_file::{ClusterFile, ClusterNode};
 use quorate_client::conn::{Conn, Lane};
-use quorate_client::identity::{Protocol, PublicKey};
+use quorate_client::identity::PublicKey;
 use quorate_client::wire::{
     self, Alarm, NodeInfo, NodeState, OperationStatus, PUBLIC_STATUS, Phase, PublicStatus, Role, Status,
 };
@@ -19,9 +19,10 @@ use tokio::time::timeout;
 
 use crate::base::clock::boot_ms;
 use crate::cluster::leader::operation_name;
+use crate::lock::absence;
 use crate::messages::peer::{PeerReply, PeerRequest, Report};
 use crate::node::Node;
-use crate::peers::dial::{Closing, dial};
+use crate::peers::dial::{Closing, MemberProtocol, dial_member};
 
 /// If a peer does not report within this time, its last report is shown.
 const REPORT: Duration = Duration::from_millis(400);
@@ -64,6 +65,7 @@ pub fn report(node: &Node) -> Report {
         epoch: replica.as_ref().and_then(active).unwrap_or(Epoch(0)),
         alarms: node.alarms.open(),
         operation: node.leader.operation.lock().clone(),
+        unreached: node.peers().reached.unreached(),
     }
 }
 
@@ -74,7 +76,7 @@ pub fn operation(node: &Node) -> Option<OperationStatus> {
         let roster = node.roster();
         let others = roster.members.iter().filter(|member| member.node != node.id());
         let waiting_for = others.map(|member| member.name.to_string()).collect();
-        return Some(OperationStatus { name: "rebuilding".to_owned(), step, waiting_for });
+        return Some(OperationStatus { name: "rebuilding".to_owned(), step, left: None, waiting_for });
     }
     if node.phase() == Phase::Locked {
         return unlocking(node);
@@ -83,7 +85,8 @@ pub fn operation(node: &Node) -> Option<OperationStatus> {
         return None;
     }
     let founding = node.enrolment().joining.founding();
-    Some(OperationStatus { name: "founding".to_owned(), step: founding.step, waiting_for: founding.waiting_for })
+    let (name, step, waiting_for) = ("founding".to_owned(), founding.step, founding.waiting_for);
+    Some(OperationStatus { name, step, left: None, waiting_for })
 }
 
 /// The progress of the operation `name`, as the leader last reported it.
@@ -95,7 +98,7 @@ fn reported_by_leader(node: &Node, leader: Option<NodeId>, name: String) -> Oper
     };
     // The report may be older than this operation, and name another one.
     let reported = reported.filter(|reported| reported.name == name);
-    reported.unwrap_or(OperationStatus { name, step: String::new(), waiting_for: Vec::new() })
+    reported.unwrap_or(OperationStatus { name, step: String::new(), left: None, waiting_for: Vec::new() })
 }
 
 /// Why peers have not unlocked this node, in the words of their answers. `None` before the first answer.
@@ -104,7 +107,8 @@ fn unlocking(node: &Node) -> Option<OperationStatus> {
     let said = unlocking.waiting_for.iter().filter(|(_, said)| !said.is_empty());
     let said: Vec<_> = said.map(|(&peer, said)| format!("{}: {said}", node.name_of(peer))).collect();
     let waiting_for = unlocking.waiting_for.keys().map(|&peer| node.name_of(peer)).collect();
-    (!said.is_empty()).then(|| OperationStatus { name: "unlocking".to_owned(), step: said.join("; "), waiting_for })
+    let (name, step) = ("unlocking".to_owned(), said.join("; "));
+    (!said.is_empty()).then_some(OperationStatus { name, step, left: None, waiting_for })
 }
 
 /// The cluster file that a client needs: the nodes, their addresses and their public keys.
@@ -127,7 +131,7 @@ pub async fn full(node: &Arc<Node>, replica: &Replica) -> Status {
     let leader = replica.leadership().borrow().leader;
     let (nodes, running, (threshold, theft_threshold, epoch, keys, one_disk_keys)) =
         replica.read_members(|state, _, membership| {
-            let nodes = listed(state, membership, leader, &reports);
+            let nodes = listed(node, state, membership, leader, &reports);
             let running = state.operations.running.as_ref();
             let active = state.active();
             let threshold = active.map_or(0, |epoch| epoch.threshold);
@@ -172,7 +176,7 @@ fn one_disk_keys(state: &State) -> u64 {
 pub async fn nodes(node: &Arc<Node>, replica: &Replica) -> Vec<NodeInfo> {
     let reports = reports(node, replica).await;
     let leader = replica.leadership().borrow().leader;
-    replica.read_members(|state, _, membership| listed(state, membership, leader, &reports))
+    replica.read_members(|state, _, membership| listed(node, state, membership, leader, &reports))
 }
 
 /// The newest report of each member, and its age in milliseconds.
@@ -198,7 +202,13 @@ async fn reports(node: &Arc<Node>, replica: &Replica) -> Reports {
     join_all(asked).await.into_iter().flatten().collect()
 }
 
-fn listed(state: &State, membership: &Membership, leader: Option<NodeId>, reports: &Reports) -> Vec<NodeInfo> {
+fn listed(
+    node: &Node,
+    state: &State,
+    membership: &Membership,
+    leader: Option<NodeId>,
+    reports: &Reports,
+) -> Vec<NodeInfo> {
     let newest = reports.values().map(|(report, _)| report.applied).max().unwrap_or(0);
     let reported = |(report, last_seen_ms): &(Report, u64)| NodeState {
         phase: report.phase,
@@ -207,6 +217,7 @@ fn listed(state: &State, membership: &Membership, leader: Option<NodeId>, report
         lock_generation: report.lock_generation,
         old_copies: report.old_copies,
         last_seen_ms: *last_seen_ms,
+        unreached: report.unreached.iter().filter_map(|id| Some(state.members.get(id)?.name.clone())).collect(),
     };
     let voters = membership.voters();
     let role = |id| match leader == Some(id) {
@@ -220,6 +231,7 @@ fn listed(state: &State, membership: &Membership, leader: Option<NodeId>, report
         addresses: member.addresses.iter().map(ToString::to_string).collect(),
         role: role(member.node),
         state: reports.get(&member.node).map(reported),
+        away_ms: absence::noted_ms(node, member.node),
     });
     infos.collect()
 }
@@ -244,13 +256,12 @@ async fn ask(node: &Arc<Node>, peer: NodeId) -> Option<Report> {
     let (applied, lock_generation, epoch) =
         last.map_or((0, 0, Epoch(0)), |last| (last.applied, last.lock_generation, last.epoch));
     let (phase, alarms) = (public.phase, Vec::new());
-    Some(Report { phase, applied, lock_generation, old_copies: None, epoch, alarms, operation: None })
+    let (old_copies, operation, unreached) = (None, None, BTreeSet::new());
+    Some(Report { phase, applied, lock_generation, old_copies, epoch, alarms, operation, unreached })
 }
 
 async fn ask_public(node: &Arc<Node>, peer: NodeId) -> Option<PublicStatus> {
-    let (addresses, key) = node.roster().reach_boot(peer)?;
-    let me = node.enrolment().identity.boot()?;
-    let connection = dial(&node.endpoint, &addresses, &me, key, Protocol::Boot, REPORT).await.ok()?;
+    let connection = dial_member(node, &node.enrolment(), peer, MemberProtocol::Boot, REPORT).await.ok()?;
     let conn = Closing(Conn::start(connection, None));
     let reply = conn.0.call(Lane::Ordinary, PUBLIC_STATUS, REPORT).await.ok()?;
     wire::decode(&reply).ok()

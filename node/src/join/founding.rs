@@ -370,6 +370,7 @@ fn founding_entry(node: &Node, first: &FirstFounder) -> Found {
         threshold: first.threshold,
         allow_solo: first.founders == 1,
         accept_no_redundancy: first.founders == 2,
+        lease_ms: node.config.timing.lease_ms(),
         members: members.collect(),
     }
 }

@@ -9,7 +9,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use quorate_client::conn::close;
 use quorate_client::identity::{Protocol, PublicKey};
+use quorate_client::reach::{STAGGER, first_of};
 use quorate_raft::Replica;
 use quorate_raft::command::{Change, Join};
 use quorate_raft::refusal::Refusal;
@@ -24,13 +26,16 @@ use crate::lease::renewal;
 use crate::node::Node;
 use crate::node::enrolment::Enrolment;
 use crate::node::serving::NoLease;
+use crate::peers::dial::dial;
 use crate::peers::propose::{self, ProposalError};
 use crate::vault::Roster;
-use crate::vault::invitation::{InvitationKey, JoinCode, JoinReply, JoinRequest};
+use crate::vault::invitation::{InvitationKey, JoinCode, JoinReply, JoinRequest, Registration};
 use crate::vault::layout::Address;
 
 /// If a member's roster does not name the joiner within this time, the member tells the joiner to ask again.
 const KNOWN: Duration = Duration::from_secs(2);
+/// How long a joiner may take to answer at one of its addresses.
+const DIAL: Duration = Duration::from_secs(2);
 /// Pause between two checks of the roster.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -75,6 +80,7 @@ pub async fn take_proof(
     };
     let code = match replica.read(|state| standing(state, &join)) {
         Some(code) => code,
+        None if !answers_where_it_says(node, &request.registration).await => JoinCode::Unreachable,
         None => match propose::propose(node, replica, Change::Join(join)).await {
             Ok(()) => JoinCode::Complete,
             Err(ProposalError::Refused(refusal)) => code_of(&refusal),
@@ -97,13 +103,34 @@ pub async fn take_proof(
     JoinReply { code, node: joiner, attempt: 0, roster }.seal(&key, exporter).unwrap_or_default()
 }
 
-/// The answer to a joiner that asks again, if it needs no new log entry: the joiner has joined with these keys, or another
-/// operation runs.
+/// The answer to a joiner that asks again, if it needs no new log entry: the joiner has joined with these keys, was given up, or
+/// another operation runs.
 fn standing(state: &State, join: &Join) -> Option<JoinCode> {
+    if state.former.values().any(|former| former.boot_pk == join.boot_pk) {
+        return Some(JoinCode::GivenUp);
+    }
     let member = state.members.values().find(|member| member.boot_pk == join.boot_pk);
     match member {
         Some(member) => (member.op_pk == join.op_pk).then_some(JoinCode::Complete),
         None => state.operations.running.as_ref().map(|_| JoinCode::Wait),
+    }
+}
+
+/// Whether the joiner answers at an address that it registers. A node that nobody can dial must not become a voter: it would work
+/// over the sessions that it opens itself, and the cluster would count on it.
+async fn answers_where_it_says(node: &Node, joiner: &Registration) -> bool {
+    let Some(me) = node.enrolment().identity.boot() else { return false };
+    let addresses: Vec<_> = joiner.addresses.iter().map(Address::to_string).collect();
+    let key = PublicKey(joiner.boot_pk);
+    match dial(&node.endpoint, &addresses, &me, key, Protocol::Boot, DIAL).await {
+        Ok(connection) => {
+            connection.close(close::DONE.into(), b"reached");
+            true
+        }
+        Err(reason) => {
+            warn!(name = %joiner.name, %reason, "a joiner is not reached at its addresses");
+            false
+        }
     }
 }
 
@@ -136,6 +163,7 @@ async fn await_in_roster(node: &Node, boot_pk: [u8; 32], op_pk: [u8; 32]) -> Opt
 fn code_of(refusal: &Refusal) -> JoinCode {
     match refusal {
         Refusal::InvitationUsed | Refusal::IdentityTaken { .. } => JoinCode::Used,
+        Refusal::GivenUp => JoinCode::GivenUp,
         Refusal::InvitationExpired => JoinCode::Expired,
         Refusal::UnknownInvitation => JoinCode::Unknown,
         Refusal::NodeNameTaken { .. } | Refusal::NameNotInvited => JoinCode::NameTaken,
@@ -152,18 +180,22 @@ pub(crate) async fn announce(node: &Arc<Node>, enrolment: &Enrolment, terms: &Te
     enrolment.joining.progress("locked; waiting until the cluster takes this node in", Vec::new());
     let me = terms.me;
     let members = terms.roster.members.iter().map(|member| member.node).filter(|member| *member != me);
-    for member in members.filter(|&member| enrolment.peers.sessions.with(member).is_some()) {
+    let reached = members.filter(|&member| enrolment.peers.sessions.with(member).is_some());
+    let telling = reached.map(|member| async move {
         let mut at = Some(member);
         // The first answer usually names the leader.
         for _ in 0..2 {
             let Some(asked) = at else { break };
             match propose::propose_at(node, asked, Change::Joined { node: me }).await {
-                Ok(()) => return,
+                Ok(()) => return Ok(()),
                 Err((error, leader)) => {
                     debug!(%asked, %error, "the lock is not reported to the leader yet");
                     at = leader;
                 }
             }
         }
-    }
+        Err(())
+    });
+    // The caller announces it again as long as no leader has taken it.
+    drop(first_of(STAGGER, telling.collect()).await);
 }

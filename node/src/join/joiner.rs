@@ -5,10 +5,12 @@
 //! nothing behind.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use quorate_client::conn::{Conn, Lane};
 use quorate_client::identity::{Protocol, PublicKey as Pinned};
+use quorate_client::reach::{STAGGER, first_of};
 use quorate_shares::labels::EXPORTER_JOIN;
 use tracing::debug;
 
@@ -22,6 +24,8 @@ use crate::vault::{FIRST_FOUNDER, Invited, Role, Vault};
 
 /// How long the inviting node may take to answer.
 const PEER: Duration = Duration::from_secs(3);
+/// So many times members may say that they do not reach this node, before it gives up. Each time another one is asked first.
+const UNREACHABLE_MAX: usize = 3;
 
 /// Asks the inviting node who the other nodes are. `None` while founders are missing, or if it does not answer.
 ///
@@ -35,7 +39,8 @@ pub(crate) async fn ask_inviter(node: &Arc<Node>, enrolment: &Enrolment) -> Resu
         terms.iter().for_each(|terms| adopt_roster(node, enrolment, terms.me, &terms.roster));
         return Ok(terms);
     }
-    let reply = match join_once(node, enrolment).await {
+    let unreached = enrolment.joining.unreached.load(Ordering::Relaxed);
+    let reply = match join_once(node, enrolment, unreached).await {
         Ok(reply) => reply,
         Err(reason) => {
             enrolment
@@ -58,6 +63,16 @@ pub(crate) async fn ask_inviter(node: &Arc<Node>, enrolment: &Enrolment) -> Resu
             );
             return Ok(None);
         }
+        JoinCode::Unreachable if unreached + 1 < UNREACHABLE_MAX => {
+            enrolment.joining.unreached.store(unreached + 1, Ordering::Relaxed);
+            let step = format!("a member does not reach this node at {}; trying again", node.config.advertise);
+            enrolment.joining.progress(&step, vec!["the cluster".to_owned()]);
+            return Ok(None);
+        }
+        JoinCode::Unreachable => {
+            "no member reaches this node at the address that it advertises; start quorated with another --advertise, or open \
+             its UDP port to the members, and join again with the same invitation"
+        }
         JoinCode::Used => "the invitation was used by another node; each invitation is for one node",
         JoinCode::Expired => {
             "the invitation has expired; `quorate node invite` gives a new one, and before there is a cluster \
@@ -68,6 +83,10 @@ pub(crate) async fn ask_inviter(node: &Arc<Node>, enrolment: &Enrolment) -> Resu
         }
         JoinCode::NameTaken => {
             "another member has this node's name, or the invitation is for another one; start quorated with another --name"
+        }
+        JoinCode::GivenUp => {
+            "the cluster gave this node up while it joined, because it was silent for too long or was revoked. It has other keys now: \
+             join again with an invitation that was not used"
         }
         JoinCode::Full => "the cluster has as many members as it may; remove one first",
         JoinCode::TooFew => {
@@ -93,8 +112,8 @@ fn known_terms(enrolment: &Enrolment) -> Option<Terms> {
     known.flatten()
 }
 
-/// One request of `quorate-join/1`.
-async fn join_once(node: &Node, enrolment: &Enrolment) -> Result<JoinReply, String> {
+/// One request of `quorate-join/1`, to one of the inviting nodes. The first `skipped` of them are asked last.
+async fn join_once(node: &Node, enrolment: &Enrolment, skipped: usize) -> Result<JoinReply, String> {
     let (key, inviters) = enrolment
         .with_vault(|vault| match &vault.founding.as_ref()?.role {
             Role::Founder(Invited { key, inviters }) | Role::Joiner(Invited { key, inviters }) => {
@@ -106,17 +125,26 @@ async fn join_once(node: &Node, enrolment: &Enrolment) -> Result<JoinReply, Stri
         .ok_or("no invitation")?;
     let me = enrolment.identity.boot().ok_or("no boot identity")?;
     let registration = registration(enrolment).ok_or("no keys")?;
-    let mut failures = Vec::new();
-    for inviter in inviters {
-        let address = [inviter.address.to_string()];
-        let pinned = Pinned(inviter.boot_pk);
-        let connection = match dial(&node.endpoint, &address, &me, pinned, Protocol::Join, PEER).await {
-            Ok(connection) => connection,
-            Err(reason) => {
-                failures.push(reason);
-                continue;
+    let (mut left, mut failures) = (inviters, Vec::new());
+    let first = skipped % left.len().max(1);
+    left.rotate_left(first);
+    while !left.is_empty() {
+        // Several are dialled side by side, and one is asked at a time.
+        let dialling = left.iter().enumerate().map(|(position, inviter)| {
+            let (address, pinned, me) = ([inviter.address.to_string()], Pinned(inviter.boot_pk), &me);
+            async move {
+                let dialled = dial(&node.endpoint, &address, me, pinned, Protocol::Join, PEER).await;
+                dialled.map(|connection| (position, connection))
+            }
+        });
+        let (position, connection) = match first_of(STAGGER, dialling.collect()).await {
+            Ok(reached) => reached,
+            Err(reasons) => {
+                failures.extend(reasons);
+                break;
             }
         };
+        left.remove(position);
         let closing = Closing(Conn::start(connection, None));
         let conn = &closing.0;
         let exporter = *conn.export(EXPORTER_JOIN, b"").expose();
@@ -134,11 +162,14 @@ async fn join_once(node: &Node, enrolment: &Enrolment) -> Result<JoinReply, Stri
 async fn ask_threshold(node: &Node, enrolment: &Enrolment, reply: &JoinReply) -> Option<u8> {
     let members = reply.roster.members.iter().map(|member| member.node).filter(|&member| Some(member) != reply.node);
     let asked: Vec<_> = members.filter(|&member| reply.attempt == 0 || member == FIRST_FOUNDER).collect();
-    for &member in &asked {
-        let answer = enrolment.peers.sessions.ask(member, Lane::Ordinary, &PeerRequest::FoundingTerms, PEER).await;
-        if let Ok(PeerReply::FoundingTerms { threshold }) = answer {
-            return Some(threshold);
+    let asking = asked.iter().map(|&member| async move {
+        match enrolment.peers.sessions.ask(member, Lane::Ordinary, &PeerRequest::FoundingTerms, PEER).await {
+            Ok(PeerReply::FoundingTerms { threshold }) => Ok(threshold),
+            _ => Err(()),
         }
+    });
+    if let Ok(threshold) = first_of(STAGGER, asking.collect()).await {
+        return Some(threshold);
     }
     enrolment.joining.progress("opening sessions", asked.into_iter().map(|member| node.name_of(member)).collect());
     None

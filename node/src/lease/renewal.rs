@@ -33,7 +33,9 @@ const SWEEP_MS: u64 = 5_000;
 /// Renews the lease. Never returns.
 pub async fn run(node: Arc<Node>, replica: Replica) {
     let mut leadership = replica.leadership();
+    let mut said = false;
     loop {
+        said = said || say_if_other(&node, &replica);
         leadership.borrow_and_update();
         // If the leader changes, the answer of the old one is not worth waiting for.
         let renewed = tokio::select! {
@@ -41,7 +43,7 @@ pub async fn run(node: Arc<Node>, replica: Replica) {
             _ = leadership.changed() => continue,
         };
         let pause = match renewed {
-            Ok(()) => Duration::from_millis(node.config.timing.lease_tick_ms),
+            Ok(()) => tick(&node, &replica),
             Err(reason) => {
                 debug!(%reason, "no lease");
                 *node.serving.trouble.lock() = Some(reason);
@@ -52,6 +54,26 @@ pub async fn run(node: Arc<Node>, replica: Replica) {
         // A new leader is asked at once.
         let _ = timeout(pause, leadership.changed()).await;
     }
+}
+
+/// How often this node asks: as it is configured to, and at least twice in a lease.
+fn tick(node: &Node, replica: &Replica) -> Duration {
+    let tick = Duration::from_millis(node.config.timing.lease_tick_ms);
+    replica.read(State::lease).map_or(tick, |length| tick.min(length / 2))
+}
+
+/// Says it once in the log if the configuration of this node wants leases of another length than the cluster's.
+fn say_if_other(node: &Node, replica: &Replica) -> bool {
+    let Some(cluster_ms) = replica.read(|state| state.cluster.as_ref().map(|cluster| cluster.lease_ms)) else {
+        return false;
+    };
+    if let Some(configured_ms) = node.config.timing.lease_ms.filter(|configured| *configured != cluster_ms) {
+        warn!(
+            configured_ms,
+            cluster_ms, "timing.lease_ms has no effect here: the cluster was founded with another length"
+        );
+    }
+    true
 }
 
 /// Watches the lease: when it ends, the node leaves Serving at once, and wipes every key a little later. Never returns.
@@ -96,7 +118,8 @@ pub async fn renew(node: &Node, replica: &Replica) -> Result<(), NoLease> {
     if node.serving.is_sealed() {
         return Err(NoLease::Sealed);
     }
-    let length = node.config.timing.lease();
+    // A node without the cluster's state has no seat either.
+    let length = replica.read(State::lease).ok_or(NoLease::NoSeat)?;
     // If the leader does not answer within a third of the lease, there is still time to ask again, or to ask the next leader.
     let patience = length / 3;
     let renewal = Renewal::sent(boot_ms(), length);

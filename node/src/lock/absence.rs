@@ -1,18 +1,20 @@
 //! The absence window: how long a member may be away and still be unlocked without an operator.
 //!
-//! A stolen disk that can reach the nodes looks like a machine that reboots. But a machine comes back within hours, or its
-//! operators know why not. So each node counts, for every peer that it holds lock keys for, how long it has had no op session
-//! with the peer. Beyond the window it refuses the peer's LockOpen until an operator admits the peer.
+//! A stolen disk that can reach the nodes looks like a machine that reboots. But a machine reboots within minutes, or a person
+//! stands beside it and repairs it. So each node counts, for every peer that it holds lock keys for, how long it has had no op
+//! session with the peer. Beyond the window it refuses the peer's LockOpen until an operator admits the peer. From half of the
+//! window on the status and an alarm say so. The alarm ends by itself when the peer is back.
 //!
 //! Only time in which this node serves is counted. If a site loses power for a month, nothing is counted, and the site comes
 //! back by itself. The count lies in the vault, so a restart does not reset it. It is written every ten minutes, when it
 //! passes the window, and when it ends.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_client::error::Code;
-use quorate_client::wire::WireError;
+use quorate_client::wire::{Alarm, WireError};
 use quorate_shares::ids::NodeId;
 use tokio::time::sleep;
 use tracing::{info, warn};
@@ -33,12 +35,14 @@ const TICK_MS_MAX: u64 = 2_000;
 pub async fn watch(node: Arc<Node>) {
     let window_ms = node.config.timing.absence_window_ms;
     let (mut last_ms, mut served) = (boot_ms(), false);
+    let mut warned = BTreeSet::new();
     loop {
         sleep(TICK).await;
         let (now_ms, serves) = (boot_ms(), node.phase() == Phase::Serving);
         let passed_ms = if served && serves { (now_ms - last_ms).min(TICK_MS_MAX) } else { 0 };
         (last_ms, served) = (now_ms, serves);
         count(&node.enrolment(), passed_ms);
+        warn_of(&node, &mut warned, window_ms);
         let owed =
             node.with_vault(|vault| node.enrolment().locks.absences.lock().owed(vault, window_ms)).unwrap_or_default();
         if owed.is_empty() {
@@ -61,6 +65,34 @@ fn count(enrolment: &Enrolment, passed_ms: u64) {
             None => absences.count(peer, passed_ms),
         }
     }
+}
+
+/// Raises an alarm about each peer that has been away for half of the window, once per absence. Closes it when the absence is
+/// over, or the peer is no member any more.
+fn warn_of(node: &Node, warned: &mut BTreeSet<NodeId>, window_ms: u64) {
+    let roster = node.roster();
+    let peers = roster.members.iter().filter(|member| member.node != node.id() && !member.standing.denied);
+    let noted: BTreeMap<_, _> =
+        peers.filter(|peer| noted_ms(node, peer.node).is_some()).map(|peer| (peer.node, &peer.name)).collect();
+    warned.retain(|peer| noted.contains_key(peer));
+    for (&peer, name) in &noted {
+        if warned.insert(peer) {
+            let message = format!("{name} has been away for {} while others served", duration(window_ms.div_ceil(2)));
+            let hint = format!("after {} it must be admitted: `quorate node admit {name}`", duration(window_ms));
+            node.alarm("away", peer, format!("{message}; {hint}"));
+        }
+    }
+    let is_over =
+        |alarm: &Alarm| alarm.code == "away" && !noted.values().any(|&name| alarm.node.as_ref() == Some(name));
+    if node.alarms.open().iter().any(is_over) {
+        node.alarms.close(is_over);
+    }
+}
+
+/// For how long `peer` has been away, in milliseconds, once that is half of the window.
+pub fn noted_ms(node: &Node, peer: NodeId) -> Option<u64> {
+    let away_ms = node.enrolment().locks.absences.lock().of(peer);
+    (away_ms >= node.config.timing.absence_window_ms.div_ceil(2)).then_some(away_ms)
 }
 
 /// Whether `peer` has been away for longer than the window. If so, raises an alarm.
@@ -97,10 +129,11 @@ pub async fn admit(node: &Arc<Node>, peer: NodeId, caller: &Caller) -> Result<()
     Ok(())
 }
 
-/// A duration as text: in hours, or in seconds if it is below two hours.
+/// A duration as text.
 fn duration(ms: u64) -> String {
     match ms / 1_000 {
-        seconds @ 0..7_200 => format!("{seconds} s"),
+        seconds @ 0..120 => format!("{seconds} s"),
+        seconds @ 120..7_200 => format!("{} min", seconds / 60),
         seconds => format!("{} h", seconds / 3_600),
     }
 }

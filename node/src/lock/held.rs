@@ -34,10 +34,14 @@ pub async fn prepare(
             vault.identity.node = Some(me);
             vault.roster = (*roster).clone();
         }
-        lock_keys::prepare(vault, from, durable, &mut random::system())
+        // A request may have come over a session that was open before. Once the vault refuses a node, the lock reports of this one
+        // say that it holds nothing for that node, so it must not get a key any more.
+        if vault.roster.revoked.iter().any(|revoked| revoked.node == from) {
+            return Err(PeerRefusal::Denied);
+        }
+        lock_keys::prepare(vault, from, durable, &mut random::system()).map_err(|lock_keys::Busy| PeerRefusal::Busy)
     });
-    let (key_number, public) =
-        prepare.await.map_err(|_| PeerRefusal::Storage)?.map_err(|lock_keys::Busy| PeerRefusal::Busy)?;
+    let (key_number, public) = prepare.await.map_err(|_| PeerRefusal::Storage)??;
     Ok(PeerReply::LockKey { key_number, public: ByteBuf::from(public.as_bytes().to_vec()) })
 }
 
@@ -80,7 +84,7 @@ pub async fn keep(node: Arc<Node>) {
 mod tests {
     use super::*;
     use crate::node::testing::{member, node_of};
-    use crate::vault::{self, Founding, Invited, Role, Roster, RosterLogId, Vault};
+    use crate::vault::{self, Founding, Invited, Revoked, Role, Roster, RosterLogId, Vault};
     use quorate_shares::ids::ClusterId;
     use quorate_shares::secret::Secret;
 
@@ -110,5 +114,23 @@ mod tests {
         assert_eq!(durable.identity.node, Some(NodeId(2)));
         assert_eq!(durable.roster, *node.roster());
         assert!(durable.held_for(NodeId(1)).and_then(|held| held.key(1)).is_some());
+    }
+
+    /// The request of a node that is revoked was on its way when the roster changed. Mutated: without the look at the roster in the
+    /// vault it gets a key, although this node has reported that it holds none.
+    #[tokio::test]
+    async fn a_revoked_node_gets_no_lock_key_over_a_session_that_was_open() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let mut vault = Vault::new(ClusterId([1; 16]), Secret::random(&mut random::system()));
+        vault.identity.node = Some(NodeId(1));
+        vault.roster.members = vec![member(1), member(3)];
+        vault.roster.revoked = vec![Revoked { node: NodeId(2), boot_pk: member(2).boot_pk }];
+        let node = node_of(dir.path(), vault);
+        let none = || LockState { generation: 0, key_number: 0 };
+        let given = prepare(&node, &node.enrolment(), NodeId(3), none()).await;
+        assert!(given.is_ok(), "the control: a member gets one");
+        let refused = prepare(&node, &node.enrolment(), NodeId(2), none()).await;
+        assert_eq!(refused.err(), Some(PeerRefusal::Denied), "it is revoked");
+        assert!(vault::inspect(dir.path()).expect("the vault on the disk").held_for(NodeId(2)).is_none());
     }
 }

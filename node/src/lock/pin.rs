@@ -9,6 +9,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use quorate_client::place;
 use quorate_shares::lock::{PIN_BYTES_MAX, PinPlace};
 use tracing::{info, warn};
 use zeroize::Zeroizing;
@@ -16,7 +17,7 @@ use zeroize::Zeroizing;
 use crate::base::config::PinAt;
 use crate::base::paths;
 use crate::base::random;
-use crate::vault::disk::{self, DataDir};
+use crate::vault::disk::DataDir;
 use crate::vault::lock_keys::{PIN_BYTES, inline_pin};
 
 /// A shorter pin could be guessed.
@@ -80,8 +81,9 @@ pub fn read(place: &PinPlace) -> Result<Zeroizing<Vec<u8>>, String> {
         PinPlace::Inline(pin) => Ok(pin.clone()),
         PinPlace::File(path) => std::fs::read(path).map_err(|error| format!("the pin at {path} is missing: {error}")),
         PinPlace::Credential(name) => {
-            let dir = std::env::var("CREDENTIALS_DIRECTORY")
-                .map_err(|_| format!("the pin is the systemd credential {name}, and no credentials were passed"))?;
+            let dir = std::env::var("CREDENTIALS_DIRECTORY").ok().filter(|dir| !dir.is_empty());
+            let dir =
+                dir.ok_or_else(|| format!("the pin is the systemd credential {name}, and no credentials were passed"))?;
             let path = Path::new(&dir).join(name);
             std::fs::read(&path).map_err(|error| format!("the pin at {} is missing: {error}", path.display()))
         }
@@ -101,6 +103,6 @@ fn make(dir: &DataDir, path: &Path) -> Result<Zeroizing<Vec<u8>>, PinError> {
         warn!(path = %path.display(), "the pin lies on the device of the data directory: is its own device mounted?");
     }
     let pin = Zeroizing::new(random::bytes::<PIN_BYTES>().to_vec());
-    disk::create(path, &pin).map_err(failed)?;
+    place::create(path, &pin).map_err(failed)?;
     Ok(pin)
 }

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_client::conn::{Conn, Lane};
-use quorate_client::identity::Protocol;
 use quorate_shares::ids::NodeId;
 use quorate_shares::labels;
 use quorate_shares::lock::{
@@ -22,7 +21,7 @@ use tracing::{debug, info, warn};
 use crate::lock::{absence, pin};
 use crate::node::Node;
 use crate::node::locks::Unlocking;
-use crate::peers::dial::{Closing, dial};
+use crate::peers::dial::{Closing, MemberProtocol, dial_member};
 use crate::peers::revocation;
 use crate::vault::lock_keys::{self, Stale};
 use crate::vault::{Roster, RosterLogId};
@@ -154,9 +153,7 @@ async fn collect_attestations(node: Arc<Node>, request: LockOpenRequest) {
 }
 
 async fn ask_once(node: &Arc<Node>, request: &LockOpenRequest) -> Result<Secret<32>, String> {
-    let (addresses, key) = node.roster().reach_boot(request.to).ok_or("not in the roster")?;
-    let me = node.enrolment().identity.boot().ok_or("no boot identity")?;
-    let connection = dial(&node.endpoint, &addresses, &me, key, Protocol::Boot, ASK).await?;
+    let connection = dial_member(node, &node.enrolment(), request.to, MemberProtocol::Boot, ASK).await?;
     let closing = Closing(Conn::start(connection, None));
     let conn = &closing.0;
     let reply = conn.call(Lane::Ordinary, &request.encode(), ASK).await.map_err(|error| error.to_string())?;
@@ -296,7 +293,7 @@ mod tests {
     use crate::vault::{RosterMember, Vault};
     use bytes::Bytes;
     use quorate_client::conn::{Handler, Reply};
-    use quorate_client::identity::{Identity, server_config};
+    use quorate_client::identity::{Identity, Protocol, server_config};
     use quorate_raft::level::LEVEL;
     use quorate_shares::ids::ClusterId;
     use quorate_shares::lock::LockPeer;

@@ -8,6 +8,8 @@ use tokio::sync::Notify;
 
 /// Alarms kept at most. A further alarm replaces the oldest.
 pub const ALARMS_MAX: usize = 64;
+/// Longest message of an alarm in bytes. The rest of a longer one is cut off: the alarms of all nodes are one answer.
+pub const MESSAGE_BYTES_MAX: usize = 4096;
 
 /// The codes of the alarms to close; `None` means all.
 pub type Which = Option<BTreeSet<String>>;
@@ -22,7 +24,8 @@ pub struct Alarms {
 
 impl Alarms {
     /// Opens an alarm, unless one with this code about this node is open. Returns whether it is new.
-    pub fn raise(&self, alarm: Alarm) -> bool {
+    pub fn raise(&self, mut alarm: Alarm) -> bool {
+        alarm.message.truncate(alarm.message.floor_char_boundary(MESSAGE_BYTES_MAX));
         let mut open = self.open.lock();
         let new = !open.iter().any(|known| is_same(known, &alarm));
         if new {
@@ -82,6 +85,10 @@ pub fn is_meant(which: &Which, alarm: &Alarm) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use quorate_client::frame::BODY_BYTES_MAX;
+    use quorate_client::wire::{self, Answered, Response};
+    use quorate_raft::state::MEMBERS_MAX;
+
     use super::*;
 
     fn alarm(code: &str, node: &str, since_ms: u64) -> Alarm {
@@ -109,6 +116,20 @@ mod tests {
         let alarms = Alarms::default();
         let former = |id| Alarm { node: None, message: format!("node {id} asks"), ..alarm("former_member", "n2", 1) };
         assert!(alarms.raise(former(2)) && alarms.raise(former(5)) && !alarms.raise(former(2)));
+    }
+
+    /// The alarms of all nodes are one answer. Mutated: with messages of any length it can exceed a message.
+    #[test]
+    fn the_alarms_of_all_nodes_fit_one_message() {
+        let alarms = Alarms::default();
+        for number in 0..ALARMS_MAX as u64 {
+            let message = "é".repeat(1 << 20);
+            alarms.raise(Alarm { message, ..alarm("stale_image", &format!("n{number}"), number) });
+        }
+        let all: Vec<_> = std::iter::repeat_n(alarms.open(), MEMBERS_MAX).flatten().collect();
+        assert_eq!(all.len(), ALARMS_MAX * MEMBERS_MAX);
+        let answer = wire::encode(&Answered::always(Ok(Response::Alarms(all))));
+        assert!(answer.len() < BODY_BYTES_MAX, "{} bytes", answer.len());
     }
 
     #[test]

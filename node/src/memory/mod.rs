@@ -7,3 +7,4 @@ pub mod dealer;
 pub mod holder;
 pub mod keyring;
 pub mod lease;
+pub mod reached;

@@ -97,6 +97,8 @@ pub enum ForwardedRequest {
     Admit { node: NodeId },
     /// To each member: close the alarms of these codes; `None` means all.
     Disarm { codes: Option<BTreeSet<String>> },
+    /// To the leader: record where a member listens.
+    SetAddresses { name: NodeName, addresses: Vec<String> },
 }
 
 /// A member's answer to a [`Forwarded`] request.
@@ -267,6 +269,8 @@ pub struct Report {
     pub alarms: Vec<Alarm>,
     /// The operation that it leads.
     pub operation: Option<OperationStatus>,
+    /// The members that the node cannot dial at any recorded address.
+    pub unreached: BTreeSet<NodeId>,
 }
 
 /// Why a peer refuses a request.
@@ -281,7 +285,7 @@ pub enum PeerRefusal {
     /// The node's storage holds less than it reported before.
     StorageWentBack,
     /// The asked node does not answer this request in its phase.
-    Phase(String),
+    Phase(Phase),
     /// The asked node is not the leader; the named one may be.
     NotLeader(Option<NodeId>),
     /// The asked node leads, and cannot reach a quorum.

@@ -1,6 +1,7 @@
 //! The progress of founding or joining: what the status shows, and what only this process knows.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::AtomicUsize;
 
 use parking_lot::Mutex;
 use quorate_shares::ids::NodeId;
@@ -21,6 +22,8 @@ pub struct FoundingProgress {
 #[derive(Default)]
 pub struct Joining {
     founding: Mutex<FoundingProgress>,
+    /// How many times members said that they do not reach this node.
+    pub unreached: AtomicUsize,
     /// The founding attempt that this process made its lock for.
     pub locked_attempt: Mutex<Option<u32>>,
     /// At the first founder: an attempt, and the founders whose locks of that attempt are durable.

@@ -377,6 +377,15 @@ impl Node {
         self.alarms.close(|alarm| alarm.code == code && alarm.node == node);
     }
 
+    /// Raises an alarm about a node, or closes it if nothing is wrong any more.
+    pub fn set_alarm(&self, code: &'static str, about: NodeId, wrong: Option<String>) {
+        match wrong {
+            Some(message) => self.alarm(code, about, message),
+            None if self.alarms.open().iter().any(|alarm| alarm.code == code) => self.close_alarm(code, about),
+            None => {}
+        }
+    }
+
     /// Stops the node, because it cannot go on safely.
     pub fn fail(&self, reason: String) {
         error!(%reason, "the node stops");

@@ -1,5 +1,6 @@
 //! Helpers for the unit tests of a node.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -63,6 +64,7 @@ pub(crate) fn node_of(dir: &Path, vault: Vault) -> Arc<Node> {
         secret_memory: SecretMemory::Auto,
         pin: PinAt::Vault,
         unlock_from: None,
+        peers: BTreeMap::new(),
         timing: Timing::default(),
         expect_member: false,
         rebuild_state: false,

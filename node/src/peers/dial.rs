@@ -1,10 +1,14 @@
-//! Dialling a node at its known addresses.
+//! Dialling a node: at the addresses that the cluster records, and at those that the configuration of this node names.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use quorate_client::conn::{Conn, close};
 use quorate_client::identity::{self, DialError, Identity, Protocol, PublicKey};
+use quorate_client::reach::{Unreached, Why, reach};
+use quorate_shares::ids::NodeId;
+
+use crate::node::Node;
+use crate::node::enrolment::Enrolment;
 
 use crate::base::endpoint::misfit;
 
@@ -17,7 +21,39 @@ impl Drop for Closing {
     }
 }
 
-/// Dials `addresses` in turn, and returns the first connection whose other side proves `key`.
+/// Dials a member. Its pinned key decides who answers, so an address that is wrong or old does no harm.
+///
+/// # Errors
+/// That it is no trusted member, or the reason of each address, in words.
+pub async fn dial_member(
+    node: &Node,
+    enrolment: &Enrolment,
+    peer: NodeId,
+    protocol: MemberProtocol,
+    deadline: Duration,
+) -> Result<quinn::Connection, String> {
+    let roster = enrolment.roster.current();
+    let (known, me, protocol) = match protocol {
+        MemberProtocol::Boot => (roster.reach_boot(peer), enrolment.identity.boot(), Protocol::Boot),
+        MemberProtocol::Peer => (roster.reach(peer), enrolment.identity.op(), Protocol::Peer),
+    };
+    let (mut addresses, key) = known.ok_or("not in the roster")?;
+    let me = me.ok_or("no key of its own yet")?;
+    let hints = roster.member(peer).and_then(|member| node.config.peers.get(&member.name)).into_iter().flatten();
+    addresses.extend(hints.cloned().collect::<Vec<_>>());
+    dial(&node.endpoint, &addresses, &me, key, protocol, deadline).await
+}
+
+/// What members are dialled for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MemberProtocol {
+    /// [`Protocol::Boot`], with the boot keys of both.
+    Boot,
+    /// [`Protocol::Peer`], with the op keys of both.
+    Peer,
+}
+
+/// Dials `addresses` side by side, and returns the first connection whose other side proves `key`.
 ///
 /// # Errors
 /// The reason of each address, in words.
@@ -29,28 +65,19 @@ pub async fn dial(
     protocol: Protocol,
     deadline: Duration,
 ) -> Result<quinn::Connection, String> {
-    let mut failures = Vec::new();
-    for address in addresses {
-        let resolved: Vec<SocketAddr> = match tokio::net::lookup_host(address).await {
-            Ok(resolved) => resolved.collect(),
-            Err(error) => {
-                failures.push(format!("{address}: {error}"));
-                continue;
+    let local = endpoint.local_addr().ok();
+    let dial = async |target| match local.and_then(|local| misfit(local, target)) {
+        Some(misfit) => Err(DialError::Unreachable(misfit)),
+        None => identity::dial(endpoint, target, me, key, protocol, deadline).await,
+    };
+    reach(addresses, deadline, dial).await.map_err(|unreached| {
+        let reasons = unreached.into_iter().map(|Unreached { address, why }| match why {
+            Why::Dial(DialError::WrongIdentity { presented }) => {
+                format!("{address}: presents the identity {presented}, expected {key}")
             }
-        };
-        for target in resolved {
-            if let Some(misfit) = endpoint.local_addr().ok().and_then(|local| misfit(local, target)) {
-                failures.push(misfit);
-                continue;
-            }
-            match identity::dial(endpoint, target, me, key, protocol, deadline).await {
-                Ok(connection) => return Ok(connection),
-                Err(DialError::WrongIdentity { presented }) => {
-                    failures.push(format!("{address}: presents the identity {presented}, expected {key}"));
-                }
-                Err(error) => failures.push(format!("{address}: {error}")),
-            }
-        }
-    }
-    Err(if failures.is_empty() { "no address".to_owned() } else { failures.join("; ") })
+            why => format!("{address}: {why}"),
+        });
+        let reasons: Vec<_> = reasons.collect();
+        if reasons.is_empty() { "no address".to_owned() } else { reasons.join("; ") }
+    })
 }

@@ -3,6 +3,7 @@
 pub mod dial;
 pub mod propose;
 pub mod raft_link;
+pub mod reachability;
 pub mod revocation;
 pub mod roster_sync;
 pub mod session;

@@ -90,7 +90,8 @@ pub fn is_allowed(state: &State, from: NodeId, change: &Change) -> bool {
         | Change::Sweep { .. }
         | Change::Invite(_)
         | Change::Replace { .. }
-        | Change::RaiseLevel { .. } => false,
+        | Change::RaiseLevel { .. }
+        | Change::SetAddresses { .. } => false,
     }
 }
 

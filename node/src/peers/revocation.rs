@@ -74,7 +74,13 @@ pub async fn awaited(node: &Node) -> Arc<Enrolment> {
 /// Puts the node, which was revoked from the cluster of `enrolment`, out of service for ever. It returns only if that enrolment is
 /// over: its join was refused, or an operator gave another invitation.
 pub async fn stay_revoked(node: &Arc<Node>, enrolment: &Arc<Enrolment>) {
-    // Noted first: after a crash in the next lines the node must still know that it was revoked.
+    // At once, however slow the disk is: what is open here, clients and peers, is refused from now on. A node in these phases has a
+    // lock, so no other enrolment takes the place of this one.
+    if matches!(node.phase(), Phase::Open | Phase::Serving | Phase::Sealed) {
+        node.enter(Phase::Revoked);
+        node.forget_keys();
+    }
+    // Noted before the rest: after a crash in the next lines the node must still know that it was revoked.
     let noted = node.update_vault_of(Arc::clone(enrolment), |vault| vault.flags.revoked = true);
     if noted.await.is_err() {
         if !Arc::ptr_eq(enrolment, &node.enrolment()) {
@@ -102,8 +108,52 @@ pub async fn stay_revoked(node: &Arc<Node>, enrolment: &Arc<Enrolment>) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use quorate_shares::ids::ClusterId;
+    use quorate_shares::secret::Secret;
+
     use super::*;
+    use crate::base::random;
+    use crate::node::testing::node_of;
     use crate::vault::{RosterMember, Standing};
+
+    /// The disk hangs at the moment at which the node learns that it was revoked. Its open connections are refused meanwhile.
+    /// Mutated: if the phase changes only when the note is durable, the node serves until the disk answers.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_node_that_learns_of_its_revocation_does_not_wait_for_its_disk() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let node = node_of(dir.path(), Vault::new(ClusterId([1; 16]), Secret::random(&mut random::system())));
+        node.enter(Phase::Serving);
+        let (held, release) = (mpsc::channel::<()>(), mpsc::channel::<()>());
+        let hangs = std::thread::spawn({
+            let (node, held, release) = (Arc::clone(&node), held.0, release.1);
+            move || {
+                node.with_vault(|_| {
+                    held.send(()).expect("the test waits");
+                    release.recv().expect("the test lets go");
+                })
+            }
+        });
+        held.1.recv().expect("the vault is held");
+        let stays = tokio::spawn({
+            let node = Arc::clone(&node);
+            async move { stay_revoked(&node, &node.enrolment()).await }
+        });
+        let mut phases = node.serving.phases();
+        let left = tokio::time::timeout(Duration::from_secs(30), phases.wait_for(|phase| *phase == Phase::Revoked));
+        left.await.expect("although the disk hangs").expect("the node is there");
+        release.0.send(()).expect("it waits");
+        hangs.join().expect("no panic");
+        let noted = async {
+            while !node.with_vault(|vault| vault.flags.revoked).unwrap_or_default() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), noted).await.expect("and it is noted");
+        stays.abort();
+    }
 
     fn roster(voters: u64) -> Roster {
         let member = |id: u64| RosterMember {

@@ -15,7 +15,6 @@ use std::time::Duration;
 
 use quorate_client::VERSION;
 use quorate_client::conn::{Conn, Lane, close};
-use quorate_client::identity::Protocol;
 use quorate_raft::state::State;
 use quorate_shares::ids::NodeId;
 use tokio::time::sleep;
@@ -26,7 +25,7 @@ use crate::messages::peer::{self, Hello, PeerRefusal, PeerReply, PeerRequest};
 use crate::node::Node;
 use crate::node::enrolment::Enrolment;
 use crate::node::peers::sessions::Session;
-use crate::peers::dial::dial;
+use crate::peers::dial::{MemberProtocol, dial_member};
 use crate::peers::revocation;
 
 /// How long one attempt to dial may take.
@@ -127,9 +126,7 @@ async fn keep(node: Arc<Node>, enrolment: Arc<Enrolment>, peer: NodeId) {
 
 /// Dials `peer` and says hello.
 async fn open(node: &Arc<Node>, enrolment: &Arc<Enrolment>, peer: NodeId) -> Result<(), String> {
-    let (addresses, key) = enrolment.roster.current().reach(peer).ok_or("not in the roster")?;
-    let op = enrolment.identity.op().ok_or("no op key yet")?;
-    let connection = dial(&node.endpoint, &addresses, &op, key, Protocol::Peer, DIAL).await?;
+    let connection = dial_member(node, enrolment, peer, MemberProtocol::Peer, DIAL).await?;
     let greeted = Arc::new(AtomicBool::new(false));
     let conn = Conn::start(connection, Some((node.peer_handler)(node, enrolment, peer, &greeted)));
     let registered = greet(node, enrolment, peer, &conn, &greeted).await;

@@ -1,68 +1,124 @@
 //! The way in from the network: a QUIC endpoint, four protocols, and the door that each connection gets.
 //!
+//! Who finds a place at all is decided first (`places`).
+//!
 //! TLS accepts any raw Ed25519 key whose signature holds; right after the handshake the key is held against the protocol
 //! and the roster. A locked node offers only `quorate-boot/1`, so that no client hands its token to a boot key, which lies
 //! in plain on the disk.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
+use futures::future::FutureExt;
 use quorate_client::conn::{Conn, Handler, answering_later, close};
 use quorate_client::identity::{self, Protocol};
+use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 use tracing::{debug, warn};
 
 use crate::base::phase::Phase;
 use crate::node::Node;
-use crate::serve::client::ClientDoor;
+use crate::serve::client::{ClientDoor, WAITING_MAX};
+use crate::serve::member_addresses::MemberAddresses;
+use crate::serve::newcomers::Newcomers;
 use crate::serve::peer::PeerDoor;
+use crate::serve::places::{Entry, HANDSHAKE, Places};
 use crate::serve::stranger::{BootDoor, ClosedDoor, JoinDoor};
 
-/// Handshakes under way at most; beyond, new connections are refused until some finish.
-const HANDSHAKES_MAX: usize = 256;
-/// Open connections of peers that are not members, mostly clients. The next one is closed with a reason, and a client asks
-/// another node. A member always finds a place. An idle connection costs about 40 KiB.
-const GUESTS_MAX: usize = 10_240;
-
-/// Accepts connections until the endpoint is closed.
-pub async fn run(node: Arc<Node>) {
-    let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
-    let guests = Arc::new(Semaphore::new(GUESTS_MAX));
-    while let Some(incoming) = node.endpoint.accept().await {
-        // Under load only those may take a place that can be reached at the address that they claim.
-        if !incoming.remote_address_validated() && handshakes.available_permits() < HANDSHAKES_MAX / 2 {
-            let _ = incoming.retry();
-            continue;
-        }
-        let Ok(place) = Arc::clone(&handshakes).try_acquire_owned() else {
-            incoming.refuse();
-            continue;
-        };
-        let (node, guests) = (Arc::clone(&node), Arc::clone(&guests));
-        tokio::spawn(answering_later(async move {
-            match incoming.await {
-                Ok(connection) => {
-                    drop(place);
-                    welcome(&node, &guests, connection);
-                }
-                Err(error) => debug!(%error, "handshake failed"),
-            }
-        }));
+/// Accepts connections until the endpoint is closed. Those from addresses of members run on the threads `of_members`, which strangers
+/// and clients cannot keep busy; all others run on the threads that run this.
+pub async fn run(node: Arc<Node>, of_members: Handle) {
+    let members = MemberAddresses::default();
+    tokio::select! {
+        () = accept(&node, &members, &of_members) => {}
+        () = members.follow(&node) => {}
     }
 }
 
-/// Gives a connection the handler of its protocol, or closes it.
-fn welcome(node: &Arc<Node>, guests: &Arc<Semaphore>, connection: quinn::Connection) {
+async fn accept(node: &Arc<Node>, members: &MemberAddresses, of_members: &Handle) {
+    let of_others = Handle::current();
+    let places = Arc::new(Places::new());
+    let waiting = Arc::new(Semaphore::new(WAITING_MAX));
+    let mut newcomers = Newcomers::default();
+    loop {
+        // A flood must not occupy the thread alone.
+        tokio::task::coop::consume_budget().await;
+        // If nobody waits, this gives nothing at once.
+        let newcomer = match node.endpoint.accept().now_or_never() {
+            Some(newcomer) => newcomer,
+            None => {
+                newcomers.note_none();
+                node.endpoint.accept().await
+            }
+        };
+        let Some(incoming) = newcomer else { return };
+        let remote = incoming.remote_address();
+        let is_member = node.roster().is_address_of_member(remote);
+        if newcomers.is_too_many(Instant::now()) && !is_member {
+            incoming.refuse();
+            continue;
+        }
+        let proved = incoming.remote_address_validated();
+        let place = match places.handshake(remote.ip(), proved, members.contain(remote.ip())) {
+            Entry::Begin(place) => place,
+            Entry::Prove => {
+                // Fails only if the address is proved.
+                drop(incoming.retry());
+                continue;
+            }
+            Entry::Drop => {
+                incoming.ignore();
+                continue;
+            }
+        };
+        let threads = if is_member { of_members } else { &of_others };
+        // This answers the newcomer, which is most of the work of a handshake.
+        let accepted = {
+            let _entered = threads.enter();
+            incoming.accept()
+        };
+        let handshake = match accepted {
+            Ok(handshake) => handshake,
+            Err(error) => {
+                debug!(%error, "handshake failed");
+                continue;
+            }
+        };
+        let (node, places, waiting) = (Arc::clone(node), Arc::clone(&places), Arc::clone(&waiting));
+        threads.spawn(answering_later(async move {
+            match timeout(HANDSHAKE, handshake).await {
+                Ok(Ok(connection)) => welcome(&node, &places, waiting, remote, connection),
+                Ok(Err(error)) => debug!(%error, "handshake failed"),
+                Err(_) => debug!(%remote, "a handshake took too long"),
+            }
+            drop(place);
+        }));
+        // Those who are in go first: the next handshake takes its time from them.
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Gives a connection the handler of its protocol, or closes it. `remote` is its address, which never changes: migration is off.
+fn welcome(
+    node: &Arc<Node>,
+    places: &Places,
+    waiting: Arc<Semaphore>,
+    remote: SocketAddr,
+    connection: quinn::Connection,
+) {
     let (protocol, key) = (Protocol::of(&connection), identity::peer_key(&connection));
     let (Some(protocol), Some(key)) = (protocol, key) else {
         connection.close(close::PROTOCOL.into(), b"unknown protocol or no identity");
         return;
     };
-    let place = match Arc::clone(guests).try_acquire_owned() {
-        Ok(place) => Some(place),
-        Err(_) if node.roster().is_key_of_member(protocol, &key) => None,
-        Err(_) => {
-            debug!(remote = %connection.remote_address(), "refused a connection: too many are open");
-            connection.close(close::DENIED.into(), b"too many connections are open at this node");
+    let member = node.roster().is_key_of_member(protocol, &key).then_some(key);
+    let place = match places.connection(remote.ip(), member) {
+        Ok(place) => place,
+        Err(reason) => {
+            debug!(%remote, reason, "refused a connection");
+            connection.close(close::DENIED.into(), reason.as_bytes());
             return;
         }
     };
@@ -70,7 +126,7 @@ fn welcome(node: &Arc<Node>, guests: &Arc<Semaphore>, connection: quinn::Connect
     let handler: Arc<dyn Handler> = match protocol {
         Protocol::Boot => Arc::new(BootDoor::new(node, place)),
         Protocol::Join => Arc::new(JoinDoor::new(node, place)),
-        Protocol::Client => Arc::new(ClientDoor::new(node, place)),
+        Protocol::Client => Arc::new(ClientDoor::new(node, waiting, place)),
         Protocol::Peer => {
             let enrolment = node.enrolment();
             match enrolment.roster.current().node_with_op_key(&key) {
@@ -81,7 +137,6 @@ fn welcome(node: &Arc<Node>, guests: &Arc<Semaphore>, connection: quinn::Connect
                 None => match enrolment.roster.turned_away(&key) {
                     Some(refusal) => Arc::new(ClosedDoor::new(refusal, place)),
                     None => {
-                        let remote = connection.remote_address();
                         match node.phase() {
                             // A founder may know another one before that one is known here.
                             Phase::Joining => debug!(%remote, "refused a peer that is not known yet"),

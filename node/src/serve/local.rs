@@ -3,14 +3,16 @@
 //! One request per connection. While it waits, its progress is sent, so that the person in front sees the step and the nodes
 //! that it waits for.
 
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-use std::path::PathBuf;
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_client::conn::answering_later;
 use quorate_client::error::Code;
 use quorate_client::frame::{self, Frame, FrameKind, FrameReader};
+use quorate_client::place;
 use quorate_client::wire::{self, AdminProgress, AdminRequest, WireError};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
@@ -18,6 +20,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
 use tracing::debug;
 
+use crate::base::config::PinAt;
 use crate::messages::caller::Caller;
 use crate::node::Node;
 use crate::service::machine::{self, AdminAnswer};
@@ -31,16 +34,28 @@ const REQUEST: Duration = Duration::from_secs(10);
 
 /// The local socket cannot be made.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot make the local socket {path}: {source}")]
-pub struct SocketError {
-    path: PathBuf,
-    source: std::io::Error,
+pub enum SocketError {
+    /// A file of the daemon lies there, or will.
+    #[error("cannot make the local socket {0}: the path is that of a file of the daemon itself")]
+    OwnFile(PathBuf),
+    /// The system refused.
+    #[error("cannot make the local socket {path}: {source}")]
+    Io { path: PathBuf, source: io::Error },
 }
 
 impl SocketError {
     /// What to do about it.
     pub fn hint(&self) -> &'static str {
-        "check that the directory exists and can be written, or give another --socket path"
+        match self {
+            Self::OwnFile(_) => "give another --socket path",
+            Self::Io { source, .. } => match source.kind() {
+                ErrorKind::AddrInUse => "stop the other process, or give each daemon a --socket path of its own",
+                ErrorKind::AlreadyExists => {
+                    "only a socket that nobody listens at is replaced: give another --socket path"
+                }
+                _ => "check that the directory exists and can be written, or give another --socket path",
+            },
+        }
     }
 }
 
@@ -58,26 +73,22 @@ impl Socket {
     }
 }
 
-/// Makes the socket and serves it. One that is there and answers belongs to another daemon; one that does not is dead.
+/// Makes the socket and serves it.
 ///
 /// # Errors
 /// [`SocketError`].
 pub fn listen(node: &Arc<Node>) -> Result<Socket, SocketError> {
     let path = node.config.socket.clone();
-    let failed = |source| SocketError { path: path.clone(), source };
+    if node.dir.is_own(&path) || matches!(&node.config.pin, PinAt::File(pin) if path == Path::new(pin)) {
+        return Err(SocketError::OwnFile(path));
+    }
+    let failed = |source| SocketError::Io { path: path.clone(), source };
     if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(parent).map_err(failed)?;
     }
-    if std::os::unix::net::UnixStream::connect(&path).is_ok() {
-        return Err(failed(std::io::ErrorKind::AddrInUse.into()));
-    }
-    match std::fs::remove_file(&path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
-        _ => {}
-    }
-    // The process's umask already keeps others out; the mode shows it.
-    let listener = UnixListener::bind(&path).map_err(failed)?;
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
+    let listener = place::bind(&path).map_err(failed)?;
+    listener.set_nonblocking(true).map_err(failed)?;
+    let listener = UnixListener::from_std(listener).map_err(failed)?;
     let node = Arc::clone(node);
     let task = tokio::spawn(async move {
         let callers = Arc::new(Semaphore::new(CALLERS_MAX));

@@ -6,16 +6,23 @@ pub mod local;
 pub mod peer;
 
 mod client;
+mod member_addresses;
+mod newcomers;
+mod places;
 mod stranger;
 
 use std::time::Duration;
 
-use quorate_client::conn::Limits;
-use tokio::sync::OwnedSemaphorePermit;
+use quorate_client::conn::{IN_FLIGHT_MAX, Limits};
 
-/// Per-connection limits for peers that are not members; a connection beyond them is closed with a reason. The largest request,
-/// a message of 64 KiB as text, takes a third of such a frame.
-const GUEST: Limits = Limits { frame_bytes: 256 << 10, patience: Some(Duration::from_secs(30)) };
-
-/// One of the places for connections of guests; `None` for a member that found none free.
-type Place = Option<OwnedSemaphorePermit>;
+/// Per-connection limits for clients. A connection beyond the limits on frames and time is closed with a reason; beyond the others
+/// its requests are refused as busy, or not read. The largest request, a message of 64 KiB as text with its context, fits a frame.
+const GUEST: Limits = Limits {
+    frame_bytes: 128 << 10,
+    other_lanes_bytes: 4 << 10,
+    patience: Some(Duration::from_secs(30)),
+    in_flight: IN_FLIGHT_MAX,
+    unsent_bytes: 64 << 10,
+};
+/// As [`GUEST`], for those who show no token. They ask one thing at a time.
+const STRANGER: Limits = Limits { in_flight: 16, ..GUEST };

@@ -8,7 +8,8 @@ use quorate_client::conn::{Conn, Handler, Limits, Reply};
 
 use crate::messages::peer::{self, PeerRefusal, PeerReply};
 use crate::node::Node;
-use crate::serve::{GUEST, Place};
+use crate::serve::STRANGER;
+use crate::serve::places::Place;
 use crate::service::stranger;
 
 /// `quorate-boot/1`: the public status, and LockOpen.
@@ -33,7 +34,7 @@ impl Handler for BootDoor {
     }
 
     fn limits(&self) -> Limits {
-        GUEST
+        STRANGER
     }
 }
 
@@ -56,7 +57,7 @@ impl Handler for JoinDoor {
     }
 
     fn limits(&self) -> Limits {
-        GUEST
+        STRANGER
     }
 }
 
@@ -78,6 +79,6 @@ impl Handler for ClosedDoor {
     }
 
     fn limits(&self) -> Limits {
-        GUEST
+        STRANGER
     }
 }

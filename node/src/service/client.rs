@@ -53,6 +53,7 @@ pub fn row(request: &Request) -> RequestRow<'_> {
         Request::RemoveNode { name, .. } => ("node.remove", LeaseAndLeader, Resource::Node(name)),
         Request::RevokeNodes { names, .. } => ("node.revoke", LeaseAndLeader, Resource::NodesNamed(names)),
         Request::Progress { operation } => ("node.progress", LeaseAndLeader, Resource::Operation(*operation)),
+        Request::SetAddresses { name, .. } => ("node.set-address", LeaseAndLeader, Resource::Node(name)),
     };
     RequestRow { name, needs, on }
 }
@@ -84,6 +85,7 @@ async fn run(call: Call<'_>, request: Request) -> Answer {
         }
         Request::RevokeNodes { request_id, names } => Box::pin(membership::revoke(call, request_id, names)).await,
         Request::Progress { operation } => Box::pin(membership::progress(call, operation)).await,
+        Request::SetAddresses { name, addresses } => Box::pin(membership::set_addresses(call, name, addresses)).await,
     }
 }
 
@@ -204,6 +206,7 @@ mod tests {
             ),
             (Request::RevokeNodes { request_id, names: vec![node()] }, Resource::NodesNamed(&[node()])),
             (Request::Progress { operation: Epoch(3) }, Resource::Operation(Epoch(3))),
+            (Request::SetAddresses { name: node(), addresses: Vec::new() }, about_node),
         ];
         for (request, about) in &requests {
             assert_eq!(row(request).on, *about, "{}", row(request).name);

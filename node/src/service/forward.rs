@@ -47,7 +47,7 @@ pub(super) fn leader(call: Call<'_>) -> Result<LeaderIs, WireError> {
     }
 }
 
-/// Has the leader do it.
+/// Has the leader do it. Once another node leads, the answer of the last leader is not waited for: it may hang, or be cut off.
 ///
 /// # Errors
 /// What the leader says, or [`Code::NoQuorum`].
@@ -56,13 +56,22 @@ pub(super) async fn to_leader(
     leader: NodeId,
     request: ForwardedRequest,
 ) -> Result<ForwardedReply, WireError> {
-    ask(call.node, call.caller, leader, Lane::Ordinary, request, LEADER).await.map_err(|not_done| match not_done {
+    let mut leadership = call.replica.leadership();
+    let silent = |why: &dyn std::fmt::Display| {
+        let message = format!("the leader, {}, did not answer: {why}", call.node.name_of(leader));
+        WireError::new(Code::NoQuorum, message).hint("try again; a change with the same request id is made once")
+    };
+    let answered = tokio::select! {
+        biased;
+        answered = ask(call.node, call.caller, leader, Lane::Ordinary, request, LEADER) => answered,
+        Ok(_) = leadership.wait_for(|now| now.leader.is_some_and(|now| now != leader)) => {
+            return Err(silent(&"another node leads now"));
+        }
+    };
+    answered.map_err(|not_done| match not_done {
         NotDone::Failed(error) => error,
         NotDone::Refused(_) => no_leader(),
-        NotDone::Silent(error) => {
-            let message = format!("the leader, {}, did not answer: {error}", call.node.name_of(leader));
-            WireError::new(Code::NoQuorum, message).hint("try again; a change with the same request id is made once")
-        }
+        NotDone::Silent(error) => silent(&error),
     })
 }
 

@@ -8,7 +8,7 @@ use quorate_raft::Replica;
 use quorate_raft::command::Change;
 use quorate_shares::ids::NodeId;
 
-use crate::cluster::{alarms, invitations, orders};
+use crate::cluster::{addresses as cluster_addresses, alarms, invitations, orders};
 use crate::lease::{renewal, seal};
 use crate::lock::absence;
 use crate::messages::caller::{Caller, Principal};
@@ -33,6 +33,7 @@ fn row(request: &ForwardedRequest) -> (&'static str, Resource<'_>) {
         ForwardedRequest::Seal { sealed: false } => ("node.unseal", Resource::ThisNode),
         ForwardedRequest::Admit { node } => ("node.admit", Resource::Member(*node)),
         ForwardedRequest::Disarm { .. } => ("alarm.disarm", Resource::Alarms),
+        ForwardedRequest::SetAddresses { name, .. } => ("node.set-address", Resource::Node(name)),
     }
 }
 
@@ -91,6 +92,9 @@ async fn run(
         ForwardedRequest::Seal { sealed } => done(seal::set(node, sealed, caller).await),
         ForwardedRequest::Admit { node: peer } => done(absence::admit(node, peer, caller).await),
         ForwardedRequest::Disarm { codes } => done(alarms::disarm(node, &codes).await),
+        ForwardedRequest::SetAddresses { name, addresses } => {
+            done(cluster_addresses::set(node, &replica_if_leader(node)?, &name, addresses, caller).await)
+        }
     })
 }
 
@@ -103,7 +107,7 @@ async fn propose_for_seat(node: &Node, replica: &Replica, from: NodeId, change: 
 }
 
 fn replica_if_leader(node: &Node) -> Result<Replica, PeerRefusal> {
-    let replica = node.replica().ok_or_else(|| PeerRefusal::Phase(node.phase().to_string()))?;
+    let replica = node.replica().ok_or_else(|| PeerRefusal::Phase(node.phase()))?;
     let leadership = *replica.leadership().borrow();
     if leadership.am_leader { Ok(replica) } else { Err(PeerRefusal::NotLeader(leadership.leader)) }
 }
@@ -188,6 +192,10 @@ mod tests {
             (Request::UnsealNode { name: node() }, ForwardedRequest::Seal { sealed: false }),
             (Request::AdmitNode { name: node() }, ForwardedRequest::Admit { node: gone }),
             (Request::DisarmAlarms { codes: None }, ForwardedRequest::Disarm { codes: None }),
+            (
+                Request::SetAddresses { name: node(), addresses: Vec::new() },
+                ForwardedRequest::SetAddresses { name: node(), addresses: Vec::new() },
+            ),
         ];
         for (asked, forwarded) in &pairs {
             assert_eq!(client::row(asked).name, row(forwarded).0);

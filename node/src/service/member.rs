@@ -100,7 +100,7 @@ pub fn check(
     }
     let row = row(request);
     if !row.in_any_phase && !answers(node.phase(), RequestClass::Peer) {
-        return Err(PeerRefusal::Phase(node.phase().to_string()));
+        return Err(PeerRefusal::Phase(node.phase()));
     }
     if !row.before_hello && !is_greeted {
         return Err(PeerRefusal::NoHello);
@@ -210,7 +210,7 @@ async fn run(node: &Arc<Node>, asked: &Asked<'_>, request: PeerRequest) -> Resul
 }
 
 fn replica(node: &Node) -> Result<Replica, PeerRefusal> {
-    node.replica().ok_or_else(|| PeerRefusal::Phase(node.phase().to_string()))
+    node.replica().ok_or_else(|| PeerRefusal::Phase(node.phase()))
 }
 
 #[cfg(test)]

@@ -12,14 +12,14 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, RenameFlags, renameat_with};
-use rustix::io::Errno;
-
-use crate::base::random;
+use crate::base::paths;
 use crate::vault::ownership::{self, Foreign};
 
 /// Size of one slot. Every write covers the whole slot, so no older bytes remain behind shorter content.
 pub const SLOT_BYTES: usize = 128 * 1024;
+
+/// The files of a data directory that nothing else may take the place of. docs/OPERATING.md explains each.
+const OWN_FILES: [&str; 6] = ["vault", "vault.new", "lock", "alarms", "alarms.new", "state"];
 
 /// One of the two copies of the vault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -137,6 +137,11 @@ impl DataDir {
     pub fn path(&self) -> &Path {
         &self.path
     }
+
+    /// Whether `path` is that of a file of the daemon's own, or lies in its database. Most of them need not exist yet.
+    pub fn is_own(&self, path: &Path) -> bool {
+        OWN_FILES.iter().any(|name| paths::lies_in(path, &self.path.join(name)))
+    }
 }
 
 /// Two slots in one file.
@@ -217,8 +222,9 @@ impl Disk for FileDisk {
     }
 }
 
-/// Makes a file with these bytes and mode 0600 at `path`, or replaces the file there. A crash leaves either the old file or the
-/// new one, as a whole. The file is durable when this returns.
+/// Makes a file of the daemon's own with these bytes and mode 0600 in its data directory, or replaces it. A crash leaves either
+/// the old file or the new one, as a whole. The file is durable when this returns. The unfinished file always has the same name,
+/// so a crash leaves at most one. For a path that a person named there is [`quorate_client::place::put`].
 ///
 /// # Errors
 /// The error of the file system; the file is then as it was.
@@ -230,32 +236,6 @@ pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.sync_all()?;
     fs::rename(&unfinished, path)?;
     sync_parent(path)
-}
-
-/// Makes a new file with these bytes and mode 0600 at `path`. A crash leaves either no file or the whole file. The file is
-/// durable when this returns.
-///
-/// # Errors
-/// [`io::ErrorKind::AlreadyExists`] if there is a file, otherwise the error of the file system.
-pub fn create(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut unfinished = path.as_os_str().to_owned();
-    // The directory may belong to others. So the name is random: it must not be that of a file of theirs.
-    unfinished.push(format!(".new-{:016x}", u64::from_be_bytes(random::bytes())));
-    let unfinished = PathBuf::from(unfinished);
-    let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&unfinished)?;
-    let written = file.write_all(bytes).and_then(|()| file.sync_all()).and_then(|()| rename_to_new(&unfinished, path));
-    let _ = fs::remove_file(&unfinished);
-    // A later start takes a file that it finds for durable. So if it may not be durable, it is removed.
-    written.and_then(|()| sync_parent(path).inspect_err(|_| drop(fs::remove_file(path))))
-}
-
-/// Renames a file to `path`, unless there is a file already.
-fn rename_to_new(unfinished: &Path, path: &Path) -> io::Result<()> {
-    match renameat_with(CWD, unfinished, CWD, path, RenameFlags::NOREPLACE) {
-        // A file system without NOREPLACE has hard links. FAT, as on a memory stick, has NOREPLACE and no hard links.
-        Err(Errno::INVAL | Errno::NOSYS) => fs::hard_link(unfinished, path),
-        renamed => Ok(renamed?),
-    }
 }
 
 fn sync_parent(path: &Path) -> io::Result<()> {
@@ -330,29 +310,6 @@ mod tests {
             assert_eq!(fs::metadata(&path).expect("it exists").mode() & 0o777, 0o600);
         }
         assert!(!parent.path().join("alarms.new").exists());
-    }
-
-    /// Mutated: a file that gets its name before its bytes is seen empty. After a power loss it would stay empty.
-    #[test]
-    fn a_new_file_is_whole_as_soon_as_it_has_its_name() {
-        let parent = tempfile::tempdir().expect("a temporary directory");
-        let places: Vec<_> = (0..100).map(|number| parent.path().join(format!("pin-{number}"))).collect();
-        std::thread::scope(|threads| {
-            let look = || {
-                places.iter().for_each(|path| {
-                    let seen = std::iter::repeat_with(|| fs::read(path)).find_map(Result::ok);
-                    assert_eq!(seen.expect("without end"), [7; 32], "{}", path.display());
-                });
-            };
-            let looks = threads.spawn(look);
-            places.iter().for_each(|path| create(path, &[7; 32]).expect("nothing is there yet"));
-            looks.join().expect("nothing but whole files");
-        });
-        let again = create(&places[0], &[8; 32]).expect_err("it exists");
-        assert_eq!(again.kind(), io::ErrorKind::AlreadyExists);
-        assert_eq!(fs::read(&places[0]).expect("it exists"), [7; 32]);
-        assert_eq!(fs::metadata(&places[0]).expect("it exists").mode() & 0o777, 0o600);
-        assert_eq!(fs::read_dir(parent.path()).expect("ours").count(), places.len(), "nothing else is left");
     }
 
     #[test]

@@ -278,6 +278,10 @@ pub enum JoinCode {
     Full = 6,
     /// The invitation replaces a node, and without that node too few shares would remain.
     TooFew = 7,
+    /// The cluster gave this node up, or revoked it, and refuses its keys for ever.
+    GivenUp = 8,
+    /// The member that answers reaches the joiner at none of the addresses that the joiner registers.
+    Unreachable = 9,
 }
 
 /// Why a reply is not accepted.
@@ -348,6 +352,8 @@ impl JoinCode {
             Self::NameTaken,
             Self::Full,
             Self::TooFew,
+            Self::GivenUp,
+            Self::Unreachable,
         ]
         .into_iter()
         .nth(usize::from(reader.u8()?))
@@ -372,6 +378,8 @@ impl fmt::Display for JoinCode {
             Self::NameTaken => "another member has this name",
             Self::Full => "the cluster has as many members as it may",
             Self::TooFew => "without the node that this invitation replaces too few shares would remain",
+            Self::GivenUp => "the cluster gave this node up",
+            Self::Unreachable => "it is not reached at the addresses that it registers",
         })
     }
 }

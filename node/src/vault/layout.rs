@@ -9,7 +9,7 @@ use std::fmt;
 use std::ops::Deref;
 use std::str::FromStr;
 
-use quorate_shares::ids::{ADDRESS_BYTES_MAX, ADDRESSES_MAX};
+use quorate_shares::ids::{ADDRESSES_MAX, is_address};
 
 pub use quorate_shares::error::FormatError;
 pub use quorate_shares::layout::Reader;
@@ -37,16 +37,7 @@ impl Address {
 impl FromStr for Address {
     type Err = FormatError;
     fn from_str(text: &str) -> Result<Self, FormatError> {
-        let refused = FormatError::Invalid("address");
-        if text.len() > ADDRESS_BYTES_MAX || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(refused);
-        }
-        match text.rsplit_once(':') {
-            Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0) => {
-                Ok(Self(text.to_owned()))
-            }
-            _ => Err(refused),
-        }
+        if is_address(text) { Ok(Self(text.to_owned())) } else { Err(FormatError::Invalid("address")) }
     }
 }
 

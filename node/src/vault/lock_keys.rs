@@ -152,8 +152,15 @@ pub fn durable(vault: &Vault, peer: NodeId) -> LockState {
 
 /// The report about the lock of `node` for the replicated state. The lock lies in `vault` and protects `bundle`. `writes` is
 /// the number of writes of the vault, and the lock was written with the last of them or before.
-pub fn report(vault: &Vault, node: NodeId, bundle: &Bundle, writes: u64) -> Option<ReportLock> {
+pub fn report(
+    vault: &Vault,
+    node: NodeId,
+    bundle: &Bundle,
+    (writes, former): (u64, &BTreeSet<NodeId>),
+) -> Option<ReportLock> {
     let lock = vault.lock.as_ref()?;
+    // While the roster names one of them, it may still get a lock key here.
+    let refused = former.iter().all(|node| vault.roster.member(*node).is_none());
     Some(ReportLock {
         node,
         generation: lock.generation(),
@@ -162,6 +169,7 @@ pub fn report(vault: &Vault, node: NodeId, bundle: &Bundle, writes: u64) -> Opti
         share_keys: bundle.share_keys.iter().map(|key| key.generation).collect(),
         holds_for: vault.held.iter().filter(|held| !held.keys.is_empty()).map(|held| held.peer).collect(),
         writes,
+        former: if refused { former.len() as u64 } else { 0 },
     })
 }
 
@@ -191,6 +199,7 @@ pub fn is_known(known: Option<&LockReport>, report: &ReportLock) -> bool {
             && known.peers == report.peers
             && known.share_keys == report.share_keys
             && known.holds_for == report.holds_for
+            && known.former >= report.former
     })
 }
 
@@ -325,6 +334,7 @@ mod exchange_tests;
 mod tests {
     use super::*;
     use crate::base::random;
+    use crate::vault::{RosterMember, Standing};
 
     const PEER: NodeId = NodeId(2);
 
@@ -384,6 +394,31 @@ mod tests {
         let (place, pin) = inline_pin(&mut rng);
         let whose = (ClusterId([1; 16]), NodeId(1));
         next_lock(last, whose, 3, &peers, (place, &pin), &bundle, &mut rng).expect("they go together")
+    }
+
+    /// While the roster in the vault still names a former member, that node may get a lock key here, so a report must not say that
+    /// this node refuses it. Mutated: with the number of former members alone, an old disk is called dead too early.
+    #[test]
+    fn a_report_knows_a_former_member_once_the_roster_refuses_it() {
+        let mut vault = vault();
+        vault.lock = Some(lock(None, [1, 1, 1]));
+        let member = |node: u64| RosterMember {
+            node: NodeId(node),
+            boot_pk: [node as u8; 32],
+            op_pk: [node as u8 + 100; 32],
+            standing: Standing::default(),
+            name: format!("n{node}").parse().expect("a name"),
+            addresses: Vec::new(),
+        };
+        vault.roster.members = vec![member(2), member(3)];
+        let mut rng = random::system();
+        let bundle = Bundle { op_seed: Secret::random(&mut rng), storage_keys: Vec::new(), share_keys: Vec::new() };
+        let former = |vault: &Vault| {
+            report(vault, NodeId(1), &bundle, (7, &[NodeId(2), NodeId(9)].into())).map(|report| report.former)
+        };
+        assert_eq!(former(&vault), Some(0));
+        vault.roster.members.retain(|member| member.node != NodeId(2));
+        assert_eq!(former(&vault), Some(2));
     }
 
     #[test]

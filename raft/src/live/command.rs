@@ -115,6 +115,12 @@ pub enum Change {
     Joined { node: NodeId },
     /// Every member knows changes up to this level ([`crate::level`]).
     RaiseLevel { level: u16 },
+    /// A member listens elsewhere from now on.
+    SetAddresses {
+        node: NodeId,
+        /// As `host:port`, best first.
+        addresses: Vec<String>,
+    },
 }
 
 impl Change {
@@ -142,6 +148,7 @@ impl Change {
             Self::Join(_) => "join",
             Self::Joined { .. } => "joined",
             Self::RaiseLevel { .. } => "raise_level",
+            Self::SetAddresses { .. } => "set_addresses",
         }
     }
 
@@ -172,7 +179,8 @@ impl Change {
             | Self::Invite(_)
             | Self::Replace { .. }
             | Self::Joined { .. }
-            | Self::RaiseLevel { .. } => 0,
+            | Self::RaiseLevel { .. }
+            | Self::SetAddresses { .. } => 0,
         }
     }
 }
@@ -189,6 +197,8 @@ pub struct Found {
     pub allow_solo: bool,
     /// The operator accepts two members (`--accept-no-redundancy`): losing one disk then loses every key.
     pub accept_no_redundancy: bool,
+    /// How long a lease is. Never changes.
+    pub lease_ms: u64,
     /// The founders. Their node ids were given in the order in which they proved their invitations.
     pub members: Vec<NewMember>,
 }
@@ -312,6 +322,9 @@ pub struct ReportLock {
     pub holds_for: BTreeSet<NodeId>,
     /// Writes of the member's vault so far. Of two reports, the one with more writes is newer.
     pub writes: u64,
+    /// How many former members there were for the member when it read the rest from its vault. Of two reports after the same
+    /// write, the one with more of them is newer.
+    pub former: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

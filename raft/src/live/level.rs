@@ -35,7 +35,8 @@ impl Change {
             | Self::Replace { .. }
             | Self::Join(_)
             | Self::Joined { .. }
-            | Self::RaiseLevel { .. } => 1,
+            | Self::RaiseLevel { .. }
+            | Self::SetAddresses { .. } => 1,
         }
     }
 }

@@ -82,4 +82,8 @@ pub enum Outcome {
     LevelRaised {
         level: u16,
     },
+    /// The addresses are those of the member from now on.
+    AddressesSet {
+        node: NodeId,
+    },
 }

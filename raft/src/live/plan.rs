@@ -13,6 +13,9 @@
 //! replace   join and revoke together, with one change of the voters and one epoch
 //! ```
 //!
+//! No step waits for a member that is away, nor for one that is there and does nothing ([`idle`](crate::live::idle)). A
+//! removal and a replacement do wait for a member whose lock could not be opened without the node that leaves.
+//!
 //! A node that is removed helps until the others can do without it. A node that is revoked is refused first.
 
 use std::collections::BTreeSet;
@@ -35,11 +38,13 @@ pub struct Patience {
     pub rekey_ms: u64,
     /// A joiner that is silent for this long is given up.
     pub joiner_ms: u64,
+    /// A member that answers and for this long does not do its part of an operation counts as away.
+    pub member_ms: u64,
 }
 
 impl Default for Patience {
     fn default() -> Self {
-        Self { rekey_ms: 10 * 60_000, joiner_ms: 10 * 60_000 }
+        Self { rekey_ms: 10 * 60_000, joiner_ms: 10 * 60_000, member_ms: 60_000 }
     }
 }
 
@@ -50,6 +55,8 @@ pub struct View {
     pub me: NodeId,
     /// The nodes that answer now, the leader among them.
     pub present: BTreeSet<NodeId>,
+    /// Those of them that do not do their part ([`Idlers`](crate::live::idle::Idlers)). The leader does not wait for them.
+    pub idle: BTreeSet<NodeId>,
     /// The voters of Raft's newest membership.
     pub voters: BTreeSet<NodeId>,
     /// The learners of the same membership: they follow the log without a vote.
@@ -58,7 +65,7 @@ pub struct View {
     pub settled: bool,
     /// The learners that have nearly all of the log.
     pub caught_up: BTreeSet<NodeId>,
-    /// For how long the joiner has not answered, as far as this leader knows.
+    /// For how long the joiner has been away, or idle, as far as this leader knows.
     pub joiner_silent_ms: u64,
     /// For how long the ACTIVE epoch has been ACTIVE, as far as this leader knows.
     pub active_ms: u64,
@@ -72,6 +79,7 @@ impl View {
         Self {
             me,
             present: members.clone(),
+            idle: BTreeSet::new(),
             voters: members,
             learners: BTreeSet::new(),
             settled: true,
@@ -80,6 +88,11 @@ impl View {
             active_ms: 0,
             patience: Patience::default(),
         }
+    }
+
+    /// The members that are there and do their part.
+    fn acting(&self) -> BTreeSet<NodeId> {
+        self.present.difference(&self.idle).copied().collect()
     }
 }
 
@@ -211,16 +224,30 @@ fn continue_operation(state: &State, view: &View, active: &EpochInfo, running: &
     }
 }
 
-/// Waits for members that answer and have not registered a share key for the operation's epoch.
+/// The members of `present` of which the running operation needs something that they can do by themselves: a share key, a
+/// lock, or of a joiner its first lock. A lock need not name a member that is not among `acting`.
+pub fn owing(state: &State, acting: &BTreeSet<NodeId>, present: &BTreeSet<NodeId>) -> BTreeSet<NodeId> {
+    if state.operations.running.is_none() {
+        return BTreeSet::new();
+    }
+    let joining =
+        state.members.values().filter(|member| member.state == MemberState::Joining).map(|member| member.node);
+    let staying = state.staying().filter(|node| !state.is_locked_as_due(*node, acting));
+    staying.chain(joining).filter(|node| present.contains(node)).collect()
+}
+
+/// Waits for members that act and have not registered a share key for the operation's epoch.
 fn await_share_keys(state: &State, view: &View, running: &Running) -> Option<Step> {
-    let lacks = |node: &NodeId| state.members[node].skgen.0 < running.epoch.0 && view.present.contains(node);
+    let acting = view.acting();
+    let lacks = |node: &NodeId| state.members[node].skgen.0 < running.epoch.0 && acting.contains(node);
     let missing: Vec<_> = state.staying().filter(lacks).collect();
     (!missing.is_empty()).then_some(Step::AwaitShareKeys { epoch: running.epoch, missing })
 }
 
 /// The next step until a joiner votes. First every member's lock names it: each voter must be able to help others unlock.
 fn bring_joiner_to_vote(state: &State, view: &View, running: &Running, node: NodeId) -> Option<Step> {
-    if view.joiner_silent_ms >= view.patience.joiner_ms && !view.present.contains(&node) {
+    let acting = view.acting();
+    if view.joiner_silent_ms >= view.patience.joiner_ms && !acting.contains(&node) {
         return Some(Step::GiveUpJoiner { node });
     }
     if state.members.get(&node).is_none_or(|member| member.state == MemberState::Joining) {
@@ -232,14 +259,15 @@ fn bring_joiner_to_vote(state: &State, view: &View, running: &Running, node: Nod
     if !view.learners.contains(&node) {
         return Some(Step::AddLearner { node });
     }
-    if !view.caught_up.contains(&node) {
+    // A vote that nobody casts would cost the others redundancy.
+    if !view.caught_up.contains(&node) || !acting.contains(&node) {
         return Some(Step::AwaitJoiner { node, locked: true });
     }
     if let Some(step) = await_share_keys(state, view, running) {
         return Some(step);
     }
     let leaving = running.operation.leaving();
-    let awaited = |node: &NodeId| view.present.contains(node) && !state.is_locked_as_due(*node, &view.present);
+    let awaited = |node: &NodeId| acting.contains(node) && !state.is_locked_as_due(*node, &acting);
     let missing: BTreeSet<_> = state.staying().filter(awaited).chain(state.stranded(&leaving)).collect();
     if !missing.is_empty() {
         return Some(Step::AwaitLocks { missing: missing.into_iter().collect() });
@@ -337,7 +365,8 @@ fn complete_pending(state: &State, view: &View, pending: &EpochInfo) -> Step {
 /// The next step once the operation's epoch is ACTIVE.
 fn finish_operation(state: &State, view: &View, running: &Running) -> Step {
     // No lock may need the piece of a node that is about to leave. A member that is away reported its old lock.
-    let awaited = |node: &NodeId| !state.is_locked_as_due(*node, &view.present) && view.present.contains(node);
+    let acting = view.acting();
+    let awaited = |node: &NodeId| !state.is_locked_as_due(*node, &acting) && acting.contains(node);
     let leaving = running.operation.leaving();
     let strands = !running.operation.revokes();
     let mut missing: BTreeSet<_> = state.staying().filter(awaited).collect();
@@ -351,7 +380,7 @@ fn finish_operation(state: &State, view: &View, running: &Running) -> Step {
         return step;
     }
     if let Some(old) = state.epochs.values().find(|epoch| epoch.phase == EpochPhase::Retiring) {
-        let members = state.staying().filter(|node| view.present.contains(node)).collect();
+        let members = state.staying().filter(|node| acting.contains(node)).collect();
         return Step::Retire { epoch: old.epoch, active: running.epoch, members };
     }
     Step::Propose(Change::Finish { operation: running.epoch })
@@ -363,7 +392,8 @@ fn idle(state: &State, view: &View, active: &EpochInfo) -> Step {
         return Step::Propose(Change::Sweep { epoch });
     }
     let rests_on_old_key = |node: NodeId| active.seat_of(node).is_some_and(|seat| seat.skgen.0 < active.epoch.0);
-    let returned = |node: &NodeId| view.present.contains(node) && rests_on_old_key(*node) && state.owes_erasure(*node);
+    let acting = view.acting();
+    let returned = |node: &NodeId| acting.contains(node) && rests_on_old_key(*node) && state.owes_erasure(*node);
     let due = view.active_ms >= view.patience.rekey_ms;
     if due && state.members.keys().any(returned) { Step::Rekey } else { Step::Nothing }
 }

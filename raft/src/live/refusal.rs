@@ -40,7 +40,7 @@ pub enum Refusal {
     /// Not an X-Wing public key, or generation zero.
     #[error("the share key of node {node} is malformed")]
     BadShareKey { node: NodeId },
-    /// No address, too many, or one that is too long.
+    /// No address, too many, or one that is not `host:port`.
     #[error("the addresses of node {node} are malformed")]
     BadAddresses { node: NodeId },
     /// One member without `allow_solo`.
@@ -52,6 +52,11 @@ pub enum Refusal {
     /// Below a majority, or above the number of holders.
     #[error("a threshold of {threshold} of {holders} is not between a majority and all of them")]
     BadThreshold { threshold: u8, holders: usize },
+    /// Shorter than [`LEASE_MS_MIN`](crate::live::state::LEASE_MS_MIN), or longer than
+    /// [`LEASE_MS_MAX`](crate::live::state::LEASE_MS_MAX).
+    #[error("a lease of {lease_ms} ms is not between {min} and {max} ms",
+        min = crate::live::state::LEASE_MS_MIN, max = crate::live::state::LEASE_MS_MAX)]
+    BadLease { lease_ms: u64 },
 
     // -- epochs
     /// The epoch is not the one after the newest.
@@ -192,6 +197,9 @@ pub enum Refusal {
     /// A node has proved it already, and this is not a repetition by that node.
     #[error("the invitation was used")]
     InvitationUsed,
+    /// The boot key belongs to a former member, which was given up while it joined, or revoked.
+    #[error("the cluster gave this node up, and refuses its keys")]
+    GivenUp,
     /// No node proved it in time.
     #[error("the invitation has expired")]
     InvitationExpired,
@@ -205,6 +213,9 @@ pub enum Refusal {
     /// Peers could not open such a lock: its threshold is 0 or above the number of peers, or it names its own node.
     #[error("a lock of {threshold} of {peers} pieces cannot be opened by peers")]
     BadLock { threshold: u8, peers: usize },
+    /// The member claims to know more former members than there are.
+    #[error("node {node} knows of former members that this state does not")]
+    FormerAhead { node: NodeId },
 
     // -- levels
     /// The feature level only rises.

@@ -60,7 +60,8 @@ same_variants!(Row, RowV1 {
 });
 
 /// ```text
-/// cluster 16 | token_hash 32 | threshold u8 | allow_solo bool | accept_no_redundancy bool | founded_ms | next_node_id | level u16
+/// cluster 16 | token_hash 32 | threshold u8 | allow_solo bool | accept_no_redundancy bool | lease_ms | founded_ms
+///            | next_node_id | level u16
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ClusterV1 {
@@ -69,6 +70,7 @@ pub(crate) struct ClusterV1 {
     threshold: u8,
     allow_solo: bool,
     accept_no_redundancy: bool,
+    lease_ms: u64,
     founded_ms: u64,
     next_node_id: u64,
     level: u16,
@@ -76,7 +78,17 @@ pub(crate) struct ClusterV1 {
 
 same_fields!(
     Cluster,
-    ClusterV1 { cluster, token_hash, threshold, allow_solo, accept_no_redundancy, founded_ms, next_node_id, level }
+    ClusterV1 {
+        cluster,
+        token_hash,
+        threshold,
+        allow_solo,
+        accept_no_redundancy,
+        lease_ms,
+        founded_ms,
+        next_node_id,
+        level
+    }
 );
 
 /// ```text
@@ -289,7 +301,7 @@ same_fields!(RecordRef, RecordRefV1 { epoch, batch, index, verified });
 
 /// ```text
 /// node | generation | threshold u8 | peers: set of nodes | share_keys: set of skgen | holds_for: set of nodes | writes
-///      | reported_ms
+///      | reported_ms | former
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct LockReportV1 {
@@ -301,11 +313,12 @@ pub(crate) struct LockReportV1 {
     holds_for: BTreeSet<NodeId>,
     writes: u64,
     reported_ms: u64,
+    former: u64,
 }
 
 same_fields!(
     LockReport,
-    LockReportV1 { node, generation, threshold, peers, share_keys, holds_for, writes, reported_ms }
+    LockReportV1 { node, generation, threshold, peers, share_keys, holds_for, writes, reported_ms, former }
 );
 
 /// ```text

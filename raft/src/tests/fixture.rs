@@ -52,6 +52,7 @@ pub(super) fn found(members: u64, threshold: u8) -> Found {
         threshold,
         allow_solo: false,
         accept_no_redundancy: false,
+        lease_ms: 3_000,
         members: (1..=members).map(member).collect(),
     }
 }
@@ -104,7 +105,16 @@ pub(super) fn view(state: &State) -> View {
 pub(super) fn lock(node: u64, generation: u64, threshold: u8, peers: &[u64]) -> ReportLock {
     let peers: BTreeSet<_> = peers.iter().copied().map(NodeId).collect();
     let (share_keys, holds_for) = ([ShareKeyGeneration(1)].into(), peers.clone());
-    ReportLock { node: NodeId(node), generation, threshold, peers, share_keys, holds_for, writes: generation }
+    ReportLock {
+        node: NodeId(node),
+        generation,
+        threshold,
+        peers,
+        share_keys,
+        holds_for,
+        writes: generation,
+        former: 0,
+    }
 }
 
 /// A leader with an open batch.

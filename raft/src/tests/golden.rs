@@ -53,6 +53,13 @@ fn entries_keep_their_bytes() {
             Payload::Command(Command::new(1_700_000_000_000, Change::CreateKey(create))),
             "000301fb2c0101fd0068e5cf8b0100000501010101010101010101010101010101020202020202020202020202020202020d62696c6c696e672f636172647301047465616d017803030303030303030303030303030303030303030303030303030303030303030103040404",
         ),
+        (
+            Payload::Command(Command::new(
+                7,
+                Change::SetAddresses { node: NodeId(2), addresses: vec!["n2:1".to_owned()] },
+            )),
+            "000301fb2c010107150201046e323a31",
+        ),
     ];
     for (payload, golden) in cases {
         let entry = EntryOf::<Types> { log_id: place(300).log_id(), payload };

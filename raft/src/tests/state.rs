@@ -12,7 +12,7 @@ use crate::live::command::{
 };
 use crate::live::plan::{self, Step, VERIFY_MAX, View};
 use crate::live::rows::{RowKey, RowWrite};
-use crate::live::state::{EpochInfo, EpochPhase, KEY_VERSIONS_MAX, State, apply};
+use crate::live::state::{EpochInfo, EpochPhase, KEY_VERSIONS_MAX, LEASE_MS_MAX, LEASE_MS_MIN, State, apply};
 
 fn with_key() -> (State, Leader) {
     let mut state = founded(3, 2);
@@ -46,6 +46,24 @@ fn founding_ends_with_epoch_one_active() {
     assert_eq!(state.cluster.as_ref().map(|cluster| cluster.next_node_id), Some(4));
     assert_eq!(state.x_of(Epoch(1), NodeId(3)), Some(3));
     assert_eq!(plan::next(&state, &view(&state)), Step::Nothing);
+}
+
+/// Mutated: without the ceiling, a revocation waits for ever for a lease that nobody ever ends.
+#[test]
+fn a_cluster_has_leases_of_a_bounded_length() {
+    for (lease_ms, fits) in [
+        (0, false),
+        (LEASE_MS_MIN - 1, false),
+        (LEASE_MS_MIN, true),
+        (LEASE_MS_MAX, true),
+        (LEASE_MS_MAX + 1, false),
+        (u64::MAX, false),
+    ] {
+        let mut state = State::default();
+        let outcome = step(&mut state, Change::Found(Found { lease_ms, ..found(3, 2) })).outcome;
+        assert_eq!(outcome, if fits { Ok(Outcome::Founded) } else { Err(Refusal::BadLease { lease_ms }) });
+        assert_eq!(state.lease().is_some(), fits);
+    }
 }
 
 /// T31: wrong numbers are refused when they are applied, so every node refuses them.

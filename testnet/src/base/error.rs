@@ -11,6 +11,9 @@ pub enum Error {
     /// The operating system refused.
     #[error("{what}: {source}")]
     Io { what: String, source: io::Error },
+    /// What it has to say cannot be written.
+    #[error("the output cannot be written: {0}")]
+    Output(#[source] io::Error),
     /// A program that is needed was not built.
     #[error("the program {0} is not beside this one")]
     MissingProgram(&'static str),

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
 use crate::base::error::Error;
@@ -23,15 +22,12 @@ pub(super) fn describe() -> String {
     format!(
         "machine: {model}, {cores} cores, Linux {}; load average when it began: {load}\ncommit: {}, {profile} build\n",
         kernel.trim(),
-        commit()
+        COMMIT.unwrap_or("unknown, since it was built outside of a checkout")
     )
 }
 
-fn commit() -> String {
-    let said = Command::new("git").args(["describe", "--always", "--dirty"]).output();
-    let said = said.ok().filter(|output| output.status.success());
-    said.map_or("unknown".to_owned(), |output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
-}
+/// The commit that this program was built from (`build.rs`).
+const COMMIT: Option<&str> = if cfg!(debug_assertions) { Some("not noted") } else { option_env!("QUORATE_COMMIT") };
 
 /// Processor time that a process has used, its own and the kernel's for it.
 pub(super) fn processor_time(pid: u32) -> Result<Duration, Error> {

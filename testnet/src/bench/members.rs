@@ -203,10 +203,9 @@ fn reshare(cluster: &Cluster, table: &mut Table) -> Result<(), Error> {
     Ok(())
 }
 
-/// How many versions are still to be reshared, as the step of the operation says.
+/// How many versions are still to be reshared.
 fn keys_left(status: &Status) -> Option<u64> {
-    let (_, left) = status.operation.as_ref()?.step.split_once(": ")?;
-    left.split(' ').next()?.parse().ok()
+    status.operation.as_ref()?.left
 }
 
 fn name(node: &str) -> NodeName {

@@ -81,7 +81,7 @@ pub fn run(sections: &[Section], out: &mut dyn Write) -> Result<(), Error> {
         doing("joining and revoking with ten thousand keys, resharing a hundred thousand");
         members::measure(&mut table)?;
     }
-    writeln!(out, "{header}\n{table}").map_err(Error::io("write the table"))
+    writeln!(out, "{header}\n{table}").map_err(Error::Output)
 }
 
 fn doing(what: &str) {

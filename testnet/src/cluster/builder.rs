@@ -215,7 +215,7 @@ fn new_nodes(founders: u8, spares: u8) -> Result<(Vec<NodeEntry>, Vec<UdpSocket>
 }
 
 /// An address that no other node of this process was given, as long as there are any, and that is free.
-fn own_address() -> Option<SocketAddr> {
+pub(super) fn own_address() -> Option<SocketAddr> {
     static GIVEN: AtomicU32 = AtomicU32::new(0);
     let start = std::process::id().wrapping_mul(97);
     let (mut tries, ports) = (OWN_PORTS, u32::from(OWN_PORTS.end - OWN_PORTS.start));

@@ -12,6 +12,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use quorate_client::place;
 use serde::{Deserialize, Serialize};
 
 use crate::base::error::{Error, NoSuchNode};
@@ -141,10 +142,9 @@ impl Directory {
     /// # Errors
     /// What the file system says.
     pub fn write_manifest(&self, manifest: &Manifest) -> Result<(), Error> {
-        let (path, unfinished) = (self.manifest_path(), self.0.join("testnet.toml.new"));
+        let path = self.manifest_path();
         let text = toml::to_string(manifest).expect("plain fields become TOML");
-        let written = fs::write(&unfinished, text).and_then(|()| fs::rename(&unfinished, &path));
-        written.map_err(Error::io(path.display().to_string()))
+        place::put(&path, text.as_bytes(), 0o644).map_err(Error::io(path.display().to_string()))
     }
 
     fn manifest_path(&self) -> PathBuf {

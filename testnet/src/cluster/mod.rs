@@ -7,6 +7,7 @@ mod network;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
@@ -27,6 +28,7 @@ use directory::{Directory, Manifest, NodeEntry};
 
 use crate::procs::surroundings::Surroundings;
 pub use builder::Builder;
+use builder::own_address;
 use network::Network;
 pub use network::run_relay;
 
@@ -126,6 +128,30 @@ impl Cluster {
         self.manifest.place(name)?;
         self.variables.insert(name.to_owned(), variables);
         Ok(())
+    }
+
+    /// Ends a node and gives it another address, which the relay does not know. It listens there, and says so, from its next start on.
+    ///
+    /// # Errors
+    /// If there is no such node, no free port, or the node does not end.
+    pub fn renumber(&mut self, name: &str) -> Result<SocketAddr, Error> {
+        self.terminate(name)?;
+        let address = own_address().ok_or_else(|| Error::Story("no free port for a node".to_owned()))?;
+        let place = self.manifest.place(name)?;
+        self.manifest.nodes[place].listen = address;
+        self.advertise(name, address)?;
+        Ok(address)
+    }
+
+    /// Lets a node say that it is reached at this address, from its next start on. Returns what it said before.
+    ///
+    /// # Errors
+    /// If there is no such node.
+    pub fn advertise(&mut self, name: &str, address: SocketAddr) -> Result<SocketAddr, Error> {
+        let place = self.manifest.place(name)?;
+        let before = std::mem::replace(&mut self.manifest.nodes[place].advertise, address);
+        self.directory.write_manifest(&self.manifest)?;
+        Ok(before)
     }
 
     /// Starts a node, unless it runs.

@@ -49,7 +49,7 @@ impl Narrator<'_> {
     }
 
     fn line(&mut self, text: &str) -> Result<(), Error> {
-        writeln!(self.out, "{text}").and_then(|()| self.out.flush()).map_err(Error::io("tell the story"))
+        writeln!(self.out, "{text}").and_then(|()| self.out.flush()).map_err(Error::Output)
     }
 }
 

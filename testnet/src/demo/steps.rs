@@ -34,7 +34,7 @@ pub(super) fn all(directory: Option<PathBuf>, narrator: &mut Narrator<'_>) -> Re
     }
     let mut cluster = narrator.step("Found a cluster of three nodes, any two of which make a quorum", |seen| {
         seen.push("n1$ quorate cluster init --founders 3".to_owned());
-        seen.push("n2$ quorate node join INVITATION        n3$ quorate node join INVITATION".to_owned());
+        seen.push("n2$ quorate node join -        n3$ quorate node join -".to_owned());
         let cluster = builder.found()?;
         seen.push("n1, n2 and n3 serve".to_owned());
         Ok(cluster)
@@ -115,8 +115,8 @@ pub(super) fn all(directory: Option<PathBuf>, narrator: &mut Narrator<'_>) -> Re
         expect(status.code == Some(EXIT_ALARM), "the other nodes raised no alarm")?;
         let said = String::from_utf8_lossy(&status.stdout).into_owned();
         let alarm = said.lines().find(|line| line.contains("no member any more"));
-        // `ALARM n2: what happened (since when)`
-        let message = alarm.and_then(|line| line.split_once(": ")?.1.split(" (").next());
+        // `ALARM n2: code: what happened (since when)`
+        let message = alarm.and_then(|line| line.splitn(3, ": ").nth(2)?.split(" (").next());
         seen.push(format!("the others raise an alarm: {}", message.unwrap_or_default()));
         expect(alarm.is_some(), "the alarm does not say what happened")
     })?;
@@ -125,9 +125,8 @@ pub(super) fn all(directory: Option<PathBuf>, narrator: &mut Narrator<'_>) -> Re
 
 /// The client file as the cluster is now.
 fn export(cluster: &Cluster) -> Result<(), Error> {
-    let file = cluster.run(["cluster", "export"], b"")?;
-    let path = cluster.directory().client_file();
-    fs::write(&path, file).map_err(Error::io(path.display().to_string()))
+    let path = cluster.directory().client_file().display().to_string();
+    cluster.run(["cluster", "export", "-o", &path], b"").map(drop)
 }
 
 /// Revokes a node, and shows what it says has become true.

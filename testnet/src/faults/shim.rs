@@ -1,4 +1,5 @@
-//! Faults for one daemon: its clocks move or break, or it is killed right after a chosen sync of its disk.
+//! Faults for one process: its clocks move or break, its name server is silent, or it is killed right after a chosen sync of its
+//! disk. And what one cannot see afterwards: each file that it makes, as it is at that moment.
 //!
 //! A small library in C (`shim.c`) is loaded before libc (`LD_PRELOAD`), so the daemon is the program that users run, without a
 //! hook for tests. It gets from libc what it would get on such a machine.
@@ -104,6 +105,16 @@ impl Shim {
         self.variables(&[("SHIM_ORDERS", orders), ("SHIM_DIED_AT", note)])
     }
 
+    /// The environment of a process whose name server never answers.
+    pub fn with_silent_names(&self) -> Variables {
+        self.variables(&[("SHIM_SILENT_NAMES", "1".to_owned())])
+    }
+
+    /// The environment of processes that note in `notes` what files they make ([`made`]).
+    pub fn with_notes(&self, notes: &Path) -> Variables {
+        self.variables(&[("SHIM_MADE", notes.display().to_string())])
+    }
+
     fn variables(&self, own: &[(&str, String)]) -> Variables {
         let library = self.directory.path().join("shim.so").display().to_string();
         let all = own.iter().map(|(name, value)| ((*name).to_owned(), value.clone()));
@@ -120,6 +131,37 @@ pub fn order_death(orders: &Path, pid: u32, death: Death<'_>) -> Result<(), Erro
     let next = orders.with_extension("next");
     let written = fs::write(&next, format!("{pid} {} {}\n", death.at_sync, death.of));
     written.and_then(|()| fs::rename(&next, orders)).map_err(Error::io(orders.display().to_string()))
+}
+
+/// Something that a process made in a file system, as it was right after the call that made it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Made {
+    /// `file`, `directory` or `socket`.
+    pub what: String,
+    /// The bits of its mode that say who may do what.
+    pub mode: u32,
+    pub uid: u32,
+    /// Device and inode: it may get another name.
+    pub place: (u64, u64),
+    /// The path as the process gave it.
+    pub path: PathBuf,
+}
+
+/// What processes with [`Shim::with_notes`] have made, in order.
+///
+/// # Errors
+/// If the notes cannot be read, or are none.
+pub fn made(notes: &Path) -> io::Result<Vec<Made>> {
+    fs::read_to_string(notes)?.lines().map(|line| parse_made(line).ok_or_else(|| io::Error::other(line))).collect()
+}
+
+fn parse_made(line: &str) -> Option<Made> {
+    let mut words = line.splitn(6, ' ');
+    let what = words.next()?.to_owned();
+    let mode = u32::from_str_radix(words.next()?, 8).ok()?;
+    let uid = words.next()?.parse().ok()?;
+    let place = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+    Some(Made { what, mode, uid, place, path: words.next()?.into() })
 }
 
 impl Clocks {
@@ -205,5 +247,22 @@ mod tests {
         };
         assert_eq!(run(|pid| pid + 1), (true, false), "another one was meant");
         assert_eq!(run(|pid| pid), (false, true));
+    }
+
+    /// A file that exists for a moment only, a directory, and a file that is there already. Mutated: without one of the calls, its
+    /// line is missing.
+    #[test]
+    fn what_a_process_makes_is_seen_as_it_is_at_that_moment() {
+        let shim = Shim::build().expect("compiles");
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let (notes, old) = (dir.path().join("notes"), dir.path().join("old"));
+        fs::write(&old, "").expect("our own directory");
+        let mut shell = Command::new("sh");
+        let script = "cd \"$0\" && umask 027 && mkdir d && umask 0 && : > d/f && chmod 600 d/f && rm d/f && : >> old";
+        let output = shell.args(["-c", script]).arg(dir.path()).envs(shim.with_notes(&notes)).output().expect("runs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let made = made(&notes).expect("notes");
+        let seen: Vec<_> = made.iter().map(|made| (made.what.as_str(), made.mode, made.path.to_str())).collect();
+        assert_eq!(seen, [("directory", 0o750, Some("d")), ("file", 0o666, Some("d/f"))]);
     }
 }

@@ -30,14 +30,14 @@ pub fn run(directory: &Directory, options: &Options, seconds: u64, out: &mut dyn
             let Tally { done, again, unexpected } = load.tally();
             let line = format!("{second:4} s  {:6}/s  {again} tried again  {unexpected} unexpected", done - before);
             before = done;
-            writeln!(out, "{line}").map_err(Error::io("write"))?;
+            writeln!(out, "{line}").map_err(Error::Output)?;
         }
         let outcome = load.stop().await;
         let client = Client::connect(file, token, quorate_client::Options::default()).await?;
         let unopened = outcome.open_all(&client).await;
         let done = outcome.tally.done;
         let last = format!("{done} done, {} ciphertexts opened once more in the end", outcome.kept() - unopened.len());
-        writeln!(out, "{last}").map_err(Error::io("write"))?;
+        writeln!(out, "{last}").map_err(Error::Output)?;
         match [outcome.unexpected, unopened].concat() {
             list if list.is_empty() => Ok(()),
             list => Err(Error::Load(list)),

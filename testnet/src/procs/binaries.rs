@@ -24,7 +24,7 @@ impl Binaries {
 }
 
 fn find(name: &'static str, variable: &str) -> Result<PathBuf, Error> {
-    if let Some(path) = env::var_os(variable) {
+    if let Some(path) = env::var_os(variable).filter(|path| !path.is_empty()) {
         return Ok(path.into());
     }
     let this = env::current_exe().map_err(Error::io("find the running program"))?;

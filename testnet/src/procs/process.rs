@@ -7,7 +7,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{LazyLock, mpsc};
 use std::time::Duration;
@@ -120,12 +120,29 @@ impl Process {
     }
 
     fn end(&mut self, signal: Signal, patience: Duration) -> io::Result<()> {
+        let begun = begin(&self.directory());
         match self.signal(signal) {
             Err(_) if !self.is_alive() => return Ok(()),
             sent => sent?,
         }
-        wait_until(format!("process {} to end", self.pid), patience, || (!self.is_alive()).then_some(()))
+        wait_until(format!("process {} to end", self.pid), patience, || self.is_gone(begun).then_some(()))
             .map_err(|late| io::Error::new(io::ErrorKind::TimedOut, late))
+    }
+
+    /// Whether nothing is left of the process that began at `begun`. A process that dies loses its arguments first, and its
+    /// files, with the locks on them, when its last thread ends.
+    fn is_gone(&mut self, begun: Option<u64>) -> bool {
+        if let Some(child) = &mut self.child {
+            return !matches!(child.try_wait(), Ok(None));
+        }
+        let process = self.directory();
+        let ended = |thread: fs::DirEntry| matches!(state(&thread.path()), None | Some(b'Z' | b'X'));
+        let all_ended = fs::read_dir(process.join("task")).is_ok_and(|threads| threads.flatten().all(ended));
+        begin(&process) != begun || all_ended
+    }
+
+    fn directory(&self) -> PathBuf {
+        Path::new("/proc").join(self.pid.to_string())
     }
 
     fn signal(&self, signal: Signal) -> io::Result<()> {
@@ -135,7 +152,7 @@ impl Process {
 
     /// Whether the process of this number is the one that was started, and not yet a zombie.
     fn lives(&self) -> bool {
-        let process = Path::new("/proc").join(self.pid.to_string());
+        let process = self.directory();
         let arguments = fs::read(process.join("cmdline")).unwrap_or_default();
         let ours = arguments.split(|byte| *byte == 0).any(|argument| argument == self.mark.as_bytes());
         ours && !matches!(state(&process), None | Some(b'Z' | b'X'))
@@ -144,10 +161,21 @@ impl Process {
 
 /// The state of a process or thread, one letter, from its directory below `/proc`; `None` if it is gone.
 fn state(task: &Path) -> Option<u8> {
+    field(task, 3)?.bytes().next()
+}
+
+/// When a process began, in ticks since the machine did; `None` if it is gone. No later process with its number has the same.
+fn begin(process: &Path) -> Option<u64> {
+    field(process, 22)?.parse().ok()
+}
+
+/// A field of `stat`, by its number in proc(5), from 3.
+fn field(task: &Path, number: usize) -> Option<String> {
     let status = fs::read(task.join("stat")).ok()?;
+    let status = String::from_utf8_lossy(&status);
     // The name before it stands in parentheses and may hold anything, further parentheses too.
-    let end = status.iter().rposition(|byte| *byte == b')')?;
-    status.get(end + 2).copied()
+    let (_, fields) = status.rsplit_once(')')?;
+    fields.split_whitespace().nth(number - 3).map(str::to_owned)
 }
 
 impl Drop for Process {
@@ -236,5 +264,38 @@ mod tests {
         attached.terminate(Duration::from_secs(10)).expect("ends");
         assert!(!attached.is_alive());
         attached.kill().expect("ending twice is fine");
+    }
+
+    /// `kill n1` and then `start n1`. The process has much memory: the kernel gives that back before it closes the files.
+    /// Mutated: a process counts as gone when it has no arguments any more. It still holds the lock then.
+    #[test]
+    fn a_process_that_was_killed_holds_no_lock_any_more() {
+        const LOCKED: &str = "QUORATE_TEST_LOCKED";
+        const MEMORY_BYTES: usize = 256 << 20;
+        if let Some(path) = std::env::var_os(LOCKED) {
+            let memory = vec![1; MEMORY_BYTES];
+            let file = File::create(&path).expect("our own directory");
+            file.lock().expect("nobody has it");
+            fs::write(Path::new(&path).with_extension("ready"), "").expect("our own directory");
+            loop {
+                std::thread::park();
+                std::hint::black_box((&memory, &file));
+            }
+        }
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("lock");
+        let mut command = Command::new(std::env::current_exe().expect("the test binary"));
+        let module = module_path!().split_once("::").expect("a module of a crate").1;
+        command.args(["--exact", &format!("{module}::a_process_that_was_killed_holds_no_lock_any_more")]);
+        command.env(LOCKED, &path);
+        let mark = PathBuf::from("--exact");
+        let started = Process::start(command, &mark, &dir.path().join("log"), Lifetime::WithUs).expect("starts");
+        let ready = || path.with_extension("ready").exists().then_some(());
+        wait_until("the lock", Duration::from_secs(60), ready).expect("it is taken");
+        let lock = File::open(&path).expect("made");
+        assert!(lock.try_lock().is_err(), "the control: it holds the lock");
+        let mut attached = Process::attach(started.pid(), &mark).expect("it runs");
+        attached.kill().expect("ends");
+        lock.try_lock().expect("nobody holds it");
     }
 }

@@ -7,9 +7,11 @@
 //! ```
 
 use std::io::{self, BufRead, BufReader, Write};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
+
+use quorate_client::place;
 
 use super::Relay;
 use crate::faults::network::{Faults, LinkQuality};
@@ -24,11 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// # Errors
 /// If the socket cannot be made or fails.
 pub fn serve(relay: &Relay, path: &Path) -> io::Result<()> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let listener = UnixListener::bind(path)?;
+    let listener = place::bind(path)?;
     loop {
         let (stream, _) = listener.accept()?;
         // A caller that breaks off half-way harms only itself.

@@ -9,7 +9,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
+use bytes::Bytes;
 use memchr::memmem;
 
 /// Shorter canaries would be found by chance; they are refused.
@@ -47,10 +48,49 @@ impl Canary {
         Self { what: what.into(), forms: vec![secret.to_vec(), hex.into_bytes(), text, padded(0x36), padded(0x5c)] }
     }
 
+    /// Secret bytes of any length; `None` if they are too few to mean anything.
+    pub fn bytes(what: impl Into<String>, secret: &[u8]) -> Option<Self> {
+        if let Ok(secret) = secret.try_into() {
+            return Some(Self::secret(what, secret));
+        }
+        let forms = vec![secret.to_vec()];
+        (secret.len() >= CANARY_BYTES_MIN).then(|| Self { what: what.into(), forms })
+    }
+
+    /// The same canary, sought also in every form in which a line of a log, an error or an argument might show it: as base64 of
+    /// either alphabet, as digits of either case, as the list of numbers and as the escaped text that `Debug` makes of bytes.
+    #[must_use]
+    pub fn as_written(mut self) -> Self {
+        let raw = self.forms.first().cloned().unwrap_or_default();
+        let list = |between: &str| raw.iter().map(u8::to_string).collect::<Vec<_>>().join(between);
+        let forms = [
+            STANDARD_NO_PAD.encode(&raw),
+            URL_SAFE_NO_PAD.encode(&raw),
+            raw.iter().map(|byte| format!("{byte:02x}")).collect(),
+            raw.iter().map(|byte| format!("{byte:02X}")).collect(),
+            list(", "),
+            list(","),
+            raw.escape_ascii().to_string(),
+            unquoted(&format!("{:?}", Bytes::copy_from_slice(&raw))),
+            unquoted(&format!("{:?}", String::from_utf8_lossy(&raw))),
+        ];
+        for form in forms {
+            if !self.forms.iter().any(|known| known == form.as_bytes()) {
+                self.forms.push(form.into_bytes());
+            }
+        }
+        self
+    }
+
     /// Every place in `haystack` where some form of it begins.
     pub fn find<'a>(&'a self, haystack: &'a [u8]) -> impl Iterator<Item = usize> + 'a {
         self.forms.iter().flat_map(|form| memmem::find_iter(haystack, form))
     }
+}
+
+/// What stands between the quotes of a text that `Debug` wrote.
+fn unquoted(debug: &str) -> String {
+    debug.trim_start_matches('b').strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(debug).to_owned()
 }
 
 /// Searches every file below `directory`.
@@ -103,5 +143,26 @@ mod tests {
         let found: Vec<_> = found.iter().map(|sighting| (sighting.what.as_str(), sighting.offset)).collect();
         assert_eq!(found, [("a name", 1), ("K", 3), ("K", 3), ("K", 3), ("K", 3)]);
         assert!(Canary::text("too short", "abc").is_none());
+    }
+
+    /// Mutated: without one of the forms, the line that shows the secret in it is not found.
+    #[test]
+    fn a_secret_is_found_however_a_log_writes_it() {
+        let secret: [u8; 32] = std::array::from_fn(|at| (at * 37 + 190) as u8);
+        let canary = Canary::secret("K", &secret).as_written();
+        let upper: String = secret.iter().map(|byte| format!("{byte:02X}")).collect();
+        let lines = [
+            format!("{secret:?}"),
+            format!("{:?}", Bytes::copy_from_slice(&secret)),
+            upper,
+            base64::engine::general_purpose::STANDARD.encode(secret),
+            URL_SAFE_NO_PAD.encode(secret),
+        ];
+        for line in lines {
+            assert!(canary.find(line.as_bytes()).next().is_some(), "{line}");
+        }
+        assert!(canary.find(format!("{:?}", [7; 32]).as_bytes()).next().is_none());
+        let text = Canary::text("a plaintext", "attack at dawn").expect("long enough").as_written();
+        assert!(text.find(format!("{:?}", b"attack at dawn".to_vec()).as_bytes()).next().is_some());
     }
 }

@@ -6,8 +6,10 @@
 //! otherwise a test in which it finds nothing proves nothing. The control of every such test is the same thief with one more
 //! disk.
 //!
-//! It does not guess, and it uses nothing that lies off the disks, such as a pin on a token.
+//! It does not guess, and it uses nothing that lies off the disks, such as a pin on a token, unless a test gives it that
+//! ([`rob_with`]). But it tries what a lock must not open with: see `locks`.
 
+mod bundle;
 pub mod canary;
 mod field;
 mod locks;
@@ -19,12 +21,13 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use quorate_node::vault::{self, Vault};
+use quorate_node::vault::invitation::InvitationKey;
+use quorate_node::vault::{self, Role, Vault};
 use quorate_raft::offline::OfflineStore;
 use quorate_shares::context::Context;
 use quorate_shares::envelope::{self, Ciphertext};
 use quorate_shares::ids::{Epoch, KeyName, NodeId};
-use quorate_shares::lock::Bundle;
+use quorate_shares::lock::{Bundle, Lock, PinPlace};
 use quorate_shares::master::{KeyIdentity, MasterKey, RootPurpose};
 use quorate_shares::secret::Secret;
 
@@ -36,6 +39,14 @@ struct Disk {
     label: String,
     node: NodeId,
     vault: Vault,
+    /// The secrets that lie in plain in its vault, and what they are.
+    in_plain: Vec<(String, Vec<u8>)>,
+}
+
+impl Disk {
+    fn is_of_the_node_of(&self, other: &Self) -> bool {
+        (self.node, self.vault.identity.cluster) == (other.node, other.vault.identity.cluster)
+    }
 }
 
 /// A disk whose bundle could be opened.
@@ -61,7 +72,8 @@ pub struct Loot {
     pub keys: Vec<RecoveredKey>,
     /// Every secret that was seen, to look for on other disks.
     pub canaries: Vec<Canary>,
-    /// What lies in plain on every disk by design, the boot seeds: a search that does not find them proves nothing.
+    /// What lies in plain on the disks by design: boot seeds, pins, the keys that are held for the locks of others, invitations. A
+    /// search that does not find them proves nothing.
     pub in_plain: Vec<Canary>,
 }
 
@@ -108,9 +120,25 @@ impl fmt::Display for Loot {
 
 /// Opens what can be opened of these data directories.
 pub fn rob(directories: &[PathBuf]) -> Loot {
+    rob_with(directories, &[])
+}
+
+/// [`rob`], for a thief who has pins as well, whosever they are.
+pub fn rob_with(directories: &[PathBuf], pins: &[Vec<u8>]) -> Loot {
     let mut loot = Loot::default();
     let disks: Vec<Disk> = directories.iter().filter_map(|path| read(path, &mut loot)).collect();
-    let open: Vec<OpenDisk<'_>> = disks.iter().filter_map(|disk| locks::pick(disk, &disks, &mut loot)).collect();
+    let mut open: Vec<OpenDisk<'_>> =
+        disks.iter().filter_map(|disk| locks::pick(disk, &disks, pins, &mut loot)).collect();
+    // What one copy of a disk opens to may open the database of a later or earlier copy, whose own lock stays shut.
+    let again = disks.iter().filter_map(|disk| {
+        let mut known = open.iter().filter(|known| known.disk.is_of_the_node_of(disk));
+        let is_open = known.clone().any(|known| known.disk.path == disk.path);
+        let OpenDisk { disk: copy, bundle } = known.next_back().filter(|_| !is_open)?;
+        loot.story.push(format!("{}: tried with the keys of {}", disk.label, copy.path.display()));
+        Some(OpenDisk { disk, bundle: bundle.duplicate() })
+    });
+    let again: Vec<_> = again.collect();
+    open.extend(again);
     records::read(&open, &mut loot);
     loot
 }
@@ -120,7 +148,7 @@ pub fn unlock(directory: &Path, all: &[PathBuf]) -> Option<(Vault, Bundle)> {
     let mut loot = Loot::default();
     let disks: Vec<Disk> = all.iter().filter_map(|path| read(path, &mut loot)).collect();
     let disk = disks.iter().find(|disk| disk.path == directory)?;
-    let bundle = locks::pick(disk, &disks, &mut loot)?.bundle;
+    let bundle = locks::pick(disk, &disks, &[], &mut loot)?.bundle;
     Some((vault::inspect(directory).ok()?, bundle))
 }
 
@@ -147,6 +175,28 @@ fn read(path: &Path, loot: &mut Loot) -> Option<Disk> {
     members.sort_unstable();
     let (name, members) = (vault.roster.member(node).map_or("", |member| member.name.as_str()), members.join(", "));
     loot.story.push(format!("{label}: the disk of {name}, of a cluster of {members}; these names are not encrypted"));
-    loot.in_plain.push(Canary::secret(format!("boot seed of {label}"), vault.identity.boot_seed.expose()));
-    Some(Disk { path: path.to_owned(), label, node, vault })
+    let in_plain = in_plain(&label, &vault);
+    loot.in_plain.extend(in_plain.iter().filter_map(|(what, secret)| Canary::bytes(what.clone(), secret)));
+    Some(Disk { path: path.to_owned(), label, node, vault, in_plain })
+}
+
+/// The secrets that lie in plain in a vault, and what they are.
+fn in_plain(label: &str, vault: &Vault) -> Vec<(String, Vec<u8>)> {
+    let mut secrets = vec![(format!("boot seed of {label}"), vault.identity.boot_seed.expose().to_vec())];
+    if let Some(PinPlace::Inline(pin)) = vault.lock.as_ref().map(Lock::pin) {
+        secrets.push((format!("pin of {label}"), pin.clone()));
+    }
+    for held in &vault.held {
+        let what = |number| format!("key {number} that {label} holds for the lock of node {}", held.peer);
+        secrets.extend(held.keys.iter().map(|key| (what(key.key_number), key.seed.expose().to_vec())));
+    }
+    let mut invitation = |key: &InvitationKey| {
+        secrets.push((format!("an invitation in the vault of {label}"), key.expose().to_vec()));
+    };
+    match vault.founding.as_ref().map(|founding| &founding.role) {
+        Some(Role::FirstFounder(first)) => first.invitations.iter().for_each(|open| invitation(&open.key)),
+        Some(Role::Founder(invited) | Role::Joiner(invited)) => invitation(&invited.key),
+        None => {}
+    }
+    secrets
 }

@@ -8,7 +8,7 @@ use quorate_raft::offline::{self, OfflineStore};
 use quorate_raft::state::{Key, RecordRef, Version};
 use quorate_shares::ids::{ClusterId, NodeId};
 use quorate_shares::lock::{Bundle, ShareKey};
-use quorate_shares::master::{KeyIdentity, MasterKey};
+use quorate_shares::master::{KeyIdentity, MasterKey, RootPurpose};
 use quorate_shares::quorum::Quorum;
 use quorate_shares::seal::{BatchHeader, BatchOpener, Committee, ShareRecord};
 use quorate_shares::secret::Secret;
@@ -73,6 +73,9 @@ fn read_keys(store: &OfflineStore, cluster: ClusterId, open: &[OpenDisk<'_>], op
 
 fn keep(key: &Key, identity: KeyIdentity, master: MasterKey, loot: &mut Loot) {
     loot.story.push(format!("key {} version {}: RECOVERED, its key-check value agrees", key.name, identity.version));
+    let root = master.root(&identity, RootPurpose::Encrypt);
+    loot.canaries
+        .push(Canary::secret(format!("the root of {} version {}", identity.uid, identity.version), root.expose()));
     loot.keys.push(RecoveredKey { name: key.name.clone(), identity, key: master });
 }
 

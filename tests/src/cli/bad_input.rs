@@ -1,16 +1,19 @@
 //! Bad input gets a clear error that says what to do, and no data is lost.
 
 use std::fs;
+use std::io::{Read, Write};
 use std::net::UdpSocket;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use quorate_client::conn::{Conn, Lane};
+use quorate_client::conn::{Conn, Lane, close};
 use quorate_client::identity::{Identity, Protocol, dial};
 use quorate_client::wire::{self, AdminRequest, Answered, Envelope, Request, Token};
 use quorate_client::{Client, Code, Context, Options};
 use quorate_testnet::procs::{Binaries, Finished, Tool};
+use quorate_testnet::thief;
 
 use crate::harness::{PATIENCE, TestCluster, name};
 
@@ -91,50 +94,92 @@ fn a_wrong_token_and_a_foreign_client_file_are_refused() {
     assert!(error.hint().is_some());
 }
 
-/// Frames that no client writes: each is answered or the connection closed, and the node goes on serving.
+/// What comes first on a stream for ordinary requests.
+const ORDINARY: [u8; 2] = [1, Lane::Ordinary as u8];
+
+/// Beginnings of streams that no program of ours sends, each with what the node says to it. `frame_bytes` is its limit.
+fn hostile_streams(frame_bytes: u32) -> Vec<(Vec<u8>, &'static str)> {
+    let frame = |rest: &[u8]| [&ORDINARY[..], rest].concat();
+    vec![
+        (frame(&u32::MAX.to_be_bytes()), "too large"),
+        (frame(&(frame_bytes + 1).to_be_bytes()), "too large"),
+        // A whole frame precedes it.
+        (frame(&[&[0, 0, 0, 9, 4][..], &[0; 8], &[0xff; 4]].concat()), "too large"),
+        (frame(&[0; 4]), "too short"),
+        (frame(&[0, 0, 0, 8]), "too short"),
+        (frame(&[&[0, 0, 0, 9, 200][..], &[0; 8]].concat()), "unknown kind 200"),
+        (frame(&[&[0, 0, 0, 9, 2][..], &[0; 8]].concat()), "an answer among requests"),
+        (vec![1, 7], "an unknown kind of stream"),
+        (vec![9, 0], "an unknown kind of stream"),
+    ]
+}
+
+/// Bytes that no program of ours sends, at each of the four protocols: bodies are answered, every other connection is closed at
+/// once and with the reason, and the node goes on serving. Mutated: without the check of a length in `frame::take` this fails
+/// at each protocol.
 #[test]
 fn hostile_frames_do_not_hurt_a_node() {
+    const AT_ONCE: Duration = Duration::from_secs(15);
     let cluster = TestCluster::found();
     cluster.create("key");
+    let stolen = tempfile::tempdir().expect("a directory");
+    let disks = cluster.testnet.steal(&["n1", "n2", "n3"], stolen.path()).expect("steals");
+    let (_, bundle) = thief::unlock(&disks[1], &disks).expect("all disks open its bundle");
     let file = cluster.file();
     let node = file.node("n1").expect("a node");
-    let patience = Duration::from_secs(5);
-    cluster.block(async {
-        let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().expect("an address")).expect("a socket");
-        let address = node.addresses[0].parse().expect("an address");
-        let connect = || async {
-            let me = Identity::random();
-            dial(&endpoint, address, &me, node.key, Protocol::Client, patience).await.expect("connects")
+    let address = node.addresses[0].parse().expect("an address");
+    // A length field of 2^60, an unknown variant, bytes behind the end, nothing at all.
+    let good = wire::encode(&Envelope { token: Token::random(), deadline_ms: 1, request: Request::ListNodes });
+    let mut unknown = good.clone();
+    *unknown.last_mut().expect("not empty") = 250;
+    let huge = [&[253][..], &(1u64 << 60).to_le_bytes(), b"xy"].concat();
+    let bodies = [huge, unknown, [&good[..], &[0]].concat(), Vec::new()];
+    for protocol in Protocol::ALL {
+        // Only a member comes as far as the frames of its protocol.
+        let (me, key, frame_bytes) = match protocol {
+            Protocol::Boot | Protocol::Join => (Identity::random(), node.boot_key, 128 << 10),
+            Protocol::Client => (Identity::random(), node.key, 128 << 10),
+            Protocol::Peer => (Identity::from_seed(&bundle.op_seed), node.key, 8 << 20),
         };
-        // Bodies: a length field of 2^60, an unknown variant, bytes behind the end, nothing at all.
-        let good = wire::encode(&Envelope { token: Token::random(), deadline_ms: 1, request: Request::ListNodes });
-        let mut unknown = good.clone();
-        *unknown.last_mut().expect("not empty") = 250;
-        let huge = [&[253][..], &(1u64 << 60).to_le_bytes(), b"xy"].concat();
-        let conn = Conn::start(connect().await, None);
-        for body in [huge, unknown, [&good[..], &[0]].concat(), Vec::new()] {
-            let answer = conn.call(Lane::Ordinary, &body, patience).await.expect("answered, not cut off");
-            let answered: Answered = wire::decode(&answer).expect("an answer");
-            let code = answered.answer.expect_err("refused").code;
-            // What could be a variant of a newer version is refused as that.
-            assert!(matches!(code, Code::BadRequest | Code::Protocol), "{code}");
-        }
-        // Frames: a length beyond the limit, and one that is cut short.
-        for frame in [u32::MAX.to_be_bytes().to_vec(), vec![0, 0, 0, 40, 1, 0, 0], vec![0, 0, 0, 0]] {
+        cluster.block(async {
+            let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().expect("an address")).expect("a socket");
+            let connect = || async { dial(&endpoint, address, &me, key, protocol, AT_ONCE).await.expect("connects") };
+            let conn = Conn::start(connect().await, None);
+            for body in &bodies {
+                let answer = conn.call(Lane::Ordinary, body, AT_ONCE).await.expect("answered, not cut off");
+                if protocol == Protocol::Client {
+                    let answered: Answered = wire::decode(&answer).expect("an answer");
+                    let code = answered.answer.expect_err("refused").code;
+                    // What could be a variant of a newer version is refused as that.
+                    assert!(matches!(code, Code::BadRequest | Code::Protocol), "{code}");
+                }
+            }
+            // The control: the connection still stands.
+            assert!(conn.is_open(), "{protocol:?}");
+            for (bytes, says) in hostile_streams(frame_bytes) {
+                let quic = connect().await;
+                let (mut send, _receive) = quic.open_bi().await.expect("a stream");
+                send.write_all(&bytes).await.expect("sends");
+                let closed = tokio::time::timeout(AT_ONCE, Conn::start(quic, None).closed()).await;
+                let closed =
+                    closed.unwrap_or_else(|_| panic!("{protocol:?}, {bytes:?}: nothing is said, expected {says}"));
+                assert_eq!(closed.code, Some(close::PROTOCOL), "{protocol:?}, {bytes:?}: {closed}");
+                assert!(closed.reason.contains(says), "{protocol:?}, {bytes:?}: {closed}, expected {says}");
+            }
+            // A frame that is cut short.
             let quic = connect().await;
-            let (mut send, mut receive) = quic.open_bi().await.expect("a stream");
-            send.write_all(&frame).await.expect("sends");
-            let _ = send.finish();
-            let answer = tokio::time::timeout(patience, receive.read_to_end(64)).await.expect("does not hang");
-            assert!(answer.is_err() || answer.is_ok_and(|bytes| bytes.is_empty()), "no answer to half a frame");
-        }
-    });
-    // The same at the local socket.
+            let (mut send, _receive) = quic.open_bi().await.expect("a stream");
+            send.write_all(&[&ORDINARY[..], &[0, 0, 0, 40, 1, 0, 0]].concat()).await.expect("sends");
+            send.finish().expect("it is open");
+            let closed = tokio::time::timeout(AT_ONCE, Conn::start(quic, None).closed()).await.expect("closed");
+            assert!(closed.reason.contains("ended inside a frame"), "{protocol:?}: {closed}");
+        });
+    }
+    // The same at the local socket: no answer but the end of the connection.
     let socket = cluster.testnet.directory().socket("n1");
     for frame in
         [u32::MAX.to_be_bytes().to_vec(), vec![0, 0, 0, 40, 1], [&[0, 0, 0, 10, 1][..], &[0; 8], &[200]].concat()]
     {
-        use std::io::{Read, Write};
         let mut stream = UnixStream::connect(&socket).expect("connects");
         stream.set_read_timeout(Some(PATIENCE)).expect("sets");
         stream.write_all(&frame).expect("sends");
@@ -171,6 +216,47 @@ fn a_port_or_directory_in_use_is_named() {
     assert!(finished.stderr.contains("in use by another quorated"), "{}", finished.stderr);
     let finished = start_daemon(&["--listen", "127.0.0.1:0"]);
     assert!(finished.code == Some(2) && finished.stderr.contains("--data"), "{}", finished.stderr);
+}
+
+/// T77: `--socket` with the path of something else, or of a file that the daemon makes later. Mutated: a daemon that removes
+/// what does not answer at the path deletes its vault, and one that looks only at what is there blocks its own vault.
+#[test]
+fn a_socket_never_takes_the_place_of_another_file() {
+    let mut cluster = TestCluster::found();
+    let start = |data: &str, socket: &Path| {
+        let mut command = Command::new(Binaries::find().expect("built").quorated);
+        command.args(["--data", data, "--listen", "127.0.0.1:0", "--advertise", "127.0.0.1:1", "--name", "n1"]);
+        command.arg("--socket").arg(socket);
+        Tool::start(command, b"").expect("runs").outcome(PATIENCE).expect("ends")
+    };
+    cluster.testnet.kill("n1").expect("dies");
+    let node = cluster.testnet.directory().node("n1");
+    let vault = fs::read(node.join("vault")).expect("a vault");
+    let data = node.display().to_string();
+    for own in ["vault", "lock", "state", "state/raft/CURRENT", "vault.new", "alarms", "../n1/vault"] {
+        let refused = start(&data, &node.join(own));
+        assert_eq!(refused.code, Some(1), "{own}: {}", refused.stderr);
+        let said = "the path is that of a file of the daemon itself\nhint: give another --socket path";
+        assert!(refused.stderr.contains(said), "{own}: {}", refused.stderr);
+    }
+    assert_eq!(fs::read(node.join("vault")).expect("it is still there"), vault);
+    cluster.start(&["n1"]);
+    cluster.testnet.wait_serving(&["n1"]).expect("nothing happened to it");
+
+    let other = tempfile::tempdir().expect("a directory");
+    let (file, link) = (other.path().join("file"), other.path().join("link"));
+    fs::write(&file, "of somebody else").expect("ours");
+    std::os::unix::fs::symlink(&file, &link).expect("ours");
+    let data = other.path().join("data").display().to_string();
+    for place in [&file, &link, &other.path().join("data/vault")] {
+        let refused = start(&data, place);
+        assert!(
+            refused.code == Some(1) && refused.stderr.contains("cannot make the local socket"),
+            "{}",
+            refused.stderr
+        );
+    }
+    assert_eq!(fs::read(&link).expect("both are still there"), b"of somebody else");
 }
 
 /// One damaged copy of the vault is mended from the other; two are refused, and nothing is made in their place.

@@ -71,8 +71,8 @@ fn a_cluster_that_serves_refuses_by_exit_code() {
         command.env_remove("QUORATE_TOKEN_FILE").env(variable, value);
         run(command, b"")
     };
-    ends(&with("key list", "QUORATE_TOKEN", &Token::random().text()), 4, "the token", "QUORATE_TOKEN_FILE");
-    ends(&with("key list", "QUORATE_TOKEN", "hello"), 4, "not a token", "--token-file");
+    ends(&with("key list", "QUORATE_TOKEN", &Token::random().text()), 4, "the token", "QUORATE_TOKEN");
+    ends(&with("key list", "QUORATE_TOKEN", "hello"), 4, "not a token", "QUORATE_TOKEN");
     ends(&with("key list", "QUORATE_TOKEN_FILE", "/nonexistent"), 4, "no token at", "--token-file");
     let directory = tempfile::tempdir().expect("a directory");
     let mut file = cluster.file();
@@ -167,6 +167,23 @@ fn an_interrupted_wait_is_exit_code_130_and_founding_goes_on() {
     testnet.wait_serving(&["n1", "n2", "n3"]).expect("founded all the same");
 }
 
+/// `make demo | head`. Mutated: the error of the pipe ends the demo with a message and exit code 1.
+#[test]
+fn the_testnet_ends_without_an_error_when_nobody_reads() {
+    let nothing = tempfile::tempdir().expect("a directory");
+    let thief = || {
+        let mut command = Command::new(Binaries::find().expect("built").quorate.with_file_name("quorate-testnet"));
+        command.arg("thief").arg(nothing.path());
+        command
+    };
+    let read = thief().output().expect("built");
+    assert!(read.status.success() && !read.stdout.is_empty(), "the control: {read:?}");
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let unread = thief().stdout(writer).output().expect("built");
+    assert_eq!((unread.status.code(), String::from_utf8_lossy(&unread.stderr).as_ref()), (Some(0), ""));
+}
+
 /// The daemon has a help with an example, and refuses a configuration that makes no sense as a whole, with exit code 2.
 #[test]
 fn the_daemon_explains_itself() {
@@ -188,6 +205,17 @@ fn the_daemon_explains_itself() {
     let file = directory.path().join("quorated.toml");
     std::fs::write(&file, "listen = \"127.0.0.1:0\"\nlease = 3\n").expect("our own directory");
     let [data, file] = [&data, &file].map(|path| path.to_str().expect("text"));
+    // An empty variable is as if it were not set.
+    let empty = ["DATA", "LISTEN", "ADVERTISE", "NAME", "SOCKET", "CONFIG"].map(|name| (format!("QUORATE_{name}"), ""));
+    let mut command = Command::new(Binaries::find().expect("built").quorated);
+    command.args(["--data", data, "--listen", "0.0.0.0:7250"]).envs(empty);
+    let refused = run(command, b"");
+    assert!(refused.code == Some(2) && refused.stderr.contains("nobody can reach 0.0.0.0:7250"), "{}", refused.stderr);
+    // `-` is standard input.
+    let mut command = Command::new(Binaries::find().expect("built").quorated);
+    command.args(["--config", "-"]);
+    let refused = run(command, b"\nlisten = 7\n");
+    assert!(refused.code == Some(2) && refused.stderr.contains("line 2"), "{}", refused.stderr);
     let complete = ["--data", data, "--listen", "127.0.0.1:7250", "--name", "n1"];
     for (arguments, log, message) in [
         (&[][..], "", "--data is not set"),

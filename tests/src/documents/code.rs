@@ -72,6 +72,7 @@ fn refusals() -> Vec<(String, String)> {
         "UnlockError",
         "InvitationError",
         "PinError",
+        "SocketError",
         "OpenError",
         "StorageProblem",
         "SealProblem",
@@ -80,7 +81,6 @@ fn refusals() -> Vec<(String, String)> {
     ] {
         add(name, messages(program.item(&format!("pub enum {name} {{"))));
     }
-    add("SocketError", messages(program.file("pub struct SocketError")));
     for (start, end) in [
         ("impl fmt::Display for PeerRefusal {", "\n}"),
         ("fn explain(code: LockOpenCode)", "\n}"),
@@ -268,7 +268,7 @@ impl Program {
     }
 
     /// Whether a name as the documents write it exists: `module::function`, `Type::function`, or one of them alone.
-    fn has(&self, name: &str) -> bool {
+    pub(crate) fn has(&self, name: &str) -> bool {
         let Some((of, member)) = name.rsplit_once("::") else { return self.declares(name, |_, _| true) };
         let of = of.rsplit("::").next().expect("always one");
         if of.starts_with(|first: char| first.is_ascii_uppercase()) {

@@ -67,6 +67,7 @@ fn every_request() -> Vec<Request> {
         Request::DisarmAlarms { codes: Some(["stale_image".to_owned()].into()) },
         Request::InviteNode { name: Some(node_name()), ttl_ms: 3_600_000 },
         Request::ReplaceNode { name: node_name(), invitation: plaintext(b"qinv") },
+        Request::SetAddresses { name: node_name(), addresses: vec!["10.0.0.1:7250".to_owned()] },
     ])
 }
 
@@ -159,6 +160,7 @@ fn every_peer_reply() -> Vec<PeerReply> {
         epoch: Epoch(1),
         alarms: vec![alarm()],
         operation: Some(operation()),
+        unreached: [NodeId(3)].into(),
     };
     let share = SealedShare { uid: UID, version: KeyVersion(1), x: 1, counter: 1, sealed: ByteBuf::from(vec![9; 48]) };
     let forwarded = of_each_variant(vec![
@@ -193,7 +195,7 @@ fn every_refusal() -> Vec<PeerRefusal> {
         PeerRefusal::NotAMember,
         PeerRefusal::DuplicateSession,
         PeerRefusal::StorageWentBack,
-        PeerRefusal::Phase("locked".to_owned()),
+        PeerRefusal::Phase(Phase::Locked),
         PeerRefusal::NotLeader(Some(NodeId(2))),
         PeerRefusal::NoQuorum,
         PeerRefusal::NoLease,
@@ -216,7 +218,12 @@ fn tags() -> BTreeMap<String, String> {
 }
 
 fn operation() -> OperationStatus {
-    OperationStatus { name: "revoke n3".to_owned(), step: "reshare".to_owned(), waiting_for: vec!["n2".to_owned()] }
+    OperationStatus {
+        name: "revoke n3".to_owned(),
+        step: "reshare".to_owned(),
+        left: Some(300),
+        waiting_for: vec!["n2".to_owned()],
+    }
 }
 
 fn alarm() -> Alarm {
@@ -238,9 +245,10 @@ fn node() -> NodeInfo {
         lock_generation: 2,
         old_copies: Some(OldCopies { erased: 1, needed: 2 }),
         last_seen_ms: 300,
+        unreached: vec![node_name()],
     };
     let addresses = vec!["10.0.0.1:7250".to_owned()];
-    NodeInfo { name: node_name(), id: NodeId(1), addresses, role: Role::Leader, state: Some(state) }
+    NodeInfo { name: node_name(), id: NodeId(1), addresses, role: Role::Leader, state: Some(state), away_ms: Some(300) }
 }
 
 fn public() -> PublicStatus {

@@ -6,5 +6,6 @@ mod formats;
 mod imports;
 mod messages;
 mod operating;
+mod outages;
 mod readme;
 mod setup;

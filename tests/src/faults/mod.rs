@@ -6,5 +6,7 @@ mod connection_limits;
 mod damage;
 mod founder_crashes;
 mod logs;
+mod neighbours;
 mod network_faults;
+mod overload;
 mod versions;

@@ -1,9 +1,12 @@
 //! A thief who plays a node over the network, with the vault of its stolen disk.
 
 use std::collections::BTreeMap;
+use std::net::UdpSocket;
+use std::path::PathBuf;
+use std::process::Command as Program;
 use std::time::Duration;
 
-use quorate_client::conn::{Conn, Lane};
+use quorate_client::conn::{Conn, Lane, close};
 use quorate_client::identity::{DialError, Identity, Protocol, dial};
 use quorate_node::messages::caller::{Caller, Door};
 use quorate_node::messages::peer::{
@@ -16,6 +19,9 @@ use quorate_shares::ids::{Epoch, KeyUid, KeyVersion, NodeId};
 use quorate_shares::labels::EXPORTER_LOCK;
 use quorate_shares::lock::{LockOpenCode, LockOpenReply, LockOpenRequest, LockParams};
 use quorate_shares::secret::Secret;
+use quorate_testnet::Cluster;
+use quorate_testnet::procs::{Binaries, Lifetime, Process};
+use tempfile::TempDir;
 
 use super::names::of_each_variant;
 use super::{TestCluster, name};
@@ -71,23 +77,83 @@ impl Impostor {
 
     /// Asks `to` for its piece of the stolen lock: what it answers, and the piece with its number, if it gives it.
     pub(crate) fn ask(&self, cluster: &TestCluster, to: &str) -> (LockOpenCode, Option<(u8, Secret<32>)>) {
-        let request = self.lock_open(cluster.file().node(to).expect("a node").id);
         cluster.block(async {
             let boot = self.dial(cluster, to, Protocol::Boot).await.expect("the boot door");
-            let answer = boot.call(Lane::Ordinary, &request.encode(), PATIENCE).await.expect("answers");
-            let reply = LockOpenReply::parse(&answer).expect("a reply");
-            let piece = reply.open(&boot.export(EXPORTER_LOCK, &request.hash())).ok();
-            (reply.code(), piece.map(|piece| (request.x, piece)))
+            self.ask_on(cluster, to, &boot).await
         })
+    }
+
+    /// As [`Impostor::ask`], by a network of the caller's, at the address where `to` itself listens.
+    pub(crate) fn ask_through(&self, cluster: &TestCluster, to: &str, endpoint: &quinn::Endpoint) -> LockOpenCode {
+        let (address, key) = (cluster.listens_at(to), cluster.file().node(to).expect("a node").boot_key);
+        cluster.block(async {
+            let connection = dial(endpoint, address, &self.boot, key, Protocol::Boot, PATIENCE).await;
+            let boot = Conn::start(connection.expect("the boot door"), None);
+            let (code, piece) = self.ask_on(cluster, to, &boot).await;
+            assert_eq!(piece.is_some(), code == LockOpenCode::Ok);
+            boot.close(close::DONE, "done");
+            code
+        })
+    }
+
+    async fn ask_on(&self, cluster: &TestCluster, to: &str, boot: &Conn) -> (LockOpenCode, Option<(u8, Secret<32>)>) {
+        let request = self.lock_open(cluster.file().node(to).expect("a node").id);
+        let answer = boot.call(Lane::Ordinary, &request.encode(), PATIENCE).await.expect("answers");
+        let reply = LockOpenReply::parse(&answer).expect("a reply");
+        let piece = reply.open(&boot.export(EXPORTER_LOCK, &request.hash())).ok();
+        (reply.code(), piece.map(|piece| (request.x, piece)))
+    }
+}
+
+/// What the requests of a member are about, so that a test can choose whether they would change anything.
+pub(crate) struct About<'a> {
+    /// The member that asks.
+    pub(crate) me: NodeId,
+    /// The lock that is durable at that member, as the asked node knows it.
+    pub(crate) durable: LockState,
+    /// A node that is to leave.
+    pub(crate) gone: &'a str,
+    /// Whether the asked node is to be sealed.
+    pub(crate) sealed: bool,
+}
+
+/// A daemon that runs from the copy of a disk, at an address of its own.
+pub(crate) struct RunningCopy {
+    pub(crate) socket: PathBuf,
+    _process: Process,
+    _stolen: TempDir,
+}
+
+impl RunningCopy {
+    /// Steals the disk of `node` and starts a daemon from the copy.
+    pub(crate) fn start(testnet: &Cluster, node: &str) -> Self {
+        let stolen = tempfile::tempdir().expect("a directory");
+        let copy = testnet.steal(&[node], stolen.path()).expect("steals").remove(0);
+        let port = UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port");
+        let socket = copy.join("impostor.sock");
+        let mut command = Program::new(Binaries::find().expect("built").quorated);
+        command.arg("--data").arg(&copy).arg("--socket").arg(&socket).args(["--listen", &port.to_string()]);
+        let process = Process::start(command, &copy, &copy.join("impostor.log"), Lifetime::WithUs).expect("starts");
+        Self { socket, _process: process, _stolen: stolen }
     }
 }
 
 /// One of everything that a member may ask of another.
 pub(crate) fn every_peer_request(me: NodeId) -> Vec<PeerRequest> {
+    every_peer_request_about(&About {
+        me,
+        durable: LockState { generation: 1, key_number: 1 },
+        gone: "n3",
+        sealed: true,
+    })
+}
+
+/// [`every_peer_request`], about something else.
+pub(crate) fn every_peer_request_about(about: &About<'_>) -> Vec<PeerRequest> {
     let (uid, version, epoch) = (KeyUid([1; 16]), KeyVersion(1), Epoch(1));
-    let durable = LockState { generation: 1, key_number: 1 };
+    let durable = about.durable;
     let mut requests = vec![
-        PeerRequest::Hello(Hello { node: me, boot_nonce: [7; 32], flushed: None, level: LEVEL }),
+        PeerRequest::Hello(Hello { node: about.me, boot_nonce: [7; 32], flushed: None, level: LEVEL }),
         PeerRequest::Ping,
         PeerRequest::Raft(serde_bytes::ByteBuf::from(vec![0; 64])),
         PeerRequest::Lease,
@@ -98,34 +164,35 @@ pub(crate) fn every_peer_request(me: NodeId) -> Vec<PeerRequest> {
         PeerRequest::LockCommit(durable),
         PeerRequest::LockErased(durable),
         PeerRequest::FoundingTerms,
-        PeerRequest::FoundingLocked { attempt: 1 },
+        PeerRequest::FoundingLocked { attempt: u32::MAX },
         PeerRequest::Propose(Box::new(Command::new(0, Change::ActivateEpoch { epoch }))),
         PeerRequest::Report,
         PeerRequest::Flushed(quorate_raft::Flushed::default()),
         PeerRequest::Roster,
     ];
-    requests.extend(every_forwarded_request(me).into_iter().map(forwarded));
+    requests.extend(every_forwarded_request(about).into_iter().map(forwarded));
     of_each_variant(requests)
 }
 
 /// One of everything that a member may forward to another.
-fn every_forwarded_request(me: NodeId) -> Vec<ForwardedRequest> {
-    let (request, third) = ([0; 16], || "n3".parse().expect("a name"));
+fn every_forwarded_request(about: &About<'_>) -> Vec<ForwardedRequest> {
+    let (request, gone, me) = ([0; 16], || about.gone.parse().expect("a name"), about.me);
     let changes = of_each_variant(vec![
         KeyChange::Create { request, name: name("new"), tags: BTreeMap::new() },
         KeyChange::Rotate { request, name: name("key"), expect: None },
     ]);
     let orders = of_each_variant(vec![
-        Order::Remove { request, name: third(), accept_no_redundancy: true, abandon: Vec::new() },
-        Order::Revoke { request, names: vec![third()] },
+        Order::Remove { request, name: gone(), accept_no_redundancy: true, abandon: Vec::new() },
+        Order::Revoke { request, names: vec![gone()] },
     ]);
     let others = vec![
         ForwardedRequest::Progress { operation: Epoch(1) },
         ForwardedRequest::Invite(Invite { proof_key: [1; 32], name: None, ttl_ms: 1_000 }),
         ForwardedRequest::Replace { invitation: [1; 32], gone: me },
-        ForwardedRequest::Seal { sealed: true },
+        ForwardedRequest::Seal { sealed: about.sealed },
         ForwardedRequest::Admit { node: me },
         ForwardedRequest::Disarm { codes: None },
+        ForwardedRequest::SetAddresses { name: gone(), addresses: vec!["127.0.0.1:1".to_owned()] },
     ];
     let changes = changes.into_iter().map(ForwardedRequest::Change);
     of_each_variant(changes.chain(orders.into_iter().map(ForwardedRequest::Order)).chain(others).collect())

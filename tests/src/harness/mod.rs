@@ -5,9 +5,11 @@ pub(crate) mod commands;
 pub(crate) mod documents;
 pub(crate) mod impostor;
 pub(crate) mod names;
+pub(crate) mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -43,6 +45,12 @@ impl TestCluster {
     /// Three nodes with default settings.
     pub(crate) fn found() -> Self {
         Self::of(Cluster::builder())
+    }
+
+    /// Where a node itself listens, with no relay before it.
+    pub(crate) fn listens_at(&self, node: &str) -> SocketAddr {
+        let manifest = self.testnet.directory().existing_manifest().expect("a cluster");
+        manifest.nodes.iter().find(|entry| entry.name == node).expect("a node").listen
     }
 
     /// Three nodes that keep the locks of their founding: for tests that hold on to one.

@@ -7,10 +7,12 @@ use std::time::Duration;
 use quorate_client::conn::answering_later;
 use quorate_client::error::Code;
 use quorate_client::wire::{
-    Answer, KEYS_PAGE_MAX, KeyInfo, KeySummary, RequestId, Response, TAG_BYTES_MAX, TAGS_MAX, VersionInfo, WireError,
+    Answer, KEYS_PAGE_BYTES_MAX, KEYS_PAGE_MAX, KeyInfo, KeySummary, RequestId, Response, TAG_BYTES_MAX, TAGS_MAX,
+    VersionInfo, WireError,
 };
 use quorate_raft::Replica;
 use quorate_raft::state::{Key, State};
+use quorate_shares::codec;
 use quorate_shares::ids::{KeyName, KeyVersion, KeyVersionId};
 use tokio::time::{Instant, timeout_at};
 
@@ -36,7 +38,10 @@ pub async fn rotate(call: Call<'_>, request: RequestId, name: KeyName, expect: O
 
 /// One page of keys, by rising name.
 pub fn list(call: Call<'_>, after: Option<&KeyName>, limit: u32) -> Response {
-    call.replica.read(|state| page(state, after, limit))
+    call.replica.read(|state| {
+        let one_disk_until_ms = state.one_disk_until_ms();
+        page(state.keys_after(after).map(|key| summary(key, one_disk_until_ms)), limit)
+    })
 }
 
 /// One key and its versions.
@@ -126,22 +131,74 @@ fn key_info(state: &State, key: &Key) -> KeyInfo {
     }
 }
 
-fn page(state: &State, after: Option<&KeyName>, limit: u32) -> Response {
+fn summary(key: &Key, one_disk_until_ms: u64) -> KeySummary {
+    KeySummary {
+        name: key.name.clone(),
+        uid: key.uid,
+        created_ms: key.created_ms,
+        newest: key.newest().version,
+        one_disk: key.newest().created_ms <= one_disk_until_ms,
+        tags: key.tags.clone(),
+    }
+}
+
+/// As many of `keys` as fit a page, and always the first.
+fn page(keys: impl Iterator<Item = KeySummary>, limit: u32) -> Response {
     let limit = limit.clamp(1, KEYS_PAGE_MAX) as usize;
-    let one_disk_until_ms = state.one_disk_until_ms();
-    let mut keys: Vec<KeySummary> = state
-        .keys_after(after)
-        .take(limit + 1)
-        .map(|key| KeySummary {
-            name: key.name.clone(),
-            uid: key.uid,
-            created_ms: key.created_ms,
-            newest: key.newest().version,
-            one_disk: key.newest().created_ms <= one_disk_until_ms,
-            tags: key.tags.clone(),
-        })
-        .collect();
-    let more = keys.len() > limit;
-    keys.truncate(limit);
-    Response::Keys { keys, more }
+    let (mut page, mut bytes) = (Vec::new(), 0);
+    for key in keys {
+        bytes += codec::encoded_len(&key).expect("counting writes nothing that could fail");
+        if page.len() == limit || bytes > KEYS_PAGE_BYTES_MAX && !page.is_empty() {
+            return Response::Keys { keys: page, more: true };
+        }
+        page.push(key);
+    }
+    Response::Keys { keys: page, more: false }
+}
+
+#[cfg(test)]
+mod tests {
+    use quorate_client::frame::BODY_BYTES_MAX;
+    use quorate_client::wire::{self, Answered};
+    use quorate_shares::ids::KeyUid;
+
+    use super::*;
+
+    /// The largest key that a client can make.
+    fn largest(number: usize) -> KeySummary {
+        let tag = |byte: u8| String::from_utf8(vec![byte; TAG_BYTES_MAX]).expect("ASCII");
+        KeySummary {
+            name: format!("{number:0127}").parse().expect("127 characters"),
+            uid: KeyUid([number as u8; 16]),
+            created_ms: u64::MAX,
+            newest: KeyVersion(u32::MAX),
+            one_disk: true,
+            tags: (0..TAGS_MAX as u8).map(|number| (tag(b'A' + number), tag(b'a'))).collect(),
+        }
+    }
+
+    /// 512 keys with the largest tags are more than a message. Mutated: bounded by their number alone, the page is not sent,
+    /// and the list of such a cluster fails for good.
+    #[test]
+    fn a_page_never_exceeds_a_message() {
+        let all: Vec<_> = (0..512).map(largest).collect();
+        let bytes: usize = all.iter().map(|key| codec::encoded_len(key).expect("counts")).sum();
+        assert!(bytes > BODY_BYTES_MAX, "the control: {bytes} bytes");
+        let (mut seen, mut pages) = (Vec::new(), 0);
+        loop {
+            let rest = all.iter().skip(seen.len()).cloned();
+            let Response::Keys { keys, more } = page(rest, KEYS_PAGE_MAX) else { panic!("another answer") };
+            assert!(!keys.is_empty(), "each page goes on");
+            seen.extend(keys.iter().map(|key| key.name.clone()));
+            let sent = wire::encode(&Answered::always(Ok(Response::Keys { keys, more })));
+            assert!(sent.len() <= KEYS_PAGE_BYTES_MAX + 64, "page {pages} of {} bytes", sent.len());
+            pages += 1;
+            if !more {
+                break;
+            }
+        }
+        assert!(seen.iter().eq(all.iter().map(|key| &key.name)) && pages > 8, "{} keys in {pages} pages", seen.len());
+        let Response::Keys { keys, more } = page(all.into_iter(), 3) else { panic!("another answer") };
+        assert_eq!((keys.len(), more), (3, true), "and it is bounded by their number");
+    }
 }

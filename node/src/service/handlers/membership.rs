@@ -1,4 +1,4 @@
-//! Who is in the cluster: invitations, replacements, removals and revocations, and how far they are.
+//! Who is in the cluster, and where: invitations, replacements, removals and revocations, how far they are, and addresses.
 
 use quorate_client::error::Code;
 use quorate_client::wire::{Answer, Plaintext, RequestId, Response, WireError};
@@ -8,7 +8,7 @@ use quorate_shares::ids::{Epoch, NodeName};
 use quorate_shares::secret::Secret;
 
 use crate::base::random;
-use crate::cluster::{invitations, orders};
+use crate::cluster::{addresses, invitations, orders};
 use crate::messages::peer::{ForwardedReply, ForwardedRequest, Order};
 use crate::service::Call;
 use crate::service::forward::{self, LeaderIs};
@@ -82,6 +82,19 @@ pub async fn progress(call: Call<'_>, operation: Epoch) -> Answer {
         },
     };
     Ok(Response::Progress(progress))
+}
+
+/// Records where a node listens.
+pub async fn set_addresses(call: Call<'_>, name: NodeName, list: Vec<String>) -> Answer {
+    addresses::check(&list)?;
+    match forward::leader(call)? {
+        LeaderIs::Here => addresses::set(call.node, call.replica, &name, list, call.caller).await?,
+        LeaderIs::At(leader) => {
+            let request = ForwardedRequest::SetAddresses { name, addresses: list };
+            done(&forward::to_leader(call, leader, request).await?)?;
+        }
+    }
+    Ok(Response::Done)
 }
 
 fn done(reply: &ForwardedReply) -> Result<(), WireError> {

@@ -36,6 +36,7 @@ fn encoded(bytes: &[u8]) -> Result<Invitation, InvitationError> {
 fn an_invitation_survives_its_text() {
     for count in 1..=3 {
         let (text, invitation) = (invitation(count).text().expect("few inviters"), invitation(count));
+        assert!(text.starts_with(quorate_client::wire::INVITATION_TEXT_PREFIX), "{}", &text[..5]);
         let parsed: Invitation = text.parse().expect("it was just printed");
         assert_eq!((parsed.cluster, &parsed.inviters), (invitation.cluster, &invitation.inviters));
         assert!(parsed.secret.same_as(&invitation.secret));
@@ -112,8 +113,8 @@ fn a_reply_is_accepted_only_from_a_member_that_knows_the_invitation() {
         addresses: vec![inviter(1).address],
     };
     let roster = Roster { log_id: RosterLogId::default(), members: vec![member], revoked: Vec::new() };
-    use JoinCode::{Complete, Expired, NameTaken, Unknown, Used, Wait};
-    for code in [Complete, Wait, Used, Expired, Unknown, NameTaken] {
+    use JoinCode::{Complete, Expired, Full, NameTaken, TooFew, Unknown, Unreachable, Used, Wait};
+    for code in [Complete, Wait, Used, Expired, Unknown, NameTaken, Full, TooFew, Unreachable] {
         let reply = JoinReply { code, node: Some(NodeId(2)), attempt: 3, roster: roster.clone() };
         let bytes = reply.seal(&key, &EXPORTER).expect("a small roster");
         assert_eq!(JoinReply::open(&bytes, &key, &EXPORTER).as_ref(), Ok(&reply));

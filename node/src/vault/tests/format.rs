@@ -7,8 +7,9 @@ use quorate_shares::kem::PublicKey;
 use quorate_shares::lock::{Bundle, Lock, LockParams, LockPeer, PinPlace};
 use quorate_shares::secret::Secret;
 
+use crate::base::config::{self, Config};
 use crate::vault::invitation::{InvitationKey, Inviter};
-use crate::vault::layout::FormatError;
+use crate::vault::layout::{Address, FormatError};
 use crate::vault::{
     DENIALS, FirstFounder, Flags, FounderKeys, Founding, FoundingStep, HeldKey, IDENTITY, Invited, OpenInvitation,
     Role, Vault,
@@ -19,7 +20,7 @@ fn seed(byte: u8) -> Secret<32> {
     Secret::take(&mut [byte; 32])
 }
 
-fn address() -> crate::vault::layout::Address {
+fn address() -> Address {
     "127.0.0.1:7250".parse().expect("a valid address")
 }
 
@@ -222,4 +223,24 @@ fn the_largest_roster_fits_its_slot_and_what_outgrows_it_is_refused() {
     let founder = FounderKeys { addresses, ..first.so_far[0].clone() };
     first.so_far = (1..=32).map(|id| FounderKeys { node: NodeId(id), ..founder.clone() }).collect();
     assert!(matches!(vault.encode(), Err(FormatError::TooMany { what: "bytes", .. })));
+}
+
+/// What may be advertised can be written into the vault, and nothing else may be. Mutated: with a rule of its own in the
+/// configuration the daemon starts, and the command that founds or joins fails.
+#[test]
+fn what_may_be_advertised_can_be_written_into_the_vault() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let file = dir.path().join("quorated.toml");
+    for (address, fits) in [
+        ("n1.example:7250", true),
+        ("n1.exämple:7250", false),
+        ("n1 .example:7250", false),
+        ("n1.example:+80", false),
+        ("n1.example", false),
+    ] {
+        let text = format!("data = '/d'\nlisten = '127.0.0.1:7250'\nname = 'n1'\nadvertise = '{address}'\n");
+        std::fs::write(&file, text).expect("writes");
+        let accepted = Config::load(config::Flags { config: Some(file.clone()), ..config::Flags::default() }).is_ok();
+        assert_eq!((accepted, address.parse::<Address>().is_ok()), (fits, fits), "{address}");
+    }
 }

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use quorate_shares::ids::NodeId;
+use quorate_shares::ids::{NodeId, is_address};
 use quorate_shares::kem::PublicKey;
 
 use super::{
-    ADDRESS_BYTES_MAX, ADDRESSES_MAX, Cluster, EpochInfo, FIRST_LEVEL, LockReport, MEMBERS_MAX, Member, MemberState,
-    State, check_threshold,
+    ADDRESSES_MAX, Cluster, EpochInfo, FIRST_LEVEL, LEASE_MS_MAX, LEASE_MS_MIN, LockReport, MEMBERS_MAX, Member,
+    MemberState, State, check_threshold,
 };
 use crate::live::command::{Found, NewMember, Outcome, ReportLock};
 use crate::live::refusal::Refusal;
@@ -29,6 +29,10 @@ pub(super) fn found(state: &mut State, found: &Found, rows: &mut Rows) -> Result
         return Err(Refusal::NoRedundancyNotAccepted);
     }
     check_threshold(found.threshold, count)?;
+    let lease_ms = found.lease_ms;
+    if !(LEASE_MS_MIN..=LEASE_MS_MAX).contains(&lease_ms) {
+        return Err(Refusal::BadLease { lease_ms });
+    }
     check_members(&found.members)?;
     let keys = found.members.iter().map(|member| {
         let key = PublicKey::parse(&member.share_pk).ok().filter(|_| member.skgen.0 > 0);
@@ -42,6 +46,7 @@ pub(super) fn found(state: &mut State, found: &Found, rows: &mut Rows) -> Result
         threshold: found.threshold,
         allow_solo: found.allow_solo,
         accept_no_redundancy: found.accept_no_redundancy,
+        lease_ms,
         founded_ms: state.time_ms,
         next_node_id: count as u64 + 1,
         level: FIRST_LEVEL,
@@ -96,8 +101,8 @@ fn check_members(members: &[NewMember]) -> Result<(), Refusal> {
 }
 
 pub(super) fn check_addresses(node: NodeId, addresses: &[String]) -> Result<(), Refusal> {
-    let sized = |address: &String| (1..=ADDRESS_BYTES_MAX).contains(&address.len());
-    let fits = (1..=ADDRESSES_MAX).contains(&addresses.len()) && addresses.iter().all(sized);
+    // A member writes them into its vault, and its client files, with the same rule.
+    let fits = (1..=ADDRESSES_MAX).contains(&addresses.len()) && addresses.iter().all(|address| is_address(address));
     if fits { Ok(()) } else { Err(Refusal::BadAddresses { node }) }
 }
 
@@ -119,7 +124,11 @@ pub(super) fn report_lock(state: &mut State, report: &ReportLock, rows: &mut Row
     if !solo && !fits {
         return Err(Refusal::BadLock { threshold: report.threshold, peers: report.peers.len() });
     }
-    if state.locks.get(&node).is_none_or(|stored| stored.writes < report.writes) {
+    if report.former > state.former.len() as u64 {
+        return Err(Refusal::FormerAhead { node });
+    }
+    let newer = |stored: &LockReport| (stored.writes, stored.former) < (report.writes, report.former);
+    if state.locks.get(&node).is_none_or(newer) {
         let stored = LockReport {
             node,
             generation: report.generation,
@@ -129,6 +138,7 @@ pub(super) fn report_lock(state: &mut State, report: &ReportLock, rows: &mut Row
             holds_for: report.holds_for.clone(),
             writes: report.writes,
             reported_ms: state.time_ms,
+            former: report.former,
         };
         rows.put(RowKey::Lock(node), Row::Lock(stored.clone()));
         state.locks.insert(node, stored);

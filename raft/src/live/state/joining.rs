@@ -3,6 +3,8 @@
 //! SHA-256 of V names an invitation. V is the hash of a secret that the cluster never stores. The first boot key that proves
 //! an invitation is bound to it: a joiner that restarts continues, another node is refused. Nothing depends on a joiner's keys
 //! before its first lock is durable, so until then it may come back with new keys, and after that it may not.
+//!
+//! And where members listen, if that changes later.
 
 use std::collections::BTreeSet;
 
@@ -75,10 +77,13 @@ pub(super) fn join(state: &mut State, join: &Join, rows: &mut Rows) -> Result<Ou
     if invitation.bound.is_some_and(|bound| bound != join.boot_pk) {
         return Err(Refusal::InvitationUsed);
     }
+    if state.former.values().any(|former| former.boot_pk == join.boot_pk) {
+        return Err(Refusal::GivenUp);
+    }
     let known = state.members.values().find(|member| member.boot_pk == join.boot_pk).cloned();
     let known = known.filter(|_| invitation.bound.is_some());
     if invitation.bound.is_some() && known.is_none() {
-        // The node joined with this invitation before, and was given up or revoked.
+        // Whoever joined with it is neither a member nor a former member.
         return Err(Refusal::InvitationUsed);
     }
     if known.is_none() && state.time_ms >= invitation.expires_ms {
@@ -174,6 +179,22 @@ pub(super) fn joined(state: &mut State, node: NodeId, rows: &mut Rows) -> Result
         put_member(state, member, rows);
     }
     Ok(Outcome::Registered { node })
+}
+
+/// Notes where a member listens. What it listened to before is forgotten.
+pub(super) fn set_addresses(
+    state: &mut State,
+    node: NodeId,
+    addresses: &[String],
+    rows: &mut Rows,
+) -> Result<Outcome, Refusal> {
+    let mut member = state.members.get(&node).ok_or(Refusal::UnknownMember { node })?.clone();
+    check_addresses(node, addresses)?;
+    if member.addresses != addresses {
+        member.addresses = addresses.to_vec();
+        put_member(state, member, rows);
+    }
+    Ok(Outcome::AddressesSet { node })
 }
 
 fn check_name(

@@ -26,6 +26,7 @@ mod restore;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
+use std::time::Duration;
 
 use quorate_shares::ids::{BatchId, Epoch, KeyName, KeyUid, KeyVersion, KeyVersionId, NodeId};
 use quorate_shares::seal::Committee;
@@ -47,6 +48,10 @@ pub use restore::RestoreError;
 
 /// Most members. The committee's share numbers would allow 254, but only this many are tested.
 pub const MEMBERS_MAX: usize = 9;
+/// The shortest lease that a cluster can have: a node asks for it twice in that time.
+pub const LEASE_MS_MIN: u64 = 100;
+/// The longest lease that a cluster can have. A node that is cut off serves for so long, and a revocation waits for it.
+pub const LEASE_MS_MAX: u64 = 60_000;
 /// Most keys; a key beyond it is refused.
 pub const KEYS_MAX: usize = 1_000_000;
 /// Most versions of one key; a rotation beyond it is refused.
@@ -120,10 +125,18 @@ pub fn apply(state: &mut State, command: &Command) -> Applied {
         Change::Replace { invitation, gone } => joining::replace(state, invitation, *gone, &mut rows),
         Change::Join(join) => joining::join(state, join, &mut rows),
         Change::Joined { node } => joining::joined(state, *node, &mut rows),
+        Change::SetAddresses { node, addresses } => joining::set_addresses(state, *node, addresses, &mut rows),
         Change::Sweep { epoch } => epochs::sweep(state, *epoch, &mut rows),
         Change::RaiseLevel { level } => founding::raise_level(state, *level, &mut rows),
     };
     Applied { outcome, rows: rows.0 }
+}
+
+impl State {
+    /// How long a lease is; `None` before the cluster is founded.
+    pub fn lease(&self) -> Option<Duration> {
+        self.cluster.as_ref().map(|cluster| Duration::from_millis(cluster.lease_ms))
+    }
 }
 
 /// The smallest size at which any two groups of members have a member in common.

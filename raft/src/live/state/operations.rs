@@ -9,7 +9,9 @@ use std::collections::BTreeSet;
 use quorate_shares::ids::{Epoch, KeyVersionId, NodeId, ShareKeyGeneration};
 use quorate_shares::kem::PublicKey;
 
-use super::{Ended, EpochInfo, EpochPhase, Former, Member, MemberState, Operations, Running, State, epochs, majority};
+use super::{
+    Ended, EpochInfo, EpochPhase, Former, LockReport, Member, MemberState, Operations, Running, State, epochs, majority,
+};
 use crate::live::command::{Begin, Operation, Outcome, RegisterShareKey, RequestId};
 use crate::live::refusal::Refusal;
 use crate::live::rows::{Row, RowKey, Rows};
@@ -322,6 +324,25 @@ impl State {
             && lock.threshold == terms.needed
             && terms.names(&lock.peers, present)
             && lock.share_keys == terms.share_keys
+    }
+
+    /// The members whose newest lock report was made after they knew of every former member. An older one says nothing about
+    /// those: the member may have taken keys for them since, or named them in a newer lock.
+    fn up_to_date_locks(&self) -> impl Iterator<Item = &LockReport> {
+        let (former, members) = (self.former.len() as u64, &self.members);
+        self.locks.values().filter(move |lock| lock.former == former && members.contains_key(&lock.node))
+    }
+
+    /// How many members have erased every key that they held for the locks of `gone`, once these are no members any more.
+    pub fn erased_keys_of(&self, gone: &BTreeSet<NodeId>) -> usize {
+        let over = gone.iter().all(|node| self.former.contains_key(node));
+        self.up_to_date_locks().filter(|lock| over && lock.holds_for.is_disjoint(gone)).count()
+    }
+
+    /// How many members have a lock in which none of `gone` holds a piece, once these are no members any more.
+    pub fn renewed_without(&self, gone: &BTreeSet<NodeId>) -> usize {
+        let over = gone.iter().all(|node| self.former.contains_key(node));
+        self.up_to_date_locks().filter(|lock| over && lock.peers.is_disjoint(gone)).count()
     }
 
     /// Whether `node` still has a share key to which an epoch that is over was dealt: the node was away when it should have

@@ -23,6 +23,8 @@ pub struct Cluster {
     pub allow_solo: bool,
     /// The operator accepted a cluster of two members.
     pub accept_no_redundancy: bool,
+    /// How long a lease is.
+    pub lease_ms: u64,
     pub founded_ms: u64,
     /// It only rises, so no id is ever reused.
     pub next_node_id: u64,
@@ -324,4 +326,6 @@ pub struct LockReport {
     pub writes: u64,
     /// When it was reported.
     pub reported_ms: u64,
+    /// How many former members there were for the member when it reported.
+    pub former: u64,
 }

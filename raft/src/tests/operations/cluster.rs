@@ -9,9 +9,10 @@ use sha2::{Digest, Sha256};
 
 use crate::Refusal;
 use crate::live::command::{Begin, Change, Command, EpochAck, Found, Invite, Join, NewMember, Operation, Outcome};
+use crate::live::idle::Idlers;
 use crate::live::plan::{self, Patience, RESHARE_MAX, Step, View};
 use crate::live::rows::{RowKey, RowWrite};
-use crate::live::state::{EpochPhase, State, apply};
+use crate::live::state::{EpochPhase, MemberState, State, apply};
 use crate::stored::rows::COLD_ROWS;
 use crate::tests::fixture::{found, member, next_changes, step};
 
@@ -28,6 +29,10 @@ pub(super) struct Cluster {
     pub(super) share_keys: BTreeMap<NodeId, BTreeMap<ShareKeyGeneration, [u8; 32]>>,
     pub(super) keys: BTreeMap<KeyVersionId, [u8; 32]>,
     pub(super) present: BTreeSet<NodeId>,
+    /// Members that answer, and do nothing by themselves.
+    pub(super) stuck: BTreeSet<NodeId>,
+    pub(super) idle: BTreeSet<NodeId>,
+    idlers: Idlers,
     pub(super) voters: BTreeSet<NodeId>,
     pub(super) learners: BTreeSet<NodeId>,
     /// The nodes that the others refuse, because they no longer vote.
@@ -39,6 +44,8 @@ pub(super) struct Cluster {
     pub(super) batch: usize,
     pub(super) writes: u64,
     pub(super) now_ms: u64,
+    /// The leader's own clock.
+    boot_ms: u64,
     pub(super) rng: ChaCha20Rng,
 }
 
@@ -66,6 +73,9 @@ impl Cluster {
             keys: BTreeMap::new(),
             rows,
             present: all.clone(),
+            stuck: BTreeSet::new(),
+            idle: BTreeSet::new(),
+            idlers: Idlers::default(),
             voters: all,
             learners: BTreeSet::new(),
             denied: BTreeSet::new(),
@@ -75,6 +85,7 @@ impl Cluster {
             batch: RESHARE_MAX,
             writes: 0,
             now_ms: state.time_ms,
+            boot_ms: 0,
             rng: ChaCha20Rng::from_seed([7; 32]),
             state,
         };
@@ -97,7 +108,28 @@ impl Cluster {
         }
         keep(&mut self.rows, applied.rows);
         self.check();
+        self.look();
         applied.outcome
+    }
+
+    /// Members that answer do what the state asks of them, without being asked by the leader.
+    fn act(&mut self) {
+        let acting = self.present.difference(&self.stuck).copied().collect();
+        for node in plan::owing(&self.state, &acting, &acting) {
+            let member = &self.state.members[&node];
+            let draws = self.state.lock_terms(node).is_some_and(|terms| terms.next_share_key.is_some());
+            match member.state {
+                MemberState::Joining => {}
+                MemberState::Active if draws => self.draw_share_key(node),
+                MemberState::Active => self.report_lock(node),
+            }
+        }
+    }
+
+    /// The leader looks who does their part.
+    fn look(&mut self) {
+        let patience = (self.boot_ms, Patience::default().member_ms);
+        self.idle = self.idlers.look(&self.state, &self.present, &BTreeSet::new(), patience);
     }
 
     /// Applies a change that must not be refused.
@@ -135,6 +167,7 @@ impl Cluster {
         View {
             me: self.leader,
             present: self.present.clone(),
+            idle: self.idle.clone(),
             voters: self.voters.clone(),
             learners: self.learners.clone(),
             settled: true,
@@ -209,8 +242,9 @@ impl Cluster {
                 self.learners.remove(&node);
             }
             Step::AwaitJoiner { node, locked } => {
-                assert!(!locked || !self.present.contains(&node), "a learner that is there has caught up at once");
-                if self.present.contains(&node) {
+                let acts = self.present.contains(&node) && !self.idle.contains(&node);
+                assert!(!locked || !acts, "a learner that is there has caught up at once");
+                if self.present.contains(&node) && !self.stuck.contains(&node) {
                     self.propose(Change::Joined { node })?;
                     self.report_lock(node);
                 }
@@ -226,7 +260,8 @@ impl Cluster {
                 }
             }
             Step::CollectAcks { epoch, reshared, missing, .. } => {
-                for node in self.of_present(missing) {
+                // A node that does nothing by itself still answers.
+                for node in missing.into_iter().filter(|node| self.present.contains(node)).collect::<Vec<_>>() {
                     self.propose(Change::EpochAck(EpochAck { epoch, node, reshared }))?;
                 }
             }
@@ -253,7 +288,7 @@ impl Cluster {
     }
 
     fn of_present(&self, mut nodes: Vec<NodeId>) -> Vec<NodeId> {
-        nodes.retain(|node| self.present.contains(node));
+        nodes.retain(|node| self.present.contains(node) && !self.stuck.contains(node));
         nodes
     }
 
@@ -269,6 +304,7 @@ impl Cluster {
         assert!(restored == self.state, "the rows are the whole state");
         (self.state, self.leader) = (restored, node);
         (self.joiner_silent_ms, self.active_ms) = (0, 0);
+        (self.idlers, self.idle) = (Idlers::default(), BTreeSet::new());
     }
 
     /// The state as a restart finds it.
@@ -284,20 +320,32 @@ impl Cluster {
     pub(super) fn wait(&mut self, ms: u64) {
         self.now_ms = self.now_ms.max(self.state.time_ms) + ms;
         self.active_ms += ms;
+        self.act();
+        self.look();
+        self.boot_ms += ms;
+        self.look();
         let joiner = self.state.operations.running.as_ref().and_then(|running| running.operation.joining());
-        if joiner.is_some_and(|node| !self.present.contains(&node)) {
+        if joiner.is_some_and(|node| !self.present.contains(&node) || self.idle.contains(&node)) {
             self.joiner_silent_ms += ms;
         }
     }
 
     pub(super) fn away(&mut self, node: u64) {
         self.present.remove(&NodeId(node));
+        self.look();
+    }
+
+    /// The node answers, and does nothing by itself any more.
+    pub(super) fn stuck(&mut self, node: u64) {
+        self.stuck.insert(NodeId(node));
     }
 
     pub(super) fn back(&mut self, node: u64) {
         self.share_keys.entry(NodeId(node)).or_insert_with(|| first_share_key(NodeId(node)));
         self.present.insert(NodeId(node));
+        self.stuck.remove(&NodeId(node));
         self.joiner_silent_ms = 0;
+        self.look();
     }
 
     /// Lets node `node` prove an invitation to the place of `gone`; it is there from then on.

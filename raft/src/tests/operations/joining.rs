@@ -8,7 +8,7 @@ use super::cluster::{Cluster, STEPS_MAX, invitation, invite, join_with, proof_ke
 use crate::Refusal;
 use crate::live::command::{Change, Found, Invite, Join, Operation, Outcome};
 use crate::live::plan::{Patience, Step};
-use crate::live::state::INVITATION_TTL_MAX_MS;
+use crate::live::state::{INVITATION_TTL_MAX_MS, Member};
 use crate::tests::fixture::{found, member, uid};
 
 /// The joiner gets a share of every key, and a piece of every lock, but no piece before it has a lock itself.
@@ -63,7 +63,8 @@ fn t54_a_joiner_that_leads_before_it_holds_shares_hands_over() {
     );
 }
 
-/// T55: nothing is left of a joiner that does not come.
+/// T55: nothing is left of a joiner that does not come. Mutated: without a refusal of its own it is told that another node used
+/// its invitation.
 #[test]
 fn a_joiner_that_is_silent_is_given_up() {
     let mut cluster = Cluster::new(3, 2);
@@ -78,10 +79,15 @@ fn a_joiner_that_is_silent_is_given_up() {
     cluster.settle();
     assert!(cluster.state.former[&NodeId(4)].revoked && cluster.learners.is_empty());
     assert!(cluster.state.locks.values().all(|lock| !lock.peers.contains(&NodeId(4))));
-    // Its invitation is spent, and its keys are never let in again.
-    assert_eq!(cluster.refused(Change::Join(join_with(1, 4))), Refusal::InvitationUsed);
+    // Its invitation is spent, and its keys are never let in again, with another one either. It is told so, and not that another
+    // node used the invitation.
+    assert_eq!(cluster.refused(Change::Join(join_with(1, 4))), Refusal::GivenUp);
+    let other_keys = Join { boot_pk: [77; 32], op_pk: [78; 32], ..join_with(1, 4) };
+    assert_eq!(cluster.refused(Change::Join(other_keys)), Refusal::InvitationUsed);
     cluster.apply(invite(2));
-    assert_eq!(cluster.refused(Change::Join(join_with(2, 4))), Refusal::IdentityTaken { node: NodeId(0) });
+    assert_eq!(cluster.refused(Change::Join(join_with(2, 4))), Refusal::GivenUp);
+    let old_op = Join { boot_pk: [77; 32], ..join_with(2, 4) };
+    assert_eq!(cluster.refused(Change::Join(old_op)), Refusal::IdentityTaken { node: NodeId(0) });
     assert_eq!(
         cluster.apply(Change::Join(join_with(2, 5))),
         Outcome::Registered { node: NodeId(5) },
@@ -261,4 +267,29 @@ fn an_invitation_is_for_one_node_and_one_hour() {
         let bad = Invite { proof_key: proof_key(4), name: None, ttl_ms };
         assert_eq!(cluster.refused(Change::Invite(bad)), Refusal::BadInvitation);
     }
+}
+
+/// A member moves. Nothing else about it changes, and no operation is needed. Mutated: without the check, an empty list makes it
+/// a node that nobody can dial.
+#[test]
+fn a_member_is_recorded_where_it_listens_now() {
+    let mut cluster = Cluster::new(3, 2);
+    let before = cluster.state.members[&NodeId(2)].clone();
+    let moved = |addresses: &[&str]| Change::SetAddresses {
+        node: NodeId(2),
+        addresses: addresses.iter().map(ToString::to_string).collect(),
+    };
+    let two = ["n2.example:7250", "[fd00::2]:7250"];
+    for _ in 0..2 {
+        assert_eq!(cluster.apply(moved(&two)), Outcome::AddressesSet { node: NodeId(2) }, "also when it is repeated");
+    }
+    let now = Member { addresses: two.map(str::to_owned).to_vec(), ..before };
+    assert_eq!(cluster.state.members[&NodeId(2)], now);
+    let (long, many) = ("n".repeat(300), ["n2.example:7250"; 9]);
+    for bad in [&[][..], &[long.as_str()], &many] {
+        assert_eq!(cluster.refused(moved(bad)), Refusal::BadAddresses { node: NodeId(2) });
+    }
+    let stranger = Change::SetAddresses { node: NodeId(9), addresses: vec!["n9.example:7250".to_owned()] };
+    assert_eq!(cluster.refused(stranger), Refusal::UnknownMember { node: NodeId(9) });
+    assert_eq!(cluster.state.members[&NodeId(2)], now);
 }

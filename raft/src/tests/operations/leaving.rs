@@ -6,11 +6,11 @@ use quorate_shares::ids::{Epoch, KeyVersion, NodeId, ShareKeyGeneration};
 
 use super::cluster::{Cluster, invite};
 use crate::Refusal;
-use crate::live::command::{Begin, Change, Operation};
+use crate::live::command::{Begin, Change, Operation, ReportLock};
 use crate::live::plan::Step;
 use crate::live::rows::RowKey;
 use crate::live::state::EpochPhase;
-use crate::tests::fixture::uid;
+use crate::tests::fixture::{lock, uid};
 
 /// A removed node has neither a seat nor a piece of a lock, and of the old epoch neither share keys nor records are left.
 #[test]
@@ -186,6 +186,41 @@ fn the_lock_of_a_revoked_member_is_known_until_all_is_reshared() {
     assert_eq!((known(&cluster), cluster.state.former_holders().count()), (None, 0));
     assert!(cluster.state.locks.keys().eq(cluster.state.members.keys()));
     assert!(cluster.restored() == cluster.state, "and its row with it");
+}
+
+/// A report from before the expulsion says nothing about the node that is revoked: the member may have taken a lock key for it
+/// since, or named it in a newer lock. Mutated: if such reports count, the old disk is called dead before any key is erased.
+#[test]
+fn only_reports_from_after_the_expulsion_say_that_a_disk_is_dead() {
+    let mut cluster = Cluster::new(4, 3);
+    cluster.create(1);
+    let gone = BTreeSet::from([NodeId(4)]);
+    let counts = |cluster: &Cluster| (cluster.state.erased_keys_of(&gone), cluster.state.renewed_without(&gone));
+    let without_4 = |cluster: &mut Cluster, node: u64| {
+        cluster.writes += 1;
+        let peers: Vec<u64> = (1..=3).filter(|peer| *peer != node).collect();
+        lock(node, cluster.writes, 2, &peers)
+    };
+    let (first, second) = (without_4(&mut cluster, 1), without_4(&mut cluster, 2));
+    cluster.apply(Change::ReportLock(first.clone()));
+    cluster.begin(50, Operation::Revoke { nodes: gone.clone() });
+    assert_eq!(counts(&cluster), (0, 0), "it is a member still");
+    cluster.follow_until(|cluster| cluster.state.former.contains_key(&NodeId(4)));
+    assert_eq!(counts(&cluster), (0, 0), "n1 spoke too early");
+    cluster.apply(Change::ReportLock(second.clone()));
+    assert_eq!(counts(&cluster), (0, 0), "n2 speaks late of what it read before");
+    let ahead = ReportLock { former: 2, ..second.clone() };
+    assert_eq!(cluster.refused(Change::ReportLock(ahead)), Refusal::FormerAhead { node: NodeId(2) });
+    // Nothing was to be erased, so the vaults were not written since.
+    for (counted, report) in [(1, first), (2, second)] {
+        cluster.apply(Change::ReportLock(ReportLock { former: 1, ..report }));
+        assert_eq!(counts(&cluster), (counted, counted));
+    }
+    cluster.settle();
+    assert_eq!(counts(&cluster), (3, 3));
+    cluster.begin(51, Operation::Remove { node: NodeId(3) });
+    cluster.settle();
+    assert!(cluster.restored() == cluster.state);
 }
 
 /// A node that is given up later, by a repetition of the same order, is not waited for either.

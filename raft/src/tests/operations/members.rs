@@ -50,6 +50,7 @@ impl Cluster {
             peers: terms.peers,
             share_keys: keys.keys().copied().collect(),
             writes: self.writes,
+            former: self.state.former.len() as u64,
         };
         self.apply(Change::ReportLock(report));
     }

@@ -62,6 +62,8 @@ enum Order {
     Revoke(Vec<Node>),
     /// Nodes die, or cannot be reached.
     Away(Vec<Node>),
+    /// Nodes answer, and do nothing by themselves any more.
+    Stuck(Vec<Node>),
     /// Nodes are back, and make their locks what they must be.
     Back(Vec<Node>),
     /// Another node leads, with nothing but what is in its rows.
@@ -97,6 +99,8 @@ struct Story {
     held: Option<Change>,
 }
 
+const NOTHING: &str = "nothing is new";
+
 type Told = Result<String, Box<dyn Error>>;
 
 impl Story {
@@ -110,7 +114,7 @@ impl Story {
         let before = cluster.seen();
         act(cluster)?;
         let news = cluster.news(&before);
-        Ok(if news.is_empty() { "nothing is new".to_owned() } else { news })
+        Ok(if news.is_empty() { NOTHING.to_owned() } else { news })
     }
 
     fn propose(&mut self, change: Change) -> Told {
@@ -253,6 +257,11 @@ impl Runner for Story {
                 nodes.iter().for_each(|node| cluster.away(node.0.0));
                 Ok(())
             }),
+            Order::Stuck(nodes) => {
+                let cluster = self.cluster()?;
+                nodes.iter().for_each(|node| cluster.stuck(node.0.0));
+                Ok(format!("nothing but answers from {}", super::told::names(nodes.iter().map(|node| &node.0))))
+            }
             Order::Back(nodes) => self.tell(|cluster| {
                 for Node(node) in nodes {
                     if cluster.denied.contains(node) {
@@ -280,8 +289,15 @@ impl Runner for Story {
                 self.propose(held)
             }
             Order::Wait(minutes) => {
-                self.cluster()?.wait(minutes * 60_000);
-                Ok(format!("{minutes} min later"))
+                let told = self.tell(|cluster| {
+                    cluster.wait(minutes * 60_000);
+                    Ok(())
+                })?;
+                Ok(if told == NOTHING {
+                    format!("{minutes} min later")
+                } else {
+                    format!("{minutes} min later; {told}")
+                })
             }
             Order::Step(most) => self.steps(most.unwrap_or(1)),
             Order::Run => self.steps(STEPS_MAX),
@@ -319,8 +335,10 @@ stories! {
     remove
     replace
     revoke
+    revoke_after_join
     revoke_during_join
     revoke_takes_over_remove
     silent_joiner
+    stuck_member
     two_orders_at_once
 }

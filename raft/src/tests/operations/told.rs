@@ -18,6 +18,7 @@ pub(super) struct Seen {
     learners: BTreeSet<NodeId>,
     denied: BTreeSet<NodeId>,
     present: BTreeSet<NodeId>,
+    idle: BTreeSet<NodeId>,
     leader: NodeId,
 }
 
@@ -29,6 +30,7 @@ impl Cluster {
             learners: self.learners.clone(),
             denied: self.denied.clone(),
             present: self.present.clone(),
+            idle: self.idle.clone(),
             leader: self.leader,
         }
     }
@@ -59,7 +61,7 @@ impl Cluster {
             Step::TransferLeadership { to } if to.is_empty() => holders(),
             _ => Vec::new(),
         };
-        nodes.into_iter().filter(|node| !self.present.contains(node)).collect()
+        nodes.into_iter().filter(|node| !self.present.contains(node) || self.stuck.contains(node)).collect()
     }
 
     /// The whole state, one line for each item.
@@ -73,6 +75,7 @@ impl Cluster {
         let sets = [
             ("follow without a vote", names(&self.learners)),
             ("away", names(away)),
+            ("idle", names(&self.idle)),
             ("denied", names(&self.denied)),
             ("left", names(left)),
             ("revoked", names(revoked)),
@@ -134,6 +137,8 @@ fn who(before: &Seen, after: &Seen) -> Vec<String> {
         (difference(&after.denied, &before.denied), "is denied"),
         (difference(&before.present, &after.present).difference(&after.denied).copied().collect(), "is away"),
         (difference(&after.present, &before.present), "is there"),
+        (difference(&after.idle, &before.idle), "is idle"),
+        (difference(&before.idle, &after.idle).intersection(&after.present).copied().collect(), "is idle no more"),
     ];
     for (nodes, what) in sets {
         told.extend(nodes.iter().map(|node| format!("n{node} {what}")));

@@ -28,6 +28,7 @@ use quorate_node::memory::lease::{Lease, Renewal};
 use quorate_node::messages::peer::{self, ForwardedReply, ForwardedRequest, PeerRefusal, PeerReply, PeerRequest};
 use quorate_node::vault::{Vault, VaultError, VaultFile};
 use quorate_raft::ReadError;
+use quorate_raft::idle::Idlers;
 use quorate_raft::rows::RowKey;
 use quorate_raft::state::State;
 use quorate_shares::ids::{BatchId, Epoch, KeyUid, KeyVersion, NodeId, ShareKeyGeneration};
@@ -144,6 +145,7 @@ pub(super) struct Unlocked {
     checked: Checked,
     step: Step,
     joiner: JoinerSeen,
+    idlers: Idlers,
     serving: ActiveSince,
     /// Something was applied that the roster follows.
     members_changed: bool,
@@ -325,7 +327,7 @@ impl Daemon {
         }
         let of_locks = matches!(request, PeerRequest::LockPrepare(_) | PeerRequest::LockCommit(_));
         if self.unlocked.is_none() && !of_locks {
-            return Ok(refused(PeerRefusal::Phase(self.phase.to_string())));
+            return Ok(refused(PeerRefusal::Phase(self.phase)));
         }
         Ok(match request {
             PeerRequest::FoundingTerms => Some(self.terms()),

@@ -15,6 +15,7 @@ use quorate_shares::kem::PublicKey;
 use quorate_shares::lock::{Bundle, LockPeer, ShareKey, StorageKey};
 use quorate_shares::secret::Secret;
 
+use crate::model::node::LEASE;
 use crate::model::world::dice::Dice;
 use crate::model::world::disk::{Entry, Payload, VaultDisk, VaultImage};
 
@@ -68,6 +69,7 @@ pub(in crate::model) fn found(nodes: u64, threshold: u8, dice: &mut Dice) -> Fou
         threshold,
         allow_solo: false,
         accept_no_redundancy: nodes == 2,
+        lease_ms: LEASE.as_millis() as u64,
         members: ids.iter().map(new).collect(),
     };
     let disks = vaults.into_iter().map(|(node, vault)| (node, disk_of(vault))).collect();

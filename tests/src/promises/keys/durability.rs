@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use quorate_client::frame::BODY_BYTES_MAX;
+use quorate_client::wire::{TAG_BYTES_MAX, TAGS_MAX};
 use quorate_node::vault;
 use quorate_shares::ids::KeyVersion;
 
@@ -73,6 +75,36 @@ fn a_rotation_names_the_version_that_it_expects() {
     let again = cluster.block(client.create_key(&name("key"), BTreeMap::new())).expect_err("the name is taken");
     assert_eq!(again.code(), quorate_client::Code::Conflict, "{again}");
     assert_eq!(cluster.block(client.list_keys()).expect("lists").len(), 1);
+}
+
+/// 512 keys with the largest tags are more than a message holds. Mutated: with pages that only the number of keys bounds,
+/// no list of this cluster is ever answered.
+#[test]
+fn the_list_of_the_largest_keys_arrives_whole() {
+    const KEYS: usize = 512;
+    /// Clients that make keys at a time.
+    const CLIENTS: usize = 8;
+    let cluster = TestCluster::found();
+    let client = cluster.client(None);
+    let tag = |number: usize| (format!("{number:0width$}", width = TAG_BYTES_MAX), "x".repeat(TAG_BYTES_MAX));
+    let tags: BTreeMap<_, _> = (0..TAGS_MAX).map(tag).collect();
+    let making: Vec<_> = (0..CLIENTS)
+        .map(|first| {
+            let (client, tags) = (client.clone(), tags.clone());
+            cluster.spawn(async move {
+                for number in (first..KEYS).step_by(CLIENTS) {
+                    let made = client.create_key(&name(&format!("{number:0127}")), tags.clone()).await;
+                    assert_eq!(made.expect("made").tags, tags);
+                }
+            })
+        })
+        .collect();
+    making.into_iter().for_each(|made| cluster.block(made).expect("no panic"));
+    let listed = cluster.block(client.list_keys()).expect("lists");
+    let bytes: usize = listed.iter().map(|key| quorate_client::wire::encode(key).len()).sum();
+    assert!(bytes > BODY_BYTES_MAX, "the control: {bytes} bytes");
+    let names: Vec<_> = (0..KEYS).map(|number| name(&format!("{number:0127}"))).collect();
+    assert_eq!(listed.into_iter().map(|key| key.name).collect::<Vec<_>>(), names);
 }
 
 /// D3: every lock key that a peer's lock names is on the disk of the node that offered it, since it is made durable

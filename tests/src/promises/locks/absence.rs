@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use quorate_client::NodeName;
 use quorate_client::conn::Lane;
 use quorate_client::identity::Protocol;
 use quorate_client::wire::Phase;
@@ -44,22 +45,35 @@ fn code(cluster: &TestCluster, thief: &Impostor, to: &str) -> LockOpenCode {
 }
 
 fn alarm(cluster: &TestCluster, code: &str) {
-    let client = cluster.client(None);
-    cluster.until(&format!("the alarm {code} about n3"), || {
-        let status = cluster.block(client.status()).ok()?;
-        let about = |name: &quorate_client::NodeName| name.as_str() == "n3";
-        status.alarms.iter().any(|alarm| alarm.code == code && alarm.node.as_ref().is_some_and(about)).then_some(())
-    });
+    cluster.until(&format!("the alarm {code} about n3"), || is_open(cluster, code)?.then_some(()));
+}
+
+fn is_open(cluster: &TestCluster, code: &str) -> Option<bool> {
+    let status = cluster.block(cluster.client(None).status()).ok()?;
+    let about = |name: &NodeName| name.as_str() == "n3";
+    Some(status.alarms.iter().any(|alarm| alarm.code == code && alarm.node.as_ref().is_some_and(about)))
+}
+
+/// For how long n3 is away, as `node` shows it.
+fn away_ms(cluster: &TestCluster, node: &str) -> Option<u64> {
+    let status = cluster.block(cluster.client(Some(node)).status()).ok()?;
+    status.nodes.into_iter().find(|node| node.name.as_str() == "n3")?.away_ms
 }
 
 /// T19: beyond the window the peers refuse, a restart of one of them included, and say so; one command lets the node in.
-/// Mutated: a count that is in memory only, or a refusal that `admit` does not end.
+/// From half of the window on the status and an alarm warn of it. Mutated: a count that is in memory only, a refusal that `admit`
+/// does not end, or a warning that stays.
 #[test]
 fn t19_a_node_that_was_away_too_long_is_admitted_by_an_operator() {
     let mut cluster = with_settings("absence_window_ms = 6000\n");
     let third = cluster.file().node("n3").expect("a node").id;
     let thief = Impostor::steal(&cluster, "n3");
+    assert_eq!(away_ms(&cluster, "n1"), None, "the control");
     cluster.testnet.kill("n3").expect("dies");
+    alarm(&cluster, "away");
+    assert_eq!(is_open(&cluster, "away_too_long"), Some(false), "the warning comes first");
+    let shown = cluster.until("n1 to show the absence", || away_ms(&cluster, "n1"));
+    assert!((3_000..60_000).contains(&shown), "from half of the window on: {shown}");
     for peer in ["n1", "n2"] {
         cluster.until(&format!("{peer} to notice the absence"), || (away_s(&cluster, peer, third) >= 6).then_some(()));
     }
@@ -81,6 +95,8 @@ fn t19_a_node_that_was_away_too_long_is_admitted_by_an_operator() {
     assert_eq!(quorate(&cluster, "n1", "node admit n3"), "admitted n3 at n1, n2\n");
     cluster.testnet.wait_serving(&["n3"]).expect("is let in");
     alarm(&cluster, "admitted");
+    cluster.until("the warning to end by itself", || (is_open(&cluster, "away") == Some(false)).then_some(()));
+    assert_eq!(away_ms(&cluster, "n1"), None);
     for peer in ["n1", "n2"] {
         cluster.until(&format!("{peer} to forget the absence"), || (away_s(&cluster, peer, third) == 0).then_some(()));
     }

@@ -1,15 +1,27 @@
 //! Where the pin lies and from where a node may be unlocked: two settings that make a stolen disk less useful.
 
 use std::fs;
+use std::io;
+use std::net::UdpSocket;
 use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use parking_lot::Mutex;
+use quinn::AsyncUdpSocket;
+use quinn::udp::Transmit;
+use quorate_client::Context;
 use quorate_client::wire::Phase;
 use quorate_node::vault;
-use quorate_shares::lock::{Lock, PinPlace};
+use quorate_shares::envelope::Ciphertext;
+use quorate_shares::lock::{Lock, LockOpenCode, PinPlace};
 use quorate_testnet::cluster::Special;
+use quorate_testnet::thief::canary::{self, Canary};
 use quorate_testnet::{Cluster, thief};
 
 use crate::harness::TestCluster;
+use crate::harness::impostor::Impostor;
+use crate::harness::wire::{self, Tricks};
 
 const NODES: [&str; 3] = ["n1", "n2", "n3"];
 /// One renewal, right after the start.
@@ -25,11 +37,6 @@ fn lock_of(cluster: &TestCluster, node: &str) -> Lock {
     vault::inspect(&disk).expect("a vault").lock.expect("a lock")
 }
 
-fn rob(cluster: &TestCluster) -> thief::Loot {
-    let stolen = tempfile::tempdir().expect("a directory");
-    thief::rob(&cluster.testnet.steal(&NODES, stolen.path()).expect("steals"))
-}
-
 fn restart(cluster: &mut TestCluster, node: &str) {
     cluster.testnet.kill(node).expect("dies");
     cluster.start(&[node]);
@@ -43,8 +50,11 @@ fn refuses_to_start(cluster: &mut TestCluster, node: &str, missing: &str) {
     assert!(said.contains(missing) && said.contains("hint: make the pin available again"), "{said}");
 }
 
-/// T13: founded with pins elsewhere; all drives together open nothing. Without its pin a node refuses to start, with its peers
-/// there and without them, and names it; with it, it starts. Mutated: a missing pin is made again.
+/// T13: founded with pins elsewhere; all drives together open nothing, whatever the thief tries in the place of the pins, and the
+/// pins lie on none of them. The control is the same thief with the pins: the drives then give away every key. Without its pin
+/// a node refuses to start, with its peers there and without them, and names it; with it, it starts. Mutated: a missing pin is
+/// made again; a bundle key that leaves the pin out, or takes zeros or the path of the pin in its place (`bundle_key`); a pin
+/// that is left in the vault as well.
 #[test]
 fn t13_without_its_pin_a_node_does_not_start() {
     let pins = tempfile::tempdir().expect("another device");
@@ -56,8 +66,21 @@ fn t13_without_its_pin_a_node_does_not_start() {
         let pin = fs::metadata(pins.path().join(format!("{node}.pin"))).expect("it was made");
         assert_eq!((pin.len(), pin.permissions().mode() & 0o7777), (32, 0o600), "{node}");
     }
-    let loot = rob(&cluster);
+    let stolen = tempfile::tempdir().expect("a directory");
+    let drives = cluster.testnet.steal(&NODES, stolen.path()).expect("steals");
+    let loot = thief::rob(&drives);
     assert!(loot.is_nothing(), "{loot}");
+    let found = NODES.map(|node| fs::read(pins.path().join(format!("{node}.pin"))).expect("ours"));
+    let sought: Vec<_> = found.iter().filter_map(|pin| Canary::bytes("a pin", pin)).map(Canary::as_written).collect();
+    assert_eq!(sought.len(), NODES.len());
+    assert_eq!(canary::search(stolen.path(), &sought).expect("every file is read"), []);
+    assert!(!canary::search(pins.path(), &sought).expect("every file is read").is_empty(), "the control");
+    let wrong = thief::rob_with(&drives, &found[..1]);
+    assert_eq!((wrong.bundles, wrong.keys.len()), (1, 0), "a pin opens the lock of its own node: {wrong}");
+    let loot = thief::rob_with(&drives, &found);
+    let sealed = Ciphertext::parse_text(&ciphertext).expect("our own ciphertext");
+    let opened = loot.keys.iter().find_map(|key| key.open(&sealed, &Context::empty()));
+    assert_eq!(opened.as_deref(), Some(b"secret".as_slice()), "the control: only the pins were missing: {loot}");
 
     let (pin, away) = (pins.path().join("n1.pin"), pins.path().join("away"));
     let named = pin.display().to_string();
@@ -170,4 +193,88 @@ fn a_node_is_unlocked_only_from_the_networks_that_are_named() {
     }
     cluster.start(&NODES);
     cluster.testnet.wait_serving(&NODES).expect("boots");
+}
+
+/// Sends one datagram from another address, right behind the end of the handshake: before the node looks at the address.
+#[derive(Debug)]
+struct Forger {
+    /// The socket of the other address.
+    elsewhere: UdpSocket,
+    /// Whether the server has answered: from then on everything that the client sends completes the handshake.
+    is_answered: AtomicBool,
+    /// Datagrams that complete the handshake. They leave together with the forged one.
+    withheld: Mutex<Vec<Vec<u8>>>,
+    has_forged: AtomicBool,
+}
+
+impl Forger {
+    fn at(elsewhere: &str) -> Arc<Self> {
+        Arc::new(Self {
+            elsewhere: UdpSocket::bind(format!("{elsewhere}:0")).expect("a port"),
+            is_answered: AtomicBool::new(false),
+            withheld: Mutex::default(),
+            has_forged: AtomicBool::new(false),
+        })
+    }
+}
+
+impl Tricks for Forger {
+    fn send(&self, datagram: &Transmit<'_>, socket: &dyn AsyncUdpSocket) -> io::Result<()> {
+        if !self.is_answered.load(Ordering::SeqCst) || self.has_forged.load(Ordering::SeqCst) {
+            return socket.try_send(datagram);
+        }
+        let is_of_handshake = datagram.contents[0] & 0x80 != 0;
+        if is_of_handshake {
+            self.withheld.lock().push(datagram.contents.to_vec());
+            return Ok(());
+        }
+        for contents in self.withheld.lock().drain(..) {
+            socket.try_send(&Transmit { contents: &contents, ..datagram.clone() })?;
+        }
+        self.has_forged.store(true, Ordering::SeqCst);
+        self.elsewhere.send_to(datagram.contents, datagram.destination).map(drop)
+    }
+
+    fn takes(&self, _: &[u8]) -> bool {
+        self.is_answered.store(true, Ordering::SeqCst);
+        true
+    }
+}
+
+/// The address that is judged is the one that the handshake proved. A thief at another one, who sends the first datagram after the
+/// handshake from an address of `unlock_from`, is refused like any other. Mutated: with `migration(true)` in `server_config`, n1
+/// opens its piece for the thief.
+#[test]
+fn an_address_that_is_forged_after_the_handshake_opens_nothing() {
+    const ALLOWED: &str = "127.0.0.1";
+    const ELSEWHERE: &str = "127.0.0.2";
+    let settings = format!("unlock_from = ['{ALLOWED}/32']\n[timing]\nrenew_lock_after_ms = 3600000\n");
+    let mut cluster = TestCluster::of(Cluster::builder().settings(&settings));
+    let thief = Impostor::steal(&cluster, "n3");
+    cluster.testnet.kill("n3").expect("dies");
+    let plainly = |from: &str| {
+        let endpoint =
+            cluster.block(async { quinn::Endpoint::client(format!("{from}:0").parse().expect("an address")) });
+        thief.ask_through(&cluster, "n1", &endpoint.expect("a socket"))
+    };
+    // The controls: the address alone makes the difference.
+    cluster.until("n1 to give the piece", || (plainly(ALLOWED) == LockOpenCode::Ok).then_some(()));
+    assert_eq!(plainly(ELSEWHERE), LockOpenCode::Denied);
+    let forging = |from: &str, forged: &str| {
+        let (endpoint, forger) = cluster.block(async {
+            let forger = Forger::at(forged);
+            (wire::endpoint(from.parse().expect("an address"), forger.clone()), forger)
+        });
+        let code = thief.ask_through(&cluster, "n1", &endpoint);
+        assert!(forger.has_forged.load(Ordering::SeqCst), "the control: a datagram was forged");
+        code
+    };
+    for _ in 0..10 {
+        assert_eq!(forging(ELSEWHERE, ALLOWED), LockOpenCode::Denied);
+    }
+    // Nor does a forged datagram take anything from the owner of the address.
+    assert_eq!(forging(ALLOWED, ELSEWHERE), LockOpenCode::Ok);
+    let alarms = cluster.block(cluster.client(None).alarms()).expect("answers");
+    let alarm = alarms.into_iter().find(|alarm| alarm.code == "foreign_address").expect("an alarm");
+    assert!(alarm.message.contains(ELSEWHERE), "{alarm:?}");
 }

@@ -122,7 +122,7 @@ impl Handler for PlayedDoor {
                 let index = replica.read_index().await.map(|index| PeerReply::Lease { index });
                 peer::encode(&index.unwrap_or(PeerReply::Refused(PeerRefusal::NoQuorum)))
             }),
-            _ => inline(PeerReply::Refused(PeerRefusal::Phase("played".to_owned()))),
+            _ => inline(PeerReply::Refused(PeerRefusal::Phase(Phase::Locked))),
         }
     }
 }

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use quorate_client::conn::{Conn, Handler, Lane, Reply};
 use quorate_client::error::Code;
 use quorate_client::identity::{Identity, Protocol, dial};
+use quorate_client::wire::Phase;
 use quorate_node::messages::peer::{self, Hello, PeerRefusal, PeerReply, PeerRequest, SealedShare, SharesRequest};
 use quorate_node::vault::Vault;
 use quorate_raft::level::LEVEL;
@@ -140,7 +141,7 @@ impl Handler for Liar {
         let reply = match peer::decode(&body) {
             Ok(PeerRequest::Ping) => PeerReply::Pong,
             Ok(PeerRequest::Shares(request)) => self.answer(conn, &request, &body),
-            _ => PeerReply::Refused(PeerRefusal::Phase("lying".to_owned())),
+            _ => PeerReply::Refused(PeerRefusal::Phase(Phase::Locked)),
         };
         Reply::Inline(peer::encode(&reply))
     }

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -11,14 +12,19 @@ use base64::engine::general_purpose::STANDARD;
 use quorate_client::Token;
 use quorate_node::vault::invitation::Invitation;
 use quorate_shares::envelope::Ciphertext;
+use quorate_shares::lock::LockOpenCode;
+use quorate_testnet::faults::shim::{self, Made, Shim};
 use quorate_testnet::procs::{Binaries, Lifetime, Process, Tool, local_status};
 use quorate_testnet::thief::canary::{self, Canary};
 use quorate_testnet::{Cluster, thief};
 
 use crate::harness::commands::{init, invitations, join};
+use crate::harness::impostor::Impostor;
 use crate::harness::{PATIENCE, TestCluster};
 
 const NODES: [&str; 3] = ["n1", "n2", "n3"];
+/// With the one that joins.
+const ALL: [&str; 4] = ["n1", "n2", "n3", "n4"];
 const KEYS: [&str; 2] = ["canary-of/a-name", "canary-of/another-name"];
 const PLAINTEXT: &str = "the canary of a plaintext, which is 4711";
 const CONTEXT: &str = "customer=canary-of-a-context";
@@ -41,6 +47,17 @@ impl Heard {
         self.run_as(cluster.testnet.quorate(args.iter().copied()), input, code)
     }
 
+    /// [`Heard::run`] until it succeeds: nodes that log everything may be so slow that another one has to lead first.
+    fn insist(&mut self, cluster: &TestCluster, args: &[&str], input: &[u8]) -> Vec<u8> {
+        cluster.until("a leader that is quick enough", || {
+            let command = cluster.testnet.quorate(args.iter().copied());
+            let finished = Tool::start(command, input).expect("runs").outcome(PATIENCE).expect("ends");
+            assert!(matches!(finished.code, Some(0 | 3)), "{}: {}", finished.line, finished.stderr);
+            self.note(&finished.stderr);
+            (finished.code == Some(0)).then_some(finished.stdout)
+        })
+    }
+
     fn run_as(&mut self, command: Command, input: &[u8], code: i32) -> Vec<u8> {
         let finished = Tool::start(command, input).expect("runs").outcome(PATIENCE).expect("ends");
         assert_eq!(finished.code, Some(code), "{}: {}", finished.line, finished.stderr);
@@ -61,8 +78,12 @@ fn text(what: &str, text: &str) -> Canary {
     Canary::text(what, text).expect("long enough to be found by no chance")
 }
 
-/// Daemons that log everything they can, through a life with a founding, keys, errors, deaths, a boot and a revocation. A daemon that
-/// logged a whole request, a name or a key would be found out by it.
+/// Daemons that log everything they can, through a life with a founding, keys, errors, deaths, a boot, a join and a revocation. Every
+/// secret that there is, or ever was, is looked for in every log, in whatever the command line says, and in the arguments and the
+/// environment of each daemon: keys, roots and shares; what the locks of all nodes open to, their pieces and their pins; boot seeds and
+/// lock keys; the tokens, invitations, plaintexts and data keys that people handle. Each is sought in every form in which a line might
+/// show it ([`Canary::as_written`]). Mutated: a daemon that logs a whole request, an invitation that it gives or is given, the token of
+/// a request that is refused, a bundle that it opened, a lock key that it made, a pin, a share that it gave, a name, a key.
 #[test]
 fn s8_t48_no_secret_is_in_any_log_or_message() {
     let directory = tempfile::tempdir().expect("a directory");
@@ -72,7 +93,13 @@ fn s8_t48_no_secret_is_in_any_log_or_message() {
         path
     };
     let mut heard = Heard { directory: made("heard"), runs: 0 };
-    let testnet = Cluster::builder().environment("QUORATE_LOG", "trace").start().expect("starts");
+    // One pin of each kind: in the vault, and in a file.
+    let pins = made("pins");
+    let settings = format!("pin_file = '{}/{{name}}.pin'\n", pins.display());
+    let mut testnet = Cluster::builder().spares(1).environment("QUORATE_LOG", "trace").start().expect("starts");
+    fs::write(testnet.directory().config("n2"), settings.replace("{name}", "n2")).expect("our own directory");
+    testnet.kill("n2").expect("ends");
+    testnet.start("n2").expect("starts");
 
     // Founded by hand, since the invitations are secrets too.
     let first = init(&testnet, "n1", &["--founders", "3"]);
@@ -118,14 +145,46 @@ fn s8_t48_no_secret_is_in_any_log_or_message() {
     late.arg(cluster.testnet.directory().socket("n2"));
     heard.run_as(late, invited[0].as_bytes(), 6);
 
-    for node in NODES {
+    // Invitations to a running cluster: one that lets a node in, one that is for a replacement, one of a name that is taken.
+    let mut joiners = Vec::new();
+    for args in [&["-v", "node", "invite"][..], &["-v", "node", "invite", "--name", "n5"]] {
+        joiners.push(line(&heard.insist(&cluster, args, b"")));
+    }
+    heard.insist(&cluster, &["-v", "node", "replace", "n3", "--with", "-", "--yes"], joiners[1].as_bytes());
+    let none = cluster.testnet.quorate(["-v", "node", "replace", "n3", "--with", "-", "--yes"]);
+    let finished = Tool::start(none, b"canary-of-no-invitation").expect("runs").outcome(PATIENCE).expect("ends");
+    assert_ne!(finished.code, Some(0));
+    heard.note(&finished.stderr);
+    cluster.start(&["n4"]);
+    let mut wrong_name = cluster.testnet.quorate(["-v", "node", "join", "-", "--no-wait", "--socket"]);
+    wrong_name.arg(cluster.testnet.directory().socket("n4"));
+    heard.run_as(wrong_name, joiners[1].as_bytes(), 0);
+    cluster.until("n4 to be refused, since its name is another", || {
+        let log = fs::read_to_string(cluster.testnet.directory().log("n4")).expect("a log");
+        log.contains("refused; back to the beginning").then_some(())
+    });
+    let joined = join(&cluster.testnet, "n4", &joiners[0]).outcome(PATIENCE).expect("ends");
+    assert_eq!(joined.code, Some(0), "{}", joined.stderr);
+    heard.note(&joined.stderr);
+    let settled = || cluster.block(cluster.client(None).status()).ok()?.operation.is_none().then_some(());
+    cluster.until("the join to be over", settled);
+    cluster.export();
+    // A thief who asks, with the lock of a node that lives.
+    let thief = Impostor::steal(&cluster, "n3");
+    assert_ne!(thief.ask(&cluster, "n1").0, LockOpenCode::Ok, "n3 lives");
+    for args in [&["status"][..], &["alarm", "list"], &["node", "list"], &["status", "--output", "json"]] {
+        let said = heard.insist(&cluster, args, b"");
+        heard.note(&String::from_utf8_lossy(&said));
+    }
+
+    for node in ALL {
         cluster.testnet.kill(node).expect("dies");
     }
     cluster.start(&["n1"]);
     heard.run(&cluster, &["-v", "decrypt", "-c", CONTEXT], ciphertexts[0].as_bytes(), 3);
-    cluster.start(&["n2", "n3"]);
-    cluster.testnet.wait_serving(&NODES).expect("boot");
-    for node in NODES {
+    cluster.start(&["n2", "n3", "n4"]);
+    cluster.testnet.wait_serving(&ALL).expect("boot");
+    for node in ALL {
         for ciphertext in &ciphertexts {
             let args = ["-v", "decrypt", "-c", CONTEXT, "--node", node];
             assert_eq!(heard.run(&cluster, &args, ciphertext.as_bytes(), 0), PLAINTEXT.as_bytes());
@@ -134,8 +193,10 @@ fn s8_t48_no_secret_is_in_any_log_or_message() {
 
     // What there is to be found: whatever all disks together give away, and what was said to the programs.
     let stolen = made("stolen");
-    let disks = cluster.testnet.steal(&NODES, &stolen).expect("steals");
-    let loot = thief::rob(&disks);
+    let disks = cluster.testnet.steal(&ALL, &stolen).expect("steals");
+    let pin_of_n2 = fs::read(pins.join("n2.pin")).expect("it was made");
+    let loot = thief::rob_with(&disks, std::slice::from_ref(&pin_of_n2));
+    assert_eq!(loot.bundles, ALL.len(), "the control: {loot}");
     let context = CONTEXT.split_once('=').expect("name and value");
     let context = quorate_client::Context::new([context]).expect("a context");
     for ciphertext in &ciphertexts {
@@ -153,45 +214,84 @@ fn s8_t48_no_secret_is_in_any_log_or_message() {
         text("the root token", token_bytes),
         text("a wrong token", &wrong_token[quorate_client::wire::TOKEN_TEXT_PREFIX.len()..]),
     ];
-    for invitation in &invited {
+    for invitation in invited.iter().chain(&joiners) {
         said.push(text("an invitation", invitation));
         let parsed: Invitation = invitation.parse().expect("an invitation");
         said.push(secret("the secret of an invitation", parsed.secret.expose()));
+        said.push(secret("what proves an invitation", parsed.key().expose()));
     }
+    said.push(text("what was taken for an invitation", "canary-of-no-invitation"));
+    said.extend(Canary::bytes("the pin of n2", &pin_of_n2));
     for data_key in &data_keys {
         said.push(secret("a data key", data_key));
         said.push(text("a data key in base64", &STANDARD.encode(data_key)));
     }
     let nameless = |canary: &Canary| !canary.what.starts_with("the name ");
-    // And what two of them give away once the third is out: other share keys, and other shares of the same keys.
+    // And what the others give away once n3 is out: other share keys, and other shares of the same keys.
     heard.run(&cluster, &["-v", "node", "revoke", "n3", "--yes", "--wait"], b"", 0);
     let later = made("later");
-    let later = thief::rob(&cluster.testnet.steal(&["n1", "n2"], &later).expect("steals"));
+    let stay = cluster.testnet.steal(&["n1", "n2", "n4"], &later).expect("steals");
+    let later = thief::rob_with(&stay, std::slice::from_ref(&pin_of_n2));
     assert_eq!(later.keys.len(), loot.keys.len(), "the control: reshared");
     said.extend(later.canaries.into_iter().filter(nameless));
+    said.extend(loot.in_plain.into_iter().chain(later.in_plain));
     let (secrets, names): (Vec<_>, Vec<_>) = loot.canaries.into_iter().chain(said).partition(nameless);
-    // 3 nodes with op seed, storage key and share key; 2 keys of 3 versions, each with 3 shares.
-    assert!(secrets.len() >= 9 + 6 * 4 && names.len() == 2, "{} secrets, {} names", secrets.len(), names.len());
+    // 4 nodes with op seed, storage key, share key and pieces of the lock; 2 keys of 3 versions, each with its root and 4 shares.
+    assert!(secrets.len() >= 4 * 5 + 6 * 6 && names.len() == 2, "{} secrets, {} names", secrets.len(), names.len());
+    let kinds = [
+        "op seed of",
+        "storage key",
+        "share key",
+        "the lock of",
+        "boot seed of",
+        "pin of",
+        "for the lock of node",
+        "the key ",
+        "the root of",
+        "share ",
+        "an invitation",
+        "the secret of an invitation",
+        "a data key",
+        "token",
+        "a plaintext",
+        "the pin of n2",
+    ];
+    for kind in kinds {
+        assert!(secrets.iter().any(|canary| canary.what.contains(kind)), "the control: {kind}");
+    }
     let in_requests = [text("a context", "canary-of-a-context"), text("a tag", "canary-of-a-tag")];
     let in_requests = in_requests.into_iter().chain([text("a wrong context", "canary-of-an-error")]);
     let in_requests = in_requests.chain([text("a name that no key has", "canary-of/no-key")]);
 
-    // Logs: nothing of all that, and not the boot seeds either, which lie in plain in the vaults beside them.
+    // Logs: nothing of all that, and not what lies in plain in the vaults beside them either.
     let logs = made("logs");
-    for node in NODES {
+    for node in ALL {
         let log = fs::read_to_string(cluster.testnet.directory().log(node)).expect("a log");
         for level in ["TRACE", "DEBUG", "INFO"] {
             assert!(log.contains(level), "the control: {node} logs {level}");
         }
-        assert!(NODES.iter().all(|node| log.contains(node)), "the control: nodes are named in the log of {node}");
+        assert!(ALL.iter().all(|node| log.contains(node)), "the control: nodes are named in the log of {node}");
         assert!(log.len() > 200_000, "the control: {node} logs a lot, not {} bytes", log.len());
         fs::write(logs.join(node), log).expect("our own directory");
+        // What every user of the machine may see of a process, and what its owner may see.
+        let process = cluster.testnet.process(node).expect("a node").expect("it was started").pid();
+        for part in ["cmdline", "environ", "comm"] {
+            match fs::read(format!("/proc/{process}/{part}")) {
+                Ok(shown) => fs::write(logs.join(format!("{node}-{part}")), shown).expect("our own directory"),
+                // Only root looks into the environment of a process that is not dumpable.
+                Err(error) => assert_eq!((part, error.kind()), ("environ", io::ErrorKind::PermissionDenied)),
+            }
+        }
     }
-    let unlogged: Vec<_> = secrets.into_iter().chain(names).chain(in_requests).chain(loot.in_plain).collect();
+    let unlogged = secrets.into_iter().chain(names).chain(in_requests).map(Canary::as_written);
+    let unlogged: Vec<_> = unlogged.collect();
     let sightings = canary::search(&logs, &unlogged).expect("every log is read");
     assert!(sightings.is_empty(), "{}", shown(&sightings));
     let id = [text("the cluster's id", &cluster.file().cluster.to_string())];
     assert!(!canary::search(&logs, &id).expect("searches").is_empty(), "the control: the search finds what is there");
+    let argument = [text("an argument", "--advertise")];
+    let arguments = canary::search(&logs, &argument).expect("searches");
+    assert!(arguments.len() >= ALL.len(), "the control: the arguments of each daemon were read");
 
     // What the command says: a name that was typed may come back, and nothing else.
     let unsaid: Vec<_> = unlogged.into_iter().filter(|canary| !canary.what.contains("name")).collect();
@@ -228,7 +328,7 @@ fn below(directory: &Path) -> Vec<PathBuf> {
             false => found.push(path),
         }
     }
-    found.retain(|path| path.file_name().is_none_or(|name| name != "quorated.log"));
+    found.retain(|path| !is_of_the_kit(path));
     found
 }
 
@@ -241,46 +341,121 @@ fn owner_only(directory: &Path) -> usize {
     all.len()
 }
 
-/// T11: whatever the umask. Without the daemon's own umask the files of the database are for all to write.
-#[test]
-fn t11_files_are_for_their_owner_alone_under_any_umask() {
-    let cluster = TestCluster::of(Cluster::builder().umask(0));
-    cluster.create("key");
-    let (directory, outside) = (cluster.testnet.directory(), tempfile::tempdir().expect("a directory"));
-    for node in NODES {
-        let data = directory.node(node);
-        let files = owner_only(&data);
-        assert!(files > 8, "the control: vault, lock, socket and a database, not {files} files");
-        assert!(data.join("vault").is_file() && data.join("state/raft").is_dir(), "the control: the files are there");
-        let socket = fs::symlink_metadata(directory.socket(node)).expect("a socket").file_type();
-        assert!(socket.is_socket(), "the control: the socket is there");
-    }
-    assert_eq!(mode(&directory.token()), 0o600);
-    assert_eq!(mode(&directory.client_file()) & 0o022, 0, "the client file names the nodes to trust");
+/// A file that is none of the daemon's: what the test kit puts beside its data.
+fn is_of_the_kit(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| ["quorated.log", "quorated.toml"].iter().any(|kit| name == *kit))
+}
 
-    // What is decrypted into a file is a secret as well.
+/// Whether `what` may be read, written or entered by a user who owns nothing. Only root can become one.
+fn is_open_to_nobody(what: &Path) -> bool {
+    let mut test = Command::new("setpriv");
+    test.args(["--reuid=65534", "--regid=65534", "--clear-groups", "sh", "-c"]);
+    test.arg("[ -r \"$0\" ] || [ -w \"$0\" ] || [ -x \"$0\" ]").arg(what);
+    test.status().expect("util-linux").success()
+}
+
+/// T11: whatever the umask, a file, a directory or a socket is for its owner alone from the moment that it is made, also if it
+/// exists for a moment only: a temporary file that is renamed, a log of the database that is dropped. Each call that makes one
+/// is watched. The control: everything that lies there in the end was seen when it was made, and some things that do not lie
+/// there any more. Mutated: without the daemon's own umask, the files of the database are for all to write; a temporary file that
+/// is narrowed after it was written; a socket that is narrowed after it listens.
+#[test]
+fn t11_files_are_for_their_owner_alone_from_the_moment_they_are_made() {
+    let shim = Shim::build().expect("a C compiler");
+    let outside = tempfile::tempdir().expect("a directory");
+    let notes = outside.path().join("notes");
+    let variables = shim.with_notes(&notes);
+    let builder = Cluster::builder().spares(1).umask(0);
+    let builder = variables.iter().fold(builder, |builder, (name, value)| builder.environment(name, value));
+    let mut cluster = TestCluster::of(builder);
+    cluster.create("key");
     let path = |name: &str| outside.path().join(name).display().to_string();
     let (sealed, opened) = (path("sealed"), path("opened"));
     cluster.testnet.run(["encrypt", "key", "-o", &sealed], b"secret").expect("encrypts");
-    cluster.testnet.run(["decrypt", &sealed, "-o", &opened], b"").expect("decrypts");
-    assert_eq!(mode(Path::new(&opened)), 0o600);
-
-    // A data directory that the daemon makes itself.
-    let data = outside.path().join("made/by/quorated");
+    // What is decrypted into a file is a secret as well, also if a file is replaced.
+    for _ in 0..2 {
+        cluster.testnet.run(["decrypt", &sealed, "-o", &opened], b"").expect("decrypts");
+    }
+    // Everything that replaces a file: alarms, a vault, a database that is opened again, an operation.
+    let stolen = Impostor::steal(&cluster, "n3");
+    assert_ne!(stolen.ask(&cluster, "n1").0, LockOpenCode::Ok, "n3 lives");
+    let alarms = |node: &str| cluster.testnet.directory().node(node).join("alarms").exists().then_some(());
+    cluster.until("the alarms to be kept", || alarms("n1"));
+    for node in NODES {
+        cluster.testnet.kill(node).expect("dies");
+        cluster.start(&[node]);
+        cluster.testnet.wait_serving(&[node]).expect("serves");
+    }
+    cluster.testnet.join("n4").expect("joins");
+    // A data directory that the daemon makes itself, where everybody may look.
+    fs::set_permissions(outside.path(), fs::Permissions::from_mode(0o755)).expect("our own directory");
+    let (made_by_it, control) = (outside.path().join("made/by/quorated"), outside.path().join("control"));
     let mut daemon = Command::new("/bin/sh");
-    let control = outside.path().join("control");
-    daemon
-        .args(["-c", "umask 000 && : > \"$0\" && exec \"$@\""])
-        .arg(&control)
-        .arg(Binaries::find().expect("built").quorated);
-    daemon.arg("--data").arg(&data).args(["--listen", "127.0.0.1:0", "--advertise", "127.0.0.1:1", "--name", "n1"]);
-    let (log, socket) = (outside.path().join("log"), data.join("quorated.sock"));
-    daemon.arg("--socket").arg(&socket);
-    let _daemon = Process::start(daemon, &data, &log, Lifetime::WithUs).expect("starts");
+    daemon.args(["-c", "umask 000 && : > \"$0\" && exec \"$@\""]).arg(&control);
+    daemon.arg(Binaries::find().expect("built").quorated).arg("--data").arg(&made_by_it);
+    daemon.args(["--listen", "127.0.0.1:0", "--advertise", "127.0.0.1:1", "--name", "n1"]);
+    let (log, socket) = (outside.path().join("log"), made_by_it.join("quorated.sock"));
+    daemon.arg("--socket").arg(&socket).envs(variables);
+    let _daemon = Process::start(daemon, &made_by_it, &log, Lifetime::WithUs).expect("starts");
     let ready = quorate_testnet::wait_until("its socket", PATIENCE, || local_status(&socket).ok());
     assert!(ready.is_ok(), "{}", fs::read_to_string(&log).unwrap_or_default());
-    assert!(owner_only(&data) >= 3, "the control: directory, lock and socket");
+
+    let directory = cluster.testnet.directory();
+    let roots: Vec<_> = ["n1", "n2", "n3", "n4"].iter().map(|node| directory.node(node)).chain([made_by_it]).collect();
+    let secret = |made: &Made| {
+        let name = made.path.file_name().unwrap_or_default().to_string_lossy();
+        let of_a_node = roots.iter().any(|root| made.path.starts_with(root)) && !is_of_the_kit(&made.path);
+        of_a_node || name.contains("token") || name.contains("opened")
+    };
+    let all = shim::made(&notes).expect("notes");
+    let me = fs::metadata(&control).expect("it was made").uid();
+    let wide = |made: &&Made| {
+        let allowed = if made.what == "directory" { 0o700 } else { 0o600 };
+        // A socket is executable until somebody says otherwise, and that means nothing.
+        let mode = if made.what == "socket" { made.mode & !0o100 } else { made.mode };
+        secret(made) && (mode & !allowed != 0 || made.uid != me)
+    };
+    let wide: Vec<_> = all.iter().filter(wide).collect();
+    assert!(wide.is_empty(), "for others, if only for a moment: {wide:#?}");
+
+    // The controls.
+    let seen: BTreeSet<_> = all.iter().map(|made| made.place).collect();
+    let unseen = |path: &&PathBuf| {
+        let at = fs::symlink_metadata(path).expect("it exists");
+        !seen.contains(&(at.dev(), at.ino())) && !is_of_the_kit(path)
+    };
+    // The test kit makes the directories of the nodes themselves.
+    let there: Vec<_> = roots.iter().flat_map(|root| below(root)).filter(|path| !roots.contains(path)).collect();
+    let unseen: Vec<_> = there.iter().filter(unseen).collect();
+    assert!(there.len() > 30 && unseen.is_empty(), "the control: of {} not seen when made: {unseen:#?}", there.len());
+    let gone = all.iter().filter(|made| secret(made) && !made.path.exists()).count();
+    assert!(gone > 3, "the control: {gone} files that existed for a while");
+    for what in ["file", "directory", "socket"] {
+        assert!(all.iter().any(|made| made.what == what && secret(made)), "the control: a {what}");
+    }
+    let of = |part: &str| all.iter().filter(|made| secret(made) && made.path.to_string_lossy().contains(part)).count();
+    for part in ["vault", "alarms", "state/raft", "token", "opened"] {
+        assert!(of(part) > 0, "the control: {part}");
+    }
     assert_eq!(mode(&control), 0o666, "the control: what takes no care is for all to read");
+    assert!(all.iter().any(|made| made.path == control && made.mode == 0o666), "the control: and that is seen");
+
+    // In the end, too.
+    for root in &roots {
+        assert!(owner_only(root) >= 3, "the control: directory, lock and socket");
+    }
+    for node in NODES {
+        let socket = fs::symlink_metadata(directory.socket(node)).expect("a socket").file_type();
+        assert!(socket.is_socket(), "the control: the socket is there");
+    }
+    assert_eq!((mode(&directory.token()), mode(Path::new(&opened))), (0o600, 0o600));
+    assert_eq!(mode(&directory.client_file()) & 0o022, 0, "the client file names the nodes to trust");
+    if me == 0 {
+        assert!(is_open_to_nobody(&control), "the control: another user can look there");
+        for root in roots.last().into_iter().flat_map(|root| below(root)) {
+            assert!(!is_open_to_nobody(&root), "{}", root.display());
+        }
+    }
 }
 
 /// T48: no key log for eavesdroppers, and no core with the keys in it.
@@ -312,7 +487,7 @@ fn t48_no_key_log_and_no_core() {
                 assert!(told, "the control: {node} was told to write a key log");
             }
             // Who is not root cannot look into a process that is not dumpable.
-            Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied),
+            Err(error) => assert_eq!(error.kind(), io::ErrorKind::PermissionDenied),
         }
     }
 }

@@ -36,6 +36,36 @@ fn a_node_that_is_cut_off_refuses_within_its_lease() {
     }
 }
 
+/// The length of a lease is the cluster's, and a node whose own configuration wants longer ones says so and has the cluster's. With
+/// its own, a node that is cut off would serve for a minute, and a revocation would not know of it. Mutated: a length that each
+/// node takes from its configuration.
+#[test]
+fn a_node_has_the_leases_of_its_cluster() {
+    let settings = "[timing]\nlease_ms = 1500\nlease_tick_ms = 300\nwipe_after_ms = 1000\n";
+    let mut cluster = TestCluster::of(Cluster::builder().settings(settings));
+    cluster.create("key");
+    let ciphertext = cluster.encrypt(None, "key", b"secret").expect("encrypts");
+    cluster.testnet.kill("n3").expect("dies");
+    let config = cluster.testnet.directory().config("n3");
+    std::fs::write(&config, "[timing]\nlease_ms = 60000\nlease_tick_ms = 20000\n").expect("our own directory");
+    cluster.start(&["n3"]);
+    cluster.testnet.wait_serving(&["n3"]).expect("serves");
+    let log = std::fs::read_to_string(cluster.testnet.directory().log("n3")).expect("a log");
+    assert!(log.contains("timing.lease_ms has no effect here"), "{log}");
+    // It renews its lease in time, although its own tick is longer than the lease.
+    let begin = Instant::now();
+    cluster.until("two leases to pass", || {
+        assert_eq!(cluster.decrypt(Some("n3"), &ciphertext).expect("without a gap"), b"secret");
+        (begin.elapsed() > Duration::from_secs(3)).then_some(())
+    });
+    cluster.testnet.cut("n3").expect("cut");
+    let cut = Instant::now();
+    cluster.testnet.wait_phase("n3", Phase::Open).expect("leaves Serving");
+    let error = cluster.decrypt(Some("n3"), &ciphertext).expect_err("no lease, no answer");
+    assert_eq!(error.code(), Code::NoQuorum, "{error}");
+    assert!(cut.elapsed() < Duration::from_secs(30), "half of what it was configured to: {:?}", cut.elapsed());
+}
+
 /// A node is cut off, and a client asks it for a change at once. The node refuses when its lease ends, so the client can ask
 /// another node and has not lost all of its time. Mutated: without that the client hears only that no answer came in time.
 #[test]

@@ -101,6 +101,7 @@ async fn found(leader: &Replica) -> Result<(), Error> {
                 threshold: NEEDED,
                 allow_solo: false,
                 accept_no_redundancy: false,
+                lease_ms: 3_000,
                 members: (1..=NODES).map(member).collect(),
             }),
             Step::Propose(change) => change,

@@ -7,7 +7,9 @@ use quorate_node::cluster::roster_update::is_denied;
 use quorate_node::messages::peer::{PeerRefusal, PeerReply, PeerRequest, Report};
 use quorate_node::peers::propose;
 use quorate_raft::command::{Begin, Change, Command, Operation};
+use quorate_raft::idle::Idlers;
 use quorate_raft::plan::{self, Patience, View};
+use quorate_raft::state::MemberState;
 use quorate_shares::ids::{Epoch, NodeId};
 
 use crate::model::node::apply::Purpose;
@@ -20,7 +22,7 @@ const STEP_MS: u64 = 400;
 /// A learner that lacks fewer entries than this may vote.
 const NEAR: u64 = 8;
 /// What a leader waits for is waited for a shorter time than in the program, so that it happens in a run.
-const PATIENCE: Patience = Patience { rekey_ms: 15_000, joiner_ms: 12_000 };
+const PATIENCE: Patience = Patience { rekey_ms: 15_000, joiner_ms: 12_000, member_ms: 10_000 };
 
 /// The step of the plan that is under way.
 #[derive(Default)]
@@ -38,7 +40,8 @@ impl Daemon {
         let unlocked = self.unlocked_mut();
         let active_ms = unlocked.serving.for_ms(unlocked.active_epoch(), now_ms);
         if !unlocked.raft.leadership(context.db).am_leader {
-            (unlocked.step, unlocked.joiner) = (Step::default(), JoinerSeen::default());
+            (unlocked.step, unlocked.joiner, unlocked.idlers) =
+                (Step::default(), JoinerSeen::default(), Idlers::default());
             return Ok(());
         }
         if now_ms < unlocked.step.again_ms {
@@ -47,6 +50,9 @@ impl Daemon {
         unlocked.step.again_ms = now_ms + STEP_MS;
         let view = self.view(context, active_ms);
         let step = plan::next(&self.unlocked_mut().state, &view);
+        if !matches!(step, plan::Step::Retire { .. }) {
+            self.unlocked_mut().step.unaware = None;
+        }
         self.follow_plan(context, step, &view)?;
         self.verify_new(context);
         Ok(())
@@ -61,11 +67,19 @@ impl Daemon {
         let settled = membership.committed && !membership.is_joint();
         let voters = membership.newest();
         let near = |node: &&NodeId| unlocked.raft.matched(**node) + NEAR >= last;
-        let caught_up = membership.learners.iter().filter(near).copied().collect();
+        let caught_up: BTreeSet<_> = membership.learners.iter().filter(near).copied().collect();
         let joining = unlocked.state.operations.running.as_ref().and_then(|running| running.operation.joining());
-        let joiner_silent_ms = unlocked.joiner.silent_ms(joining, &present, context.now_ms);
+        let unaware = unlocked.step.unaware.as_ref().map(|(_, _, unaware)| unaware.clone()).unwrap_or_default();
+        let patience = (context.now_ms, PATIENCE.member_ms);
+        let members = &unlocked.state.members;
+        let locks_first = |node: &NodeId| members.get(node).is_some_and(|it| it.state == MemberState::Joining);
+        let able = |node: &NodeId| voters.contains(node) || caught_up.contains(node) || locks_first(node);
+        let able = present.iter().copied().filter(able).collect();
+        let idle = unlocked.idlers.look(&unlocked.state, &able, &unaware, patience);
+        let acting = present.difference(&idle).copied().collect();
+        let joiner_silent_ms = unlocked.joiner.silent_ms(joining, &acting, context.now_ms);
         let (learners, patience) = (membership.learners, PATIENCE);
-        View { me, present, voters, learners, settled, caught_up, joiner_silent_ms, active_ms, patience }
+        View { me, present, idle, voters, learners, settled, caught_up, joiner_silent_ms, active_ms, patience }
     }
 
     fn follow_plan(&mut self, context: &mut Context<'_>, step: plan::Step, view: &View) -> Result<(), Killed> {
@@ -126,7 +140,7 @@ impl Daemon {
         unlocked.raft.change_members(wanted, (context.db, &mut gate), context.now_ms)
     }
 
-    /// `leader::retire`: an epoch is over once every member that is there knows the next one.
+    /// `leader::unaware`: an epoch is over once every member that is there knows the next one.
     fn retire(&mut self, context: &mut Context<'_>, epoch: Epoch, active: Epoch, members: Vec<NodeId>) {
         let me = self.me.node;
         let unaware: BTreeSet<NodeId> = members.into_iter().filter(|&member| member != me).collect();
@@ -155,7 +169,8 @@ impl Daemon {
         let (phase, lock_generation) = (self.phase, self.vault().lock.as_ref().map_or(0, |lock| lock.generation()));
         let epoch = self.unlocked_mut().active_epoch().unwrap_or(Epoch(0));
         let (applied, old_copies, alarms, operation) = (0, None, Vec::new(), None);
-        PeerReply::Report(Report { phase, applied, lock_generation, old_copies, epoch, alarms, operation })
+        let unreached = BTreeSet::new();
+        PeerReply::Report(Report { phase, applied, lock_generation, old_copies, epoch, alarms, operation, unreached })
     }
 
     /// `propose::propose_for`.

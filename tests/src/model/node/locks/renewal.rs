@@ -137,7 +137,8 @@ impl Daemon {
         if unlocked.state.cluster.is_none() || now_ms < unlocked.reported_ms + AGAIN_MS {
             return;
         }
-        let Some(report) = lock_keys::report(self.vault(), me, &unlocked.bundle, writes) else { return };
+        let former = unlocked.state.former.keys().copied().collect();
+        let Some(report) = lock_keys::report(self.vault(), me, &unlocked.bundle, (writes, &former)) else { return };
         let owed = lock_keys::owed(&unlocked.state, report, &unlocked.bundle);
         let unlocked = self.unlocked_mut();
         unlocked.reported_ms = now_ms;

@@ -15,6 +15,7 @@ use quorate_node::memory::lease::Lease;
 use quorate_node::messages::peer::{LockState, PeerRefusal, PeerReply};
 use quorate_node::vault::RosterLogId;
 use quorate_node::vault::lock_keys;
+use quorate_raft::idle::Idlers;
 use quorate_raft::rows::RowKey;
 use quorate_raft::state::State;
 use quorate_shares::lock::{
@@ -140,6 +141,7 @@ impl Daemon {
             checked: Checked::default(),
             step: Step::default(),
             joiner: JoinerSeen::default(),
+            idlers: Idlers::default(),
             serving: ActiveSince::default(),
             members_changed: true,
             tally: Tally::default(),

@@ -3,6 +3,7 @@
 //! Orders are typed on the command line, as an operator types them. Clients check what must hold meanwhile. Their nodes keep no
 //! key in memory ([`COLD`]), so each answer shows that enough shares of the key are there at that moment.
 
+mod idle;
 mod leader_crashes;
 mod orders;
 mod removal;

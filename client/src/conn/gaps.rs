@@ -1,0 +1,302 @@
+//! A stream of a peer that is not trusted, read in order, with a limit on what waits behind a gap.
+//!
+//! QUIC keeps bytes that arrive before earlier ones, and does not say so: a reader sees a silent stream. So this reader takes
+//! bytes as they arrive, and keeps the early ones itself. It knows how long they wait, and ends the stream when that is too
+//! long. Bytes that wait count against the receive window of the connection, as they would inside QUIC: a peer whose packet
+//! is lost sends on as far as the window reaches, and no further.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use parking_lot::Mutex;
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::identity;
+
+/// Most pieces behind gaps of one stream. The window has room for about a hundred packets, and a peer that sends smaller ones
+/// is cut off beyond this.
+const PIECES_MAX: usize = 512;
+
+/// What all streams of a connection hold behind gaps.
+pub(super) struct HeldBack {
+    connection: quinn::Connection,
+    bytes: Mutex<usize>,
+}
+
+impl HeldBack {
+    pub(super) fn new(connection: quinn::Connection) -> Arc<Self> {
+        Arc::new(Self { connection, bytes: Mutex::new(0) })
+    }
+
+    fn change(&self, change: impl FnOnce(usize) -> usize) {
+        let mut bytes = self.bytes.lock();
+        *bytes = change(*bytes);
+        identity::shrink_window(&self.connection, *bytes);
+    }
+}
+
+/// Where pieces of a stream come from, in the order in which they arrive.
+pub(super) trait Pieces {
+    /// The next piece, of at most `bytes_max` bytes, and its place in the stream; `None` at the end of the stream. No byte
+    /// comes twice.
+    fn poll_piece(&mut self, context: &mut Context<'_>, bytes_max: usize) -> Poll<io::Result<Option<(u64, Bytes)>>>;
+
+    /// So many bytes more are held behind a gap.
+    fn hold(&self, bytes: usize);
+
+    /// So many bytes less.
+    fn release(&self, bytes: usize);
+}
+
+/// The pieces of a stream of QUIC.
+pub(super) struct QuicPieces {
+    pub(super) stream: quinn::RecvStream,
+    pub(super) held: Arc<HeldBack>,
+}
+
+impl Pieces for QuicPieces {
+    fn poll_piece(&mut self, context: &mut Context<'_>, bytes_max: usize) -> Poll<io::Result<Option<(u64, Bytes)>>> {
+        // The future has no state of its own.
+        let piece = ready!(pin!(self.stream.read_chunk(bytes_max, false)).poll(context))?;
+        Poll::Ready(Ok(piece.map(|piece| (piece.offset, piece.bytes))))
+    }
+
+    fn hold(&self, bytes: usize) {
+        self.held.change(|held| held + bytes);
+    }
+
+    fn release(&self, bytes: usize) {
+        self.held.change(|held| held - bytes);
+    }
+}
+
+/// The bytes of a stream in order. If any byte waits behind a gap for longer than `patience`, reading fails with
+/// [`io::ErrorKind::TimedOut`].
+pub(super) struct InOrder<P: Pieces> {
+    pieces: P,
+    patience: Duration,
+    /// The place of the next byte that the reader needs.
+    next: u64,
+    /// A piece whose turn has come.
+    ready: Bytes,
+    early: BTreeMap<u64, Early>,
+    /// Runs while there are early pieces.
+    alarm: Option<Pin<Box<Sleep>>>,
+}
+
+/// A piece behind a gap.
+struct Early {
+    since: Instant,
+    /// A copy: the bytes of QUIC may keep a whole batch of packets alive.
+    bytes: Box<[u8]>,
+}
+
+impl<P: Pieces> InOrder<P> {
+    /// Reads on from `next`.
+    pub(super) fn new(pieces: P, next: u64, patience: Duration) -> Self {
+        Self { pieces, patience, next, ready: Bytes::new(), early: BTreeMap::new(), alarm: None }
+    }
+
+    fn keep(&mut self, place: u64, bytes: &[u8]) -> io::Result<()> {
+        if self.early.len() >= PIECES_MAX {
+            return Err(io::Error::other("too many gaps in a stream"));
+        }
+        self.pieces.hold(bytes.len());
+        self.early.insert(place, Early { since: Instant::now(), bytes: bytes.into() });
+        Ok(())
+    }
+
+    /// The early piece that follows what was read.
+    fn due(&mut self) -> Option<Bytes> {
+        let piece = self.early.remove(&self.next)?.bytes;
+        self.pieces.release(piece.len());
+        Some(piece.into())
+    }
+
+    /// Whether an early piece has waited for too long.
+    fn poll_late(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let Some(oldest) = self.early.values().map(|early| early.since).min() else {
+                self.alarm = None;
+                return Poll::Pending;
+            };
+            let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep_until(oldest + self.patience)));
+            ready!(alarm.as_mut().poll(context));
+            // The alarm may have been set for a piece that has been read since.
+            if oldest + self.patience <= Instant::now() {
+                return Poll::Ready(());
+            }
+            alarm.as_mut().reset(oldest + self.patience);
+        }
+    }
+}
+
+impl<P: Pieces> Drop for InOrder<P> {
+    fn drop(&mut self) {
+        if !self.early.is_empty() {
+            self.pieces.release(self.early.values().map(|early| early.bytes.len()).sum());
+        }
+    }
+}
+
+impl<P: Pieces + Unpin> AsyncRead for InOrder<P> {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if buffer.remaining() == 0 {
+            return Poll::Ready(Ok(()));
+        }
+        loop {
+            if this.ready.is_empty()
+                && let Some(piece) = this.due()
+            {
+                this.ready = piece;
+            }
+            if !this.ready.is_empty() {
+                let bytes = this.ready.len().min(buffer.remaining());
+                buffer.put_slice(&this.ready[..bytes]);
+                this.ready.advance(bytes);
+                this.next += bytes as u64;
+                return Poll::Ready(Ok(()));
+            }
+            match this.pieces.poll_piece(context, buffer.remaining())? {
+                Poll::Ready(None) => return Poll::Ready(Ok(())),
+                Poll::Ready(Some((place, bytes))) if place == this.next => {
+                    buffer.put_slice(&bytes);
+                    this.next += bytes.len() as u64;
+                    return Poll::Ready(Ok(()));
+                }
+                Poll::Ready(Some((place, bytes))) => this.keep(place, &bytes)?,
+                Poll::Pending => {
+                    ready!(this.poll_late(context));
+                    return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::io::AsyncReadExt;
+    use tokio::sync::mpsc;
+    use tokio::time::timeout;
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_millis(300);
+
+    /// Pieces that a test sends.
+    struct Sent {
+        pieces: mpsc::UnboundedReceiver<(u64, Bytes)>,
+        /// A piece that was larger than what was asked for.
+        rest: Option<(u64, Bytes)>,
+        held: Arc<AtomicUsize>,
+    }
+
+    impl Pieces for Sent {
+        fn poll_piece(
+            &mut self,
+            context: &mut Context<'_>,
+            bytes_max: usize,
+        ) -> Poll<io::Result<Option<(u64, Bytes)>>> {
+            let piece = match self.rest.take() {
+                Some(rest) => Some(rest),
+                None => ready!(self.pieces.poll_recv(context)),
+            };
+            let Some((place, mut bytes)) = piece else { return Poll::Ready(Ok(None)) };
+            let taken = bytes.split_to(bytes_max.min(bytes.len()));
+            self.rest = (!bytes.is_empty()).then(|| (place + taken.len() as u64, bytes));
+            Poll::Ready(Ok(Some((place, taken))))
+        }
+
+        fn hold(&self, bytes: usize) {
+            self.held.fetch_add(bytes, Ordering::SeqCst);
+        }
+
+        fn release(&self, bytes: usize) {
+            self.held.fetch_sub(bytes, Ordering::SeqCst);
+        }
+    }
+
+    fn stream() -> (mpsc::UnboundedSender<(u64, Bytes)>, Arc<AtomicUsize>, InOrder<Sent>) {
+        let (send, pieces) = mpsc::unbounded_channel();
+        let held = Arc::new(AtomicUsize::new(0));
+        let sent = Sent { pieces, rest: None, held: held.clone() };
+        (send, held, InOrder::new(sent, 0, PATIENCE))
+    }
+
+    fn send(to: &mpsc::UnboundedSender<(u64, Bytes)>, place: u64, bytes: &'static [u8]) {
+        to.send((place, Bytes::from_static(bytes))).expect("it is read");
+    }
+
+    #[tokio::test]
+    async fn bytes_come_in_order_whatever_the_order_of_the_pieces() {
+        let (to, held, mut reader) = stream();
+        for (place, bytes) in [(4, &b"ef"[..]), (9, b"j"), (0, b"ab"), (6, b"ghi"), (2, b"cd")] {
+            send(&to, place, bytes);
+        }
+        drop(to);
+        let mut all = Vec::new();
+        let mut some = [0; 3];
+        loop {
+            match reader.read(&mut some).await.expect("reads") {
+                0 => break,
+                read => all.extend_from_slice(&some[..read]),
+            }
+        }
+        assert_eq!((all.as_slice(), held.load(Ordering::SeqCst)), (&b"abcdefghij"[..], 0));
+    }
+
+    /// The time runs from the gap, and no byte that comes later gives it more. Mutated: without the alarm this test hangs; with
+    /// an alarm that starts again at each piece it fails.
+    #[tokio::test]
+    async fn what_waits_behind_a_gap_ends_the_stream() {
+        let (to, held, mut reader) = stream();
+        // Silence without a gap is no fault.
+        let mut some = [0; 8];
+        assert!(timeout(PATIENCE * 2, reader.read(&mut some)).await.is_err());
+        // A gap that is filled is none any more.
+        send(&to, 1, b"b");
+        assert!(timeout(PATIENCE / 10, reader.read(&mut some)).await.is_err());
+        assert_eq!(held.load(Ordering::SeqCst), 1);
+        send(&to, 0, b"a");
+        assert_eq!((reader.read(&mut some).await.expect("a"), reader.read(&mut some).await.expect("b")), (1, 1));
+        assert!(timeout(PATIENCE * 2, reader.read(&mut some)).await.is_err());
+        // Whole messages before the gap, and more behind it, do not make the first piece behind it any younger.
+        let begin = Instant::now();
+        send(&to, 1000, b"early");
+        for next in 2.. {
+            send(&to, next, b"x");
+            send(&to, 2000 + next, b"y");
+            assert_eq!(reader.read(&mut some).await.ok().unwrap_or(1), 1);
+            match timeout(PATIENCE / 10, reader.read(&mut some)).await {
+                Ok(Err(error)) if error.kind() == io::ErrorKind::TimedOut => break,
+                Ok(other) => panic!("{other:?}"),
+                Err(_) => assert!(begin.elapsed() < 5 * PATIENCE, "it does not end"),
+            }
+        }
+        assert!(begin.elapsed() >= PATIENCE, "{:?}", begin.elapsed());
+        drop(reader);
+        assert_eq!(held.load(Ordering::SeqCst), 0);
+    }
+
+    #[tokio::test]
+    async fn a_stream_of_gaps_is_an_error() {
+        let (to, _, mut reader) = stream();
+        for piece in 0..PIECES_MAX as u64 {
+            send(&to, 1 + 2 * piece, b"x");
+        }
+        send(&to, 5000, b"y");
+        let error = reader.read(&mut [0; 8]).await.expect_err("too many");
+        assert!(error.to_string().contains("too many gaps"), "{error}");
+    }
+}

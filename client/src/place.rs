@@ -1,0 +1,375 @@
+//! What a person names by a path: a file to write, or a socket to make.
+//!
+//! There may be something else at the path than the person had in mind: a device, a pipe, a link, a file of another
+//! program. So there is one way to put bytes at a path ([`put`]), one to make a file that must be new ([`create`]), and
+//! one to make a socket ([`bind`]). None of them takes the place of something that is no file, or no socket.
+
+use std::fs::{self, File, Metadata, OpenOptions, Permissions};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, PROC_SUPER_MAGIC, RenameFlags, renameat_with, statfs};
+use rustix::io::Errno;
+
+/// Most links that lead from one to the next. A longer chain is an error, as in the kernel.
+const LINKS_MAX: usize = 40;
+/// The bits of a mode that say who may do what. The others (setuid, setgid, sticky) are not for data.
+const MODE_BITS: u32 = 0o777;
+
+/// Puts `bytes` at `path`.
+///
+/// | at `path` there is | what happens |
+/// |---|---|
+/// | nothing | a file is made, with `mode` less the umask |
+/// | a file | it is replaced; its mode and its owner stay |
+/// | a link | the same happens at the place that it leads to |
+/// | a device, a FIFO, a pipe | the bytes are written to it |
+///
+/// A new file is made beside the old one, is durable before it takes the name, and is removed if anything fails. So a
+/// full disk, or a crash, leaves the old file as it was.
+///
+/// # Errors
+/// The error of the file system. Only what is no file may then have got some of the bytes.
+pub fn put(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let replace = |from: &Path, to: &Path| fs::rename(from, to);
+    match Place::of(path)? {
+        Place::Nothing(place) => {
+            whole(&place, bytes, mode, |_| Ok(()), replace)?;
+            sync_parent(&place)
+        }
+        Place::File(place, old) => {
+            whole(&place, bytes, 0o600, |new| keep_owner_and_mode(new, &old), replace)?;
+            sync_parent(&place)
+        }
+        Place::Stream(place, metadata) => stream(&place, &metadata, bytes),
+    }
+}
+
+/// Makes a file that must be new, with mode 0600. A crash leaves either no file or the whole file. The file is durable
+/// when this returns.
+///
+/// # Errors
+/// [`ErrorKind::AlreadyExists`] if there is anything at `path`, otherwise the error of the file system.
+pub fn create(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let private = |new: &File| new.set_permissions(Permissions::from_mode(0o600));
+    whole(path, bytes, 0o600, private, rename_to_new)?;
+    // Who finds the file later takes it for durable. So if it may not be durable, it is removed.
+    sync_parent(path).inspect_err(|_| drop(fs::remove_file(path)))
+}
+
+/// Renames a file to `path`, unless there is anything at `path`.
+///
+/// # Errors
+/// [`ErrorKind::AlreadyExists`], otherwise the error of the file system.
+pub fn rename_to_new(from: &Path, path: &Path) -> io::Result<()> {
+    match renameat_with(CWD, from, CWD, path, RenameFlags::NOREPLACE) {
+        // A file system without NOREPLACE has hard links. FAT, as on a memory stick, has NOREPLACE and no hard links.
+        Err(Errno::INVAL | Errno::NOSYS) => fs::hard_link(from, path).and_then(|()| fs::remove_file(from)),
+        renamed => Ok(renamed?),
+    }
+}
+
+/// Makes a socket at `path`, with mode 0600. A socket that nobody listens at is removed first: a process that was killed
+/// leaves it behind.
+///
+/// # Errors
+/// [`ErrorKind::AddrInUse`] if a process listens there; [`ErrorKind::AlreadyExists`] if there is something that is no
+/// socket; otherwise the error of the file system.
+pub fn bind(path: &Path) -> io::Result<UnixListener> {
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+        Ok(metadata) if !metadata.file_type().is_socket() => {
+            return Err(io::Error::new(ErrorKind::AlreadyExists, "there is something that is no socket"));
+        }
+        Ok(_) => match UnixStream::connect(path) {
+            Ok(_) => return Err(io::Error::new(ErrorKind::AddrInUse, "another process listens there")),
+            // Only this says that the socket is dead.
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => fs::remove_file(path)?,
+            Err(error) => return Err(error),
+        },
+    }
+    let listener = UnixListener::bind(path)?;
+    fs::set_permissions(path, Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// What there is at a path, behind all links.
+enum Place {
+    Nothing(PathBuf),
+    File(PathBuf, Metadata),
+    /// Something that takes bytes and has no content to keep.
+    Stream(PathBuf, Metadata),
+}
+
+impl Place {
+    fn of(path: &Path) -> io::Result<Self> {
+        let mut place = path.to_owned();
+        for _ in 0..LINKS_MAX {
+            match fs::symlink_metadata(&place) {
+                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Self::Nothing(place)),
+                Err(error) => return Err(error),
+                Ok(metadata) if metadata.is_file() => return Ok(Self::File(place, metadata)),
+                Ok(metadata) if !metadata.is_symlink() => return Ok(Self::Stream(place, metadata)),
+                // `/dev/stdout`, or `/dev/fd/63` from a shell: not a link but an open file, whatever its text says.
+                Ok(_) if statfs(parent(&place)).is_ok_and(|system| system.f_type == PROC_SUPER_MAGIC) => {
+                    let metadata = fs::metadata(&place)?;
+                    return Ok(Self::Stream(place, metadata));
+                }
+                Ok(_) => place = parent(&place).join(fs::read_link(&place)?),
+            }
+        }
+        Err(Errno::LOOP.into())
+    }
+}
+
+/// Makes a whole file under another name, and then gives it the name `path` by `rename`. Before that `finish` sets what
+/// else the file needs.
+fn whole(
+    path: &Path,
+    bytes: &[u8],
+    mode: u32,
+    finish: impl FnOnce(&File) -> io::Result<()>,
+    rename: impl FnOnce(&Path, &Path) -> io::Result<()>,
+) -> io::Result<()> {
+    if path.file_name().is_none() {
+        return Err(ErrorKind::InvalidInput.into());
+    }
+    let mut random = [0; 8];
+    getrandom::fill(&mut random).expect("the operating system gives randomness");
+    // The directory may belong to others. So the name is random: it must not be that of a file of theirs.
+    let unfinished = parent(path).join(format!(".quorate-{:016x}", u64::from_be_bytes(random)));
+    let mut file =
+        OpenOptions::new().create_new(true).write(true).mode(mode).open(&unfinished).map_err(nothing_beside)?;
+    let written = file
+        .write_all(bytes)
+        .and_then(|()| finish(&file))
+        .and_then(|()| file.sync_all())
+        .and_then(|()| rename(&unfinished, path));
+    written.inspect_err(|_| drop(fs::remove_file(&unfinished)))
+}
+
+fn sync_parent(path: &Path) -> io::Result<()> {
+    File::open(parent(path))?.sync_all()
+}
+
+/// Says why a file that may be written itself cannot be replaced.
+fn nothing_beside(error: io::Error) -> io::Error {
+    match error.kind() {
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
+            io::Error::new(error.kind(), format!("no file can be made in its directory: {error}"))
+        }
+        _ => error,
+    }
+}
+
+/// Gives a new file the owner and the mode of the file that it replaces. A group that this process may not give gets no
+/// access: the group of the new file is another one.
+fn keep_owner_and_mode(file: &File, old: &Metadata) -> io::Result<()> {
+    let (new, mut mode) = (file.metadata()?, old.mode() & MODE_BITS);
+    let is_theirs = new.uid() == old.uid() && new.gid() == old.gid();
+    if !is_theirs
+        && fchown(file, Some(old.uid()), Some(old.gid())).is_err()
+        && fchown(file, None, Some(old.gid())).is_err()
+    {
+        mode &= !0o070;
+    }
+    file.set_permissions(Permissions::from_mode(mode))
+}
+
+/// Writes to what is no file of its own.
+fn stream(place: &Path, metadata: &Metadata, bytes: &[u8]) -> io::Result<()> {
+    // An open file of a process may have content that the process wrote before: what comes goes behind it.
+    let mut file = OpenOptions::new().write(true).append(metadata.is_file()).open(place)?;
+    file.write_all(bytes)?;
+    // Most of these have no disk, and say so.
+    let has_no_disk = |error: &io::Error| matches!(Errno::from_io_error(error), Some(Errno::INVAL | Errno::NOTSUP));
+    file.sync_all().or_else(|error| if has_no_disk(&error) { Ok(()) } else { Err(error) })
+}
+
+/// The directory of a path. That of a bare name is the working directory.
+fn parent(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::os::fd::AsRawFd;
+    use std::os::unix::fs::symlink;
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).expect("there").mode() & 0o7777
+    }
+
+    fn names(directory: &Path) -> Vec<String> {
+        let entries = fs::read_dir(directory).expect("ours").map(|entry| entry.expect("ours").file_name());
+        let mut names: Vec<_> = entries.map(|name| name.to_string_lossy().into_owned()).collect();
+        names.sort();
+        names
+    }
+
+    /// T77. Mutated: a file that is truncated and written in place is seen empty, or keeps its inode.
+    #[test]
+    fn a_file_is_replaced_as_a_whole_and_keeps_its_mode() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("file");
+        put(&path, b"first", 0o640).expect("nothing is there");
+        assert_eq!((mode(&path) & !0o640, mode(&path) & 0o600), (0, 0o600), "what is asked for, less the umask");
+        fs::set_permissions(&path, Permissions::from_mode(0o604)).expect("ours");
+        let before = fs::metadata(&path).expect("there").ino();
+        put(&path, b"2nd", 0o600).expect("a file is there");
+        assert_eq!((fs::read(&path).expect("there"), mode(&path)), (b"2nd".to_vec(), 0o604));
+        assert_ne!(fs::metadata(&path).expect("there").ino(), before, "a reader of the old file reads it to its end");
+        assert_eq!(names(directory.path()), ["file"], "nothing else is left");
+    }
+
+    /// T77. Mutated: a rename over the link makes it a file, and its target stays as it was.
+    #[test]
+    fn a_link_leads_to_the_file_that_is_written() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let at = |name: &str| directory.path().join(name);
+        fs::create_dir(at("deep")).expect("ours");
+        fs::write(at("deep/file"), "old").expect("ours");
+        symlink("deep/file", at("near")).expect("ours");
+        symlink(at("near"), at("far")).expect("ours");
+        symlink("deep/new", at("dangling")).expect("ours");
+        put(&at("far"), b"new", 0o600).expect("two links lead to it");
+        put(&at("dangling"), b"made", 0o600).expect("the link leads to nothing yet");
+        assert_eq!(
+            (fs::read(at("deep/file")).expect("there"), fs::read(at("deep/new")).expect("made")),
+            (b"new".to_vec(), b"made".to_vec())
+        );
+        assert!(["near", "far", "dangling"].iter().all(|link| at(link).is_symlink()), "the links stay links");
+        symlink(at("loop"), at("loop")).expect("ours");
+        assert_eq!(
+            put(&at("loop"), b"", 0o600).expect_err("without end").raw_os_error(),
+            Some(Errno::LOOP.raw_os_error())
+        );
+    }
+
+    /// T77. Mutated: a rename makes the FIFO a file, and its reader waits for ever.
+    #[test]
+    fn what_is_no_file_is_written_to_and_stays() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let fifo = directory.path().join("fifo");
+        assert!(Command::new("mkfifo").arg(&fifo).status().expect("coreutils").success());
+        let reading = fifo.clone();
+        let reader = std::thread::spawn(move || fs::read(reading));
+        put(&fifo, b"through", 0o600).expect("a reader is there");
+        assert_eq!(reader.join().expect("no panic").expect("read"), b"through");
+        assert!(fs::symlink_metadata(&fifo).expect("there").file_type().is_fifo());
+
+        // Through open devices, not by the names of the devices: a broken `put` of root would rename over those.
+        for device in ["/dev/null", "/dev/full"] {
+            let open = OpenOptions::new().write(true).open(device).expect("Linux has it");
+            let written = put(&PathBuf::from(format!("/dev/fd/{}", open.as_raw_fd())), b"bytes", 0o600);
+            assert_eq!(written.is_ok(), device == "/dev/null", "{device}: {written:?}");
+        }
+        let error = put(directory.path(), b"bytes", 0o600).expect_err("a directory");
+        assert_eq!(error.kind(), ErrorKind::IsADirectory);
+        assert_eq!(names(directory.path()), ["fifo"]);
+    }
+
+    /// A shell gives `/dev/fd/N` for `>(command)`, and `/dev/stdout` is a link of the same kind.
+    #[test]
+    fn an_open_file_or_pipe_of_a_process_is_written_to() {
+        let mut cat = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("coreutils");
+        let pipe = cat.stdin.take().expect("piped");
+        put(&PathBuf::from(format!("/dev/fd/{}", pipe.as_raw_fd())), b"piped", 0o600).expect("a pipe");
+        drop(pipe);
+        let mut said = String::new();
+        cat.stdout.take().expect("piped").read_to_string(&mut said).expect("text");
+        cat.wait().expect("ends");
+        assert_eq!(said, "piped");
+
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("file");
+        let mut file = File::create(&path).expect("ours");
+        file.write_all(b"before, ").expect("ours");
+        put(&PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd())), b"behind", 0o600).expect("an open file");
+        assert_eq!(fs::read(&path).expect("there"), b"before, behind");
+    }
+
+    /// T77: a disk that is full while the file is written. A limit on the size of files stands for it, in a process of its
+    /// own. Mutated: if the old file is truncated first, nothing of it is left.
+    #[test]
+    fn a_full_disk_leaves_the_old_file_as_it_was() {
+        const INNER: &str = "QUORATE_TEST_FULL_DISK";
+        if let Some(path) = std::env::var_os(INNER) {
+            let error = put(Path::new(&path), &vec![7; 1 << 20], 0o600).expect_err("no file may be so large");
+            assert_eq!(error.kind(), ErrorKind::FileTooLarge, "{error}");
+            assert_eq!(fs::read(&path).expect("there"), b"old");
+            put(Path::new(&path), b"small", 0o600).expect("the control: a small one fits");
+            return;
+        }
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("file");
+        fs::write(&path, "old").expect("ours");
+        let module = module_path!().split_once("::").expect("a module of a crate").1;
+        let limited = Command::new("sh")
+            .args(["-c", "trap '' XFSZ; ulimit -f 64; exec \"$0\" --exact \"$1\""])
+            .arg(std::env::current_exe().expect("the test binary"))
+            .arg(format!("{module}::a_full_disk_leaves_the_old_file_as_it_was"))
+            .env(INNER, &path)
+            .output()
+            .expect("a shell");
+        assert!(limited.status.success(), "{}", String::from_utf8_lossy(&limited.stdout));
+        assert_eq!(fs::read(&path).expect("there"), b"small", "the inner test ran");
+        assert_eq!(names(directory.path()), ["file"], "what was begun is removed");
+    }
+
+    /// Mutated: a file that gets its name before its bytes is seen empty. After a power loss it would stay empty.
+    #[test]
+    fn a_new_file_is_whole_as_soon_as_it_has_its_name() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let places: Vec<_> = (0..100).map(|number| directory.path().join(format!("pin-{number}"))).collect();
+        std::thread::scope(|threads| {
+            let look = || {
+                places.iter().for_each(|path| {
+                    let seen = std::iter::repeat_with(|| fs::read(path)).find_map(Result::ok);
+                    assert_eq!(seen.expect("without end"), [7; 32], "{}", path.display());
+                });
+            };
+            let looks = threads.spawn(look);
+            places.iter().for_each(|path| create(path, &[7; 32]).expect("nothing is there yet"));
+            looks.join().expect("nothing but whole files");
+        });
+        symlink("elsewhere", directory.path().join("link")).expect("ours");
+        for taken in [&places[0], &directory.path().join("link")] {
+            assert_eq!(create(taken, &[8; 32]).expect_err("it exists").kind(), ErrorKind::AlreadyExists);
+        }
+        assert_eq!((fs::read(&places[0]).expect("it exists"), mode(&places[0])), (vec![7; 32], 0o600));
+        assert_eq!(names(directory.path()).len(), places.len() + 1, "nothing else is left");
+    }
+
+    /// T77. Mutated: if anything that refuses a connection is removed, so are the file and the link.
+    #[test]
+    fn a_socket_takes_the_place_of_a_dead_socket_only() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let at = |name: &str| directory.path().join(name);
+        let listener = bind(&at("socket")).expect("nothing is there");
+        assert_eq!(mode(&at("socket")), 0o600);
+        assert_eq!(bind(&at("socket")).expect_err("it answers").kind(), ErrorKind::AddrInUse);
+        drop(listener);
+        let again = bind(&at("socket")).expect("it is dead");
+        UnixStream::connect(at("socket")).expect("the new one listens");
+        drop(again);
+
+        fs::write(at("vault"), "keys").expect("ours");
+        fs::create_dir(at("state")).expect("ours");
+        symlink("socket", at("link")).expect("ours");
+        let datagrams = std::os::unix::net::UnixDatagram::bind(at("datagrams")).expect("nothing is there");
+        for taken in ["vault", "state", "link", "datagrams"] {
+            bind(&at(taken)).expect_err(taken);
+        }
+        drop(datagrams);
+        assert_eq!(fs::read(at("vault")).expect("untouched"), b"keys");
+        assert_eq!(names(directory.path()), ["datagrams", "link", "socket", "state", "vault"]);
+    }
+}

@@ -1,0 +1,95 @@
+//! From which addresses members come: those of the roster, resolved. A member that dials from another address, behind a router for
+//! example, finds a place like everybody else.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::RwLock;
+use tokio::net::lookup_host;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::node::Node;
+use crate::vault::Roster;
+
+/// How often the roster is looked at.
+const LOOK: Duration = Duration::from_millis(500);
+/// How often names are resolved again.
+const RESOLVE: Duration = Duration::from_secs(30);
+/// How long the resolution of one name may take.
+const ONE_NAME: Duration = Duration::from_secs(2);
+
+/// The addresses of the roster, each with what it was last resolved to.
+#[derive(Default)]
+pub(super) struct MemberAddresses(RwLock<BTreeMap<String, Vec<IpAddr>>>);
+
+impl MemberAddresses {
+    /// Whether a member is reached at this address.
+    pub(super) fn contain(&self, address: IpAddr) -> bool {
+        self.0.read().values().flatten().any(|known| *known == address.to_canonical())
+    }
+
+    /// Follows the roster. Never returns.
+    pub(super) async fn follow(&self, node: &Node) {
+        let mut resolved: Option<(Arc<Roster>, Instant)> = None;
+        loop {
+            let roster = node.roster();
+            let is_known = resolved.as_ref().is_some_and(|(known, at)| *known == roster && at.elapsed() < RESOLVE);
+            if !is_known {
+                self.resolve(&roster).await;
+                resolved = Some((roster, Instant::now()));
+            }
+            sleep(LOOK).await;
+        }
+    }
+
+    async fn resolve(&self, roster: &Roster) {
+        let addresses = roster.members.iter().flat_map(|member| &member.addresses);
+        let addresses: Vec<String> = addresses.map(ToString::to_string).collect();
+        self.0.write().retain(|address, _| addresses.contains(address));
+        let resolving = addresses.into_iter().map(|address| async {
+            let ips = match address.parse::<SocketAddr>() {
+                Ok(literal) => vec![literal.ip()],
+                // A name that is not resolved now keeps what it was last resolved to.
+                Err(_) => timeout(ONE_NAME, lookup_host(&address)).await.ok()?.ok()?.map(|found| found.ip()).collect(),
+            };
+            Some((address, ips.into_iter().map(|ip| ip.to_canonical()).collect()))
+        });
+        let resolved: Vec<Option<(String, Vec<IpAddr>)>> = futures::future::join_all(resolving).await;
+        self.0.write().extend(resolved.into_iter().flatten());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use quorate_shares::ids::NodeId;
+
+    use super::*;
+    use crate::vault::{RosterLogId, RosterMember, Standing};
+
+    fn roster(addresses: &[&str]) -> Roster {
+        let member = RosterMember {
+            node: NodeId(1),
+            boot_pk: [1; 32],
+            op_pk: [2; 32],
+            standing: Standing::default(),
+            name: "n1".parse().expect("a name"),
+            addresses: addresses.iter().map(|address| address.parse().expect("an address")).collect(),
+        };
+        let log_id = RosterLogId { term: 1, leader: 1, index: 1 };
+        Roster { log_id, members: vec![member], revoked: Vec::new() }
+    }
+
+    #[tokio::test]
+    async fn the_addresses_of_the_roster_are_known_and_no_others() {
+        let known = MemberAddresses::default();
+        let contain = |address: &str| known.contain(address.parse().expect("an address"));
+        known.resolve(&roster(&["192.0.2.1:7250", "[2001:db8::1]:7250", "localhost:7250"])).await;
+        assert!(contain("192.0.2.1") && contain("::ffff:192.0.2.1") && contain("2001:db8::1"));
+        assert!(contain("127.0.0.1") || contain("::1"), "a name is resolved");
+        assert!(!contain("192.0.2.2") && !contain("2001:db8::2"));
+        known.resolve(&roster(&["192.0.2.2:7250"])).await;
+        assert!(contain("192.0.2.2") && !contain("192.0.2.1"), "it follows the roster");
+    }
+}
