@@ -71,7 +71,7 @@ pub fn rename_to_new(from: &Path, path: &Path) -> io::Result<()> {
     }
 }
 
-/// Makes a socket at `path`, with mode 0600. A socket that nobody listens at is removed first: a process that was killed
+/// Makes a socket at `path`, with mode 0600. A socket at which no process listens is removed first: a process that was killed
 /// leaves it behind.
 ///
 /// # Errors

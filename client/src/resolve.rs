@@ -5,7 +5,7 @@
 //! a daemon would not stop. Here it runs on threads that nothing waits for: the process ends with them.
 //!
 //! A name is resolved at each [`lookup`], because names move. While that takes its time, the addresses that the name had
-//! before are known at once. An address may be wrong or old: whoever dials it requires the key of the node.
+//! before are known at once. An address may be wrong or old: the one who dials it requires the key of the node.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -71,7 +71,7 @@ struct Resolver {
 
 #[derive(Default)]
 struct Names {
-    /// The names that are being resolved. Whoever asks for one of them meanwhile gets the same answer.
+    /// The names that are being resolved. All who ask for one of them meanwhile get the same answer.
     running: BTreeMap<String, watch::Receiver<Option<Resolved>>>,
     /// The addresses that each name had last.
     last: BTreeMap<String, Vec<SocketAddr>>,

@@ -409,7 +409,7 @@ async fn a_client_waits_for_busy_nodes_until_its_deadline() {
 
 /// A node that begins no handshake says so at once, and another one is asked.
 #[tokio::test]
-async fn a_node_that_lets_nobody_in_is_busy() {
+async fn a_node_that_lets_no_client_in_is_busy() {
     let mut cluster = Cluster::start(vec![Box::new(serve), Box::new(serve)]);
     let (boot, op) = (&cluster.nodes[0].0.boot, &cluster.nodes[0].0.op);
     let config = quorate_client::identity::server_config(boot, Some(op), &Protocol::ALL);

@@ -1,7 +1,7 @@
 //! Hedges: when a request goes to one more node although the first may still answer.
 //!
 //! A hedge hides one slow node. If all nodes are slow because too much is asked of them, hedges ask still more of them, and
-//! then nobody is answered. So a client hedges soon only for a share of its requests:
+//! then no client is answered. So a client hedges soon only for a share of its requests:
 //!
 //! - **Budget.** Each request adds [`SHARE`] of a hedge, and a hedge takes a whole one. A client that was never slow may
 //!   hedge [`SAVED_MAX`] requests in a row, for a node that dies with many requests in flight.

@@ -385,7 +385,7 @@ mod tests {
     /// Two of three nodes have moved, and serve over sessions that they opened themselves. Mutated: with sessions taken for
     /// reachability one more may fail, and the two that are left do not find each other.
     #[test]
-    fn a_node_that_is_found_by_nobody_is_no_redundancy() {
+    fn a_node_that_no_member_finds_is_no_redundancy() {
         let moved = |unreached: [&[u64]; 3]| {
             status((1..).zip(unreached).map(|(number, unreached)| node(number, unreached)).collect()).may_lose()
         };

@@ -277,7 +277,9 @@ impl Config {
             None if listen.ip().is_unspecified() || listen.port() == 0 => {
                 return Err(ConfigError::Invalid {
                     setting: "--advertise",
-                    reason: format!("nobody can reach {listen}; name the address that peers and clients should use"),
+                    reason: format!(
+                        "{listen} cannot be reached from another machine; name the address that peers and clients should use"
+                    ),
                 });
             }
             None => listen.to_string(),

@@ -1,7 +1,7 @@
 //! Threads of their own for the doors: what strangers and clients ask for.
 //!
 //! Scenario: a thousand clients connect at once. Their handshakes and requests fill the queue of the threads that run them, and
-//! whoever comes later waits until all of them had their turn. A heartbeat that waits there is late, and a lease that waits there
+//! a request that comes later waits until all of them had their turn. A heartbeat that waits there is late, and a lease that waits there
 //! ends. So sessions, leases and Raft run on other threads than clients. Both get their share of the processor from the kernel,
 //! which runs a thread with little to do almost at once.
 //!

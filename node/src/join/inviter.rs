@@ -116,7 +116,7 @@ fn standing(state: &State, join: &Join) -> Option<JoinCode> {
     }
 }
 
-/// Whether the joiner answers at an address that it registers. A node that nobody can dial must not become a voter: it would work
+/// Whether the joiner answers at an address that it registers. A node that no other node can dial must not become a voter: it would work
 /// over the sessions that it opens itself, and the cluster would count on it.
 async fn answers_where_it_says(node: &Node, joiner: &Registration) -> bool {
     let Some(me) = node.enrolment().identity.boot() else { return false };

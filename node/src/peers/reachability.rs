@@ -139,7 +139,7 @@ mod tests {
     use quorate_shares::ids::{ClusterId, NodeId};
     use quorate_shares::secret::Secret;
 
-    /// A member of which one address answers, one whose address another node has, and one at which nobody answers. Mutated: without the
+    /// A member of which one address answers, one whose address another node has, and one without an answer. Mutated: without the
     /// key, the second one counts as reached.
     #[tokio::test]
     async fn a_member_is_reached_where_its_own_key_answers() {

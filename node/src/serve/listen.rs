@@ -45,7 +45,7 @@ async fn accept(node: &Arc<Node>, members: &MemberAddresses, of_members: &Handle
     loop {
         // A flood must not occupy the thread alone.
         tokio::task::coop::consume_budget().await;
-        // If nobody waits, this gives nothing at once.
+        // If no newcomer waits, this gives nothing at once.
         let newcomer = match node.endpoint.accept().now_or_never() {
             Some(newcomer) => newcomer,
             None => {
@@ -55,13 +55,13 @@ async fn accept(node: &Arc<Node>, members: &MemberAddresses, of_members: &Handle
         };
         let Some(incoming) = newcomer else { return };
         let remote = incoming.remote_address();
-        let is_member = node.roster().is_address_of_member(remote);
+        let is_member = members.contain(remote);
         if newcomers.is_too_many(Instant::now()) && !is_member {
             incoming.refuse();
             continue;
         }
         let proved = incoming.remote_address_validated();
-        let place = match places.handshake(remote.ip(), proved, members.contain(remote.ip())) {
+        let place = match places.handshake(remote.ip(), proved, members.contain_host(remote.ip())) {
             Entry::Begin(place) => place,
             Entry::Prove => {
                 // Fails only if the address is proved.

@@ -51,7 +51,7 @@ impl SocketError {
             Self::Io { source, .. } => match source.kind() {
                 ErrorKind::AddrInUse => "stop the other process, or give each daemon a --socket path of its own",
                 ErrorKind::AlreadyExists => {
-                    "only a socket that nobody listens at is replaced: give another --socket path"
+                    "only a socket at which no process listens is replaced: give another --socket path"
                 }
                 _ => "check that the directory exists and can be written, or give another --socket path",
             },

@@ -1,5 +1,5 @@
-//! From which addresses members come: those of the roster, resolved. A member that dials from another address, behind a router for
-//! example, finds a place like everybody else.
+//! From which addresses members come: those of the roster, resolved. A node dials from the address at which it listens. A member
+//! that comes from another address, behind a router for example, is treated like a stranger until it has proved its key.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -22,12 +22,18 @@ const ONE_NAME: Duration = Duration::from_secs(2);
 
 /// The addresses of the roster, each with what it was last resolved to.
 #[derive(Default)]
-pub(super) struct MemberAddresses(RwLock<BTreeMap<String, Vec<IpAddr>>>);
+pub(super) struct MemberAddresses(RwLock<BTreeMap<String, Vec<SocketAddr>>>);
 
 impl MemberAddresses {
-    /// Whether a member is reached at this address.
-    pub(super) fn contain(&self, address: IpAddr) -> bool {
-        self.0.read().values().flatten().any(|known| *known == address.to_canonical())
+    /// Whether a member is reached at exactly this address.
+    pub(super) fn contain(&self, address: SocketAddr) -> bool {
+        let address = canonical(address);
+        self.0.read().values().flatten().any(|known| *known == address)
+    }
+
+    /// Whether a member is reached at this host. Its clients and other programs are there, too.
+    pub(super) fn contain_host(&self, host: IpAddr) -> bool {
+        self.0.read().values().flatten().any(|known| known.ip() == host.to_canonical())
     }
 
     /// Follows the roster. Never returns.
@@ -45,20 +51,26 @@ impl MemberAddresses {
     }
 
     async fn resolve(&self, roster: &Roster) {
-        let addresses = roster.members.iter().flat_map(|member| &member.addresses);
+        let members = roster.members.iter().filter(|member| !member.standing.denied);
+        let addresses = members.flat_map(|member| &member.addresses);
         let addresses: Vec<String> = addresses.map(ToString::to_string).collect();
         self.0.write().retain(|address, _| addresses.contains(address));
         let resolving = addresses.into_iter().map(|address| async {
-            let ips = match address.parse::<SocketAddr>() {
-                Ok(literal) => vec![literal.ip()],
+            let found = match address.parse::<SocketAddr>() {
+                Ok(literal) => vec![literal],
                 // A name that is not resolved now keeps what it was last resolved to.
-                Err(_) => timeout(ONE_NAME, lookup_host(&address)).await.ok()?.ok()?.map(|found| found.ip()).collect(),
+                Err(_) => timeout(ONE_NAME, lookup_host(&address)).await.ok()?.ok()?.collect(),
             };
-            Some((address, ips.into_iter().map(|ip| ip.to_canonical()).collect()))
+            Some((address, found.into_iter().map(canonical).collect()))
         });
-        let resolved: Vec<Option<(String, Vec<IpAddr>)>> = futures::future::join_all(resolving).await;
+        let resolved: Vec<Option<(String, Vec<SocketAddr>)>> = futures::future::join_all(resolving).await;
         self.0.write().extend(resolved.into_iter().flatten());
     }
+}
+
+/// An IPv4 address as such, also if the socket wrote it as an IPv6 address.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
 #[cfg(test)]
@@ -81,15 +93,18 @@ mod tests {
         Roster { log_id, members: vec![member], revoked: Vec::new() }
     }
 
+    /// Mutated: if `contain` compares hosts alone, every client on the machine of a member is taken for a member.
     #[tokio::test]
     async fn the_addresses_of_the_roster_are_known_and_no_others() {
         let known = MemberAddresses::default();
         let contain = |address: &str| known.contain(address.parse().expect("an address"));
+        let contain_host = |host: &str| known.contain_host(host.parse().expect("an address"));
         known.resolve(&roster(&["192.0.2.1:7250", "[2001:db8::1]:7250", "localhost:7250"])).await;
-        assert!(contain("192.0.2.1") && contain("::ffff:192.0.2.1") && contain("2001:db8::1"));
-        assert!(contain("127.0.0.1") || contain("::1"), "a name is resolved");
-        assert!(!contain("192.0.2.2") && !contain("2001:db8::2"));
+        assert!(contain("192.0.2.1:7250") && contain("[::ffff:192.0.2.1]:7250") && contain("[2001:db8::1]:7250"));
+        assert!(!contain("192.0.2.1:7251") && !contain("192.0.2.2:7250") && !contain("[2001:db8::2]:7250"));
+        assert!(contain_host("192.0.2.1") && contain_host("::ffff:192.0.2.1") && !contain_host("192.0.2.2"));
+        assert!(contain("127.0.0.1:7250") || contain("[::1]:7250"), "a name is resolved");
         known.resolve(&roster(&["192.0.2.2:7250"])).await;
-        assert!(contain("192.0.2.2") && !contain("192.0.2.1"), "it follows the roster");
+        assert!(contain("192.0.2.2:7250") && !contain_host("192.0.2.1"), "it follows the roster");
     }
 }

@@ -17,17 +17,17 @@ const STANDING: Duration = Duration::from_millis(100);
 /// The queue of newcomers.
 #[derive(Default)]
 pub(super) struct Newcomers {
-    /// Since when somebody has waited.
+    /// Since when at least one newcomer has waited.
     since: Option<Instant>,
 }
 
 impl Newcomers {
-    /// Nobody waits.
+    /// No newcomer waits.
     pub(super) fn note_none(&mut self) {
         self.since = None;
     }
 
-    /// Somebody waits. Returns whether it has been so for too long.
+    /// A newcomer waits. Returns whether it has been so for too long.
     pub(super) fn is_too_many(&mut self, now: Instant) -> bool {
         now.duration_since(*self.since.get_or_insert(now)) > STANDING
     }

@@ -1,6 +1,6 @@
 //! Who finds a place: limits on handshakes that are under way, and on open connections.
 //!
-//! Whoever reaches the port can begin a handshake, and stop in the middle of it. So a handshake has a deadline, there is a limit
+//! Anyone who reaches the port can begin a handshake, and stop in the middle of it. So a handshake has a deadline, there is a limit
 //! on those of one source, and above a low mark the other side proves first that it can be reached at the address that it
 //! claims. A first packet that finds no place gets no answer: an honest sender sends it again, a moment later.
 //!
@@ -221,7 +221,7 @@ mod tests {
     /// Forged packets do not use up the places of the address that they name, nor all places. Mutated: with unproved addresses
     /// counted like proved ones, the owner finds no place.
     #[test]
-    fn forged_addresses_shut_nobody_out() {
+    fn forged_addresses_do_not_shut_out_their_owner() {
         let places = Places::new();
         let victim = stranger(1);
         let forged: Vec<_> =

@@ -259,7 +259,7 @@ fn bring_joiner_to_vote(state: &State, view: &View, running: &Running, node: Nod
     if !view.learners.contains(&node) {
         return Some(Step::AddLearner { node });
     }
-    // A vote that nobody casts would cost the others redundancy.
+    // A vote that is never cast would cost the others redundancy.
     if !view.caught_up.contains(&node) || !acting.contains(&node) {
         return Some(Step::AwaitJoiner { node, locked: true });
     }

@@ -48,7 +48,7 @@ fn founding_ends_with_epoch_one_active() {
     assert_eq!(plan::next(&state, &view(&state)), Step::Nothing);
 }
 
-/// Mutated: without the ceiling, a revocation waits for ever for a lease that nobody ever ends.
+/// Mutated: without the ceiling, a revocation waits for ever for a lease that is never ended.
 #[test]
 fn a_cluster_has_leases_of_a_bounded_length() {
     for (lease_ms, fits) in [

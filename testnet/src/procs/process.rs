@@ -275,7 +275,7 @@ mod tests {
         if let Some(path) = std::env::var_os(LOCKED) {
             let memory = vec![1; MEMORY_BYTES];
             let file = File::create(&path).expect("our own directory");
-            file.lock().expect("nobody has it");
+            file.lock().expect("it is free");
             fs::write(Path::new(&path).with_extension("ready"), "").expect("our own directory");
             loop {
                 std::thread::park();
@@ -296,6 +296,6 @@ mod tests {
         assert!(lock.try_lock().is_err(), "the control: it holds the lock");
         let mut attached = Process::attach(started.pid(), &mark).expect("it runs");
         attached.kill().expect("ends");
-        lock.try_lock().expect("nobody holds it");
+        lock.try_lock().expect("it is free");
     }
 }

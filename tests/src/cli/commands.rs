@@ -169,7 +169,7 @@ fn an_interrupted_wait_is_exit_code_130_and_founding_goes_on() {
 
 /// `make demo | head`. Mutated: the error of the pipe ends the demo with a message and exit code 1.
 #[test]
-fn the_testnet_ends_without_an_error_when_nobody_reads() {
+fn the_testnet_ends_without_an_error_when_no_reader_is_left() {
     let nothing = tempfile::tempdir().expect("a directory");
     let thief = || {
         let mut command = Command::new(Binaries::find().expect("built").quorate.with_file_name("quorate-testnet"));
@@ -210,7 +210,11 @@ fn the_daemon_explains_itself() {
     let mut command = Command::new(Binaries::find().expect("built").quorated);
     command.args(["--data", data, "--listen", "0.0.0.0:7250"]).envs(empty);
     let refused = run(command, b"");
-    assert!(refused.code == Some(2) && refused.stderr.contains("nobody can reach 0.0.0.0:7250"), "{}", refused.stderr);
+    assert!(
+        refused.code == Some(2) && refused.stderr.contains("0.0.0.0:7250 cannot be reached from another machine"),
+        "{}",
+        refused.stderr
+    );
     // `-` is standard input.
     let mut command = Command::new(Binaries::find().expect("built").quorated);
     command.args(["--config", "-"]);
@@ -221,7 +225,11 @@ fn the_daemon_explains_itself() {
         (&[][..], "", "--data is not set"),
         (&["--data", data], "", "--listen is not set"),
         (&["--turbo"], "", "unexpected argument '--turbo'"),
-        (&["--data", data, "--listen", "0.0.0.0:7250"], "", "--advertise is not valid: nobody can reach 0.0.0.0:7250"),
+        (
+            &["--data", data, "--listen", "0.0.0.0:7250"],
+            "",
+            "--advertise is not valid: 0.0.0.0:7250 cannot be reached from another machine",
+        ),
         (&["--data", data, "--listen", "127.0.0.1:7250", "--name", "N 1"], "", "--name is not valid"),
         (&["--data", data, "--config", file], "", "line 2"),
         (&complete, "info,openraft=lots", "QUORATE_LOG is not valid"),

@@ -514,7 +514,7 @@ fn a_handshake_that_stops_halfway_gives_its_place_back() {
     let (same, other) = (endpoint_at(&cluster, stranger(1)), endpoint_at(&cluster, stranger(2)));
     let moment = Duration::from_millis(400);
     cluster.until("its places to be taken", || (!cluster.block(comes_in(&same, door, moment))).then_some(()));
-    // Nobody else waits.
+    // No other client waits.
     for _ in 0..10 {
         assert!(cluster.block(comes_in(&other, door, PROMPT)));
     }

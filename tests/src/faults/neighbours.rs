@@ -1,4 +1,4 @@
-//! A neighbour that is dead or hangs: whoever asks it does not wait for it.
+//! A neighbour that is dead or hangs: those who ask it do not wait for it.
 
 use std::fs;
 

@@ -1,7 +1,5 @@
 //! What connections need to know from the roster: which node has this key, and how is that node reached.
 
-use std::net::SocketAddr;
-
 use quorate_client::identity::{Protocol, PublicKey};
 use quorate_shares::ids::NodeId;
 
@@ -25,14 +23,6 @@ impl Roster {
             Protocol::Peer => member.op_pk == key.0,
             Protocol::Client => false,
         })
-    }
-
-    /// Whether a member is reached at this address. A node dials from the address at which it listens. A host name is not looked
-    /// up for this.
-    pub fn is_address_of_member(&self, address: SocketAddr) -> bool {
-        let address = SocketAddr::new(address.ip().to_canonical(), address.port());
-        let mut addresses = self.members.iter().flat_map(|member| &member.addresses);
-        addresses.any(|known| known.as_str().parse() == Ok(address))
     }
 
     /// Addresses and op key of a member.
@@ -122,14 +112,5 @@ mod tests {
         let empty = own.merged_with(&roster(u64::MAX, &[], &[1]), NodeId(1));
         assert_eq!((members(&empty), empty.revoked.len()), (vec![1, 2, 3], 0));
         assert_eq!(own.merged_with(&roster(10, &[9], &[]), NodeId(1)), own, "no newer than the own one");
-    }
-
-    /// Mutated: a comparison of hosts alone takes every client on the machine of a member for a member.
-    #[test]
-    fn a_member_is_known_by_its_whole_address() {
-        let roster = roster(10, &[1], &[]);
-        let is_member = |address: &str| roster.is_address_of_member(address.parse().expect("an address"));
-        assert!(is_member("127.0.0.1:7250") && is_member("[::ffff:127.0.0.1]:7250"));
-        assert!(!is_member("127.0.0.1:7251") && !is_member("127.0.0.2:7250") && !is_member("[::1]:7250"));
     }
 }

@@ -83,7 +83,7 @@ pub(super) fn join(state: &mut State, join: &Join, rows: &mut Rows) -> Result<Ou
     let known = state.members.values().find(|member| member.boot_pk == join.boot_pk).cloned();
     let known = known.filter(|_| invitation.bound.is_some());
     if invitation.bound.is_some() && known.is_none() {
-        // Whoever joined with it is neither a member nor a former member.
+        // The node that joined with it is neither a member nor a former member.
         return Err(Refusal::InvitationUsed);
     }
     if known.is_none() && state.time_ms >= invitation.expires_ms {

@@ -270,7 +270,7 @@ fn an_invitation_is_for_one_node_and_one_hour() {
 }
 
 /// A member moves. Nothing else about it changes, and no operation is needed. Mutated: without the check, an empty list makes it
-/// a node that nobody can dial.
+/// a node that no other node can dial.
 #[test]
 fn a_member_is_recorded_where_it_listens_now() {
     let mut cluster = Cluster::new(3, 2);

@@ -1,4 +1,4 @@
-//! Where nodes are: addresses that move, that nobody reaches, and that differ from what is recorded.
+//! Where nodes are: addresses that move, that cannot be reached, and that differ from what is recorded.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -20,7 +20,7 @@ fn quorate(cluster: &TestCluster, typed: &str) -> Finished {
     ended
 }
 
-/// What the node says at which nobody has to find another one first.
+/// What the node says that needs to find no other one first.
 fn status_of(cluster: &TestCluster, node: &str) -> Option<Status> {
     cluster.block(cluster.client(Some(node)).status()).ok()
 }
@@ -127,10 +127,10 @@ fn t78_a_site_that_was_renumbered_comes_back() {
     assert_eq!(cluster.decrypt(None, &sealed).expect("opens"), b"x");
 }
 
-/// T78: a node that nobody can dial at the address that it registers is no member. The control: with the right address it joins with
+/// T78: a node that no other node can dial at the address that it registers is no member. The control: with the right address it joins with
 /// the same invitation. Mutated: without the look before its admission it is a voter a moment later.
 #[test]
-fn t78_a_joiner_that_nobody_reaches_is_refused() {
+fn t78_a_joiner_that_no_member_reaches_is_refused() {
     let mut cluster = TestCluster::of(Cluster::builder().spares(1));
     let silent = UdpSocket::bind("127.0.0.1:0").expect("a free port");
     let right = cluster.testnet.advertise("n4", silent.local_addr().expect("bound")).expect("a spare");

@@ -348,7 +348,7 @@ impl Subject {
         let bytes = |what: &str, bytes: Vec<u8>| Ask::Bytes(what.to_owned(), bytes);
         let mut all = vec![bytes("public status", PUBLIC_STATUS.to_vec())];
         all.push(bytes("LockOpen", self.lock.encode()));
-        // An invitation that the asked node knows, and one that nobody knows.
+        // An invitation that the asked node knows, and one that no node knows.
         let known: Invitation = self.invitation.parse().expect("an invitation");
         let proofs = [("proof", known.key()), ("false-proof", InvitationKey::of(&Secret::take(&mut [3; 32])))];
         all.extend(proofs.map(|(what, key)| Ask::Proof(what, Box::new(Proof { key, known: self.known.clone() }))));

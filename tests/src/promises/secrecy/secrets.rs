@@ -347,7 +347,7 @@ fn is_of_the_kit(path: &Path) -> bool {
 }
 
 /// Whether `what` may be read, written or entered by a user who owns nothing. Only root can become one.
-fn is_open_to_nobody(what: &Path) -> bool {
+fn is_closed_to_others(what: &Path) -> bool {
     let mut test = Command::new("setpriv");
     test.args(["--reuid=65534", "--regid=65534", "--clear-groups", "sh", "-c"]);
     test.arg("[ -r \"$0\" ] || [ -w \"$0\" ] || [ -x \"$0\" ]").arg(what);
@@ -451,9 +451,9 @@ fn t11_files_are_for_their_owner_alone_from_the_moment_they_are_made() {
     assert_eq!((mode(&directory.token()), mode(Path::new(&opened))), (0o600, 0o600));
     assert_eq!(mode(&directory.client_file()) & 0o022, 0, "the client file names the nodes to trust");
     if me == 0 {
-        assert!(is_open_to_nobody(&control), "the control: another user can look there");
+        assert!(is_closed_to_others(&control), "the control: another user can look there");
         for root in roots.last().into_iter().flat_map(|root| below(root)) {
-            assert!(!is_open_to_nobody(&root), "{}", root.display());
+            assert!(!is_closed_to_others(&root), "{}", root.display());
         }
     }
 }
