@@ -25,6 +25,7 @@
 //! link it.
 
 #![warn(missing_docs)]
+#![warn(clippy::print_stderr)] // it runs in the daemon, too
 
 pub mod error;
 pub mod wire;

@@ -44,6 +44,7 @@ impl Handler for Scripted {
                     Vec::new()
                 })
             }
+            Some(b'!') => panic!("as the test wants it, at once"),
             Some(b'p') => Reply::later(async move { panic!("as the test wants it") }),
             Some(b'b') => Reply::Inline(vec![7; 1 << 20]),
             // Sends a request back over the same connection.
@@ -55,6 +56,10 @@ impl Handler for Scripted {
             }
             _ => Reply::Inline(body.to_vec()),
         }
+    }
+
+    fn takes_bulk(&self) -> bool {
+        true
     }
 
     fn bulk(&self, _: &Conn, mut bulk: BulkReceiver) -> BoxFuture<()> {
@@ -235,6 +240,7 @@ async fn a_call_ends_with_its_deadline() {
     wait_until("it is given up", || handler.running.load(Ordering::SeqCst) == 0).await;
     assert_eq!(here.call(Lane::Ordinary, &vec![0; 9 << 20], SHORT).await, Err(CallError::TooLarge));
     assert_eq!(here.call(Lane::Ordinary, b"panic", LONG).await, Err(CallError::Failed));
+    assert_eq!(here.call(Lane::Ordinary, b"! panic at once", LONG).await, Err(CallError::Failed));
     here.call(Lane::Ordinary, b"next", LONG).await.expect("the connection is as good as before");
 }
 

@@ -134,8 +134,8 @@ pub async fn run(config: Config, log: &Log) -> Result<(), BootError> {
     let socket = local::listen(&node)?;
     let mut running = JoinSet::new();
     running.spawn(run_until_revoked(Arc::clone(&node)));
+    let mut listening = doors.spawn(listen::run(Arc::clone(&node), Handle::current()));
     let tasks = [
-        doors.spawn(listen::run(Arc::clone(&node), Handle::current())),
         // In every phase: if a founder crashes many times, its peers hold lock keys that nothing else would erase.
         tokio::spawn(held::keep(Arc::clone(&node))),
         tokio::spawn(alarms::watch_log(Arc::clone(&node), log.clone())),
@@ -147,6 +147,7 @@ pub async fn run(config: Config, log: &Log) -> Result<(), BootError> {
         // Whichever task it was: none of them dies unheard.
         reason = reason_in(&mut panics, |panics| panics.fatal.clone()) => Err(BootError::Panicked(reason)),
         reason = reason_in(&mut fatal, |reason| reason.as_deref().map(str::to_owned)) => Err(BootError::Failed(reason)),
+        _ = &mut listening => Err(BootError::Failed("the network socket failed: no connection is accepted".to_owned())),
         Some(ended) = running.join_next() => ended.unwrap_or_else(|died| Err(BootError::Panicked(died.to_string()))),
         signal = signals.stop() => {
             info!("{signal}");
@@ -160,6 +161,7 @@ pub async fn run(config: Config, log: &Log) -> Result<(), BootError> {
     node.peers().sessions.close_all("the node stops");
     node.endpoint.close(quorate_client::conn::close::SHUTDOWN.into(), b"the node stops");
     let _ = tokio::time::timeout(GOODBYE, node.endpoint.wait_idle()).await;
+    listening.abort();
     tasks.iter().for_each(JoinHandle::abort);
     if let Some(replica) = node.replica() {
         // Joins every thread that holds the database: a thread that still runs when the process ends would abort it.

@@ -20,7 +20,9 @@ fn main() -> ExitCode {
     let Ok(log) = Log::to_stderr() else { return ExitCode::FAILURE };
     let ended = std::panic::catch_unwind(AssertUnwindSafe(|| run(&log)));
     let code = ended.unwrap_or_else(|_| {
-        let error = BootError::Panicked(log.panics().borrow().fatal.clone().unwrap_or_default());
+        let error = BootError::Panicked(
+            log.panics().borrow().fatal.clone().unwrap_or_else(|| "its reason stands above".to_owned()),
+        );
         say_error(&log, &error, Some(error.hint()));
         ExitCode::FAILURE
     });

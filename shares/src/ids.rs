@@ -5,6 +5,7 @@
 //! wrong name.
 
 use std::fmt;
+use std::net::Ipv6Addr;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -15,19 +16,24 @@ pub const NAME_BYTES_MAX: usize = 127;
 pub const ADDRESSES_MAX: usize = 8;
 /// Longest address of a node, in bytes: formats keep its length in one byte.
 pub const ADDRESS_BYTES_MAX: usize = 255;
-/// Whether `text` is an address of a node: `host:port` in visible ASCII. The host need not exist. This is the only rule: what an
-/// operator may set is what every format can keep.
-pub fn is_address(text: &str) -> bool {
-    let port = text.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port);
-    let is_port =
-        |port: &str| port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|port| port > 0);
-    text.len() <= ADDRESS_BYTES_MAX && text.bytes().all(|byte| byte.is_ascii_graphic()) && port.is_some_and(is_port)
-}
-
 /// Most tags of one key.
 pub const TAGS_MAX: usize = 32;
 /// Longest name or value of a tag, in bytes.
 pub const TAG_BYTES_MAX: usize = 255;
+
+/// Whether `text` is an address of a node: `host:port` in visible ASCII, with an IPv6 address in brackets. The host need not exist.
+/// This is the only rule: what an operator may set is what every format can keep.
+pub fn is_address(text: &str) -> bool {
+    let is_host = |host: &str| match host.strip_prefix('[') {
+        Some(rest) => rest.strip_suffix(']').is_some_and(|address| address.parse::<Ipv6Addr>().is_ok()),
+        None => !host.is_empty() && !host.contains([':', '[', ']']),
+    };
+    let is_port =
+        |port: &str| port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|port| port > 0);
+    text.len() <= ADDRESS_BYTES_MAX
+        && text.bytes().all(|byte| byte.is_ascii_graphic())
+        && text.rsplit_once(':').is_some_and(|(host, port)| is_host(host) && is_port(port))
+}
 
 /// Reads exactly `2 * N` hexadecimal digits; `None` for any other text.
 pub fn from_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
@@ -236,6 +242,10 @@ mod tests {
             "n1:+80",
             "n 1:7250",
             "né:7250",
+            "fd00::2:7250",
+            "[fd00::2:7250",
+            "[n2]:7250",
+            "n2]:7250",
             &long(ADDRESS_BYTES_MAX + 1),
         ] {
             assert!(!is_address(bad), "{bad}");

@@ -241,8 +241,8 @@ async fn confirm(
     }
     let status = cluster.client.status().await?;
     // Near the end of an operation the node is out of the list, and a person who waits for it may ask again.
-    let under_way = status.operation.map(|operation| operation.name).unwrap_or_default();
-    let is_under_way = |name: &NodeName| under_way.split([' ', ',']).any(|word| word == name.as_str());
+    let under_way = status.operation.map(|operation| operation.nodes).unwrap_or_default();
+    let is_under_way = |name: &NodeName| under_way.iter().any(|node| node == name.as_str());
     let is_known = |name: &NodeName| status.nodes.iter().any(|node| node.name == *name) || is_under_way(name);
     if let Some(unknown) = names.iter().find(|name| !is_known(name)) {
         let nodes: Vec<_> = status.nodes.iter().map(|node| node.name.as_str()).collect();
@@ -319,7 +319,7 @@ mod tests {
     fn a_long_step_shows_from_time_to_time_how_much_is_left() {
         let progress = |left: u64| {
             let (name, step) = ("remove n2".to_owned(), "reshares to epoch 7".to_owned());
-            let operation = OperationStatus { name, step, left: Some(left), waiting_for: Vec::new() };
+            let operation = OperationStatus { step, left: Some(left), ..OperationStatus::named(name) };
             Progress { stage: Stage::Runs, operation, revocation: None }
         };
         let (mut input, mut out, mut err) = (std::io::empty(), Vec::new(), Vec::new());
@@ -340,7 +340,7 @@ mod tests {
         let common = Cli::try_parse_from(["quorate", "status"]).expect("a command line").common;
         let mut session = Session::new(common, &mut input, &mut out, &mut err);
         let step = "changes the voters: waiting for n3: without it the change would have no majority".to_owned();
-        let operation = OperationStatus { name: "revoke n2".to_owned(), step, left: None, waiting_for: Vec::new() };
+        let operation = OperationStatus { step, ..OperationStatus::named("revoke n2") };
         let progress = Progress { stage: Stage::Runs, operation, revocation: None };
         Shown::default().show(&mut session, &progress, Instant::now());
         let shown = "  changes the voters: waiting for n3: without it the change would have no majority\n";

@@ -250,8 +250,8 @@ fn names(names: &[NodeName]) -> Vec<&str> {
 }
 
 fn operation(operation: &OperationStatus) -> Value {
-    let OperationStatus { name, step, left, waiting_for } = operation;
-    json!({ "name": name, "step": step, "left": left, "waiting_for": waiting_for })
+    let OperationStatus { name, nodes, step, left, waiting_for } = operation;
+    json!({ "name": name, "nodes": nodes, "step": step, "left": left, "waiting_for": waiting_for })
 }
 
 fn operation_line(operation: &OperationStatus) -> String {

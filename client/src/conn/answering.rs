@@ -1,7 +1,7 @@
 //! Marks the work for one request of a peer, so that a panic in it can be told from a panic elsewhere.
 //!
 //! A peer can cause the first: its request meets a fault in the program. It costs that request; the peer is told that it failed,
-//! and the process goes on. After a panic elsewhere something that the process needs has ended. A panic hook asks
+//! and process and connection go on. After a panic elsewhere something that the process needs has ended. A panic hook asks
 //! [`is_answering`] which it is.
 
 use std::cell::Cell;

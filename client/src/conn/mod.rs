@@ -109,6 +109,11 @@ pub trait Handler: Send + Sync + 'static {
         Limits::default()
     }
 
+    /// Whether the other side may begin bulk transfers. If not, not even their headers are read.
+    fn takes_bulk(&self) -> bool {
+        false
+    }
+
     /// Receives one bulk transfer. The default refuses it.
     fn bulk(&self, conn: &Conn, bulk: BulkReceiver) -> BoxFuture<()> {
         let _ = (conn, bulk);

@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::future::poll_fn;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -71,6 +72,8 @@ async fn serve(
             }
         }
         (LANE, Some(_)) => conn.close(close::PROTOCOL, "a second stream for one lane"),
+        // The peer sees that the transfer is refused.
+        (BULK, _) if !handler.takes_bulk() => {}
         (BULK, _) => match within(patience, BulkReceiver::begin(send, receive)).await {
             Some(Ok(bulk)) => answering_later(handler.bulk(&conn, bulk)).await,
             Some(Err(_)) => {}
@@ -96,7 +99,7 @@ async fn serve_lane(
     let outbox = Arc::new(Outbox::beginning_with(&[], limits.unsent_bytes));
     let work = Arc::new(Work { conn: conn.clone(), patience: limits.patience, outbox, running: Mutex::default() });
     tokio::spawn(work.outbox.clone().run(send));
-    // If this function ends in any way, even by a panic of the handler, the callers at the peer must learn it.
+    // If this function ends in any way, the callers at the peer must learn it.
     let end = LaneEnd { conn: conn.clone(), work: work.clone() };
     let mut reader = frame::FrameReader::limited(receive, limits);
     let mut staged = false;
@@ -124,13 +127,17 @@ async fn serve_lane(
             FrameKind::Request if work.running.lock().len() >= limits.in_flight => {
                 (frame.id, work.push(FrameKind::Busy, frame.id, &[]).await)
             }
-            FrameKind::Request => match answering(|| handler.handle(&conn, frame.body)) {
-                Reply::Inline(answer) => {
-                    staged = true;
-                    (frame.id, work.stage(frame.id, &answer).await)
+            FrameKind::Request => {
+                match catch_unwind(AssertUnwindSafe(|| answering(|| handler.handle(&conn, frame.body)))) {
+                    // The panic hook has reported it.
+                    Err(_) => (frame.id, work.push(FrameKind::Failed, frame.id, &[]).await),
+                    Ok(Reply::Inline(answer)) => {
+                        staged = true;
+                        (frame.id, work.stage(frame.id, &answer).await)
+                    }
+                    Ok(Reply::Later(answer)) => (frame.id, work.start(frame.id, answer)),
                 }
-                Reply::Later(answer) => (frame.id, work.start(frame.id, answer)),
-            },
+            }
             _ => return end.conn.close(close::PROTOCOL, "an answer among requests"),
         };
         if sent.is_err() {

@@ -70,8 +70,14 @@ impl Client {
                         }
                     },
                     Err(error) => {
-                        targets[number].forget(&conn);
-                        self.record_failure(number, not_asked(error), failures);
+                        if matches!(error, CallError::Closed(_)) {
+                            targets[number].forget(&conn);
+                        }
+                        let error = not_asked(error);
+                        if !error.code.retryable() {
+                            return Some(Err(error));
+                        }
+                        self.record_failure(number, error, failures);
                         slow = Instant::now();
                     }
                 },

@@ -184,14 +184,23 @@ impl Need {
 /// A long operation and its present step.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OperationStatus {
-    /// The name of the operation, as in `founding` or `revoke n4`.
+    /// The name of the operation, as in `founding` or `revoke n4`. Text for people.
     pub name: String,
-    /// The step that runs now.
+    /// The nodes that join or leave by it.
+    pub nodes: Vec<String>,
+    /// The step that runs now, for people. Empty if it is not known.
     pub step: String,
     /// How many key versions this step has still to do, if it goes through all of them.
     pub left: Option<u64>,
     /// The nodes that it waits for.
     pub waiting_for: Vec<String>,
+}
+
+impl OperationStatus {
+    /// An operation of which no step is known yet.
+    pub fn named(name: impl Into<String>) -> Self {
+        Self { name: name.into(), nodes: Vec::new(), step: String::new(), left: None, waiting_for: Vec::new() }
+    }
 }
 
 /// The progress of an operation.

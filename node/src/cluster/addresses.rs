@@ -52,10 +52,12 @@ pub async fn set(
     check(&addresses)?;
     catch_up(node, replica).await?;
     let member = replica.read(|state| member_named(state, name))?;
-    info!(%name, ?addresses, %caller, "a node is recorded at other addresses");
-    let change = Change::SetAddresses { node: member, addresses };
+    let change = Change::SetAddresses { node: member, addresses: addresses.clone() };
     match replica.propose(node.leader.command(replica, change)).await {
-        Ok(_) => Ok(()),
+        Ok(_) => {
+            info!(%name, ?addresses, %caller, "the addresses of a node are recorded");
+            Ok(())
+        }
         Err(ProposeError::Refused(Refusal::UnknownMember { .. })) => {
             Err(WireError::new(Code::NotFound, format!("{name} is no member any more")))
         }

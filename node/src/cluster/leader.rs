@@ -225,7 +225,7 @@ async fn view(node: &Node, replica: &Replica, seen: &mut Seen, active_ms: u64) -
         let able = present.iter().copied().filter(able).collect();
         let (idle, blamed) = seen.idle(state, &able, (now_ms, patience.member_ms));
         let operation = state.operations.running.as_ref().map(|running| &running.operation);
-        let name = operation.map(|operation| operation_name(state, operation)).unwrap_or_default();
+        let name = operation.map(|operation| operation_status(state, operation).name).unwrap_or_default();
         (idle, operation.and_then(Operation::joining), (name, blamed))
     });
     let (operation, blamed) = blamed;
@@ -280,8 +280,8 @@ pub fn present(node: &Node, replica: &Replica) -> BTreeSet<NodeId> {
 /// Describes the running operation to the operator.
 fn describe(state: &State, step: &Step, missing_holders: &BTreeSet<NodeId>) -> Option<wire::OperationStatus> {
     let running = state.operations.running.as_ref()?;
+    let begun = operation_status(state, &running.operation);
     let names = |nodes: &mut dyn Iterator<Item = NodeId>| nodes.map(|id| name_in(state, id)).collect::<Vec<_>>();
-    let name = operation_name(state, &running.operation);
     let epoch = running.epoch;
     let left = if let Step::Reshare { left, .. } = step { Some(*left as u64) } else { None };
     let (step, waiting_for) = match step {
@@ -314,13 +314,15 @@ fn describe(state: &State, step: &Step, missing_holders: &BTreeSet<NodeId>) -> O
         Step::Propose(change) => (change.kind().replace('_', " "), Vec::new()),
         Step::AwaitFounding | Step::Rekey | Step::Nothing => (String::new(), Vec::new()),
     };
-    Some(wire::OperationStatus { name, step, left, waiting_for })
+    Some(wire::OperationStatus { step, left, waiting_for, ..begun })
 }
 
-/// The operation with the names of its nodes, as in `revoke n4`.
-pub fn operation_name(state: &State, operation: &Operation) -> String {
-    let named = operation.leaving().into_iter().chain(operation.joining()).map(|id| name_in(state, id));
-    [operation.kind().to_owned()].into_iter().chain(named).collect::<Vec<_>>().join(" ")
+/// An operation and its nodes, before its steps are known.
+pub fn operation_status(state: &State, operation: &Operation) -> wire::OperationStatus {
+    let nodes = operation.leaving().into_iter().chain(operation.joining()).map(|id| name_in(state, id));
+    let nodes: Vec<_> = nodes.collect();
+    let name = [&[operation.kind().to_owned()], &nodes[..]].concat().join(" ");
+    wire::OperationStatus { nodes, ..wire::OperationStatus::named(name) }
 }
 
 /// The name of a member or a former member. The roster forgets the names of former members.

@@ -138,10 +138,11 @@ fn explain(node: &Node, replica: &Replica, operation: &Operation, refusal: Refus
     let conflict = |message: String| WireError::new(Code::Conflict, message);
     match refusal {
         Refusal::OperationRunning { .. } => {
-            let name =
-                |state: &State| Some(leader::operation_name(state, &state.operations.running.as_ref()?.operation));
+            let running = |state: &State| {
+                Some(leader::operation_status(state, &state.operations.running.as_ref()?.operation).name)
+            };
             // It may have ended meanwhile.
-            let named = replica.read(name).map_or_else(String::new, |name| format!(": {name}"));
+            let named = replica.read(running).map_or_else(String::new, |name| format!(": {name}"));
             conflict(format!("another operation is not over yet{named}")).hint("`quorate status` shows where it stands")
         }
         Refusal::TooFewRemain { remaining, needed } => too_few(remaining, needed),
@@ -189,9 +190,7 @@ pub async fn progress(node: &Arc<Node>, replica: &Replica, operation: Epoch) -> 
             .hint("others followed since; `quorate node list` shows the members")
     })?;
     let shown = node.leader.operation.lock().clone().filter(|_| stage == Stage::Runs);
-    let name = replica.read(|state| leader::operation_name(state, &running.operation));
-    let shown =
-        shown.unwrap_or(wire::OperationStatus { name, step: String::new(), left: None, waiting_for: Vec::new() });
+    let shown = shown.unwrap_or_else(|| replica.read(|state| leader::operation_status(state, &running.operation)));
     let revocation = if running.operation.revokes() { revocation(node, replica, &running).await } else { None };
     Ok(Progress { stage, operation: shown, revocation })
 }

@@ -18,7 +18,7 @@ use quorate_shares::lock::Lock;
 use tokio::time::timeout;
 
 use crate::base::clock::boot_ms;
-use crate::cluster::leader::operation_name;
+use crate::cluster::leader::operation_status;
 use crate::lock::absence;
 use crate::messages::peer::{PeerReply, PeerRequest, Report};
 use crate::node::Node;
@@ -76,7 +76,7 @@ pub fn operation(node: &Node) -> Option<OperationStatus> {
         let roster = node.roster();
         let others = roster.members.iter().filter(|member| member.node != node.id());
         let waiting_for = others.map(|member| member.name.to_string()).collect();
-        return Some(OperationStatus { name: "rebuilding".to_owned(), step, left: None, waiting_for });
+        return Some(OperationStatus { step, waiting_for, ..OperationStatus::named("rebuilding") });
     }
     if node.phase() == Phase::Locked {
         return unlocking(node);
@@ -85,20 +85,20 @@ pub fn operation(node: &Node) -> Option<OperationStatus> {
         return None;
     }
     let founding = node.enrolment().joining.founding();
-    let (name, step, waiting_for) = ("founding".to_owned(), founding.step, founding.waiting_for);
-    Some(OperationStatus { name, step, left: None, waiting_for })
+    let (step, waiting_for) = (founding.step, founding.waiting_for);
+    Some(OperationStatus { step, waiting_for, ..OperationStatus::named("founding") })
 }
 
-/// The progress of the operation `name`, as the leader last reported it.
-fn reported_by_leader(node: &Node, leader: Option<NodeId>, name: String) -> OperationStatus {
+/// The progress of the operation `begun`, as the leader last reported it.
+fn reported_by_leader(node: &Node, leader: Option<NodeId>, begun: OperationStatus) -> OperationStatus {
     let reported = match leader {
         Some(leader) if leader == node.id() => node.leader.operation.lock().clone(),
         Some(leader) => node.peers().reports.lock().get(&leader).and_then(|(report, _)| report.operation.clone()),
         None => None,
     };
     // The report may be older than this operation, and name another one.
-    let reported = reported.filter(|reported| reported.name == name);
-    reported.unwrap_or(OperationStatus { name, step: String::new(), left: None, waiting_for: Vec::new() })
+    let reported = reported.filter(|reported| reported.name == begun.name);
+    reported.unwrap_or(begun)
 }
 
 /// Why peers have not unlocked this node, in the words of their answers. `None` before the first answer.
@@ -107,8 +107,8 @@ fn unlocking(node: &Node) -> Option<OperationStatus> {
     let said = unlocking.waiting_for.iter().filter(|(_, said)| !said.is_empty());
     let said: Vec<_> = said.map(|(&peer, said)| format!("{}: {said}", node.name_of(peer))).collect();
     let waiting_for = unlocking.waiting_for.keys().map(|&peer| node.name_of(peer)).collect();
-    let (name, step) = ("unlocking".to_owned(), said.join("; "));
-    (!said.is_empty()).then_some(OperationStatus { name, step, left: None, waiting_for })
+    let step = said.join("; ");
+    (!said.is_empty()).then(|| OperationStatus { step, waiting_for, ..OperationStatus::named("unlocking") })
 }
 
 /// The cluster file that a client needs: the nodes, their addresses and their public keys.
@@ -136,7 +136,7 @@ pub async fn full(node: &Arc<Node>, replica: &Replica) -> Status {
             let active = state.active();
             let threshold = active.map_or(0, |epoch| epoch.threshold);
             let epoch = active.map_or(Epoch(0), |epoch| epoch.epoch);
-            let running = running.map(|running| operation_name(state, &running.operation));
+            let running = running.map(|running| operation_status(state, &running.operation));
             (nodes, running, (threshold, theft_threshold(state), epoch, state.keys.len() as u64, one_disk_keys(state)))
         });
     let quorum = node.serving.lease.is_valid();
@@ -157,7 +157,7 @@ pub async fn full(node: &Arc<Node>, replica: &Replica) -> Status {
         lease_ms,
         keys,
         one_disk_keys,
-        operation: operation(node).or_else(|| running.map(|name| reported_by_leader(node, leader, name))),
+        operation: operation(node).or_else(|| running.map(|begun| reported_by_leader(node, leader, begun))),
         alarms: alarms(node),
         waiting_for: public(node).waiting_for,
         nodes,

@@ -311,8 +311,8 @@ pub enum PeerRefusal {
     Revoked(LogPlace),
     /// The replicated state refuses the change.
     State(quorate_raft::Refusal),
-    /// The message is of a newer form than the asked node knows, or the cluster has a feature level that the asker does not know.
-    /// The asked node runs this version.
+    /// The other node does not know the form of a message, or needs a feature level that this one does not know. The version of
+    /// the other node.
     Unsupported(String),
 }
 
@@ -350,7 +350,7 @@ pub fn encode<T: Serialize>(message: &T) -> Vec<u8> {
     codec::encode(message).expect("a message in memory encodes")
 }
 
-/// Decodes a message.
+/// Decodes a request, or says why it is refused.
 ///
 /// # Errors
 /// [`PeerRefusal::Unsupported`] for a variant that this version does not know; [`PeerRefusal::Malformed`] for anything else but
@@ -360,4 +360,13 @@ pub fn decode<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, PeerRef
         CodecError::UnknownVariant => PeerRefusal::Unsupported(VERSION.to_owned()),
         _ => PeerRefusal::Malformed,
     })
+}
+
+/// Decodes the answer of another node. Whatever is wrong with it is a refusal by that node.
+pub fn decode_reply(bytes: &[u8]) -> PeerReply {
+    let reply = decode(bytes).map_err(|refusal| match refusal {
+        PeerRefusal::Unsupported(version) => PeerRefusal::Unsupported(format!("newer than {version}")),
+        other => other,
+    });
+    reply.unwrap_or_else(PeerReply::Refused)
 }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
+use quorate_client::NodeName;
 use quorate_client::conn::close;
 use quorate_client::identity::{Identity, Protocol, PublicKey};
 use tokio::time::sleep;
@@ -59,7 +60,7 @@ async fn round(node: &Node) {
     let others: Vec<_> = others.filter(is_other).collect();
     enrolment.peers.reached.keep(&others.iter().map(|member| member.node).collect());
     let dialled = join_all(others.iter().map(|member| dial_recorded(node, &me, member))).await;
-    for (member, dialled) in others.into_iter().zip(dialled) {
+    for (member, dialled) in others.iter().zip(dialled) {
         let is_unreached = enrolment.peers.reached.note(member.node, dialled.is_ok());
         match dialled {
             Ok(()) => node.set_alarm("unreachable_address", member.node, None),
@@ -73,6 +74,8 @@ async fn round(node: &Node) {
             Err(reason) => debug!(name = %member.name, %reason, "not dialled"),
         }
     }
+    let is_watched = |node: &Option<NodeName>| others.iter().any(|member| Some(&member.name) == node.as_ref());
+    node.alarms.close(|alarm| alarm.code == "unreachable_address" && !is_watched(&alarm.node));
     // With a lease this node has applied what the cluster agreed on.
     if node.serving.lease.is_valid() {
         node.set_alarm("address_differs", node.id(), differs(node, &node.roster()));

@@ -58,7 +58,9 @@ pub async fn accept_hello(node: &Node, enrolment: &Enrolment, conn: &Conn, hello
         node.alarm("duplicate_session", hello.node, format!("{message}: is a copy of its disk running?"));
         return Err(PeerRefusal::DuplicateSession);
     }
-    check_level(node, hello)?;
+    if level_needed(node) > hello.level {
+        return Err(PeerRefusal::Unsupported(VERSION.to_owned()));
+    }
     note_hello(node, enrolment, hello)?;
     let session = Session::new(enrolment.identity.cluster(), hello, conn.clone());
     let registered = sessions.register(me, &session);
@@ -147,9 +149,9 @@ async fn greet(
 ) -> Result<(), String> {
     let hello = PeerRequest::Hello(node.hello());
     let reply = conn.call(Lane::Urgent, &peer::encode(&hello), DIAL).await.map_err(|error| error.to_string())?;
-    let theirs = match peer::decode(&reply) {
-        Ok(PeerReply::Hello(theirs)) if theirs.node == peer => theirs,
-        Ok(PeerReply::Refused(refusal)) => {
+    let theirs = match peer::decode_reply(&reply) {
+        PeerReply::Hello(theirs) if theirs.node == peer => theirs,
+        PeerReply::Refused(refusal) => {
             note_refusal(node, peer, &refusal);
             if let PeerRefusal::Revoked(place) = refusal {
                 revocation::note_attestation(enrolment, peer, place.into());
@@ -158,8 +160,11 @@ async fn greet(
         }
         _ => return Err("malformed hello".to_owned()),
     };
-    let checked = check_level(node, &theirs).and_then(|()| note_hello(node, enrolment, &theirs));
-    checked.map_err(|refusal| refusal.to_string())?;
+    let needed = level_needed(node);
+    if needed > theirs.level {
+        return Err(format!("it knows the feature level {}, and the cluster needs {needed}: update it", theirs.level));
+    }
+    note_hello(node, enrolment, &theirs).map_err(|refusal| refusal.to_string())?;
     let session = Session::new(enrolment.identity.cluster(), &theirs, conn.clone());
     enrolment.peers.sessions.register(enrolment.identity.id(), &session)?;
     // The peer may have been denied since its key was looked up.
@@ -182,10 +187,9 @@ fn note_refusal(node: &Node, peer: NodeId, refusal: &PeerRefusal) {
     }
 }
 
-/// Refuses a node that does not know the feature level of the cluster: it would stop at the first entry that it cannot read.
-fn check_level(node: &Node, hello: &Hello) -> Result<(), PeerRefusal> {
-    let needed = node.replica().map_or(0, |replica| replica.read(State::level));
-    if hello.level < needed { Err(PeerRefusal::Unsupported(VERSION.to_owned())) } else { Ok(()) }
+/// The feature level of the cluster. A node that does not know it would stop at the first entry that it cannot read.
+fn level_needed(node: &Node) -> u16 {
+    node.replica().map_or(0, |replica| replica.read(State::level))
 }
 
 /// Compares what a hello reports as flushed with earlier reports. In the phase Joining this is not checked: a founder that

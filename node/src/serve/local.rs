@@ -79,7 +79,7 @@ impl Socket {
 /// [`SocketError`].
 pub fn listen(node: &Arc<Node>) -> Result<Socket, SocketError> {
     let path = node.config.socket.clone();
-    if node.dir.is_own(&path) || matches!(&node.config.pin, PinAt::File(pin) if path == Path::new(pin)) {
+    if node.dir.is_own(&path) || matches!(&node.config.pin, PinAt::File(pin) if paths::lies_in(&path, Path::new(pin))) {
         return Err(SocketError::OwnFile(path));
     }
     let failed = |source| SocketError::Io { path: path.clone(), source };

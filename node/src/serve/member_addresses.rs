@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::RwLock;
-use tokio::net::lookup_host;
+use quorate_client::resolve;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::node::Node;
@@ -59,7 +59,7 @@ impl MemberAddresses {
             let found = match address.parse::<SocketAddr>() {
                 Ok(literal) => vec![literal],
                 // A name that is not resolved now keeps what it was last resolved to.
-                Err(_) => timeout(ONE_NAME, lookup_host(&address)).await.ok()?.ok()?.collect(),
+                Err(_) => timeout(ONE_NAME, resolve::lookup(&address).fresh?.addresses()).await.ok()?.ok()?,
             };
             Some((address, found.into_iter().map(canonical).collect()))
         });

@@ -19,7 +19,7 @@ use crate::vault::ownership::{self, Foreign};
 pub const SLOT_BYTES: usize = 128 * 1024;
 
 /// The files of a data directory that nothing else may take the place of. docs/OPERATING.md explains each.
-const OWN_FILES: [&str; 6] = ["vault", "vault.new", "lock", "alarms", "alarms.new", "state"];
+pub(super) const OWN_FILES: [&str; 6] = ["vault", "vault.new", "lock", "alarms", "alarms.new", "state"];
 
 /// One of the two copies of the vault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -15,8 +15,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 use rustix::process::geteuid;
 
-/// The daemon's files in a data directory.
-const FILES: [&str; 6] = ["lock", "vault", "vault.new", "alarms", "alarms.new", "state"];
+use crate::vault::disk::OWN_FILES;
 
 /// Something that belongs to another user, and hinders this one.
 #[derive(Debug, PartialEq, Eq)]
@@ -57,7 +56,7 @@ pub(super) fn foreign(data: &Path) -> io::Result<Option<Foreign>> {
         return Ok(Some(of(data, owner)));
     }
     // Depth first. Links are not followed: what they name is not the daemon's.
-    let mut left: Vec<PathBuf> = FILES.iter().map(|file| data.join(file)).collect();
+    let mut left: Vec<PathBuf> = OWN_FILES.iter().map(|file| data.join(file)).collect();
     while let Some(path) = left.pop() {
         let metadata = match fs::symlink_metadata(&path) {
             Ok(metadata) => metadata,

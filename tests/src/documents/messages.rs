@@ -220,6 +220,7 @@ fn tags() -> BTreeMap<String, String> {
 fn operation() -> OperationStatus {
     OperationStatus {
         name: "revoke n3".to_owned(),
+        nodes: vec!["n3".to_owned()],
         step: "reshare".to_owned(),
         left: Some(300),
         waiting_for: vec!["n2".to_owned()],

@@ -62,8 +62,8 @@ impl Sparing {
     /// Logs how many lines were held back in each minute that is over.
     pub(super) fn say_what_was_held_back(&self) {
         for (metadata, held_back) in self.take_over(boot_ms()) {
-            let (level, place) = (metadata.level(), metadata.target());
-            info!(target: TARGET, held_back, %level, place, "lines like the last ones were held back in the last minute");
+            let (level, file, line) = (metadata.level(), metadata.file(), metadata.line());
+            info!(target: TARGET, held_back, %level, file, line, "lines from this place in the program were held back");
         }
     }
 

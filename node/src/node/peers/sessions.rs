@@ -62,7 +62,7 @@ impl Session {
     /// [`CallError`].
     pub async fn ask(&self, lane: Lane, request: &PeerRequest, deadline: Duration) -> Result<PeerReply, CallError> {
         let bytes = self.conn.call(lane, &peer::encode(request), deadline).await?;
-        Ok(peer::decode(&bytes).unwrap_or_else(PeerReply::Refused))
+        Ok(peer::decode_reply(&bytes))
     }
 
     /// Whether the other side still answers.
