@@ -608,7 +608,7 @@ fn an_empty_variable_is_as_if_it_were_not_set() {
 
 /// What editors of other systems put around a text.
 #[test]
-fn a_byte_order_mark_and_other_line_ends_are_read_over() {
+fn a_byte_order_mark_and_other_line_ends_are_ignored() {
     let world = World::new();
     world.run(&["key", "create", "k"], b"");
     let sealed = world.run(&["encrypt", "k"], b"attack at dawn");
