@@ -1,8 +1,9 @@
 //! What a panic does: it is a line in the log, and either costs one request or ends the process.
 //!
 //! A task that has died does nothing any more, and what it held may be half changed. So the process ends with the reason; a start
-//! is unattended, and the other nodes serve meanwhile. The exception is the work for one request of somebody else, see
-//! [`is_answering`]: it must not end every node that it is sent to. There the request fails, and an alarm is raised.
+//! is unattended, and the other nodes serve meanwhile. The exception is the work for one request that came from
+//! outside ([`is_answering`]): one client must not be able to end every node that it asks. There the request fails, and an alarm
+//! is raised.
 
 use std::panic::PanicHookInfo;
 use std::time::Duration;
