@@ -1,9 +1,9 @@
 //! The log of the daemon: standard error, written by a thread of its own.
 //!
-//! What only reports has no power over what works. A line goes into a bounded queue and never waits. If it cannot be written,
-//! because the disk is full, the pipe is closed or its reader is stuck, it is lost and counted, and nothing else happens. Once
-//! lines can be written again the log says how many are missing. Lines that come too often are held back by `sparing`. What a
-//! panic does is in `panics`.
+//! The log never stops or delays the daemon. A line goes into a bounded queue and never waits. If it cannot be written, because
+//! the disk is full, the pipe is closed or its reader is stuck, it is lost and counted, and nothing else happens. Once lines can
+//! be written again the log says how many are missing. Lines that come too often are held back by `sparing`. What a panic does is
+//! in `panics`.
 
 mod panics;
 mod queue;
