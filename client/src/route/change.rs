@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep_until};
 use zeroize::Zeroizing;
 
 use super::dial::Target;
-use super::{Client, answer_of, ask_once, not_asked};
+use super::{Client, answer_of, ask_once, unanswered};
 use crate::conn::{CallError, Conn};
 use crate::error::{Code, NodeFailure};
 use crate::wire::{self, Answer, Request, WireError};
@@ -71,7 +71,7 @@ impl Client {
                     },
                     Err(error) => {
                         targets[number].forget(&conn);
-                        self.record_failure(number, not_asked(error), failures);
+                        self.record_failure(number, unanswered(error), failures);
                         slow = Instant::now();
                     }
                 },
@@ -103,7 +103,7 @@ impl Client {
                     return Ok(conn);
                 }
                 Err(CallError::Closed(_)) => target.forget(&conn),
-                Err(error) => return Err(not_asked(error)),
+                Err(error) => return Err(unanswered(error)),
             }
         }
     }
