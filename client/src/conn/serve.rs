@@ -18,7 +18,7 @@ use tokio::io::AsyncRead;
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
-use super::answering::{answering, answering_later};
+use super::answering::{answering, answering_async};
 use super::bulk::BulkReceiver;
 use super::gaps::{HeldBack, InOrder, QuicPieces};
 use super::outbox::Outbox;
@@ -72,7 +72,7 @@ async fn serve(
         }
         (LANE, Some(_)) => conn.close(close::PROTOCOL, "a second stream for one lane"),
         (BULK, _) => match within(patience, BulkReceiver::begin(send, receive)).await {
-            Some(Ok(bulk)) => answering_later(handler.bulk(&conn, bulk)).await,
+            Some(Ok(bulk)) => answering_async(handler.bulk(&conn, bulk)).await,
             Some(Err(_)) => {}
             None => conn.close(close::DENIED, SLOW),
         },
@@ -190,7 +190,7 @@ struct OwedAnswer {
 
 impl OwedAnswer {
     async fn send(mut self, answer: BoxFuture<Vec<u8>>) {
-        let answer = answering_later(answer).await;
+        let answer = answering_async(answer).await;
         self.sent = self.work.stage(self.id, &answer).await.is_ok();
         self.work.outbox.flush();
     }
