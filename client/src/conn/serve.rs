@@ -20,7 +20,7 @@ use tokio::time::timeout;
 
 use super::answering::{answering, answering_async};
 use super::bulk::BulkReceiver;
-use super::gaps::{HeldBack, InOrder, QuicPieces};
+use super::gaps::{HeldBack, InOrder, QuicChunks};
 use super::outbox::Outbox;
 use super::{BoxFuture, Conn, Handler, Lane, Reply, close};
 use crate::frame::{self, FrameError, FrameKind};
@@ -63,8 +63,8 @@ async fn serve(
         (LANE, Some(lane)) if lanes_open.fetch_or(1 << preamble[1], Ordering::Relaxed) & (1 << preamble[1]) == 0 => {
             match patience {
                 Some(patience) => {
-                    let pieces = QuicPieces { stream: receive, held };
-                    let receive = InOrder::new(pieces, PREAMBLE_BYTES as u64, patience);
+                    let chunks = QuicChunks { stream: receive, held };
+                    let receive = InOrder::new(chunks, PREAMBLE_BYTES as u64, patience);
                     serve_lane(conn, handler, lane, send, receive).await;
                 }
                 None => serve_lane(conn, handler, lane, send, receive).await,
