@@ -27,12 +27,12 @@ pub struct Unreached {
     /// The address as it was given.
     pub address: String,
     /// What went wrong there.
-    pub why: Why,
+    pub error: ReachError,
 }
 
 /// Why an address did not lead to the node.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Why {
+pub enum ReachError {
     /// The name has no address, as the resolver says.
     #[error("{0}")]
     Name(String),
@@ -65,9 +65,10 @@ async fn reach_by<T, D: Future<Output = Result<T, DialError>>>(
     let (lookup, dial) = (&lookup, &dial);
     let attempts = addresses.iter().enumerate().map(|(position, address)| async move {
         let looked_up = lookup(address);
-        let late = if looked_up.fresh.is_some() { Why::Unresolved } else { Why::Dial(DialError::Deadline) };
+        let late =
+            if looked_up.fresh.is_some() { ReachError::Unresolved } else { ReachError::Dial(DialError::Deadline) };
         let reached = timeout(deadline, reach_looked_up(looked_up, dial)).await.unwrap_or(Err(late));
-        reached.map_err(|why| (position, Unreached { address: address.clone(), why }))
+        reached.map_err(|error| (position, Unreached { address: address.clone(), error }))
     });
     first_of(STAGGER, attempts.collect()).await.map_err(|mut unreached| {
         unreached.sort_by_key(|(position, _)| *position);
@@ -79,14 +80,14 @@ async fn reach_by<T, D: Future<Output = Result<T, DialError>>>(
 async fn reach_looked_up<T, D: Future<Output = Result<T, DialError>>>(
     Lookup { known, fresh }: Lookup,
     dial: &impl Fn(SocketAddr) -> D,
-) -> Result<T, Why> {
+) -> Result<T, ReachError> {
     let all_of = |addresses: Vec<SocketAddr>| async move {
         let attempts = addresses.into_iter().take(ADDRESSES_OF_A_NAME_MAX).map(dial);
         first_of(STAGGER, attempts.collect()).await.map_err(worst)
     };
     let Some(fresh) = fresh else { return all_of(known).await };
     let new = async {
-        let addresses = fresh.addresses().await.map_err(Why::Name)?;
+        let addresses = fresh.addresses().await.map_err(ReachError::Name)?;
         all_of(addresses.into_iter().filter(|address| !known.contains(address)).collect()).await
     };
     let (old, new) = (std::pin::pin!(all_of(known.clone())), std::pin::pin!(new));
@@ -101,18 +102,18 @@ async fn reach_looked_up<T, D: Future<Output = Result<T, DialError>>>(
 }
 
 /// The reason for a name: that of its addresses now, or, if it has no others, that of the addresses that it had.
-fn told(now: Why, before: Why) -> Why {
+fn told(now: ReachError, before: ReachError) -> ReachError {
     if now == NO_ADDRESS { before } else { now }
 }
 
-const NO_ADDRESS: Why = Why::Name(String::new());
+const NO_ADDRESS: ReachError = ReachError::Name(String::new());
 
 /// The reason to report: another identity needs an operator, and time does not cure it.
-fn worst(mut reasons: Vec<DialError>) -> Why {
+fn worst(mut reasons: Vec<DialError>) -> ReachError {
     let other = reasons.iter().position(|reason| matches!(reason, DialError::WrongIdentity { .. }));
     match other {
-        Some(position) => Why::Dial(reasons.swap_remove(position)),
-        None => reasons.pop().map_or(NO_ADDRESS, Why::Dial),
+        Some(position) => ReachError::Dial(reasons.swap_remove(position)),
+        None => reasons.pop().map_or(NO_ADDRESS, ReachError::Dial),
     }
 }
 
@@ -191,7 +192,7 @@ mod tests {
             })
         };
         let unreached = reach(&texts(&["127.0.0.1:1", "[::1]:2"]), LONG, dial).await.expect_err("none is there");
-        let each: Vec<_> = unreached.iter().map(|failed| format!("{}: {}", failed.address, failed.why)).collect();
+        let each: Vec<_> = unreached.iter().map(|failed| format!("{}: {}", failed.address, failed.error)).collect();
         assert_eq!(
             each,
             ["127.0.0.1:1: the server does not serve this protocol now", "[::1]:2: unreachable: no route"]
@@ -204,7 +205,7 @@ mod tests {
         let dial = |_| pending::<Result<(), DialError>>();
         let addresses = texts(&["127.0.0.1:1", "127.0.0.1:2"]);
         let unreached = reach(&addresses, Duration::from_millis(50), dial).await.expect_err("none answers");
-        assert!(unreached.iter().all(|failed| failed.why == Why::Dial(DialError::Deadline)), "{unreached:?}");
+        assert!(unreached.iter().all(|failed| failed.error == ReachError::Dial(DialError::Deadline)), "{unreached:?}");
         assert_eq!(unreached.len(), 2);
     }
 
@@ -225,6 +226,6 @@ mod tests {
         assert_eq!(reach_by(&texts(&["silent:1"]), lookup, LONG, dial(1)).await, Ok(1));
         assert_eq!(reach_by(&texts(&["moved:1"]), lookup, LONG, dial(2)).await, Ok(2));
         let late = reach_by(&texts(&["silent:1"]), lookup, Duration::from_millis(50), dial(2)).await;
-        assert_eq!(late.expect_err("no address")[0].why, Why::Unresolved);
+        assert_eq!(late.expect_err("no address")[0].error, ReachError::Unresolved);
     }
 }

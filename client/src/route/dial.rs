@@ -13,7 +13,7 @@ use crate::cluster_file::{ClusterFile, ClusterNode};
 use crate::conn::{Conn, Lane, close};
 use crate::error::{Code, Error};
 use crate::identity::{DialError, Identity, Protocol, PublicKey, dial};
-use crate::reach::{self, Unreached, Why};
+use crate::reach::{self, ReachError, Unreached};
 use crate::wire::{self, PUBLIC_STATUS, PublicStatus, WireError};
 
 /// How long a connection or the resolution of a name may take.
@@ -202,7 +202,7 @@ async fn reach(
     let dial = |address| reach_one(endpoint, me, file, target.key, address, protocol, until);
     reach::reach(&target.addresses, left, dial).await.map_err(|mut unreached| {
         // Another identity needs an operator, so it is said first.
-        let other = |failed: &Unreached| matches!(failed.why, Why::Dial(DialError::WrongIdentity { .. }));
+        let other = |failed: &Unreached| matches!(failed.error, ReachError::Dial(DialError::WrongIdentity { .. }));
         let failed = unreached.iter().position(other).map(|position| unreached.swap_remove(position));
         match failed.or_else(|| unreached.pop()) {
             Some(failed) => explain(failed, file, target),
@@ -237,10 +237,10 @@ async fn reach_one(
     dial_once(key).await
 }
 
-fn explain(Unreached { address, why }: Unreached, file: &ClusterFile, target: &Target) -> WireError {
+fn explain(Unreached { address, error }: Unreached, file: &ClusterFile, target: &Target) -> WireError {
     let unreachable = |message: String| WireError::new(Code::Unreachable, message);
-    match why {
-        Why::Dial(DialError::WrongIdentity { presented }) => {
+    match error {
+        ReachError::Dial(DialError::WrongIdentity { presented }) => {
             let whose = match file.owner(presented) {
                 Some(node) => format!("the identity of {}", node.name),
                 None => format!("an unknown identity ({presented})"),
@@ -249,12 +249,14 @@ fn explain(Unreached { address, why }: Unreached, file: &ClusterFile, target: &T
             WireError::new(Code::Identity, format!("{address} has {whose}, expected {expected}"))
                 .hint("check that the client file belongs to this cluster; `quorate cluster export` prints a new one")
         }
-        Why::Dial(DialError::Busy) => WireError::new(Code::Busy, "it is busy: too many connect at once"),
-        Why::Dial(DialError::NotOffered) => WireError::new(Code::Locked, "locked, or not yet part of the cluster"),
-        Why::Dial(DialError::Deadline) => unreachable(format!("{address} does not answer")),
-        Why::Dial(DialError::Refused(why)) => unreachable(format!("{address} refuses: {why}")),
-        Why::Dial(DialError::Unreachable(why)) => unreachable(format!("{address}: {why}")),
-        Why::Name(_) | Why::Unresolved => unreachable(format!("{address}: {why}")),
+        ReachError::Dial(DialError::Busy) => WireError::new(Code::Busy, "it is busy: too many connect at once"),
+        ReachError::Dial(DialError::NotOffered) => {
+            WireError::new(Code::Locked, "locked, or not yet part of the cluster")
+        }
+        ReachError::Dial(DialError::Deadline) => unreachable(format!("{address} does not answer")),
+        ReachError::Dial(DialError::Refused(why)) => unreachable(format!("{address} refuses: {why}")),
+        ReachError::Dial(DialError::Unreachable(why)) => unreachable(format!("{address}: {why}")),
+        ReachError::Name(_) | ReachError::Unresolved => unreachable(format!("{address}: {error}")),
     }
 }
 

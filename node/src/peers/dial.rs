@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use quorate_client::conn::{Conn, close};
 use quorate_client::identity::{self, DialError, Identity, Protocol, PublicKey};
-use quorate_client::reach::{Unreached, Why, reach};
+use quorate_client::reach::{ReachError, Unreached, reach};
 use quorate_shares::ids::NodeId;
 
 use crate::node::Node;
@@ -71,11 +71,11 @@ pub async fn dial(
         None => identity::dial(endpoint, target, me, key, protocol, deadline).await,
     };
     reach(addresses, deadline, dial).await.map_err(|unreached| {
-        let reasons = unreached.into_iter().map(|Unreached { address, why }| match why {
-            Why::Dial(DialError::WrongIdentity { presented }) => {
+        let reasons = unreached.into_iter().map(|Unreached { address, error }| match error {
+            ReachError::Dial(DialError::WrongIdentity { presented }) => {
                 format!("{address}: presents the identity {presented}, expected {key}")
             }
-            why => format!("{address}: {why}"),
+            error => format!("{address}: {error}"),
         });
         let reasons: Vec<_> = reasons.collect();
         if reasons.is_empty() { "no address".to_owned() } else { reasons.join("; ") }
