@@ -33,9 +33,12 @@ pub struct Unreached {
 /// Why an address did not lead to the node.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReachError {
-    /// The name has no address, as the resolver says.
+    /// The name is not resolved: the reason of the resolver.
     #[error("{0}")]
     Name(String),
+    /// The resolver knows no address of the name.
+    #[error("the name has no address")]
+    NoAddress,
     /// The name is not resolved in time.
     #[error("the name is not resolved in time")]
     Unresolved,
@@ -103,17 +106,15 @@ async fn reach_looked_up<T, D: Future<Output = Result<T, DialError>>>(
 
 /// The reason for a name: that of its addresses now, or, if it has no others, that of the addresses that it had.
 fn told(now: ReachError, before: ReachError) -> ReachError {
-    if now == NO_ADDRESS { before } else { now }
+    if now == ReachError::NoAddress { before } else { now }
 }
-
-const NO_ADDRESS: ReachError = ReachError::Name(String::new());
 
 /// The reason to report: another identity needs an operator, and time does not cure it.
 fn worst(mut reasons: Vec<DialError>) -> ReachError {
     let other = reasons.iter().position(|reason| matches!(reason, DialError::WrongIdentity { .. }));
     match other {
         Some(position) => ReachError::Dial(reasons.swap_remove(position)),
-        None => reasons.pop().map_or(NO_ADDRESS, ReachError::Dial),
+        None => reasons.pop().map_or(ReachError::NoAddress, ReachError::Dial),
     }
 }
 
@@ -227,5 +228,15 @@ mod tests {
         assert_eq!(reach_by(&texts(&["moved:1"]), lookup, LONG, dial(2)).await, Ok(2));
         let late = reach_by(&texts(&["silent:1"]), lookup, Duration::from_millis(50), dial(2)).await;
         assert_eq!(late.expect_err("no address")[0].error, ReachError::Unresolved);
+    }
+
+    /// Mutated: the reason was empty.
+    #[tokio::test]
+    async fn a_name_without_an_address_says_so() {
+        let (_spoke, nothing) = tokio::sync::watch::channel(Some(Ok(Vec::new())));
+        let lookup = |_: &str| Lookup { known: Vec::new(), fresh: Some(Fresh::of(nothing.clone())) };
+        let dial = |_| pending::<Result<(), DialError>>();
+        let unreached = reach_by(&texts(&["n1:1"]), lookup, LONG, dial).await.expect_err("nothing to dial");
+        assert_eq!(unreached[0].error.to_string(), "the name has no address");
     }
 }

@@ -256,7 +256,9 @@ fn explain(Unreached { address, error }: Unreached, file: &ClusterFile, target: 
         ReachError::Dial(DialError::Deadline) => unreachable(format!("{address} does not answer")),
         ReachError::Dial(DialError::Refused(why)) => unreachable(format!("{address} refuses: {why}")),
         ReachError::Dial(DialError::Unreachable(why)) => unreachable(format!("{address}: {why}")),
-        ReachError::Name(_) | ReachError::Unresolved => unreachable(format!("{address}: {error}")),
+        ReachError::Name(_) | ReachError::NoAddress | ReachError::Unresolved => {
+            unreachable(format!("{address}: {error}"))
+        }
     }
 }
 
