@@ -85,8 +85,12 @@ async fn reach_looked_up<T, D: Future<Output = Result<T, DialError>>>(
     dial: &impl Fn(SocketAddr) -> D,
 ) -> Result<T, ReachError> {
     let all_of = |addresses: Vec<SocketAddr>| async move {
-        let attempts = addresses.into_iter().take(ADDRESSES_OF_A_NAME_MAX).map(dial);
-        first_of(STAGGER, attempts.collect()).await.map_err(worst)
+        let attempts = addresses.into_iter().take(ADDRESSES_OF_A_NAME_MAX).map(|address| async move {
+            let reached = dial(address).await;
+            reached.map_err(|error| Unreached { address: address.to_string(), error: error.into() })
+        });
+        let reached = first_of(STAGGER, attempts.collect()).await;
+        reached.map_err(|unreached| most_important(unreached).map_or(ReachError::NoAddress, |failed| failed.error))
     };
     let Some(fresh) = fresh else { return all_of(known).await };
     let new = async {
@@ -109,12 +113,12 @@ fn told(now: ReachError, before: ReachError) -> ReachError {
     if now == ReachError::NoAddress { before } else { now }
 }
 
-/// The reason to report: another identity needs an operator, and time does not cure it.
-fn worst(mut reasons: Vec<DialError>) -> ReachError {
-    let other = reasons.iter().position(|reason| matches!(reason, DialError::WrongIdentity { .. }));
-    match other {
-        Some(position) => ReachError::Dial(reasons.swap_remove(position)),
-        None => reasons.pop().map_or(ReachError::NoAddress, ReachError::Dial),
+/// The one to report: another identity needs an operator, and time does not cure it. Otherwise the last one.
+pub fn most_important(mut unreached: Vec<Unreached>) -> Option<Unreached> {
+    let is_other = |failed: &Unreached| matches!(failed.error, ReachError::Dial(DialError::WrongIdentity { .. }));
+    match unreached.iter().position(is_other) {
+        Some(position) => Some(unreached.swap_remove(position)),
+        None => unreached.pop(),
     }
 }
 

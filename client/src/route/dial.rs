@@ -200,14 +200,9 @@ async fn reach(
 ) -> Result<quinn::Connection, WireError> {
     let left = until.saturating_duration_since(Instant::now()).min(DIAL_MAX);
     let dial = |address| reach_one(endpoint, me, file, target.key, address, protocol, until);
-    reach::reach(&target.addresses, left, dial).await.map_err(|mut unreached| {
-        // Another identity needs an operator, so it is said first.
-        let other = |failed: &Unreached| matches!(failed.error, ReachError::Dial(DialError::WrongIdentity { .. }));
-        let failed = unreached.iter().position(other).map(|position| unreached.swap_remove(position));
-        match failed.or_else(|| unreached.pop()) {
-            Some(failed) => explain(failed, file, target),
-            None => WireError::new(Code::Unreachable, "it has no address"),
-        }
+    reach::reach(&target.addresses, left, dial).await.map_err(|unreached| match reach::most_important(unreached) {
+        Some(failed) => explain(failed, file, target),
+        None => WireError::new(Code::Unreachable, "it has no address"),
     })
 }
 
