@@ -13,7 +13,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_client::conn::{Conn, Lane};
-use quorate_client::identity::Protocol;
 use quorate_raft::Replica;
 use quorate_raft::command::{Change, Found, NewMember};
 use quorate_shares::ids::{NodeId, ShareKeyGeneration};
@@ -114,12 +113,7 @@ pub async fn take_proof(node: &Arc<Node>, conn: &Conn, body: &[u8]) -> Vec<u8> {
             reply.seal(&key, &exporter)
         }
         Ok(None) => {
-            let remote = conn.peer().remote;
-            match node.roster().is_key_of_member(Protocol::Join, &conn.peer().key) {
-                // A founder asked again before it heard that the cluster is founded.
-                true => debug!(%remote, "join request of a founder"),
-                false => warn!(%remote, "join request with an unknown invitation"),
-            }
+            inviter::note_unknown_invitation(node, &conn.peer().key, conn.peer().remote);
             JoinReply::unknown(&exporter)
         }
         Err(_) => return Vec::new(),
