@@ -292,8 +292,8 @@ fn init_makes_the_token_prints_invitations_and_writes_the_client_file() {
                 waiting_for: waiting_for.iter().map(|&text| text.to_owned()).collect(),
             };
             let news = vec![
-                progress(&["first", "second"], "waiting for founders", &["2 more nodes"]),
-                progress(&["first", "second"], "waiting for founders", &["2 more nodes"]),
+                progress(&["first", "second"], "the other founders have not joined", &["2 of 3"]),
+                progress(&["first", "second"], "the other founders have not joined", &["2 of 3"]),
                 progress(&[], "exchanging lock keys", &["n3"]),
             ];
             (news, Some(Ok(AdminResponse::Founded(file.clone()))))
@@ -317,8 +317,9 @@ fn init_makes_the_token_prints_invitations_and_writes_the_client_file() {
     let done = world.run(&["cluster", "init", "--founders", "3", "--token-file", &place_text], b"");
     assert_eq!(done.code, 0, "{}", done.err);
     assert_eq!(done.text(), "first\nsecond\n", "invitations once, and nothing else");
-    assert!(done.err.contains("exchanging lock keys (n3)\n"), "{}", done.err);
-    assert_eq!(done.err.matches("waiting for founders (2 more nodes)\n").count(), 1, "{}", done.err);
+    assert!(done.err.contains("exchanging lock keys, waiting for n3\n"), "{}", done.err);
+    let once = "the other founders have not joined, waiting for 2 of 3\n";
+    assert_eq!(done.err.matches(once).count(), 1, "{}", done.err);
     assert_eq!(mode(&place), 0o600);
     assert_eq!(mode(place.parent().expect("a directory")), 0o700);
     let text = std::fs::read_to_string(&place).expect("written");

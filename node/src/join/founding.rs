@@ -184,9 +184,7 @@ async fn learn(node: &Arc<Node>, enrolment: &Enrolment) -> Result<Option<Terms>,
         Some(Ok(terms)) => Ok(Some(terms)),
         Some(Err((have, founders))) => {
             let missing = usize::from(founders) - have;
-            enrolment
-                .joining
-                .progress("waiting for the other founders to join", vec![format!("{missing} of {founders}")]);
+            enrolment.joining.progress("the other founders have not joined", vec![format!("{missing} of {founders}")]);
             Ok(None)
         }
         None => joiner::ask_inviter(node, enrolment).await,
@@ -308,9 +306,7 @@ async fn announce(node: &Arc<Node>, enrolment: &Enrolment, terms: &Terms, replic
         if let Err(error) = enrolment.peers.sessions.ask(FIRST_FOUNDER, Lane::Ordinary, &request, PEER).await {
             debug!(%error, "the first founder did not hear that the lock is durable");
         }
-        enrolment
-            .joining
-            .progress("locked; waiting for the first founder to start the cluster", vec![node.name_of(FIRST_FOUNDER)]);
+        enrolment.joining.progress("locked; the first founder starts the cluster", vec![node.name_of(FIRST_FOUNDER)]);
         return;
     }
     enrolment.joining.note_locked(FIRST_FOUNDER, terms.attempt);
@@ -318,10 +314,9 @@ async fn announce(node: &Arc<Node>, enrolment: &Enrolment, terms: &Terms, replic
     let missing: Vec<NodeId> =
         terms.roster.members.iter().map(|member| member.node).filter(|node| !locked.contains(node)).collect();
     if !missing.is_empty() && !has_started(enrolment) {
-        enrolment.joining.progress(
-            "waiting for the locks of the other founders",
-            missing.iter().map(|&id| node.name_of(id)).collect(),
-        );
+        enrolment
+            .joining
+            .progress("the other founders make their locks", missing.iter().map(|&id| node.name_of(id)).collect());
         return;
     }
     enrolment.joining.progress("starting the cluster", Vec::new());
@@ -378,7 +373,7 @@ async fn finish(node: &Node, enrolment: &Arc<Enrolment>, replica: &Replica) -> R
         vault.roster.clone()
     });
     enrolment.roster.set(founded.await.map_err(|error| FoundError::Failed(error.to_string()))?);
-    enrolment.joining.progress("a member; waiting for its seat in an epoch", Vec::new());
+    enrolment.joining.progress("a member, without a seat in an epoch yet", Vec::new());
     info!(cluster = %node.cluster(), node = %node.id(), "a member of the cluster");
     Ok(())
 }

@@ -182,7 +182,7 @@ fn code_of(refusal: &Refusal) -> JoinCode {
 /// The joiner's side, once its lock is durable: it tells the leader. The cluster does the rest, and then this node's own
 /// replica names it.
 pub(crate) async fn announce(node: &Arc<Node>, enrolment: &Enrolment, terms: &Terms) {
-    enrolment.joining.progress("locked; waiting until the cluster takes this node in", Vec::new());
+    enrolment.joining.progress("locked; the cluster takes this node in", Vec::new());
     let me = terms.me;
     let members = terms.roster.members.iter().map(|member| member.node).filter(|member| *member != me);
     let reached = members.filter(|&member| enrolment.peers.sessions.with(member).is_some());

@@ -58,7 +58,7 @@ pub(crate) async fn ask_inviter(node: &Arc<Node>, enrolment: &Enrolment) -> Resu
         }
         JoinCode::Wait => {
             enrolment.joining.progress(
-                "waiting for the other founders, or for another operation to end",
+                "the other founders have not joined, or another operation runs",
                 vec!["the cluster".to_owned()],
             );
             return Ok(None);
