@@ -231,9 +231,11 @@ fn show_survey(session: &mut Session<'_>, file: &ClusterFile, nodes: &[Surveyed]
             let verdict = match (&session.common.node, &serving[..]) {
                 (_, []) => "not quorate: no node serves".to_owned(),
                 // Only the named node was asked for the state of the cluster.
-                (Some(asked), serving) => format!("not answered by {asked}: {}: leave out --node", serve(serving)),
+                (Some(asked), serving) => {
+                    format!("{asked} did not answer: {reason}. {} (leave out --node)", serve(serving))
+                }
                 // They began to serve while they were asked, or do not let this client in.
-                (None, serving) => format!("not answered: {reason}; {}", serve(serving)),
+                (None, serving) => format!("no node answered this client: {reason}. {}", serve(serving)),
             };
             format!("{}\ncluster: {}\n\n{table}", output::printable(&verdict), file.cluster)
         }
