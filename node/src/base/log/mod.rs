@@ -43,7 +43,7 @@ impl Log {
     /// Sends everything that is traced here, as far as `filter` lets it through; and every panic. Called once in a process.
     pub fn install(&self, filter: EnvFilter) {
         let sparing = Arc::new(Sparing::default());
-        self.at_leisure({
+        self.set_periodic_work({
             let sparing = Arc::clone(&sparing);
             move || sparing.say_what_was_held_back()
         });
