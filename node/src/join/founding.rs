@@ -23,7 +23,7 @@ use tokio::time::sleep;
 use tracing::{debug, info, warn};
 
 use crate::base::clock::wall_ms;
-use crate::base::endpoint::misfit;
+use crate::base::endpoint::family_mismatch;
 use crate::base::phase::Phase;
 use crate::base::random;
 use crate::cluster::replica;
@@ -217,8 +217,8 @@ async fn make_lock(node: &Arc<Node>, enrolment: &Arc<Enrolment>, terms: &Terms) 
     let peers = match prepared {
         Ok(peers) => peers,
         Err(missing) => {
-            let step = match missing.iter().find_map(|&peer| misfit_of(node, &terms.roster, peer)) {
-                Some(misfit) => format!("exchanging lock keys: {misfit}"),
+            let step = match missing.iter().find_map(|&peer| family_mismatch_of(node, &terms.roster, peer)) {
+                Some(mismatch) => format!("exchanging lock keys: {mismatch}"),
                 None => "exchanging lock keys".to_owned(),
             };
             let missing = missing.into_iter().map(|peer| node.name_of(peer)).collect();
@@ -253,13 +253,13 @@ async fn make_lock(node: &Arc<Node>, enrolment: &Arc<Enrolment>, terms: &Terms) 
     true
 }
 
-/// Why this node cannot reach `peer`, if all addresses of `peer` are of the kind that this node's socket does not take. A host
-/// name may be both.
-fn misfit_of(node: &Node, roster: &Roster, peer: NodeId) -> Option<String> {
+/// Why this node cannot reach `peer`, if all addresses of `peer` are of the family that this node's socket does not take. A host
+/// name may be of both.
+fn family_mismatch_of(node: &Node, roster: &Roster, peer: NodeId) -> Option<String> {
     let local = node.endpoint.local_addr().ok()?;
     let member = roster.members.iter().find(|member| member.node == peer)?;
-    let misfits = member.addresses.iter().map(|address| misfit(local, address.as_str().parse().ok()?));
-    misfits.collect::<Option<Vec<_>>>()?.into_iter().next()
+    let mismatches = member.addresses.iter().map(|address| family_mismatch(local, address.as_str().parse().ok()?));
+    mismatches.collect::<Option<Vec<_>>>()?.into_iter().next()
 }
 
 /// Whether the first founder has started Raft. From then on no founder may come with new keys.

@@ -10,7 +10,7 @@ use quorate_shares::ids::NodeId;
 use crate::node::Node;
 use crate::node::enrolment::Enrolment;
 
-use crate::base::endpoint::misfit;
+use crate::base::endpoint::family_mismatch;
 
 /// A connection that is closed when this value is dropped.
 pub struct Closing(pub Conn);
@@ -66,8 +66,8 @@ pub async fn dial(
     deadline: Duration,
 ) -> Result<quinn::Connection, String> {
     let local = endpoint.local_addr().ok();
-    let dial = async |target| match local.and_then(|local| misfit(local, target)) {
-        Some(misfit) => Err(DialError::Unreachable(misfit)),
+    let dial = async |target| match local.and_then(|local| family_mismatch(local, target)) {
+        Some(mismatch) => Err(DialError::Unreachable(mismatch)),
         None => identity::dial(endpoint, target, me, key, protocol, deadline).await,
     };
     reach(addresses, deadline, dial).await.map_err(|unreached| {
