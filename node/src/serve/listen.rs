@@ -45,7 +45,7 @@ async fn accept(node: &Arc<Node>, members: &MemberAddresses, of_members: &Handle
     loop {
         // A flood must not occupy the thread alone.
         tokio::task::coop::consume_budget().await;
-        // If no newcomer waits, this gives nothing at once.
+        // `None` at once if no connection waits.
         let newcomer = match node.endpoint.accept().now_or_never() {
             Some(newcomer) => newcomer,
             None => {
@@ -95,7 +95,7 @@ async fn accept(node: &Arc<Node>, members: &MemberAddresses, of_members: &Handle
             }
             drop(place);
         }));
-        // Those who are in go first: the next handshake takes its time from them.
+        // Open connections run first: a handshake takes processor time from them.
         tokio::task::yield_now().await;
     }
 }
