@@ -2,8 +2,8 @@
 //!
 //! The result of a command goes to `out`, and nothing else does. Progress, warnings and errors go to `err`. An error
 //! reads `quorate: what went wrong`, then `hint: what to do`, and the exit code gives its kind ([`exit`]). No argument
-//! needs to hold a secret, because other users can read it: an invitation that does is taken with a warning. The only
-//! secret that is ever written is the result itself.
+//! needs to hold a secret, because other users can read arguments. An invitation as an argument is accepted with a
+//! warning. The only secret that is ever written is the result itself.
 
 mod args;
 mod commands;
