@@ -63,7 +63,7 @@ impl<'a> Session<'a> {
         Self { common, input, input_gave: None, out, err, token_from: None }
     }
 
-    /// Standard input, to read `what` from it. It gives one thing: whatever reads it reads all of it.
+    /// Standard input, to read `what` from it. It can be read for one thing only.
     fn stdin(&mut self, what: &'static str) -> Result<&mut dyn Read, Failure> {
         match self.input_gave.replace(what) {
             None => Ok(&mut *self.input),
