@@ -231,7 +231,7 @@ fn listed(
         addresses: member.addresses.iter().map(ToString::to_string).collect(),
         role: role(member.node),
         state: reports.get(&member.node).map(reported),
-        away_ms: absence::noted_ms(node, member.node),
+        away_ms: absence::long_away_ms(node, member.node),
     });
     infos.collect()
 }
