@@ -39,8 +39,8 @@ pub(crate) async fn ask_inviter(node: &Arc<Node>, enrolment: &Enrolment) -> Resu
         terms.iter().for_each(|terms| adopt_roster(node, enrolment, terms.me, &terms.roster));
         return Ok(terms);
     }
-    let unreached = enrolment.joining.unreached.load(Ordering::Relaxed);
-    let reply = match join_once(node, enrolment, unreached).await {
+    let unreachable_replies = enrolment.joining.unreachable_replies.load(Ordering::Relaxed);
+    let reply = match join_once(node, enrolment, unreachable_replies).await {
         Ok(reply) => reply,
         Err(reason) => {
             enrolment
@@ -63,8 +63,8 @@ pub(crate) async fn ask_inviter(node: &Arc<Node>, enrolment: &Enrolment) -> Resu
             );
             return Ok(None);
         }
-        JoinCode::Unreachable if unreached + 1 < UNREACHABLE_MAX => {
-            enrolment.joining.unreached.store(unreached + 1, Ordering::Relaxed);
+        JoinCode::Unreachable if unreachable_replies + 1 < UNREACHABLE_MAX => {
+            enrolment.joining.unreachable_replies.store(unreachable_replies + 1, Ordering::Relaxed);
             let step = format!("a member does not reach this node at {}; trying again", node.config.advertise);
             enrolment.joining.progress(&step, vec!["the cluster".to_owned()]);
             return Ok(None);
