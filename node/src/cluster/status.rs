@@ -65,7 +65,7 @@ pub fn report(node: &Node) -> Report {
         epoch: replica.as_ref().and_then(active).unwrap_or(Epoch(0)),
         alarms: node.alarms.open(),
         operation: node.leader.operation.lock().clone(),
-        unreached: node.peers().reached.unreached(),
+        unreached: node.peers().dial_misses.unreached(),
     }
 }
 
