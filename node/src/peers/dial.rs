@@ -38,9 +38,9 @@ pub async fn dial_member(
         MemberProtocol::Peer => (roster.reach(peer), enrolment.identity.op(), Protocol::Peer),
     };
     let (mut addresses, key) = known.ok_or("not in the roster")?;
-    let me = me.ok_or("no key of its own yet")?;
+    let me = me.ok_or("this node has no key for that yet")?;
     let hints = roster.member(peer).and_then(|member| node.config.peers.get(&member.name)).into_iter().flatten();
-    addresses.extend(hints.cloned().collect::<Vec<_>>());
+    addresses.extend(hints.cloned());
     dial(&node.endpoint, &addresses, &me, key, protocol, deadline).await
 }
 
