@@ -41,7 +41,7 @@ pub(super) struct Target {
     /// answer.
     key: Option<PublicKey>,
     kept: RwLock<Option<Conn>>,
-    /// When it last answered, and when it could last not be reached.
+    /// When it last answered, and when it last could not be reached.
     heard: RwLock<Heard>,
     /// Locked during dialling, so that other requests wait for that connection.
     dialling: Mutex<()>,
@@ -148,7 +148,7 @@ impl Target {
         }
     }
 
-    /// The packets that have come over the kept connection: it works if they become more.
+    /// How many datagrams have arrived on the kept connection. If the number grows, the node works.
     pub(super) fn packets(&self) -> u64 {
         self.kept().map_or(0, |conn| conn.quic().stats().udp_rx.datagrams)
     }
