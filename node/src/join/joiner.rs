@@ -24,7 +24,8 @@ use crate::vault::{FIRST_FOUNDER, Invited, Role, Vault};
 
 /// How long the inviting node may take to answer.
 const PEER: Duration = Duration::from_secs(3);
-/// So many times members may say that they do not reach this node, before it gives up. Each time another one is asked first.
+/// How many times members say that they could not dial this node before it gives up. Each time another one is asked first. The
+/// refusal says the number.
 const UNREACHABLE_MAX: usize = 3;
 
 /// Asks the inviting node who the other nodes are. `None` while founders are missing, or if it does not answer.
@@ -70,8 +71,8 @@ pub(crate) async fn ask_inviter(node: &Arc<Node>, enrolment: &Enrolment) -> Resu
             return Ok(None);
         }
         JoinCode::Unreachable => {
-            "no member reaches this node at the address that it advertises; start quorated with another --advertise, or open \
-             its UDP port to the members, and join again with the same invitation"
+            "three times a member could not dial this node at the address that it advertises; start quorated with another \
+             --advertise, or open its UDP port to the members, and join again with the same invitation"
         }
         JoinCode::Used => "the invitation was used by another node; each invitation is for one node",
         JoinCode::Expired => {
