@@ -2,8 +2,8 @@
 //!
 //! The result of a command goes to `out`, and nothing else does. Progress, warnings and errors go to `err`. An error
 //! reads `quorate: what went wrong`, then `hint: what to do`, and the exit code gives its kind ([`exit`]). No argument
-//! needs to hold a secret, because other users can read it: an invitation that does is taken with a warning. The only
-//! secret that is ever written is the result itself.
+//! needs to hold a secret, because other users can read arguments. An invitation as an argument is accepted with a
+//! warning. The only secret that is ever written is the result itself.
 
 mod args;
 mod commands;
@@ -63,7 +63,7 @@ impl<'a> Session<'a> {
         Self { common, input, input_gave: None, out, err, token_from: None }
     }
 
-    /// Standard input, to read `what` from it. It gives one thing: whatever reads it reads all of it.
+    /// Standard input, to read `what` from it. It can be read for one thing only.
     fn stdin(&mut self, what: &'static str) -> Result<&mut dyn Read, Failure> {
         match self.input_gave.replace(what) {
             None => Ok(&mut *self.input),

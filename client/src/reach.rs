@@ -27,15 +27,18 @@ pub struct Unreached {
     /// The address as it was given.
     pub address: String,
     /// What went wrong there.
-    pub why: Why,
+    pub error: ReachError,
 }
 
 /// Why an address did not lead to the node.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Why {
-    /// The name has no address, as the resolver says.
+pub enum ReachError {
+    /// The name is not resolved: the reason of the resolver.
     #[error("{0}")]
     Name(String),
+    /// The resolver knows no address of the name.
+    #[error("the name has no address")]
+    NoAddress,
     /// The name is not resolved in time.
     #[error("the name is not resolved in time")]
     Unresolved,
@@ -65,9 +68,10 @@ async fn reach_by<T, D: Future<Output = Result<T, DialError>>>(
     let (lookup, dial) = (&lookup, &dial);
     let attempts = addresses.iter().enumerate().map(|(position, address)| async move {
         let looked_up = lookup(address);
-        let late = if looked_up.fresh.is_some() { Why::Unresolved } else { Why::Dial(DialError::Deadline) };
+        let late =
+            if looked_up.fresh.is_some() { ReachError::Unresolved } else { ReachError::Dial(DialError::Deadline) };
         let reached = timeout(deadline, reach_looked_up(looked_up, dial)).await.unwrap_or(Err(late));
-        reached.map_err(|why| (position, Unreached { address: address.clone(), why }))
+        reached.map_err(|error| (position, Unreached { address: address.clone(), error }))
     });
     first_of(STAGGER, attempts.collect()).await.map_err(|mut unreached| {
         unreached.sort_by_key(|(position, _)| *position);
@@ -79,14 +83,18 @@ async fn reach_by<T, D: Future<Output = Result<T, DialError>>>(
 async fn reach_looked_up<T, D: Future<Output = Result<T, DialError>>>(
     Lookup { known, fresh }: Lookup,
     dial: &impl Fn(SocketAddr) -> D,
-) -> Result<T, Why> {
+) -> Result<T, ReachError> {
     let all_of = |addresses: Vec<SocketAddr>| async move {
-        let attempts = addresses.into_iter().take(ADDRESSES_OF_A_NAME_MAX).map(dial);
-        first_of(STAGGER, attempts.collect()).await.map_err(worst)
+        let attempts = addresses.into_iter().take(ADDRESSES_OF_A_NAME_MAX).map(|address| async move {
+            let reached = dial(address).await;
+            reached.map_err(|error| Unreached { address: address.to_string(), error: error.into() })
+        });
+        let reached = first_of(STAGGER, attempts.collect()).await;
+        reached.map_err(|unreached| most_important(unreached).map_or(ReachError::NoAddress, |failed| failed.error))
     };
     let Some(fresh) = fresh else { return all_of(known).await };
     let new = async {
-        let addresses = fresh.addresses().await.map_err(Why::Name)?;
+        let addresses = fresh.addresses().await.map_err(ReachError::Name)?;
         all_of(addresses.into_iter().filter(|address| !known.contains(address)).collect()).await
     };
     let (old, new) = (std::pin::pin!(all_of(known.clone())), std::pin::pin!(new));
@@ -101,18 +109,16 @@ async fn reach_looked_up<T, D: Future<Output = Result<T, DialError>>>(
 }
 
 /// The reason for a name: that of its addresses now, or, if it has no others, that of the addresses that it had.
-fn told(now: Why, before: Why) -> Why {
-    if now == NO_ADDRESS { before } else { now }
+fn told(now: ReachError, before: ReachError) -> ReachError {
+    if now == ReachError::NoAddress { before } else { now }
 }
 
-const NO_ADDRESS: Why = Why::Name(String::new());
-
-/// The reason to report: another identity needs an operator, and time does not cure it.
-fn worst(mut reasons: Vec<DialError>) -> Why {
-    let other = reasons.iter().position(|reason| matches!(reason, DialError::WrongIdentity { .. }));
-    match other {
-        Some(position) => Why::Dial(reasons.swap_remove(position)),
-        None => reasons.pop().map_or(NO_ADDRESS, Why::Dial),
+/// The one to report: another identity needs an operator, and time does not cure it. Otherwise the last one.
+pub fn most_important(mut unreached: Vec<Unreached>) -> Option<Unreached> {
+    let is_other = |failed: &Unreached| matches!(failed.error, ReachError::Dial(DialError::WrongIdentity { .. }));
+    match unreached.iter().position(is_other) {
+        Some(position) => Some(unreached.swap_remove(position)),
+        None => unreached.pop(),
     }
 }
 
@@ -191,7 +197,7 @@ mod tests {
             })
         };
         let unreached = reach(&texts(&["127.0.0.1:1", "[::1]:2"]), LONG, dial).await.expect_err("none is there");
-        let each: Vec<_> = unreached.iter().map(|failed| format!("{}: {}", failed.address, failed.why)).collect();
+        let each: Vec<_> = unreached.iter().map(|failed| format!("{}: {}", failed.address, failed.error)).collect();
         assert_eq!(
             each,
             ["127.0.0.1:1: the server does not serve this protocol now", "[::1]:2: unreachable: no route"]
@@ -204,7 +210,7 @@ mod tests {
         let dial = |_| pending::<Result<(), DialError>>();
         let addresses = texts(&["127.0.0.1:1", "127.0.0.1:2"]);
         let unreached = reach(&addresses, Duration::from_millis(50), dial).await.expect_err("none answers");
-        assert!(unreached.iter().all(|failed| failed.why == Why::Dial(DialError::Deadline)), "{unreached:?}");
+        assert!(unreached.iter().all(|failed| failed.error == ReachError::Dial(DialError::Deadline)), "{unreached:?}");
         assert_eq!(unreached.len(), 2);
     }
 
@@ -225,6 +231,16 @@ mod tests {
         assert_eq!(reach_by(&texts(&["silent:1"]), lookup, LONG, dial(1)).await, Ok(1));
         assert_eq!(reach_by(&texts(&["moved:1"]), lookup, LONG, dial(2)).await, Ok(2));
         let late = reach_by(&texts(&["silent:1"]), lookup, Duration::from_millis(50), dial(2)).await;
-        assert_eq!(late.expect_err("no address")[0].why, Why::Unresolved);
+        assert_eq!(late.expect_err("no address")[0].error, ReachError::Unresolved);
+    }
+
+    /// Mutated: the reason was empty.
+    #[tokio::test]
+    async fn a_name_without_an_address_says_so() {
+        let (_spoke, nothing) = tokio::sync::watch::channel(Some(Ok(Vec::new())));
+        let lookup = |_: &str| Lookup { known: Vec::new(), fresh: Some(Fresh::of(nothing.clone())) };
+        let dial = |_| pending::<Result<(), DialError>>();
+        let unreached = reach_by(&texts(&["n1:1"]), lookup, LONG, dial).await.expect_err("nothing to dial");
+        assert_eq!(unreached[0].error.to_string(), "the name has no address");
     }
 }

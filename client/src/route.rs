@@ -537,7 +537,7 @@ async fn ask_node(target: &Target, fleet: &Fleet, body: &[u8], until: Instant) -
                 return answer_of(answer);
             }
             Err(CallError::Closed(_)) if kept => target.forget(&conn),
-            Err(error) => return Err(not_asked(error)),
+            Err(error) => return Err(unanswered(error)),
         }
     }
 }
@@ -568,7 +568,7 @@ fn answer_of((answer, age_ms): Answering) -> Answer {
 }
 
 /// The error for a node that sent nothing back.
-fn not_asked(error: CallError) -> WireError {
+fn unanswered(error: CallError) -> WireError {
     match error {
         CallError::Closed(closed) if matches!(closed.code, Some(close::DENIED | close::REVOKED)) => {
             WireError::new(Code::NotServing, closed.reason)

@@ -144,7 +144,7 @@ pub async fn run(config: Config, log: &Log) -> Result<(), BootError> {
     let (mut panics, mut fatal) = (log.panics().subscribe(), node.fatal());
     let stopped = tokio::select! {
         biased;
-        // Whichever task it was: none of them dies unheard.
+        // A panic in any task stops the node.
         reason = reason_in(&mut panics, |panics| panics.fatal.clone()) => Err(BootError::Panicked(reason)),
         reason = reason_in(&mut fatal, |reason| reason.as_deref().map(str::to_owned)) => Err(BootError::Failed(reason)),
         _ = &mut listening => Err(BootError::Failed("the network socket failed: no connection is accepted".to_owned())),

@@ -251,7 +251,7 @@ impl Wait {
         }
         let waiting = match &progress.waiting_for[..] {
             [] => String::new(),
-            names => format!(" ({})", names.join(", ")),
+            names => format!(", waiting for {}", names.join(", ")),
         };
         let line = crate::terminal::output::printable(&format!("{}{waiting}", progress.step));
         if line != self.shown {

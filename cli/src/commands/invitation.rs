@@ -20,7 +20,7 @@ const BYTES_MAX: usize = 4096;
 pub(crate) fn read(session: &mut Session<'_>, given: &OsStr) -> Result<Zeroizing<String>, Failure> {
     let path = Path::new(given);
     if is_stream(path) {
-        // Only the stream of this process can be a terminal, and a person then waits for a word.
+        // At a terminal, a person must be told what to do.
         if io::stdin().is_terminal() {
             session.note("paste the invitation, and end it with an empty line:");
         }
@@ -76,7 +76,7 @@ fn joined(text: &[u8]) -> Result<Zeroizing<String>, Failure> {
     if invitation.is_empty() {
         return refused("this is not an invitation".to_owned());
     }
-    // How it is damaged says the node, which reads it.
+    // The node reads it, and says how it is damaged.
     Ok(invitation)
 }
 

@@ -1,7 +1,5 @@
 //! `node list`, `node status`, `node seal`, `node unseal`, `node admit`, `node set-address` and `cluster export`.
 
-use std::slice::from_ref;
-
 use quorate_client::wire::{AdminRequest, AdminResponse};
 use quorate_client::{ClusterFile, NodeName};
 use serde_json::{Value, json};
@@ -34,11 +32,8 @@ pub(crate) async fn status(session: &mut Session<'_>, name: Option<NodeName>) ->
         return status::show_local(session, &status);
     };
     let cluster = Cluster::open(session).await?;
-    let node = match cluster.client.node(&name).await {
-        Ok(node) => node,
-        Err(error) => return Err(cluster.with_similar_node(session, from_ref(&name), error).await),
-    };
-    cluster.close(session).await;
+    let answer = cluster.client.node(&name).await;
+    let node = cluster.finish(session, std::slice::from_ref(&name), answer).await?;
     let result = match session.common.output {
         Format::Json => output::pretty(&output::node(&node)),
         Format::Text => output::nodes(&[node]),
@@ -54,10 +49,7 @@ pub(crate) async fn seal(session: &mut Session<'_>, name: Option<NodeName>, seal
             let cluster = Cluster::open(session).await?;
             let client = &cluster.client;
             let answer = if sealed { client.seal_node(&name).await } else { client.unseal_node(&name).await };
-            if let Err(error) = answer {
-                return Err(cluster.with_similar_node(session, from_ref(&name), error).await);
-            }
-            cluster.close(session).await;
+            cluster.finish(session, std::slice::from_ref(&name), answer).await?;
             name
         }
         None => match daemon::answer(session, &AdminRequest::Seal { sealed }).await? {
@@ -82,12 +74,8 @@ pub(crate) async fn admit(session: &mut Session<'_>, name: NodeName, local: bool
         },
         false => {
             let cluster = Cluster::open(session).await?;
-            let answer = match cluster.client.admit_node(&name).await {
-                Ok(answer) => answer,
-                Err(error) => return Err(cluster.with_similar_node(session, from_ref(&name), error).await),
-            };
-            cluster.close(session).await;
-            answer
+            let answer = cluster.client.admit_node(&name).await;
+            cluster.finish(session, std::slice::from_ref(&name), answer).await?
         }
     };
     let names = |names: &[NodeName]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
@@ -110,10 +98,8 @@ pub(crate) async fn set_address(
     addresses: Vec<String>,
 ) -> Result<u8, Failure> {
     let cluster = Cluster::open(session).await?;
-    if let Err(error) = cluster.client.set_addresses(&name, &addresses).await {
-        return Err(cluster.with_similar_node(session, from_ref(&name), error).await);
-    }
-    cluster.close(session).await;
+    let answer = cluster.client.set_addresses(&name, &addresses).await;
+    cluster.finish(session, std::slice::from_ref(&name), answer).await?;
     let result = match session.common.output {
         Format::Json => output::pretty(&json!({ "node": name.as_str(), "addresses": addresses })),
         Format::Text => format!("{name} is recorded at {}\n", addresses.join(", ")),

@@ -35,10 +35,7 @@ pub(crate) async fn remove(session: &mut Session<'_>, options: Remove) -> Result
         begun = cluster.client.remove_node(name, &terms) => begun,
         () = interrupt.pressed() => return unanswered(session),
     };
-    let operation = match begun {
-        Ok(operation) => operation,
-        Err(error) => return Err(cluster.with_similar_node(session, std::slice::from_ref(name), error).await),
-    };
+    let (cluster, operation) = cluster.go_on(session, std::slice::from_ref(name), begun).await?;
     if options.no_wait {
         session.note("it continues without this command; `quorate status` shows the progress");
         return done(session, cluster, std::slice::from_ref(name), operation, None).await;
@@ -66,10 +63,7 @@ pub(crate) async fn revoke(session: &mut Session<'_>, options: Revoke) -> Result
         begun = cluster.client.revoke_nodes(&options.names) => begun,
         () = interrupt.pressed() => return unanswered(session),
     };
-    let operation = match begun {
-        Ok(operation) => operation,
-        Err(error) => return Err(cluster.with_similar_node(session, &options.names, error).await),
-    };
+    let (cluster, operation) = cluster.go_on(session, &options.names, begun).await?;
     let end = |progress: &Progress| match (&progress.revocation, options.wait) {
         (Some(revocation), false) => revocation.leases_over,
         (Some(revocation), true) => revocation.leases_over && progress.stage != Stage::Runs,
@@ -116,10 +110,8 @@ pub(crate) async fn replace(session: &mut Session<'_>, options: Replace) -> Resu
     let cluster = Cluster::open(session).await?;
     let what = format!("The node that joins with this invitation replaces {name}, which is then revoked for ever.");
     let cluster = confirm(session, options.yes, cluster, &what, std::slice::from_ref(name)).await?;
-    if let Err(error) = cluster.client.replace_node(name, invitation.as_bytes()).await {
-        return Err(cluster.with_similar_node(session, std::slice::from_ref(name), error).await);
-    }
-    cluster.close(session).await;
+    let answer = cluster.client.replace_node(name, invitation.as_bytes()).await;
+    cluster.finish(session, std::slice::from_ref(name), answer).await?;
     session.note(&format!("the node that joins with this invitation replaces {name}"));
     if session.common.output == Format::Json {
         session.result(format!("{}\n", json!({ "replaces": name.as_str() })).as_bytes())?;

@@ -187,11 +187,11 @@ fn text(status: &Status, serving: bool) -> String {
 type Surveyed = (NodeName, Result<PublicStatus, WireError>);
 
 /// Which nodes serve: at least one.
-fn serve(names: &[&str]) -> String {
+fn serving_text(names: &[&str]) -> String {
     format!("{} {}", names.join(", "), if names.len() == 1 { "serves" } else { "serve" })
 }
 
-fn serves(answer: &Result<PublicStatus, WireError>) -> bool {
+fn is_serving(answer: &Result<PublicStatus, WireError>) -> bool {
     answer.as_ref().is_ok_and(|public| public.phase == Phase::Serving)
 }
 
@@ -227,13 +227,15 @@ fn show_survey(session: &mut Session<'_>, file: &ClusterFile, nodes: &[Surveyed]
             let rows: Vec<_> = nodes.iter().map(row).collect();
             let table = output::table(&["NAME", "STATE"], &rows);
             let serving: Vec<_> =
-                nodes.iter().filter(|(_, answer)| serves(answer)).map(|(name, _)| name.as_str()).collect();
+                nodes.iter().filter(|(_, answer)| is_serving(answer)).map(|(name, _)| name.as_str()).collect();
             let verdict = match (&session.common.node, &serving[..]) {
                 (_, []) => "not quorate: no node serves".to_owned(),
                 // Only the named node was asked for the state of the cluster.
-                (Some(asked), serving) => format!("not answered by {asked}: {}: leave out --node", serve(serving)),
+                (Some(asked), serving) => {
+                    format!("{asked} did not answer: {reason}. {} (leave out --node)", serving_text(serving))
+                }
                 // They began to serve while they were asked, or do not let this client in.
-                (None, serving) => format!("not answered: {reason}; {}", serve(serving)),
+                (None, serving) => format!("no node answered this client: {reason}. {}", serving_text(serving)),
             };
             format!("{}\ncluster: {}\n\n{table}", output::printable(&verdict), file.cluster)
         }

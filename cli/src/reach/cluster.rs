@@ -197,6 +197,31 @@ impl Cluster {
         Ok(Self { client, file, failures })
     }
 
+    /// Closes the connections and returns the answer about the nodes `typed`, or the failure of [`Self::with_similar_node`].
+    pub(crate) async fn finish<T>(
+        self,
+        session: &mut Session<'_>,
+        typed: &[NodeName],
+        answer: Result<T, Error>,
+    ) -> Result<T, Failure> {
+        let (cluster, answer) = self.go_on(session, typed, answer).await?;
+        cluster.close(session).await;
+        Ok(answer)
+    }
+
+    /// As [`Self::finish`], but the connections stay open after an answer.
+    pub(crate) async fn go_on<T>(
+        self,
+        session: &mut Session<'_>,
+        typed: &[NodeName],
+        answer: Result<T, Error>,
+    ) -> Result<(Self, T), Failure> {
+        match answer {
+            Ok(answer) => Ok((self, answer)),
+            Err(error) => Err(self.with_similar_node(session, typed, error).await),
+        }
+    }
+
     /// The failure for `error`. If one of the names that were typed is no member's, its hint suggests a member with a similar
     /// name. The client file may name nodes that have left, so the cluster says who its members are.
     pub(crate) async fn with_similar_node(

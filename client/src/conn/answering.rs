@@ -24,7 +24,7 @@ pub fn answering<T>(work: impl FnOnce() -> T) -> T {
 }
 
 /// As [`answering`], for work that waits.
-pub async fn answering_later<T>(work: impl Future<Output = T>) -> T {
+pub async fn answering_async<T>(work: impl Future<Output = T>) -> T {
     let mut work = pin!(work);
     poll_fn(|context| answering(|| work.as_mut().poll(context))).await
 }
@@ -52,7 +52,7 @@ mod tests {
             tokio::task::yield_now().await;
             (before, is_answering())
         };
-        let mut work = pin!(answering_later(work));
+        let mut work = pin!(answering_async(work));
         assert!(futures::poll!(work.as_mut()).is_pending() && !is_answering(), "not while it waits");
         assert_eq!(work.await, (true, true));
         assert!(catch_unwind(|| answering(|| panic!("of this test"))).is_err());

@@ -20,9 +20,9 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::identity;
 
-/// Most pieces behind gaps of one stream. The window has room for about a hundred packets, and a peer that sends smaller ones
+/// Most chunks behind gaps of one stream. The window has room for about a hundred packets, and a peer that sends smaller ones
 /// is cut off beyond this.
-const PIECES_MAX: usize = 512;
+const CHUNKS_MAX: usize = 512;
 
 /// What all streams of a connection hold behind gaps.
 pub(super) struct HeldBack {
@@ -42,11 +42,11 @@ impl HeldBack {
     }
 }
 
-/// Where pieces of a stream come from, in the order in which they arrive.
-pub(super) trait Pieces {
-    /// The next piece, of at most `bytes_max` bytes, and its place in the stream; `None` at the end of the stream. No byte
+/// Where chunks of a stream come from, in the order in which they arrive.
+pub(super) trait Chunks {
+    /// The next chunk, of at most `bytes_max` bytes, and its offset in the stream; `None` at the end of the stream. No byte
     /// comes twice.
-    fn poll_piece(&mut self, context: &mut Context<'_>, bytes_max: usize) -> Poll<io::Result<Option<(u64, Bytes)>>>;
+    fn poll_chunk(&mut self, context: &mut Context<'_>, bytes_max: usize) -> Poll<io::Result<Option<(u64, Bytes)>>>;
 
     /// So many bytes more are held behind a gap.
     fn hold(&self, bytes: usize);
@@ -55,17 +55,17 @@ pub(super) trait Pieces {
     fn release(&self, bytes: usize);
 }
 
-/// The pieces of a stream of QUIC.
-pub(super) struct QuicPieces {
+/// The chunks of a stream of QUIC.
+pub(super) struct QuicChunks {
     pub(super) stream: quinn::RecvStream,
     pub(super) held: Arc<HeldBack>,
 }
 
-impl Pieces for QuicPieces {
-    fn poll_piece(&mut self, context: &mut Context<'_>, bytes_max: usize) -> Poll<io::Result<Option<(u64, Bytes)>>> {
+impl Chunks for QuicChunks {
+    fn poll_chunk(&mut self, context: &mut Context<'_>, bytes_max: usize) -> Poll<io::Result<Option<(u64, Bytes)>>> {
         // The future has no state of its own.
-        let piece = ready!(pin!(self.stream.read_chunk(bytes_max, false)).poll(context))?;
-        Poll::Ready(Ok(piece.map(|piece| (piece.offset, piece.bytes))))
+        let chunk = ready!(pin!(self.stream.read_chunk(bytes_max, false)).poll(context))?;
+        Poll::Ready(Ok(chunk.map(|chunk| (chunk.offset, chunk.bytes))))
     }
 
     fn hold(&self, bytes: usize) {
@@ -79,74 +79,74 @@ impl Pieces for QuicPieces {
 
 /// The bytes of a stream in order. If any byte waits behind a gap for longer than `patience`, reading fails with
 /// [`io::ErrorKind::TimedOut`].
-pub(super) struct InOrder<P: Pieces> {
-    pieces: P,
+pub(super) struct InOrder<C: Chunks> {
+    chunks: C,
     patience: Duration,
-    /// The place of the next byte that the reader needs.
+    /// The offset of the next byte that the reader needs.
     next: u64,
-    /// A piece whose turn has come.
+    /// A chunk whose turn has come.
     ready: Bytes,
     early: BTreeMap<u64, Early>,
-    /// Runs while there are early pieces.
-    alarm: Option<Pin<Box<Sleep>>>,
+    /// Runs while there are early chunks.
+    timer: Option<Pin<Box<Sleep>>>,
 }
 
-/// A piece behind a gap.
+/// A chunk behind a gap.
 struct Early {
     since: Instant,
     /// A copy: the bytes of QUIC may keep a whole batch of packets alive.
     bytes: Box<[u8]>,
 }
 
-impl<P: Pieces> InOrder<P> {
+impl<C: Chunks> InOrder<C> {
     /// Reads on from `next`.
-    pub(super) fn new(pieces: P, next: u64, patience: Duration) -> Self {
-        Self { pieces, patience, next, ready: Bytes::new(), early: BTreeMap::new(), alarm: None }
+    pub(super) fn new(chunks: C, next: u64, patience: Duration) -> Self {
+        Self { chunks, patience, next, ready: Bytes::new(), early: BTreeMap::new(), timer: None }
     }
 
-    fn keep(&mut self, place: u64, bytes: &[u8]) -> io::Result<()> {
-        if self.early.len() >= PIECES_MAX {
+    fn keep(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        if self.early.len() >= CHUNKS_MAX {
             return Err(io::Error::other("too many gaps in a stream"));
         }
-        self.pieces.hold(bytes.len());
-        self.early.insert(place, Early { since: Instant::now(), bytes: bytes.into() });
+        self.chunks.hold(bytes.len());
+        self.early.insert(offset, Early { since: Instant::now(), bytes: bytes.into() });
         Ok(())
     }
 
-    /// The early piece that follows what was read.
+    /// The early chunk that follows what was read.
     fn due(&mut self) -> Option<Bytes> {
-        let piece = self.early.remove(&self.next)?.bytes;
-        self.pieces.release(piece.len());
-        Some(piece.into())
+        let chunk = self.early.remove(&self.next)?.bytes;
+        self.chunks.release(chunk.len());
+        Some(chunk.into())
     }
 
-    /// Whether an early piece has waited for too long.
+    /// Whether an early chunk has waited for too long.
     fn poll_late(&mut self, context: &mut Context<'_>) -> Poll<()> {
         loop {
             let Some(oldest) = self.early.values().map(|early| early.since).min() else {
-                self.alarm = None;
+                self.timer = None;
                 return Poll::Pending;
             };
-            let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep_until(oldest + self.patience)));
-            ready!(alarm.as_mut().poll(context));
-            // The alarm may have been set for a piece that has been read since.
+            let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(oldest + self.patience)));
+            ready!(timer.as_mut().poll(context));
+            // The timer may have been set for a chunk that has been read since.
             if oldest + self.patience <= Instant::now() {
                 return Poll::Ready(());
             }
-            alarm.as_mut().reset(oldest + self.patience);
+            timer.as_mut().reset(oldest + self.patience);
         }
     }
 }
 
-impl<P: Pieces> Drop for InOrder<P> {
+impl<C: Chunks> Drop for InOrder<C> {
     fn drop(&mut self) {
         if !self.early.is_empty() {
-            self.pieces.release(self.early.values().map(|early| early.bytes.len()).sum());
+            self.chunks.release(self.early.values().map(|early| early.bytes.len()).sum());
         }
     }
 }
 
-impl<P: Pieces + Unpin> AsyncRead for InOrder<P> {
+impl<C: Chunks + Unpin> AsyncRead for InOrder<C> {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if buffer.remaining() == 0 {
@@ -154,9 +154,9 @@ impl<P: Pieces + Unpin> AsyncRead for InOrder<P> {
         }
         loop {
             if this.ready.is_empty()
-                && let Some(piece) = this.due()
+                && let Some(chunk) = this.due()
             {
-                this.ready = piece;
+                this.ready = chunk;
             }
             if !this.ready.is_empty() {
                 let bytes = this.ready.len().min(buffer.remaining());
@@ -165,14 +165,14 @@ impl<P: Pieces + Unpin> AsyncRead for InOrder<P> {
                 this.next += bytes as u64;
                 return Poll::Ready(Ok(()));
             }
-            match this.pieces.poll_piece(context, buffer.remaining())? {
+            match this.chunks.poll_chunk(context, buffer.remaining())? {
                 Poll::Ready(None) => return Poll::Ready(Ok(())),
-                Poll::Ready(Some((place, bytes))) if place == this.next => {
+                Poll::Ready(Some((offset, bytes))) if offset == this.next => {
                     buffer.put_slice(&bytes);
                     this.next += bytes.len() as u64;
                     return Poll::Ready(Ok(()));
                 }
-                Poll::Ready(Some((place, bytes))) => this.keep(place, &bytes)?,
+                Poll::Ready(Some((offset, bytes))) => this.keep(offset, &bytes)?,
                 Poll::Pending => {
                     ready!(this.poll_late(context));
                     return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
@@ -194,28 +194,28 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_millis(300);
 
-    /// Pieces that a test sends.
+    /// Chunks that a test sends.
     struct Sent {
-        pieces: mpsc::UnboundedReceiver<(u64, Bytes)>,
-        /// A piece that was larger than what was asked for.
+        chunks: mpsc::UnboundedReceiver<(u64, Bytes)>,
+        /// A chunk that was larger than what was asked for.
         rest: Option<(u64, Bytes)>,
         held: Arc<AtomicUsize>,
     }
 
-    impl Pieces for Sent {
-        fn poll_piece(
+    impl Chunks for Sent {
+        fn poll_chunk(
             &mut self,
             context: &mut Context<'_>,
             bytes_max: usize,
         ) -> Poll<io::Result<Option<(u64, Bytes)>>> {
-            let piece = match self.rest.take() {
+            let chunk = match self.rest.take() {
                 Some(rest) => Some(rest),
-                None => ready!(self.pieces.poll_recv(context)),
+                None => ready!(self.chunks.poll_recv(context)),
             };
-            let Some((place, mut bytes)) = piece else { return Poll::Ready(Ok(None)) };
+            let Some((offset, mut bytes)) = chunk else { return Poll::Ready(Ok(None)) };
             let taken = bytes.split_to(bytes_max.min(bytes.len()));
-            self.rest = (!bytes.is_empty()).then(|| (place + taken.len() as u64, bytes));
-            Poll::Ready(Ok(Some((place, taken))))
+            self.rest = (!bytes.is_empty()).then(|| (offset + taken.len() as u64, bytes));
+            Poll::Ready(Ok(Some((offset, taken))))
         }
 
         fn hold(&self, bytes: usize) {
@@ -228,21 +228,21 @@ mod tests {
     }
 
     fn stream() -> (mpsc::UnboundedSender<(u64, Bytes)>, Arc<AtomicUsize>, InOrder<Sent>) {
-        let (send, pieces) = mpsc::unbounded_channel();
+        let (send, chunks) = mpsc::unbounded_channel();
         let held = Arc::new(AtomicUsize::new(0));
-        let sent = Sent { pieces, rest: None, held: held.clone() };
+        let sent = Sent { chunks, rest: None, held: held.clone() };
         (send, held, InOrder::new(sent, 0, PATIENCE))
     }
 
-    fn send(to: &mpsc::UnboundedSender<(u64, Bytes)>, place: u64, bytes: &'static [u8]) {
-        to.send((place, Bytes::from_static(bytes))).expect("it is read");
+    fn send(to: &mpsc::UnboundedSender<(u64, Bytes)>, offset: u64, bytes: &'static [u8]) {
+        to.send((offset, Bytes::from_static(bytes))).expect("it is read");
     }
 
     #[tokio::test]
-    async fn bytes_come_in_order_whatever_the_order_of_the_pieces() {
+    async fn bytes_come_in_order_whatever_the_order_of_the_chunks() {
         let (to, held, mut reader) = stream();
-        for (place, bytes) in [(4, &b"ef"[..]), (9, b"j"), (0, b"ab"), (6, b"ghi"), (2, b"cd")] {
-            send(&to, place, bytes);
+        for (offset, bytes) in [(4, &b"ef"[..]), (9, b"j"), (0, b"ab"), (6, b"ghi"), (2, b"cd")] {
+            send(&to, offset, bytes);
         }
         drop(to);
         let mut all = Vec::new();
@@ -256,8 +256,8 @@ mod tests {
         assert_eq!((all.as_slice(), held.load(Ordering::SeqCst)), (&b"abcdefghij"[..], 0));
     }
 
-    /// The time runs from the gap, and no byte that comes later gives it more. Mutated: without the alarm this test hangs; with
-    /// an alarm that starts again at each piece it fails.
+    /// The time runs from the gap, and no byte that comes later gives it more. Mutated: without the timer this test hangs; with
+    /// a timer that starts again at each chunk it fails.
     #[tokio::test]
     async fn what_waits_behind_a_gap_ends_the_stream() {
         let (to, held, mut reader) = stream();
@@ -271,7 +271,7 @@ mod tests {
         send(&to, 0, b"a");
         assert_eq!((reader.read(&mut some).await.expect("a"), reader.read(&mut some).await.expect("b")), (1, 1));
         assert!(timeout(PATIENCE * 2, reader.read(&mut some)).await.is_err());
-        // Whole messages before the gap, and more behind it, do not make the first piece behind it any younger.
+        // Whole messages before the gap, and more behind it, do not make the first chunk behind it any younger.
         let begin = Instant::now();
         send(&to, 1000, b"early");
         for next in 2.. {
@@ -292,8 +292,8 @@ mod tests {
     #[tokio::test]
     async fn a_stream_of_gaps_is_an_error() {
         let (to, _, mut reader) = stream();
-        for piece in 0..PIECES_MAX as u64 {
-            send(&to, 1 + 2 * piece, b"x");
+        for chunk in 0..CHUNKS_MAX as u64 {
+            send(&to, 1 + 2 * chunk, b"x");
         }
         send(&to, 5000, b"y");
         let error = reader.read(&mut [0; 8]).await.expect_err("too many");

@@ -43,7 +43,7 @@ use parking_lot::Mutex;
 use quorate_shares::secret::Secret;
 use tokio::sync::{OnceCell, oneshot};
 
-pub use answering::{answering, answering_later, is_answering};
+pub use answering::{answering, answering_async, is_answering};
 pub use bulk::{BULK_CHUNK_BYTES_MAX, BULK_HEADER_BYTES_MAX, BulkError, BulkReceiver, BulkSender};
 
 pub use crate::frame::{IN_FLIGHT_MAX, Limits};

@@ -19,9 +19,9 @@ use tokio::io::AsyncRead;
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
-use super::answering::{answering, answering_later};
+use super::answering::{answering, answering_async};
 use super::bulk::BulkReceiver;
-use super::gaps::{HeldBack, InOrder, QuicPieces};
+use super::gaps::{HeldBack, InOrder, QuicChunks};
 use super::outbox::Outbox;
 use super::{BoxFuture, Conn, Handler, Lane, Reply, close};
 use crate::frame::{self, FrameError, FrameKind};
@@ -64,8 +64,8 @@ async fn serve(
         (LANE, Some(lane)) if lanes_open.fetch_or(1 << preamble[1], Ordering::Relaxed) & (1 << preamble[1]) == 0 => {
             match patience {
                 Some(patience) => {
-                    let pieces = QuicPieces { stream: receive, held };
-                    let receive = InOrder::new(pieces, PREAMBLE_BYTES as u64, patience);
+                    let chunks = QuicChunks { stream: receive, held };
+                    let receive = InOrder::new(chunks, PREAMBLE_BYTES as u64, patience);
                     serve_lane(conn, handler, lane, send, receive).await;
                 }
                 None => serve_lane(conn, handler, lane, send, receive).await,
@@ -75,7 +75,7 @@ async fn serve(
         // The peer sees that the transfer is refused.
         (BULK, _) if !handler.takes_bulk() => {}
         (BULK, _) => match within(patience, BulkReceiver::begin(send, receive)).await {
-            Some(Ok(bulk)) => answering_later(handler.bulk(&conn, bulk)).await,
+            Some(Ok(bulk)) => answering_async(handler.bulk(&conn, bulk)).await,
             Some(Err(_)) => {}
             None => conn.close(close::DENIED, SLOW),
         },
@@ -197,7 +197,7 @@ struct OwedAnswer {
 
 impl OwedAnswer {
     async fn send(mut self, answer: BoxFuture<Vec<u8>>) {
-        let answer = answering_later(answer).await;
+        let answer = answering_async(answer).await;
         self.sent = self.work.stage(self.id, &answer).await.is_ok();
         self.work.outbox.flush();
     }

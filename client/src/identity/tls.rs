@@ -41,7 +41,7 @@ pub fn server_config(boot: &Identity, op: Option<&Identity>, offered: &[Protocol
     let mut no_tokens = quinn::ValidationTokenConfig::default();
     no_tokens.sent(0);
     config
-        .transport_config(Arc::new(transport(STRANGER)))
+        .transport_config(Arc::new(transport(ACCEPTED)))
         .validation_token_config(no_tokens)
         // The address that the handshake proved is judged, so no later packet may change it. A client whose address changes
         // connects again.
@@ -173,7 +173,7 @@ struct Room {
 
 /// For a connection that was accepted. Any host can open one, and there may be thousands: a lane of each kind and one stream to
 /// spare, and room for the largest request.
-const STRANGER: Room = Room { streams: 4, receive_bytes: 128 << 10, send_bytes: 128 << 10 };
+const ACCEPTED: Room = Room { streams: 4, receive_bytes: 128 << 10, send_bytes: 128 << 10 };
 /// For a connection that was dialled: the other side has proved the expected key.
 const DIALLED: Room = Room { streams: 16, receive_bytes: 2 << 20, send_bytes: 2 << 20 };
 /// For a connection between nodes. There are few, and they carry the log and snapshots, by lanes and a few bulk transfers.
@@ -207,7 +207,7 @@ pub fn widen_windows(connection: &quinn::Connection) {
 /// Takes `bytes`, which this side holds for a stranger, off the receive window of an accepted connection.
 pub(crate) fn shrink_window(connection: &quinn::Connection, bytes: usize) {
     let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-    connection.set_receive_window(STRANGER.receive_bytes.saturating_sub(bytes).into());
+    connection.set_receive_window(ACCEPTED.receive_bytes.saturating_sub(bytes).into());
 }
 
 fn transport(room: Room) -> quinn::TransportConfig {

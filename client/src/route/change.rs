@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep_until};
 use zeroize::Zeroizing;
 
 use super::dial::Target;
-use super::{Client, answer_of, ask_once, not_asked};
+use super::{Client, answer_of, ask_once, unanswered};
 use crate::conn::{CallError, Conn};
 use crate::error::{Code, NodeFailure};
 use crate::wire::{self, Answer, Request, WireError};
@@ -73,7 +73,7 @@ impl Client {
                         if matches!(error, CallError::Closed(_)) {
                             targets[number].forget(&conn);
                         }
-                        let error = not_asked(error);
+                        let error = unanswered(error);
                         if !error.code.retryable() {
                             return Some(Err(error));
                         }
@@ -109,7 +109,7 @@ impl Client {
                     return Ok(conn);
                 }
                 Err(CallError::Closed(_)) => target.forget(&conn),
-                Err(error) => return Err(not_asked(error)),
+                Err(error) => return Err(unanswered(error)),
             }
         }
     }

@@ -13,7 +13,7 @@ use crate::cluster_file::{ClusterFile, ClusterNode};
 use crate::conn::{Conn, Lane, close};
 use crate::error::{Code, Error};
 use crate::identity::{DialError, Identity, Protocol, PublicKey, dial};
-use crate::reach::{self, Unreached, Why};
+use crate::reach::{self, ReachError, Unreached};
 use crate::wire::{self, PUBLIC_STATUS, PublicStatus, WireError};
 
 /// How long a connection or the resolution of a name may take.
@@ -41,7 +41,7 @@ pub(super) struct Target {
     /// answer.
     key: Option<PublicKey>,
     kept: RwLock<Option<Conn>>,
-    /// When it last answered, and when it could last not be reached.
+    /// When it last answered, and when it last could not be reached.
     heard: RwLock<Heard>,
     /// Locked during dialling, so that other requests wait for that connection.
     dialling: Mutex<()>,
@@ -148,7 +148,7 @@ impl Target {
         }
     }
 
-    /// The packets that have come over the kept connection: it works if they become more.
+    /// How many datagrams have arrived on the kept connection. If the number grows, the node works.
     pub(super) fn packets(&self) -> u64 {
         self.kept().map_or(0, |conn| conn.quic().stats().udp_rx.datagrams)
     }
@@ -200,14 +200,9 @@ async fn reach(
 ) -> Result<quinn::Connection, WireError> {
     let left = until.saturating_duration_since(Instant::now()).min(DIAL_MAX);
     let dial = |address| reach_one(endpoint, me, file, target.key, address, protocol, until);
-    reach::reach(&target.addresses, left, dial).await.map_err(|mut unreached| {
-        // Another identity needs an operator, so it is said first.
-        let other = |failed: &Unreached| matches!(failed.why, Why::Dial(DialError::WrongIdentity { .. }));
-        let failed = unreached.iter().position(other).map(|position| unreached.swap_remove(position));
-        match failed.or_else(|| unreached.pop()) {
-            Some(failed) => explain(failed, file, target),
-            None => WireError::new(Code::Unreachable, "it has no address"),
-        }
+    reach::reach(&target.addresses, left, dial).await.map_err(|unreached| match reach::most_important(unreached) {
+        Some(failed) => explain(failed, file, target),
+        None => WireError::new(Code::Unreachable, "it has no address"),
     })
 }
 
@@ -237,10 +232,10 @@ async fn reach_one(
     dial_once(key).await
 }
 
-fn explain(Unreached { address, why }: Unreached, file: &ClusterFile, target: &Target) -> WireError {
+fn explain(Unreached { address, error }: Unreached, file: &ClusterFile, target: &Target) -> WireError {
     let unreachable = |message: String| WireError::new(Code::Unreachable, message);
-    match why {
-        Why::Dial(DialError::WrongIdentity { presented }) => {
+    match error {
+        ReachError::Dial(DialError::WrongIdentity { presented }) => {
             let whose = match file.owner(presented) {
                 Some(node) => format!("the identity of {}", node.name),
                 None => format!("an unknown identity ({presented})"),
@@ -249,12 +244,16 @@ fn explain(Unreached { address, why }: Unreached, file: &ClusterFile, target: &T
             WireError::new(Code::Identity, format!("{address} has {whose}, expected {expected}"))
                 .hint("check that the client file belongs to this cluster; `quorate cluster export` prints a new one")
         }
-        Why::Dial(DialError::Busy) => WireError::new(Code::Busy, "it is busy: too many connect at once"),
-        Why::Dial(DialError::NotOffered) => WireError::new(Code::Locked, "locked, or not yet part of the cluster"),
-        Why::Dial(DialError::Deadline) => unreachable(format!("{address} does not answer")),
-        Why::Dial(DialError::Refused(why)) => unreachable(format!("{address} refuses: {why}")),
-        Why::Dial(DialError::Unreachable(why)) => unreachable(format!("{address}: {why}")),
-        Why::Name(_) | Why::Unresolved => unreachable(format!("{address}: {why}")),
+        ReachError::Dial(DialError::Busy) => WireError::new(Code::Busy, "it is busy: too many connect at once"),
+        ReachError::Dial(DialError::NotOffered) => {
+            WireError::new(Code::Locked, "locked, or not yet part of the cluster")
+        }
+        ReachError::Dial(DialError::Deadline) => unreachable(format!("{address} does not answer")),
+        ReachError::Dial(DialError::Refused(why)) => unreachable(format!("{address} refuses: {why}")),
+        ReachError::Dial(DialError::Unreachable(why)) => unreachable(format!("{address}: {why}")),
+        ReachError::Name(_) | ReachError::NoAddress | ReachError::Unresolved => {
+            unreachable(format!("{address}: {error}"))
+        }
     }
 }
 

@@ -221,7 +221,7 @@ pub struct Config {
     /// Where members may be besides the addresses that the cluster records.
     pub peers: BTreeMap<NodeName, Vec<String>>,
     pub timing: Timing,
-    /// Without a vault, wait for one, and for no operator.
+    /// If the data directory has no vault, wait until it has one; accept no `init` and no `join`.
     pub expect_member: bool,
     /// At this start, replace a damaged state by another node's.
     pub rebuild_state: bool,

@@ -5,8 +5,8 @@
 //! ends. So sessions, leases and Raft run on other threads than clients. Both get their share of the processor from the kernel,
 //! which runs a thread with little to do almost at once.
 //!
-//! The socket is read by these threads. A request of a client so stays on them from its datagram to its answer, and costs what it
-//! would cost if there were no others.
+//! These threads read the socket. So a client's request stays on them from its datagram to its answer, and never changes
+//! threads.
 
 use std::future::Future;
 

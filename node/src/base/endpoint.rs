@@ -41,8 +41,8 @@ pub fn hint(error: &io::Error) -> &'static str {
     }
 }
 
-/// Why a socket that listens on `local` cannot send to `target`, if they are of different kinds; `None` if it can.
-pub fn misfit(local: SocketAddr, target: SocketAddr) -> Option<String> {
+/// Why a socket that listens on `local` cannot send to `target`, if they are of different families; `None` if it can.
+pub fn family_mismatch(local: SocketAddr, target: SocketAddr) -> Option<String> {
     let takes_both = matches!(local.ip(), IpAddr::V6(ip) if ip.is_unspecified());
     let is_v4 = |address: SocketAddr| address.ip().to_canonical().is_ipv4();
     if takes_both || is_v4(local) == is_v4(target) {
@@ -50,8 +50,8 @@ pub fn misfit(local: SocketAddr, target: SocketAddr) -> Option<String> {
     }
     let (theirs, ours) = if is_v4(target) { ("IPv4", "IPv6") } else { ("IPv6", "IPv4") };
     Some(format!(
-        "{target} is an {theirs} address, and this node listens on {ours} only ({local}): give all nodes addresses of one kind, or \
-         let this node listen on [::]:{port}",
+        "{target} is an {theirs} address, and this node listens on {ours} only ({local}): give all nodes addresses of one family \
+         (IPv4 or IPv6), or let this node listen on [::]:{port}",
         port = local.port()
     ))
 }
@@ -108,9 +108,9 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_sends_to_addresses_of_its_own_kind() {
-        let misfit = |local: &str, target: &str| {
-            super::misfit(local.parse().expect("an address"), target.parse().expect("an address"))
+    fn a_socket_sends_to_addresses_of_its_own_family() {
+        let mismatch = |local: &str, target: &str| {
+            super::family_mismatch(local.parse().expect("an address"), target.parse().expect("an address"))
         };
         let fits = [
             ("10.0.0.1:7250", "10.0.0.2:7250"),
@@ -121,11 +121,11 @@ mod tests {
             ("10.0.0.1:7250", "[::ffff:10.0.0.2]:7250"),
         ];
         for (local, target) in fits {
-            assert_eq!(misfit(local, target), None, "{local} to {target}");
+            assert_eq!(mismatch(local, target), None, "{local} to {target}");
         }
-        let said = misfit("10.0.0.1:7250", "[fd00::2]:7250").expect("they do not fit");
+        let said = mismatch("10.0.0.1:7250", "[fd00::2]:7250").expect("they do not fit");
         assert!(said.starts_with("[fd00::2]:7250 is an IPv6 address, and this node listens on IPv4 only"), "{said}");
-        assert!(misfit("[fd00::1]:7250", "10.0.0.2:7250").is_some_and(|said| said.contains("listens on IPv6 only")));
-        assert!(misfit("0.0.0.0:7250", "[fd00::2]:7250").is_some());
+        assert!(mismatch("[fd00::1]:7250", "10.0.0.2:7250").is_some_and(|said| said.contains("listens on IPv6 only")));
+        assert!(mismatch("0.0.0.0:7250", "[fd00::2]:7250").is_some());
     }
 }

@@ -155,9 +155,10 @@ impl Seen {
         &mut self,
         state: &State,
         able: &BTreeSet<NodeId>,
-        patience: (u64, u64),
+        now_ms: u64,
+        patience_ms: u64,
     ) -> (BTreeSet<NodeId>, BTreeSet<NodeId>) {
-        let idle = self.idlers.look(state, able, &self.unaware, patience);
+        let idle = self.idlers.look(state, able, &self.unaware, now_ms, patience_ms);
         let acting = able.difference(&idle).copied().collect();
         let mut owing = plan::owing(state, &acting, able);
         owing.extend(&self.unaware);
@@ -218,17 +219,16 @@ async fn view(node: &Node, replica: &Replica, seen: &mut Seen, active_ms: u64) -
         member_ms: timing.member_patience_ms,
     };
     let now_ms = boot_ms();
-    let (idle, joining, blamed) = replica.read(|state| {
+    let (idle, joining, operation, blamed) = replica.read(|state| {
         // A learner cannot do its part before it has the log that asks for it, and a long log may take long.
         let locks_first = |node: &NodeId| state.members.get(node).is_some_and(|it| it.state == MemberState::Joining);
         let able = |node: &NodeId| voters.contains(node) || caught_up.contains(node) || locks_first(node);
         let able = present.iter().copied().filter(able).collect();
-        let (idle, blamed) = seen.idle(state, &able, (now_ms, patience.member_ms));
+        let (idle, blamed) = seen.idle(state, &able, now_ms, patience.member_ms);
         let operation = state.operations.running.as_ref().map(|running| &running.operation);
         let name = operation.map(|operation| operation_status(state, operation).name).unwrap_or_default();
-        (idle, operation.and_then(Operation::joining), (name, blamed))
+        (idle, operation.and_then(Operation::joining), name, blamed)
     });
-    let (operation, blamed) = blamed;
     blamed.into_iter().for_each(|idler| alarm_about(node, idler, &operation, patience.member_ms));
     let acting = present.difference(&idle).copied().collect();
     let joiner_silent_ms = seen.joiner.silent_ms(joining, &acting, now_ms);

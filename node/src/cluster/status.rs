@@ -65,7 +65,7 @@ pub fn report(node: &Node) -> Report {
         epoch: replica.as_ref().and_then(active).unwrap_or(Epoch(0)),
         alarms: node.alarms.open(),
         operation: node.leader.operation.lock().clone(),
-        unreached: node.peers().reached.unreached(),
+        unreached: node.peers().dial_misses.unreached(),
     }
 }
 
@@ -231,7 +231,7 @@ fn listed(
         addresses: member.addresses.iter().map(ToString::to_string).collect(),
         role: role(member.node),
         state: reports.get(&member.node).map(reported),
-        away_ms: absence::noted_ms(node, member.node),
+        away_ms: absence::long_away_ms(node, member.node),
     });
     infos.collect()
 }

@@ -13,7 +13,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_client::conn::{Conn, Lane};
-use quorate_client::identity::Protocol;
 use quorate_raft::Replica;
 use quorate_raft::command::{Change, Found, NewMember};
 use quorate_shares::ids::{NodeId, ShareKeyGeneration};
@@ -24,7 +23,7 @@ use tokio::time::sleep;
 use tracing::{debug, info, warn};
 
 use crate::base::clock::wall_ms;
-use crate::base::endpoint::misfit;
+use crate::base::endpoint::family_mismatch;
 use crate::base::phase::Phase;
 use crate::base::random;
 use crate::cluster::replica;
@@ -114,12 +113,7 @@ pub async fn take_proof(node: &Arc<Node>, conn: &Conn, body: &[u8]) -> Vec<u8> {
             reply.seal(&key, &exporter)
         }
         Ok(None) => {
-            let remote = conn.peer().remote;
-            match node.roster().is_key_of_member(Protocol::Join, &conn.peer().key) {
-                // A founder asked again before it heard that the cluster is founded.
-                true => debug!(%remote, "join request of a founder"),
-                false => warn!(%remote, "join request with an unknown invitation"),
-            }
+            inviter::note_unknown_invitation(node, &conn.peer().key, conn.peer().remote);
             JoinReply::unknown(&exporter)
         }
         Err(_) => return Vec::new(),
@@ -190,9 +184,7 @@ async fn learn(node: &Arc<Node>, enrolment: &Enrolment) -> Result<Option<Terms>,
         Some(Ok(terms)) => Ok(Some(terms)),
         Some(Err((have, founders))) => {
             let missing = usize::from(founders) - have;
-            enrolment
-                .joining
-                .progress("waiting for the other founders to join", vec![format!("{missing} of {founders}")]);
+            enrolment.joining.progress("the other founders have not joined", vec![format!("{missing} of {founders}")]);
             Ok(None)
         }
         None => joiner::ask_inviter(node, enrolment).await,
@@ -225,8 +217,8 @@ async fn make_lock(node: &Arc<Node>, enrolment: &Arc<Enrolment>, terms: &Terms) 
     let peers = match prepared {
         Ok(peers) => peers,
         Err(missing) => {
-            let step = match missing.iter().find_map(|&peer| misfit_of(node, &terms.roster, peer)) {
-                Some(misfit) => format!("exchanging lock keys: {misfit}"),
+            let step = match missing.iter().find_map(|&peer| family_mismatch_of(node, &terms.roster, peer)) {
+                Some(mismatch) => format!("exchanging lock keys: {mismatch}"),
                 None => "exchanging lock keys".to_owned(),
             };
             let missing = missing.into_iter().map(|peer| node.name_of(peer)).collect();
@@ -261,13 +253,13 @@ async fn make_lock(node: &Arc<Node>, enrolment: &Arc<Enrolment>, terms: &Terms) 
     true
 }
 
-/// Why this node cannot reach `peer`, if all addresses of `peer` are of the kind that this node's socket does not take. A host
-/// name may be both.
-fn misfit_of(node: &Node, roster: &Roster, peer: NodeId) -> Option<String> {
+/// Why this node cannot reach `peer`, if all addresses of `peer` are of the family that this node's socket does not take. A host
+/// name may be of both.
+fn family_mismatch_of(node: &Node, roster: &Roster, peer: NodeId) -> Option<String> {
     let local = node.endpoint.local_addr().ok()?;
     let member = roster.members.iter().find(|member| member.node == peer)?;
-    let misfits = member.addresses.iter().map(|address| misfit(local, address.as_str().parse().ok()?));
-    misfits.collect::<Option<Vec<_>>>()?.into_iter().next()
+    let mismatches = member.addresses.iter().map(|address| family_mismatch(local, address.as_str().parse().ok()?));
+    mismatches.collect::<Option<Vec<_>>>()?.into_iter().next()
 }
 
 /// Whether the first founder has started Raft. From then on no founder may come with new keys.
@@ -314,9 +306,7 @@ async fn announce(node: &Arc<Node>, enrolment: &Enrolment, terms: &Terms, replic
         if let Err(error) = enrolment.peers.sessions.ask(FIRST_FOUNDER, Lane::Ordinary, &request, PEER).await {
             debug!(%error, "the first founder did not hear that the lock is durable");
         }
-        enrolment
-            .joining
-            .progress("locked; waiting for the first founder to start the cluster", vec![node.name_of(FIRST_FOUNDER)]);
+        enrolment.joining.progress("locked; the first founder starts the cluster", vec![node.name_of(FIRST_FOUNDER)]);
         return;
     }
     enrolment.joining.note_locked(FIRST_FOUNDER, terms.attempt);
@@ -324,10 +314,9 @@ async fn announce(node: &Arc<Node>, enrolment: &Enrolment, terms: &Terms, replic
     let missing: Vec<NodeId> =
         terms.roster.members.iter().map(|member| member.node).filter(|node| !locked.contains(node)).collect();
     if !missing.is_empty() && !has_started(enrolment) {
-        enrolment.joining.progress(
-            "waiting for the locks of the other founders",
-            missing.iter().map(|&id| node.name_of(id)).collect(),
-        );
+        enrolment
+            .joining
+            .progress("the other founders make their locks", missing.iter().map(|&id| node.name_of(id)).collect());
         return;
     }
     enrolment.joining.progress("starting the cluster", Vec::new());
@@ -384,7 +373,7 @@ async fn finish(node: &Node, enrolment: &Arc<Enrolment>, replica: &Replica) -> R
         vault.roster.clone()
     });
     enrolment.roster.set(founded.await.map_err(|error| FoundError::Failed(error.to_string()))?);
-    enrolment.joining.progress("a member; waiting for its seat in an epoch", Vec::new());
+    enrolment.joining.progress("a member, without a seat in an epoch yet", Vec::new());
     info!(cluster = %node.cluster(), node = %node.id(), "a member of the cluster");
     Ok(())
 }

@@ -51,11 +51,7 @@ pub async fn take_proof(
     let key = match invitation_key(node, replica, &request.invitation).await {
         Ok(Some(key)) => key,
         Ok(None) => {
-            match node.roster().is_key_of_member(Protocol::Join, &PublicKey(tls_key)) {
-                // A founder asked again before it heard that the cluster is founded.
-                true => debug!(%remote, "join request of a member"),
-                false => warn!(%remote, "join request with an unknown invitation"),
-            }
+            note_unknown_invitation(node, &PublicKey(tls_key), remote);
             return JoinReply::unknown(exporter).unwrap_or_default();
         }
         Err(reason) => {
@@ -101,6 +97,15 @@ pub async fn take_proof(
     };
     info!(%code, joiner = ?joiner, name = %registration.name, %remote, "join request");
     JoinReply { code, node: joiner, attempt: 0, roster }.seal(&key, exporter).unwrap_or_default()
+}
+
+/// Logs a join request whose invitation this node does not know, from a node with the boot key `key`.
+pub fn note_unknown_invitation(node: &Node, key: &PublicKey, remote: SocketAddr) {
+    match node.roster().is_key_of_member(Protocol::Join, key) {
+        // A founder asked again before it heard that the cluster is founded.
+        true => debug!(%remote, "join request of a founder"),
+        false => warn!(%remote, "join request with an unknown invitation"),
+    }
 }
 
 /// The answer to a joiner that asks again, if it needs no new log entry: the joiner has joined with these keys, was given up, or
@@ -177,7 +182,7 @@ fn code_of(refusal: &Refusal) -> JoinCode {
 /// The joiner's side, once its lock is durable: it tells the leader. The cluster does the rest, and then this node's own
 /// replica names it.
 pub(crate) async fn announce(node: &Arc<Node>, enrolment: &Enrolment, terms: &Terms) {
-    enrolment.joining.progress("locked; waiting until the cluster takes this node in", Vec::new());
+    enrolment.joining.progress("locked; the cluster takes this node in", Vec::new());
     let me = terms.me;
     let members = terms.roster.members.iter().map(|member| member.node).filter(|member| *member != me);
     let reached = members.filter(|&member| enrolment.peers.sessions.with(member).is_some());

@@ -24,7 +24,8 @@ use crate::vault::{FIRST_FOUNDER, Invited, Role, Vault};
 
 /// How long the inviting node may take to answer.
 const PEER: Duration = Duration::from_secs(3);
-/// So many times members may say that they do not reach this node, before it gives up. Each time another one is asked first.
+/// How many times members say that they could not dial this node before it gives up. Each time another one is asked first. The
+/// refusal says the number.
 const UNREACHABLE_MAX: usize = 3;
 
 /// Asks the inviting node who the other nodes are. `None` while founders are missing, or if it does not answer.
@@ -39,8 +40,8 @@ pub(crate) async fn ask_inviter(node: &Arc<Node>, enrolment: &Enrolment) -> Resu
         terms.iter().for_each(|terms| adopt_roster(node, enrolment, terms.me, &terms.roster));
         return Ok(terms);
     }
-    let unreached = enrolment.joining.unreached.load(Ordering::Relaxed);
-    let reply = match join_once(node, enrolment, unreached).await {
+    let unreachable_replies = enrolment.joining.unreachable_replies.load(Ordering::Relaxed);
+    let reply = match join_once(node, enrolment, unreachable_replies).await {
         Ok(reply) => reply,
         Err(reason) => {
             enrolment
@@ -58,20 +59,20 @@ pub(crate) async fn ask_inviter(node: &Arc<Node>, enrolment: &Enrolment) -> Resu
         }
         JoinCode::Wait => {
             enrolment.joining.progress(
-                "waiting for the other founders, or for another operation to end",
+                "the other founders have not joined, or another operation runs",
                 vec!["the cluster".to_owned()],
             );
             return Ok(None);
         }
-        JoinCode::Unreachable if unreached + 1 < UNREACHABLE_MAX => {
-            enrolment.joining.unreached.store(unreached + 1, Ordering::Relaxed);
+        JoinCode::Unreachable if unreachable_replies + 1 < UNREACHABLE_MAX => {
+            enrolment.joining.unreachable_replies.store(unreachable_replies + 1, Ordering::Relaxed);
             let step = format!("a member does not reach this node at {}; trying again", node.config.advertise);
             enrolment.joining.progress(&step, vec!["the cluster".to_owned()]);
             return Ok(None);
         }
         JoinCode::Unreachable => {
-            "no member reaches this node at the address that it advertises; start quorated with another --advertise, or open \
-             its UDP port to the members, and join again with the same invitation"
+            "three times a member could not dial this node at the address that it advertises; start quorated with another \
+             --advertise, or open its UDP port to the members, and join again with the same invitation"
         }
         JoinCode::Used => "the invitation was used by another node; each invitation is for one node",
         JoinCode::Expired => {

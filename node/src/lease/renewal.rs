@@ -35,7 +35,7 @@ pub async fn run(node: Arc<Node>, replica: Replica) {
     let mut leadership = replica.leadership();
     let mut said = false;
     loop {
-        said = said || say_if_other(&node, &replica);
+        said = said || warn_if_lease_differs(&node, &replica);
         leadership.borrow_and_update();
         // If the leader changes, the answer of the old one is not worth waiting for.
         let renewed = tokio::select! {
@@ -63,7 +63,7 @@ fn tick(node: &Node, replica: &Replica) -> Duration {
 }
 
 /// Says it once in the log if the configuration of this node wants leases of another length than the cluster's.
-fn say_if_other(node: &Node, replica: &Replica) -> bool {
+fn warn_if_lease_differs(node: &Node, replica: &Replica) -> bool {
     let Some(cluster_ms) = replica.read(|state| state.cluster.as_ref().map(|cluster| cluster.lease_ms)) else {
         return false;
     };

@@ -72,25 +72,25 @@ fn count(enrolment: &Enrolment, passed_ms: u64) {
 fn warn_of(node: &Node, warned: &mut BTreeSet<NodeId>, window_ms: u64) {
     let roster = node.roster();
     let peers = roster.members.iter().filter(|member| member.node != node.id() && !member.standing.denied);
-    let noted: BTreeMap<_, _> =
-        peers.filter(|peer| noted_ms(node, peer.node).is_some()).map(|peer| (peer.node, &peer.name)).collect();
-    warned.retain(|peer| noted.contains_key(peer));
-    for (&peer, name) in &noted {
+    let long_away: BTreeMap<_, _> =
+        peers.filter(|peer| long_away_ms(node, peer.node).is_some()).map(|peer| (peer.node, &peer.name)).collect();
+    warned.retain(|peer| long_away.contains_key(peer));
+    for (&peer, name) in &long_away {
         if warned.insert(peer) {
             let message = format!("{name} has been away for {} while others served", duration(window_ms.div_ceil(2)));
             let hint = format!("after {} it must be admitted: `quorate node admit {name}`", duration(window_ms));
             node.alarm("away", peer, format!("{message}; {hint}"));
         }
     }
-    let is_over =
-        |alarm: &Alarm| alarm.code == "away" && !noted.values().any(|&name| alarm.node.as_ref() == Some(name));
-    if node.alarms.open().iter().any(is_over) {
-        node.alarms.close(is_over);
+    let has_ended =
+        |alarm: &Alarm| alarm.code == "away" && !long_away.values().any(|&name| alarm.node.as_ref() == Some(name));
+    if node.alarms.open().iter().any(has_ended) {
+        node.alarms.close(has_ended);
     }
 }
 
 /// For how long `peer` has been away, in milliseconds, once that is half of the window.
-pub fn noted_ms(node: &Node, peer: NodeId) -> Option<u64> {
+pub fn long_away_ms(node: &Node, peer: NodeId) -> Option<u64> {
     let away_ms = node.enrolment().locks.absences.lock().of(peer);
     (away_ms >= node.config.timing.absence_window_ms.div_ceil(2)).then_some(away_ms)
 }

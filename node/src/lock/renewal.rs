@@ -169,7 +169,7 @@ fn owed_reports(enrolment: &Enrolment, replica: &Replica) -> Vec<Change> {
     // Bundle and vault are read while no write runs, so the lock in the vault protects this bundle.
     let durable = enrolment.with_written_vault(|vault, writes| {
         let own = enrolment.identity.own_keys()?;
-        let report = lock_keys::report(vault, enrolment.identity.id(), &own.bundle, (writes, &former))?;
+        let report = lock_keys::report(vault, enrolment.identity.id(), &own.bundle, writes, &former)?;
         Some((own, report))
     });
     let Some((own, report)) = durable.flatten() else { return Vec::new() };

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use futures::future::{BoxFuture, FutureExt, Shared};
 use lru::LruCache;
 use parking_lot::Mutex;
-use quorate_client::conn::answering_later;
+use quorate_client::conn::answering_async;
 use quorate_shares::error::QuorumError;
 use quorate_shares::ids::{KeyVersionId, NodeId};
 use quorate_shares::master::EncryptionRoot as Root;
@@ -197,7 +197,7 @@ impl Keyring {
     ) -> Flight {
         let keyring = Arc::clone(self);
         let wipes = self.roots.wipes();
-        let task = tokio::spawn(answering_later(async move {
+        let task = tokio::spawn(answering_async(async move {
             let loaded = load.await.map(Arc::new);
             keyring.end_flight(key_version, &loaded, wipes);
             loaded

@@ -4,7 +4,7 @@ pub mod absences;
 pub mod alarms;
 pub mod checked;
 pub mod dealer;
+pub mod dial_misses;
 pub mod holder;
 pub mod keyring;
 pub mod lease;
-pub mod reached;

@@ -23,7 +23,7 @@ pub struct FoundingProgress {
 pub struct Joining {
     founding: Mutex<FoundingProgress>,
     /// How many times members said that they do not reach this node.
-    pub unreached: AtomicUsize,
+    pub unreachable_replies: AtomicUsize,
     /// The founding attempt that this process made its lock for.
     pub locked_attempt: Mutex<Option<u32>>,
     /// At the first founder: an attempt, and the founders whose locks of that attempt are durable.

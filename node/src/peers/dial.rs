@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use quorate_client::conn::{Conn, close};
 use quorate_client::identity::{self, DialError, Identity, Protocol, PublicKey};
-use quorate_client::reach::{Unreached, Why, reach};
+use quorate_client::reach::{ReachError, Unreached, reach};
 use quorate_shares::ids::NodeId;
 
 use crate::node::Node;
 use crate::node::enrolment::Enrolment;
 
-use crate::base::endpoint::misfit;
+use crate::base::endpoint::family_mismatch;
 
 /// A connection that is closed when this value is dropped.
 pub struct Closing(pub Conn);
@@ -38,9 +38,9 @@ pub async fn dial_member(
         MemberProtocol::Peer => (roster.reach(peer), enrolment.identity.op(), Protocol::Peer),
     };
     let (mut addresses, key) = known.ok_or("not in the roster")?;
-    let me = me.ok_or("no key of its own yet")?;
+    let me = me.ok_or("this node has no key for that yet")?;
     let hints = roster.member(peer).and_then(|member| node.config.peers.get(&member.name)).into_iter().flatten();
-    addresses.extend(hints.cloned().collect::<Vec<_>>());
+    addresses.extend(hints.cloned());
     dial(&node.endpoint, &addresses, &me, key, protocol, deadline).await
 }
 
@@ -66,16 +66,16 @@ pub async fn dial(
     deadline: Duration,
 ) -> Result<quinn::Connection, String> {
     let local = endpoint.local_addr().ok();
-    let dial = async |target| match local.and_then(|local| misfit(local, target)) {
-        Some(misfit) => Err(DialError::Unreachable(misfit)),
+    let dial = async |target| match local.and_then(|local| family_mismatch(local, target)) {
+        Some(mismatch) => Err(DialError::Unreachable(mismatch)),
         None => identity::dial(endpoint, target, me, key, protocol, deadline).await,
     };
     reach(addresses, deadline, dial).await.map_err(|unreached| {
-        let reasons = unreached.into_iter().map(|Unreached { address, why }| match why {
-            Why::Dial(DialError::WrongIdentity { presented }) => {
+        let reasons = unreached.into_iter().map(|Unreached { address, error }| match error {
+            ReachError::Dial(DialError::WrongIdentity { presented }) => {
                 format!("{address}: presents the identity {presented}, expected {key}")
             }
-            why => format!("{address}: {why}"),
+            error => format!("{address}: {error}"),
         });
         let reasons: Vec<_> = reasons.collect();
         if reasons.is_empty() { "no address".to_owned() } else { reasons.join("; ") }

@@ -58,10 +58,10 @@ async fn round(node: &Node) {
     let is_other = |member: &&RosterMember| member.node != enrolment.identity.id() && !member.standing.denied;
     let others = roster.members.iter().filter(|member| member.standing.voter || member.standing.learner);
     let others: Vec<_> = others.filter(is_other).collect();
-    enrolment.peers.reached.keep(&others.iter().map(|member| member.node).collect());
+    enrolment.peers.dial_misses.keep(&others.iter().map(|member| member.node).collect());
     let dialled = join_all(others.iter().map(|member| dial_recorded(node, &me, member))).await;
     for (member, dialled) in others.iter().zip(dialled) {
-        let is_unreached = enrolment.peers.reached.note(member.node, dialled.is_ok());
+        let is_unreached = enrolment.peers.dial_misses.note(member.node, dialled.is_ok());
         match dialled {
             Ok(()) => node.set_alarm("unreachable_address", member.node, None),
             // A member that is away answers nowhere, and the status shows that.
@@ -169,7 +169,7 @@ mod tests {
         members[1].boot_pk = answers.public().0;
         vault.roster.members = members;
         let node = node_of(dir.path(), vault);
-        let unreached = || node.peers().reached.unreached();
+        let unreached = || node.peers().dial_misses.unreached();
         round(&node).await;
         assert_eq!(unreached(), BTreeSet::new(), "once is not enough");
         round(&node).await;

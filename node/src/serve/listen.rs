@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use futures::future::FutureExt;
-use quorate_client::conn::{Conn, Handler, answering_later, close};
+use quorate_client::conn::{Conn, Handler, answering_async, close};
 use quorate_client::identity::{self, Protocol};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
@@ -45,7 +45,7 @@ async fn accept(node: &Arc<Node>, members: &MemberAddresses, of_members: &Handle
     loop {
         // A flood must not occupy the thread alone.
         tokio::task::coop::consume_budget().await;
-        // If no newcomer waits, this gives nothing at once.
+        // `None` at once if no connection waits.
         let newcomer = match node.endpoint.accept().now_or_never() {
             Some(newcomer) => newcomer,
             None => {
@@ -87,7 +87,7 @@ async fn accept(node: &Arc<Node>, members: &MemberAddresses, of_members: &Handle
             }
         };
         let (node, places, waiting) = (Arc::clone(node), Arc::clone(&places), Arc::clone(&waiting));
-        threads.spawn(answering_later(async move {
+        threads.spawn(answering_async(async move {
             match timeout(HANDSHAKE, handshake).await {
                 Ok(Ok(connection)) => welcome(&node, &places, waiting, remote, connection),
                 Ok(Err(error)) => debug!(%error, "handshake failed"),
@@ -95,7 +95,7 @@ async fn accept(node: &Arc<Node>, members: &MemberAddresses, of_members: &Handle
             }
             drop(place);
         }));
-        // Those who are in go first: the next handshake takes its time from them.
+        // Open connections run first: a handshake takes processor time from them.
         tokio::task::yield_now().await;
     }
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_client::conn::answering_later;
+use quorate_client::conn::answering_async;
 use quorate_client::error::Code;
 use quorate_client::frame::{self, Frame, FrameKind, FrameReader};
 use quorate_client::place;
@@ -104,7 +104,7 @@ pub fn listen(node: &Arc<Node>) -> Result<Socket, SocketError> {
                 }
             };
             let node = Arc::clone(&node);
-            tokio::spawn(answering_later(async move {
+            tokio::spawn(answering_async(async move {
                 if let Err(error) = serve(&node, stream).await {
                     debug!(%error, "local connection");
                 }

@@ -1,10 +1,9 @@
 //! Newcomers that wait to be let in, and when the node is too busy to let in more.
 //!
-//! A handshake costs a node as much as twenty requests, and those who are in wait meanwhile. So the task that accepts begins one
-//! handshake at a time, and then lets all other tasks go first. Newcomers queue before it. If the
-//! queue was never empty for [`STANDING`], the node is asked for more than it can do, and waiting does not help: those that wait
-//! are refused at once, which costs next to nothing, until the queue is empty. A client that is refused asks another node, or the
-//! same one a little later.
+//! A handshake costs a node as much as twenty requests. So the task that accepts begins one handshake at a time, and then lets
+//! all other tasks run. New connections wait in its queue. If the queue was never empty for [`STANDING`], the node is asked for
+//! more than it can do: then the connections that wait are refused at once, until the queue is empty. A client that is refused
+//! asks another node, or the same one a little later.
 //!
 //! A short rush is no overload: it may fill the queue for a moment, and every one of it is let in. This is the idea of CoDel
 //! (RFC 8289): not the length of a queue counts, but for how long it has been standing.

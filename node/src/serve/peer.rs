@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt};
-use quorate_client::conn::{BulkReceiver, Conn, Handler, Reply, answering_later};
+use quorate_client::conn::{BulkReceiver, Conn, Handler, Reply, answering_async};
 use quorate_shares::ids::NodeId;
 
 use crate::messages::peer::{self, PeerReply, PeerRequest};
@@ -66,7 +66,7 @@ impl Handler for PeerDoor {
                 }
             }
             Pace::Soon => Reply::later(answer),
-            Pace::Background => Reply::later(async move { here.background.run(answering_later(answer)).await }),
+            Pace::Background => Reply::later(async move { here.background.run(answering_async(answer)).await }),
         }
     }
 

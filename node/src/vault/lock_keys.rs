@@ -151,12 +151,14 @@ pub fn durable(vault: &Vault, peer: NodeId) -> LockState {
 }
 
 /// The report about the lock of `node` for the replicated state. The lock lies in `vault` and protects `bundle`. `writes` is
-/// the number of writes of the vault, and the lock was written with the last of them or before.
+/// the number of writes of the vault, and the lock was written with the last of them or before. `former`: the former members
+/// that this node's replica knows.
 pub fn report(
     vault: &Vault,
     node: NodeId,
     bundle: &Bundle,
-    (writes, former): (u64, &BTreeSet<NodeId>),
+    writes: u64,
+    former: &BTreeSet<NodeId>,
 ) -> Option<ReportLock> {
     let lock = vault.lock.as_ref()?;
     // While the roster names one of them, it may still get a lock key here.
@@ -414,7 +416,7 @@ mod tests {
         let mut rng = random::system();
         let bundle = Bundle { op_seed: Secret::random(&mut rng), storage_keys: Vec::new(), share_keys: Vec::new() };
         let former = |vault: &Vault| {
-            report(vault, NodeId(1), &bundle, (7, &[NodeId(2), NodeId(9)].into())).map(|report| report.former)
+            report(vault, NodeId(1), &bundle, 7, &[NodeId(2), NodeId(9)].into()).map(|report| report.former)
         };
         assert_eq!(former(&vault), Some(0));
         vault.roster.members.retain(|member| member.node != NodeId(2));

@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn files_of_ones_own_hinder_nobody() {
+    fn own_files_are_no_obstacle() {
         let data = tempfile::tempdir().expect("a temporary directory");
         fs::create_dir(data.path().join("state")).expect("ours");
         fs::write(data.path().join("state/CURRENT"), b"").expect("ours");

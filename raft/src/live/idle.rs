@@ -38,7 +38,8 @@ impl Idlers {
         state: &State,
         present: &BTreeSet<NodeId>,
         unaware: &BTreeSet<NodeId>,
-        (now_ms, patience_ms): (u64, u64),
+        now_ms: u64,
+        patience_ms: u64,
     ) -> BTreeSet<NodeId> {
         let running = state.operations.running.as_ref().map(|running| running.epoch);
         if running.is_some() && running != self.operation {

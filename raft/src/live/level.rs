@@ -10,6 +10,8 @@ use crate::live::state::State;
 
 /// The highest level that this program knows.
 pub const LEVEL: u16 = 1;
+/// The level of a cluster that is founded.
+pub(crate) const FIRST_LEVEL: u16 = 1;
 
 impl Change {
     /// The level that a cluster needs before this may be proposed.

@@ -1,8 +1,8 @@
 //! What the cluster knows, and what may change it.
 //!
-//! Pure: no clock, no randomness, no I/O, no openraft. In reading order: what can change ([`command`], [`refusal`]), what it
-//! changes ([`state`], [`rows`]), what the leader does next ([`plan`]), for whom it waits no longer ([`idle`]), and who votes
-//! ([`voters`]).
+//! Pure: no clock, no randomness, no I/O, no openraft. In reading order: what can change ([`command`], [`refusal`]) and from
+//! which level on ([`level`]), what it changes ([`state`], [`rows`]), what the leader does next ([`plan`]), for whom it waits no
+//! longer ([`idle`]), and who votes ([`voters`]).
 
 pub mod command;
 pub mod idle;

@@ -123,7 +123,7 @@ pub fn rob(directories: &[PathBuf]) -> Loot {
     rob_with(directories, &[])
 }
 
-/// [`rob`], for a thief who has pins as well, whosever they are.
+/// As [`rob`], for a thief who also has pins, of any node.
 pub fn rob_with(directories: &[PathBuf], pins: &[Vec<u8>]) -> Loot {
     let mut loot = Loot::default();
     let disks: Vec<Disk> = directories.iter().filter_map(|path| read(path, &mut loot)).collect();

@@ -245,7 +245,7 @@ fn a_socket_never_takes_the_place_of_another_file() {
 
     let other = tempfile::tempdir().expect("a directory");
     let (file, link) = (other.path().join("file"), other.path().join("link"));
-    fs::write(&file, "of somebody else").expect("ours");
+    fs::write(&file, "of another program").expect("ours");
     std::os::unix::fs::symlink(&file, &link).expect("ours");
     let data = other.path().join("data").display().to_string();
     for place in [&file, &link, &other.path().join("data/vault")] {
@@ -256,7 +256,7 @@ fn a_socket_never_takes_the_place_of_another_file() {
             refused.stderr
         );
     }
-    assert_eq!(fs::read(&link).expect("both are still there"), b"of somebody else");
+    assert_eq!(fs::read(&link).expect("both are still there"), b"of another program");
 }
 
 /// One damaged copy of the vault is mended from the other; two are refused, and nothing is made in their place.

@@ -102,7 +102,8 @@ fn refusals() -> Vec<(String, String)> {
     let said = |rest: &str| {
         rest.split("JoinCode::").next().and_then(|rest| literals(rest).into_iter().find(|l| l.contains(' ')))
     };
-    add("JoinCode", codes.filter_map(said).filter(|text| !text.contains("waiting")).collect());
+    // The answer to wait is no refusal.
+    add("JoinCode", codes.filter(|rest| !rest.starts_with("Wait ")).filter_map(said).collect());
     all
 }
 

@@ -1,5 +1,5 @@
-//! What only reports has no power over what works: logs that are full, closed, or not read; strangers that fill them; and a panic,
-//! which is reported and ends the process.
+//! The log never stops or delays the daemon: logs that are full, closed, or not read; strangers that fill them; and a panic, which
+//! is reported and ends the process.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader};

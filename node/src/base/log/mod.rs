@@ -1,13 +1,13 @@
 //! The log of the daemon: standard error, written by a thread of its own.
 //!
-//! What only reports has no power over what works. A line goes into a bounded queue and never waits. If it cannot be written,
-//! because the disk is full, the pipe is closed or its reader is stuck, it is lost and counted, and nothing else happens. Once
-//! lines can be written again the log says how many are missing. Lines that come too often are held back by `sparing`. What a
-//! panic does is in `panics`.
+//! The log never stops or delays the daemon. A line goes into a bounded queue and never waits. If it cannot be written, because
+//! the disk is full, the pipe is closed or its reader is stuck, it is lost and counted, and nothing else happens. Once lines can
+//! be written again the log says how many are missing. Lines that come too often are held back by `throttle`. What a panic does is
+//! in `panics`.
 
 mod panics;
 mod queue;
-mod sparing;
+mod throttle;
 
 use std::io;
 use std::io::IsTerminal;
@@ -22,7 +22,7 @@ use tracing_subscriber::{EnvFilter, fmt};
 pub use panics::Panics;
 pub use queue::Log;
 
-use sparing::Sparing;
+use throttle::Throttle;
 
 /// How long a process that ends waits until its last lines are written.
 pub const LAST_LINES: Duration = Duration::from_millis(500);
@@ -42,13 +42,13 @@ impl Log {
 
     /// Sends everything that is traced here, as far as `filter` lets it through; and every panic. Called once in a process.
     pub fn install(&self, filter: EnvFilter) {
-        let sparing = Arc::new(Sparing::default());
-        self.at_leisure({
-            let sparing = Arc::clone(&sparing);
-            move || sparing.say_what_was_held_back()
+        let throttle = Arc::new(Throttle::default());
+        self.set_periodic_work({
+            let throttle = Arc::clone(&throttle);
+            move || throttle.say_what_was_held_back()
         });
         let lines = fmt::layer().with_writer(self.clone()).with_ansi(io::stderr().is_terminal());
-        tracing_subscriber::registry().with(filter).with(sparing::Layer(sparing)).with(lines).init();
+        tracing_subscriber::registry().with(filter).with(throttle::Layer(throttle)).with(lines).init();
         panics::report_to(self);
     }
 }

@@ -1,8 +1,9 @@
 //! What a panic does: it is a line in the log, and either costs one request or ends the process.
 //!
 //! A task that has died does nothing any more, and what it held may be half changed. So the process ends with the reason; a start
-//! is unattended, and the other nodes serve meanwhile. The exception is the work for one request of somebody else, see
-//! [`is_answering`]: it must not end every node that it is sent to. There the request fails, and an alarm is raised.
+//! is unattended, and the other nodes serve meanwhile. The exception is the work for one request that came from
+//! outside ([`is_answering`]): one client must not be able to end every node that it asks. There the request fails, and an alarm
+//! is raised.
 
 use std::panic::PanicHookInfo;
 use std::time::Duration;
@@ -13,8 +14,8 @@ use tracing::error;
 
 use super::{LAST_LINES, Log, TARGET};
 
-/// How long a process may take to end in good order after a panic; it can be unable to.
-const GOOD_ORDER: Duration = Duration::from_secs(5);
+/// How long an orderly stop may take after a panic. Then the process is aborted.
+const ORDERLY_STOP_MAX: Duration = Duration::from_secs(5);
 
 /// The panics of this process.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -32,7 +33,7 @@ pub(super) fn report_to(log: &Log) {
     std::panic::set_hook(Box::new(move |panic| {
         let reason = describe(panic);
         error!(target: TARGET, "{reason}");
-        let last_words = format!("quorated: {reason}; it could not end in good order\n");
+        let last_words = format!("quorated: {reason}; the orderly stop took too long\n");
         if note(&log.panics(), reason, is_answering()) {
             end_anyway(log.clone(), last_words);
             // A runtime aborts the process if the code that runs its tasks panics: what is not written by then is lost.
@@ -59,15 +60,15 @@ fn note(panics: &watch::Sender<Panics>, reason: String, is_answering: bool) -> b
     is_first
 }
 
-/// Ends the process if it has not ended in good order by itself.
+/// Aborts the process if it has not stopped by itself.
 fn end_anyway(log: Log, last_words: String) {
     let end = move || {
-        std::thread::sleep(GOOD_ORDER);
+        std::thread::sleep(ORDERLY_STOP_MAX);
         log.line(last_words.as_bytes());
         log.flush(LAST_LINES);
         std::process::abort();
     };
-    // Without a thread the process has only its own good order left.
+    // Without a thread only the orderly stop is left.
     drop(std::thread::Builder::new().name("end".to_owned()).spawn(end));
 }
 

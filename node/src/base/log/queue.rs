@@ -15,8 +15,8 @@ use super::{Panics, TARGET};
 
 /// Bytes of lines that wait to be written. Beyond, lines are lost and counted.
 const WAITING_BYTES_MAX: usize = 1 << 20;
-/// How often the thread looks up from an empty queue.
-const LEISURE: Duration = Duration::from_secs(5);
+/// How long the thread waits for a line before it runs the periodic work.
+const IDLE_MAX: Duration = Duration::from_secs(5);
 /// How soon a pipe that is full, and does not block, is tried again.
 const AGAIN: Duration = Duration::from_millis(20);
 /// How often [`Log::flush`] looks whether all is written.
@@ -33,7 +33,7 @@ struct Shared {
     queue: Mutex<Queue>,
     /// A line has arrived.
     arrived: Condvar,
-    at_leisure: Mutex<Option<Box<dyn Fn() + Send>>>,
+    periodic_work: Mutex<Option<Box<dyn Fn() + Send>>>,
     panics: watch::Sender<Panics>,
 }
 
@@ -106,9 +106,9 @@ impl Log {
         }
     }
 
-    /// Has the thread call `work` every few seconds, and after each line.
-    pub(super) fn at_leisure(&self, work: impl Fn() + Send + 'static) {
-        *self.0.at_leisure.lock() = Some(Box::new(work));
+    /// Has the thread call `work` every few seconds, and after each batch of lines.
+    pub(super) fn set_periodic_work(&self, work: impl Fn() + Send + 'static) {
+        *self.0.periodic_work.lock() = Some(Box::new(work));
     }
 }
 
@@ -132,7 +132,7 @@ impl Shared {
                     said = lost;
                 }
             }
-            if let Some(work) = &*self.at_leisure.lock() {
+            if let Some(work) = &*self.periodic_work.lock() {
                 work();
             }
         }
@@ -142,7 +142,7 @@ impl Shared {
     fn take(&self) -> Option<Vec<u8>> {
         let mut queue = self.queue.lock();
         if queue.waiting.is_empty() {
-            self.arrived.wait_for(&mut queue, LEISURE);
+            self.arrived.wait_for(&mut queue, IDLE_MAX);
         }
         let taken = std::mem::take(&mut queue.waiting);
         queue.is_writing = !taken.is_empty();

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use quorate_shares::ids::NodeId;
 
 use crate::base::rate::Rates;
-use crate::memory::reached::Reached;
+use crate::memory::dial_misses::DialMisses;
 use crate::messages::peer::Report;
 use crate::node::peers::sessions::Sessions;
 
@@ -24,8 +24,8 @@ pub struct Peers {
     pub rates: Rates,
     /// What each peer last reported, and when ([`crate::base::clock::boot_ms`]).
     pub reports: Mutex<BTreeMap<NodeId, (Report, u64)>>,
-    /// Which peers answer at their recorded addresses.
-    pub reached: Reached,
+    /// How often peers did not answer at their recorded addresses.
+    pub dial_misses: DialMisses,
     /// Peers with a task that keeps a session open.
     pub keepers: Mutex<BTreeSet<NodeId>>,
 }

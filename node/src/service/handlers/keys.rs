@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_client::conn::answering_later;
+use quorate_client::conn::answering_async;
 use quorate_client::error::Code;
 use quorate_client::wire::{
     Answer, KEYS_PAGE_BYTES_MAX, KEYS_PAGE_MAX, KeyInfo, KeySummary, RequestId, Response, TAG_BYTES_MAX, TAGS_MAX,
@@ -72,7 +72,7 @@ pub(in crate::service) async fn made_here(
     change: KeyChange,
 ) -> Result<KeyVersionId, WireError> {
     let (node, replica) = (Arc::clone(node), replica.clone());
-    let task = tokio::spawn(answering_later(async move { deal::change(&node, &replica, change).await }));
+    let task = tokio::spawn(answering_async(async move { deal::change(&node, &replica, change).await }));
     task.await.map_err(|_| WireError::new(Code::Internal, "the change was interrupted"))?
 }
 

@@ -6,10 +6,11 @@ use quorate_shares::ids::{NodeId, is_address};
 use quorate_shares::kem::PublicKey;
 
 use super::{
-    ADDRESSES_MAX, Cluster, EpochInfo, FIRST_LEVEL, LEASE_MS_MAX, LEASE_MS_MIN, LockReport, MEMBERS_MAX, Member,
-    MemberState, State, check_threshold,
+    ADDRESSES_MAX, Cluster, EpochInfo, LEASE_MS_MAX, LEASE_MS_MIN, LockReport, MEMBERS_MAX, Member, MemberState, State,
+    check_threshold,
 };
 use crate::live::command::{Found, NewMember, Outcome, ReportLock};
+use crate::live::level::FIRST_LEVEL;
 use crate::live::refusal::Refusal;
 use crate::live::rows::{Row, RowKey, Rows};
 

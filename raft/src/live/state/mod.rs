@@ -32,6 +32,7 @@ use quorate_shares::ids::{BatchId, Epoch, KeyName, KeyUid, KeyVersion, KeyVersio
 use quorate_shares::seal::Committee;
 
 use crate::live::command::{Change, Command, Outcome, RequestId};
+use crate::live::level::FIRST_LEVEL;
 use crate::live::refusal::Refusal;
 use crate::live::rows::{Row, RowKey, RowWrite, Rows};
 
@@ -56,9 +57,6 @@ pub const LEASE_MS_MAX: u64 = 60_000;
 pub const KEYS_MAX: usize = 1_000_000;
 /// Most versions of one key; a rotation beyond it is refused.
 pub const KEY_VERSIONS_MAX: u32 = 10_000;
-
-/// The level of a cluster that is founded.
-const FIRST_LEVEL: u16 = 1;
 
 /// Everything that is replicated, except share records and batch headers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -132,13 +130,6 @@ pub fn apply(state: &mut State, command: &Command) -> Applied {
     Applied { outcome, rows: rows.0 }
 }
 
-impl State {
-    /// How long a lease is; `None` before the cluster is founded.
-    pub fn lease(&self) -> Option<Duration> {
-        self.cluster.as_ref().map(|cluster| Duration::from_millis(cluster.lease_ms))
-    }
-}
-
 /// The smallest size at which any two groups of members have a member in common.
 pub fn majority(members: usize) -> usize {
     members / 2 + 1
@@ -154,6 +145,11 @@ impl State {
     /// The feature level ([`crate::level`]).
     pub fn level(&self) -> u16 {
         self.cluster.as_ref().map_or(FIRST_LEVEL, |cluster| cluster.level)
+    }
+
+    /// How long a lease is; `None` before the cluster is founded.
+    pub fn lease(&self) -> Option<Duration> {
+        self.cluster.as_ref().map(|cluster| Duration::from_millis(cluster.lease_ms))
     }
 
     /// The epoch that serves.

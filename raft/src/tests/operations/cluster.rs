@@ -128,8 +128,8 @@ impl Cluster {
 
     /// The leader looks who does their part.
     fn look(&mut self) {
-        let patience = (self.boot_ms, Patience::default().member_ms);
-        self.idle = self.idlers.look(&self.state, &self.present, &BTreeSet::new(), patience);
+        let (now_ms, patience_ms) = (self.boot_ms, Patience::default().member_ms);
+        self.idle = self.idlers.look(&self.state, &self.present, &BTreeSet::new(), now_ms, patience_ms);
     }
 
     /// Applies a change that must not be refused.

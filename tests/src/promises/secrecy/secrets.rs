@@ -411,7 +411,7 @@ fn t11_files_are_for_their_owner_alone_from_the_moment_they_are_made() {
     let me = fs::metadata(&control).expect("it was made").uid();
     let wide = |made: &&Made| {
         let allowed = if made.what == "directory" { 0o700 } else { 0o600 };
-        // A socket is executable until somebody says otherwise, and that means nothing.
+        // A socket is executable until a chmod changes that, and that means nothing.
         let mode = if made.what == "socket" { made.mode & !0o100 } else { made.mode };
         secret(made) && (mode & !allowed != 0 || made.uid != me)
     };

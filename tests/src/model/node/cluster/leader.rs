@@ -70,12 +70,11 @@ impl Daemon {
         let caught_up: BTreeSet<_> = membership.learners.iter().filter(near).copied().collect();
         let joining = unlocked.state.operations.running.as_ref().and_then(|running| running.operation.joining());
         let unaware = unlocked.step.unaware.as_ref().map(|(_, _, unaware)| unaware.clone()).unwrap_or_default();
-        let patience = (context.now_ms, PATIENCE.member_ms);
         let members = &unlocked.state.members;
         let locks_first = |node: &NodeId| members.get(node).is_some_and(|it| it.state == MemberState::Joining);
         let able = |node: &NodeId| voters.contains(node) || caught_up.contains(node) || locks_first(node);
         let able = present.iter().copied().filter(able).collect();
-        let idle = unlocked.idlers.look(&unlocked.state, &able, &unaware, patience);
+        let idle = unlocked.idlers.look(&unlocked.state, &able, &unaware, context.now_ms, PATIENCE.member_ms);
         let acting = present.difference(&idle).copied().collect();
         let joiner_silent_ms = unlocked.joiner.silent_ms(joining, &acting, context.now_ms);
         let (learners, patience) = (membership.learners, PATIENCE);

@@ -138,7 +138,7 @@ impl Daemon {
             return;
         }
         let former = unlocked.state.former.keys().copied().collect();
-        let Some(report) = lock_keys::report(self.vault(), me, &unlocked.bundle, (writes, &former)) else { return };
+        let Some(report) = lock_keys::report(self.vault(), me, &unlocked.bundle, writes, &former) else { return };
         let owed = lock_keys::owed(&unlocked.state, report, &unlocked.bundle);
         let unlocked = self.unlocked_mut();
         unlocked.reported_ms = now_ms;

@@ -21,7 +21,7 @@ const MINUTE_MS: u64 = 60_000;
 
 /// How often each place in the code has said something lately.
 #[derive(Default)]
-pub(super) struct Sparing(Mutex<HashMap<Identifier, Place>>);
+pub(super) struct Throttle(Mutex<HashMap<Identifier, Place>>);
 
 struct Place {
     metadata: &'static Metadata<'static>,
@@ -31,7 +31,7 @@ struct Place {
 }
 
 /// The filter of a subscriber. Its places are looked at from outside, too.
-pub(super) struct Layer(pub(super) Arc<Sparing>);
+pub(super) struct Layer(pub(super) Arc<Throttle>);
 
 impl<S: Subscriber> layer::Layer<S> for Layer {
     fn event_enabled(&self, event: &Event<'_>, _context: Context<'_, S>) -> bool {
@@ -39,7 +39,7 @@ impl<S: Subscriber> layer::Layer<S> for Layer {
     }
 }
 
-impl Sparing {
+impl Throttle {
     fn allows(&self, metadata: &'static Metadata<'static>, now_ms: u64) -> bool {
         if *metadata.level() > Level::INFO || metadata.target() == TARGET {
             return true;
@@ -105,8 +105,8 @@ mod tests {
     /// Mutated: without the bound, or with one for all places together, this fails.
     #[test]
     fn a_place_in_the_code_that_says_too_much_is_held_back_and_counted() {
-        let (sparing, passed) = (Arc::new(Sparing::default()), Passed::default());
-        let subscriber = tracing_subscriber::registry().with(Layer(Arc::clone(&sparing))).with(passed.clone());
+        let (throttle, passed) = (Arc::new(Throttle::default()), Passed::default());
+        let subscriber = tracing_subscriber::registry().with(Layer(Arc::clone(&throttle))).with(passed.clone());
         tracing::subscriber::with_default(subscriber, || {
             for _ in 0..1000 {
                 tracing::warn!("a stranger can cause this");
@@ -118,9 +118,9 @@ mod tests {
         let expected = [(Level::WARN, LINES_MAX.into()), (Level::DEBUG, 1000), (Level::ERROR, 1)];
         assert_eq!(passed, expected.into());
         let (over, not_over) = (boot_ms() + MINUTE_MS, boot_ms());
-        assert!(sparing.take_over(not_over).is_empty(), "the minute is not over");
-        let held_back: Vec<_> = sparing.take_over(over).into_iter().map(|(_, held_back)| held_back).collect();
+        assert!(throttle.take_over(not_over).is_empty(), "the minute is not over");
+        let held_back: Vec<_> = throttle.take_over(over).into_iter().map(|(_, held_back)| held_back).collect();
         assert_eq!(held_back, [1000 - u64::from(LINES_MAX)]);
-        assert!(sparing.take_over(over + MINUTE_MS).is_empty(), "it was said");
+        assert!(throttle.take_over(over + MINUTE_MS).is_empty(), "it was said");
     }
 }

@@ -10,9 +10,9 @@ const MISSES: u32 = 2;
 
 /// How often each member did not answer, in a row.
 #[derive(Default)]
-pub struct Reached(Mutex<BTreeMap<NodeId, u32>>);
+pub struct DialMisses(Mutex<BTreeMap<NodeId, u32>>);
 
-impl Reached {
+impl DialMisses {
     /// Notes whether a member answered. Returns whether it counts as unreached now.
     pub fn note(&self, member: NodeId, answered: bool) -> bool {
         let mut missed = self.0.lock();
@@ -38,12 +38,12 @@ mod tests {
 
     #[test]
     fn one_miss_is_no_alarm() {
-        let reached = Reached::default();
+        let misses = DialMisses::default();
         let (one, other) = (NodeId(1), NodeId(2));
-        assert!(!reached.note(one, false) && !reached.note(one, true) && !reached.note(one, false));
-        assert!(!reached.note(other, false) && reached.note(other, false));
-        assert_eq!(reached.unreached(), BTreeSet::from([other]));
-        reached.keep(&BTreeSet::from([one]));
-        assert_eq!(reached.unreached(), BTreeSet::new());
+        assert!(!misses.note(one, false) && !misses.note(one, true) && !misses.note(one, false));
+        assert!(!misses.note(other, false) && misses.note(other, false));
+        assert_eq!(misses.unreached(), BTreeSet::from([other]));
+        misses.keep(&BTreeSet::from([one]));
+        assert_eq!(misses.unreached(), BTreeSet::new());
     }
 }
