@@ -497,12 +497,8 @@ fn this_machines_node_is_asked_through_its_socket() {
             (status.public.have, status.public.need) = (1, 2);
             status.public.waiting_for = vec!["n3".parse().expect("a name")];
             let waiting_for = vec!["n3".to_owned()];
-            status.operation = Some(OperationStatus {
-                name: "founding".to_owned(),
-                step: "locks".to_owned(),
-                left: None,
-                waiting_for,
-            });
+            status.operation =
+                Some(OperationStatus { step: "locks".to_owned(), waiting_for, ..OperationStatus::named("founding") });
             (vec![], Some(Ok(AdminResponse::Status(status))))
         }
         AdminRequest::Export => (vec![], Some(Ok(AdminResponse::Export(file.clone())))),

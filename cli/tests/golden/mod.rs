@@ -36,10 +36,9 @@ impl Record {
 
 fn operation() -> OperationStatus {
     OperationStatus {
-        name: "founding".to_owned(),
         step: "locking".to_owned(),
-        left: None,
         waiting_for: vec!["n3".to_owned()],
+        ..OperationStatus::named("founding")
     }
 }
 

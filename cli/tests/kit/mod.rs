@@ -336,8 +336,9 @@ fn progress(operation: Epoch, looks: u8) -> Progress {
         _ => String::new(),
     };
     let left = (stage == Stage::Runs).then(|| 100 - u64::from(looks));
-    let name = if revocation.is_some() { "revoke n2" } else { "remove n2" }.to_owned();
-    Progress { stage, operation: OperationStatus { name, step, left, waiting_for }, revocation }
+    let (name, nodes) =
+        (if revocation.is_some() { "revoke n2" } else { "remove n2" }.to_owned(), vec!["n2".to_owned()]);
+    Progress { stage, operation: OperationStatus { name, nodes, step, left, waiting_for }, revocation }
 }
 
 fn seal(key: &KeyName, context: &[u8], message: &[u8]) -> String {

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use quorate_client::error::Code;
-use quorate_client::wire::{self, Progress, RevocationProgress, Stage, WireError};
+use quorate_client::wire::{Progress, RevocationProgress, Stage, WireError};
 use quorate_raft::command::{Begin, Change, Operation, Outcome};
 use quorate_raft::refusal::Refusal;
 use quorate_raft::state::{Running, State, majority};

@@ -21,6 +21,7 @@ use tokio::time::timeout;
 use tracing::debug;
 
 use crate::base::config::PinAt;
+use crate::base::paths;
 use crate::messages::caller::Caller;
 use crate::node::Node;
 use crate::service::machine::{self, AdminAnswer};

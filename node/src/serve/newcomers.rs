@@ -12,23 +12,34 @@ use std::time::{Duration, Instant};
 
 /// How long newcomers may wait without a pause. A client asks another node after 250 ms without an answer, so it is told before.
 const STANDING: Duration = Duration::from_millis(100);
+/// Newcomers that come one after the other and are let in at any time. If the machine is slow, or the task that accepts gets no
+/// processor for a moment, a few are no overload.
+const FEW: u32 = 16;
 
 /// The queue of newcomers.
 #[derive(Default)]
 pub(super) struct Newcomers {
-    /// Since when at least one newcomer has waited.
-    since: Option<Instant>,
+    standing: Option<Standing>,
+}
+
+/// A queue that has not been empty for some time.
+struct Standing {
+    since: Instant,
+    /// How many have come since then.
+    came: u32,
 }
 
 impl Newcomers {
     /// No newcomer waits.
     pub(super) fn note_none(&mut self) {
-        self.since = None;
+        self.standing = None;
     }
 
-    /// A newcomer waits. Returns whether it has been so for too long.
+    /// A newcomer waits. Returns whether too many have come for too long.
     pub(super) fn is_too_many(&mut self, now: Instant) -> bool {
-        now.duration_since(*self.since.get_or_insert(now)) > STANDING
+        let standing = self.standing.get_or_insert(Standing { since: now, came: 0 });
+        standing.came = standing.came.saturating_add(1);
+        standing.came > FEW && now.duration_since(standing.since) > STANDING
     }
 }
 
@@ -36,7 +47,8 @@ impl Newcomers {
 mod tests {
     use super::*;
 
-    /// Mutated: without the pause that ends a rush, a node that once had one refuses everybody.
+    /// Mutated: without the pause that ends a rush, a node that once had one refuses everybody; with the time alone, a slow node
+    /// refuses the second of two.
     #[test]
     fn a_rush_is_let_in_and_a_standing_queue_is_not() {
         let begin = Instant::now();
@@ -46,5 +58,8 @@ mod tests {
         assert!(newcomers.is_too_many(at(101)) && newcomers.is_too_many(at(500)), "it stands");
         newcomers.note_none();
         assert!((501..=600).all(|ms| !newcomers.is_too_many(at(ms))), "the next rush");
+        newcomers.note_none();
+        assert!((0..u64::from(FEW)).all(|number| !newcomers.is_too_many(at(1000 * number))), "a few");
+        assert!(newcomers.is_too_many(at(1000 * u64::from(FEW))), "no end of them");
     }
 }

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use quorate_shares::ids::{NodeId, is_address};
+use quorate_shares::ids::NodeId;
 use quorate_shares::kem::PublicKey;
 
+use super::addresses::check_addresses;
 use super::{
-    ADDRESSES_MAX, Cluster, EpochInfo, LEASE_MS_MAX, LEASE_MS_MIN, LockReport, MEMBERS_MAX, Member, MemberState, State,
+    Cluster, EpochInfo, LEASE_MS_MAX, LEASE_MS_MIN, LockReport, MEMBERS_MAX, Member, MemberState, State,
     check_threshold,
 };
 use crate::live::command::{Found, NewMember, Outcome, ReportLock};
@@ -71,17 +72,6 @@ pub(super) fn found(state: &mut State, found: &Found, rows: &mut Rows) -> Result
     Ok(Outcome::Founded)
 }
 
-/// Raises the feature level. A repetition is answered as done.
-pub(super) fn raise_level(state: &mut State, level: u16, rows: &mut Rows) -> Result<Outcome, Refusal> {
-    let cluster = state.cluster.as_mut().ok_or(Refusal::NotFounded)?;
-    if level < cluster.level {
-        return Err(Refusal::LevelFalls { level: cluster.level });
-    }
-    cluster.level = level;
-    rows.put(RowKey::Cluster, Row::Cluster(cluster.clone()));
-    Ok(Outcome::LevelRaised { level })
-}
-
 /// The founders have the ids 1 to N, and share no name and no identity key.
 fn check_members(members: &[NewMember]) -> Result<(), Refusal> {
     let (mut nodes, mut names, mut keys) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
@@ -99,12 +89,6 @@ fn check_members(members: &[NewMember]) -> Result<(), Refusal> {
         check_addresses(node, &member.addresses)?;
     }
     Ok(())
-}
-
-pub(super) fn check_addresses(node: NodeId, addresses: &[String]) -> Result<(), Refusal> {
-    // A member writes them into its vault, and its client files, with the same rule.
-    let fits = (1..=ADDRESSES_MAX).contains(&addresses.len()) && addresses.iter().all(|address| is_address(address));
-    if fits { Ok(()) } else { Err(Refusal::BadAddresses { node }) }
 }
 
 /// Stores a lock report. One that is older than the stored one is a late repetition, and is answered as done.

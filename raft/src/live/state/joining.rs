@@ -3,8 +3,6 @@
 //! SHA-256 of V names an invitation. V is the hash of a secret that the cluster never stores. The first boot key that proves
 //! an invitation is bound to it: a joiner that restarts continues, another node is refused. Nothing depends on a joiner's keys
 //! before its first lock is durable, so until then it may come back with new keys, and after that it may not.
-//!
-//! And where members listen, if that changes later.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +10,7 @@ use quorate_shares::ids::{NodeId, ShareKeyGeneration};
 use quorate_shares::kem::PublicKey;
 use sha2::{Digest, Sha256};
 
-use super::founding::check_addresses;
+use super::addresses::check_addresses;
 use super::{InvitationInfo, MEMBERS_MAX, Member, MemberState, Running, State, operations};
 use crate::live::command::{Invite, Join, Operation, Outcome};
 use crate::live::refusal::Refusal;
@@ -181,22 +179,6 @@ pub(super) fn joined(state: &mut State, node: NodeId, rows: &mut Rows) -> Result
     Ok(Outcome::Registered { node })
 }
 
-/// Notes where a member listens. What it listened to before is forgotten.
-pub(super) fn set_addresses(
-    state: &mut State,
-    node: NodeId,
-    addresses: &[String],
-    rows: &mut Rows,
-) -> Result<Outcome, Refusal> {
-    let mut member = state.members.get(&node).ok_or(Refusal::UnknownMember { node })?.clone();
-    check_addresses(node, addresses)?;
-    if member.addresses != addresses {
-        member.addresses = addresses.to_vec();
-        put_member(state, member, rows);
-    }
-    Ok(Outcome::AddressesSet { node })
-}
-
 fn check_name(
     state: &State,
     name: &quorate_shares::ids::NodeName,
@@ -214,7 +196,7 @@ fn put(state: &mut State, id: [u8; 32], invitation: InvitationInfo, rows: &mut R
     state.invitations.insert(id, invitation);
 }
 
-fn put_member(state: &mut State, member: Member, rows: &mut Rows) {
+pub(super) fn put_member(state: &mut State, member: Member, rows: &mut Rows) {
     rows.put(RowKey::Member(member.node), Row::Member(member.clone()));
     state.members.insert(member.node, member);
 }

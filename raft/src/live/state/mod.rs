@@ -16,10 +16,12 @@
 //!
 //! Time never goes back: a command from a slower clock is applied at the largest time seen so far.
 
+mod addresses;
 mod epochs;
 mod founding;
 mod joining;
 mod keys;
+mod level;
 mod operations;
 mod parts;
 mod restore;
@@ -123,9 +125,9 @@ pub fn apply(state: &mut State, command: &Command) -> Applied {
         Change::Replace { invitation, gone } => joining::replace(state, invitation, *gone, &mut rows),
         Change::Join(join) => joining::join(state, join, &mut rows),
         Change::Joined { node } => joining::joined(state, *node, &mut rows),
-        Change::SetAddresses { node, addresses } => joining::set_addresses(state, *node, addresses, &mut rows),
+        Change::SetAddresses { node, addresses } => addresses::set_addresses(state, *node, addresses, &mut rows),
         Change::Sweep { epoch } => epochs::sweep(state, *epoch, &mut rows),
-        Change::RaiseLevel { level } => founding::raise_level(state, *level, &mut rows),
+        Change::RaiseLevel { level } => level::raise_level(state, *level, &mut rows),
     };
     Applied { outcome, rows: rows.0 }
 }

@@ -645,13 +645,13 @@ async fn at(door: Protocol, conn: &Conn, body: &[u8]) -> &'static str {
 fn refused(refusal: &WireError) -> &'static str {
     match refusal.code {
         Code::Denied => "denied",
-        Code::BadRequest | Code::TooLarge => "malformed",
+        // What could be a variant of a newer version is refused as that.
+        Code::BadRequest | Code::TooLarge | Code::Protocol => "malformed",
         Code::NotServing | Code::NoQuorum | Code::Locked => "not-now",
         Code::NotFound
         | Code::Conflict
         | Code::BadCiphertext
         | Code::Identity
-        | Code::Protocol
         | Code::Unreachable
         | Code::Internal
         | Code::Storage
