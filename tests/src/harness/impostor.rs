@@ -83,16 +83,22 @@ impl Impostor {
         })
     }
 
-    /// As [`Impostor::ask`], by a network of the caller's, at the address where `to` itself listens.
-    pub(crate) fn ask_through(&self, cluster: &TestCluster, to: &str, endpoint: &quinn::Endpoint) -> LockOpenCode {
+    /// As [`Impostor::ask`], by a network of the caller's, at the address where `to` itself listens. An error if the handshake
+    /// fails.
+    pub(crate) fn ask_through(
+        &self,
+        cluster: &TestCluster,
+        to: &str,
+        endpoint: &quinn::Endpoint,
+    ) -> Result<LockOpenCode, DialError> {
         let (address, key) = (cluster.listens_at(to), cluster.file().node(to).expect("a node").boot_key);
         cluster.block(async {
-            let connection = dial(endpoint, address, &self.boot, key, Protocol::Boot, PATIENCE).await;
-            let boot = Conn::start(connection.expect("the boot door"), None);
+            let connection = dial(endpoint, address, &self.boot, key, Protocol::Boot, PATIENCE).await?;
+            let boot = Conn::start(connection, None);
             let (code, piece) = self.ask_on(cluster, to, &boot).await;
             assert_eq!(piece.is_some(), code == LockOpenCode::Ok);
             boot.close(close::DONE, "done");
-            code
+            Ok(code)
         })
     }
 

@@ -52,9 +52,10 @@ impl Heard {
         cluster.until("a leader that is quick enough", || {
             let command = cluster.testnet.quorate(args.iter().copied());
             let finished = Tool::start(command, input).expect("runs").outcome(PATIENCE).expect("ends");
-            assert!(matches!(finished.code, Some(0 | 3)), "{}: {}", finished.line, finished.stderr);
+            // 7: an alarm is open. Some of what was asked raises one.
+            assert!(matches!(finished.code, Some(0 | 3 | 7)), "{}: {}", finished.line, finished.stderr);
             self.note(&finished.stderr);
-            (finished.code == Some(0)).then_some(finished.stdout)
+            (finished.code != Some(3)).then_some(finished.stdout)
         })
     }
 
@@ -402,10 +403,14 @@ fn t11_files_are_for_their_owner_alone_from_the_moment_they_are_made() {
 
     let directory = cluster.testnet.directory();
     let roots: Vec<_> = ["n1", "n2", "n3", "n4"].iter().map(|node| directory.node(node)).chain([made_by_it]).collect();
+    let token = fs::metadata(directory.token()).expect("a token");
+    let is_token = |made: &Made| made.place == (token.dev(), token.ino());
+    // A file gets its name when it is whole.
+    let is_output =
+        |made: &Made| made.path.starts_with(outside.path()) && made.path.to_string_lossy().contains("/.quorate-");
     let secret = |made: &Made| {
-        let name = made.path.file_name().unwrap_or_default().to_string_lossy();
         let of_a_node = roots.iter().any(|root| made.path.starts_with(root)) && !is_of_the_kit(&made.path);
-        of_a_node || name.contains("token") || name.contains("opened")
+        of_a_node || is_token(made) || is_output(made)
     };
     let all = shim::made(&notes).expect("notes");
     let me = fs::metadata(&control).expect("it was made").uid();
@@ -434,9 +439,11 @@ fn t11_files_are_for_their_owner_alone_from_the_moment_they_are_made() {
         assert!(all.iter().any(|made| made.what == what && secret(made)), "the control: a {what}");
     }
     let of = |part: &str| all.iter().filter(|made| secret(made) && made.path.to_string_lossy().contains(part)).count();
-    for part in ["vault", "alarms", "state/raft", "token", "opened"] {
+    for part in ["vault", "alarms", "state/raft"] {
         assert!(of(part) > 0, "the control: {part}");
     }
+    assert!(all.iter().any(is_token), "the control: the token");
+    assert!(all.iter().filter(|made| is_output(made)).count() >= 3, "the control: {sealed}, and {opened} twice");
     assert_eq!(mode(&control), 0o666, "the control: what takes no care is for all to read");
     assert!(all.iter().any(|made| made.path == control && made.mode == 0o666), "the control: and that is seen");
 
