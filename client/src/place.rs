@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, PROC_SUPER_MAGIC, RenameFlags, renameat_with, statfs};
 use rustix::io::Errno;
+use rustix::process::geteuid;
 
 /// Most links that lead from one to the next. A longer chain is an error, as in the kernel.
 const LINKS_MAX: usize = 40;
@@ -40,6 +41,7 @@ pub fn put(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
             sync_parent(&place)
         }
         Place::File(place, old) => {
+            refuse_planted(&place, &old)?;
             whole(&place, bytes, 0o600, |new| keep_owner_and_mode(new, &old), replace)?;
             sync_parent(&place)
         }
@@ -106,6 +108,11 @@ enum Place {
 
 impl Place {
     fn of(path: &Path) -> io::Result<Self> {
+        // The kernel judges the links, too (`fs.protected_symlinks`); reading them one by one would pass by its rule.
+        match fs::metadata(path) {
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => return Err(error),
+            _ => {}
+        }
         let mut place = path.to_owned();
         for _ in 0..LINKS_MAX {
             match fs::symlink_metadata(&place) {
@@ -179,10 +186,26 @@ fn keep_owner_and_mode(file: &File, old: &Metadata) -> io::Result<()> {
     file.set_permissions(Permissions::from_mode(mode))
 }
 
+/// Refuses a file that another user has put into a directory where everyone may make files, such as `/tmp`. It would keep its
+/// owner, and so the bytes would be theirs. The kernel has the same rule for files that are written in place
+/// (`fs.protected_regular`).
+fn refuse_planted(place: &Path, old: &Metadata) -> io::Result<()> {
+    const STICKY_AND_FOR_ALL: u32 = 0o1002;
+    let directory = fs::metadata(parent(place))?;
+    let is_open = directory.mode() & STICKY_AND_FOR_ALL == STICKY_AND_FOR_ALL;
+    if is_open && old.uid() != geteuid().as_raw() && old.uid() != directory.uid() {
+        let why =
+            "the file there belongs to another user, in a directory where everyone may make files: name another place";
+        return Err(io::Error::new(ErrorKind::PermissionDenied, why));
+    }
+    Ok(())
+}
+
 /// Writes to what is no file of its own.
 fn stream(place: &Path, metadata: &Metadata, bytes: &[u8]) -> io::Result<()> {
     // An open file of a process may have content that the process wrote before: what comes goes behind it.
-    let mut file = OpenOptions::new().write(true).append(metadata.is_file()).open(place)?;
+    // `create` has the kernel refuse a FIFO that another user has planted (`fs.protected_fifos`).
+    let mut file = OpenOptions::new().write(true).append(metadata.is_file()).create(true).mode(0o600).open(place)?;
     file.write_all(bytes)?;
     // Most of these have no disk, and say so.
     let has_no_disk = |error: &io::Error| matches!(Errno::from_io_error(error), Some(Errno::INVAL | Errno::NOTSUP));
@@ -198,6 +221,7 @@ fn parent(path: &Path) -> &Path {
 mod tests {
     use std::io::Read;
     use std::os::fd::AsRawFd;
+    use std::os::unix::fs::chown;
     use std::os::unix::fs::symlink;
     use std::process::{Command, Stdio};
 
@@ -227,6 +251,28 @@ mod tests {
         assert_eq!((fs::read(&path).expect("there"), mode(&path)), (b"2nd".to_vec(), 0o604));
         assert_ne!(fs::metadata(&path).expect("there").ino(), before, "a reader of the old file reads it to its end");
         assert_eq!(names(directory.path()), ["file"], "nothing else is left");
+    }
+
+    /// Only root can make such a file, so that others test the control alone. Mutated: without the check, the bytes belong to
+    /// the other user.
+    #[test]
+    fn a_file_that_another_user_has_planted_gets_no_bytes() {
+        const STRANGER: u32 = 65534;
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("planted");
+        fs::set_permissions(directory.path(), Permissions::from_mode(0o1777)).expect("ours");
+        put(&path, b"first", 0o600).expect("the control: it is ours");
+        put(&path, b"second", 0o600).expect("the control: it is still ours");
+        if geteuid().is_root() {
+            chown(directory.path(), Some(1), None).expect("root may");
+            chown(&path, Some(STRANGER), None).expect("root may");
+            let error = put(&path, b"secret", 0o600).expect_err("planted");
+            assert!(error.to_string().contains("another user"), "{error}");
+            assert_eq!(fs::read(&path).expect("there"), b"second");
+            fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).expect("root may");
+            put(&path, b"third", 0o600).expect("the control: where only its owner makes files, it keeps its owner");
+            assert_eq!(fs::metadata(&path).expect("there").uid(), STRANGER);
+        }
     }
 
     /// T77. Mutated: a rename over the link makes it a file, and its target stays as it was.

@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 /// Names that are being resolved at one time at most, each on a thread of its own. A further name counts as not resolved.
-const LOOKUPS_MAX: usize = 32;
+const LOOKUPS_MAX: usize = 128;
 /// Names whose last addresses are remembered at most. Those of a further name are not.
 const REMEMBERED_MAX: usize = 256;
 

@@ -254,6 +254,7 @@ async fn unlock_and_open(node: &Arc<Node>) -> Result<Option<Replica>, BootError>
     if locked && node.enrolment().identity.own_keys().is_none() {
         // 5: ask the peers until the bundle opens; they answer even while they are locked themselves.
         node.enter(Phase::Locked);
+        reachability::say_what_is_configured(node);
         node.enrolment().identity.unlock(unlock::run(node).await?);
     } else if !locked && !founding {
         return Err(UnlockError::NoLock.into());

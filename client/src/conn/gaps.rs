@@ -23,6 +23,9 @@ use crate::identity;
 /// Most chunks behind gaps of one stream. The window has room for about a hundred packets, and a peer that sends smaller ones
 /// is cut off beyond this.
 const CHUNKS_MAX: usize = 512;
+/// Most bytes that are taken from QUIC at once. A fixed number: if it were what the reader has room for, a small buffer would cut
+/// what is early into as small chunks.
+const CHUNK_BYTES_MAX: usize = 4 << 10;
 
 /// What all streams of a connection hold behind gaps.
 pub(super) struct HeldBack {
@@ -99,9 +102,9 @@ struct Early {
 }
 
 impl<C: Chunks> InOrder<C> {
-    /// Reads on from `next`.
-    pub(super) fn new(chunks: C, next: u64, patience: Duration) -> Self {
-        Self { chunks, patience, next, ready: Bytes::new(), early: BTreeMap::new(), timer: None }
+    /// Reads a stream of which nothing was read. QUIC must not have read in order before: then bytes can come twice.
+    pub(super) fn new(chunks: C, patience: Duration) -> Self {
+        Self { chunks, patience, next: 0, ready: Bytes::new(), early: BTreeMap::new(), timer: None }
     }
 
     fn keep(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
@@ -165,13 +168,9 @@ impl<C: Chunks + Unpin> AsyncRead for InOrder<C> {
                 this.next += bytes as u64;
                 return Poll::Ready(Ok(()));
             }
-            match this.chunks.poll_chunk(context, buffer.remaining())? {
+            match this.chunks.poll_chunk(context, CHUNK_BYTES_MAX)? {
                 Poll::Ready(None) => return Poll::Ready(Ok(())),
-                Poll::Ready(Some((offset, bytes))) if offset == this.next => {
-                    buffer.put_slice(&bytes);
-                    this.next += bytes.len() as u64;
-                    return Poll::Ready(Ok(()));
-                }
+                Poll::Ready(Some((offset, bytes))) if offset == this.next => this.ready = bytes,
                 Poll::Ready(Some((offset, bytes))) => this.keep(offset, &bytes)?,
                 Poll::Pending => {
                     ready!(this.poll_late(context));
@@ -231,7 +230,7 @@ mod tests {
         let (send, chunks) = mpsc::unbounded_channel();
         let held = Arc::new(AtomicUsize::new(0));
         let sent = Sent { chunks, rest: None, held: held.clone() };
-        (send, held, InOrder::new(sent, 0, PATIENCE))
+        (send, held, InOrder::new(sent, PATIENCE))
     }
 
     fn send(to: &mpsc::UnboundedSender<(u64, Bytes)>, offset: u64, bytes: &'static [u8]) {
@@ -287,6 +286,17 @@ mod tests {
         assert!(begin.elapsed() >= PATIENCE, "{:?}", begin.elapsed());
         drop(reader);
         assert_eq!(held.load(Ordering::SeqCst), 0);
+    }
+
+    /// Mutated: if as many bytes are taken as the reader has room for, a lost packet near the end of a frame ends the stream.
+    #[tokio::test]
+    async fn a_small_buffer_cuts_nothing_into_small_chunks() {
+        let (to, _, mut reader) = stream();
+        send(&to, 4, &[b'x'; 4096]);
+        let mut some = [0; 4];
+        assert!(timeout(PATIENCE / 10, reader.read(&mut some)).await.is_err(), "it waits for the gap");
+        send(&to, 0, b"abcd");
+        assert_eq!((reader.read(&mut some).await.expect("reads"), &some), (4, b"abcd"));
     }
 
     #[tokio::test]

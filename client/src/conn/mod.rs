@@ -109,12 +109,12 @@ pub trait Handler: Send + Sync + 'static {
         Limits::default()
     }
 
-    /// Whether the other side may begin bulk transfers. If not, not even their headers are read.
+    /// Whether the other side may begin bulk transfers. If not, the first one closes the connection.
     fn takes_bulk(&self) -> bool {
         false
     }
 
-    /// Receives one bulk transfer. The default refuses it.
+    /// Receives one bulk transfer, if [`Handler::takes_bulk`].
     fn bulk(&self, conn: &Conn, bulk: BulkReceiver) -> BoxFuture<()> {
         let _ = (conn, bulk);
         Box::pin(std::future::ready(()))
@@ -165,13 +165,16 @@ impl fmt::Display for Closed {
     }
 }
 
+/// What a peer says, for people. The peer chose these bytes: they must not control a terminal, begin a line, or fill a log.
+pub(crate) fn printable(text: &str) -> String {
+    text.chars().filter(|letter| !letter.is_control()).take(200).collect()
+}
+
 impl From<quinn::ConnectionError> for Closed {
     fn from(error: quinn::ConnectionError) -> Self {
         match error {
             quinn::ConnectionError::ApplicationClosed(frame) => {
-                // The peer chose these bytes. They must not control a terminal or fill a log.
-                let text = String::from_utf8_lossy(&frame.reason);
-                let reason = text.chars().filter(|c| !c.is_control()).take(200).collect();
+                let reason = printable(&String::from_utf8_lossy(&frame.reason));
                 Self { code: u32::try_from(frame.error_code.into_inner()).ok(), reason }
             }
             quinn::ConnectionError::LocallyClosed => Self { code: None, reason: "closed by this side".to_owned() },
@@ -231,7 +234,8 @@ impl Conn {
         };
         let conn = Self(Arc::new(Shared { connection, peer, lanes: Default::default(), next_id: AtomicU64::new(1) }));
         if let Some(handler) = handler {
-            tokio::spawn(serve::accept(conn.clone(), handler));
+            let patience = handler.limits().patience;
+            serve::spawn(patience, serve::accept(conn.clone(), handler));
         }
         conn
     }

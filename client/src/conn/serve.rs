@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::future::poll_fn;
+use std::io::{self, ErrorKind};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::io::AsyncRead;
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
@@ -26,9 +27,10 @@ use super::outbox::Outbox;
 use super::{BoxFuture, Conn, Handler, Lane, Reply, close};
 use crate::frame::{self, FrameError, FrameKind};
 
-/// Reasons to close the connection of a peer that is too slow.
+/// Reasons to close the connection of a peer that is too slow, or may not do what it does.
 const SLOW: &str = "the rest of a message did not arrive in time";
 const UNREAD: &str = "answers are not read";
+const NO_BULK: &str = "no bulk transfer is taken here";
 
 /// Bytes that say what a stream is.
 const PREAMBLE_BYTES: usize = 2;
@@ -41,7 +43,17 @@ pub(super) const BULK: u8 = 2;
 pub(super) async fn accept(conn: Conn, handler: Arc<dyn Handler>) {
     let (lanes_open, held) = (Arc::new(AtomicU8::new(0)), HeldBack::new(conn.quic().clone()));
     while let Ok((send, receive)) = conn.quic().accept_bi().await {
-        tokio::spawn(serve(conn.clone(), handler.clone(), lanes_open.clone(), held.clone(), send, receive));
+        let work = serve(conn.clone(), handler.clone(), lanes_open.clone(), held.clone(), send, receive);
+        spawn(handler.limits().patience, work);
+    }
+}
+
+/// Runs the work for a connection. If the peer is not trusted, which is why it has a limit on time, a panic costs its connection.
+pub(super) fn spawn(patience: Option<Duration>, work: impl Future<Output = ()> + Send + 'static) {
+    if patience.is_some() {
+        tokio::spawn(answering_async(work));
+    } else {
+        tokio::spawn(work);
     }
 }
 
@@ -53,34 +65,62 @@ async fn serve(
     send: quinn::SendStream,
     mut receive: quinn::RecvStream,
 ) {
-    let patience = handler.limits().patience;
-    let mut preamble = [0; PREAMBLE_BYTES];
-    match within(patience, receive.read_exact(&mut preamble)).await {
-        Some(Ok(())) => {}
-        Some(Err(_)) => return,
-        None => return conn.close(close::DENIED, SLOW),
-    }
-    match (preamble[0], Lane::numbered(preamble[1])) {
-        (LANE, Some(lane)) if lanes_open.fetch_or(1 << preamble[1], Ordering::Relaxed) & (1 << preamble[1]) == 0 => {
-            match patience {
-                Some(patience) => {
-                    let chunks = QuicChunks { stream: receive, held };
-                    let receive = InOrder::new(chunks, PREAMBLE_BYTES as u64, patience);
-                    serve_lane(conn, handler, lane, send, receive).await;
+    let Some(patience) = handler.limits().patience else {
+        let Ok(preamble) = read_preamble(&mut receive).await else { return };
+        match begin(&*handler, &lanes_open, preamble) {
+            Ok(Begun::Lane(lane)) => serve_lane(conn, handler, lane, send, receive).await,
+            Ok(Begun::Bulk) => {
+                if let Ok(bulk) = BulkReceiver::begin(send, receive).await {
+                    answering_async(handler.bulk(&conn, bulk)).await;
                 }
-                None => serve_lane(conn, handler, lane, send, receive).await,
+            }
+            Err(reason) => conn.close(close::PROTOCOL, reason),
+        }
+        return;
+    };
+    let mut receive = InOrder::new(QuicChunks { stream: receive, held }, patience);
+    let preamble = match timeout(patience, read_preamble(&mut receive)).await {
+        Ok(Ok(preamble)) => preamble,
+        Ok(Err(error)) if error.kind() != ErrorKind::TimedOut => return,
+        Ok(Err(_)) | Err(_) => return conn.close(close::DENIED, SLOW),
+    };
+    match begin(&*handler, &lanes_open, preamble) {
+        Ok(Begun::Lane(lane)) => serve_lane(conn, handler, lane, send, receive).await,
+        // A bulk transfer would have no limit on its time.
+        Ok(Begun::Bulk) => conn.close(close::PROTOCOL, NO_BULK),
+        Err(reason) => conn.close(close::PROTOCOL, reason),
+    }
+}
+
+/// What a stream is.
+enum Begun {
+    Lane(Lane),
+    Bulk,
+}
+
+/// What the stream is that begins with `preamble`, or why it closes the connection.
+fn begin(handler: &dyn Handler, lanes_open: &AtomicU8, preamble: [u8; PREAMBLE_BYTES]) -> Result<Begun, &'static str> {
+    match (preamble[0], Lane::numbered(preamble[1])) {
+        (LANE, Some(lane)) => {
+            let mark = 1 << lane as u8;
+            let is_open = lanes_open.fetch_or(mark, Ordering::Relaxed) & mark != 0;
+            if is_open { Err("a second stream for one lane") } else { Ok(Begun::Lane(lane)) }
+        }
+        (BULK, _) => {
+            if handler.takes_bulk() {
+                Ok(Begun::Bulk)
+            } else {
+                Err(NO_BULK)
             }
         }
-        (LANE, Some(_)) => conn.close(close::PROTOCOL, "a second stream for one lane"),
-        // The peer sees that the transfer is refused.
-        (BULK, _) if !handler.takes_bulk() => {}
-        (BULK, _) => match within(patience, BulkReceiver::begin(send, receive)).await {
-            Some(Ok(bulk)) => answering_async(handler.bulk(&conn, bulk)).await,
-            Some(Err(_)) => {}
-            None => conn.close(close::DENIED, SLOW),
-        },
-        _ => conn.close(close::PROTOCOL, "an unknown kind of stream"),
+        _ => Err("an unknown kind of stream"),
     }
+}
+
+async fn read_preamble(receive: &mut (impl AsyncRead + Unpin)) -> io::Result<[u8; PREAMBLE_BYTES]> {
+    let mut preamble = [0; PREAMBLE_BYTES];
+    receive.read_exact(&mut preamble).await?;
+    Ok(preamble)
 }
 
 async fn serve_lane(
@@ -98,7 +138,7 @@ async fn serve_lane(
     }
     let outbox = Arc::new(Outbox::beginning_with(&[], limits.unsent_bytes));
     let work = Arc::new(Work { conn: conn.clone(), patience: limits.patience, outbox, running: Mutex::default() });
-    tokio::spawn(work.outbox.clone().run(send));
+    spawn(limits.patience, work.outbox.clone().run(send));
     // If this function ends in any way, the callers at the peer must learn it.
     let end = LaneEnd { conn: conn.clone(), work: work.clone() };
     let mut reader = frame::FrameReader::limited(receive, limits);

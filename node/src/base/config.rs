@@ -142,6 +142,8 @@ pub struct Timing {
     pub joiner_patience_ms: u64,
     /// A member that answers, and for this long does not do its part of an operation, counts as away.
     pub member_patience_ms: u64,
+    /// How long the rest of a message from a stranger or a client may take, and how long they may leave answers unread.
+    pub stranger_patience_ms: u64,
     /// How often a member dials the other members at the addresses that the cluster records.
     pub dial_every_ms: u64,
     /// After this many log entries a snapshot replaces them.
@@ -166,6 +168,7 @@ impl Default for Timing {
             rekey_pause_ms: 10 * 60_000,
             joiner_patience_ms: 10 * 60_000,
             member_patience_ms: 60_000,
+            stranger_patience_ms: 30_000,
             dial_every_ms: 30_000,
             snapshot_every: 10_000,
             entries_kept: 2_000,
@@ -200,6 +203,7 @@ impl Timing {
         floor("timing.rekey_pause_ms", self.rekey_pause_ms, 100)?;
         floor("timing.joiner_patience_ms", self.joiner_patience_ms, 1_000)?;
         floor("timing.member_patience_ms", self.member_patience_ms, 1_000)?;
+        floor("timing.stranger_patience_ms", self.stranger_patience_ms, 1_000)?;
         floor("timing.dial_every_ms", self.dial_every_ms, 100)?;
         floor("timing.snapshot_every", self.snapshot_every, 10)
     }

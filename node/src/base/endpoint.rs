@@ -2,10 +2,13 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use aws_lc_rs::hmac;
+use quorate_client::conn::answering_async;
 use quorate_shares::labels::QUIC_RESET;
 use quorate_shares::secret::Secret;
 use rustix::io::Errno;
@@ -19,7 +22,36 @@ const CONNECTION_ID_BYTES: usize = 8;
 /// arrives for them, instead of after ten seconds of silence.
 pub fn bind(address: SocketAddr, boot_seed: &Secret<32>) -> io::Result<quinn::Endpoint> {
     let socket = UdpSocket::bind(address)?;
-    quinn::Endpoint::new(endpoint_config(boot_seed), None, socket, Arc::new(quinn::TokioRuntime))
+    quinn::Endpoint::new(endpoint_config(boot_seed), None, socket, Arc::new(Tasks::default()))
+}
+
+/// The tasks of QUIC, on Tokio. The first one is that of the socket, and each later one is that of a connection: a packet that meets
+/// a fault in QUIC costs its connection, and not the node.
+#[derive(Debug, Default)]
+struct Tasks {
+    socket_runs: AtomicBool,
+}
+
+impl quinn::Runtime for Tasks {
+    fn new_timer(&self, at: Instant) -> Pin<Box<dyn quinn::AsyncTimer>> {
+        quinn::TokioRuntime.new_timer(at)
+    }
+
+    fn spawn(&self, task: Pin<Box<dyn Future<Output = ()> + Send>>) {
+        if self.socket_runs.swap(true, Ordering::Relaxed) {
+            tokio::spawn(answering_async(task));
+        } else {
+            tokio::spawn(task);
+        }
+    }
+
+    fn wrap_udp_socket(&self, socket: UdpSocket) -> io::Result<Arc<dyn quinn::AsyncUdpSocket>> {
+        quinn::TokioRuntime.wrap_udp_socket(socket)
+    }
+
+    fn now(&self) -> Instant {
+        quinn::TokioRuntime.now()
+    }
 }
 
 /// What to do if [`bind`] fails. Each reason has a remedy of its own: a port that is free does not help an address that is not

@@ -4,6 +4,7 @@
 //! locked node reads. An address is only a place to dial. Who answers there must prove the key of the member.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use quorate_client::error::Code;
@@ -32,6 +33,11 @@ pub fn check(addresses: &[String]) -> Result<(), WireError> {
     if let Some(wrong) = addresses.iter().find(|address| address.parse::<Address>().is_err()) {
         return Err(bad(format!("{wrong:?} is not HOST:PORT")).hint("10.0.0.2:7250, [fd00::2]:7250 or n2.example:7250"));
     }
+    let is_unspecified = |address: &&String| address.parse().is_ok_and(|at: SocketAddr| at.ip().is_unspecified());
+    if let Some(unspecified) = addresses.iter().find(is_unspecified) {
+        let why = format!("{unspecified} is where a daemon listens, and no address to dial");
+        return Err(bad(why).hint("name the address at which the other nodes reach it"));
+    }
     if addresses.iter().collect::<BTreeSet<_>>().len() < addresses.len() {
         return Err(bad("an address is given twice".to_owned()));
     }
@@ -51,7 +57,15 @@ pub async fn set(
 ) -> Result<(), WireError> {
     check(&addresses)?;
     catch_up(node, replica).await?;
-    let member = replica.read(|state| member_named(state, name))?;
+    let (member, taken) = replica.read(|state| {
+        let others = state.members.values().filter(|other| other.name != *name);
+        let mut theirs = others.flat_map(|other| other.addresses.iter().map(|at| (other.name.clone(), at.clone())));
+        Ok::<_, WireError>((member_named(state, name)?, theirs.find(|(_, at)| addresses.contains(at))))
+    })?;
+    if let Some((other, address)) = taken {
+        return Err(WireError::new(Code::Conflict, format!("{other} is recorded at {address}"))
+            .hint(format!("if {other} has moved, record its new address first")));
+    }
     let change = Change::SetAddresses { node: member, addresses: addresses.clone() };
     match replica.propose(node.leader.command(replica, change)).await {
         Ok(_) => {
@@ -77,7 +91,7 @@ mod tests {
         check(&["10.0.0.2:7250", "[fd00::2]:7250", "n2.example:7250"]).expect("the control");
         let nine: Vec<String> = (1..=9).map(|port| format!("n2:{port}")).collect();
         let nine: Vec<&str> = nine.iter().map(String::as_str).collect();
-        for bad in [&[][..], &["10.0.0.2"], &["n2:0"], &["n 2:1"], &["n2:1", "n2:1"], &nine] {
+        for bad in [&[][..], &["10.0.0.2"], &["n2:0"], &["n 2:1"], &["n2:1", "n2:1"], &["[::]:7250"], &nine] {
             assert_eq!(check(bad).expect_err("refused").code, Code::BadRequest, "{bad:?}");
         }
     }

@@ -28,7 +28,6 @@ const FIRST: Duration = Duration::from_secs(5);
 /// Dials the members again and again. Never returns.
 pub async fn watch(node: Arc<Node>) {
     let every = Duration::from_millis(node.config.timing.dial_every_ms);
-    say_what_is_configured(&node);
     sleep(every.min(FIRST)).await;
     loop {
         round(&node).await;
@@ -36,8 +35,9 @@ pub async fn watch(node: Arc<Node>) {
     }
 }
 
-/// Logs what in the configuration differs from the roster. A node that finds no quorum raises no alarm about it.
-fn say_what_is_configured(node: &Node) {
+/// Logs what in the configuration differs from the roster. It is said before the node is unlocked: a node that finds no quorum
+/// raises no alarm about it.
+pub fn say_what_is_configured(node: &Node) {
     let roster = node.roster();
     if let Some(message) = differs(node, &roster) {
         warn!("{message}");

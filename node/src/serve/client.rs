@@ -13,7 +13,7 @@ use tokio::sync::Semaphore;
 use crate::base::clock::boot_ms;
 use crate::messages::caller::Door;
 use crate::node::Node;
-use crate::serve::CLIENT;
+use crate::serve::limits_for_clients;
 use crate::serve::places::Place;
 use crate::service::client;
 
@@ -64,7 +64,7 @@ impl Handler for ClientDoor {
     }
 
     fn limits(&self) -> Limits {
-        CLIENT
+        limits_for_clients(&self.node)
     }
 }
 

@@ -86,10 +86,11 @@ async fn accept(node: &Arc<Node>, members: &MemberAddresses, of_members: &Handle
                 continue;
             }
         };
-        let (node, places, waiting) = (Arc::clone(node), Arc::clone(&places), Arc::clone(&waiting));
+        let (node, places, waiting, of_others) =
+            (Arc::clone(node), Arc::clone(&places), Arc::clone(&waiting), of_others.clone());
         threads.spawn(answering_async(async move {
             match timeout(HANDSHAKE, handshake).await {
-                Ok(Ok(connection)) => welcome(&node, &places, waiting, remote, connection),
+                Ok(Ok(connection)) => welcome(&node, &places, waiting, remote, connection, &of_others),
                 Ok(Err(error)) => debug!(%error, "handshake failed"),
                 Err(_) => debug!(%remote, "a handshake took too long"),
             }
@@ -107,12 +108,15 @@ fn welcome(
     waiting: Arc<Semaphore>,
     remote: SocketAddr,
     connection: quinn::Connection,
+    of_others: &Handle,
 ) {
     let (protocol, key) = (Protocol::of(&connection), identity::peer_key(&connection));
     let (Some(protocol), Some(key)) = (protocol, key) else {
         connection.close(close::PROTOCOL.into(), b"unknown protocol or no identity");
         return;
     };
+    // An address alone, which others may have as well, lets no one work on the threads of members.
+    let _entered = (protocol != Protocol::Peer).then(|| of_others.enter());
     let member = node.roster().is_key_of_member(protocol, &key).then_some(key);
     let place = match places.connection(remote.ip(), member) {
         Ok(place) => place,
@@ -132,10 +136,10 @@ fn welcome(
             match enrolment.roster.current().node_with_op_key(&key) {
                 Some(peer) => {
                     identity::widen_windows(&connection);
-                    PeerDoor::accepted(&node, &enrolment, peer)
+                    PeerDoor::accepted(&node, &enrolment, peer, place)
                 }
                 None => match enrolment.roster.turned_away(&key) {
-                    Some(refusal) => Arc::new(ClosedDoor::new(refusal, place)),
+                    Some(refusal) => Arc::new(ClosedDoor::new(node, refusal, place)),
                     None => {
                         match node.phase() {
                             // A founder may know another one before that one is known here.

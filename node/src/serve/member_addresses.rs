@@ -1,4 +1,4 @@
-//! From which addresses members come: those of the roster, resolved. A node dials from the address at which it listens. A member
+//! From which addresses members come: those of the roster and of the configuration, resolved. A node dials from the address at which it listens. A member
 //! that comes from another address, behind a router for example, is treated like a stranger until it has proved its key.
 
 use std::collections::BTreeMap;
@@ -43,17 +43,17 @@ impl MemberAddresses {
             let roster = node.roster();
             let is_known = resolved.as_ref().is_some_and(|(known, at)| *known == roster && at.elapsed() < RESOLVE);
             if !is_known {
-                self.resolve(&roster).await;
+                self.resolve(&roster, node.config.peers.values().flatten().cloned().collect()).await;
                 resolved = Some((roster, Instant::now()));
             }
             sleep(LOOK).await;
         }
     }
 
-    async fn resolve(&self, roster: &Roster) {
+    /// Resolves the addresses of a roster, and others that the configuration names.
+    async fn resolve(&self, roster: &Roster, mut addresses: Vec<String>) {
         let members = roster.members.iter().filter(|member| !member.standing.denied);
-        let addresses = members.flat_map(|member| &member.addresses);
-        let addresses: Vec<String> = addresses.map(ToString::to_string).collect();
+        addresses.extend(members.flat_map(|member| &member.addresses).map(ToString::to_string));
         self.0.write().retain(|address, _| addresses.contains(address));
         let resolving = addresses.into_iter().map(|address| async {
             let found = match address.parse::<SocketAddr>() {
@@ -99,12 +99,18 @@ mod tests {
         let known = MemberAddresses::default();
         let contain = |address: &str| known.contain(address.parse().expect("an address"));
         let contain_host = |host: &str| known.contain_host(host.parse().expect("an address"));
-        known.resolve(&roster(&["192.0.2.1:7250", "[2001:db8::1]:7250", "localhost:7250"])).await;
+        known
+            .resolve(
+                &roster(&["192.0.2.1:7250", "[2001:db8::1]:7250", "localhost:7250"]),
+                vec!["192.0.2.9:1".to_owned()],
+            )
+            .await;
+        assert!(contain("192.0.2.9:1"), "a configured one");
         assert!(contain("192.0.2.1:7250") && contain("[::ffff:192.0.2.1]:7250") && contain("[2001:db8::1]:7250"));
         assert!(!contain("192.0.2.1:7251") && !contain("192.0.2.2:7250") && !contain("[2001:db8::2]:7250"));
         assert!(contain_host("192.0.2.1") && contain_host("::ffff:192.0.2.1") && !contain_host("192.0.2.2"));
         assert!(contain("127.0.0.1:7250") || contain("[::1]:7250"), "a name is resolved");
-        known.resolve(&roster(&["192.0.2.2:7250"])).await;
+        known.resolve(&roster(&["192.0.2.2:7250"]), Vec::new()).await;
         assert!(contain("192.0.2.2:7250") && !contain_host("192.0.2.1"), "it follows the roster");
     }
 }

@@ -15,14 +15,21 @@ use std::time::Duration;
 
 use quorate_client::conn::{IN_FLIGHT_MAX, Limits};
 
-/// Per-connection limits for clients. A connection beyond the limits on frames and time is closed with a reason; beyond the others
+use crate::node::Node;
+
+/// Limits on a connection of a client. A connection beyond the limits on frames and time is closed with a reason; beyond the others
 /// its requests are refused as busy, or not read. The largest request, a message of 64 KiB as text with its context, fits a frame.
-const CLIENT: Limits = Limits {
-    frame_bytes: 128 << 10,
-    other_lanes_bytes: 4 << 10,
-    patience: Some(Duration::from_secs(30)),
-    in_flight: IN_FLIGHT_MAX,
-    unsent_bytes: 64 << 10,
-};
-/// As [`CLIENT`], for those who show no token. They ask one thing at a time.
-const STRANGER: Limits = Limits { in_flight: 16, ..CLIENT };
+fn limits_for_clients(node: &Node) -> Limits {
+    Limits {
+        frame_bytes: 128 << 10,
+        other_lanes_bytes: 4 << 10,
+        patience: Some(Duration::from_millis(node.config.timing.stranger_patience_ms)),
+        in_flight: IN_FLIGHT_MAX,
+        unsent_bytes: 64 << 10,
+    }
+}
+
+/// As [`limits_for_clients`], for those who show no token. They ask one thing at a time.
+fn limits_for_strangers(node: &Node) -> Limits {
+    Limits { in_flight: 16, ..limits_for_clients(node) }
+}

@@ -11,6 +11,7 @@ use quorate_shares::ids::NodeId;
 use crate::messages::peer::{self, PeerReply, PeerRequest};
 use crate::node::Node;
 use crate::node::enrolment::Enrolment;
+use crate::serve::places::Place;
 use crate::service::member::{self, Asked, Pace};
 
 /// Answers the other side of one session. Who that is follows from its TLS key alone, never from what it says.
@@ -20,6 +21,8 @@ pub struct PeerDoor {
     enrolment: Arc<Enrolment>,
     peer: NodeId,
     greeted: Arc<AtomicBool>,
+    /// The place of a connection that the other side dialled.
+    _place: Option<Place>,
 }
 
 impl PeerDoor {
@@ -31,12 +34,19 @@ impl PeerDoor {
         peer: NodeId,
         greeted: &Arc<AtomicBool>,
     ) -> Arc<dyn Handler> {
-        Arc::new(Self { node: Arc::clone(node), enrolment: Arc::clone(enrolment), peer, greeted: Arc::clone(greeted) })
+        let (node, enrolment, greeted) = (Arc::clone(node), Arc::clone(enrolment), Arc::clone(greeted));
+        Arc::new(Self { node, enrolment, peer, greeted, _place: None })
     }
 
     /// The handler of a session that `peer` dialled. Requests are refused until its hello is in order.
-    pub(super) fn accepted(node: &Arc<Node>, enrolment: &Arc<Enrolment>, peer: NodeId) -> Arc<dyn Handler> {
-        Arc::new(Self { node: Arc::clone(node), enrolment: Arc::clone(enrolment), peer, greeted: Arc::default() })
+    pub(super) fn accepted(
+        node: &Arc<Node>,
+        enrolment: &Arc<Enrolment>,
+        peer: NodeId,
+        place: Place,
+    ) -> Arc<dyn Handler> {
+        let (node, enrolment) = (Arc::clone(node), Arc::clone(enrolment));
+        Arc::new(Self { node, enrolment, peer, greeted: Arc::default(), _place: Some(place) })
     }
 }
 

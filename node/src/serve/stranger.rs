@@ -8,7 +8,7 @@ use quorate_client::conn::{Conn, Handler, Limits, Reply};
 
 use crate::messages::peer::{self, PeerRefusal, PeerReply};
 use crate::node::Node;
-use crate::serve::STRANGER;
+use crate::serve::limits_for_strangers;
 use crate::serve::places::Place;
 use crate::service::stranger;
 
@@ -34,7 +34,7 @@ impl Handler for BootDoor {
     }
 
     fn limits(&self) -> Limits {
-        STRANGER
+        limits_for_strangers(&self.node)
     }
 }
 
@@ -57,19 +57,20 @@ impl Handler for JoinDoor {
     }
 
     fn limits(&self) -> Limits {
-        STRANGER
+        limits_for_strangers(&self.node)
     }
 }
 
 /// `quorate-peer/1` for a node that is denied or was revoked: it is told so, whatever it asks.
 pub(super) struct ClosedDoor {
+    node: Arc<Node>,
     refusal: Vec<u8>,
     _place: Place,
 }
 
 impl ClosedDoor {
-    pub(super) fn new(refusal: PeerRefusal, place: Place) -> Self {
-        Self { refusal: peer::encode(&PeerReply::Refused(refusal)), _place: place }
+    pub(super) fn new(node: Arc<Node>, refusal: PeerRefusal, place: Place) -> Self {
+        Self { node, refusal: peer::encode(&PeerReply::Refused(refusal)), _place: place }
     }
 }
 
@@ -79,6 +80,6 @@ impl Handler for ClosedDoor {
     }
 
     fn limits(&self) -> Limits {
-        STRANGER
+        limits_for_strangers(&self.node)
     }
 }

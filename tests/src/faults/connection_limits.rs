@@ -1,13 +1,13 @@
-//! Limits of connections: handshakes that stop halfway, thousands of idle clients, gaps with bytes behind them, clients that never read, clients that stop in the middle of a frame, and
-//! callers that use up every descriptor. Each costs a node something, none ends its service, and each is told why its
+//! Limits of connections: handshakes that stop halfway, thousands of idle clients, gaps with bytes behind them, clients that never
+//! read, clients that stop in the middle of a frame, and callers that use up every descriptor. Each costs a node something, none ends its service, and each is told why its
 //! connection is closed.
 
 use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
@@ -39,13 +39,18 @@ const IDLE_BYTES_MAX: u64 = 64 << 10;
 const IDLE: Duration = Duration::from_secs(12);
 /// No client waits longer than this for an answer beside a crowd. It would take milliseconds on a machine with nothing else to do.
 const PROMPT: Duration = Duration::from_secs(2);
-/// Longer than a node's patience with half a frame, or with answers that are not read.
+/// Longer than the patience of a node of these tests with half a frame, or with answers that are not read.
 const LONG: Duration = Duration::from_secs(90);
 /// More than a connection may make a node hold of what it sends, with what an idle one costs: 128 KiB inside QUIC and behind gaps,
 /// or a frame of 128 KiB.
 const SENT_BYTES_MAX: u64 = 256 << 10;
 /// More than a connection may make a node hold of answers that it does not read, in addition to that.
 const UNREAD_BYTES_MAX: u64 = 512 << 10;
+
+/// A cluster whose patience with half a message is 12 s.
+fn brief() -> TestCluster {
+    TestCluster::of(Cluster::builder().settings("[timing]\nstranger_patience_ms = 12000\n"))
+}
 
 /// Where a node itself listens, with no relay before it, and its op key.
 fn door(cluster: &TestCluster, node: &str) -> (SocketAddr, PublicKey) {
@@ -206,7 +211,7 @@ fn request(cluster: &TestCluster, id: u64, request: Request) -> BytesMut {
 #[test]
 fn a_client_that_never_reads_is_cut_off() {
     const CLIENTS: usize = 32;
-    let cluster = TestCluster::found();
+    let cluster = brief();
     cluster.create("key");
     let (door, endpoint) = (door(&cluster, "n1"), endpoint(&cluster));
     // The control: a client that reads is answered.
@@ -262,33 +267,39 @@ fn a_client_that_never_reads_is_cut_off() {
 /// Opens all the streams that it may, begins something on each, and stays: closed with a reason, while others are served.
 #[test]
 fn a_client_that_stops_in_the_middle_is_cut_off() {
-    let cluster = TestCluster::found();
+    let cluster = brief();
     cluster.create("key");
     let (door, endpoint) = (door(&cluster, "n1"), endpoint(&cluster));
     let whole = request(&cluster, 1, Request::Echo(vec![7; 60_000]));
     let half_frame = [&[1, Lane::Ordinary as u8], &whole[..whole.len() / 2]].concat();
     let lane_alone = vec![1, Lane::Heavy as u8];
     let half_preamble = vec![1];
+    // A bulk transfer, which only members may begin: nothing of it is waited for.
     let half_header = vec![2, 0, 0, 0, 4, 0, 7];
+    let (slow, wrong) = ((close::DENIED, "did not arrive in time"), (close::PROTOCOL, "no bulk transfer"));
     let began = Instant::now();
-    let staying: Vec<_> =
-        [vec![half_frame], vec![lane_alone, half_preamble], vec![half_header.clone()], vec![half_header; 4]]
-            .into_iter()
-            .map(|beginnings| {
-                let endpoint = endpoint.clone();
-                cluster.spawn(async move {
-                    let connection = connect(&endpoint, door).await;
-                    let mut streams = Vec::new();
-                    for beginning in beginnings {
-                        let (mut send, receive) = connection.open_bi().await.expect("a stream");
-                        send.write_all(&beginning).await.expect("sends");
-                        streams.push((send, receive));
-                    }
-                    let conn = Conn::start(connection, None);
-                    tokio::time::timeout(LONG, conn.closed()).await.expect("does not stay for ever")
-                })
-            })
-            .collect();
+    let staying: Vec<_> = [
+        (vec![half_frame], slow),
+        (vec![lane_alone, half_preamble.clone()], slow),
+        (vec![half_preamble; 4], slow),
+        (vec![half_header], wrong),
+    ]
+    .into_iter()
+    .map(|(beginnings, expected)| {
+        let endpoint = endpoint.clone();
+        cluster.spawn(async move {
+            let connection = connect(&endpoint, door).await;
+            let mut streams = Vec::new();
+            for beginning in beginnings {
+                let (mut send, receive) = connection.open_bi().await.expect("a stream");
+                send.write_all(&beginning).await.expect("sends");
+                streams.push((send, receive));
+            }
+            let conn = Conn::start(connection, None);
+            (tokio::time::timeout(LONG, conn.closed()).await.expect("does not stay for ever"), expected)
+        })
+    })
+    .collect();
     // The control: a lane on which nothing has begun may be silent for as long as it likes.
     let silent = cluster.block(async {
         let connection = connect(&endpoint, door).await;
@@ -303,9 +314,9 @@ fn a_client_that_stops_in_the_middle_is_cut_off() {
     });
     println!("all were cut off after {:.1?}", began.elapsed());
     for staying in staying {
-        let closed = cluster.block(staying).expect("no panic");
-        assert_eq!(closed.code, Some(close::DENIED), "{closed}");
-        assert!(closed.reason.contains("did not arrive in time"), "{closed}");
+        let (closed, (code, reason)) = cluster.block(staying).expect("no panic");
+        assert_eq!(closed.code, Some(code), "{closed}");
+        assert!(closed.reason.contains(reason), "{closed}");
     }
     assert!(silent.0.close_reason().is_none(), "{:?}", silent.0.close_reason());
 }
@@ -377,7 +388,7 @@ async fn connect_greedily(endpoint: &quinn::Endpoint, (address, key): (SocketAdd
 #[test]
 fn bytes_behind_a_gap_are_few_and_do_not_stay() {
     const STRANGERS: usize = 64;
-    let cluster = TestCluster::found();
+    let cluster = brief();
     cluster.create("key");
     let door = door(&cluster, "n1");
     let token = Token::random();
@@ -434,11 +445,97 @@ fn bytes_behind_a_gap_are_few_and_do_not_stay() {
     }
 }
 
+/// Holds back the first packet of a request and its repetition, and then sends both at once.
+#[derive(Debug, Default)]
+struct Twice {
+    holds: AtomicBool,
+    sends: AtomicBool,
+    held: Mutex<Vec<(SocketAddr, Vec<u8>)>>,
+}
+
+impl Twice {
+    fn held(&self) -> usize {
+        self.held.lock().expect("no thread panics").len()
+    }
+}
+
+impl Tricks for Twice {
+    fn send(&self, datagram: &Transmit<'_>, socket: &dyn AsyncUdpSocket) -> io::Result<()> {
+        if self.sends.load(Ordering::SeqCst) {
+            for (destination, contents) in self.held.lock().expect("no thread panics").drain(..) {
+                let (ecn, segment_size, src_ip) = (None, None, None);
+                socket.try_send(&Transmit { destination, ecn, contents: &contents, segment_size, src_ip })?;
+            }
+        } else if self.holds.load(Ordering::SeqCst) && (600..1100).contains(&datagram.contents.len()) {
+            let held = (datagram.destination, datagram.contents.to_vec());
+            self.held.lock().expect("no thread panics").push(held);
+            return Ok(());
+        }
+        socket.try_send(datagram)
+    }
+}
+
+/// A stream whose first bytes arrive twice before the node reads them: the request is answered, and the node goes on. Mutated: if the
+/// beginning of a stream is read in order, and the rest of it as it arrives, QUIC counts bytes twice, and a further byte ends the
+/// node.
+#[test]
+fn a_first_request_that_arrives_twice_is_answered() {
+    const A_MOMENT: Duration = Duration::from_millis(30);
+    let cluster = TestCluster::found();
+    let (door, twice) = (door(&cluster, "n1"), Arc::new(Twice::default()));
+    let envelope = Envelope { token: Token::random(), deadline_ms: 60_000, request: Request::Echo(vec![7; 600]) };
+    let mut ask = BytesMut::from(&[1, Lane::Ordinary as u8][..]);
+    frame::encode(&mut ask, FrameKind::Request, 1, &wire::encode(&envelope)).expect("fits");
+    let tricks = Arc::clone(&twice);
+    let (_endpoint, _connection, mut first, mut answers, mut other, _unread) = cluster.block(async move {
+        let endpoint = harness::wire::endpoint(stranger(1).into(), tricks.clone());
+        let connection = connect_greedily(&endpoint, door).await;
+        let (mut first, answers) = connection.open_bi().await.expect("a stream");
+        let (mut other, unread) = connection.open_bi().await.expect("a stream");
+        tokio::time::sleep(10 * A_MOMENT).await;
+        tricks.holds.store(true, Ordering::SeqCst);
+        first.write_all(&ask).await.expect("sends");
+        tokio::time::sleep(A_MOMENT).await;
+        // Later packets are acknowledged, so the first one is sent again.
+        other.write_all(&[1, Lane::Heavy as u8, 0, 0, 0x0f, 0xa0, 1]).await.expect("sends");
+        for _ in 0..400 {
+            if tricks.held() >= 2 {
+                break;
+            }
+            other.write_all(&[0]).await.expect("sends");
+            tokio::time::sleep(A_MOMENT).await;
+        }
+        (endpoint, connection, first, answers, other, unread)
+    });
+    assert!(twice.held() >= 2, "the control: two copies of a packet");
+    let node = cluster.testnet.process("n1").expect("a node").expect("it runs");
+    node.pause().expect("stands still");
+    twice.sends.store(true, Ordering::SeqCst);
+    cluster.block(async {
+        other.write_all(&[0]).await.expect("sends");
+        tokio::time::sleep(4 * A_MOMENT).await;
+    });
+    node.resume().expect("goes on");
+    let answered = cluster.block(async { tokio::time::timeout(PATIENCE, answers.read_exact(&mut [0; 16])).await });
+    assert!(matches!(answered, Ok(Ok(()))), "{answered:?}");
+    // The byte that QUIC could not count.
+    cluster.block(async { first.write_all(&[0]).await.expect("sends") });
+    assert!(answers_for_a_while(&cluster), "the node goes on");
+}
+
+/// Whether n1 answers for a while.
+fn answers_for_a_while(cluster: &TestCluster) -> bool {
+    (0..20).all(|_| {
+        std::thread::sleep(Duration::from_millis(50));
+        cluster.testnet.status("n1").is_ok()
+    })
+}
+
 /// The largest part of a frame that a stranger may leave unfinished: the node holds it, and not twice as much.
 #[test]
 fn half_of_a_large_frame_costs_no_more_than_a_frame() {
     const STRANGERS: usize = 64;
-    let cluster = TestCluster::found();
+    let cluster = brief();
     cluster.create("key");
     let (door, endpoint) = (door(&cluster, "n1"), endpoint(&cluster));
     let half = [&[1, Lane::Ordinary as u8][..], &(128u32 << 10).to_be_bytes(), &[7; 100 << 10]].concat();

@@ -18,8 +18,10 @@ use tracing::info;
 
 use crate::messages::peer::{self, Hello, PeerRefusal, PeerReply, PeerRequest};
 
-/// A session is dead if two pings are not answered, each within this time.
-const PING: Duration = Duration::from_millis(150);
+/// A session is dead if two pings are not answered, each within this time. A node that was killed and starts again ends its old
+/// connections itself (QUIC's stateless reset), and waits for no ping. So this may be long, and must be shorter in all than a node
+/// waits for an answer to LockOpen (2 s).
+const PING: Duration = Duration::from_millis(750);
 /// A closing reason that the other side may show to its operator.
 const ENDED: &str = "the node begins again";
 /// A closing reason that the other side may show to its operator.

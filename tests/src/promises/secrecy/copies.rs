@@ -57,6 +57,26 @@ fn t61_a_copy_of_a_living_node_stays_locked() {
     assert_eq!(cluster.decrypt(Some("n2"), &ciphertext).expect("the real node goes on"), b"secret");
 }
 
+/// A node that stands still for a moment, as a busy machine may let it, is no node that is down. Mutated: with pings of 150 ms, n1
+/// opens the copy.
+#[test]
+fn t61_while_the_node_stands_still_for_a_moment() {
+    const MOMENT: Duration = Duration::from_millis(700);
+    let cluster = TestCluster::with_lasting_locks();
+    let thief = Impostor::steal(&cluster, "n2");
+    assert_eq!(thief.ask(&cluster, "n1").0, LockOpenCode::DuplicateSession, "the control");
+    let real = cluster.testnet.process("n2").expect("a node").expect("it runs");
+    let waking = std::thread::scope(|scope| {
+        real.pause().expect("stands still");
+        scope.spawn(|| {
+            std::thread::sleep(MOMENT);
+            real.resume().expect("goes on");
+        });
+        thief.ask(&cluster, "n1")
+    });
+    assert!(waking.0 == LockOpenCode::DuplicateSession && waking.1.is_none(), "{:?}", waking.0);
+}
+
 /// n2 dies right after a sync of its vault, while its next lock is half written, and when it is durable and no peer knows it yet.
 /// Started at once, it is let in. A copy of its disk is not, while n2 lives and renews its lock. Mutated: a peer that forgets who
 /// has a session when it gives a lock key (PREP) opens the copy; a peer that refuses every node that has a session, without asking whether

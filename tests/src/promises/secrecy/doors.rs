@@ -49,7 +49,7 @@ use crate::harness::names::of_each_variant;
 use crate::harness::{PATIENCE, TestCluster, name};
 
 /// How long one question may take. A request that waits for a quorum takes longer, and that is an answer.
-const CALL: Duration = Duration::from_secs(5);
+const CALL: Duration = Duration::from_secs(2);
 /// How long to wait for a node that has no identity yet, and so does not even refuse.
 const NO_ANSWER: Duration = Duration::from_millis(500);
 
