@@ -58,10 +58,6 @@ impl Handler for Scripted {
         }
     }
 
-    fn takes_bulk(&self) -> bool {
-        true
-    }
-
     fn bulk(&self, _: &Conn, mut bulk: BulkReceiver) -> BoxFuture<()> {
         let (whole, broken) = (self.whole.clone(), self.broken.clone());
         self.begun.fetch_add(1, Ordering::SeqCst);

@@ -109,12 +109,8 @@ pub trait Handler: Send + Sync + 'static {
         Limits::default()
     }
 
-    /// Whether the other side may begin bulk transfers. If not, the first one closes the connection.
-    fn takes_bulk(&self) -> bool {
-        false
-    }
-
-    /// Receives one bulk transfer, if [`Handler::takes_bulk`].
+    /// Receives one bulk transfer. The default refuses it. With [`Limits::patience`] it is not asked: the first bulk transfer closes
+    /// the connection, since it has no limit on its time.
     fn bulk(&self, conn: &Conn, bulk: BulkReceiver) -> BoxFuture<()> {
         let _ = (conn, bulk);
         Box::pin(std::future::ready(()))

@@ -67,7 +67,7 @@ async fn serve(
 ) {
     let Some(patience) = handler.limits().patience else {
         let Ok(preamble) = read_preamble(&mut receive).await else { return };
-        match begin(&*handler, &lanes_open, preamble) {
+        match begin(&lanes_open, preamble) {
             Ok(Begun::Lane(lane)) => serve_lane(conn, handler, lane, send, receive).await,
             Ok(Begun::Bulk) => {
                 if let Ok(bulk) = BulkReceiver::begin(send, receive).await {
@@ -84,7 +84,7 @@ async fn serve(
         Ok(Err(error)) if error.kind() != ErrorKind::TimedOut => return,
         Ok(Err(_)) | Err(_) => return conn.close(close::DENIED, SLOW),
     };
-    match begin(&*handler, &lanes_open, preamble) {
+    match begin(&lanes_open, preamble) {
         Ok(Begun::Lane(lane)) => serve_lane(conn, handler, lane, send, receive).await,
         // A bulk transfer would have no limit on its time.
         Ok(Begun::Bulk) => conn.close(close::PROTOCOL, NO_BULK),
@@ -99,20 +99,14 @@ enum Begun {
 }
 
 /// What the stream is that begins with `preamble`, or why it closes the connection.
-fn begin(handler: &dyn Handler, lanes_open: &AtomicU8, preamble: [u8; PREAMBLE_BYTES]) -> Result<Begun, &'static str> {
+fn begin(lanes_open: &AtomicU8, preamble: [u8; PREAMBLE_BYTES]) -> Result<Begun, &'static str> {
     match (preamble[0], Lane::numbered(preamble[1])) {
         (LANE, Some(lane)) => {
             let mark = 1 << lane as u8;
             let is_open = lanes_open.fetch_or(mark, Ordering::Relaxed) & mark != 0;
             if is_open { Err("a second stream for one lane") } else { Ok(Begun::Lane(lane)) }
         }
-        (BULK, _) => {
-            if handler.takes_bulk() {
-                Ok(Begun::Bulk)
-            } else {
-                Err(NO_BULK)
-            }
-        }
+        (BULK, _) => Ok(Begun::Bulk),
         _ => Err("an unknown kind of stream"),
     }
 }

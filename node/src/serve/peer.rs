@@ -80,10 +80,6 @@ impl Handler for PeerDoor {
         }
     }
 
-    fn takes_bulk(&self) -> bool {
-        true
-    }
-
     fn bulk(&self, _conn: &Conn, bulk: BulkReceiver) -> BoxFuture<'static, ()> {
         let (node, from, greeted) = (Arc::clone(&self.node), self.peer, self.greeted.load(Ordering::Acquire));
         let trusted =
