@@ -1,6 +1,6 @@
 # Quorate: the commands for a newcomer, a developer and CI. Every target does its own set-up.
 
-.PHONY: help setup demo cluster cluster-down test outages soak bench lint docs deny fuzz ci
+.PHONY: help setup demo cluster cluster-down test outages mutations soak bench lint docs deny fuzz ci
 
 help:            ## Show this list
 	@grep -hE '^[a-z-]+: .*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -29,6 +29,9 @@ test: setup      ## Run every test: about 20 minutes on two cores
 
 outages: setup   ## Run what goes wrong elsewhere, and print as a table what happens here
 	.ci/outages
+
+mutations: setup ## Break promises one at a time, and see their tests fail: a minute or two for each
+	.ci/mutations
 
 soak: setup      ## Run the long random tests, two to three hours, and print seeds and figures
 	.ci/soak
