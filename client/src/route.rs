@@ -8,7 +8,7 @@
 //!
 //! Every request may be repeated. Reads, encryption and decryption change nothing. A change of keys and the order to
 //! remove or revoke nodes carry a request id, and the cluster makes a change with one id only once. Other changes, such
-//! as a seal, carry none. No change is sent to another node while the first node may still answer ([`change`]).
+//! as a seal, carry none. No change is sent to another node while the first node may still answer.
 
 mod change;
 mod dial;
