@@ -476,8 +476,7 @@ impl Tricks for Twice {
 }
 
 /// A stream whose first bytes arrive twice before the node reads them: the request is answered, and the node goes on. Mutated: if the
-/// beginning of a stream is read in order, and the rest of it as it arrives, QUIC counts bytes twice, and a further byte ends the
-/// node.
+/// beginning of a stream is read in order, and the rest of it as it arrives, no answer comes: QUIC counts bytes twice.
 #[test]
 fn a_first_request_that_arrives_twice_is_answered() {
     const A_MOMENT: Duration = Duration::from_millis(30);
