@@ -23,7 +23,7 @@ cluster-down:    ## Stop the cluster in ./.testnet
 	@[ -x target/debug/quorate-testnet ] || $(MAKE) --no-print-directory build
 	@target/debug/quorate-testnet down --dir .testnet
 
-test: setup      ## Run every test: about 20 minutes on two cores
+test: setup      ## Run every test: about 25 minutes on two cores
 	@cargo build --workspace --bins --quiet
 	cargo test --workspace
 

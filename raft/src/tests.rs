@@ -6,7 +6,6 @@ mod damage;
 mod fixture;
 mod golden;
 mod lag;
-mod level;
 mod operations;
 mod rebuild;
 mod rooms;

@@ -7,19 +7,21 @@
 //! Reading back goes through the page cache. It finds a wrong offset, a short write and bad memory. It does not find a drive
 //! that reports a write as durable and loses it. Against such a drive there are the checksum of each slot and the second slot.
 
+mod ownership;
+
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use self::ownership::Foreign;
 use crate::base::paths;
-use crate::vault::ownership::{self, Foreign};
 
 /// Size of one slot. Every write covers the whole slot, so no older bytes remain behind shorter content.
 pub const SLOT_BYTES: usize = 128 * 1024;
 
 /// The files of a data directory that nothing else may take the place of. docs/OPERATING.md explains each.
-pub(super) const OWN_FILES: [&str; 6] = ["vault", "vault.new", "lock", "alarms", "alarms.new", "state"];
+const OWN_FILES: [&str; 6] = ["vault", "vault.new", "lock", "alarms", "alarms.new", "state"];
 
 /// One of the two copies of the vault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

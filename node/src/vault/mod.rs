@@ -22,7 +22,6 @@ pub mod expected;
 pub mod invitation;
 pub mod layout;
 pub mod lock_keys;
-pub mod ownership;
 
 mod denials;
 mod file;

@@ -1,5 +1,7 @@
 //! The promises of `apply` and `plan`.
 
+mod level;
+
 use std::collections::BTreeSet;
 
 use quorate_shares::ids::{ClusterId, Epoch, KeyVersion, NodeId, ShareKeyGeneration};

@@ -1,10 +1,10 @@
 //! The feature level: when it rises, and that it never falls.
 
-use super::fixture::founded;
 use crate::live::command::{Change, Command, Outcome};
 use crate::live::level::next_level;
 use crate::live::refusal::Refusal;
 use crate::live::state::apply;
+use crate::tests::fixture::founded;
 
 /// Mutated: if members whose level is not known are left out, an old member that is away stops when it is back.
 #[test]

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 use rustix::process::geteuid;
 
-use crate::vault::disk::OWN_FILES;
+use super::OWN_FILES;
 
 /// Something that belongs to another user, and hinders this one.
 #[derive(Debug, PartialEq, Eq)]
