@@ -48,7 +48,8 @@ pub(super) async fn accept(conn: Conn, handler: Arc<dyn Handler>) {
     }
 }
 
-/// Runs the work for a connection. If the peer is not trusted, which is why it has a limit on time, a panic costs its connection.
+/// Runs the work for a connection. It ends with the connection, so no other task waits for its end; a panic is reported by the
+/// panic hook. If the peer is not trusted, which is why it has a limit on time, a panic costs its connection.
 pub(super) fn spawn(patience: Option<Duration>, work: impl Future<Output = ()> + Send + 'static) {
     if patience.is_some() {
         tokio::spawn(answering_async(work));

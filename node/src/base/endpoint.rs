@@ -26,7 +26,7 @@ pub fn bind(address: SocketAddr, boot_seed: &Secret<32>) -> io::Result<quinn::En
 }
 
 /// The tasks of QUIC, on Tokio. The first one is that of the socket, and each later one is that of a connection: a packet that meets
-/// a fault in QUIC costs its connection, and not the node.
+/// a fault in QUIC costs its connection, and not the node. If the first one ends, accepting ends, and with it the process.
 #[derive(Debug, Default)]
 struct Tasks {
     socket_runs: AtomicBool,
