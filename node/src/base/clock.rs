@@ -38,9 +38,44 @@ impl Stamps {
     }
 }
 
+/// A clock that goes on only while it is read.
+///
+/// Scenario: a leader stands still for ten minutes, as a virtual machine that is paused, while it counts for how long others owe it
+/// something. The others did all that they could. So of a longer pause between two readings only [`PAUSE_MAX_MS`] counts.
+#[derive(Debug, Default)]
+pub struct Watched {
+    counted_ms: u64,
+    read_at_ms: Option<u64>,
+}
+
+/// The longest pause between two readings that counts in full. The one who counts reads several times a second.
+const PAUSE_MAX_MS: u64 = 2_000;
+
+impl Watched {
+    /// The time that counts, in milliseconds, at `now_ms` ([`boot_ms`]).
+    pub fn read_at(&mut self, now_ms: u64) -> u64 {
+        let pause = now_ms.saturating_sub(self.read_at_ms.unwrap_or(now_ms));
+        self.counted_ms += pause.min(PAUSE_MAX_MS);
+        self.read_at_ms = Some(now_ms);
+        self.counted_ms
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Mutated: with every pause in full, a member that did its part is idle after a pause of the leader.
+    #[test]
+    fn a_pause_of_the_one_who_counts_does_not_count() {
+        let mut clock = Watched::default();
+        assert_eq!(clock.read_at(70_000), 0, "it begins when it is read first");
+        for second in 1..=60 {
+            assert_eq!(clock.read_at(70_000 + second * 1_000), second * 1_000);
+        }
+        assert_eq!(clock.read_at(730_000), 60_000 + PAUSE_MAX_MS, "ten minutes");
+        assert_eq!(clock.read_at(730_250), 60_250 + PAUSE_MAX_MS);
+    }
 
     /// Mutated: without `continued_at` the stamps stand still; at the full pace they stay ahead for ever.
     #[test]

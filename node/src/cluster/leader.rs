@@ -23,7 +23,7 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
-use crate::base::clock::boot_ms;
+use crate::base::clock::{Watched, boot_ms};
 use crate::base::random;
 use crate::cluster::{HOLDER, PAUSE, propose_here, verify};
 use crate::keys::deal::{self, ReshareError};
@@ -143,6 +143,8 @@ async fn raise_level(node: &Arc<Node>, replica: &Replica) -> bool {
 /// What this node has seen since it leads. It is forgotten with the leadership.
 #[derive(Default)]
 struct Seen {
+    /// The time for which others owe something. A pause of this node is not theirs.
+    clock: Watched,
     joiner: JoinerSeen,
     idlers: Idlers,
     /// The members that did not say yet that they know the ACTIVE epoch, when they were asked last.
@@ -175,7 +177,7 @@ pub struct JoinerSeen {
 }
 
 impl JoinerSeen {
-    /// For how long `joiner` has not been among `present` at `now_ms` ([`boot_ms`]). A new leader begins to count at zero.
+    /// For how long `joiner` has not been among `present` at `now_ms` ([`Watched`]). A new leader begins to count at zero.
     pub fn silent_ms(&mut self, joiner: Option<NodeId>, present: &BTreeSet<NodeId>, now_ms: u64) -> u64 {
         if self.node != joiner || joiner.is_some_and(|node| present.contains(&node)) {
             *self = Self { node: joiner, seen_ms: now_ms };
@@ -218,7 +220,7 @@ async fn view(node: &Node, replica: &Replica, seen: &mut Seen, active_ms: u64) -
         joiner_ms: timing.joiner_patience_ms,
         member_ms: timing.member_patience_ms,
     };
-    let now_ms = boot_ms();
+    let now_ms = seen.clock.read_at(boot_ms());
     let (idle, joining, operation, blamed) = replica.read(|state| {
         // A learner cannot do its part before it has the log that asks for it, and a long log may take long.
         let locks_first = |node: &NodeId| state.members.get(node).is_some_and(|it| it.state == MemberState::Joining);
