@@ -11,7 +11,7 @@ use quorate_client::identity::PublicKey;
 use quorate_client::wire::{
     self, Alarm, NodeInfo, NodeState, OperationStatus, PUBLIC_STATUS, Phase, PublicStatus, Role, Status,
 };
-use quorate_raft::state::State;
+use quorate_raft::state::{MEMBERS_MAX, State};
 use quorate_raft::{Membership, Replica};
 use quorate_shares::ids::{Epoch, NodeId, NodeName};
 use quorate_shares::lock::Lock;
@@ -20,12 +20,15 @@ use tokio::time::timeout;
 use crate::base::clock::boot_ms;
 use crate::cluster::leader::operation_status;
 use crate::lock::absence;
+use crate::memory::alarms::{ALARMS_MAX, MESSAGE_BYTES_MAX, cut};
 use crate::messages::peer::{PeerReply, PeerRequest, Report};
 use crate::node::Node;
 use crate::peers::dial::{Closing, MemberProtocol, dial_member};
 
 /// If a peer does not report within this time, its last report is shown.
 const REPORT: Duration = Duration::from_millis(400);
+/// Longest name of an alarm's kind, of an operation or of a node in a report.
+const WORDS_BYTES_MAX: usize = 256;
 
 /// The public status: the phase, and which nodes are missing.
 pub fn public(node: &Node) -> PublicStatus {
@@ -247,7 +250,7 @@ pub fn theft_threshold(state: &State) -> u8 {
 async fn ask(node: &Arc<Node>, peer: NodeId) -> Option<Report> {
     if node.peers().sessions.with(peer).is_some() {
         return match node.peers().sessions.ask(peer, Lane::Ordinary, &PeerRequest::Report, REPORT).await {
-            Ok(PeerReply::Report(report)) => Some(report),
+            Ok(PeerReply::Report(report)) => Some(within_limits(report)),
             _ => None,
         };
     }
@@ -258,6 +261,23 @@ async fn ask(node: &Arc<Node>, peer: NodeId) -> Option<Report> {
     let (phase, alarms) = (public.phase, Vec::new());
     let (old_copies, operation, unreached) = (None, None, BTreeSet::new());
     Some(Report { phase, applied, lock_generation, old_copies, epoch, alarms, operation, unreached })
+}
+
+/// What a peer reports, cut to what an honest node reports at most: the reports of all nodes are one answer.
+fn within_limits(mut report: Report) -> Report {
+    report.alarms.truncate(ALARMS_MAX);
+    for alarm in &mut report.alarms {
+        cut(&mut alarm.code, WORDS_BYTES_MAX);
+        cut(&mut alarm.message, MESSAGE_BYTES_MAX);
+    }
+    if let Some(OperationStatus { name, nodes, step, left: _, waiting_for }) = &mut report.operation {
+        [name, step].into_iter().for_each(|text| cut(text, MESSAGE_BYTES_MAX));
+        for names in [nodes, waiting_for] {
+            names.truncate(MEMBERS_MAX);
+            names.iter_mut().for_each(|name| cut(name, WORDS_BYTES_MAX));
+        }
+    }
+    report
 }
 
 async fn ask_public(node: &Arc<Node>, peer: NodeId) -> Option<PublicStatus> {
@@ -290,4 +310,49 @@ fn lock_generation(node: &Node) -> u64 {
 fn names(node: &Node, nodes: &[NodeId]) -> Vec<NodeName> {
     let roster = node.roster();
     nodes.iter().filter_map(|&id| roster.member(id)).map(|member| member.name.clone()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reported(alarms: usize, length: usize, names: usize) -> Report {
+        let text = |length| "ä".repeat(length / 2);
+        let alarm = Alarm { code: text(length), message: text(length), node: None, since_ms: 0 };
+        let operation = OperationStatus {
+            name: text(length),
+            nodes: vec![text(length); names],
+            step: text(length),
+            left: None,
+            waiting_for: vec![text(length); names],
+        };
+        Report {
+            phase: Phase::Serving,
+            applied: 0,
+            lock_generation: 1,
+            old_copies: None,
+            epoch: Epoch(1),
+            alarms: vec![alarm; alarms],
+            operation: Some(operation),
+            unreached: BTreeSet::new(),
+        }
+    }
+
+    /// Mutated: without the limits, one member that lies makes the status of all larger than a message.
+    #[test]
+    fn a_peer_reports_no_more_than_an_honest_one() {
+        let large = within_limits(reported(10_000, 10_001, 1_000));
+        assert_eq!(large.alarms.len(), ALARMS_MAX);
+        let longest = |text: fn(&Alarm) -> &String| large.alarms.iter().map(text).map(String::len).max();
+        assert_eq!(longest(|alarm| &alarm.code), Some(WORDS_BYTES_MAX));
+        assert_eq!(longest(|alarm| &alarm.message), Some(MESSAGE_BYTES_MAX));
+        let operation = large.operation.expect("one");
+        assert_eq!((operation.name.len(), operation.step.len()), (MESSAGE_BYTES_MAX, MESSAGE_BYTES_MAX));
+        for names in [operation.nodes, operation.waiting_for] {
+            assert_eq!((names.len(), names[0].len()), (MEMBERS_MAX, WORDS_BYTES_MAX));
+        }
+        let honest = within_limits(reported(3, 40, 2));
+        assert_eq!((honest.alarms.len(), honest.alarms[0].message.len()), (3, 40), "the control: what is usual stays");
+        assert_eq!(honest.operation.map(|operation| operation.waiting_for.len()), Some(2));
+    }
 }

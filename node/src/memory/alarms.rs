@@ -25,7 +25,7 @@ pub struct Alarms {
 impl Alarms {
     /// Opens an alarm, unless one with this code about this node is open. Returns whether it is new.
     pub fn raise(&self, mut alarm: Alarm) -> bool {
-        alarm.message.truncate(alarm.message.floor_char_boundary(MESSAGE_BYTES_MAX));
+        cut(&mut alarm.message, MESSAGE_BYTES_MAX);
         let mut open = self.open.lock();
         let new = !open.iter().any(|known| is_same(known, &alarm));
         if new {
@@ -61,6 +61,11 @@ impl Alarms {
             }
         }
     }
+}
+
+/// Cuts off what is longer than `bytes_max`.
+pub fn cut(text: &mut String, bytes_max: usize) {
+    text.truncate(text.floor_char_boundary(bytes_max));
 }
 
 /// Whether both alarms have the same code and are about the same node.
