@@ -34,7 +34,7 @@ const MODE_BITS: u32 = 0o777;
 /// # Errors
 /// The error of the file system. Only what is no file may then have got some of the bytes.
 pub fn put(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    let replace = |from: &Path, to: &Path| fs::rename(from, to);
+    let replace = |from: &Path, to: &Path| fs::rename(from, to).map_err(not_replaced);
     match Place::of(path)? {
         Place::Nothing(place) => {
             whole(&place, bytes, mode, |_| Ok(()), replace)?;
@@ -172,6 +172,17 @@ fn nothing_beside(error: io::Error) -> io::Error {
     }
 }
 
+/// Says why a file keeps its name. One that was mounted alone, as containers do, cannot get another one in its place.
+fn not_replaced(error: io::Error) -> io::Error {
+    match error.kind() {
+        ErrorKind::ResourceBusy => io::Error::new(
+            error.kind(),
+            format!("it is mounted alone, so no new file can take its place: mount its directory instead ({error})"),
+        ),
+        _ => error,
+    }
+}
+
 /// Gives a new file the owner and the mode of the file that it replaces. A group that this process may not give gets no
 /// access: the group of the new file is another one.
 fn keep_owner_and_mode(file: &File, old: &Metadata) -> io::Result<()> {
@@ -236,6 +247,13 @@ mod tests {
         let mut names: Vec<_> = entries.map(|name| name.to_string_lossy().into_owned()).collect();
         names.sort();
         names
+    }
+
+    #[test]
+    fn a_file_that_is_mounted_alone_says_why_it_stays() {
+        let said = not_replaced(Errno::BUSY.into()).to_string();
+        assert!(said.starts_with("it is mounted alone") && said.contains("mount its directory"), "{said}");
+        assert_eq!(not_replaced(Errno::NOSPC.into()).raw_os_error(), Some(Errno::NOSPC.raw_os_error()), "as it was");
     }
 
     /// T77. Mutated: a file that is truncated and written in place is seen empty, or keeps its inode.
