@@ -5,13 +5,43 @@ use quorate_client::wire::WireError;
 use quorate_client::{Code, Error};
 
 use crate::exit;
-use crate::reach::cluster::TOKEN_HINT;
 
 #[derive(Debug)]
 pub(crate) struct Failure {
     pub(crate) exit: u8,
     pub(crate) message: String,
-    pub(crate) hint: Option<String>,
+    pub(crate) hint: Option<Hint>,
+}
+
+/// What to do about a failure.
+#[derive(Debug)]
+pub(crate) enum Hint {
+    Text(String),
+    /// To look at the token. The command knows where it was found.
+    Token,
+}
+
+impl Hint {
+    /// The hint for people. `token_from` says where the token was found, if there is one.
+    pub(crate) fn text(self, token_from: Option<&str>) -> String {
+        match (self, token_from) {
+            (Self::Text(text), _) => text,
+            (Self::Token, Some(from)) => format!("check the token {from}"),
+            (Self::Token, None) => "check the token: --token-file, QUORATE_TOKEN_FILE, QUORATE_TOKEN".to_owned(),
+        }
+    }
+}
+
+impl From<&str> for Hint {
+    fn from(text: &str) -> Self {
+        Self::Text(text.to_owned())
+    }
+}
+
+impl From<String> for Hint {
+    fn from(text: String) -> Self {
+        Self::Text(text)
+    }
 }
 
 impl Failure {
@@ -19,7 +49,7 @@ impl Failure {
         Self { exit, message: message.into(), hint: None }
     }
 
-    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+    pub(crate) fn hint(mut self, hint: impl Into<Hint>) -> Self {
         self.hint = Some(hint.into());
         self
     }
@@ -50,12 +80,12 @@ pub(crate) fn exit_code(code: Code) -> u8 {
 }
 
 /// The hint for an error without a hint of its own.
-fn usual_hint(code: Code) -> Option<&'static str> {
-    Some(match code {
+fn usual_hint(code: Code) -> Option<Hint> {
+    let text = match code {
         Code::Locked | Code::NoQuorum | Code::NotServing | Code::KeyUnavailable | Code::Unreachable => {
             "`quorate status` says which nodes are missing; keys can be used again when enough of them are up"
         }
-        Code::Denied => TOKEN_HINT,
+        Code::Denied => return Some(Hint::Token),
         Code::BadCiphertext => "it is damaged, or it was encrypted with another context (-c) or by another cluster",
         Code::Identity => {
             "do not continue until you know why: another machine answers there, or the client file is old"
@@ -66,12 +96,13 @@ fn usual_hint(code: Code) -> Option<&'static str> {
         }
         Code::Busy | Code::Deadline => "try again; -v says which nodes failed",
         _ => return None,
-    })
+    };
+    Some(text.into())
 }
 
 impl From<WireError> for Failure {
     fn from(error: WireError) -> Self {
-        let hint = error.hint.or_else(|| usual_hint(error.code).map(str::to_owned));
+        let hint = error.hint.map(Hint::Text).or_else(|| usual_hint(error.code));
         Self { exit: exit_code(error.code), message: error.message, hint }
     }
 }

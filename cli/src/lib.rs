@@ -23,7 +23,6 @@ use quorate_client::place;
 use args::{AlarmCommand, ClusterCommand, Command, Common, KeyCommand, NodeCommand};
 use commands::{alarms, crypt, founding, keys, manual, nodes, operations, status};
 use failure::Failure;
-use reach::cluster::TOKEN_HINT;
 
 /// What exit codes mean.
 pub mod exit {
@@ -121,10 +120,8 @@ pub fn run(
         Ok(code) => code,
         Err(failure) => {
             session.note(&format!("quorate: {}", failure.message));
-            let token = session.token_from.as_ref().filter(|_| failure.hint.as_deref() == Some(TOKEN_HINT));
-            if let Some(from) = token {
-                session.note(&format!("hint: check the token {from}"));
-            } else if let Some(hint) = &failure.hint {
+            if let Some(hint) = failure.hint {
+                let hint = hint.text(session.token_from.as_deref());
                 session.note(&format!("hint: {hint}"));
             }
             failure.exit

@@ -11,15 +11,13 @@ use quorate_client::wire::TokenError;
 use quorate_client::{Client, ClusterFile, Code, Error, NodeName, Options, Token, place};
 use zeroize::Zeroizing;
 
-use crate::failure::Failure;
+use crate::failure::{Failure, Hint};
 use crate::terminal::input::read_all;
 use crate::terminal::nearest::nearest;
 use crate::{Session, exit, is_stream};
 
 /// Most bytes of a token file that are read. A token is much shorter.
 const TOKEN_FILE_BYTES_MAX: usize = 4096;
-/// The hint that names the places of a token.
-pub(crate) const TOKEN_HINT: &str = "check the token: --token-file, QUORATE_TOKEN_FILE, QUORATE_TOKEN";
 
 /// The path of a file in the configuration directory of the user.
 fn config_path(name: &str) -> Result<PathBuf, Failure> {
@@ -66,7 +64,7 @@ fn cluster_file(session: &mut Session<'_>) -> Result<ClusterFile, Failure> {
 
 /// Reads the token: from the file that the user gave, else from QUORATE_TOKEN, else from the default file.
 fn token(session: &mut Session<'_>) -> Result<Token, Failure> {
-    let wrong = |what: &str, error| Failure::new(exit::DENIED, format!("{what} {error}")).hint(TOKEN_HINT);
+    let wrong = |what: &str, error| Failure::new(exit::DENIED, format!("{what} {error}")).hint(Hint::Token);
     let variable = || std::env::var_os("QUORATE_TOKEN").filter(|text| !text.is_empty());
     if given_path(session.common.token_file.as_ref()).is_none()
         && let Some(text) = variable()
@@ -100,7 +98,7 @@ pub(crate) fn read_token(path: &Path) -> Result<Token, Failure> {
     match fs::File::open(path).and_then(|mut file| read_all(&mut file, TOKEN_FILE_BYTES_MAX)) {
         Ok(text) => {
             let wrong =
-                |error| Failure::new(exit::DENIED, format!("{} holds {error}", path.display())).hint(TOKEN_HINT);
+                |error| Failure::new(exit::DENIED, format!("{} holds {error}", path.display())).hint(Hint::Token);
             parse_token(&text).map_err(wrong)
         }
         Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -108,7 +106,7 @@ pub(crate) fn read_token(path: &Path) -> Result<Token, Failure> {
                 "`quorate cluster init` wrote it on the first node; name it: --token-file FILE, QUORATE_TOKEN_FILE",
             ))
         }
-        Err(error) => Err(Failure::new(exit::DENIED, format!("{}: {error}", path.display())).hint(TOKEN_HINT)),
+        Err(error) => Err(Failure::new(exit::DENIED, format!("{}: {error}", path.display())).hint(Hint::Token)),
     }
 }
 
