@@ -188,4 +188,23 @@ mod tests {
         assert!(!believes(3, &[2, 4, 9], false), "a learner, a stranger");
         assert!(!is_believed(&Roster::default(), NodeId(1), &[NodeId(2)].into(), true), "no voters");
     }
+    /// A member that was cut off before the newest change of the roster says nothing about that change. Mutated: if its roster is
+    /// not compared, old members put a node out of service that has joined since.
+    #[test]
+    fn only_a_newer_roster_says_that_this_node_is_out() {
+        let mut vault = Vault::new(ClusterId([1; 16]), Secret::random(&mut random::system()));
+        vault.identity.node = Some(NodeId(1));
+        let at = |index| RosterLogId { term: 2, leader: 1, index };
+        vault.roster = Roster { log_id: at(10), ..roster(3) };
+        let convinced = |index| {
+            let mut attestations = BTreeSet::new();
+            [2, 3].map(|peer| is_convinced(&vault, &mut attestations, NodeId(peer), at(index)))
+        };
+        assert_eq!(convinced(9), [false, false], "older");
+        assert_eq!(convinced(10), [false, false], "the own one");
+        assert_eq!(convinced(11), [false, true], "the control: newer, and a majority of the voters");
+        let mut attestations = BTreeSet::new();
+        assert!(!is_convinced(&vault, &mut attestations, NodeId(2), at(11)));
+        assert!(!is_convinced(&vault, &mut attestations, NodeId(2), at(12)), "one peer counts once");
+    }
 }

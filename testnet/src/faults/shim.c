@@ -10,8 +10,8 @@
  *   SHIM_DIED_AT   a file that then says at which sync of which file that was
  *   SHIM_ORDERS    a file that may name a process at any time, which then dies as if the first two said so: its number, the
  *                  sync, counted from when the order is there, and the part of the path
- *   SHIM_MADE      a file that gets a line for each file, directory and socket that the process makes, as it is at that moment:
- *                  what it is, mode, owner, device, inode, path
+ *   SHIM_MADE      a file that gets a line for each file, directory and socket that the process makes, or gives another mode, as it
+ *                  is at that moment: which of the two, what it is, mode, owner, device, inode, path
  */
 #undef _FORTIFY_SOURCE
 #define _GNU_SOURCE
@@ -189,26 +189,26 @@ static int is_there(int dir, const char *path)
 	return fstatat(dir, path, &at, AT_SYMLINK_NOFOLLOW) == 0;
 }
 
-static void note_made(const char *what, const struct stat *at, const char *path)
+static void note(const char *call, const char *what, const struct stat *at, const char *path)
 {
 	char line[4400];
-	int length = snprintf(line, sizeof line, "%s %o %u %llu %llu %s\n", what, at->st_mode & 07777, at->st_uid,
+	int length = snprintf(line, sizeof line, "%s %s %o %u %llu %llu %s\n", call, what, at->st_mode & 07777, at->st_uid,
 		(unsigned long long)at->st_dev, (unsigned long long)at->st_ino, path);
 	if (!real_openat)
 		real_openat = next("openat");
-	int note = real_openat(AT_FDCWD, made, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+	int notes = real_openat(AT_FDCWD, made, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
 	/* One write, so that lines of several processes do not mix. */
-	if (note >= 0 && length > 0 && write(note, line, length) < 0)
+	if (notes >= 0 && length > 0 && write(notes, line, length) < 0)
 		abort();
-	if (note >= 0)
-		close(note);
+	if (notes >= 0)
+		close(notes);
 }
 
 static void note_path(const char *what, int dir, const char *path)
 {
 	struct stat at;
 	if (made && fstatat(dir, path, &at, AT_SYMLINK_NOFOLLOW) == 0)
-		note_made(what, &at, path);
+		note("made", what, &at, path);
 }
 
 static int open_with(int (*real)(int, const char *, int, ...), int dir, const char *path, int flags, mode_t mode)
@@ -217,7 +217,7 @@ static int open_with(int (*real)(int, const char *, int, ...), int dir, const ch
 	int fd = real(dir, path, flags, mode);
 	struct stat at;
 	if (makes && fd >= 0 && fstat(fd, &at) == 0)
-		note_made("file", &at, path);
+		note("made", "file", &at, path);
 	return fd;
 }
 
@@ -293,4 +293,45 @@ int bind(int fd, const struct sockaddr *address, socklen_t length)
 			note_path("socket", AT_FDCWD, path);
 	}
 	return result;
+}
+
+/* -- what gets another mode */
+
+static void note_mode(const struct stat *at, const char *path)
+{
+	note("mode", S_ISDIR(at->st_mode) ? "directory" : S_ISSOCK(at->st_mode) ? "socket" : "file", at, path);
+}
+
+int fchmod(int fd, mode_t mode)
+{
+	static int (*real)(int, mode_t);
+	if (!real)
+		real = next("fchmod");
+	int result = real(fd, mode);
+	struct stat at;
+	if (result == 0 && made && fstat(fd, &at) == 0) {
+		char link[64], path[4096];
+		snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+		ssize_t length = readlink(link, path, sizeof path - 1);
+		path[length < 0 ? 0 : length] = 0;
+		note_mode(&at, path);
+	}
+	return result;
+}
+
+int fchmodat(int dir, const char *path, mode_t mode, int flags)
+{
+	static int (*real)(int, const char *, mode_t, int);
+	if (!real)
+		real = next("fchmodat");
+	int result = real(dir, path, mode, flags);
+	struct stat at;
+	if (result == 0 && made && fstatat(dir, path, &at, 0) == 0)
+		note_mode(&at, path);
+	return result;
+}
+
+int chmod(const char *path, mode_t mode)
+{
+	return fchmodat(AT_FDCWD, path, mode, 0);
 }

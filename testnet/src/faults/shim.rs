@@ -1,5 +1,5 @@
 //! Faults for one process: its clocks move or break, its name server is silent, or it is killed right after a chosen sync of its
-//! disk. And what one cannot see afterwards: each file that it makes, as it is at that moment.
+//! disk. And what one cannot see afterwards: each file that it makes, as it is at that moment, and each mode that it gives to one.
 //!
 //! A small library in C (`shim.c`) is loaded before libc (`LD_PRELOAD`), so the daemon is the program that users run, without a
 //! hook for tests. It gets from libc what it would get on such a machine.
@@ -110,7 +110,7 @@ impl Shim {
         self.variables(&[("SHIM_SILENT_NAMES", "1".to_owned())])
     }
 
-    /// The environment of processes that note in `notes` what files they make ([`made`]).
+    /// The environment of processes that note in `notes` what files they make, and what modes they give to files ([`made`]).
     pub fn with_notes(&self, notes: &Path) -> Variables {
         self.variables(&[("SHIM_MADE", notes.display().to_string())])
     }
@@ -133,9 +133,11 @@ pub fn order_death(orders: &Path, pid: u32, death: Death<'_>) -> Result<(), Erro
     written.and_then(|()| fs::rename(&next, orders)).map_err(Error::io(orders.display().to_string()))
 }
 
-/// Something that a process made in a file system, as it was right after the call that made it.
+/// Something that a process made in a file system, or gave another mode, as it was right after that call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Made {
+    /// Whether it was there before, and this call changed its mode.
+    pub was_there: bool,
     /// `file`, `directory` or `socket`.
     pub what: String,
     /// The bits of its mode that say who may do what.
@@ -147,7 +149,7 @@ pub struct Made {
     pub path: PathBuf,
 }
 
-/// What processes with [`Shim::with_notes`] have made, in order.
+/// What processes with [`Shim::with_notes`] have made or given another mode, in order.
 ///
 /// # Errors
 /// If the notes cannot be read, or are none.
@@ -156,12 +158,13 @@ pub fn made(notes: &Path) -> io::Result<Vec<Made>> {
 }
 
 fn parse_made(line: &str) -> Option<Made> {
-    let mut words = line.splitn(6, ' ');
+    let mut words = line.splitn(7, ' ');
+    let was_there = words.next()? == "mode";
     let what = words.next()?.to_owned();
     let mode = u32::from_str_radix(words.next()?, 8).ok()?;
     let uid = words.next()?.parse().ok()?;
     let place = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
-    Some(Made { what, mode, uid, place, path: words.next()?.into() })
+    Some(Made { was_there, what, mode, uid, place, path: words.next()?.into() })
 }
 
 impl Clocks {
@@ -249,7 +252,7 @@ mod tests {
         assert_eq!(run(|pid| pid), (false, true));
     }
 
-    /// A file that exists for a moment only, a directory, and a file that is there already. Mutated: without one of the calls, its
+    /// A file that exists for a moment only, its second mode, a directory, and a file that is there already. Mutated: without one of the calls, its
     /// line is missing.
     #[test]
     fn what_a_process_makes_is_seen_as_it_is_at_that_moment() {
@@ -262,7 +265,11 @@ mod tests {
         let output = shell.args(["-c", script]).arg(dir.path()).envs(shim.with_notes(&notes)).output().expect("runs");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let made = made(&notes).expect("notes");
-        let seen: Vec<_> = made.iter().map(|made| (made.what.as_str(), made.mode, made.path.to_str())).collect();
-        assert_eq!(seen, [("directory", 0o750, Some("d")), ("file", 0o666, Some("d/f"))]);
+        let seen = |was_there| -> Vec<_> {
+            let seen = made.iter().filter(|made| made.was_there == was_there);
+            seen.map(|made| (made.what.as_str(), made.mode, made.path.to_str())).collect()
+        };
+        assert_eq!(seen(false), [("directory", 0o750, Some("d")), ("file", 0o666, Some("d/f"))]);
+        assert_eq!(seen(true), [("file", 0o600, Some("d/f"))]);
     }
 }

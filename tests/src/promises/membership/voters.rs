@@ -32,6 +32,8 @@ use crate::harness::TestCluster;
 use crate::harness::impostor::{Impostor, every_peer_request};
 
 const CALL: Duration = Duration::from_secs(5);
+/// Longer than two reports of what is flushed take.
+const REPORTS: Duration = Duration::from_secs(3);
 /// Longer than a lease, and than a session takes to be refused again and again.
 const A_WHILE: Duration = Duration::from_secs(5);
 
@@ -42,6 +44,8 @@ struct Ways {
     denied: Mutex<BTreeSet<NodeId>>,
     /// It says `revoked` to those that it denies, and not `denied`.
     final_word: AtomicBool,
+    /// It hears no answer, so nothing that it writes is committed.
+    deaf: AtomicBool,
 }
 
 #[async_trait]
@@ -57,7 +61,7 @@ impl Link for Ways {
         let conn = conn.filter(|_| !self.is_denied(to)).ok_or_else(|| LinkError::Unreachable("away".to_owned()))?;
         let request = peer::encode(&PeerRequest::Raft(ByteBuf::from(request)));
         match conn.call(ConnLane::Urgent, &request, deadline).await.map(|reply| peer::decode(&reply)) {
-            Ok(Ok(PeerReply::Raft(reply))) => Ok(reply.into_vec()),
+            Ok(Ok(PeerReply::Raft(reply))) if !self.deaf.load(Ordering::SeqCst) => Ok(reply.into_vec()),
             _ => Err(LinkError::Unreachable("refused".to_owned())),
         }
     }
@@ -194,7 +198,7 @@ fn phase(cluster: &TestCluster, node: &str) -> Option<Phase> {
 }
 
 /// T16: a node that appended the revocation refuses the revoked node everything: its lock, a session, and in it Raft, shares and
-/// all else. The word of one peer does not put the node out of service; a majority of the voters that it knows is believed, and then
+/// all else. So it does from the moment that the entry is on its disk, before it is committed. The word of one peer does not put the node out of service; a majority of the voters that it knows is believed, and then
 /// it is down for good. Mutated: with peers that go on answering, this fails; so does it with a node that believes one peer,
 /// or that forgets it over a restart.
 #[test]
@@ -219,26 +223,48 @@ fn t16_a_revoked_node_is_refused_everything_and_believes_a_majority() {
     };
     assert_eq!(lock_open(), LockOpenCode::DuplicateSession, "the control: it is a member, and alive");
 
+    let names: Vec<&str> = ["n1", "n2", "n3"].into();
+    let disks: Vec<_> = names.iter().map(|name| copies.path().join(name)).collect();
+    let (_, bundle) = thief::unlock(&disks[1], &disks).expect("all disks open its bundle");
+    // What n1 answers to everything that n2 may ask in a session.
+    let refusals = || -> Vec<PeerRefusal> {
+        cluster.block(async {
+            let file = cluster.file();
+            let target = file.node("n1").expect("a node");
+            let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().expect("an address")).expect("a socket");
+            let (me, address) =
+                (Identity::from_seed(&bundle.op_seed), target.addresses[0].parse().expect("an address"));
+            let connection =
+                dial(&endpoint, address, &me, target.key, Protocol::Peer, CALL).await.expect("TLS is for all");
+            let conn = Conn::start(connection, None);
+            let mut refusals = Vec::new();
+            for request in every_peer_request(n2) {
+                let reply = conn.call(ConnLane::Ordinary, &peer::encode(&request), CALL).await.expect("an answer");
+                match peer::decode(&reply) {
+                    Ok(PeerReply::Refused(refusal)) => refusals.push(refusal),
+                    _ => panic!("answered"),
+                }
+            }
+            refusals
+        })
+    };
+
     let voters: BTreeSet<NodeId> = [n1, played.me].into();
+    played.ways.deaf.store(true, Ordering::SeqCst);
+    let revocation = {
+        let (replica, voters) = (played.replica.clone(), voters.clone());
+        cluster.spawn(async move { replica.change_voters(voters, ChangePurpose::Revoke, &[n1].into()).await.map(drop) })
+    };
+    cluster.until("n1 to refuse it for now", || (lock_open() == LockOpenCode::Denied).then_some(()));
+    assert!(refusals().iter().all(|refusal| matches!(refusal, PeerRefusal::Denied)), "appended, not committed");
+
+    played.ways.deaf.store(false, Ordering::SeqCst);
+    revocation.abort();
     cluster.until("the revocation", || {
         cluster.block(played.replica.change_voters(voters.clone(), ChangePurpose::Revoke, &[n1].into())).ok()
     });
     cluster.until("n1 to refuse it for ever", || (lock_open() == LockOpenCode::Revoked).then_some(()));
-    let names: Vec<&str> = ["n1", "n2", "n3"].into();
-    let disks: Vec<_> = names.iter().map(|name| copies.path().join(name)).collect();
-    let (_, bundle) = thief::unlock(&disks[1], &disks).expect("all disks open its bundle");
-    cluster.block(async {
-        let file = cluster.file();
-        let target = file.node("n1").expect("a node");
-        let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().expect("an address")).expect("a socket");
-        let (me, address) = (Identity::from_seed(&bundle.op_seed), target.addresses[0].parse().expect("an address"));
-        let connection = dial(&endpoint, address, &me, target.key, Protocol::Peer, CALL).await.expect("TLS is for all");
-        let conn = Conn::start(connection, None);
-        for request in every_peer_request(n2) {
-            let reply = conn.call(ConnLane::Ordinary, &peer::encode(&request), CALL).await.expect("an answer");
-            assert!(matches!(peer::decode(&reply), Ok(PeerReply::Refused(PeerRefusal::Revoked(_)))));
-        }
-    });
+    assert!(refusals().iter().all(|refusal| matches!(refusal, PeerRefusal::Revoked(_))));
     assert_eq!(phase(&cluster, "n1"), Some(Phase::Serving), "the others go on");
 
     // n1 alone says so: n2 serves no client, and is not down.
@@ -291,16 +317,19 @@ fn a_node_that_leaves_by_command_goes_down_by_itself() {
 
 /// T51, the first half: an older copy of a node's disk, whose lock is still good, replaces the disk. The peers know up to the
 /// last second what the node had flushed, and refuse the copy before Raft receives anything from it. Mutated: if members do not
-/// report each second what is flushed, only hellos count, and the copy is newer than those.
+/// report each second what is flushed, only hellos count, and the copy is newer than those. If only the first report counts, it is
+/// newer than that, too.
 #[test]
 fn t51_an_old_copy_of_a_live_generation_is_refused() {
     let mut cluster = TestCluster::with_lasting_locks();
     let (old, new) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
     let (old, new) = (old.path().join("n3"), new.path().join("n3"));
+    // Until each member has reported: what it says later must count, and not only its first word.
+    std::thread::sleep(REPORTS);
     cluster.create("before");
     cluster.testnet.steal_one("n3", &old).expect("steals");
     cluster.create("after");
-    std::thread::sleep(Duration::from_secs(3));
+    std::thread::sleep(REPORTS);
     cluster.testnet.kill("n3").expect("dies");
     cluster.testnet.steal_one("n3", &new).expect("steals");
     let data = cluster.testnet.directory().data("n3");

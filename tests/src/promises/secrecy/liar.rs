@@ -219,3 +219,33 @@ fn t29_too_few_honest_holders_are_an_error() {
     let plaintext = cluster.until("the control: it decrypts", || cluster.decrypt(Some("n1"), &ciphertext).ok());
     assert_eq!(plaintext, b"secret");
 }
+
+/// T20: a share on its way opens on the connection for which it was sealed, and on no other one of the same two nodes. Mutated: with
+/// shares that are sealed under a key of the cluster, the control fails.
+#[test]
+fn t20_a_share_on_its_way_opens_only_on_its_connection() {
+    let mut cluster = TestCluster::found();
+    cluster.create("key");
+    let member = Liar::become_node(&cluster, "n2");
+    cluster.testnet.kill("n2").expect("dies");
+    let endpoint = cluster.block(async { quinn::Endpoint::client("127.0.0.1:0".parse().expect("an address")) });
+    let endpoint = endpoint.expect("a socket");
+    let export = |conn: &Conn| conn.export(EXPORTER_SHARE, &member.vault.identity.cluster.0);
+    let uid = *member.store.state().keys.keys().next().expect("a key");
+    let request = SharesRequest { epoch: Epoch(1), versions: vec![(uid, KeyVersion(1))], request: [0; 16] };
+    let request = peer::encode(&PeerRequest::Shares(request));
+    let other = cluster.block(member.visit(&cluster, &endpoint, "n1"));
+    let elsewhere = export(&other);
+    let conn = cluster.block(member.visit(&cluster, &endpoint, "n1"));
+    let here = export(&conn);
+    let share = cluster.until("a share", || {
+        let reply = cluster.block(conn.call(Lane::Ordinary, &request, PATIENCE)).ok()?;
+        let Ok(PeerReply::Shares(mut shares)) = peer::decode(&reply) else { return None };
+        shares.pop()
+    });
+    // The side that was dialled sealed it.
+    let place = Place { direction: 1, counter: share.counter };
+    let opened = transit::open(&here, place, &request, &share.sealed);
+    assert!(opened.is_some_and(|opened| !opened.same_as(&Secret::zero())), "the control: it opens here");
+    assert!(transit::open(&elsewhere, place, &request, &share.sealed).is_none(), "it opens on another connection");
+}

@@ -357,9 +357,9 @@ fn is_closed_to_others(what: &Path) -> bool {
 
 /// T11: whatever the umask, a file, a directory or a socket is for its owner alone from the moment that it is made, also if it
 /// exists for a moment only: a temporary file that is renamed, a log of the database that is dropped. Each call that makes one
-/// is watched. The control: everything that lies there in the end was seen when it was made, and some things that do not lie
-/// there any more. Mutated: without the daemon's own umask, the files of the database are for all to write; a temporary file that
-/// is narrowed after it was written; a socket that is narrowed after it listens.
+/// is watched, and so is each call that gives another mode. The control: everything that lies there in the end was seen when it
+/// was made, and some things that do not lie there any more. Mutated: without the daemon's own umask, the files of the database are
+/// for all to write; a temporary file that is narrowed after it was written; a socket that is narrowed after it listens.
 #[test]
 fn t11_files_are_for_their_owner_alone_from_the_moment_they_are_made() {
     let shim = Shim::build().expect("a C compiler");
@@ -424,6 +424,8 @@ fn t11_files_are_for_their_owner_alone_from_the_moment_they_are_made() {
     assert!(wide.is_empty(), "for others, if only for a moment: {wide:#?}");
 
     // The controls.
+    assert!(all.iter().any(|made| made.was_there && secret(made)), "the control: a file that gets another mode");
+    let all: Vec<_> = all.into_iter().filter(|made| !made.was_there).collect();
     let seen: BTreeSet<_> = all.iter().map(|made| made.place).collect();
     let unseen = |path: &&PathBuf| {
         let at = fs::symlink_metadata(path).expect("it exists");
