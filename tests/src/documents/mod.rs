@@ -5,6 +5,7 @@ mod contributing;
 mod formats;
 mod imports;
 mod messages;
+mod mutations;
 mod operating;
 mod outages;
 mod readme;
