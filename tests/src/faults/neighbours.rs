@@ -37,6 +37,22 @@ fn t79_one_of_three_that_does_not_answer_holds_up_no_change() {
     make_keys(&cluster, "dead");
 }
 
+/// T79: as many of nine nodes are gone as may be, two dead and two that hang. Mutated: with one node dialled at a time, commands wait
+/// for one after the other.
+#[test]
+fn t79_four_of_nine_that_do_not_answer_hold_up_no_change() {
+    let mut cluster = TestCluster::of_nodes(9);
+    make_keys(&cluster, "control");
+    let leader = cluster.leader();
+    let others: Vec<_> = cluster.testnet.names().into_iter().filter(|name| *name != leader).take(4).collect();
+    let (dead, hanging) = others.split_at(2);
+    dead.iter().for_each(|node| cluster.testnet.kill(node).expect("dies"));
+    let process = |node: &String| cluster.testnet.process(node).expect("a node").expect("it runs");
+    hanging.iter().for_each(|node| process(node).pause().expect("stops"));
+    make_keys(&cluster, "gone");
+    hanging.iter().for_each(|node| process(node).resume().expect("goes on"));
+}
+
 /// T79: the name server is silent for ever. A command that has its answer ends, and a daemon that is told to stop stops. Mutated: with a
 /// resolver on the threads of the runtime, both wait for it.
 #[test]
