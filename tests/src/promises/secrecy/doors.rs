@@ -48,8 +48,10 @@ use crate::harness::impostor::{About, Impostor, every_peer_request_about};
 use crate::harness::names::of_each_variant;
 use crate::harness::{PATIENCE, TestCluster, name};
 
-/// How long one question may take. A request that waits for a quorum takes longer, and that is an answer.
+/// How long one question may take.
 const CALL: Duration = Duration::from_secs(2);
+/// How long a question may take that the table lets in: if it waits for longer, for a quorum, then it was let in.
+const LET_IN: Duration = Duration::from_millis(500);
 /// How long to wait for a node that has no identity yet, and so does not even refuse.
 const NO_ANSWER: Duration = Duration::from_millis(500);
 
@@ -475,8 +477,10 @@ impl Walk {
                 }
                 let Some(cell) = self.cell(door, who, asks, phase) else { continue };
                 let wanted = self.rows[cell].answers[column(phase)];
+                // A hello must be answered: what is asked after it depends on it.
+                let patience = if wanted == "done" && asks != "hello" { LET_IN } else { CALL };
                 let ask = async || match &conn {
-                    Some(conn) => at(protocol, conn, &body).await,
+                    Some(conn) => at(protocol, conn, &body, patience).await,
                     None => "shut",
                 };
                 let mut answer = ask().await;
@@ -592,8 +596,8 @@ fn meaning(door: Protocol, what: &str, body: &[u8], key: &'static str) -> (&'sta
 }
 
 /// Asks at a door of the network.
-async fn at(door: Protocol, conn: &Conn, body: &[u8]) -> &'static str {
-    let answer = match conn.call(Lane::Ordinary, body, CALL).await {
+async fn at(door: Protocol, conn: &Conn, body: &[u8], patience: Duration) -> &'static str {
+    let answer = match conn.call(Lane::Ordinary, body, patience).await {
         Ok(answer) => answer,
         Err(CallError::Closed(_)) => return "shut",
         // It was let in, and waits for something, such as a quorum. A refusal comes at once.
