@@ -30,7 +30,7 @@ use quorate_node::messages::peer::{
 use quorate_node::vault::invitation::{
     Invitation, InvitationKey, Inviter, JoinCode, JoinReply, JoinRequest, Registration,
 };
-use quorate_node::vault::lock_keys;
+use quorate_node::vault::{self, lock_keys};
 use quorate_raft::level::LEVEL;
 use quorate_raft::{Ballot, Flushed};
 use quorate_shares::ids::{ClusterId, Epoch, NodeId, NodeName, ShareKeyGeneration};
@@ -51,7 +51,7 @@ use crate::harness::{PATIENCE, TestCluster, name};
 /// How long one question may take.
 const CALL: Duration = Duration::from_secs(2);
 /// How long a question may take that the table lets in: if it waits for longer, for a quorum, then it was let in.
-const LET_IN: Duration = Duration::from_millis(500);
+const LET_IN: Duration = Duration::from_millis(250);
 /// How long to wait for a node that has no identity yet, and so does not even refuse.
 const NO_ANSWER: Duration = Duration::from_millis(500);
 
@@ -748,8 +748,34 @@ fn t15_every_request_at_every_door_in_every_phase() {
         })
         .collect();
     let (first, last) = (&houses["n1"], &houses["n4"]);
+    let member = Impostor::of(&cluster, vault::inspect(&disks[1]).expect("a vault"));
+    let lock = member.lock_open(file.node("n4").expect("a founder").id).encode();
+    let envelope = Envelope { token: cluster.token(), deadline_ms: 60_000, request: Request::Status };
+    let asked = [
+        (Protocol::Boot, last.boot, PUBLIC_STATUS.to_vec()),
+        (Protocol::Boot, last.boot, lock),
+        (Protocol::Client, last.op, wire::encode(&envelope)),
+    ];
+    let early = asked.map(|(protocol, key, body)| {
+        let (me, key) = (&callers[1].1, key.expect("it is a member"));
+        let conn = cluster.block(async {
+            let connection = dial(&walk.endpoint, last.address, me, key, protocol, CALL).await.expect("a member");
+            Conn::start(connection, None)
+        });
+        let answer = cluster.block(at(protocol, &conn, &body, CALL));
+        assert!(["done", "duplicate"].contains(&answer), "the control: the {} door: {answer}", door(protocol));
+        (protocol, conn, body)
+    });
     cluster.testnet.run(["node", "revoke", "n4", "--yes", "--wait"], b"").expect("revoked");
     cluster.testnet.wait_phase("n4", Phase::Revoked).expect("it is told");
+    for (protocol, conn, body) in early {
+        let answer = cluster.block(at(protocol, &conn, &body, CALL));
+        assert!(
+            ["silent", "not-now", "shut"].contains(&answer),
+            "the {} door, a connection from before the revocation: {answer}",
+            door(protocol)
+        );
+    }
     cluster.testnet.kill("n4").expect("dies");
     cluster.start(&["n4"]);
     cluster.testnet.wait_phase("n4", Phase::Revoked).expect("over a restart");
