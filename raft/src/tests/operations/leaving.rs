@@ -190,7 +190,7 @@ fn the_lock_of_a_revoked_member_is_known_until_all_is_reshared() {
 
 /// A report from before the expulsion says nothing about the node that is revoked: the member may have taken a lock key for it
 /// since, or named it in a newer lock. Mutated: if such reports count, the old disk is called dead before any key is erased. If the
-/// pieces of the lock do not count, `names safe` is said while the old disk still opens one.
+/// keys or the pieces that a report names do not count, `old disk: dead` or `names safe` is said too early.
 #[test]
 fn only_reports_from_after_the_expulsion_say_that_a_disk_is_dead() {
     let mut cluster = Cluster::new(4, 3);
@@ -217,6 +217,10 @@ fn only_reports_from_after_the_expulsion_say_that_a_disk_is_dead() {
         cluster.apply(Change::ReportLock(ReportLock { former: 1, ..report }));
         assert_eq!(counts(&cluster), (counted, counted));
     }
+    // n3 has renewed its lock, and a key of its own still opens a piece of the revoked disk.
+    let still_held = ReportLock { holds_for: [NodeId(4)].into(), ..without_4(&mut cluster, 3) };
+    cluster.apply(Change::ReportLock(ReportLock { former: 1, ..still_held }));
+    assert_eq!(counts(&cluster), (2, 3), "the lock is renewed, and the key is not erased");
     // n3 has erased its key for the revoked disk, and a piece of its own lock still opens with that disk.
     let still_named = ReportLock { peers: [1, 2, 4].map(NodeId).into(), ..without_4(&mut cluster, 3) };
     cluster.apply(Change::ReportLock(ReportLock { former: 1, ..still_named }));
