@@ -157,7 +157,7 @@ impl Node {
             Some(mut file) => {
                 if let Err(error) = file.update(|vault| *vault = next) {
                     *present = Some(file);
-                    self.fail(format!("the vault could not be written: {error}"));
+                    self.fail_for_vault(&error);
                     return Err(error);
                 }
                 file
@@ -276,13 +276,11 @@ impl Node {
 
     fn updated<R>(&self, updated: Result<Option<Result<R, VaultError>>, JoinError>) -> Result<R, VaultError> {
         match updated {
-            Ok(Some(updated)) => {
-                updated.inspect_err(|error| self.fail(format!("the vault could not be written: {error}")))
-            }
+            Ok(Some(updated)) => updated.inspect_err(|error| self.fail_for_vault(error)),
             // No failure of the node: the vault was removed after a refused join, or replaced.
             Ok(None) => Err(VaultError::Broken),
             Err(panicked) => {
-                self.fail(format!("the vault could not be written: {panicked}"));
+                self.fail_for_vault(&panicked);
                 Err(VaultError::Broken)
             }
         }
@@ -295,7 +293,7 @@ impl Node {
     /// [`VaultError`]; [`VaultError::Broken`] if there is no vault.
     pub fn update_roster<R>(&self, change: impl FnOnce(&mut Vault) -> R) -> Result<R, VaultError> {
         let updated = self.enrolment().update_roster(change).ok_or(VaultError::Broken)?;
-        updated.inspect_err(|error| self.fail(format!("the vault could not be written: {error}")))
+        updated.inspect_err(|error| self.fail_for_vault(error))
     }
 
     // -- phase
@@ -389,7 +387,17 @@ impl Node {
     /// Stops the node, because it cannot go on safely.
     pub fn fail(&self, reason: String) {
         error!(%reason, "the node stops");
-        self.fatal.send_replace(Some(reason.into()));
+        // What fails afterwards fails because of the first.
+        self.fatal.send_if_modified(|first| {
+            let is_first = first.is_none();
+            first.get_or_insert_with(|| reason.into());
+            is_first
+        });
+    }
+
+    /// Stops the node: its vault could not be written.
+    pub(crate) fn fail_for_vault(&self, error: &dyn std::fmt::Display) {
+        self.fail(format!("{}: {error}", VaultFile::path(&self.dir).display()));
     }
 
     /// Changes when the node must stop.

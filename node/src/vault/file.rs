@@ -80,12 +80,17 @@ pub struct VaultFile<D: Disk = FileDisk> {
 }
 
 impl VaultFile {
+    /// Where the vault of a node lies.
+    pub fn path(dir: &DataDir) -> PathBuf {
+        dir.path().join(FILE_NAME)
+    }
+
     /// Makes the vault of a new node. It is durable when this returns.
     ///
     /// # Errors
     /// [`VaultError::Exists`] if there is a vault, or an error of the content or the medium.
     pub fn create(dir: &DataDir, vault: Vault) -> Result<Self, VaultError> {
-        let path = dir.path().join(FILE_NAME);
+        let path = Self::path(dir);
         let first = slot::seal(1, &vault.encode()?);
         let disk = FileDisk::create(&path, first.expose()).map_err(|error| match error.kind() {
             io::ErrorKind::AlreadyExists => VaultError::Exists(path),
@@ -101,7 +106,7 @@ impl VaultFile {
     /// # Errors
     /// The error of the file system.
     pub fn remove(dir: &DataDir) -> io::Result<()> {
-        std::fs::remove_file(dir.path().join(FILE_NAME))?;
+        std::fs::remove_file(Self::path(dir))?;
         std::fs::File::open(dir.path())?.sync_all()
     }
 
@@ -118,7 +123,7 @@ impl VaultFile {
     /// # Errors
     /// [`VaultError`]; the file is then as it was.
     pub fn open(dir: &DataDir) -> Result<Option<Self>, VaultError> {
-        match FileDisk::open(&dir.path().join(FILE_NAME)).map_err(VaultError::io("opened"))? {
+        match FileDisk::open(&Self::path(dir)).map_err(VaultError::io("opened"))? {
             Some(disk) => Self::open_on(disk).map(Some),
             None => Ok(None),
         }

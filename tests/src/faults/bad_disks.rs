@@ -102,6 +102,24 @@ fn a_full_disk_stops_its_node_and_nothing_acknowledged_is_lost() {
     println!("{} keys", kept.0.len());
 }
 
+/// Only the vault cannot be written: of its two copies the second lies beyond the limit. The node renews its lock, and stops. Mutated:
+/// a node whose vault cannot be written goes on with the lock that it has.
+#[test]
+fn a_vault_that_cannot_be_written_stops_its_node() {
+    const HALF_A_VAULT: u64 = 160 << 10;
+    let mut cluster = TestCluster::of(
+        Cluster::builder().settings("[timing]\nrenew_lock_after_ms = 500\nrenew_lock_every_ms = 500\n"),
+    );
+    cluster.testnet.terminate("n3").expect("ends");
+    let full = Special { file_bytes: Some(HALF_A_VAULT), ..Special::default() };
+    let (status, said) = cluster.testnet.start_and_wait_end("n3", &full).expect("it ends");
+    assert_eq!(status.code(), Some(1), "{said}");
+    explains(&cluster, "n3", &said, "File too large");
+    assert!(said.contains("vault"), "{said}");
+    cluster.start(&["n3"]);
+    cluster.testnet.wait_serving(&["n3"]).expect("there is room again");
+}
+
 /// Whichever node it is, it stops, stays down as long as the disk is bad, and catches up when it is good again.
 #[test]
 fn a_disk_that_takes_nothing_stops_its_node() {
