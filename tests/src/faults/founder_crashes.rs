@@ -166,7 +166,7 @@ fn found_with(victims: &[&str], death: Death<'_>) -> bool {
     !deaths.is_empty()
 }
 
-/// They die at every step of one kind of file, or at some from one on that the seed chooses, in ``stride``.
+/// They die at every step of one kind of file, or at some from one on that the seed chooses, in steps of `stride`.
 fn at_every_step(victims: &[&str], of: &str, stride: u32) {
     let stride = if std::env::var_os(EVERY).is_some() { 1 } else { stride };
     let first = 1 + Dice::new(seed()).below(stride as usize) as u32;

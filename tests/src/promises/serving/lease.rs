@@ -5,11 +5,15 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use quorate_client::wire::Phase;
+use quorate_client::conn::{Conn, Lane};
+use quorate_client::identity::{Identity, Protocol, dial};
+use quorate_client::wire::{self, Answered, Envelope, Phase, Plaintext, Request};
 use quorate_client::{Code, Context, Error, Options};
 use quorate_testnet::Cluster;
+use quorate_testnet::faults::network::LinkQuality;
+use tokio::task::JoinSet;
 
-use crate::harness::{TestCluster, name};
+use crate::harness::{PATIENCE, TestCluster, name};
 
 /// The followers and the leader alike: cut off, they refuse within the lease; healed, they serve again.
 #[test]
@@ -81,6 +85,60 @@ fn a_change_does_not_wait_for_a_leader_that_is_out_of_reach() {
         cluster.testnet.heal().expect("heals");
         cluster.testnet.wait_serving(&[node]).expect("serves again");
     }
+}
+
+/// A lease counts from when a node asks for it, and not from when it has the answer: on a slow link most of it may be over by then.
+/// Every answer says how long the lease goes on, so a client sees it. Mutated: a lease that counts from the answer.
+#[test]
+fn a_lease_counts_from_when_it_is_asked_for() {
+    const LEASE: Duration = Duration::from_secs(3);
+    const DELAY: Duration = Duration::from_millis(150);
+    const SAMPLES: u32 = 100;
+    let settings = "[timing]\nheartbeat_ms = 600\nelection_ms = 1800\n";
+    let mut cluster = TestCluster::of(Cluster::builder().settings(settings));
+    cluster.create("key");
+    let leader = cluster.leader();
+    let node = ["n1", "n2", "n3"].into_iter().find(|node| *node != leader).expect("three");
+    let file = cluster.file();
+    let (target, me) = (file.node(node).expect("a node"), Identity::random());
+    let address = target.addresses[0].parse().expect("an address");
+    let request = Request::Encrypt {
+        key: name("key"),
+        context: Context::empty(),
+        plaintext: Plaintext::new(b"secret".to_vec()).expect("short"),
+    };
+    let envelope = wire::encode(&Envelope { token: cluster.token(), deadline_ms: 10_000, request });
+    // The longest time that an answer is good for, of many.
+    let longest = |cluster: &TestCluster| {
+        cluster.block(async {
+            let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().expect("an address")).expect("a socket");
+            let connection =
+                dial(&endpoint, address, &me, target.key, Protocol::Client, PATIENCE).await.expect("connects");
+            let conn = Conn::start(connection, None);
+            let mut asked = JoinSet::new();
+            for _ in 0..SAMPLES {
+                let (conn, envelope) = (conn.clone(), envelope.clone());
+                asked.spawn(async move { conn.call(Lane::Ordinary, &envelope, PATIENCE).await });
+                // They come at all moments of a lease.
+                tokio::time::sleep(LEASE / SAMPLES).await;
+            }
+            let answers = asked.join_all().await.into_iter().map(|answer| answer.expect("answers"));
+            let answers = answers.map(|answer| wire::decode::<Answered>(&answer).expect("an answer"));
+            let longest = answers.filter(|answered| answered.answer.is_ok()).map(|answered| answered.good_for_ms).max();
+            let longest = longest.expect("the control: it serves");
+            Duration::from_millis(longest.into())
+        })
+    };
+    let quick = longest(&cluster);
+    assert!(quick > LEASE - 2 * DELAY && quick <= LEASE, "the control: {quick:?} on a quick link");
+    cluster.faults().set_quality(LinkQuality { delay: DELAY..=DELAY, ..LinkQuality::default() }, 1);
+    // The lease of before is over.
+    std::thread::sleep(LEASE);
+    cluster.testnet.wait_serving(&[node]).expect("it serves over a slow link");
+    let slow = longest(&cluster);
+    assert!(slow > LEASE / 3, "the control: {slow:?}, it has leases");
+    assert!(slow <= LEASE - 2 * DELAY, "{slow:?}, although the question and the answer take {:?}", 2 * DELAY);
+    cluster.faults().set_quality(LinkQuality::default(), 1);
 }
 
 /// Two nodes that cannot see each other, but both see the third, both serve: relayed trust is enough.
