@@ -142,6 +142,12 @@ pub async fn full(node: &Arc<Node>, replica: &Replica) -> Status {
             let running = running.map(|running| operation_status(state, &running.operation));
             (nodes, running, (threshold, theft_threshold(state), epoch, state.keys.len() as u64, one_disk_keys(state)))
         });
+    // A session to a node that has just died looks open for a while. Its answer is missing at once.
+    let silent = reports.iter().filter(|(_, (_, last_seen_ms))| *last_seen_ms > 0).map(|(&id, _)| id);
+    let mut waiting_for = public(node).waiting_for;
+    waiting_for.extend(names(node, &silent.collect::<Vec<_>>()));
+    waiting_for.sort();
+    waiting_for.dedup();
     let quorum = node.serving.lease.is_valid();
     let trouble = node.serving.trouble.lock().as_ref().map(ToString::to_string);
     let lease_ms = u32::try_from(node.serving.lease.left_ms()).ok().filter(|&left| left > 0);
@@ -162,7 +168,7 @@ pub async fn full(node: &Arc<Node>, replica: &Replica) -> Status {
         one_disk_keys,
         operation: operation(node).or_else(|| running.map(|begun| reported_by_leader(node, leader, begun))),
         alarms: alarms(node),
-        waiting_for: public(node).waiting_for,
+        waiting_for,
         nodes,
     }
 }

@@ -54,7 +54,11 @@ fn t22_any_majority_of_five_boots_unattended() {
     any_majority_boots(5);
 }
 
-/// T23: one node fewer than a majority stays locked, and names the nodes that it waits for. The control is T22.
+/// Longer than the pauses between the questions of a locked node grow.
+const A_WHILE: Duration = Duration::from_secs(4);
+
+/// T23: one node fewer than a majority stays locked, names the nodes that it waits for, and goes on asking them. The control is T22.
+/// Mutated: a node that asks each peer for a while only.
 #[test]
 fn t23_less_than_a_majority_stays_locked_and_says_who_is_missing() {
     let mut cluster = TestCluster::found();
@@ -67,6 +71,7 @@ fn t23_less_than_a_majority_stays_locked_and_says_who_is_missing() {
     let missing: Vec<_> = status.public.waiting_for.iter().map(|name| name.as_str()).collect();
     assert_eq!(missing, ["n1", "n3"]);
     cluster.decrypt(Some("n2"), &ciphertext).expect_err("a locked node serves no client");
+    std::thread::sleep(A_WHILE);
     cluster.start(&["n3"]);
     cluster.testnet.wait_serving(&["n2", "n3"]).expect("two of three serve");
     assert_eq!(cluster.decrypt(Some("n2"), &ciphertext).expect("decrypts"), b"secret");
