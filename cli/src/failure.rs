@@ -102,7 +102,9 @@ fn usual_hint(code: Code) -> Option<Hint> {
 
 impl From<WireError> for Failure {
     fn from(error: WireError) -> Self {
-        let hint = error.hint.map(Hint::Text).or_else(|| usual_hint(error.code));
+        // What a node says of the token cannot name the place where this command found it.
+        let said = error.hint.filter(|_| error.code != Code::Denied).map(Hint::Text);
+        let hint = said.or_else(|| usual_hint(error.code));
         Self { exit: exit_code(error.code), message: error.message, hint }
     }
 }

@@ -19,6 +19,7 @@ use std::path::Path;
 
 use clap::error::ErrorKind;
 use quorate_client::place;
+use tokio::signal::unix::{SignalKind, signal};
 
 use args::{AlarmCommand, ClusterCommand, Command, Common, KeyCommand, NodeCommand};
 use commands::{alarms, crypt, founding, keys, manual, nodes, operations, status};
@@ -96,6 +97,9 @@ impl<'a> Session<'a> {
     }
 }
 
+/// The signal for a write beyond the limit on the size of files. It has this number on every processor that Linux runs on but MIPS.
+const SIGXFSZ: i32 = 25;
+
 /// What a person types to confirm a command, as [`Session::stdin`] calls it.
 const CONFIRMATION: &str = "confirmation";
 
@@ -163,6 +167,8 @@ fn execute(session: &mut Session<'_>, command: Command) -> Result<u8, Failure> {
         .build()
         .map_err(|error| Failure::new(exit::FAILED, format!("no runtime: {error}")))?;
     let ended = runtime.block_on(async {
+        // A limit on the size of files is an error of the write, and not the end of this process.
+        let _ignored = signal(SignalKind::from_raw(SIGXFSZ));
         match command {
             Command::Cluster(ClusterCommand::Init(options)) => founding::init(session, options).await,
             Command::Cluster(ClusterCommand::Export(options)) => nodes::export(session, options).await,

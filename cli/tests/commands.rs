@@ -74,7 +74,7 @@ fn a_removal_is_confirmed_by_its_name_and_followed() {
     }
     let wrong = world.run(&["node", "remove", "n3", "--yes"], b"");
     assert_eq!(wrong.code, 5);
-    assert!(wrong.err.contains("no node named n3") && wrong.err.contains("did you mean n1?"), "{}", wrong.err);
+    assert!(wrong.err.contains("no node named n3") && wrong.err.contains("the nodes are n1, n2"), "{}", wrong.err);
 }
 
 /// The three lines come in order, each once, and the command returns when no earlier lease can run.
@@ -345,15 +345,17 @@ fn init_makes_the_token_prints_invitations_and_writes_the_client_file() {
 fn init_says_that_the_cluster_stands_also_if_its_client_file_cannot_be_written() {
     let world = World::new();
     let (data, file) = (world.path("data"), world.file.clone());
+    let place = world.path("new/token");
+    let client_file = place.with_file_name("cluster.toml");
     world.daemon(move |request| match request {
         AdminRequest::Status => (vec![], Some(Ok(World::local_status(&data, Phase::Uninitialised)))),
-        AdminRequest::Init { .. } => (vec![], Some(Ok(AdminResponse::Founded(file.clone())))),
+        AdminRequest::Init { .. } => {
+            // What comes into its way meanwhile is as good as a full disk.
+            std::fs::create_dir(&client_file).expect("ours");
+            (vec![], Some(Ok(AdminResponse::Founded(file.clone()))))
+        }
         other => panic!("{other:?}"),
     });
-    let place = world.path("new/token");
-    std::fs::create_dir(world.path("new")).expect("ours");
-    // A link into a directory that is not there is as good as a full disk.
-    std::os::unix::fs::symlink("missing/cluster.toml", place.with_file_name("cluster.toml")).expect("ours");
     let run = world.run(&["cluster", "init", "--founders", "3", "--token-file", place.to_str().expect("text")], b"");
     assert_eq!(run.code, 1, "{}", run.err);
     let lines: Vec<_> = run.err.lines().collect();
@@ -365,6 +367,56 @@ fn init_says_that_the_cluster_stands_also_if_its_client_file_cannot_be_written()
     );
     assert!(lines[3].contains("quorate cluster export --local -o FILE"), "{}", run.err);
     assert_eq!(mode(&place), 0o600);
+}
+
+/// What another user may have put beside the token is not used, and nothing that is there is written over. Mutated: with a token that
+/// is taken as it lies there, its author is root of the new cluster; with a client file that is put over what is there, the token is
+/// lost.
+#[test]
+fn init_takes_nothing_that_lies_there_and_writes_over_nothing() {
+    let world = World::new();
+    let data = world.path("data");
+    world.daemon(move |request| match request {
+        AdminRequest::Status => (vec![], Some(Ok(World::local_status(&data, Phase::Uninitialised)))),
+        other => panic!("it is not asked to found: {other:?}"),
+    });
+    let init = |token: &std::path::Path| {
+        let run =
+            world.run(&["cluster", "init", "--founders", "3", "--token-file", token.to_str().expect("text")], b"");
+        assert_ne!(run.code, 0);
+        run.err
+    };
+    let place = |directory: &str| {
+        std::fs::create_dir(world.path(directory)).expect("ours");
+        world.path(directory).join("token")
+    };
+    let chmod = |path: &std::path::Path, mode| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("ours");
+    };
+    let planted = place("planted");
+    let unconfirmed = planted.with_file_name("token.new");
+    std::fs::write(&unconfirmed, Token::random().text().as_bytes()).expect("ours");
+    chmod(&unconfirmed, 0o644);
+    assert!(init(&planted).contains("is not used: others may use it"), "readable by its author");
+    std::fs::rename(&unconfirmed, world.path("elsewhere")).expect("ours");
+    chmod(&world.path("elsewhere"), 0o600);
+    std::os::unix::fs::symlink(world.path("elsewhere"), &unconfirmed).expect("ours");
+    assert!(init(&planted).contains("is not used: it is a link"));
+    if std::os::unix::fs::lchown(&unconfirmed, Some(65534), None).is_ok() {
+        std::fs::remove_file(&unconfirmed).expect("ours");
+        std::fs::copy(world.path("elsewhere"), &unconfirmed).expect("ours");
+        std::os::unix::fs::chown(&unconfirmed, Some(65534), None).expect("root may");
+        assert!(init(&planted).contains("is not used: it belongs to another user"));
+    }
+    let open = place("open");
+    chmod(&world.path("open"), 0o777);
+    assert!(init(&open).contains("others may make files in the directory"));
+    let same = place("same").with_file_name("cluster.toml");
+    assert!(init(&same).contains("is the name of the client file"));
+    let linked = place("linked");
+    std::os::unix::fs::symlink("token", linked.with_file_name("cluster.toml")).expect("ours");
+    assert!(init(&linked).contains("exists"), "a link that leads to the token to come");
+    assert!(!linked.exists() && !same.exists() && !open.exists() && !planted.exists());
 }
 
 #[test]

@@ -183,6 +183,15 @@ impl ClusterFile {
         place::put(path, self.to_text().as_bytes(), 0o644).map_err(failed)
     }
 
+    /// Writes a file that must be new, with mode 0644.
+    ///
+    /// # Errors
+    /// [`ClusterFileError::Io`], also if there is anything at `path`.
+    pub fn write_new(&self, path: &Path) -> Result<(), ClusterFileError> {
+        let failed = |source| ClusterFileError::Io { path: path.to_owned(), source };
+        place::create_with_mode(path, self.to_text().as_bytes(), 0o644).map_err(failed)
+    }
+
     /// The node with this name.
     pub fn node(&self, name: &str) -> Option<&ClusterNode> {
         self.nodes.iter().find(|node| node.name.as_str() == name)

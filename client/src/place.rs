@@ -41,7 +41,6 @@ pub fn put(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
             sync_parent(&place)
         }
         Place::File(place, old) => {
-            refuse_planted(&place, &old)?;
             whole(&place, bytes, 0o600, |new| keep_owner_and_mode(new, &old), replace)?;
             sync_parent(&place)
         }
@@ -55,8 +54,16 @@ pub fn put(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
 /// # Errors
 /// [`ErrorKind::AlreadyExists`] if there is anything at `path`, otherwise the error of the file system.
 pub fn create(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let private = |new: &File| new.set_permissions(Permissions::from_mode(0o600));
-    whole(path, bytes, 0o600, private, rename_to_new)?;
+    create_with_mode(path, bytes, 0o600)
+}
+
+/// As [`create`], with another mode, whatever the umask.
+///
+/// # Errors
+/// As [`create`].
+pub fn create_with_mode(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let finish = |new: &File| new.set_permissions(Permissions::from_mode(mode));
+    whole(path, bytes, 0o600, finish, rename_to_new)?;
     // Who finds the file later takes it for durable. So if it may not be durable, it is removed.
     sync_parent(path).inspect_err(|_| drop(fs::remove_file(path)))
 }
@@ -118,14 +125,23 @@ impl Place {
             match fs::symlink_metadata(&place) {
                 Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Self::Nothing(place)),
                 Err(error) => return Err(error),
-                Ok(metadata) if metadata.is_file() => return Ok(Self::File(place, metadata)),
-                Ok(metadata) if !metadata.is_symlink() => return Ok(Self::Stream(place, metadata)),
+                Ok(metadata) if metadata.is_file() => {
+                    refuse_planted(&place, &metadata)?;
+                    return Ok(Self::File(place, metadata));
+                }
+                Ok(metadata) if !metadata.is_symlink() => {
+                    refuse_planted(&place, &metadata)?;
+                    return Ok(Self::Stream(place, metadata));
+                }
                 // `/dev/stdout`, or `/dev/fd/63` from a shell: not a link but an open file, whatever its text says.
                 Ok(_) if statfs(parent(&place)).is_ok_and(|system| system.f_type == PROC_SUPER_MAGIC) => {
                     let metadata = fs::metadata(&place)?;
                     return Ok(Self::Stream(place, metadata));
                 }
-                Ok(_) => place = parent(&place).join(fs::read_link(&place)?),
+                Ok(link) => {
+                    refuse_planted(&place, &link)?;
+                    place = parent(&place).join(fs::read_link(&place)?);
+                }
             }
         }
         Err(Errno::LOOP.into())
@@ -197,17 +213,64 @@ fn keep_owner_and_mode(file: &File, old: &Metadata) -> io::Result<()> {
     file.set_permissions(Permissions::from_mode(mode))
 }
 
-/// Refuses a file that another user has put into a directory where everyone may make files, such as `/tmp`. It would keep its
-/// owner, and so the bytes would be theirs. The kernel has the same rule for files that are written in place
-/// (`fs.protected_regular`).
-fn refuse_planted(place: &Path, old: &Metadata) -> io::Result<()> {
-    const STICKY_AND_FOR_ALL: u32 = 0o1002;
+/// Refuses what another user has put into a directory where everyone may make files, such as `/tmp`: a file, which would keep its
+/// owner, a link, a FIFO. The bytes would be theirs. The kernel has the same rules if it is told to (`fs.protected_regular`,
+/// `fs.protected_symlinks`, `fs.protected_fifos`), and only for directories with the sticky bit.
+fn refuse_planted(place: &Path, there: &Metadata) -> io::Result<()> {
+    const FOR_ALL: u32 = 0o002;
     let directory = fs::metadata(parent(place))?;
-    let is_open = directory.mode() & STICKY_AND_FOR_ALL == STICKY_AND_FOR_ALL;
-    if is_open && old.uid() != geteuid().as_raw() && old.uid() != directory.uid() {
+    let mine = [geteuid().as_raw(), 0];
+    let is_open = directory.mode() & FOR_ALL != 0;
+    if is_open && !mine.contains(&there.uid()) && (!is_sticky(&directory) || there.uid() != directory.uid()) {
         let why =
-            "the file there belongs to another user, in a directory where everyone may make files: name another place";
+            "what is there belongs to another user, in a directory where everyone may make files: name another place";
         return Err(io::Error::new(ErrorKind::PermissionDenied, why));
+    }
+    Ok(())
+}
+
+fn is_sticky(directory: &Metadata) -> bool {
+    const STICKY: u32 = 0o1000;
+    directory.mode() & STICKY != 0
+}
+
+/// Opens a file with a secret in it, of which no other user may know, or have put it there: it belongs to this user or to root, and
+/// others may not read it.
+///
+/// # Errors
+/// [`ErrorKind::PermissionDenied`] with the reason, otherwise the error of the file system.
+pub fn open_secret(path: &Path) -> io::Result<File> {
+    const FOR_OTHERS: u32 = 0o037;
+    // Without O_NONBLOCK it would wait for who writes to a FIFO.
+    let nonblock = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or_default();
+    let file = OpenOptions::new().read(true).custom_flags(nonblock).open(path)?;
+    let metadata = file.metadata()?;
+    let refuse = |why: String| Err(io::Error::new(ErrorKind::PermissionDenied, why));
+    if !metadata.is_file() {
+        return refuse("it is no file".to_owned());
+    }
+    if ![geteuid().as_raw(), 0].contains(&metadata.uid()) {
+        return refuse("it belongs to another user, who may have put it there".to_owned());
+    }
+    match metadata.mode() & MODE_BITS {
+        mode if mode & FOR_OTHERS != 0 => refuse(format!("others may use it (mode {mode:o}): chmod 600")),
+        _ => Ok(file),
+    }
+}
+
+/// Refuses a directory in which another user can put files in the place of those of this user.
+///
+/// # Errors
+/// [`ErrorKind::PermissionDenied`] with the reason, otherwise the error of the file system.
+pub fn refuse_open_directory(directory: &Path) -> io::Result<()> {
+    const FOR_OTHERS: u32 = 0o022;
+    let metadata = fs::metadata(directory)?;
+    let refuse = |why: &str| Err(io::Error::new(ErrorKind::PermissionDenied, why));
+    if ![geteuid().as_raw(), 0].contains(&metadata.uid()) {
+        return refuse("the directory belongs to another user");
+    }
+    if metadata.mode() & FOR_OTHERS != 0 && !is_sticky(&metadata) {
+        return refuse("others may make files in the directory");
     }
     Ok(())
 }
@@ -287,9 +350,51 @@ mod tests {
             let error = put(&path, b"secret", 0o600).expect_err("planted");
             assert!(error.to_string().contains("another user"), "{error}");
             assert_eq!(fs::read(&path).expect("there"), b"second");
+            // Without the sticky bit a stranger may do more, and not less.
+            fs::set_permissions(directory.path(), Permissions::from_mode(0o777)).expect("root may");
+            put(&path, b"secret", 0o600).expect_err("planted");
+            // A link and a FIFO of a stranger lead to the stranger as well.
+            let (link, fifo) = (directory.path().join("link"), directory.path().join("fifo"));
+            symlink(directory.path().join("elsewhere"), &link).expect("ours");
+            rustix::fs::mknodat(CWD, &fifo, rustix::fs::FileType::Fifo, 0o666.into(), 0).expect("ours");
+            for planted in [&link, &fifo] {
+                std::os::unix::fs::lchown(planted, Some(STRANGER), None).expect("root may");
+                let error = put(planted, b"secret", 0o600).expect_err("planted");
+                assert!(error.to_string().contains("another user"), "{error}");
+            }
+            assert!(!directory.path().join("elsewhere").exists());
             fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).expect("root may");
             put(&path, b"third", 0o600).expect("the control: where only its owner makes files, it keeps its owner");
             assert_eq!(fs::metadata(&path).expect("there").uid(), STRANGER);
+        }
+    }
+
+    /// Mutated: without one of the looks, a secret is used that another user knows.
+    #[test]
+    fn a_secret_is_read_from_a_file_of_ones_own_that_others_cannot_read() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("secret");
+        create(&path, b"secret").expect("ours");
+        open_secret(&path).expect("the control");
+        let refused = |what: &Path| open_secret(what).expect_err("refused").to_string();
+        for mode in [0o604, 0o660, 0o620, 0o644] {
+            fs::set_permissions(&path, Permissions::from_mode(mode)).expect("ours");
+            assert!(refused(&path).contains("chmod 600"), "{mode:o}");
+        }
+        fs::set_permissions(&path, Permissions::from_mode(0o640)).expect("ours");
+        open_secret(&path).expect("the group of a file of root's may read it");
+        assert!(refused(directory.path()).contains("no file"));
+        refuse_open_directory(directory.path()).expect("the control");
+        fs::set_permissions(directory.path(), Permissions::from_mode(0o1777)).expect("ours");
+        refuse_open_directory(directory.path()).expect("no other user replaces a file of ours");
+        fs::set_permissions(directory.path(), Permissions::from_mode(0o777)).expect("ours");
+        assert!(refuse_open_directory(directory.path()).is_err());
+        if geteuid().is_root() {
+            for planted in [path.as_path(), directory.path()] {
+                chown(planted, Some(65534), None).expect("root may");
+            }
+            assert!(refused(&path).contains("another user"));
+            assert!(refuse_open_directory(directory.path()).is_err());
         }
     }
 

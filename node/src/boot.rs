@@ -215,6 +215,8 @@ async fn run_steps(node: &Arc<Node>) -> Result<(), BootError> {
         // 4: without a vault, wait for an operator; once in the life of a node.
         if !node.has_vault() {
             node.enter(Phase::Uninitialised);
+            let socket = node.config.socket.display();
+            info!(%socket, "no vault: waits for `quorate cluster init` or `quorate node join`");
             begin::initialised(node).await;
         }
         match unlock_and_open(node).await? {

@@ -12,10 +12,13 @@ use serde_json::json;
 use crate::args::{Format, Init, Join};
 use crate::commands::invitation;
 use crate::failure::Failure;
-use crate::reach::cluster::{create_token, read_token, token_exists, token_path};
+use crate::reach::cluster::{create_token, read_own_token, read_token, token_exists, token_path};
 use crate::reach::daemon::{self, Conversation, Message};
 use crate::terminal::interrupt::Interrupt;
 use crate::{Session, exit, is_stream};
+
+/// The name of the client file that `init` writes beside the token.
+const CLIENT_FILE: &str = "cluster.toml";
 
 /// Founds a cluster. This process draws the root token and writes it to its file. The daemon gets only the hash.
 pub(crate) async fn init(session: &mut Session<'_>, options: Init) -> Result<u8, Failure> {
@@ -25,7 +28,11 @@ pub(crate) async fn init(session: &mut Session<'_>, options: Init) -> Result<u8,
         return Err(Failure::new(exit::USAGE, "the root token goes into a file, which must be there to continue")
             .hint("--token-file FILE"));
     }
-    let client_file = token_path.with_file_name("cluster.toml");
+    let client_file = token_path.with_file_name(CLIENT_FILE);
+    if token_path.file_name() == client_file.file_name() {
+        return Err(Failure::new(exit::USAGE, format!("{} is the name of the client file", token_path.display()))
+            .hint("give the token file another name: --token-file FILE"));
+    }
     let status = daemon::status(session).await?;
     refuse_token_in_data(&token_path, Path::new(&status.data_directory))?;
     let fresh = match status.public.phase {
@@ -37,7 +44,8 @@ pub(crate) async fn init(session: &mut Session<'_>, options: Init) -> Result<u8,
                 .hint("`quorate cluster export --local -o FILE` writes its client file, `quorate status` shows it"));
         }
     };
-    if client_file.exists() {
+    // Whatever it is: a link that leads nowhere would get the client file at the place that it names.
+    if client_file.symlink_metadata().is_ok() {
         return Err(Failure::new(exit::CONFLICT, format!("the client file {} exists", client_file.display()))
             .hint("it may be that of another cluster: move it away, or name another directory with --token-file"));
     }
@@ -68,7 +76,7 @@ pub(crate) async fn init(session: &mut Session<'_>, options: Init) -> Result<u8,
     // The cluster stands, whatever comes now: its operator must learn that first.
     session.note(&format!("founded cluster {} with {}", file.cluster, names.join(", ")));
     session.note(&format!("root token:  {} (keep it safe; there is no other copy)", token_path.display()));
-    file.write(&client_file).map_err(|error| {
+    file.write_new(&client_file).map_err(|error| {
         Failure::new(exit::FAILED, format!("the cluster stands, but its client file cannot be written: {error}"))
             .hint("`quorate cluster export --local -o FILE` on a node writes it")
     })?;
@@ -124,8 +132,8 @@ impl NewToken {
         if self.place.symlink_metadata().is_ok() {
             return Err(token_exists(&self.place));
         }
-        if self.unconfirmed.exists() {
-            return read_token(&self.unconfirmed);
+        if self.unconfirmed.symlink_metadata().is_ok() {
+            return read_own_token(&self.unconfirmed);
         }
         let token = Token::random();
         create_token(&self.unconfirmed, &token)?;
@@ -134,8 +142,10 @@ impl NewToken {
 
     /// The token of the founding that already runs.
     fn find(&self) -> Result<Token, Failure> {
-        let confirmed = self.place.exists() || !self.unconfirmed.exists();
-        read_token(if confirmed { &self.place } else { &self.unconfirmed })
+        match self.place.exists() || !self.unconfirmed.exists() {
+            true => read_token(&self.place),
+            false => read_own_token(&self.unconfirmed),
+        }
     }
 
     /// Moves the token to its final place, because the daemon has its hash.

@@ -1,14 +1,19 @@
 //! How a command talks to the daemon of this machine: through the local socket, which only the daemon's user may open.
 
 use std::io::ErrorKind;
+use std::time::Duration;
 
 use quorate_client::frame::{self, FrameKind};
 use quorate_client::wire::{self, AdminProgress, AdminRequest, AdminResponse, LocalStatus, WireError};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::time::timeout;
 
 use crate::failure::Failure;
 use crate::{Session, exit};
+
+/// How long the daemon may take to answer what it can answer at once. A change at all nodes takes a few seconds at most.
+const ANSWER_MAX: Duration = Duration::from_secs(10);
 
 /// One request to the daemon, and the messages that it sends back.
 pub(crate) struct Conversation {
@@ -68,6 +73,20 @@ impl Conversation {
             }
         }
     }
+
+    /// The answer to a request that takes no long time.
+    async fn ask(session: &Session<'_>, request: &AdminRequest) -> Result<(AdminResponse, Option<i32>), Failure> {
+        let asked = async {
+            let conversation = Self::begin(session, request).await?;
+            let pid = conversation.pid;
+            Ok((conversation.answer().await?, pid))
+        };
+        timeout(ANSWER_MAX, asked).await.unwrap_or_else(|_| {
+            let seconds = ANSWER_MAX.as_secs();
+            Err(Failure::new(exit::FAILED, format!("the daemon does not answer for {seconds} s"))
+                .hint("it may stand still, or other commands wait for it, too: look at the process and at its log"))
+        })
+    }
 }
 
 /// The state of the node on this machine.
@@ -77,17 +96,15 @@ pub(crate) async fn status(session: &Session<'_>) -> Result<LocalStatus, Failure
 
 /// The state of the node on this machine, and the process id of its daemon.
 pub(crate) async fn status_and_process(session: &Session<'_>) -> Result<(LocalStatus, Option<i32>), Failure> {
-    let conversation = Conversation::begin(session, &AdminRequest::Status).await?;
-    let pid = conversation.pid;
-    match conversation.answer().await? {
-        AdminResponse::Status(status) => Ok((*status, pid)),
+    match Conversation::ask(session, &AdminRequest::Status).await? {
+        (AdminResponse::Status(status), pid) => Ok((*status, pid)),
         _ => Err(unexpected()),
     }
 }
 
 /// Sends a request and waits for its answer, without showing progress.
 pub(crate) async fn answer(session: &Session<'_>, request: &AdminRequest) -> Result<AdminResponse, Failure> {
-    Conversation::begin(session, request).await?.answer().await
+    Conversation::ask(session, request).await.map(|(answer, _)| answer)
 }
 
 pub(crate) fn unexpected() -> Failure {

@@ -4,7 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use jiff::Timestamp;
 use quorate_client::NodeName;
-use quorate_client::wire::{Alarm, KeyInfo, KeySummary, NodeInfo, OldCopies, VersionInfo};
+use quorate_client::wire::{Alarm, KeyInfo, KeySummary, NodeInfo, NodeState, OldCopies, VersionInfo};
 use serde_json::{Value, json};
 
 /// A table. Each column is as wide as its longest cell, with two spaces between columns.
@@ -35,10 +35,12 @@ pub(crate) fn time(ms: u64) -> String {
 
 /// A time span of `ms` milliseconds before now, in one unit.
 pub(crate) fn age(ms: u64) -> String {
-    match ms / 1000 {
-        0..2 => "now".to_owned(),
-        _ => format!("{} ago", span(ms)),
-    }
+    if is_now(ms) { "now".to_owned() } else { format!("{} ago", span(ms)) }
+}
+
+/// Nodes report each second.
+fn is_now(ms: u64) -> bool {
+    ms < 2_000
 }
 
 /// A time span, in one unit.
@@ -138,7 +140,7 @@ pub(crate) fn nodes(nodes: &[NodeInfo]) -> String {
             node.id.to_string(),
             printable(&node.addresses.join(",")),
             node.role.to_string(),
-            known(state.map(|state| state.phase.to_string())),
+            known(state.map(phase)),
             known(state.map(|state| state.lag.to_string())),
             known(state.map(|state| state.epoch.to_string())),
             known(state.map(|state| state.lock_generation.to_string())),
@@ -148,6 +150,11 @@ pub(crate) fn nodes(nodes: &[NodeInfo]) -> String {
     };
     let head = ["NAME", "ID", "ADDRESS", "ROLE", "PHASE", "LAG", "EPOCH", "LOCK", "OLD COPIES", "LAST SEEN"];
     table(&head, &nodes.iter().map(row).collect::<Vec<_>>())
+}
+
+/// The phase, or in brackets the last one that was heard of a node that does not answer.
+fn phase(state: &NodeState) -> String {
+    if is_now(state.last_seen_ms) { state.phase.to_string() } else { format!("({})", state.phase) }
 }
 
 fn old_copies(copies: OldCopies) -> String {

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
+use std::io::Read;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
@@ -347,12 +348,19 @@ fn pin_at(file: Option<PathBuf>, credential: Option<String>, data: &Path) -> Res
     }
 }
 
+/// Longest configuration file. Others are a few lines; a device has no end.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
 fn read(path: &Path) -> Result<File, ConfigError> {
-    let text = match path.as_os_str() == "-" {
-        true => std::io::read_to_string(std::io::stdin()),
-        false => std::fs::read_to_string(path),
+    let failed = |source| ConfigError::Read { path: path.into(), source };
+    let reader: Box<dyn Read> = match path.as_os_str() == "-" {
+        true => Box::new(std::io::stdin()),
+        false => Box::new(std::fs::File::open(path).map_err(failed)?),
     };
-    let text = text.map_err(|source| ConfigError::Read { path: path.into(), source })?;
+    let text = std::io::read_to_string(reader.take(FILE_BYTES_MAX + 1)).map_err(failed)?;
+    if text.len() as u64 > FILE_BYTES_MAX {
+        return Err(failed(std::io::Error::other("it is longer than 1 MiB, so it is no configuration")));
+    }
     toml::from_str(&text).map_err(|error| ConfigError::Parse { path: path.into(), reason: error.to_string() })
 }
 
@@ -368,10 +376,21 @@ fn peer(name: &str, addresses: Vec<String>) -> Result<(NodeName, Vec<String>), C
 }
 
 fn check_address(setting: &'static str, address: String) -> Result<String, ConfigError> {
-    if is_address(&address) {
-        return Ok(address);
+    let invalid = |reason| Err(ConfigError::Invalid { setting, reason });
+    match is_address(&address) {
+        false => invalid(format!("{address:?} is not HOST:PORT in ASCII letters")),
+        true if !can_be_dialled(&address) => invalid(format!("{address} is no address that others can dial")),
+        true => Ok(address),
     }
-    Err(ConfigError::Invalid { setting, reason: format!("{address:?} is not HOST:PORT in ASCII letters") })
+}
+
+/// Whether an address may be that of one node: 0.0.0.0 is where a daemon listens, and a multicast address is no single node.
+pub fn can_be_dialled(address: &str) -> bool {
+    let is_one = |ip: IpAddr| match ip {
+        IpAddr::V4(ip) => !ip.is_unspecified() && !ip.is_multicast() && !ip.is_broadcast(),
+        IpAddr::V6(ip) => !ip.is_unspecified() && !ip.is_multicast(),
+    };
+    address.parse().map_or(true, |address: SocketAddr| is_one(address.ip().to_canonical()))
 }
 
 /// The name of this host up to the first dot, in lower case.
@@ -389,6 +408,25 @@ mod tests {
         let path = dir.path().join("quorated.toml");
         std::fs::write(&path, text).expect("writes");
         Config::load(Flags { config: Some(path), ..Flags::default() })
+    }
+
+    /// Mutated: an address that is checked only if none is given.
+    #[test]
+    fn what_nobody_can_dial_is_not_advertised() {
+        for address in ["0.0.0.0:7250", "[::]:7250", "224.0.0.1:7250", "255.255.255.255:7250", "[ff02::1]:7250"] {
+            let error = with_file(&format!("{MINIMAL}advertise = '{address}'\n")).expect_err(address);
+            assert!(error.to_string().contains("no address that others can dial"), "{error}");
+            let error = with_file(&format!("{MINIMAL}[peers]\nn2 = ['{address}']\n")).expect_err(address);
+            assert!(error.to_string().contains("no address that others can dial"), "{error}");
+        }
+        with_file(&format!("{MINIMAL}advertise = 'n1.example:7250'\n")).expect("the control: a name");
+    }
+
+    #[test]
+    fn a_configuration_without_end_is_refused() {
+        let endless = Flags { config: Some("/dev/zero".into()), ..Flags::default() };
+        let error = Config::load(endless).expect_err("refused").to_string();
+        assert!(error.contains("/dev/zero"), "{error}");
     }
 
     const MINIMAL: &str = "data = '/d'\nlisten = '127.0.0.1:7250'\nname = 'n1'\n";

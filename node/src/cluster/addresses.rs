@@ -4,7 +4,6 @@
 //! locked node reads. An address is only a place to dial. Who answers there must prove the key of the member.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use quorate_client::error::Code;
@@ -16,6 +15,7 @@ use quorate_raft::{ProposeError, Replica};
 use quorate_shares::ids::NodeName;
 use tracing::info;
 
+use crate::base::config::can_be_dialled;
 use crate::cluster::orders::{catch_up, member_named};
 use crate::messages::caller::Caller;
 use crate::node::Node;
@@ -33,9 +33,8 @@ pub fn check(addresses: &[String]) -> Result<(), WireError> {
     if let Some(wrong) = addresses.iter().find(|address| address.parse::<Address>().is_err()) {
         return Err(bad(format!("{wrong:?} is not HOST:PORT")).hint("10.0.0.2:7250, [fd00::2]:7250 or n2.example:7250"));
     }
-    let is_unspecified = |address: &&String| address.parse().is_ok_and(|at: SocketAddr| at.ip().is_unspecified());
-    if let Some(unspecified) = addresses.iter().find(is_unspecified) {
-        let why = format!("{unspecified} is where a daemon listens, and no address to dial");
+    if let Some(wrong) = addresses.iter().find(|address| !can_be_dialled(address)) {
+        let why = format!("{wrong} is no address that others can dial");
         return Err(bad(why).hint("name the address at which the other nodes reach it"));
     }
     if addresses.iter().collect::<BTreeSet<_>>().len() < addresses.len() {

@@ -205,7 +205,10 @@ async fn reports(node: &Arc<Node>, replica: &Replica) -> Reports {
                 return Some((id, (report, 0)));
             }
             let last = node.peers().reports.lock().get(&id).cloned();
-            last.map(|(report, seen_ms)| (id, (report, boot_ms().saturating_sub(seen_ms))))
+            let heard_ms = node.peers().sessions.heard_ms(id).unwrap_or_default();
+            // It did not answer now, whenever it was heard.
+            let age_ms = |seen_ms: u64| boot_ms().saturating_sub(seen_ms.max(heard_ms)).max(1);
+            last.map(|(report, seen_ms)| (id, (report, age_ms(seen_ms))))
         }
     });
     join_all(asked).await.into_iter().flatten().collect()

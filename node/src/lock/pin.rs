@@ -6,7 +6,7 @@
 //!
 //! If the pin that the last lock names is missing, no new pin is made: a person who took it away did so on purpose.
 
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use quorate_client::place;
@@ -79,16 +79,29 @@ pub fn next(
 pub fn read(place: &PinPlace) -> Result<Zeroizing<Vec<u8>>, String> {
     let read = match place {
         PinPlace::Inline(pin) => Ok(pin.clone()),
-        PinPlace::File(path) => std::fs::read(path).map_err(|error| format!("the pin at {path} is missing: {error}")),
+        PinPlace::File(path) => read_file(Path::new(path)),
         PinPlace::Credential(name) => {
             let dir = std::env::var("CREDENTIALS_DIRECTORY").ok().filter(|dir| !dir.is_empty());
             let dir =
                 dir.ok_or_else(|| format!("the pin is the systemd credential {name}, and no credentials were passed"))?;
             let path = Path::new(&dir).join(name);
-            std::fs::read(&path).map_err(|error| format!("the pin at {} is missing: {error}", path.display()))
+            read_file(&path)
         }
     };
     read.map(Zeroizing::new)
+}
+
+fn read_file(path: &Path) -> Result<Vec<u8>, String> {
+    let mut pin = Vec::with_capacity(PIN_BYTES_MAX + 1);
+    // One byte more than a pin may have, so that a longer file is no pin.
+    let read = place::open_secret(path).and_then(|file| file.take(PIN_BYTES_MAX as u64 + 1).read_to_end(&mut pin));
+    match read {
+        Ok(_) => Ok(pin),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            Err(format!("the pin at {} cannot be used: {error}", path.display()))
+        }
+        Err(error) => Err(format!("the pin at {} is missing: {error}", path.display())),
+    }
 }
 
 /// Makes a pin file, durable and readable by its owner alone. An existing file is never replaced. So a half-written file must

@@ -27,6 +27,7 @@ use rand::RngExt;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info, warn};
 
+use crate::base::config::Timing;
 use crate::base::phase::Phase;
 use crate::base::random;
 use crate::lock::pin;
@@ -56,7 +57,7 @@ pub async fn keep_fresh(node: Arc<Node>, replica: Replica) {
     let mut changes = replica.changes();
     // The delay is random, so that not all nodes renew at once after a loss of power. A node first serves or is sealed.
     let mut due = None;
-    let (mut incomplete, mut failed) = (0, 0);
+    let (mut pauses, mut failed) = (Pauses::default(), 0);
     loop {
         changes.borrow_and_update();
         if due.is_none() && matches!(node.phase(), Phase::Serving | Phase::Sealed) {
@@ -78,13 +79,7 @@ pub async fn keep_fresh(node: Arc<Node>, replica: Replica) {
             match renew(&node, &replica, &terms, demanded).await {
                 Ok(complete) => {
                     failed = 0;
-                    // A silent peer may be back soon, or not for a long time.
-                    let pause = match complete {
-                        true => timing.renew_lock_every_ms,
-                        false => timing.renew_lock_after_ms.saturating_mul(INCOMPLETE << incomplete),
-                    };
-                    incomplete = if complete { 0 } else { (incomplete + 1).min(INCOMPLETE_DOUBLINGS) };
-                    due = Some(Instant::now() + later(pause.min(timing.renew_lock_every_ms)));
+                    due = Some(Instant::now() + later(pauses.after(timing, complete, demanded)));
                     continue;
                 }
                 Err(reason) => {
@@ -96,6 +91,30 @@ pub async fn keep_fresh(node: Arc<Node>, replica: Replica) {
             }
         }
         let _ = timeout(LOOK, changes.changed()).await;
+    }
+}
+
+/// When the next renewal is due.
+#[derive(Default)]
+struct Pauses {
+    /// How many renewals in a row kept a key.
+    incomplete: u32,
+}
+
+impl Pauses {
+    /// The pause in milliseconds after a renewal. A silent peer may be back soon, or not for a long time. So the pause grows if it is
+    /// silent at the next one, too. An operation demands many renewals in a moment, and peers that are busy with the keys of the
+    /// earlier ones: these say nothing about the time after it.
+    fn after(&mut self, timing: &Timing, complete: bool, demanded: bool) -> u64 {
+        if complete {
+            self.incomplete = 0;
+            return timing.renew_lock_every_ms;
+        }
+        let pause = timing.renew_lock_after_ms.saturating_mul(INCOMPLETE << self.incomplete);
+        if !demanded {
+            self.incomplete = (self.incomplete + 1).min(INCOMPLETE_DOUBLINGS);
+        }
+        pause.min(timing.renew_lock_every_ms)
     }
 }
 
@@ -331,4 +350,25 @@ fn peers(enrolment: &Enrolment) -> Vec<NodeId> {
 /// The generation of the durable lock, and the number of the key of `peer` that it uses.
 fn durable(enrolment: &Enrolment, peer: NodeId) -> LockState {
     enrolment.with_vault(|vault| lock_keys::durable(vault, peer)).unwrap_or(LockState { generation: 0, key_number: 0 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Mutated: if the renewals that an operation demands count, the pause after it is half an hour, and old copies of the disk stay
+    /// good for so long.
+    #[test]
+    fn an_operation_does_not_put_off_the_renewal_after_it() {
+        let timing = Timing::default();
+        let mut pauses = Pauses::default();
+        let two_minutes = 12 * timing.renew_lock_after_ms;
+        for _ in 0..8 {
+            assert_eq!(pauses.after(&timing, false, true), two_minutes);
+        }
+        assert_eq!(pauses.after(&timing, false, false), two_minutes);
+        assert_eq!(pauses.after(&timing, false, false), 2 * two_minutes, "a peer that stays away");
+        assert_eq!(pauses.after(&timing, true, false), timing.renew_lock_every_ms);
+        assert_eq!(pauses.after(&timing, false, false), two_minutes, "and one that is away again");
+    }
 }

@@ -14,6 +14,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use tracing::info;
+
 use self::ownership::Foreign;
 use crate::base::paths;
 
@@ -81,6 +83,9 @@ pub enum DataDirError {
     /// The directory, or a file in it, belongs to another user.
     #[error("data directory {path}: {foreign}")]
     Foreign { path: PathBuf, foreign: Foreign },
+    /// Other users can read the directory, and it holds files of something else: it was not made for a node.
+    #[error("{path} holds other files, and others can read it (mode {mode:o}): it is no data directory")]
+    Shared { path: PathBuf, mode: u32 },
     /// Other users can read the directory, and this process cannot change its mode.
     #[error("data directory {path} can be read by others (mode {mode:o})")]
     Exposed { path: PathBuf, mode: u32 },
@@ -98,6 +103,7 @@ impl DataDirError {
                 "quorated was probably started once as another user: start it as one user only, the owner of the directory. If that is \
                  the user that runs now, stop the other process and run the command above as root"
             }
+            Self::Shared { .. } => "name an empty directory, or one that does not exist yet: --data DIR",
             Self::Exposed { .. } => "chown it to the user that runs quorated and chmod it to 0700",
             Self::Io { .. } => "check that the path is right and that quorated may write there",
         }
@@ -122,10 +128,16 @@ impl DataDir {
         if let Some(foreign) = ownership::foreign(path).map_err(failed)? {
             return Err(DataDirError::Foreign { path: path.to_owned(), foreign });
         }
-        let mode = fs::metadata(path).map_err(failed)?.mode() & 0o777;
+        let mode = fs::metadata(path).map_err(failed)?.mode() & 0o7777;
+        if mode & 0o077 != 0 && is_used_by_others(path).map_err(failed)? {
+            return Err(DataDirError::Shared { path: path.to_owned(), mode });
+        }
         let narrowed = mode == 0o700 || fs::set_permissions(path, Permissions::from_mode(0o700)).is_ok();
         if !narrowed && mode & 0o077 != 0 {
             return Err(DataDirError::Exposed { path: path.to_owned(), mode });
+        }
+        if mode & 0o077 != 0 {
+            info!(path = %path.display(), mode = format!("{mode:o}"), "the data directory is closed to others now");
         }
         let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path.join("lock"));
         let lock = lock.map_err(failed)?;
@@ -144,6 +156,20 @@ impl DataDir {
     pub fn is_own(&self, path: &Path) -> bool {
         OWN_FILES.iter().any(|name| paths::lies_in(path, &self.path.join(name)))
     }
+}
+
+/// Whether a directory has files, and none of them is a node's.
+fn is_used_by_others(path: &Path) -> io::Result<bool> {
+    let mut any = false;
+    for entry in fs::read_dir(path)? {
+        let name = entry?.file_name();
+        if OWN_FILES.iter().any(|own| name == *own) {
+            return Ok(false);
+        }
+        // A file system has this directory, and is empty all the same.
+        any |= name != "lost+found";
+    }
+    Ok(any)
 }
 
 /// Two slots in one file.
@@ -279,6 +305,21 @@ mod tests {
         FileDisk::create(&path.join("vault"), &[0; SLOT_BYTES]).expect("nothing is there yet");
         let mode = |name: &str| fs::metadata(dir.path().join(name)).expect("it exists").mode() & 0o777;
         assert_eq!((mode("."), mode("lock"), mode("vault")), (0o700, 0o600, 0o600));
+    }
+
+    /// A slip such as `--data /tmp`. Mutated: the directory is for its owner alone from then on, and its sticky bit is gone.
+    #[test]
+    fn a_directory_of_something_else_stays_as_it_is() {
+        let parent = tempfile::tempdir().expect("a temporary directory");
+        for mode in [0o1777, 0o755] {
+            fs::set_permissions(parent.path(), Permissions::from_mode(mode)).expect("our own directory");
+            fs::write(parent.path().join("of-another-program"), "").expect("our own directory");
+            assert!(matches!(DataDir::open(parent.path()), Err(DataDirError::Shared { .. })), "{mode:o}");
+            assert_eq!(fs::metadata(parent.path()).expect("it exists").mode() & 0o7777, mode);
+            assert!(!parent.path().join("lock").exists());
+        }
+        fs::write(parent.path().join("vault"), "").expect("our own directory");
+        let _closed = DataDir::open(parent.path()).expect("the control: a node's");
     }
 
     #[test]

@@ -344,3 +344,29 @@ fn a_founder_says_that_an_address_is_of_the_other_kind() {
     let said = said.unwrap_or_else(|late| panic!("{late}: {}", join.so_far()));
     assert!(said.contains("this node listens on IPv6 only") && said.contains("listen on [::]:"), "{said}");
 }
+
+/// A daemon stands still. Mutated: without a deadline the command waits for ever.
+#[test]
+fn a_command_does_not_wait_for_ever_for_a_daemon_that_stands_still() {
+    let cluster = TestCluster::found();
+    let process = cluster.testnet.process("n1").expect("a node").expect("it runs");
+    process.pause().expect("stops");
+    let socket = cluster.testnet.directory().socket("n1").display().to_string();
+    let command = cluster.testnet.quorate(["node", "status", "--socket", &socket]);
+    let ended = Tool::start(command, b"").expect("runs").outcome(PATIENCE).expect("it ends");
+    process.resume().expect("goes on");
+    assert_eq!(ended.code, Some(1), "{}", ended.stderr);
+    assert!(ended.stderr.contains("the daemon does not answer for 10 s"), "{}", ended.stderr);
+}
+
+/// A limit on the size of files ends no command: what cannot be written is an error. Mutated: the signal of the kernel ends it.
+#[test]
+fn a_limit_on_the_size_of_files_ends_no_command() {
+    let cluster = TestCluster::found();
+    let typed = cluster.testnet.quorate(["status"]);
+    let mut limited = Command::new("sh");
+    limited.args(["-c", "ulimit -f 1; exec \"$0\" \"$@\""]).arg(typed.get_program()).args(typed.get_args());
+    limited.envs(typed.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let ended = Tool::start(limited, b"").expect("runs").outcome(PATIENCE).expect("ends");
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+}

@@ -16,6 +16,7 @@ use quorate_shares::labels::EXPORTER_SHARE;
 use quorate_shares::secret::Secret;
 use tracing::info;
 
+use crate::base::clock::boot_ms;
 use crate::messages::peer::{self, Hello, PeerRefusal, PeerReply, PeerRequest};
 
 /// A session is dead if two pings are not answered, each within this time. A node that was killed and starts again ends its old
@@ -100,6 +101,8 @@ pub enum AskError {
 pub struct Sessions {
     open: Mutex<BTreeMap<NodeId, Arc<Session>>>,
     reported: Mutex<Reported>,
+    /// When each peer reported last ([`boot_ms`]).
+    heard: Mutex<BTreeMap<NodeId, u64>>,
     /// Set under the lock of `open`.
     ended: AtomicBool,
 }
@@ -208,7 +211,13 @@ impl Sessions {
     /// Notes what a peer reports as flushed to its disk now. An earlier report stays if it is higher.
     pub fn note_report(&self, peer: NodeId, said: Flushed) {
         let Some(session) = self.with(peer) else { return };
+        self.heard.lock().insert(peer, boot_ms());
         self.reported.lock().note_report(peer, session.boot_nonce, said);
+    }
+
+    /// When `peer` reported last ([`boot_ms`]), if it did since this node started. It reports each second.
+    pub fn heard_ms(&self, peer: NodeId) -> Option<u64> {
+        self.heard.lock().get(&peer).copied()
     }
 
     /// Registers a session, unless another one of the same pair of processes has precedence: the one dialled by the lower node id
