@@ -65,7 +65,11 @@ impl Fleet {
                 match named.or_else(at) {
                     Some(node) => vec![known(node)],
                     None if only.contains(':') => vec![Target::new(only.to_owned(), vec![only.to_owned()], None)],
-                    None => return Err(WireError::new(Code::NotFound, format!("no node named {only}")).into()),
+                    None => {
+                        let names: Vec<_> = file.nodes.iter().map(|node| node.name.to_string()).collect();
+                        let hint = format!("the client file names {}, or give HOST:PORT", names.join(", "));
+                        return Err(WireError::new(Code::NotFound, format!("no node named {only}")).hint(hint).into());
+                    }
                 }
             }
         };

@@ -23,6 +23,7 @@ use crate::lock::absence;
 use crate::memory::alarms::{ALARMS_MAX, MESSAGE_BYTES_MAX, cut};
 use crate::messages::peer::{PeerReply, PeerRequest, Report};
 use crate::node::Node;
+use crate::node::locks::Unlocking;
 use crate::peers::dial::{Closing, MemberProtocol, dial_member};
 
 /// If a peer does not report within this time, its last report is shown.
@@ -36,7 +37,9 @@ pub fn public(node: &Node) -> PublicStatus {
     let (have, need, waiting_for): (usize, usize, Vec<NodeId>) = match phase {
         Phase::Locked => {
             // The operator sees a number of nodes, this one included, and not of pieces.
-            let unlocking = node.enrolment().locks.unlocking.lock().clone();
+            let begun = Some(node.enrolment().locks.unlocking.lock().clone()).filter(|begun| begun.need > 0);
+            let to_begin = || node.with_vault(|vault| vault.lock.as_ref().map(Unlocking::begin)).flatten();
+            let unlocking = begun.or_else(to_begin).unwrap_or_default();
             let missing = unlocking.waiting_for.into_keys().collect();
             (usize::from(unlocking.have) + 1, usize::from(unlocking.need) + 1, missing)
         }

@@ -80,11 +80,7 @@ pub async fn run(node: &Arc<Node>) -> Result<Bundle, UnlockError> {
 /// Collects as many pieces as the lock needs, from the peers that answer first.
 async fn gather_pieces(node: &Arc<Node>, lock: &Lock, params: &LockParams) -> Vec<(u8, Secret<32>)> {
     let peers: Vec<NodeId> = lock.pieces().iter().map(|piece| piece.peer).collect();
-    *node.enrolment().locks.unlocking.lock() = Unlocking {
-        have: 0,
-        need: lock.needed(),
-        waiting_for: peers.iter().map(|&peer| (peer, String::new())).collect(),
-    };
+    *node.enrolment().locks.unlocking.lock() = Unlocking::begin(lock);
     info!(need = lock.needed(), of = peers.len(), "locked: asking the peers");
     let (give, mut given) = mpsc::channel(peers.len().max(1));
     let mut asking: Vec<_> = peers

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use parking_lot::Mutex;
 use quorate_shares::ids::NodeId;
+use quorate_shares::lock::Lock;
 use tokio::sync::Notify;
 
 use crate::memory::absences::Absences;
@@ -19,6 +20,14 @@ pub struct Unlocking {
     pub need: u8,
     /// Peers that have opened none yet, and what each answered; empty if it did not answer.
     pub waiting_for: BTreeMap<NodeId, String>,
+}
+
+impl Unlocking {
+    /// What there is before any peer has answered.
+    pub fn begin(lock: &Lock) -> Self {
+        let waiting_for = lock.pieces().iter().map(|piece| (piece.peer, String::new())).collect();
+        Self { have: 0, need: lock.needed(), waiting_for }
+    }
 }
 
 /// The state of the locks, as this node knows it.

@@ -59,8 +59,8 @@ fn a_cluster_that_serves_refuses_by_exit_code() {
     refused("key show billing/crads", "", 5, "no key named billing/crads", "did you mean billing/cards?");
     refused("key rotate payroll", "", 5, "no key named payroll", "quorate key list");
     refused("encrypt billing/crads", "x", 5, "no key named billing/crads", "did you mean billing/cards?");
-    refused("node status n4", "", 5, "no node named n4", "did you mean n1?");
-    refused("key list --node n4", "", 5, "no node named n4", "did you mean n1?");
+    refused("node status n4", "", 5, "no node named n4", "the nodes are n1, n2, n3");
+    refused("key list --node n4", "", 5, "no node named n4", "the client file names n1, n2, n3");
     refused("decrypt -c customer=4711", &elsewhere, 5, "billing/carts", "");
     refused("key create billing/cards", "", 6, "a key named billing/cards exists", "");
     refused("key rotate billing/cards --expect 7", "", 6, "the newest version is 1", "");

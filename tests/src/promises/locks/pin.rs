@@ -158,7 +158,10 @@ fn a_missing_pin_is_an_alarm_before_it_is_needed() {
 fn a_pin_may_be_a_systemd_credential() {
     let mut cluster = TestCluster::with_lasting_locks();
     let credentials = tempfile::tempdir().expect("a directory");
-    fs::write(credentials.path().join("quorate.pin"), [7; 32]).expect("ours");
+    let pin = credentials.path().join("quorate.pin");
+    fs::write(&pin, [7; 32]).expect("ours");
+    // As systemd makes it.
+    fs::set_permissions(&pin, fs::Permissions::from_mode(0o400)).expect("ours");
     let variable = ("CREDENTIALS_DIRECTORY".to_owned(), credentials.path().display().to_string());
     cluster.testnet.set_environment("n2", vec![variable]).expect("a node");
     configure(&cluster, "n2", &format!("pin_credential = 'quorate.pin'\n{SOON}"));
