@@ -261,10 +261,18 @@ fn a_member_that_was_away_is_rekeyed_although_a_clock_was_ahead() {
 /// year ahead for ever.
 #[test]
 fn the_clock_of_a_member_that_follows_moves_no_time() {
-    let adrift = Adrift::found("");
+    let adrift = Adrift::found("[timing]\nrenew_lock_after_ms = 500\nrenew_lock_every_ms = 500\n");
     let before = adrift.make_key("made-before");
     let follower = adrift.follower();
     adrift.forward(follower, Clock::Wall, YEAR);
+    // The member reports each lock that it makes.
+    let generation = || {
+        let nodes = adrift.cluster.block(adrift.cluster.client(None).nodes()).ok()?;
+        let member = nodes.into_iter().find(|node| node.name.as_str() == follower)?;
+        Some(member.state?.lock_generation)
+    };
+    let made = adrift.cluster.until("its generation", generation);
+    adrift.cluster.until("two more locks", || generation().filter(|generation| *generation > made + 1));
     let client = adrift.cluster.client(Some(follower));
     adrift.cluster.until("an invitation", || adrift.cluster.block(client.invite_node(None, NAP)).ok());
     assert_ne!(adrift.cluster.leader(), follower, "the control: it asked another one");

@@ -6,6 +6,7 @@ use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::net::UnixStream;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -717,6 +718,32 @@ fn silent_callers_at_the_local_socket_are_sent_away() {
     let mut rude = UnixStream::connect(&socket).expect("connects");
     rude.write_all(&[0, 0, 0, 40, 1]).expect("sends");
     drop(callers);
+    let status = cluster.until("the local socket to answer", || cluster.testnet.status("n1").ok());
+    assert_eq!(status.public.phase, quorate_client::wire::Phase::Serving);
+}
+
+/// A daemon has no descriptor left for one more caller. When there are some again, it accepts callers as before. Mutated: a daemon that
+/// stops listening at the first error.
+#[test]
+fn a_daemon_that_had_no_descriptor_left_goes_on_accepting() {
+    const CALLERS: usize = 8;
+    let cluster = TestCluster::found();
+    let pid = cluster.testnet.process("n1").expect("a node").expect("it runs").pid();
+    let open = || fs::read_dir(format!("/proc/{pid}/fd")).expect("it runs").count();
+    let limit = |files: usize| {
+        let limit = format!("--nofile={files}:");
+        let set = Command::new("prlimit").args(["--pid", &pid.to_string(), &limit]).status();
+        assert!(set.expect("util-linux").success());
+    };
+    let few = open() + 2;
+    limit(few);
+    let socket = cluster.testnet.directory().socket("n1");
+    let callers: Vec<_> = (0..CALLERS).map(|_| UnixStream::connect(&socket).expect("it waits")).collect();
+    cluster.until("no descriptor to be left", || (open() >= few).then_some(()));
+    // It tries again and again to accept the others.
+    std::thread::sleep(Duration::from_millis(500));
+    drop(callers);
+    limit(1024);
     let status = cluster.until("the local socket to answer", || cluster.testnet.status("n1").ok());
     assert_eq!(status.public.phase, quorate_client::wire::Phase::Serving);
 }
