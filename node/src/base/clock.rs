@@ -41,7 +41,7 @@ impl Stamps {
 /// A clock that goes on only while it is read.
 ///
 /// Scenario: a leader stands still for ten minutes, as a virtual machine that is paused, while it counts for how long others owe it
-/// something. The others did all that they could. So of a longer pause between two readings only [`PAUSE_MAX_MS`] counts.
+/// something. The others did all that they could. So of a longer pause between two readings only two seconds count.
 #[derive(Debug, Default)]
 pub struct Watched {
     counted_ms: u64,
