@@ -102,16 +102,16 @@ fn usual_hint(code: Code) -> Option<Hint> {
 
 impl From<WireError> for Failure {
     fn from(error: WireError) -> Self {
-        // What a node says of the token cannot name the place where this command found it.
-        let said = error.hint.filter(|_| error.code != Code::Denied).map(Hint::Text);
-        let hint = said.or_else(|| usual_hint(error.code));
+        let hint = error.hint.map(Hint::Text).or_else(|| usual_hint(error.code));
         Self { exit: exit_code(error.code), message: error.message, hint }
     }
 }
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        error.error.into()
+        let failure = Self::from(error.error);
+        // A node cannot name the place where this command found the token.
+        if failure.exit == exit::DENIED { failure.hint(Hint::Token) } else { failure }
     }
 }
 

@@ -97,7 +97,7 @@ impl<'a> Session<'a> {
     }
 }
 
-/// The signal for a write beyond the limit on the size of files. It has this number on every processor that Linux runs on but MIPS.
+/// The signal for a write beyond the limit on the size of files. This is its number on x86-64 and on AArch64.
 const SIGXFSZ: i32 = 25;
 
 /// What a person types to confirm a command, as [`Session::stdin`] calls it.

@@ -191,9 +191,9 @@ fn nodes_are_listed_and_mistyped_ones_suggested() {
     let world = World::new();
     assert_eq!(
         world.run(&["node", "list"], b"").text(),
-        "NAME  ID  ADDRESS        ROLE    PHASE    LAG  EPOCH  LOCK  OLD COPIES     LAST SEEN\n\
-         n1    1   10.0.0.1:7250  leader  serving  0    1      4     1 of 2 erased  now\n\
-         n2    2   10.0.0.2:7250  voter   -        -    -      -     -              never\n"
+        "NAME  ID  ADDRESS        ROLE    PHASE      LAG  EPOCH  LOCK  OLD COPIES     LAST SEEN\n\
+         n1    1   10.0.0.1:7250  leader  (serving)  0    1      4     1 of 2 erased  0 s ago\n\
+         n2    2   10.0.0.2:7250  voter   -          -    -      -     -              never\n"
     );
     assert!(world.run(&["node", "status", "n1", "--output", "json"], b"").text().contains("\"lock_generation\": 4"));
     let typo = world.run(&["node", "status", "m1"], b"");
@@ -411,6 +411,9 @@ fn init_takes_nothing_that_lies_there_and_writes_over_nothing() {
     let open = place("open");
     chmod(&world.path("open"), 0o777);
     assert!(init(&open).contains("others may make files in the directory"));
+    std::fs::write(open.with_file_name("token.new"), Token::random().text().as_bytes()).expect("ours");
+    chmod(&open.with_file_name("token.new"), 0o600);
+    assert!(init(&open).contains("others may make files in the directory"), "also if a token is there");
     let same = place("same").with_file_name("cluster.toml");
     assert!(init(&same).contains("is the name of the client file"));
     let linked = place("linked");
@@ -496,8 +499,13 @@ fn init_repeated_while_founding_keeps_the_token_and_a_refused_one_leaves_none() 
 #[test]
 fn a_node_joins_by_an_invitation_that_others_need_not_see() {
     let world = World::new();
-    world.daemon(|request| {
-        let AdminRequest::Join { invitation } = request else { panic!("another request") };
+    let data = world.path("data");
+    world.daemon(move |request| {
+        let invitation = match request {
+            AdminRequest::Join { invitation } => invitation,
+            AdminRequest::Status => return (vec![], Some(Ok(World::local_status(&data, Phase::Uninitialised)))),
+            other => panic!("{other:?}"),
+        };
         let step =
             AdminProgress { invitations: vec![], step: "proving the invitation".to_owned(), waiting_for: vec![] };
         match invitation.as_str() {
@@ -506,9 +514,15 @@ fn a_node_joins_by_an_invitation_that_others_need_not_see() {
                 let cluster = quorate_client::ClusterId([0xab; 16]);
                 (vec![step], Some(Ok(AdminResponse::Joined { node: "n2".parse().expect("a name"), cluster })))
             }
+            "used" => {
+                let refused = WireError::new(Code::Denied, "the invitation was used").hint("ask for another one");
+                (vec![], Some(Err(refused)))
+            }
             _ => (vec![], Some(Err(WireError::new(Code::NotFound, "no such invitation")))),
         }
     });
+    let used = world.run(&["node", "join", "-"], b"used\n");
+    assert!(used.code == 4 && used.err.ends_with("hint: ask for another one\n"), "not about a token: {}", used.err);
     let joined = world.run(&["node", "join", "-"], b"good\n");
     assert_eq!((joined.code, joined.text()), (0, ""), "{}", joined.err);
     assert!(joined.err.contains("proving the invitation\nn2 serves in cluster abab"), "{}", joined.err);

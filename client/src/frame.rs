@@ -314,6 +314,21 @@ mod tests {
         trickle.await.expect("ends");
     }
 
+    /// Mutated: with room for the whole frame at once, a claimed length costs eight megabytes.
+    #[tokio::test]
+    async fn a_frame_gets_room_as_its_bytes_arrive() {
+        let mut whole = BytesMut::new();
+        encode(&mut whole, FrameKind::Request, 1, &vec![7; 1 << 20]).expect("fits");
+        for arrived in [READ_BYTES / 2, READ_BYTES + 1, 10 * READ_BYTES] {
+            let mut reader = FrameReader::new(&whole[..arrived]);
+            assert!(matches!(reader.next().await, Err(FrameError::Truncated)));
+            let room = reader.buffer.capacity();
+            assert!(room <= READ_BYTES + 2 * arrived, "{room} bytes of room for {arrived}");
+        }
+        let mut reader = FrameReader::new(&whole[..]);
+        assert!(reader.next().await.expect("the control").is_some());
+    }
+
     #[tokio::test]
     async fn a_reader_may_take_less_than_a_frame_can_be() {
         let mut buffer = BytesMut::new();

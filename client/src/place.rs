@@ -27,6 +27,7 @@ const MODE_BITS: u32 = 0o777;
 /// | a file | it is replaced; its mode and its owner stay |
 /// | a link | the same happens at the place that it leads to |
 /// | a device, a FIFO, a pipe | the bytes are written to it |
+/// | anything of another user, in a directory where everyone may make files | it is refused |
 ///
 /// A new file is made beside the old one, is durable before it takes the name, and is removed if anything fails. So a
 /// full disk, or a crash, leaves the old file as it was.
@@ -234,13 +235,12 @@ fn is_sticky(directory: &Metadata) -> bool {
     directory.mode() & STICKY != 0
 }
 
-/// Opens a file with a secret in it, of which no other user may know, or have put it there: it belongs to this user or to root, and
-/// others may not read it.
+/// Opens a file that holds a secret. It refuses a file of another user than this one and root, and one that others can read. The group
+/// of a file of root's may read it: so root gives a secret to a daemon.
 ///
 /// # Errors
 /// [`ErrorKind::PermissionDenied`] with the reason, otherwise the error of the file system.
 pub fn open_secret(path: &Path) -> io::Result<File> {
-    const FOR_OTHERS: u32 = 0o037;
     // Without O_NONBLOCK it would wait for who writes to a FIFO.
     let nonblock = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or_default();
     let file = OpenOptions::new().read(true).custom_flags(nonblock).open(path)?;
@@ -252,19 +252,20 @@ pub fn open_secret(path: &Path) -> io::Result<File> {
     if ![geteuid().as_raw(), 0].contains(&metadata.uid()) {
         return refuse("it belongs to another user, who may have put it there".to_owned());
     }
+    let for_others = if metadata.uid() == geteuid().as_raw() { 0o077 } else { 0o037 };
     match metadata.mode() & MODE_BITS {
-        mode if mode & FOR_OTHERS != 0 => refuse(format!("others may use it (mode {mode:o}): chmod 600")),
+        mode if mode & for_others != 0 => refuse(format!("others may use it (mode {mode:o}): chmod 600")),
         _ => Ok(file),
     }
 }
 
-/// Refuses a directory in which another user can put files in the place of those of this user.
+/// Refuses a path in whose directory another user can put files in the place of those of this user.
 ///
 /// # Errors
 /// [`ErrorKind::PermissionDenied`] with the reason, otherwise the error of the file system.
-pub fn refuse_open_directory(directory: &Path) -> io::Result<()> {
+pub fn refuse_open_directory(path: &Path) -> io::Result<()> {
     const FOR_OTHERS: u32 = 0o022;
-    let metadata = fs::metadata(directory)?;
+    let metadata = fs::metadata(parent(path))?;
     let refuse = |why: &str| Err(io::Error::new(ErrorKind::PermissionDenied, why));
     if ![geteuid().as_raw(), 0].contains(&metadata.uid()) {
         return refuse("the directory belongs to another user");
@@ -278,7 +279,7 @@ pub fn refuse_open_directory(directory: &Path) -> io::Result<()> {
 /// Writes to what is no file of its own.
 fn stream(place: &Path, metadata: &Metadata, bytes: &[u8]) -> io::Result<()> {
     // An open file of a process may have content that the process wrote before: what comes goes behind it.
-    // `create` has the kernel refuse a FIFO that another user has planted (`fs.protected_fifos`).
+    // `create` has the kernel refuse a planted FIFO once more (`fs.protected_fifos`).
     let mut file = OpenOptions::new().write(true).append(metadata.is_file()).create(true).mode(0o600).open(place)?;
     file.write_all(bytes)?;
     // Most of these have no disk, and say so.
@@ -377,24 +378,22 @@ mod tests {
         create(&path, b"secret").expect("ours");
         open_secret(&path).expect("the control");
         let refused = |what: &Path| open_secret(what).expect_err("refused").to_string();
-        for mode in [0o604, 0o660, 0o620, 0o644] {
+        for mode in [0o604, 0o660, 0o640, 0o620, 0o644] {
             fs::set_permissions(&path, Permissions::from_mode(mode)).expect("ours");
             assert!(refused(&path).contains("chmod 600"), "{mode:o}");
         }
-        fs::set_permissions(&path, Permissions::from_mode(0o640)).expect("ours");
-        open_secret(&path).expect("the group of a file of root's may read it");
         assert!(refused(directory.path()).contains("no file"));
-        refuse_open_directory(directory.path()).expect("the control");
+        refuse_open_directory(&path).expect("the control");
         fs::set_permissions(directory.path(), Permissions::from_mode(0o1777)).expect("ours");
-        refuse_open_directory(directory.path()).expect("no other user replaces a file of ours");
+        refuse_open_directory(&path).expect("no other user replaces a file of ours");
         fs::set_permissions(directory.path(), Permissions::from_mode(0o777)).expect("ours");
-        assert!(refuse_open_directory(directory.path()).is_err());
+        assert!(refuse_open_directory(&path).is_err());
         if geteuid().is_root() {
             for planted in [path.as_path(), directory.path()] {
                 chown(planted, Some(65534), None).expect("root may");
             }
             assert!(refused(&path).contains("another user"));
-            assert!(refuse_open_directory(directory.path()).is_err());
+            assert!(refuse_open_directory(&path).is_err());
         }
     }
 

@@ -81,7 +81,11 @@ impl Finding {
 }
 
 pub(crate) async fn doctor(session: &mut Session<'_>, options: Doctor) -> Result<u8, Failure> {
-    let daemon = daemon::status_and_process(session).await.ok();
+    let asked = daemon::status_and_process(session).await;
+    if let Err(failure) = &asked {
+        session.note(&format!("quorate: {}", failure.message));
+    }
+    let daemon = asked.ok();
     let data = daemon.as_ref().map(|(status, _)| PathBuf::from(&status.data_directory));
     let machine = Machine {
         proc: "/proc".into(),

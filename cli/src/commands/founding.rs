@@ -96,6 +96,8 @@ pub(crate) async fn init(session: &mut Session<'_>, options: Init) -> Result<u8,
 /// Joins the cluster of an invitation.
 pub(crate) async fn join(session: &mut Session<'_>, options: Join) -> Result<u8, Failure> {
     let invitation = invitation::read(session, &options.invitation)?;
+    // A daemon that stands still says nothing, and joining takes its time.
+    daemon::status(session).await?;
     let request = AdminRequest::Join { invitation: invitation.to_string() };
     let Some(answer) = Wait::default().run(session, &request, options.no_wait).await? else {
         session.note(
@@ -142,15 +144,17 @@ impl NewToken {
 
     /// The token of the founding that already runs.
     fn find(&self) -> Result<Token, Failure> {
-        match self.place.exists() || !self.unconfirmed.exists() {
-            true => read_token(&self.place),
-            false => read_own_token(&self.unconfirmed),
+        match (self.place.exists(), self.unconfirmed.exists()) {
+            (true, _) => read_own_token(&self.place),
+            (false, true) => read_own_token(&self.unconfirmed),
+            // It says that there is none, and what to do.
+            (false, false) => read_token(&self.place),
         }
     }
 
     /// Moves the token to its final place, because the daemon has its hash.
     fn confirm(&self) -> Result<(), Failure> {
-        if self.place.exists() || !self.unconfirmed.exists() {
+        if !self.unconfirmed.exists() {
             return Ok(());
         }
         place::rename_to_new(&self.unconfirmed, &self.place).map_err(|error| match error.kind() {

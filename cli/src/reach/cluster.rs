@@ -113,16 +113,25 @@ pub(crate) fn read_token(path: &Path) -> Result<Token, Failure> {
 /// Reads a token that an earlier command of this user has left. What another user has put there is refused: they would know the token
 /// of the cluster that is founded with it.
 pub(crate) fn read_own_token(path: &Path) -> Result<Token, Failure> {
+    refuse_open_directory(path)?;
     let is_link = path.symlink_metadata().is_ok_and(|metadata| metadata.is_symlink());
     let own = match is_link {
         true => Err(std::io::Error::new(ErrorKind::PermissionDenied, "it is a link")),
-        false => place::open_secret(path).map(drop),
+        false => place::open_secret(path).and_then(|mut file| read_all(&mut file, TOKEN_FILE_BYTES_MAX)),
     };
-    own.map_err(|error| {
+    let refused = |error: &dyn std::fmt::Display| {
         Failure::new(exit::DENIED, format!("{} is not used: {error}", path.display()))
             .hint("remove it, or name another place with --token-file FILE")
-    })?;
-    read_token(path)
+    };
+    parse_token(&own.map_err(|error| refused(&error))?).map_err(|error| refused(&error))
+}
+
+/// Refuses a place for a token in a directory where another user can put one.
+fn refuse_open_directory(path: &Path) -> Result<(), Failure> {
+    place::refuse_open_directory(path).map_err(|error| {
+        Failure::new(exit::DENIED, format!("no token may lie at {}: {error}", path.display()))
+            .hint("name a place in a directory of your own: --token-file FILE")
+    })
 }
 
 /// Writes a new token file. At no time may another user read it. An existing file is refused.
@@ -130,11 +139,8 @@ pub(crate) fn create_token(path: &Path, token: &Token) -> Result<(), Failure> {
     let failed = |error: std::io::Error| Failure::new(exit::FAILED, format!("{}: {error}", path.display()));
     if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
-        place::refuse_open_directory(directory).map_err(|error| {
-            Failure::new(exit::DENIED, format!("no token is written to {}: {error}", directory.display()))
-                .hint("name a place in a directory of your own: --token-file FILE")
-        })?;
     }
+    refuse_open_directory(path)?;
     let mut text = Zeroizing::new(Vec::with_capacity(128));
     text.extend_from_slice(token.text().as_bytes());
     text.push(b'\n');

@@ -74,7 +74,7 @@ impl Conversation {
         }
     }
 
-    /// The answer to a request that takes no long time.
+    /// Sends a request that the daemon answers soon, and waits at most [`ANSWER_MAX`].
     async fn ask(session: &Session<'_>, request: &AdminRequest) -> Result<(AdminResponse, Option<i32>), Failure> {
         let asked = async {
             let conversation = Self::begin(session, request).await?;
@@ -83,8 +83,9 @@ impl Conversation {
         };
         timeout(ANSWER_MAX, asked).await.unwrap_or_else(|_| {
             let seconds = ANSWER_MAX.as_secs();
-            Err(Failure::new(exit::FAILED, format!("the daemon does not answer for {seconds} s"))
-                .hint("it may stand still, or other commands wait for it, too: look at the process and at its log"))
+            Err(Failure::new(exit::FAILED, format!("the daemon did not answer within {seconds} s")).hint(
+                "it may be stopped or overloaded: look at the process and its log. What was ordered may still be done",
+            ))
         })
     }
 }

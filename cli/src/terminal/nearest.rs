@@ -2,7 +2,7 @@
 
 use strsim::osa_distance;
 
-/// The candidate that differs least from `typed`; `None` if all differ much, or if two differ least. The difference is the optimal string
+/// The candidate that differs least from `typed`; `None` if all differ much, or if two are equally near. The difference is the optimal string
 /// alignment distance: it counts insertions, deletions, replacements and swaps of neighbours. At most a third of the
 /// letters may differ, and at most four.
 pub(crate) fn nearest<'a>(typed: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {

@@ -35,12 +35,10 @@ pub(crate) fn time(ms: u64) -> String {
 
 /// A time span of `ms` milliseconds before now, in one unit.
 pub(crate) fn age(ms: u64) -> String {
-    if is_now(ms) { "now".to_owned() } else { format!("{} ago", span(ms)) }
-}
-
-/// Nodes report each second.
-fn is_now(ms: u64) -> bool {
-    ms < 2_000
+    match ms / 1000 {
+        0..2 => "now".to_owned(),
+        _ => format!("{} ago", span(ms)),
+    }
 }
 
 /// A time span, in one unit.
@@ -145,7 +143,7 @@ pub(crate) fn nodes(nodes: &[NodeInfo]) -> String {
             known(state.map(|state| state.epoch.to_string())),
             known(state.map(|state| state.lock_generation.to_string())),
             known(state.and_then(|state| state.old_copies).map(old_copies)),
-            state.map_or_else(|| "never".to_owned(), |state| age(state.last_seen_ms)),
+            state.map_or_else(|| "never".to_owned(), last_seen),
         ]
     };
     let head = ["NAME", "ID", "ADDRESS", "ROLE", "PHASE", "LAG", "EPOCH", "LOCK", "OLD COPIES", "LAST SEEN"];
@@ -154,7 +152,15 @@ pub(crate) fn nodes(nodes: &[NodeInfo]) -> String {
 
 /// The phase, or in brackets the last one that was heard of a node that does not answer.
 fn phase(state: &NodeState) -> String {
-    if is_now(state.last_seen_ms) { state.phase.to_string() } else { format!("({})", state.phase) }
+    if state.last_seen_ms == 0 { state.phase.to_string() } else { format!("({})", state.phase) }
+}
+
+/// When a node was heard. One that answers is there now, and one that does not was there before.
+fn last_seen(state: &NodeState) -> String {
+    match state.last_seen_ms {
+        0 => "now".to_owned(),
+        ms => format!("{} ago", span(ms)),
+    }
 }
 
 fn old_copies(copies: OldCopies) -> String {

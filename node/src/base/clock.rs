@@ -38,17 +38,18 @@ impl Stamps {
     }
 }
 
-/// A clock that goes on only while it is read.
+/// A clock for one who reads it often: a longer pause between two readings counts as two seconds.
 ///
 /// Scenario: a leader stands still for ten minutes, as a virtual machine that is paused, while it counts for how long others owe it
-/// something. The others did all that they could. So of a longer pause between two readings only two seconds count.
+/// something. The others did all that they could. Work between two readings may take longer, too. Then the others get more time, which
+/// is the safe side.
 #[derive(Debug, Default)]
 pub struct Watched {
     counted_ms: u64,
     read_at_ms: Option<u64>,
 }
 
-/// The longest pause between two readings that counts in full. The one who counts reads several times a second.
+/// The longest pause between two readings that counts in full.
 const PAUSE_MAX_MS: u64 = 2_000;
 
 impl Watched {

@@ -28,7 +28,9 @@ use crate::peers::dial::{Closing, MemberProtocol, dial_member};
 
 /// If a peer does not report within this time, its last report is shown.
 const REPORT: Duration = Duration::from_millis(400);
-/// Longest name of an alarm's kind, of an operation or of a node in a report.
+/// A member that has not reported for so long is missing. It reports each second.
+const SILENT_MS: u64 = 2_500;
+/// Longest code of an alarm, and longest name of a node, in a report.
 const WORDS_BYTES_MAX: usize = 256;
 
 /// The public status: the phase, and which nodes are missing.
@@ -134,6 +136,7 @@ pub fn cluster_file(node: &Node) -> ClusterFile {
 pub async fn full(node: &Arc<Node>, replica: &Replica) -> Status {
     // The reports of the peers come first, since they take time. Then everything is read at one moment.
     let reports = reports(node, replica).await;
+    let silent = silent(node, replica, &reports);
     let leader = replica.leadership().borrow().leader;
     let (nodes, running, (threshold, theft_threshold, epoch, keys, one_disk_keys)) =
         replica.read_members(|state, _, membership| {
@@ -145,10 +148,8 @@ pub async fn full(node: &Arc<Node>, replica: &Replica) -> Status {
             let running = running.map(|running| operation_status(state, &running.operation));
             (nodes, running, (threshold, theft_threshold(state), epoch, state.keys.len() as u64, one_disk_keys(state)))
         });
-    // A session to a node that has just died looks open for a while. Its answer is missing at once.
-    let silent = reports.iter().filter(|(_, (_, last_seen_ms))| *last_seen_ms > 0).map(|(&id, _)| id);
     let mut waiting_for = public(node).waiting_for;
-    waiting_for.extend(names(node, &silent.collect::<Vec<_>>()));
+    waiting_for.extend(names(node, &silent));
     waiting_for.sort();
     waiting_for.dedup();
     let quorum = node.serving.lease.is_valid();
@@ -174,6 +175,18 @@ pub async fn full(node: &Arc<Node>, replica: &Replica) -> Status {
         waiting_for,
         nodes,
     }
+}
+
+/// The members that did not answer now, and did not report for a while. A session to a node that has just died looks open until
+/// it times out.
+fn silent(node: &Node, replica: &Replica, reports: &Reports) -> Vec<NodeId> {
+    let answered = |id: &NodeId| reports.get(id).is_some_and(|(_, last_seen_ms)| *last_seen_ms == 0);
+    let heard = |id: &NodeId| {
+        let heard_ms = node.peers().sessions.heard_ms(*id);
+        heard_ms.is_some_and(|heard_ms| boot_ms().saturating_sub(heard_ms) < SILENT_MS)
+    };
+    let members: Vec<NodeId> = replica.read(|state| state.members.keys().copied().collect());
+    members.into_iter().filter(|id| !answered(id) && !heard(id)).collect()
 }
 
 /// How many keys were made while one disk alone could open them, and should be rotated.

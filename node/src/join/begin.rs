@@ -143,7 +143,7 @@ async fn replace_vault(
     let here = Arc::clone(node);
     let taken = tokio::task::spawn_blocking(move || here.replace_vault(next)).await;
     let taken = taken.map_err(|panicked| {
-        node.fail_for_vault(&panicked);
+        node.fail_for_panic_at_vault(&panicked);
         WireError::new(Code::Storage, panicked.to_string())
     })?;
     let is_new = taken.map_err(|error| WireError::new(Code::Storage, error.to_string()).hint(error.hint()))??;

@@ -280,7 +280,7 @@ impl Node {
             // No failure of the node: the vault was removed after a refused join, or replaced.
             Ok(None) => Err(VaultError::Broken),
             Err(panicked) => {
-                self.fail_for_vault(&panicked);
+                self.fail_for_panic_at_vault(&panicked);
                 Err(VaultError::Broken)
             }
         }
@@ -398,6 +398,11 @@ impl Node {
     /// Stops the node: its vault could not be written.
     pub(crate) fn fail_for_vault(&self, error: &dyn std::fmt::Display) {
         self.fail(format!("{}: {error}", VaultFile::path(&self.dir).display()));
+    }
+
+    /// Stops the node: the task that writes its vault has panicked.
+    pub(crate) fn fail_for_panic_at_vault(&self, panicked: &JoinError) {
+        self.fail_for_vault(&format!("the vault could not be written: {panicked}"));
     }
 
     /// Changes when the node must stop.

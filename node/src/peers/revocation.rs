@@ -188,6 +188,7 @@ mod tests {
         assert!(!believes(3, &[2, 4, 9], false), "a learner, a stranger");
         assert!(!is_believed(&Roster::default(), NodeId(1), &[NodeId(2)].into(), true), "no voters");
     }
+
     /// A member that was cut off before the newest change of the roster says nothing about that change. Mutated: if its roster is
     /// not compared, old members put a node out of service that has joined since.
     #[test]

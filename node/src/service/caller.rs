@@ -21,7 +21,7 @@ pub fn authenticate(replica: &Replica, token: &Token, door: Door, remote: Socket
         return Ok(Caller::root(&presented, door, remote));
     }
     Err(WireError::new(Code::Denied, "the token is not valid for this cluster")
-        .hint("check QUORATE_TOKEN_FILE, and that the client file and the token belong to the same cluster"))
+        .hint("check that the client file and the token belong to the same cluster"))
 }
 
 /// Whether `caller` may have what `row` describes. The root token may do everything, and no other client is known yet.

@@ -85,7 +85,7 @@ pub enum DataDirError {
     Foreign { path: PathBuf, foreign: Foreign },
     /// Other users can read the directory, and it holds files of something else: it was not made for a node.
     #[error("{path} holds other files, and others can read it (mode {mode:o}): it is no data directory")]
-    Shared { path: PathBuf, mode: u32 },
+    NotOurs { path: PathBuf, mode: u32 },
     /// Other users can read the directory, and this process cannot change its mode.
     #[error("data directory {path} can be read by others (mode {mode:o})")]
     Exposed { path: PathBuf, mode: u32 },
@@ -103,7 +103,9 @@ impl DataDirError {
                 "quorated was probably started once as another user: start it as one user only, the owner of the directory. If that is \
                  the user that runs now, stop the other process and run the command above as root"
             }
-            Self::Shared { .. } => "name an empty directory, or one that does not exist yet: --data DIR",
+            Self::NotOurs { .. } => {
+                "name an empty directory, or one that does not exist yet: --data DIR. If it is right, chmod 700 it"
+            }
             Self::Exposed { .. } => "chown it to the user that runs quorated and chmod it to 0700",
             Self::Io { .. } => "check that the path is right and that quorated may write there",
         }
@@ -129,8 +131,8 @@ impl DataDir {
             return Err(DataDirError::Foreign { path: path.to_owned(), foreign });
         }
         let mode = fs::metadata(path).map_err(failed)?.mode() & 0o7777;
-        if mode & 0o077 != 0 && is_used_by_others(path).map_err(failed)? {
-            return Err(DataDirError::Shared { path: path.to_owned(), mode });
+        if mode & 0o077 != 0 && holds_only_other_files(path).map_err(failed)? {
+            return Err(DataDirError::NotOurs { path: path.to_owned(), mode });
         }
         let narrowed = mode == 0o700 || fs::set_permissions(path, Permissions::from_mode(0o700)).is_ok();
         if !narrowed && mode & 0o077 != 0 {
@@ -159,14 +161,14 @@ impl DataDir {
 }
 
 /// Whether a directory has files, and none of them is a node's.
-fn is_used_by_others(path: &Path) -> io::Result<bool> {
+fn holds_only_other_files(path: &Path) -> io::Result<bool> {
     let mut any = false;
     for entry in fs::read_dir(path)? {
         let name = entry?.file_name();
         if OWN_FILES.iter().any(|own| name == *own) {
             return Ok(false);
         }
-        // A file system has this directory, and is empty all the same.
+        // Every new ext file system has this directory.
         any |= name != "lost+found";
     }
     Ok(any)
@@ -314,7 +316,7 @@ mod tests {
         for mode in [0o1777, 0o755] {
             fs::set_permissions(parent.path(), Permissions::from_mode(mode)).expect("our own directory");
             fs::write(parent.path().join("of-another-program"), "").expect("our own directory");
-            assert!(matches!(DataDir::open(parent.path()), Err(DataDirError::Shared { .. })), "{mode:o}");
+            assert!(matches!(DataDir::open(parent.path()), Err(DataDirError::NotOurs { .. })), "{mode:o}");
             assert_eq!(fs::metadata(parent.path()).expect("it exists").mode() & 0o7777, mode);
             assert!(!parent.path().join("lock").exists());
         }

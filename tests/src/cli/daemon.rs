@@ -356,17 +356,23 @@ fn a_command_does_not_wait_for_ever_for_a_daemon_that_stands_still() {
     let ended = Tool::start(command, b"").expect("runs").outcome(PATIENCE).expect("it ends");
     process.resume().expect("goes on");
     assert_eq!(ended.code, Some(1), "{}", ended.stderr);
-    assert!(ended.stderr.contains("the daemon does not answer for 10 s"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("the daemon did not answer within 10 s"), "{}", ended.stderr);
 }
 
 /// A limit on the size of files ends no command: what cannot be written is an error. Mutated: the signal of the kernel ends it.
 #[test]
 fn a_limit_on_the_size_of_files_ends_no_command() {
     let cluster = TestCluster::found();
-    let typed = cluster.testnet.quorate(["status"]);
+    cluster.create("key");
+    let sealed = cluster.testnet.run(["encrypt", "key"], &[7; 32 << 10]).expect("encrypts");
+    let directory = tempfile::tempdir().expect("a directory");
+    let place = directory.path().join("opened").display().to_string();
+    let typed = cluster.testnet.quorate(["decrypt", "-o", &place]);
     let mut limited = Command::new("sh");
     limited.args(["-c", "ulimit -f 1; exec \"$0\" \"$@\""]).arg(typed.get_program()).args(typed.get_args());
     limited.envs(typed.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    let ended = Tool::start(limited, b"").expect("runs").outcome(PATIENCE).expect("ends");
-    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    let ended = Tool::start(limited, &sealed).expect("runs").outcome(PATIENCE).expect("ends");
+    assert_eq!(ended.code, Some(1), "{}", ended.stderr);
+    assert!(ended.stderr.contains("File too large"), "{}", ended.stderr);
+    assert_eq!(fs::read_dir(directory.path()).expect("ours").count(), 0, "nothing is left of it");
 }

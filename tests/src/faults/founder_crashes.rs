@@ -166,40 +166,40 @@ fn found_with(victims: &[&str], death: Death<'_>) -> bool {
     !deaths.is_empty()
 }
 
-/// They die at every step of one kind of file, or at some from one on that the seed chooses, in steps of `stride`.
-fn at_every_step(victims: &[&str], of: &str, stride: u32) {
+/// The victims die at one step, and at every `stride`-th step after it. The seed chooses the first. With [`EVERY`] they die at every step.
+fn at_some_steps(victims: &[&str], of: &str, stride: u32) {
     let stride = if std::env::var_os(EVERY).is_some() { 1 } else { stride };
     let first = 1 + Dice::new(seed()).below(stride as usize) as u32;
     let mut steps = (first..SYNCS_MAX).step_by(stride as usize);
     let reached = steps.by_ref().take_while(|&at_sync| found_with(victims, Death { at_sync, of })).count();
-    assert!(reached > 1, "{victims:?} died {reached} times");
+    assert!(reached > 0, "{victims:?} died {reached} times");
     assert!(steps.next().is_some(), "founding never ended before the death came");
 }
 
 #[test]
 fn the_first_founder_dies_while_its_vault_changes() {
-    at_every_step(&["n1"], VAULT, 3);
+    at_some_steps(&["n1"], VAULT, 3);
 }
 
 #[test]
 fn another_founder_dies_while_its_vault_changes() {
-    at_every_step(&["n2"], VAULT, 2);
+    at_some_steps(&["n2"], VAULT, 2);
 }
 
 #[test]
 fn the_first_founder_dies_while_the_log_begins() {
-    at_every_step(&["n1"], STATE, 4);
+    at_some_steps(&["n1"], STATE, 4);
 }
 
 #[test]
 fn another_founder_dies_while_the_log_begins() {
-    at_every_step(&["n3"], STATE, 4);
+    at_some_steps(&["n3"], STATE, 4);
 }
 
 /// The power of all machines fails at the same step: no founder is left that has in memory what is not on its disk.
 #[test]
 fn all_founders_die_while_their_vaults_change() {
-    at_every_step(&NODES, VAULT, 8);
+    at_some_steps(&NODES, VAULT, 8);
 }
 
 /// The power of two machines fails at the same step.

@@ -50,8 +50,9 @@ use crate::harness::{PATIENCE, TestCluster, name};
 
 /// How long one question may take.
 const CALL: Duration = Duration::from_secs(2);
-/// How long a question may take that the table lets in: if it waits for longer, for a quorum, then it was let in.
-const LET_IN: Duration = Duration::from_millis(250);
+/// How long to wait for the answer to a question that must be let in. No answer in this time means that it was let in and waits, for
+/// example for a quorum.
+const LET_IN: Duration = Duration::from_millis(400);
 /// How long to wait for a node that has no identity yet, and so does not even refuse.
 const NO_ANSWER: Duration = Duration::from_millis(500);
 

@@ -7,6 +7,9 @@ use quorate_client::{Client, Context, Options};
 
 use crate::harness::{TestCluster, name, subsets};
 
+/// Longer than two questions of a locked node, which wait for their answers for two seconds each.
+const A_WHILE: Duration = Duration::from_secs(4);
+
 /// T22: after all nodes died at once, any majority boots unattended and every key decrypts.
 fn any_majority_boots(nodes: u8) {
     let mut cluster = TestCluster::of_nodes(nodes);
@@ -53,9 +56,6 @@ fn t22_any_majority_of_four_boots_unattended() {
 fn t22_any_majority_of_five_boots_unattended() {
     any_majority_boots(5);
 }
-
-/// Longer than the pauses between the questions of a locked node grow.
-const A_WHILE: Duration = Duration::from_secs(4);
 
 /// T23: one node fewer than a majority stays locked, names the nodes that it waits for, and goes on asking them. The control is T22.
 /// Mutated: a node that asks each peer for a while only.
