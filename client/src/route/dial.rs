@@ -66,7 +66,8 @@ impl Fleet {
                     Some(node) => vec![known(node)],
                     None if only.contains(':') => vec![Target::new(only.to_owned(), vec![only.to_owned()], None)],
                     None => {
-                        let names: Vec<_> = file.nodes.iter().map(|node| node.name.to_string()).collect();
+                        let mut names: Vec<_> = file.nodes.iter().map(|node| node.name.as_str()).collect();
+                        names.sort_unstable();
                         let hint = format!("the client file names {}, or give HOST:PORT", names.join(", "));
                         return Err(WireError::new(Code::NotFound, format!("no node named {only}")).hint(hint).into());
                     }

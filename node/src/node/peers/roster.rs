@@ -98,6 +98,7 @@ pub fn member(roster: &Roster, name: &NodeName) -> Result<NodeId, WireError> {
 
 /// The answer for a name that no member has.
 pub fn unknown_node(roster: &Roster, name: &NodeName) -> WireError {
-    let names: Vec<_> = roster.members.iter().map(|member| member.name.to_string()).collect();
+    let mut names: Vec<_> = roster.members.iter().map(|member| member.name.as_str()).collect();
+    names.sort_unstable();
     WireError::new(Code::NotFound, format!("no node named {name}")).hint(format!("the nodes are {}", names.join(", ")))
 }
