@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use quorate_client::wire::{AdminProgress, AdminRequest, AdminResponse, Phase};
@@ -154,8 +155,15 @@ impl NewToken {
 
     /// Moves the token to its final place, because the daemon has its hash.
     fn confirm(&self) -> Result<(), Failure> {
-        if !self.unconfirmed.exists() {
-            return Ok(());
+        let file = |path: &Path| path.symlink_metadata().ok().map(|metadata| (metadata.dev(), metadata.ino()));
+        match (file(&self.place), file(&self.unconfirmed)) {
+            (_, None) => return Ok(()),
+            // Where a rename is a link and a removal, a crash comes between the two.
+            (Some(confirmed), Some(unconfirmed)) if confirmed == unconfirmed => {
+                drop(fs::remove_file(&self.unconfirmed));
+                return Ok(());
+            }
+            _ => {}
         }
         place::rename_to_new(&self.unconfirmed, &self.place).map_err(|error| match error.kind() {
             ErrorKind::AlreadyExists => token_exists(&self.place),

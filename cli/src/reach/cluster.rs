@@ -130,7 +130,7 @@ pub(crate) fn read_own_token(path: &Path) -> Result<Token, Failure> {
 fn refuse_open_directory(path: &Path) -> Result<(), Failure> {
     place::refuse_open_directory(path).map_err(|error| {
         Failure::new(exit::DENIED, format!("no token may lie at {}: {error}", path.display()))
-            .hint("name a place in a directory of your own: --token-file FILE")
+            .hint("name a place in a directory of your own (--token-file FILE), or take the right to write from others: chmod go-w")
     })
 }
 

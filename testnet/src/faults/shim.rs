@@ -252,8 +252,8 @@ mod tests {
         assert_eq!(run(|pid| pid), (false, true));
     }
 
-    /// A file that exists for a moment only, its second mode, a directory, and a file that is there already. Mutated: without one of the calls, its
-    /// line is missing.
+    /// A file that exists for a moment only, its second mode, a directory, and a file that is there already. Mutated: without one of
+    /// the calls, its line is missing.
     #[test]
     fn what_a_process_makes_is_seen_as_it_is_at_that_moment() {
         let shim = Shim::build().expect("compiles");

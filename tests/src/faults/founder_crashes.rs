@@ -172,7 +172,7 @@ fn at_some_steps(victims: &[&str], of: &str, stride: u32) {
     let first = 1 + Dice::new(seed()).below(stride as usize) as u32;
     let mut steps = (first..SYNCS_MAX).step_by(stride as usize);
     let reached = steps.by_ref().take_while(|&at_sync| found_with(victims, Death { at_sync, of })).count();
-    assert!(reached > 0, "{victims:?} died {reached} times");
+    assert!(reached > 1, "{victims:?} died {reached} times");
     assert!(steps.next().is_some(), "founding never ended before the death came");
 }
 

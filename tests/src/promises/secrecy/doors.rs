@@ -52,7 +52,7 @@ use crate::harness::{PATIENCE, TestCluster, name};
 const CALL: Duration = Duration::from_secs(2);
 /// How long to wait for the answer to a question that must be let in. No answer in this time means that it was let in and waits, for
 /// example for a quorum.
-const LET_IN: Duration = Duration::from_millis(400);
+const LET_IN: Duration = Duration::from_secs(1);
 /// How long to wait for a node that has no identity yet, and so does not even refuse.
 const NO_ANSWER: Duration = Duration::from_millis(500);
 
