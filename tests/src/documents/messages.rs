@@ -368,8 +368,10 @@ fn messages_are_written_as_they_were_recorded() {
         fs::write(path(), &written.0).expect("written");
     }
     let recorded = fs::read_to_string(path()).expect("the recording");
+    // In the same order: two variants of one shape that have changed places have the lines of each other.
+    let mut recorded = recorded.lines();
     for line in written.0.lines() {
-        assert!(recorded.lines().any(|known| known == line), "not recorded, or recorded otherwise: {line}");
+        assert!(recorded.any(|known| known == line), "not recorded here, or recorded otherwise: {line}");
     }
 }
 
