@@ -160,18 +160,20 @@ impl DataDir {
     }
 }
 
-/// Whether a directory has files, and none of them is a node's.
+/// Whether a directory has files, and no vault among them. Only the vault shows that the directory is a node's: other programs have
+/// a `lock`, too, and `/usr/bin` may have a `vault`.
 fn holds_only_other_files(path: &Path) -> io::Result<bool> {
-    let mut any = false;
-    for entry in fs::read_dir(path)? {
-        let name = entry?.file_name();
-        if OWN_FILES.iter().any(|own| name == *own) {
-            return Ok(false);
-        }
-        // Every new ext file system has this directory.
-        any |= name != "lost+found";
+    let is_vault = |vault: fs::Metadata| vault.is_file() && vault.len() == (VaultSlot::BOTH.len() * SLOT_BYTES) as u64;
+    if fs::symlink_metadata(path.join("vault")).is_ok_and(is_vault) {
+        return Ok(false);
     }
-    Ok(any)
+    for entry in fs::read_dir(path)? {
+        // Every new ext file system has this directory.
+        if entry?.file_name() != "lost+found" {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Two slots in one file.
@@ -313,14 +315,25 @@ mod tests {
     #[test]
     fn a_directory_of_something_else_stays_as_it_is() {
         let parent = tempfile::tempdir().expect("a temporary directory");
-        for mode in [0o1777, 0o755] {
+        let refused = |mode, why: &str| {
             fs::set_permissions(parent.path(), Permissions::from_mode(mode)).expect("our own directory");
-            fs::write(parent.path().join("of-another-program"), "").expect("our own directory");
-            assert!(matches!(DataDir::open(parent.path()), Err(DataDirError::NotOurs { .. })), "{mode:o}");
-            assert_eq!(fs::metadata(parent.path()).expect("it exists").mode() & 0o7777, mode);
-            assert!(!parent.path().join("lock").exists());
-        }
-        fs::write(parent.path().join("vault"), "").expect("our own directory");
+            assert!(matches!(DataDir::open(parent.path()), Err(DataDirError::NotOurs { .. })), "{why}: {mode:o}");
+            assert_eq!(fs::metadata(parent.path()).expect("it exists").mode() & 0o7777, mode, "{why}");
+        };
+        fs::write(parent.path().join("of-another-program"), "").expect("our own directory");
+        refused(0o1777, "as /tmp");
+        refused(0o755, "as /opt");
+        assert!(!parent.path().join("lock").exists());
+        fs::write(parent.path().join("lock"), "").expect("our own directory");
+        fs::create_dir(parent.path().join("state")).expect("our own directory");
+        refused(0o755, "as /var/lib/dpkg");
+        fs::create_dir(parent.path().join("vault")).expect("our own directory");
+        refused(0o755, "as /opt, with another program's vault");
+        fs::remove_dir(parent.path().join("vault")).expect("our own directory");
+        fs::write(parent.path().join("vault"), "a program").expect("our own directory");
+        refused(0o755, "as /usr/bin");
+        fs::remove_file(parent.path().join("vault")).expect("our own directory");
+        FileDisk::create(&parent.path().join("vault"), &[0; SLOT_BYTES]).expect("nothing is there");
         let _closed = DataDir::open(parent.path()).expect("the control: a node's");
     }
 
