@@ -350,7 +350,7 @@ fn init_says_that_the_cluster_stands_also_if_its_client_file_cannot_be_written()
     world.daemon(move |request| match request {
         AdminRequest::Status => (vec![], Some(Ok(World::local_status(&data, Phase::Uninitialised)))),
         AdminRequest::Init { .. } => {
-            // What comes into its way meanwhile is as good as a full disk.
+            // A directory in the place of the file has the same effect as a full disk.
             std::fs::create_dir(&client_file).expect("ours");
             (vec![], Some(Ok(AdminResponse::Founded(file.clone()))))
         }
@@ -410,10 +410,10 @@ fn init_takes_nothing_that_lies_there_and_writes_over_nothing() {
     }
     let open = place("open");
     chmod(&world.path("open"), 0o777);
-    assert!(init(&open).contains("others may make files in the directory"));
+    assert!(init(&open).contains("others may replace files in the directory"));
     std::fs::write(open.with_file_name("token.new"), Token::random().text().as_bytes()).expect("ours");
     chmod(&open.with_file_name("token.new"), 0o600);
-    assert!(init(&open).contains("others may make files in the directory"), "also if a token is there");
+    assert!(init(&open).contains("others may replace files in the directory"), "also if a token is there");
     let same = place("same").with_file_name("cluster.toml");
     assert!(init(&same).contains("is the name of the client file"));
     let linked = place("linked");

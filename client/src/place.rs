@@ -1,8 +1,10 @@
 //! What a person names by a path: a file to write, or a socket to make.
 //!
 //! There may be something else at the path than the person had in mind: a device, a pipe, a link, a file of another
-//! program. So there is one way to put bytes at a path ([`put`]), one to make a file that must be new ([`create`]), and
-//! one to make a socket ([`bind`]). None of them takes the place of something that is no file, or no socket.
+//! program. So there is one way to put bytes at a path ([`put`]), one to make a file that must be new ([`create`],
+//! [`create_with_mode`]), and one to make a socket ([`bind`]). None of them takes the place of something that is no file,
+//! or no socket. A secret is read by [`open_secret`] alone, and a new one is made only where no other user can replace it
+//! ([`refuse_open_directory`]).
 
 use std::fs::{self, File, Metadata, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Write};
@@ -65,7 +67,7 @@ pub fn create(path: &Path, bytes: &[u8]) -> io::Result<()> {
 pub fn create_with_mode(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let finish = |new: &File| new.set_permissions(Permissions::from_mode(mode));
     whole(path, bytes, 0o600, finish, rename_to_new)?;
-    // Who finds the file later takes it for durable. So if it may not be durable, it is removed.
+    // A program that finds the file later assumes that it is durable. So if it may not be durable, it is removed.
     sync_parent(path).inspect_err(|_| drop(fs::remove_file(path)))
 }
 
@@ -235,13 +237,13 @@ fn is_sticky(directory: &Metadata) -> bool {
     directory.mode() & STICKY != 0
 }
 
-/// Opens a file that holds a secret. It refuses a file of another user than this one and root, and one that others can read. The group
-/// of a file of root's may read it: so root gives a secret to a daemon.
+/// Opens a file that holds a secret. It refuses a file of another user than this one and root, and one that others can read. A file of
+/// root may be readable for its group: in this way root gives a secret to a daemon.
 ///
 /// # Errors
 /// [`ErrorKind::PermissionDenied`] with the reason, otherwise the error of the file system.
 pub fn open_secret(path: &Path) -> io::Result<File> {
-    // Without O_NONBLOCK it would wait for who writes to a FIFO.
+    // Without O_NONBLOCK, opening a FIFO waits for a writer.
     let nonblock = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or_default();
     let file = OpenOptions::new().read(true).custom_flags(nonblock).open(path)?;
     let metadata = file.metadata()?;
@@ -254,7 +256,9 @@ pub fn open_secret(path: &Path) -> io::Result<File> {
     }
     let for_others = if metadata.uid() == geteuid().as_raw() { 0o077 } else { 0o037 };
     match metadata.mode() & MODE_BITS {
-        mode if mode & for_others != 0 => refuse(format!("others may use it (mode {mode:o}): chmod 600")),
+        mode if mode & for_others != 0 => refuse(format!(
+            "others may use it (mode {mode:o}): chmod 600 it, or mount its file system with umask=077 if it keeps no modes, as FAT"
+        )),
         _ => Ok(file),
     }
 }
@@ -271,7 +275,7 @@ pub fn refuse_open_directory(path: &Path) -> io::Result<()> {
         return refuse("the directory belongs to another user");
     }
     if metadata.mode() & FOR_OTHERS != 0 && !is_sticky(&metadata) {
-        return refuse("others may make files in the directory");
+        return refuse("others may replace files in the directory");
     }
     Ok(())
 }

@@ -97,7 +97,7 @@ pub(crate) async fn init(session: &mut Session<'_>, options: Init) -> Result<u8,
 /// Joins the cluster of an invitation.
 pub(crate) async fn join(session: &mut Session<'_>, options: Join) -> Result<u8, Failure> {
     let invitation = invitation::read(session, &options.invitation)?;
-    // A daemon that stands still says nothing, and joining takes its time.
+    // Joining has no deadline. So check first that the daemon answers.
     daemon::status(session).await?;
     let request = AdminRequest::Join { invitation: invitation.to_string() };
     let Some(answer) = Wait::default().run(session, &request, options.no_wait).await? else {

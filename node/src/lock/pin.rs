@@ -60,7 +60,7 @@ pub fn next(
     };
     let moves = last != Some(&place);
     let pin = match &place {
-        PinPlace::File(path) if moves && !Path::new(path).exists() => make(dir, Path::new(path))?,
+        PinPlace::File(path) if moves && !Path::new(path).exists() => make(dir, Path::new(path), place::create)?,
         place => read(place).map_err(PinError::Missing)?,
     };
     if !(PIN_BYTES_MIN..=PIN_BYTES_MAX).contains(&pin.len()) {
@@ -104,9 +104,15 @@ fn read_file(path: &Path) -> Result<Vec<u8>, String> {
     }
 }
 
-/// Makes a pin file, durable and readable by its owner alone. An existing file is never replaced. So a half-written file must
-/// never exist: it would be used as a pin, or it would block every later lock.
-fn make(dir: &DataDir, path: &Path) -> Result<Zeroizing<Vec<u8>>, PinError> {
+/// Makes a pin file by `create`, durable and readable by its owner alone. An existing file is never replaced. So a half-written file
+/// must never exist: it would be used as a pin, or it would block every later lock.
+///
+/// The file is read back as at the next start. Where files have no modes, as on FAT, others may read it, and the start would refuse it.
+fn make(
+    dir: &DataDir,
+    path: &Path,
+    create: impl FnOnce(&Path, &[u8]) -> io::Result<()>,
+) -> Result<Zeroizing<Vec<u8>>, PinError> {
     if paths::lies_in(path, dir.path()) {
         return Err(PinError::Inside(path.to_owned()));
     }
@@ -116,6 +122,36 @@ fn make(dir: &DataDir, path: &Path) -> Result<Zeroizing<Vec<u8>>, PinError> {
         warn!(path = %path.display(), "the pin lies on the device of the data directory: is its own device mounted?");
     }
     let pin = Zeroizing::new(random::bytes::<PIN_BYTES>().to_vec());
-    place::create(path, &pin).map_err(failed)?;
+    create(path, &pin).map_err(failed)?;
+    read_file(path).map_err(|why| {
+        // No lock needs it yet.
+        drop(std::fs::remove_file(path));
+        failed(io::Error::other(why))
+    })?;
     Ok(pin)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    /// Mutated: a pin that is not read back is used for a lock, and the next start refuses it.
+    #[test]
+    fn a_pin_that_others_could_read_is_not_used() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let data = DataDir::open(&dir.path().join("data")).expect("a data directory");
+        let path = dir.path().join("pin");
+        let as_on_fat = |path: &Path, pin: &[u8]| {
+            fs::write(path, pin)?;
+            fs::set_permissions(path, fs::Permissions::from_mode(0o755))
+        };
+        let refused = make(&data, &path, as_on_fat).expect_err("others may read it").to_string();
+        assert!(refused.contains("cannot be made") && refused.contains("umask=077"), "{refused}");
+        assert!(!path.exists(), "it would count as a pin from then on");
+        let pin = make(&data, &path, place::create).expect("the control");
+        assert_eq!(read_file(&path).expect("there"), *pin);
+    }
 }
