@@ -23,7 +23,7 @@ use crate::base::log::Log;
 use crate::base::phase::Phase;
 use crate::base::random;
 use crate::base::signals::Signals;
-use crate::cluster::{alarms, leader, replica, roster_update, verify};
+use crate::cluster::{alarms, leader, replica, roster_update, status, verify};
 use crate::join::terms::FoundError;
 use crate::join::{begin, founding};
 use crate::lease::{renewal as lease_renewal, seal};
@@ -233,6 +233,7 @@ async fn run_steps(node: &Arc<Node>) -> Result<(), BootError> {
     tasks.spawn(roster_sync::keep_asking(Arc::clone(node)));
     tasks.spawn(session::tell_flushed(Arc::clone(node)));
     tasks.spawn(reachability::watch(Arc::clone(node)));
+    tasks.spawn(status::keep_reports(Arc::clone(node), replica.clone()));
     tasks.spawn(leader::run(Arc::clone(node), replica.clone()));
     tasks.spawn(seal::step_aside(Arc::clone(node), replica.clone()));
     tasks.spawn(lease_renewal::watch(Arc::clone(node), replica.clone()));

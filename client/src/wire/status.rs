@@ -316,7 +316,8 @@ pub struct NodeState {
     pub lock_generation: u64,
     /// Whether copies with older locks still open; `None` until the node has renewed its lock after a start.
     pub old_copies: Option<OldCopies>,
-    /// How long ago the report came, in milliseconds.
+    /// 0 if the node answers now, otherwise how long ago the answering node last heard from it, in milliseconds. The other fields
+    /// may be some seconds older.
     pub last_seen_ms: u64,
     /// The nodes that the node cannot dial at any address that the cluster records.
     pub unreached: Vec<NodeName>,

@@ -38,7 +38,7 @@ impl Stamps {
     }
 }
 
-/// A clock for one who reads it often: a longer pause between two readings counts as two seconds.
+/// A clock that counts at most two seconds between two readings.
 ///
 /// Scenario: a leader stands still for ten minutes, as a virtual machine that is paused, while it counts for how long others owe it
 /// something. The others did all that they could. Work between two readings may take longer, too. Then the others get more time, which

@@ -410,7 +410,7 @@ mod tests {
         Config::load(Flags { config: Some(path), ..Flags::default() })
     }
 
-    /// Mutated: an address that is checked only if none is given.
+    /// Mutated: an address that is taken without this check is recorded, and others cannot dial it.
     #[test]
     fn what_nobody_can_dial_is_not_advertised() {
         for address in ["0.0.0.0:7250", "[::]:7250", "224.0.0.1:7250", "255.255.255.255:7250", "[ff02::1]:7250"] {

@@ -15,7 +15,7 @@ use quorate_raft::state::{MEMBERS_MAX, State};
 use quorate_raft::{Membership, Replica};
 use quorate_shares::ids::{Epoch, NodeId, NodeName};
 use quorate_shares::lock::Lock;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::base::clock::boot_ms;
 use crate::cluster::leader::operation_status;
@@ -28,7 +28,9 @@ use crate::peers::dial::{Closing, MemberProtocol, dial_member};
 
 /// If a peer does not report within this time, its last report is shown.
 const REPORT: Duration = Duration::from_millis(400);
-/// A member that has not reported for so long is missing. It reports each second.
+/// How often the members are asked for a report although no status was asked for.
+const KEEP: Duration = Duration::from_secs(5);
+/// A member that has not reported what is flushed for so long is missing. It reports that each second.
 const SILENT_MS: u64 = 2_500;
 /// Longest code of an alarm, and longest name of a node, in a report.
 const WORDS_BYTES_MAX: usize = 256;
@@ -204,6 +206,15 @@ pub async fn nodes(node: &Arc<Node>, replica: &Replica) -> Vec<NodeInfo> {
     replica.read_members(|state, _, membership| listed(node, state, membership, leader, &reports))
 }
 
+/// Asks the members for reports from time to time. So the first status after the death of a member shows what the member was. Never
+/// returns.
+pub async fn keep_reports(node: Arc<Node>, replica: Replica) {
+    loop {
+        sleep(KEEP).await;
+        reports(&node, &replica).await;
+    }
+}
+
 /// The newest report of each member, and its age in milliseconds.
 type Reports = BTreeMap<NodeId, (Report, u64)>;
 
@@ -222,7 +233,7 @@ async fn reports(node: &Arc<Node>, replica: &Replica) -> Reports {
             }
             let last = node.peers().reports.lock().get(&id).cloned();
             let heard_ms = node.peers().sessions.heard_ms(id).unwrap_or_default();
-            // It did not answer now, whenever it was heard.
+            // 0 means that it answers now, and it does not.
             let age_ms = |seen_ms: u64| boot_ms().saturating_sub(seen_ms.max(heard_ms)).max(1);
             last.map(|(report, seen_ms)| (id, (report, age_ms(seen_ms))))
         }

@@ -75,15 +75,19 @@ pub async fn accept_hello(node: &Node, enrolment: &Enrolment, conn: &Conn, hello
 /// Reports to every peer each second what is flushed to this node's disk. Never returns.
 pub async fn tell_flushed(node: Arc<Node>) {
     loop {
-        sleep(FLUSHED).await;
-        let Some(flushed) = node.hello().flushed else { continue };
+        let pause = sleep(FLUSHED);
+        let Some(flushed) = node.hello().flushed else {
+            pause.await;
+            continue;
+        };
         let (peers, request) = (node.peers(), PeerRequest::Flushed(flushed));
         let told = peers.sessions.reached().into_iter().map(|peer| {
             let (sessions, request) = (&peers.sessions, &request);
             async move { sessions.ask(peer, Lane::Ordinary, request, FLUSHED).await }
         });
-        // A peer that misses this report gets the next one.
-        drop(futures::future::join_all(told).await);
+        // A peer that misses this report gets the next one. The answers are awaited within the pause, so a peer that does not answer
+        // delays no report to the others.
+        drop(futures::future::join(pause, futures::future::join_all(told)).await);
     }
 }
 

@@ -6,8 +6,9 @@ use std::process::Command;
 
 use quorate_client::Token;
 use quorate_client::identity::PublicKey;
-use quorate_testnet::Cluster;
+use quorate_client::wire::Phase;
 use quorate_testnet::procs::{Binaries, Finished, Lifetime, Process, Tool};
+use quorate_testnet::{Cluster, wait_until};
 use serde_json::Value;
 
 use crate::harness::commands::{init, invitations, join};
@@ -111,10 +112,32 @@ fn without_a_quorum_the_exit_code_is_3() {
     assert_eq!(status.code, Some(3), "{}", status.stderr);
     assert!(status.stdout.starts_with(b"not quorate: no node serves\n"), "{}", String::from_utf8_lossy(&status.stdout));
     cluster.start(&["n2"]);
-    cluster.testnet.wait_phase("n2", quorate_client::wire::Phase::Locked).expect("locked");
+    cluster.testnet.wait_phase("n2", Phase::Locked).expect("locked");
     ends(&quorate(&cluster, "decrypt --node n2", &sealed), 3, "n2", "`quorate status`");
     let said = local(&cluster, "n2");
     assert_eq!(said.lines().next(), Some("n2: locked: have 1 of 2, waiting for n1, n3"), "{said}");
+}
+
+/// Scenario: the first status that anyone asks for is asked after n3 died. Mutated: without reports that are kept, n1 shows that it has
+/// never seen n3.
+#[test]
+fn the_first_status_says_when_a_dead_node_was_seen() {
+    let mut cluster = TestCluster::found();
+    // What n1 was told while the cluster was founded is gone.
+    cluster.testnet.kill("n1").expect("dies");
+    cluster.start(&["n1"]);
+    cluster.testnet.wait_serving(&["n1", "n3"]).expect("a quorum");
+    // n3 may die before it has reported. Then it comes back, and n1 is asked again after another death.
+    let age_ms = wait_until("n1 to have a report of n3", PATIENCE, || {
+        cluster.testnet.kill("n3").expect("dies");
+        let nodes = cluster.block(cluster.client(Some("n1")).status()).expect("n1 and n2 are a quorum").nodes;
+        let state = nodes.into_iter().find(|node| node.name.as_str() == "n3").expect("a member").state;
+        cluster.start(&["n3"]);
+        cluster.testnet.wait_serving(&["n1", "n3"]).expect("a quorum");
+        state.map(|state| state.last_seen_ms)
+    })
+    .expect("in time");
+    assert!(age_ms > 0, "it does not answer");
 }
 
 /// Exit code 7: a copy of a disk runs while its node lives.
