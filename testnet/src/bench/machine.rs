@@ -22,8 +22,12 @@ pub(super) fn describe() -> String {
     format!(
         "machine: {model}, {cores} cores, Linux {}; load average when it began: {load}\ncommit: {}, {profile} build\n",
         kernel.trim(),
-        COMMIT.unwrap_or("unknown, since it was built outside of a checkout")
+        commit(COMMIT)
     )
+}
+
+fn commit(noted: Option<&str>) -> &str {
+    noted.unwrap_or("unknown, since it was built outside of a checkout")
 }
 
 /// The commit that this program was built from (`build.rs`).
@@ -60,4 +64,15 @@ pub(super) fn disk_bytes(directory: &Path, ending: &str) -> Result<u64, Error> {
         };
     }
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_build_outside_of_a_checkout_says_so() {
+        assert_eq!(commit(Some("1a2b3c4")), "1a2b3c4");
+        assert!(commit(None).contains("outside of a checkout"));
+    }
 }

@@ -481,7 +481,11 @@ impl Walk {
                 // A hello must be answered: what is asked after it depends on it.
                 let patience = if wanted == "done" && asks != "hello" { LET_IN } else { CALL };
                 let ask = async || match &conn {
-                    Some(conn) => at(protocol, conn, &body, patience).await,
+                    Some(conn) => match at(protocol, conn, &body, patience).await {
+                        // It was let in, and waits for something, such as a quorum. A refusal comes at once.
+                        "waits" if wanted == "done" => "done",
+                        answer => answer,
+                    },
                     None => "shut",
                 };
                 let mut answer = ask().await;
@@ -601,8 +605,7 @@ async fn at(door: Protocol, conn: &Conn, body: &[u8], patience: Duration) -> &'s
     let answer = match conn.call(Lane::Ordinary, body, patience).await {
         Ok(answer) => answer,
         Err(CallError::Closed(_)) => return "shut",
-        // It was let in, and waits for something, such as a quorum. A refusal comes at once.
-        Err(CallError::Deadline) => return "done",
+        Err(CallError::Deadline) => return "waits",
         Err(error) => panic!("{error}"),
     };
     match door {
