@@ -186,6 +186,7 @@ mod tests {
         assert_eq!(reach(&addresses, LONG, dial).await, Ok(3));
         assert_eq!(*dialled.lock(), [1, 2, 3], "in order, and the fourth is not needed");
         assert!(begin.elapsed() >= STAGGER * 2, "an address that may answer is not hurried");
+        assert!(begin.elapsed() < LONG, "none is waited for until its deadline");
     }
 
     #[tokio::test]
