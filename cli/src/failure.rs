@@ -102,6 +102,7 @@ fn usual_hint(code: Code) -> Option<Hint> {
 
 impl From<WireError> for Failure {
     fn from(error: WireError) -> Self {
+        let error = error.printable();
         let hint = error.hint.map(Hint::Text).or_else(|| usual_hint(error.code));
         Self { exit: exit_code(error.code), message: error.message, hint }
     }

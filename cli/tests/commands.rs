@@ -5,8 +5,10 @@ mod kit;
 
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
+use std::process::Stdio;
+use std::sync::atomic::Ordering;
 
-use kit::{World, alarm};
+use kit::{LIARS_KEY, SLOW_KEY, World, alarm};
 use quorate_client::identity::{Protocol, PublicKey, server_config};
 use quorate_client::wire::{AdminProgress, AdminRequest, AdminResponse, OperationStatus, Phase, WireError};
 use quorate_client::{Code, Token};
@@ -89,6 +91,37 @@ fn a_revocation_says_what_has_become_true() {
     assert!(lines[3].starts_with("the rest continues without this command"), "{lines:?}");
     assert_eq!(world.run(&["node", "revoke", "n2", "n7", "--yes"], b"").code, 5);
     assert_eq!(world.run(&["node", "revoke"], b"").code, 2);
+}
+
+/// Ctrl-C while keys are rotated after a revocation. Mutated: nothing hears it, and the command goes on to the last key.
+#[test]
+fn the_rotation_of_keys_after_a_revocation_is_interrupted() {
+    let world = World::new();
+    for key in ["first", SLOW_KEY] {
+        world.run(&["key", "create", key], b"");
+    }
+    let mut command = world.program(&["node", "revoke", "n2", "--yes", "--rotate-keys"]);
+    let running = command.stderr(Stdio::piped()).spawn().expect("runs");
+    while !world.node.rotates.load(Ordering::Acquire) {
+        std::thread::yield_now();
+    }
+    let sent = std::process::Command::new("kill").args(["-INT", &running.id().to_string()]).status();
+    assert!(sent.expect("runs").success());
+    let ended = running.wait_with_output().expect("ends");
+    let said = String::from_utf8(ended.stderr).expect("text");
+    assert_eq!(ended.status.code(), Some(130), "{said}");
+    assert!(said.contains("1 of 2 keys have a new version; `quorate key rotate` goes on with slow"), "{said}");
+}
+
+/// Mutated: the words of a node reach the terminal as they are, and a refusal looks like a success.
+#[test]
+fn what_a_node_says_controls_no_terminal() {
+    let world = World::new();
+    let run = world.run(&["key", "show", LIARS_KEY], b"");
+    let text = "]0;owned[2Kcreatedquorate: all is well";
+    assert_eq!((run.code, run.err), (6, format!("quorate: {text}\nhint: {text}\n")));
+    let run = world.run(&["decrypt", "no\rfile"], b"");
+    assert!(run.err.contains("no\\rfile: "), "the control character of a path is shown: {:?}", run.err);
 }
 
 #[test]

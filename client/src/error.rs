@@ -152,6 +152,11 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
+/// Text of another program, for people. That program chose these bytes: they must not control a terminal or begin a line.
+pub fn printable(text: &str) -> String {
+    text.chars().filter(|letter| !letter.is_control()).collect()
+}
+
 impl From<WireError> for Error {
     fn from(error: WireError) -> Self {
         Self { error, failures: Vec::new() }

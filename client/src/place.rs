@@ -8,16 +8,23 @@
 
 use std::fs::{self, File, Metadata, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, PROC_SUPER_MAGIC, RenameFlags, renameat_with, statfs};
+use rustix::fs::{CWD, OFlags, PROC_SUPER_MAGIC, RenameFlags, XattrFlags, fsetxattr, getxattr, renameat_with, statfs};
 use rustix::io::Errno;
-use rustix::process::geteuid;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+use rustix::process::{PidfdFlags, PidfdGetfdFlags, geteuid, getpid, pidfd_getfd, pidfd_open};
 
 /// Most links that lead from one to the next. A longer chain is an error, as in the kernel.
 const LINKS_MAX: usize = 40;
+/// Opens anything at once: without it, opening a FIFO waits for the other end.
+pub const NONBLOCK: i32 = OFlags::NONBLOCK.bits().cast_signed();
+/// The access control list of a file, as an attribute (acl(5)), and its largest size.
+const ACL: &str = "system.posix_acl_access";
+const ACL_BYTES_MAX: usize = 64 << 10;
 /// The bits of a mode that say who may do what. The others (setuid, setgid, sticky) are not for data.
 const MODE_BITS: u32 = 0o777;
 
@@ -44,7 +51,7 @@ pub fn put(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
             sync_parent(&place)
         }
         Place::File(place, old) => {
-            whole(&place, bytes, 0o600, |new| keep_owner_and_mode(new, &old), replace)?;
+            whole(&place, bytes, 0o600, |new| keep_access(new, &place, &old), replace)?;
             sync_parent(&place)
         }
         Place::Stream(place, metadata) => stream(&place, &metadata, bytes),
@@ -96,16 +103,26 @@ pub fn bind(path: &Path) -> io::Result<UnixListener> {
         Ok(metadata) if !metadata.file_type().is_socket() => {
             return Err(io::Error::new(ErrorKind::AlreadyExists, "there is something that is no socket"));
         }
-        Ok(_) => match UnixStream::connect(path) {
-            Ok(_) => return Err(io::Error::new(ErrorKind::AddrInUse, "another process listens there")),
+        Ok(_) => match connect_at_once(path) {
+            // A process that accepts nothing listens, too.
+            Ok(()) | Err(Errno::AGAIN) => {
+                return Err(io::Error::new(ErrorKind::AddrInUse, "another process listens there"));
+            }
             // Only this says that the socket is dead.
-            Err(error) if error.kind() == ErrorKind::ConnectionRefused => fs::remove_file(path)?,
-            Err(error) => return Err(error),
+            Err(Errno::CONNREFUSED) => fs::remove_file(path)?,
+            Err(error) => return Err(error.into()),
         },
     }
     let listener = UnixListener::bind(path)?;
     fs::set_permissions(path, Permissions::from_mode(0o600))?;
     Ok(listener)
+}
+
+/// Connects to the socket at `path`, and does not wait if its process accepts nothing.
+fn connect_at_once(path: &Path) -> Result<(), Errno> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    connect(&socket, &SocketAddrUnix::new(path)?)
 }
 
 /// What there is at a path, behind all links.
@@ -202,9 +219,10 @@ fn not_replaced(error: io::Error) -> io::Error {
     }
 }
 
-/// Gives a new file the owner and the mode of the file that it replaces. A group that this process may not give gets no
-/// access: the group of the new file is another one.
-fn keep_owner_and_mode(file: &File, old: &Metadata) -> io::Result<()> {
+/// Gives a new file the owner, the mode and the access control list of the file at `place` that it replaces. A group that this process
+/// may not give gets no access: the group of the new file is another one. Nor does any group if the list cannot be kept: with a list
+/// the mode does not say what the group may.
+fn keep_access(file: &File, place: &Path, old: &Metadata) -> io::Result<()> {
     let (new, mut mode) = (file.metadata()?, old.mode() & MODE_BITS);
     let is_theirs = new.uid() == old.uid() && new.gid() == old.gid();
     if !is_theirs
@@ -213,7 +231,20 @@ fn keep_owner_and_mode(file: &File, old: &Metadata) -> io::Result<()> {
     {
         mode &= !0o070;
     }
-    file.set_permissions(Permissions::from_mode(mode))
+    let mut list = vec![0; ACL_BYTES_MAX];
+    let list = match getxattr(place, ACL, &mut list) {
+        Ok(length) => Some(&list[..length]),
+        Err(Errno::NODATA | Errno::NOTSUP) => None,
+        Err(_) => {
+            mode &= !0o070;
+            None
+        }
+    };
+    let Some(list) = list else { return file.set_permissions(Permissions::from_mode(mode)) };
+    file.set_permissions(Permissions::from_mode(mode & !0o070))?;
+    let kept =
+        if mode & 0o070 == old.mode() & 0o070 { fsetxattr(file, ACL, list, XattrFlags::empty()) } else { Ok(()) };
+    kept.or(Ok(()))
 }
 
 /// Refuses what another user has put into a directory where everyone may make files, such as `/tmp`: a file, which would keep its
@@ -243,9 +274,7 @@ fn is_sticky(directory: &Metadata) -> bool {
 /// # Errors
 /// [`ErrorKind::PermissionDenied`] with the reason, otherwise the error of the file system.
 pub fn open_secret(path: &Path) -> io::Result<File> {
-    // Without O_NONBLOCK, opening a FIFO waits for a writer.
-    let nonblock = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or_default();
-    let file = OpenOptions::new().read(true).custom_flags(nonblock).open(path)?;
+    let file = OpenOptions::new().read(true).custom_flags(NONBLOCK).open(path)?;
     let metadata = file.metadata()?;
     let refuse = |why: String| Err(io::Error::new(ErrorKind::PermissionDenied, why));
     if !metadata.is_file() {
@@ -282,13 +311,33 @@ pub fn refuse_open_directory(path: &Path) -> io::Result<()> {
 
 /// Writes to what is no file of its own.
 fn stream(place: &Path, metadata: &Metadata, bytes: &[u8]) -> io::Result<()> {
-    // An open file of a process may have content that the process wrote before: what comes goes behind it.
-    // `create` has the kernel refuse a planted FIFO once more (`fs.protected_fifos`).
-    let mut file = OpenOptions::new().write(true).append(metadata.is_file()).create(true).mode(0o600).open(place)?;
+    let mut file = match own_descriptor(place) {
+        Some(open) => File::from(open),
+        // An open file of a process may have content that the process wrote before: what comes goes behind it.
+        // `create` has the kernel refuse a planted FIFO once more (`fs.protected_fifos`).
+        None => OpenOptions::new().write(true).append(metadata.is_file()).create(true).mode(0o600).open(place)?,
+    };
     file.write_all(bytes)?;
     // Most of these have no disk, and say so.
     let has_no_disk = |error: &io::Error| matches!(Errno::from_io_error(error), Some(Errno::INVAL | Errno::NOTSUP));
     file.sync_all().or_else(|error| if has_no_disk(&error) { Ok(()) } else { Err(error) })
+}
+
+/// What this process has open under the number in `place`, such as `/dev/stdout` or `/dev/fd/3`. A file that other processes write to,
+/// too, has one position for all. If it is opened again, it has two, and one writes over the other.
+fn own_descriptor(place: &Path) -> Option<OwnedFd> {
+    let mine = fs::canonicalize("/proc/self/fd").ok()?;
+    let number =
+        place.file_name()?.to_str()?.parse().ok().filter(|_| fs::canonicalize(parent(place)).ok() == Some(mine))?;
+    let copied = |open: BorrowedFd<'_>| open.try_clone_to_owned().ok();
+    match number {
+        1 => copied(io::stdout().as_fd()),
+        2 => copied(io::stderr().as_fd()),
+        _ => {
+            let me = pidfd_open(getpid(), PidfdFlags::empty()).ok()?;
+            pidfd_getfd(me, number, PidfdGetfdFlags::empty()).ok()
+        }
+    }
 }
 
 /// The directory of a path. That of a bare name is the working directory.
@@ -298,10 +347,12 @@ fn parent(path: &Path) -> &Path {
 
 #[cfg(test)]
 mod tests {
+    use rustix::net::{bind as bind_socket, listen};
     use std::io::Read;
     use std::os::fd::AsRawFd;
     use std::os::unix::fs::chown;
     use std::os::unix::fs::symlink;
+    use std::os::unix::net::UnixStream;
     use std::process::{Command, Stdio};
 
     use super::*;
@@ -465,7 +516,32 @@ mod tests {
         let mut file = File::create(&path).expect("ours");
         file.write_all(b"before, ").expect("ours");
         put(&PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd())), b"behind", 0o600).expect("an open file");
-        assert_eq!(fs::read(&path).expect("there"), b"before, behind");
+        // The shell and its commands write to one file by turns.
+        file.write_all(b", after").expect("ours");
+        assert_eq!(fs::read(&path).expect("there"), b"before, behind, after");
+    }
+
+    /// With a list of access rights the bits of the group are the mask of the list. Mutated: a mode without the list lets the group read.
+    #[test]
+    fn a_file_keeps_its_access_control_list() {
+        let entry = |tag: u16, rights: u16, id: u32| {
+            [&tag.to_le_bytes()[..], &rights.to_le_bytes(), &id.to_le_bytes()].concat()
+        };
+        // acl(5), in the form of linux/posix_acl_xattr.h: owner rw, user 65534 r, group nothing, mask rw, others nothing.
+        let (none, version) = (u32::MAX, 2_u32.to_le_bytes().to_vec());
+        let entries =
+            [entry(1, 6, none), entry(2, 4, 65534), entry(4, 0, none), entry(16, 6, none), entry(32, 0, none)];
+        let list = [version, entries.concat()].concat();
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("file");
+        fs::write(&path, "old").expect("ours");
+        fsetxattr(File::open(&path).expect("ours"), ACL, &list, XattrFlags::empty()).expect("a file system with lists");
+        assert_eq!(mode(&path), 0o660, "the control: the mask is shown as the group");
+        put(&path, b"new", 0o600).expect("a file is there");
+        let mut kept = vec![0; ACL_BYTES_MAX];
+        let length = getxattr(&path, ACL, &mut kept).expect("it has a list");
+        assert_eq!((&kept[..length], mode(&path)), (list.as_slice(), 0o660));
+        assert_eq!(fs::read(&path).expect("there"), b"new");
     }
 
     /// T77: a disk that is full while the file is written. A limit on the size of files stands for it, in a process of its
@@ -518,6 +594,21 @@ mod tests {
         }
         assert_eq!((fs::read(&places[0]).expect("it exists"), mode(&places[0])), (vec![7; 32], 0o600));
         assert_eq!(names(directory.path()).len(), places.len() + 1, "nothing else is left");
+    }
+
+    /// Mutated: a connection that waits for the process of the other socket waits for ever.
+    #[test]
+    fn a_process_that_accepts_no_connection_has_its_socket() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("socket");
+        let listener =
+            socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).expect("a socket");
+        bind_socket(&listener, &SocketAddrUnix::new(&path).expect("short")).expect("a free path");
+        listen(&listener, 0).expect("listens");
+        let waiting = UnixStream::connect(&path).expect("one place is there");
+        assert_eq!(connect_at_once(&path), Err(Errno::AGAIN), "the control: all places are taken");
+        assert_eq!(bind(&path).expect_err("taken").kind(), ErrorKind::AddrInUse);
+        drop(waiting);
     }
 
     /// T77. Mutated: if anything that refuses a connection is removed, so are the file and the link.

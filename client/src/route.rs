@@ -556,7 +556,7 @@ async fn ask_once(conn: &Conn, body: &[u8]) -> Result<Answering, CallError> {
 fn answer_of((answer, age_ms): Answering) -> Answer {
     let answer: Answered = wire::decode(&answer)
         .map_err(|error| WireError::new(Code::Protocol, format!("the answer cannot be read: {}", error.message)))?;
-    match answer.fresh(age_ms) {
+    match answer.fresh(age_ms).map(|answer| answer.map_err(WireError::printable)) {
         // The node says its own version.
         Some(Err(WireError { code: Code::Protocol, message, hint })) => {
             let message = format!("{message}; this client is quorate {VERSION}");

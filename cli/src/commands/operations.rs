@@ -15,6 +15,7 @@ use crate::failure::Failure;
 use crate::reach::cluster::Cluster;
 use crate::terminal::input::read_line;
 use crate::terminal::interrupt::Interrupt;
+use crate::terminal::output;
 use crate::{CONFIRMATION, Session, exit};
 
 /// Pause between two requests for the progress.
@@ -76,8 +77,8 @@ pub(crate) async fn revoke(session: &mut Session<'_>, options: Revoke) -> Result
     if last.stage == Stage::Runs {
         session.note("the rest continues without this command; `quorate status` shows the progress");
     }
-    if options.rotate_keys {
-        rotate_all(session, &cluster.client).await?;
+    if options.rotate_keys && !rotate_all(session, &cluster.client, &mut interrupt).await? {
+        return Ok(exit::INTERRUPTED);
     }
     done(session, cluster, &options.names, operation, last.revocation).await
 }
@@ -189,7 +190,7 @@ impl Shown {
         if self.step != step {
             self.since = Some(now);
         } else if let Some(left) = operation.left.filter(|_| counts) {
-            session.note(&format!("  {step}: {left} key versions left"));
+            session.note(&format!("  {}: {left} key versions left", output::printable(&step)));
             self.since = Some(now);
         }
         self.step(session, &step);
@@ -197,7 +198,7 @@ impl Shown {
 
     fn step(&mut self, session: &mut Session<'_>, step: &str) {
         if self.step != step {
-            session.note(&format!("  {step}"));
+            session.note(&format!("  {}", output::printable(step)));
             step.clone_into(&mut self.step);
         }
     }
@@ -252,14 +253,27 @@ async fn confirm(
     Err(Failure::new(exit::FAILED, "not confirmed, so nothing was done").hint("--yes does it without asking"))
 }
 
-/// Creates a new version of every key.
-async fn rotate_all(session: &mut Session<'_>, client: &Client) -> Result<(), Failure> {
-    let keys = client.list_keys().await?;
-    for key in &keys {
-        client.rotate_key(&key.name, None).await?;
+/// Creates a new version of every key. Returns `false` if Ctrl-C was pressed before the last one had a new version.
+async fn rotate_all(session: &mut Session<'_>, client: &Client, interrupt: &mut Interrupt) -> Result<bool, Failure> {
+    let keys = tokio::select! {
+        keys = client.list_keys() => keys?,
+        () = interrupt.pressed() => {
+            session.note("no key has a new version yet: `quorate key rotate` makes one");
+            return Ok(false);
+        }
+    };
+    let all = keys.len();
+    for (done, key) in keys.iter().enumerate() {
+        tokio::select! {
+            rotated = client.rotate_key(&key.name, None) => drop(rotated?),
+            () = interrupt.pressed() => {
+                session.note(&format!("{done} of {all} keys have a new version; `quorate key rotate` goes on with {}", key.name));
+                return Ok(false);
+            }
+        }
     }
-    session.note(&format!("{} keys have a new version; older ciphertexts stay readable", keys.len()));
-    Ok(())
+    session.note(&format!("{all} keys have a new version; older ciphertexts stay readable"));
+    Ok(true)
 }
 
 async fn done(

@@ -4,6 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use jiff::Timestamp;
 use quorate_client::NodeName;
+pub(crate) use quorate_client::error::printable;
 use quorate_client::wire::{Alarm, KeyInfo, KeySummary, NodeInfo, NodeState, OldCopies, VersionInfo};
 use serde_json::{Value, json};
 
@@ -55,11 +56,6 @@ pub(crate) fn span(ms: u64) -> String {
 pub(crate) fn age_since(ms: u64) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis());
     age(u64::try_from(now).unwrap_or(u64::MAX).saturating_sub(ms))
-}
-
-/// Text of a node without control characters, which could control a terminal.
-pub(crate) fn printable(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).collect()
 }
 
 pub(crate) fn pretty(value: &Value) -> String {

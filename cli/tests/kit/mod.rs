@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 
 use base64::Engine;
@@ -71,6 +71,7 @@ impl World {
             status: Mutex::new(status()),
             public: Mutex::new(Phase::Locked),
             looks: AtomicU8::new(0),
+            rotates: AtomicBool::new(false),
         });
         let (listening, handler) = (endpoint.clone(), node.clone());
         runtime.spawn(async move {
@@ -183,7 +184,14 @@ pub(crate) struct FakeNode {
     pub(crate) public: Mutex<Phase>,
     /// How often the progress of an operation was requested.
     looks: AtomicU8,
+    /// Whether a new version of [`SLOW_KEY`] was requested.
+    pub(crate) rotates: AtomicBool,
 }
+
+/// A key whose rotation is never answered.
+pub(crate) const SLOW_KEY: &str = "slow";
+/// A key about which the node says something that would control a terminal.
+pub(crate) const LIARS_KEY: &str = "liar";
 
 impl Handler for FakeNode {
     fn handle(&self, conn: &Conn, body: bytes::Bytes) -> Reply {
@@ -193,6 +201,10 @@ impl Handler for FakeNode {
             return Reply::Inline(wire::encode(&PublicStatus { phase, have: 1, need: 2, waiting_for }));
         }
         let envelope: Envelope = wire::decode(&body).expect("a whole request");
+        if matches!(&envelope.request, Request::RotateKey { name, .. } if name.as_str() == SLOW_KEY) {
+            self.rotates.store(true, Ordering::Release);
+            return Reply::later(std::future::pending());
+        }
         Reply::Inline(wire::encode(&Answered::always(if envelope.token.hash() == self.hash {
             self.answer(envelope.request)
         } else {
@@ -249,6 +261,10 @@ impl FakeNode {
                 let version = KeyVersion(newest.0 + 1);
                 info.versions.push(VersionInfo { version, created_ms: 951_827_697_000, ready: false, one_disk: false });
                 Response::Key(info.clone())
+            }
+            Request::ShowKey { name } if name.as_str() == LIARS_KEY => {
+                let text = "\x1b]0;owned\x07\x1b[2K\rcreated\nquorate: all is well";
+                return Err(WireError::new(Code::Conflict, text).hint(text));
             }
             Request::ShowKey { name } => Response::Key(keys.get(&name).ok_or_else(|| unknown(&name))?.clone()),
             Request::ListKeys { .. } => {

@@ -161,9 +161,12 @@ impl fmt::Display for Closed {
     }
 }
 
-/// What a peer says, for people. The peer chose these bytes: they must not control a terminal, begin a line, or fill a log.
+/// Longest reason of a peer for the end of a connection.
+const REASON_LETTERS_MAX: usize = 200;
+
+/// What a peer says, for people. It is cut, so that it does not fill a log.
 pub(crate) fn printable(text: &str) -> String {
-    text.chars().filter(|letter| !letter.is_control()).take(200).collect()
+    crate::error::printable(text).chars().take(REASON_LETTERS_MAX).collect()
 }
 
 impl From<quinn::ConnectionError> for Closed {
@@ -175,7 +178,8 @@ impl From<quinn::ConnectionError> for Closed {
             }
             quinn::ConnectionError::LocallyClosed => Self { code: None, reason: "closed by this side".to_owned() },
             quinn::ConnectionError::TimedOut => Self { code: None, reason: "the peer fell silent".to_owned() },
-            other => Self { code: None, reason: other.to_string() },
+            // It has the reason of the peer's QUIC in it.
+            other => Self { code: None, reason: printable(&other.to_string()) },
         }
     }
 }

@@ -33,7 +33,7 @@ pub use status::{
 
 use crate::VERSION;
 use crate::cluster_file::ClusterFile;
-use crate::error::Code;
+use crate::error::{Code, printable};
 use crate::frame::BODY_BYTES_MAX;
 
 /// Most keys in one page of a list. A request for more gets this many.
@@ -379,6 +379,13 @@ impl WireError {
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
+    }
+
+    /// The same refusal, of a program that may lie, with texts that only say something ([`printable`]).
+    #[must_use]
+    pub fn printable(self) -> Self {
+        let Self { code, message, hint } = self;
+        Self { code, message: printable(&message), hint: hint.as_deref().map(printable) }
     }
 }
 

@@ -188,9 +188,9 @@ impl Timing {
             if value < floor { Err(ConfigError::Floor { setting, value, floor }) } else { Ok(()) }
         };
         floor("timing.heartbeat_ms", self.heartbeat_ms, 20)?;
-        floor("timing.election_ms", self.election_ms, 3 * self.heartbeat_ms)?;
+        floor("timing.election_ms", self.election_ms, self.heartbeat_ms.saturating_mul(3))?;
         floor("timing.lease_tick_ms", self.lease_tick_ms, 50)?;
-        floor("timing.lease_ms", self.lease_ms(), LEASE_MS_MIN.max(2 * self.lease_tick_ms))?;
+        floor("timing.lease_ms", self.lease_ms(), LEASE_MS_MIN.max(self.lease_tick_ms.saturating_mul(2)))?;
         if self.lease_ms() > LEASE_MS_MAX {
             let (setting, value, ceiling) = ("timing.lease_ms", self.lease_ms(), LEASE_MS_MAX);
             return Err(ConfigError::Ceiling { setting, value, ceiling });
@@ -275,11 +275,11 @@ impl Config {
     pub fn load(flags: Flags) -> Result<Self, ConfigError> {
         let file = flags.config.as_deref().map(read).transpose()?.unwrap_or_default();
         file.timing.check()?;
-        let data = flags.data.or(file.data).ok_or(ConfigError::Missing("--data"))?;
+        let data = check_path("--data", flags.data.or(file.data).ok_or(ConfigError::Missing("--data"))?)?;
         let listen = flags.listen.or(file.listen).ok_or(ConfigError::Missing("--listen"))?;
         let advertise = match flags.advertise.or(file.advertise) {
             Some(advertise) => check_address("--advertise", advertise)?,
-            None if listen.ip().is_unspecified() || listen.port() == 0 => {
+            None if listen.ip().to_canonical().is_unspecified() || listen.port() == 0 => {
                 return Err(ConfigError::Invalid {
                     setting: "--advertise",
                     reason: format!(
@@ -287,14 +287,14 @@ impl Config {
                     ),
                 });
             }
-            None => listen.to_string(),
+            None => check_address("--listen", listen.to_string())?,
         };
         let name = flags.name.or(file.name).unwrap_or_else(host_name);
         let name = name.parse().map_err(|error: IdError| ConfigError::Invalid {
             setting: "--name",
             reason: format!("{name:?}: {error}"),
         })?;
-        let socket = flags.socket.or(file.socket).unwrap_or_else(|| SOCKET.into());
+        let socket = check_path("--socket", flags.socket.or(file.socket).unwrap_or_else(|| SOCKET.into()))?;
         let pin = pin_at(file.pin_file, file.pin_credential, &data)?;
         let peers = file.peers.into_iter().map(|(name, addresses)| peer(&name, addresses)).collect::<Result<_, _>>()?;
         if file.unlock_from.as_ref().is_some_and(Vec::is_empty) {
@@ -309,7 +309,7 @@ impl Config {
             socket,
             secret_memory: file.secret_memory.unwrap_or_default(),
             pin,
-            unlock_from: file.unlock_from,
+            unlock_from: file.unlock_from.map(|networks| networks.into_iter().map(canonical).collect()),
             peers,
             timing: file.timing,
             expect_member: flags.expect_member.or(file.expect_member).unwrap_or(false),
@@ -324,6 +324,28 @@ impl Config {
         // A socket for both families shows the IPv4 address 10.0.0.7 as ::ffff:10.0.0.7.
         let address = address.to_canonical();
         self.unlock_from.as_ref().is_none_or(|networks| networks.iter().any(|network| network.contains(&address)))
+    }
+}
+
+/// A network of IPv4 addresses that is written as one of IPv6 (`::ffff:10.0.0.0/104`), as one of IPv4.
+fn canonical(network: IpNet) -> IpNet {
+    const MAPPED_BITS: u8 = 96;
+    match (network.addr().to_canonical(), network.prefix_len().checked_sub(MAPPED_BITS)) {
+        (IpAddr::V4(address), Some(bits)) if matches!(network, IpNet::V6(_)) => {
+            IpNet::new(address.into(), bits).unwrap_or(network)
+        }
+        _ => network,
+    }
+}
+
+/// A path as it was given. A variable from a file with other line ends brings a control character along.
+fn check_path(setting: &'static str, path: PathBuf) -> Result<PathBuf, ConfigError> {
+    match path.to_string_lossy().contains(char::is_control) {
+        true => {
+            let reason = format!("{path:?} has a control character: does a file with the line ends of Windows set it?");
+            Err(ConfigError::Invalid { setting, reason })
+        }
+        false => Ok(path),
     }
 }
 
@@ -456,6 +478,24 @@ mod tests {
     fn an_unknown_setting_is_refused_with_its_line() {
         let error = with_file(&format!("{MINIMAL}lease = 3\n")).expect_err("unknown");
         assert!(error.to_string().contains("line 4"), "{error}");
+    }
+
+    /// Mutated: an address that is advertised because the node listens there is not looked at; a network in the other form is taken as it
+    /// is; a product overflows; the line end of another system is part of a path.
+    #[test]
+    fn what_cannot_work_is_refused_or_read() {
+        let invalid = |text: &str| with_file(text).expect_err(text).to_string();
+        for listen in ["224.0.0.1:7250", "255.255.255.255:7250", "[::ffff:0.0.0.0]:7250"] {
+            let error = invalid(&MINIMAL.replace("127.0.0.1:7250", listen));
+            assert!(error.contains("reached from another machine") || error.contains("others can dial"), "{error}");
+        }
+        let config = with_file(&format!("{MINIMAL}unlock_from = ['::ffff:10.0.0.0/104']\n")).expect("the same network");
+        let may = |address: &str| config.may_unlock_from(address.parse().expect("an address"));
+        assert!(may("10.0.0.7") && may("::ffff:10.9.9.9") && !may("11.0.0.7"));
+        let error = invalid(&format!("{MINIMAL}[timing]\nheartbeat_ms = {}\n", i64::MAX));
+        assert!(error.contains("timing.election_ms"), "{error}");
+        let error = invalid(&format!("{MINIMAL}socket = \"/d/socket\\r\"\n"));
+        assert!(error.contains(r"/d/socket\r") && error.contains("control character"), "{error}");
     }
 
     #[test]

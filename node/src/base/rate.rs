@@ -12,15 +12,25 @@ const LOCK_OPEN: usize = 50;
 /// Shares given to one peer per second. A restarted node that loads every hot key again stays below this.
 const SHARES: usize = 20_000;
 
+/// Invitations that this member does not know, and looks for in what was committed a moment ago, for all strangers together.
+const LOOKS_FOR_INVITATIONS: usize = 2;
+/// All strangers share one bucket.
+pub const STRANGERS: NodeId = NodeId(0);
+
 pub struct Rates {
     pub lock_open: Rate,
+    pub looks_for_invitations: Rate,
     /// Shares of key versions.
     pub shares: Rate,
 }
 
 impl Default for Rates {
     fn default() -> Self {
-        Self { lock_open: Rate::per_second(LOCK_OPEN), shares: Rate::per_second(SHARES) }
+        Self {
+            lock_open: Rate::per_second(LOCK_OPEN),
+            looks_for_invitations: Rate::per_second(LOOKS_FOR_INVITATIONS),
+            shares: Rate::per_second(SHARES),
+        }
     }
 }
 

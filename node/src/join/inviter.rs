@@ -21,11 +21,11 @@ use quorate_shares::secret::Secret;
 use tokio::time::{Instant, sleep};
 use tracing::{debug, info, warn};
 
+use crate::base::rate::STRANGERS;
 use crate::join::terms::Terms;
 use crate::lease::renewal;
 use crate::node::Node;
 use crate::node::enrolment::Enrolment;
-use crate::node::serving::NoLease;
 use crate::peers::dial::dial;
 use crate::peers::propose::{self, ProposalError};
 use crate::vault::Roster;
@@ -56,7 +56,7 @@ pub async fn take_proof(
         }
         Err(reason) => {
             // The answer that it is unknown would be final. Without an answer the joiner asks again, perhaps another member.
-            info!(%remote, %reason, "join request with an invitation that may only be new");
+            info!(%remote, reason, "join request with an invitation that may only be new");
             return Vec::new();
         }
     };
@@ -139,12 +139,19 @@ async fn answers_where_it_says(node: &Node, joiner: &Registration) -> bool {
     }
 }
 
-/// The key V of an invitation. If this member does not know the invitation, another member may have made it a moment ago.
-async fn invitation_key(node: &Node, replica: &Replica, id: &[u8; 32]) -> Result<Option<InvitationKey>, NoLease> {
+/// The key V of an invitation. If this member does not know the invitation, another member may have made it a moment ago. To look for
+/// it costs a round to a quorum, and any stranger may ask, so that is done a few times a second.
+///
+/// # Errors
+/// Why this member cannot say now whether there is such an invitation.
+async fn invitation_key(node: &Node, replica: &Replica, id: &[u8; 32]) -> Result<Option<InvitationKey>, String> {
     let look = || replica.read(|state| state.invitations.get(id).map(|invitation| invitation.proof_key));
     let mut found = look();
     if found.is_none() {
-        renewal::catch_up(node, replica).await?;
+        if !node.peers().rates.looks_for_invitations.allows(STRANGERS, 1) {
+            return Err("others have asked about unknown invitations in this second".to_owned());
+        }
+        renewal::catch_up(node, replica).await.map_err(|reason| reason.to_string())?;
         found = look();
     }
     Ok(found.map(|mut proof_key| InvitationKey::from(Secret::take(&mut proof_key))))

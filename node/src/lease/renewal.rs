@@ -118,6 +118,17 @@ pub async fn renew(node: &Node, replica: &Replica) -> Result<(), NoLease> {
     if node.serving.is_sealed() {
         return Err(NoLease::Sealed);
     }
+    let renewal = confirm(node, replica).await?;
+    node.serving.lease.grant(renewal);
+    *node.serving.trouble.lock() = None;
+    Ok(())
+}
+
+/// Asks the leader, and through it a quorum, and applies what was committed before. A sealed node learns by it that the others serve.
+///
+/// # Errors
+/// The reason why a lease could not be renewed now.
+pub async fn confirm(node: &Node, replica: &Replica) -> Result<Renewal, NoLease> {
     // A node without the cluster's state has no seat either.
     let length = replica.read(State::lease).ok_or(NoLease::NoSeat)?;
     // If the leader does not answer within a third of the lease, there is still time to ask again, or to ask the next leader.
@@ -134,9 +145,7 @@ pub async fn renew(node: &Node, replica: &Replica) -> Result<(), NoLease> {
     if !replica.read(|state| is_seated(state, node.id())) {
         return Err(NoLease::NoSeat);
     }
-    node.serving.lease.grant(renewal);
-    *node.serving.trouble.lock() = None;
-    Ok(())
+    Ok(renewal)
 }
 
 /// Whether `node` has a seat in the active epoch: without one it gets no lease (I9).

@@ -5,7 +5,7 @@
 //! session with the peer. Beyond the window it refuses the peer's LockOpen until an operator admits the peer. From half of the
 //! window on the status and an alarm say so. The alarm ends by itself when the peer is back.
 //!
-//! Only time in which this node serves is counted. If a site loses power for a month, nothing is counted, and the site comes
+//! Only time in which this node serves is counted, or, if it is sealed, in which a quorum answers it. If a site loses power for a month, nothing is counted, and the site comes
 //! back by itself. The count lies in the vault, so a restart does not reset it. It is written every ten minutes, when it
 //! passes the window, and when it ends.
 
@@ -21,6 +21,7 @@ use tracing::{info, warn};
 
 use crate::base::clock::boot_ms;
 use crate::base::phase::Phase;
+use crate::lease::renewal;
 use crate::memory::absences::remember;
 use crate::messages::caller::Caller;
 use crate::node::Node;
@@ -38,7 +39,8 @@ pub async fn watch(node: Arc<Node>) {
     let mut warned = BTreeSet::new();
     loop {
         sleep(TICK).await;
-        let (now_ms, serves) = (boot_ms(), node.phase() == Phase::Serving);
+        let serves = serves(&node).await;
+        let now_ms = boot_ms();
         let passed_ms = if served && serves { (now_ms - last_ms).min(TICK_MS_MAX) } else { 0 };
         (last_ms, served) = (now_ms, serves);
         count(&node.enrolment(), passed_ms);
@@ -52,6 +54,16 @@ pub async fn watch(node: Arc<Node>) {
         if let Err(error) = written {
             warn!(%error, "absences are not written");
         }
+    }
+}
+
+/// Whether the cluster serves, as far as this node can tell. A sealed node has no lease, and opens the locks of others all the same. So
+/// it asks for what would renew a lease.
+async fn serves(node: &Node) -> bool {
+    match (node.phase(), node.replica()) {
+        (Phase::Serving, _) => true,
+        (Phase::Sealed, Some(replica)) => renewal::confirm(node, &replica).await.is_ok(),
+        _ => false,
     }
 }
 

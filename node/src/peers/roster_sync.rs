@@ -1,9 +1,9 @@
 //! Asking for a newer roster: a node that was away may not know the present leader, or how to reach it.
 //!
 //! Any unlocked member answers, whether its Raft runs or not. A node that boots asks all peers for at most a second before it
-//! starts Raft. It goes on asking as long as it has no lease. A newer roster is kept in memory only, merged with that of the vault,
-//! and is used only until the node has a lease. From then on its own log says who the members are. So a peer that shows a wrong
-//! roster can at most delay the node.
+//! starts Raft. It goes on asking as long as it has no lease. A newer roster is kept in memory only, and is used only until the node has
+//! a lease. From then on its own log says who the members are. A peer may show a wrong roster, so it only adds members and addresses
+//! to those of the vault ([`Roster::merged_with`]): by it no member is refused, and none is told that it was revoked.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -4,7 +4,7 @@
 //! that it waits for.
 
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -63,15 +63,24 @@ impl SocketError {
 /// The socket's file, removed when the daemon stops.
 pub struct Socket {
     path: PathBuf,
+    /// Device and inode of the file that this process has made.
+    file: (u64, u64),
     task: tokio::task::JoinHandle<()>,
 }
 
 impl Socket {
-    /// Stops listening and removes the file.
+    /// Stops listening, and removes the file if it is still the own one: another daemon may have the path by now.
     pub fn close(self) {
         self.task.abort();
-        let _ = std::fs::remove_file(&self.path);
+        if file_at(&self.path).is_ok_and(|file| file == self.file) {
+            let _ = std::fs::remove_file(&self.path);
+        }
     }
+}
+
+/// Device and inode of what lies at `path`.
+fn file_at(path: &Path) -> io::Result<(u64, u64)> {
+    std::fs::symlink_metadata(path).map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
 /// Makes the socket and serves it.
@@ -88,6 +97,7 @@ pub fn listen(node: &Arc<Node>) -> Result<Socket, SocketError> {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(parent).map_err(failed)?;
     }
     let listener = place::bind(&path).map_err(failed)?;
+    let file = file_at(&path).map_err(failed)?;
     listener.set_nonblocking(true).map_err(failed)?;
     let listener = UnixListener::from_std(listener).map_err(failed)?;
     let node = Arc::clone(node);
@@ -113,7 +123,7 @@ pub fn listen(node: &Arc<Node>) -> Result<Socket, SocketError> {
             }));
         }
     });
-    Ok(Socket { path, task })
+    Ok(Socket { path, file, task })
 }
 
 async fn serve(node: &Arc<Node>, stream: UnixStream) -> Result<(), frame::FrameError> {

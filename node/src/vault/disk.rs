@@ -14,6 +14,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use quorate_client::place;
 use tracing::info;
 
 use self::ownership::Foreign;
@@ -141,7 +142,14 @@ impl DataDir {
         if mode & 0o077 != 0 {
             info!(path = %path.display(), mode = format!("{mode:o}"), "the data directory is closed to others now");
         }
-        let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path.join("lock"));
+        // Something else at that name, such as a FIFO, must not hold the start up for ever.
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .custom_flags(place::NONBLOCK)
+            .open(path.join("lock"));
         let lock = lock.map_err(failed)?;
         match lock.try_lock() {
             Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
@@ -335,6 +343,16 @@ mod tests {
         fs::remove_file(parent.path().join("vault")).expect("our own directory");
         FileDisk::create(&parent.path().join("vault"), &[0; SLOT_BYTES]).expect("nothing is there");
         let _closed = DataDir::open(parent.path()).expect("the control: a node's");
+    }
+
+    /// Mutated: the start waits for the other end of the FIFO, and no signal ends it.
+    #[test]
+    fn a_fifo_in_the_place_of_the_lock_is_an_error() {
+        let parent = tempfile::tempdir().expect("a temporary directory");
+        fs::set_permissions(parent.path(), Permissions::from_mode(0o700)).expect("our own directory");
+        let made = std::process::Command::new("mkfifo").arg(parent.path().join("lock")).status();
+        assert!(made.expect("coreutils").success());
+        assert!(matches!(DataDir::open(parent.path()), Err(DataDirError::Io { .. })));
     }
 
     #[test]

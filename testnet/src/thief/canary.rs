@@ -148,12 +148,20 @@ mod tests {
     /// Mutated: without one of the forms, the line that shows the secret in it is not found.
     #[test]
     fn a_secret_is_found_however_a_log_writes_it() {
-        let secret: [u8; 32] = std::array::from_fn(|at| (at * 37 + 190) as u8);
+        // A zero and an apostrophe are escaped in more than one way.
+        let secret: [u8; 32] = std::array::from_fn(|at| match at {
+            0 => 0,
+            1 => b'\'',
+            _ => (at * 37 + 190) as u8,
+        });
         let canary = Canary::secret("K", &secret).as_written();
         let upper: String = secret.iter().map(|byte| format!("{byte:02X}")).collect();
         let lines = [
             format!("{secret:?}"),
+            format!("{secret:?}").replace(' ', ""),
             format!("{:?}", Bytes::copy_from_slice(&secret)),
+            secret.escape_ascii().to_string(),
+            format!("{:?}", String::from_utf8_lossy(&secret)),
             upper,
             base64::engine::general_purpose::STANDARD.encode(secret),
             URL_SAFE_NO_PAD.encode(secret),

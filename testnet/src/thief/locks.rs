@@ -85,7 +85,8 @@ fn pieces(disk: &Disk, lock: &Lock, params: &LockParams, disks: &[Disk]) -> BTre
     let mut opened = BTreeMap::new();
     for other in disks.iter().filter(|other| other.vault.identity.cluster == params.cluster) {
         let Some(request) = lock.request(params, other.node, [0; 32]) else { continue };
-        let held = other.vault.held_for(disk.node).into_iter().flat_map(|held| &held.keys);
+        // Also those that it holds for other nodes: no lock should open with them.
+        let held = other.vault.held.iter().flat_map(|held| &held.keys);
         if let Some(piece) = held.into_iter().find_map(|key| open_piece(&key.seed, &request).ok()) {
             opened.insert(request.x, piece);
         }

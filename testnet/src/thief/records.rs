@@ -154,7 +154,9 @@ fn put_together(
     let committee = store.state().committee(place.epoch).ok_or("its committee is not there")?;
     if !found.openers.contains_key(&header) {
         let parsed = BatchHeader::parse(&header).map_err(|error| error.to_string())?;
-        found.openers.insert(header.clone(), open.iter().flat_map(|one| openers_of(one, &parsed, &committee)).collect());
+        found
+            .openers
+            .insert(header.clone(), open.iter().flat_map(|one| openers_of(one, &parsed, &committee)).collect());
     }
 
     let mut quorum =

@@ -376,3 +376,21 @@ fn a_limit_on_the_size_of_files_ends_no_command() {
     assert!(ended.stderr.contains("File too large"), "{}", ended.stderr);
     assert_eq!(fs::read_dir(directory.path()).expect("ours").count(), 0, "nothing is left of it");
 }
+
+/// Something else has the path of the socket by the time at which the daemon stops. Mutated: it removes what lies there.
+#[test]
+fn a_daemon_that_stops_removes_its_own_socket_and_nothing_else() {
+    let daemon = Daemon::start();
+    let socket = daemon.directory.path().join("socket");
+    fs::remove_file(&socket).expect("ours");
+    fs::write(&socket, "of another program").expect("ours");
+    daemon.sends(15);
+    let (_directory, mut process) = (daemon.directory, daemon.process);
+    wait_until("its end", PATIENCE, || process.ended()).expect("in time");
+    assert_eq!(fs::read_to_string(&socket).expect("there"), "of another program");
+    let daemon = Daemon::start();
+    daemon.sends(15);
+    let (directory, mut process) = (daemon.directory, daemon.process);
+    wait_until("its end", PATIENCE, || process.ended()).expect("in time");
+    assert!(!directory.path().join("socket").exists(), "the control: its own one");
+}

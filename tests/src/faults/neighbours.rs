@@ -54,7 +54,7 @@ fn t79_four_of_nine_that_do_not_answer_hold_up_no_change() {
 }
 
 /// T79: the name server is silent for ever. A command that has its answer ends, and a daemon that is told to stop stops. Mutated: with a
-/// resolver on the threads of the runtime, both wait for it.
+/// resolver on the threads of the runtime, the command waits for it.
 #[test]
 fn t79_a_silent_name_server_holds_up_no_end() {
     let shim = Shim::build().expect("a compiler");

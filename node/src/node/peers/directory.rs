@@ -35,34 +35,32 @@ impl Roster {
         self.trusted(node).map(|member| (addresses(member), PublicKey(member.boot_pk)))
     }
 
-    /// This roster, merged with a newer one that a peer showed. Members of either roster can be reached. Nodes that either roster
-    /// refuses are refused. The entry of this node itself stays as it is. The log id also stays, since only the own log makes the
-    /// own roster newer.
+    /// This roster, with what a newer one that a peer showed adds: where members are now, and members that joined meanwhile.
+    ///
+    /// The peer may lie, and nothing proves what it shows. So it takes nothing away: whom this roster trusts, with which keys, and whom
+    /// it refuses stay as they are. Nor is this roster newer than before: only the own log makes it so.
     pub fn merged_with(&self, newer: &Self, me: NodeId) -> Self {
         if newer.log_id <= self.log_id {
             return self.clone();
         }
-        let is_denied = |node| self.member(node).is_some_and(|member| member.standing.denied);
-        let others = newer.members.iter().filter(|member| member.node != me).cloned().map(|mut member| {
-            member.standing.denied |= is_denied(member.node);
-            member
-        });
-        let mut members: Vec<RosterMember> = others.collect();
-        let is_revoked = |node| self.revoked.iter().chain(&newer.revoked).any(|revoked| revoked.node == node);
-        members.retain(|member| !is_revoked(member.node));
-        for member in &self.members {
-            if newer.member(member.node).is_none_or(|_| member.node == me)
-                && (member.node == me || !is_revoked(member.node))
-            {
-                members.push(member.clone());
-            }
+        let mut members = self.members.clone();
+        for member in members.iter_mut().filter(|member| member.node != me) {
+            // The recorded addresses stay in front: the new ones may be wrong.
+            let shown = newer.member(member.node).map_or_else(Vec::new, |shown| shown.addresses.clone());
+            let new = shown.into_iter().filter(|address| !member.addresses.contains(address)).collect::<Vec<_>>();
+            member.addresses.extend(new);
         }
+        let is_known = |joined: &RosterMember| {
+            let gone =
+                self.revoked.iter().any(|revoked| revoked.node == joined.node || revoked.boot_pk == joined.boot_pk);
+            let is_same = |member: &RosterMember| {
+                member.node == joined.node || member.boot_pk == joined.boot_pk || member.op_pk == joined.op_pk
+            };
+            gone || self.members.iter().any(is_same)
+        };
+        members.extend(newer.members.iter().filter(|joined| joined.node != me && !is_known(joined)).cloned());
         members.sort_by_key(|member| member.node);
-        let mut revoked: Vec<_> = self.revoked.iter().chain(&newer.revoked).copied().collect();
-        revoked.retain(|revoked| revoked.node != me);
-        revoked.sort_by_key(|revoked| revoked.node);
-        revoked.dedup_by_key(|revoked| revoked.node);
-        Self { log_id: self.log_id, members, revoked }
+        Self { log_id: self.log_id, members, revoked: self.revoked.clone() }
     }
 
     fn trusted(&self, node: NodeId) -> Option<&RosterMember> {
@@ -97,20 +95,30 @@ mod tests {
         roster.members.iter().map(|member| member.node.0).collect()
     }
 
-    /// Mutated: with the log id of the peer's roster, or without the own denials, this fails.
+    /// Mutated: with the log id of the peer's roster, or with its denials, keys or former members, a member that lies takes part in what
+    /// this node says of others.
     #[test]
-    fn a_newer_roster_adds_members_and_takes_no_denial_back() {
-        let mut own = roster(10, &[1, 2, 3], &[]);
+    fn a_newer_roster_adds_members_and_addresses_and_takes_nothing_away() {
+        let mut own = roster(10, &[1, 2, 3], &[5]);
         own.members[1].standing.denied = true;
-        let newer = roster(20, &[1, 2, 4], &[3]);
+        let mut newer = roster(20, &[1, 2, 4, 5], &[3]);
+        newer.members[0].addresses = vec!["127.0.0.1:1".parse().expect("an address")];
+        newer.members[1].op_pk = [9; 32];
+        newer.members[1].addresses = vec!["127.0.0.1:2".parse().expect("an address")];
+        newer.members[2].standing.denied = true;
         let shown = own.merged_with(&newer, NodeId(1));
-        assert_eq!(members(&shown), [1, 2, 4]);
-        assert!(shown.reach(NodeId(4)).is_some() && shown.reach(NodeId(2)).is_none() && shown.is_revoked(&[3; 32]));
+        assert_eq!(members(&shown), [1, 2, 3, 4], "a node that joined; the former member stays one");
+        assert_eq!((&shown.members[0], &shown.members[2]), (&own.members[0], &own.members[2]));
+        let moved = &shown.members[1];
+        assert_eq!((moved.op_pk, moved.standing.denied, shown.revoked.len()), ([102; 32], true, 1));
+        assert_eq!(addresses(moved), ["127.0.0.1:7250", "127.0.0.1:2"], "where it was, and where it may be now");
+        assert!(!shown.is_revoked(&[3; 32]) && shown.is_revoked(&[5; 32]));
         assert_eq!(shown.log_id, own.log_id);
-        shown.encode().expect("it is a roster");
-        // A roster that leaves out this node, or all nodes, removes no member.
-        let empty = own.merged_with(&roster(u64::MAX, &[], &[1]), NodeId(1));
-        assert_eq!((members(&empty), empty.revoked.len()), (vec![1, 2, 3], 0));
+        let empty = own.merged_with(&roster(u64::MAX, &[], &[1, 2]), NodeId(1));
+        assert_eq!(empty, own, "a roster that leaves out all nodes");
         assert_eq!(own.merged_with(&roster(10, &[9], &[]), NodeId(1)), own, "no newer than the own one");
+        let mut same_keys = roster(20, &[7], &[]);
+        same_keys.members[0].op_pk = own.members[2].op_pk;
+        assert_eq!(own.merged_with(&same_keys, NodeId(1)), own, "a key has one owner");
     }
 }

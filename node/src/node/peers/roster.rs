@@ -20,8 +20,8 @@ pub struct Gone {
     pub op_pk: [u8; 32],
 }
 
-/// The roster in force. It is the roster of the vault. While this node has no lease, a newer one that a peer showed is merged
-/// with it ([`Roster::merged_with`]).
+/// The roster in force. It is the roster of the vault. While this node has no lease, a newer one that a peer showed adds
+/// members and addresses ([`Roster::merged_with`]).
 #[derive(Default)]
 pub struct KnownRoster {
     shown: RwLock<Arc<Roster>>,

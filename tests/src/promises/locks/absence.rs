@@ -102,6 +102,19 @@ fn t19_a_node_that_was_away_too_long_is_admitted_by_an_operator() {
     }
 }
 
+/// T19: a sealed node serves no client, and still opens the locks of others. So it counts, too. Mutated: it counts only while it serves,
+/// and a thief goes to it.
+#[test]
+fn t19_a_sealed_node_counts_an_absence() {
+    let mut cluster = with_settings("absence_window_ms = 2000\n");
+    let third = cluster.file().node("n3").expect("a node").id;
+    quorate(&cluster, "n1", "node seal n1");
+    let thief = Impostor::steal(&cluster, "n3");
+    cluster.testnet.kill("n3").expect("dies");
+    cluster.until("n1 to notice the absence", || (away_s(&cluster, "n1", third) >= 2).then_some(()));
+    assert_eq!(code(&cluster, &thief, "n1"), LockOpenCode::AwayTooLong);
+}
+
 /// T19: a whole site is without a quorum for ten times the window, and comes back by itself. n1 runs all the time, and counts no
 /// absence because it does not serve; without its piece n2 would stay locked. Mutated: a node counts in every phase.
 #[test]

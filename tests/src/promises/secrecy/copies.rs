@@ -78,9 +78,8 @@ fn t61_while_the_node_stands_still_for_a_moment() {
 }
 
 /// n2 dies right after a sync of its vault, while its next lock is half written, and when it is durable and no peer knows it yet.
-/// Started at once, it is let in. A copy of its disk is not, while n2 lives and renews its lock. Mutated: a peer that forgets who
-/// has a session when it gives a lock key (PREP) opens the copy; a peer that refuses every node that has a session, without asking whether
-/// it is alive, leaves n2 locked.
+/// Started at once, it is let in. A copy of its disk is not, while n2 lives and renews its lock. Mutated: a peer that refuses
+/// every node that has a session, without asking whether it is alive, leaves n2 locked.
 #[test]
 fn t61_while_a_lock_is_renewed() {
     let shim = Shim::build().expect("a C compiler");

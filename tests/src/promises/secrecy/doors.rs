@@ -934,3 +934,36 @@ fn before_there_is_a_cluster(other: &TestCluster, walk: &mut Walk) {
     subject.lock = question_about_a_lock(parsed.cluster, subject.me, key);
     other.block(walk.through(&house, Phase::Joining, &callers, &subject));
 }
+
+/// To look for an invitation that only another member may know costs a round to a quorum. Any stranger may ask. Mutated: each question
+/// costs a round, and a stranger keeps the leader busy.
+#[test]
+fn an_unknown_invitation_is_looked_for_twice_a_second_and_no_more() {
+    const QUESTIONS: usize = 50;
+    let cluster = TestCluster::found();
+    let file = cluster.file();
+    let entry = file.node("n1").expect("a founder");
+    let address = entry.addresses[0].parse().expect("an address");
+    let (boot, op) = (Identity::random(), Identity::random());
+    let registration = registration(&boot, &op, "n8");
+    let (answers, elapsed) = cluster.block(async {
+        let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().expect("an address")).expect("a socket");
+        let connection = dial(&endpoint, address, &boot, entry.boot_key, Protocol::Join, CALL).await.expect("the door");
+        let conn = Conn::start(connection, None);
+        let exporter = *conn.export(EXPORTER_JOIN, b"").expose();
+        let begin = Instant::now();
+        let mut answers = Vec::new();
+        for _ in 0..QUESTIONS {
+            let key = InvitationKey::of(&Secret::random(&mut random::system()));
+            let request = registration.request(&key, &exporter).expect("one address");
+            answers.push(conn.call(Lane::Ordinary, &request, CALL).await.expect("an answer, or an empty one"));
+        }
+        (answers, begin.elapsed())
+    });
+    let looked = answers.iter().filter(|answer| !answer.is_empty()).count();
+    println!("{looked} of {QUESTIONS} were looked for in {elapsed:?}");
+    assert!(looked >= 2, "the control: {looked}");
+    // The bucket is full at first.
+    assert!(looked as f64 <= 2.0 * (elapsed.as_secs_f64() + 1.0) + 1.0, "{looked} in {elapsed:?}");
+    assert!(looked < QUESTIONS, "the control: {QUESTIONS} questions are more than {elapsed:?} allow");
+}
