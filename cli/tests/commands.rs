@@ -7,12 +7,16 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use kit::{LIARS_KEY, SLOW_KEY, World, alarm};
 use quorate_client::identity::{Protocol, PublicKey, server_config};
 use quorate_client::wire::{AdminProgress, AdminRequest, AdminResponse, OperationStatus, Phase, WireError};
 use quorate_client::{Code, Token};
 use quorate_shares::ids::NodeId;
+
+/// Longer than anything here takes on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn mode(path: &std::path::Path) -> u32 {
     std::fs::metadata(path).expect("there").permissions().mode() & 0o777
@@ -101,12 +105,18 @@ fn the_rotation_of_keys_after_a_revocation_is_interrupted() {
         world.run(&["key", "create", key], b"");
     }
     let mut command = world.program(&["node", "revoke", "n2", "--yes", "--rotate-keys"]);
-    let running = command.stderr(Stdio::piped()).spawn().expect("runs");
-    while !world.node.rotates.load(Ordering::Acquire) {
-        std::thread::yield_now();
-    }
+    let mut running = command.stderr(Stdio::piped()).spawn().expect("runs");
+    let begin = Instant::now();
+    let until = |what: &str, done: &mut dyn FnMut() -> bool| {
+        while !done() {
+            assert!(begin.elapsed() < PATIENCE, "{what}: not in time");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    };
+    until("the second rotation", &mut || world.node.rotates.load(Ordering::Acquire));
     let sent = std::process::Command::new("kill").args(["-INT", &running.id().to_string()]).status();
     assert!(sent.expect("runs").success());
+    until("the end", &mut || running.try_wait().expect("ours").is_some());
     let ended = running.wait_with_output().expect("ends");
     let said = String::from_utf8(ended.stderr).expect("text");
     assert_eq!(ended.status.code(), Some(130), "{said}");

@@ -20,7 +20,7 @@ pub(super) fn pick<'a>(disk: &'a Disk, disks: &[Disk], pins: &[Vec<u8>], loot: &
         return None;
     };
     let params = LockParams { cluster: vault.identity.cluster, node: disk.node, generation: lock.generation() };
-    let pieces = pieces(disk, lock, &params, disks);
+    let pieces = pieces(lock, &params, disks);
     let (generation, have, need, total) =
         (lock.generation(), pieces.len(), usize::from(lock.needed()), lock.pieces().len());
     let about = format!("{label}: lock of generation {generation}: {have} of {total} pieces, {need} needed");
@@ -81,7 +81,7 @@ fn pins_to_try(place: &PinPlace, elsewhere: &[Vec<u8>], disks: &[Disk]) -> Vec<V
 }
 
 /// Every piece of `lock` that some key on some stolen disk opens, by its number.
-fn pieces(disk: &Disk, lock: &Lock, params: &LockParams, disks: &[Disk]) -> BTreeMap<u8, Secret<32>> {
+fn pieces(lock: &Lock, params: &LockParams, disks: &[Disk]) -> BTreeMap<u8, Secret<32>> {
     let mut opened = BTreeMap::new();
     for other in disks.iter().filter(|other| other.vault.identity.cluster == params.cluster) {
         let Some(request) = lock.request(params, other.node, [0; 32]) else { continue };

@@ -962,7 +962,7 @@ fn an_unknown_invitation_is_looked_for_twice_a_second_and_no_more() {
     });
     let looked = answers.iter().filter(|answer| !answer.is_empty()).count();
     println!("{looked} of {QUESTIONS} were looked for in {elapsed:?}");
-    assert!(looked >= 2, "the control: {looked}");
+    assert!(looked >= 1, "the control: {looked}");
     // The bucket is full at first.
     assert!(looked as f64 <= 2.0 * (elapsed.as_secs_f64() + 1.0) + 1.0, "{looked} in {elapsed:?}");
     assert!(looked < QUESTIONS, "the control: {QUESTIONS} questions are more than {elapsed:?} allow");
