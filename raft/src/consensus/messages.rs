@@ -68,9 +68,9 @@ pub(crate) struct EntryBytes(#[serde(with = "serde_bytes")] pub(crate) Vec<u8>);
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Candidacy {
-    vote: Ballot,
-    last: Option<LogPlace>,
-    leadership_transfer: bool,
+    pub(crate) vote: Ballot,
+    pub(crate) last: Option<LogPlace>,
+    pub(crate) leadership_transfer: bool,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

@@ -32,6 +32,12 @@ pub enum ServeError {
     /// It names another sender than the session does.
     #[error("the request names node {named} as its sender")]
     WrongSender { named: NodeId },
+    /// It carries the vote of another node than its sender.
+    #[error("the request carries a vote of node {named}")]
+    WrongVote { named: NodeId },
+    /// Its term is too far above every term that this replica has seen.
+    #[error("the term {term} is too far above {highest}, the highest that was seen")]
+    TermTooHigh { term: u64, highest: u64 },
     /// The snapshot is larger than this program takes.
     #[error("the snapshot is larger than {SNAPSHOT_BYTES_MAX} bytes")]
     TooLarge,
@@ -51,7 +57,9 @@ impl Replica {
     pub async fn serve(&self, from: NodeId, request: &[u8]) -> Result<Vec<u8>, ServeError> {
         let stopped = |_| ServeError::Stopped;
         let raft = &self.inner.raft;
-        let tell = match accept(self.inner.cluster, self.inner.node, from, request)? {
+        let ask = accept(self.inner.cluster, self.inner.node, from, request)?;
+        check_vote(&ask, from, self.leadership().borrow().term)?;
+        let tell = match ask {
             Ask::Append { vote, previous, entries, committed } => {
                 let request = messages::append_request(vote, previous, &entries, committed);
                 let request = request.map_err(|_| ServeError::Malformed)?;
@@ -86,7 +94,9 @@ impl Replica {
     ) -> Result<Vec<u8>, ServeError> {
         let start = chunks.recv().await.ok_or(ServeError::Malformed)?;
         let (cluster, node) = (self.inner.cluster, self.inner.node);
-        let Ask::Snapshot { vote } = accept(cluster, node, from, &start)? else { return Err(ServeError::Malformed) };
+        let ask = accept(cluster, node, from, &start)?;
+        check_vote(&ask, from, self.leadership().borrow().term)?;
+        let Ask::Snapshot { vote } = ask else { return Err(ServeError::Malformed) };
         let disk = self.disk().ok_or(ServeError::Stopped)?;
         let received = tokio::task::spawn_blocking(move || receive(&disk, cluster, chunks)).await;
         let snapshot = received.map_err(|_| ServeError::Stopped)??;
@@ -147,6 +157,27 @@ pub(crate) fn accept(cluster: ClusterId, node: NodeId, from: NodeId, request: &[
         return Err(ServeError::WrongSender { named: request.from });
     }
     Ok(request.ask)
+}
+
+/// Most terms by which a request may be ahead. Every election raises the term by one, so an honest member never comes near it.
+const TERMS_AHEAD_MAX: u64 = 1 << 20;
+
+/// Checks that a vote is that of its sender, and that its term follows on those that this replica has seen, the highest of which is
+/// `highest`. A vote is remembered for ever: with one of the largest term no leader could be elected any more.
+fn check_vote(ask: &Ask, from: NodeId, highest: u64) -> Result<(), ServeError> {
+    let vote = match ask {
+        Ask::Append { vote, .. } | Ask::Snapshot { vote } => *vote,
+        Ask::Vote(candidacy) | Ask::PreVote(candidacy) => candidacy.vote,
+        Ask::Transfer { from_leader, .. } => *from_leader,
+        Ask::WantState { .. } | Ask::State => return Ok(()),
+    };
+    if vote.node != from {
+        return Err(ServeError::WrongVote { named: vote.node });
+    }
+    if vote.term > highest.saturating_add(TERMS_AHEAD_MAX) {
+        return Err(ServeError::TermTooHigh { term: vote.term, highest });
+    }
+    Ok(())
 }
 
 /// Writes the chunks to a file, each sealed under this node's own key, and checks that they are complete.

@@ -153,6 +153,49 @@ async fn a_leader_that_is_cut_off_answers_nothing_and_its_entries_are_truncated(
     cluster.stop().await;
 }
 
+/// A member that lies, with one vote that every node would remember for ever. Mutated: without the look at the term no leader is elected
+/// any more; without the look at the node, a member votes for another one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vote_is_that_of_its_sender_and_follows_on_the_terms_before() {
+    use crate::Ballot;
+    use crate::consensus::messages::{Ask, Candidacy, Request, RequestV1};
+    let cluster = Cluster::start(3, Timing::default()).await;
+    let leader = cluster.leader().await;
+    let two = cluster.replica(2);
+    let request = |ask: Ask| {
+        let (cluster, from, to) = (CLUSTER, NodeId(1), NodeId(2));
+        crate::stored::format::encode(&Request::V1(RequestV1 { cluster, from, to, ask }))
+    };
+    let highest = two.leadership().borrow().term;
+    let all = |vote: Ballot| {
+        let candidacy = || Candidacy { vote, last: None, leadership_transfer: false };
+        [
+            Ask::Append { vote, previous: None, entries: Vec::new(), committed: None },
+            Ask::Vote(candidacy()),
+            Ask::PreVote(candidacy()),
+            Ask::Transfer { from_leader: vote, to: NodeId(2), last: None },
+        ]
+    };
+    for term in [highest + (1 << 20) + 1, u64::MAX] {
+        for ask in all(Ballot { term, node: NodeId(1), committed: true }) {
+            let refused = two.serve(NodeId(1), &request(ask)).await;
+            assert!(matches!(refused, Err(ServeError::TermTooHigh { .. })), "{refused:?}");
+        }
+    }
+    for ask in all(Ballot { term: highest + 1, node: NodeId(3), committed: true }) {
+        let refused = two.serve(NodeId(1), &request(ask)).await;
+        assert!(matches!(refused, Err(ServeError::WrongVote { named: NodeId(3) })), "{refused:?}");
+    }
+    let snapshot = request(Ask::Snapshot { vote: Ballot { term: u64::MAX, node: NodeId(1), committed: true } });
+    let (send, receive) = tokio::sync::mpsc::channel(1);
+    send.send(snapshot).await.expect("room for one");
+    drop(send);
+    let refused = two.serve_snapshot(NodeId(1), receive).await;
+    assert!(matches!(refused, Err(ServeError::TermTooHigh { .. })), "{refused:?}");
+    drop((two, leader));
+    cluster.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn messages_for_others_are_refused() {
     let cluster = Cluster::start(3, Timing::default()).await;
