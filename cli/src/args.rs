@@ -21,7 +21,7 @@ use quorate_client::{KeyName, KeyVersion, NodeName};
   echo -n 'attack at dawn' | quorate encrypt billing/cards > message.qrt
   quorate decrypt message.qrt
 
-Exit codes: 0 done, 1 failed, 2 usage, 3 locked or no quorum, 4 denied, 5 not found, 6 conflict, 7 open alarm (status)."
+Exit codes: 0 done, 1 failed, 2 usage, 3 locked or no quorum, 4 denied, 5 not found, 6 conflict, 7 open alarm (status), 130 interrupted."
 )]
 pub(crate) struct Cli {
     #[command(flatten)]
@@ -134,7 +134,7 @@ Checks the memory for secrets, swap, core dumps, file modes, the place of the to
     /// Write a manual page for every command
     #[command(after_help = "Example:\n  quorate man /usr/local/share/man/man1")]
     Man {
-        /// A directory that exists; pages of the same names are replaced
+        /// A directory, made if it does not exist; pages of the same names are replaced
         directory: PathBuf,
     },
 }
@@ -360,6 +360,9 @@ pub(crate) struct Revoke {
     /// Return when everything is done, not as soon as it is decisive
     #[arg(long)]
     pub(crate) wait: bool,
+    /// A node that is away, and whose disk is not lost: the revocation may wait for it
+    #[arg(long, value_name = "NAME")]
+    pub(crate) expect_back: Vec<NodeName>,
     /// Then make a new version of every key, in case worn-out flash still holds old copies
     #[arg(long)]
     pub(crate) rotate_keys: bool,

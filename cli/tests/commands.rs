@@ -134,6 +134,25 @@ fn what_a_node_says_controls_no_terminal() {
     assert!(run.err.contains("no\\rfile: "), "the control character of a path is shown: {:?}", run.err);
 }
 
+/// Scenario: one of three nodes is away, and its disk may be lost. The operator revokes another one. Mutated: the last node makes its
+/// lock for the absent one alone, and the next restart loses every key.
+#[test]
+fn a_revocation_that_would_need_an_absent_node_is_refused() {
+    let world = World::new();
+    let away = |names: &[&str]| {
+        let names = names.iter().map(|name| name.parse().expect("a name")).collect();
+        world.node.status.lock().expect("no test panics with it").waiting_for = names;
+    };
+    away(&["n3"]);
+    let refused = world.run(&["node", "revoke", "n2", "--yes"], b"");
+    assert_eq!(refused.code, 6, "{}", refused.err);
+    assert!(refused.err.contains("n3 does not answer") && refused.err.contains("--expect-back n3"), "{}", refused.err);
+    let vouched = world.run(&["node", "revoke", "n2", "--yes", "--expect-back", "n3"], b"");
+    assert_eq!(vouched.code, 0, "{}", vouched.err);
+    away(&["n2"]);
+    assert_eq!(world.run(&["node", "revoke", "n2", "--yes"], b"").code, 0, "the node that is revoked may be away");
+}
+
 #[test]
 fn wrong_input_is_refused_with_advice() {
     let world = World::new();
@@ -223,10 +242,15 @@ fn a_missing_or_wrong_token_or_client_file_is_said_clearly() {
 
     std::fs::write(world.path("cluster.toml"), "cluster = 7\n").expect("written");
     let broken = world.run(&["key", "list"], b"");
-    assert!(broken.err.starts_with("quorate: client file line 1: "), "{}", broken.err);
+    let named = format!("quorate: {}: client file line 1: ", world.path("cluster.toml").display());
+    assert!(broken.err.starts_with(&named), "{}", broken.err);
     std::fs::remove_file(world.path("cluster.toml")).expect("there");
     let absent = world.run(&["key", "list"], b"");
     assert!(absent.code == 1 && absent.err.contains("no client file at") && absent.err.contains("cluster export"));
+    // As one in a directory of another user: it is not known to be missing.
+    let unreadable =
+        kit::run(["quorate", "--cluster", "/dev/null/cluster.toml", "status"].map(Into::into).to_vec(), b"");
+    assert!(unreadable.code == 1 && unreadable.err.contains("Not a directory"), "{}", unreadable.err);
 }
 
 #[test]

@@ -217,6 +217,11 @@ async fn run_steps(node: &Arc<Node>) -> Result<(), BootError> {
             node.enter(Phase::Uninitialised);
             let socket = node.config.socket.display();
             info!(%socket, "no vault: waits for `quorate cluster init` or `quorate node join`");
+            if node.dir.path().join("state").exists() {
+                warn!(
+                    "there is a database and no vault: if this was a member, its vault is lost, and its database is of no use"
+                );
+            }
             begin::initialised(node).await;
         }
         match unlock_and_open(node).await? {

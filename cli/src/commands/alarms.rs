@@ -61,5 +61,6 @@ pub(crate) async fn disarm(session: &mut Session<'_>, options: Disarm) -> Result
         session.note(&format!("not told: {}", silent.join(", ")));
         session.note("hint: their alarms stay; repeat the command when they are up");
     }
-    Ok(exit::DONE)
+    // Nothing was closed, and there may be alarms at the nodes that did not answer.
+    Ok(if alarms.is_empty() && !silent.is_empty() { exit::FAILED } else { exit::DONE })
 }

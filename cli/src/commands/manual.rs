@@ -22,6 +22,8 @@ pub(crate) fn completions(session: &mut Session<'_>, shell: Shell) -> Result<u8,
 pub(crate) fn pages(session: &mut Session<'_>, directory: &Path) -> Result<u8, Failure> {
     let mut root = Cli::command();
     root.build();
+    let failed = |error: std::io::Error| Failure::new(exit::FAILED, format!("{}: {error}", directory.display()));
+    std::fs::create_dir_all(directory).map_err(failed)?;
     write_page(session, &root, directory)?;
     session.note(&format!("to read them from there: man -l {}", directory.join("quorate.1").display()));
     Ok(exit::DONE)
@@ -142,7 +144,10 @@ mod tests {
         }
         let pages = std::fs::read_dir(directory.path()).expect("there").count();
         assert_eq!(pages, commands.len(), "and there is no page of anything else");
-        let (code, _, err) = run(&["man", "/nonexistent"]);
-        assert!(code == exit::FAILED && err.starts_with("quorate: /nonexistent/quorate.1: No such file"), "{err}");
+        let new = directory.path().join("made/man1");
+        assert_eq!(run(&["man", new.to_str().expect("text")]).0, exit::DONE);
+        assert!(new.join("quorate.1").exists(), "a directory that was not there");
+        let (code, _, err) = run(&["man", "/dev/null/man1"]);
+        assert!(code == exit::FAILED && err.starts_with("quorate: /dev/null/man1: "), "{err}");
     }
 }

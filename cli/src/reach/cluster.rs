@@ -7,6 +7,7 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use quorate_client::cluster_file::ClusterFileError;
 use quorate_client::wire::TokenError;
 use quorate_client::{Client, ClusterFile, Code, Error, NodeName, Options, Token, place};
 use zeroize::Zeroizing;
@@ -45,7 +46,7 @@ pub(crate) fn token_path(session: &Session<'_>) -> Result<PathBuf, Failure> {
 
 /// Whether there is a client file.
 pub(crate) fn has_cluster_file(session: &Session<'_>) -> Result<bool, Failure> {
-    cluster_path(session).map(|path| is_stream(&path) || path.exists())
+    cluster_path(session).map(|path| is_stream(&path) || path.try_exists().unwrap_or(true))
 }
 
 /// Reads the client file.
@@ -54,12 +55,19 @@ fn cluster_file(session: &mut Session<'_>) -> Result<ClusterFile, Failure> {
     if is_stream(&path) {
         return Ok(ClusterFile::read_from(session.stdin("client file")?, Path::new("standard input"))?);
     }
-    if !path.exists() {
+    // A file that may not be read is there.
+    if path.try_exists().is_ok_and(|exists| !exists) {
         return Err(Failure::new(exit::FAILED, format!("no client file at {}", path.display())).hint(
             "`quorate cluster export` on a node prints it; put it there, or name it: --cluster FILE, QUORATE_CLUSTER",
         ));
     }
-    Ok(ClusterFile::read(&path)?)
+    ClusterFile::read(&path).map_err(|error| {
+        // Only an error of the system names the file itself.
+        let is_named = matches!(error, ClusterFileError::Io { .. });
+        let failure = Failure::from(error);
+        let message = if is_named { failure.message } else { format!("{}: {}", path.display(), failure.message) };
+        Failure { message, ..failure }
+    })
 }
 
 /// Reads the token: from the file that the user gave, else from QUORATE_TOKEN, else from the default file.

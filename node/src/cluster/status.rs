@@ -25,6 +25,7 @@ use crate::messages::peer::{PeerReply, PeerRequest, Report};
 use crate::node::Node;
 use crate::node::locks::Unlocking;
 use crate::peers::dial::{Closing, MemberProtocol, dial_member};
+use crate::vault::{self, Vault};
 
 /// If a peer does not report within this time, its last report is shown.
 const REPORT: Duration = Duration::from_millis(400);
@@ -96,7 +97,10 @@ pub fn operation(node: &Node) -> Option<OperationStatus> {
     }
     let founding = node.enrolment().joining.founding();
     let (step, waiting_for) = (founding.step, founding.waiting_for);
-    Some(OperationStatus { step, waiting_for, ..OperationStatus::named("founding") })
+    let is_joiner =
+        |vault: &Vault| matches!(vault.founding.as_ref().map(|founding| &founding.role), Some(vault::Role::Joiner(_)));
+    let name = if node.with_vault(is_joiner).unwrap_or_default() { "joining" } else { "founding" };
+    Some(OperationStatus { step, waiting_for, ..OperationStatus::named(name) })
 }
 
 /// The progress of the operation `begun`, as the leader last reported it.
@@ -115,7 +119,8 @@ fn reported_by_leader(node: &Node, leader: Option<NodeId>, begun: OperationStatu
 fn unlocking(node: &Node) -> Option<OperationStatus> {
     let unlocking = node.enrolment().locks.unlocking.lock().clone();
     let said = unlocking.waiting_for.iter().filter(|(_, said)| !said.is_empty());
-    let said: Vec<_> = said.map(|(&peer, said)| format!("{}: {said}", node.name_of(peer))).collect();
+    let said = said.map(|(&peer, said)| format!("{}: {said}", node.name_of(peer)));
+    let said: Vec<_> = unlocking.failed.into_iter().chain(said).collect();
     let waiting_for = unlocking.waiting_for.keys().map(|&peer| node.name_of(peer)).collect();
     let step = said.join("; ");
     (!said.is_empty()).then(|| OperationStatus { step, waiting_for, ..OperationStatus::named("unlocking") })

@@ -60,8 +60,9 @@ pub async fn run(node: &Arc<Node>) -> Result<Bundle, UnlockError> {
     let lock = node.with_vault(|vault| vault.lock.clone()).flatten().ok_or(UnlockError::NoLock)?;
     let params = LockParams { cluster: node.cluster(), node: node.id(), generation: lock.generation() };
     let pin = pin::read(lock.pin()).map_err(UnlockError::Pin)?;
+    let mut failed = None;
     loop {
-        let pieces = gather_pieces(node, &lock, &params).await;
+        let pieces = gather_pieces(node, &lock, &params, failed).await;
         match lock.open(&params, &pieces, &pin) {
             Ok(bundle) => {
                 *node.enrolment().locks.unlocking.lock() = Unlocking::default();
@@ -71,16 +72,23 @@ pub async fn run(node: &Arc<Node>) -> Result<Bundle, UnlockError> {
             Err(error) => {
                 // One peer gave a wrong piece, or this vault is damaged: other peers may answer first the next time.
                 warn!(%error, "the lock does not open with these pieces; asking again");
+                failed = Some(error.to_string());
+                node.enrolment().locks.unlocking.lock().failed.clone_from(&failed);
                 sleep(AGAIN.1).await;
             }
         }
     }
 }
 
-/// Collects as many pieces as the lock needs, from the peers that answer first.
-async fn gather_pieces(node: &Arc<Node>, lock: &Lock, params: &LockParams) -> Vec<(u8, Secret<32>)> {
+/// Collects as many pieces as the lock needs, from the peers that answer first. `failed` says why the pieces of before did not open it.
+async fn gather_pieces(
+    node: &Arc<Node>,
+    lock: &Lock,
+    params: &LockParams,
+    failed: Option<String>,
+) -> Vec<(u8, Secret<32>)> {
     let peers: Vec<NodeId> = lock.pieces().iter().map(|piece| piece.peer).collect();
-    *node.enrolment().locks.unlocking.lock() = Unlocking::begin(lock);
+    *node.enrolment().locks.unlocking.lock() = Unlocking { failed, ..Unlocking::begin(lock) };
     info!(need = lock.needed(), of = peers.len(), "locked: asking the peers");
     let (give, mut given) = mpsc::channel(peers.len().max(1));
     let mut asking: Vec<_> = peers
@@ -388,7 +396,7 @@ mod tests {
         let believed = timeout(Duration::from_secs(30), async {
             tokio::select! {
                 _ = revocation::awaited(&node) => {}
-                _ = gather_pieces(&node, &lock, &params) => panic!("no peer gives a piece"),
+                _ = gather_pieces(&node, &lock, &params, None) => panic!("no peer gives a piece"),
             }
         });
         believed.await.expect("in time");

@@ -23,16 +23,24 @@ pub struct Alarms {
 }
 
 impl Alarms {
-    /// Opens an alarm, unless one with this code about this node is open. Returns whether it is new.
+    /// Opens an alarm. If one with this code about this node is open, it only gets the new message. Returns whether the alarm is new.
     pub fn raise(&self, mut alarm: Alarm) -> bool {
         cut(&mut alarm.message, MESSAGE_BYTES_MAX);
         let mut open = self.open.lock();
-        let new = !open.iter().any(|known| is_same(known, &alarm));
-        if new {
-            add(&mut open, alarm);
-            self.changed.notify_one();
+        match open.iter_mut().find(|known| is_same(known, &alarm)) {
+            None => {
+                add(&mut open, alarm);
+                self.changed.notify_one();
+                true
+            }
+            Some(known) => {
+                if known.message != alarm.message {
+                    known.message = alarm.message;
+                    self.changed.notify_one();
+                }
+                false
+            }
         }
-        new
     }
 
     /// Closes the alarms for which `over` is true.
@@ -105,7 +113,13 @@ mod tests {
     fn one_alarm_about_one_thing_at_one_node() {
         let alarms = Alarms::default();
         assert!(alarms.raise(alarm("stale_image", "n2", 1)));
-        assert!(!alarms.raise(alarm("stale_image", "n2", 2)), "it is open since the first time");
+        let newer = Alarm { message: "again".to_owned(), ..alarm("stale_image", "n2", 2) };
+        assert!(!alarms.raise(newer), "it is open since the first time");
+        assert_eq!(
+            (alarms.open()[0].since_ms, alarms.open()[0].message.as_str()),
+            (1, "again"),
+            "with the newest message"
+        );
         assert!(alarms.raise(alarm("stale_image", "n3", 3)) && alarms.raise(alarm("wrong_share", "n2", 4)));
         assert_eq!(alarms.open().iter().map(|alarm| alarm.since_ms).collect::<Vec<_>>(), [1, 3, 4]);
         alarms.close(|alarm| is_meant(&Some(BTreeSet::from(["stale_image".to_owned()])), alarm));

@@ -20,13 +20,15 @@ pub struct Unlocking {
     pub need: u8,
     /// Peers that have opened none yet, and what each answered; empty if it did not answer.
     pub waiting_for: BTreeMap<NodeId, String>,
+    /// Why enough pieces did not open the lock.
+    pub failed: Option<String>,
 }
 
 impl Unlocking {
     /// What there is before any peer has answered.
     pub fn begin(lock: &Lock) -> Self {
         let waiting_for = lock.pieces().iter().map(|piece| (piece.peer, String::new())).collect();
-        Self { have: 0, need: lock.needed(), waiting_for }
+        Self { have: 0, need: lock.needed(), waiting_for, failed: None }
     }
 }
 

@@ -90,6 +90,16 @@ fn t13_without_its_pin_a_node_does_not_start() {
     cluster.kill_all();
     refuses_to_start(&mut cluster, "n1", &named);
     assert!(!pin.exists(), "nothing was made in its place");
+    // Another pin: all pieces are there, and the status says why they are of no use.
+    fs::write(&pin, [7; 32]).expect("ours");
+    fs::set_permissions(&pin, fs::Permissions::from_mode(0o600)).expect("ours");
+    cluster.start(&NODES);
+    cluster.until("n1 to say what is wrong", || {
+        let status = cluster.testnet.status("n1").ok()?;
+        assert_eq!(status.public.phase, Phase::Locked);
+        status.operation?.step.contains("wrong pin").then_some(())
+    });
+    cluster.kill_all();
     fs::rename(&away, &pin).expect("ours");
     cluster.start(&NODES);
     cluster.testnet.wait_serving(&NODES).expect("boots");

@@ -100,7 +100,9 @@ impl Churn {
             Order::Remove(node) => self.typed(&["node", "remove", node, "--yes", "--accept-no-redundancy"]),
             Order::Revoke(nodes) => {
                 let words = ["node", "revoke"].into_iter().chain(nodes.iter().map(String::as_str));
-                self.typed(&words.chain(["--yes", "--wait"]).collect::<Vec<_>>())
+                // Whatever is away here comes back.
+                let back = self.members.iter().flat_map(|member| ["--expect-back", member.as_str()]);
+                self.typed(&words.chain(["--yes", "--wait"]).chain(back).collect::<Vec<_>>())
             }
         })
     }
