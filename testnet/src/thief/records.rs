@@ -191,9 +191,10 @@ fn put_together(
 /// What every share key of a bundle, of whichever generation, makes of a batch.
 fn openers_of(one: &OpenDisk<'_>, header: &BatchHeader, committee: &Committee) -> Vec<(NodeId, BatchOpener)> {
     let node = one.disk.node;
-    let keys = one.bundle.share_keys.iter();
-    let open = |key: &ShareKey| BatchOpener::open(header, committee, node, key.generation, &key.seed).ok();
-    keys.filter_map(open).map(|opener| (node, opener)).collect()
+    // A key of another generation should open nothing: it is tried all the same.
+    let Some(generation) = committee.holder(node).map(|holder| holder.member.generation) else { return Vec::new() };
+    let open = |key: &ShareKey| BatchOpener::open(header, committee, node, generation, &key.seed).ok();
+    one.bundle.share_keys.iter().filter_map(open).map(|opener| (node, opener)).collect()
 }
 
 /// The real code gives out no key bytes, so the thief combines a second time to know what to look for on other disks.

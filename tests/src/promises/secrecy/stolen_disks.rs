@@ -219,6 +219,13 @@ fn t01_t02_a_threshold_that_was_smaller_once() {
         assert!(!since, "{pair:?} of before and after: a version that was made since: {loot}");
         assert!(loot.key_names.contains(&name("late")), "the limit: names that were made since: {loot}");
     }
+    for pair in subsets(&FOUNDERS, 2) {
+        for other in NODES.into_iter().filter(|other| !pair.contains(other)) {
+            let loot = thief::rob(&[these(&before, &pair), these(&after, &[other])].concat());
+            let since = opens(&loot, &rotated) || opens(&loot, &late);
+            assert!(!since, "{pair:?} of before and {other} of after: a version that was made since: {loot}");
+        }
+    }
     for one in FOUNDERS {
         for other in NODES.into_iter().filter(|other| *other != one) {
             let loot = thief::rob(&[these(&before, &[one]), these(&after, &[other])].concat());
