@@ -89,10 +89,10 @@ impl<'a> Session<'a> {
     /// Writes a line for people. If it cannot be written, the command goes on.
     /// Says something to the person at the terminal. A control character, such as one in a path, is shown and not sent.
     fn note(&mut self, line: &str) {
-        let is_shown = |letter: &char| letter.is_control() && *letter != '\n';
+        let is_escaped = |letter: char| letter.is_control() && letter != '\n';
         let shown: String = line
             .chars()
-            .map(|letter| if is_shown(&letter) { letter.escape_default().to_string() } else { letter.to_string() })
+            .map(|letter| if is_escaped(letter) { letter.escape_default().to_string() } else { letter.to_string() })
             .collect();
         let _ = writeln!(self.err, "{shown}");
     }

@@ -243,11 +243,10 @@ async fn refuse_to_depend_on_the_absent(cluster: &Cluster, options: &Revoke) -> 
     }
     let (revoked, unexpected) = (join(&options.names), join(&unexpected));
     let message = format!(
-        "{unexpected} does not answer, and without {revoked} the others need it: to end this revocation, and to unlock themselves after a \
-         restart. If its disk is lost, every key would be"
+        "{unexpected} does not answer, and without {revoked} the others need it to end this revocation and to unlock themselves after a restart"
     );
     Err(Failure::new(exit::CONFLICT, message).hint(format!(
-        "start {unexpected} first. If it comes back later: --expect-back {}. If its disk is lost, replace it or join another node first",
+        "start {unexpected} first. If it comes back later: --expect-back {}. If its disk is lost, replace it or join another node first: afterwards every key would be lost",
         unexpected.replace(", ", " --expect-back ")
     )))
 }

@@ -383,9 +383,8 @@ async fn connect_greedily(endpoint: &quinn::Endpoint, (address, key): (SocketAdd
 }
 
 /// A gap in a stream, and as many bytes behind it as the node lets in: it holds no more than it promises, and for no longer than
-/// its patience, although the stranger asked something before, and the connection stays alive. Mutated: with the window of a
-/// member's connection for all, they hold too much; with a reader that does not see gaps (`conn::serve` without `InOrder`), they hold
-/// it for ever.
+/// its patience, although the stranger asked something before, and the connection stays alive. Mutated: with a
+/// reader that does not see gaps (`conn::serve` without `InOrder`), they hold it for ever.
 #[test]
 fn bytes_behind_a_gap_are_few_and_do_not_stay() {
     const STRANGERS: usize = 64;

@@ -154,8 +154,9 @@ fn strangers_do_not_fill_the_log() {
         let request = registration.request(&key, &exporter).expect("a request");
         for _ in 0..MANY {
             let reply = conn.call(Lane::Ordinary, &request, PATIENCE).await.expect("answers");
-            let refused = JoinReply::open(&reply, &key, &exporter).expect("only unknown needs no proof");
-            assert!(refused.node.is_none());
+            // To most of them there is no answer: the invitation is looked for twice a second.
+            let refused = JoinReply::open(&reply, &key, &exporter);
+            assert!(reply.is_empty() || refused.expect("only unknown needs no proof").node.is_none());
         }
     });
     let log = fs::read_to_string(cluster.testnet.directory().log("n1")).expect("a log");

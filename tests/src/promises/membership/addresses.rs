@@ -113,7 +113,11 @@ fn t78_a_site_that_was_renumbered_comes_back() {
     cluster.until("every node to know it", || {
         let knows = |node: &&str| {
             let exported = cluster.block(cluster.client(Some(node)).export()).ok()?;
-            exported.nodes.iter().zip(&addresses).all(|(node, at)| node.addresses == [at.to_string()]).then_some(())
+            // They are in the order of their numbers, and n3 may have come before n2.
+            let has = |(node, at): (&str, &SocketAddr)| {
+                exported.node(node).is_some_and(|it| it.addresses == [at.to_string()])
+            };
+            NODES.into_iter().zip(&addresses).all(has).then_some(())
         };
         NODES.iter().all(|node| knows(node).is_some()).then_some(())
     });

@@ -152,8 +152,7 @@ fn t61_while_the_cluster_is_founded() {
 }
 
 /// The leader dies, and a copy of another node begins to ask while no one leads. It is refused by the third node, before and after
-/// there is another leader. The dead leader itself is let in when it starts. Mutated: a peer that looks at its sessions only
-/// while it knows a leader.
+/// there is another leader. The dead leader itself is let in when it starts.
 #[test]
 fn t61_while_the_leader_changes() {
     let mut cluster = TestCluster::of(Cluster::builder().settings(LASTING));

@@ -150,7 +150,7 @@ fn t16_the_other_members_hear_nothing_of_a_revoked_node() {
             assert_eq!(offer_snapshot(&session).await, Some(BulkError::Refused), "{node}");
             session
         });
-        assert_eq!(heard(&cluster, node), 1, "the control: {node} heard it");
+        cluster.until("the control: it heard it, and its log says so", || (heard(&cluster, node) == 1).then_some(()));
         session
     });
     let revoked = run(&cluster, &["node", "revoke", "n4", "--yes", "--wait"]);
