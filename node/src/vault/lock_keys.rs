@@ -423,6 +423,24 @@ mod tests {
         assert_eq!(former(&vault), Some(2));
     }
 
+    /// Mutated: a share key that is the one of before opens the shares of two epochs.
+    #[test]
+    fn a_new_share_key_has_nothing_of_the_one_before() {
+        let bundle = crate::node::testing::bundle();
+        let [old] = &bundle.share_keys[..] else { panic!("one share key") };
+        let terms = LockTerms {
+            peers: BTreeSet::new(),
+            needed: 1,
+            share_keys: BTreeSet::from([old.generation]),
+            next_share_key: Some(ShareKeyGeneration(old.generation.0 + 1)),
+        };
+        let next = next_bundle(&bundle, &terms, &mut random::system());
+        let [kept, drawn] = &next.share_keys[..] else { panic!("two share keys") };
+        assert!(kept.seed.same_as(&old.seed) && !drawn.seed.same_as(&old.seed));
+        let again = next_bundle(&next, &terms, &mut random::system());
+        assert!(again.share_keys[1].seed.same_as(&drawn.seed), "one that is drawn stays");
+    }
+
     #[test]
     fn the_next_lock_keeps_the_keys_of_silent_peers() {
         let last = lock(None, [4, 5, 6]);

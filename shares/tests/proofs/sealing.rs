@@ -207,7 +207,8 @@ fn a_dealer_never_repeats_an_index_and_never_deals_a_wrong_key() {
 }
 
 /// T08: two dealings of one key have nothing in common, so old and new shares do not mix. A test beside `split`, where
-/// commitments can be ignored, shows what they give if they are combined nevertheless.
+/// commitments can be ignored, shows what they give if they are combined nevertheless. Mutated: a polynomial that follows from the key
+/// gives the same shares again.
 #[test]
 fn shares_of_two_dealings_do_not_mix() {
     let (old, new) = (dealt(2, 3, 1), dealt(2, 3, 2));

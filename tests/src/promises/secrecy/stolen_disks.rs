@@ -122,7 +122,7 @@ fn opens(loot: &Loot, ciphertext: &str) -> bool {
 /// T01, T02 for a thief who comes again and again: any two of five disks, copied at many moments, open nothing, not even all copies
 /// together. Meanwhile locks are renewed, keys are made and rotated, and nodes die, stay away and return. The control: the disks of
 /// three nodes of one moment open everything that there was at that moment. Mutated: every lock but the first needs one piece
-/// less (`next_lock`); a lock key of a peer that is used for the lock of every node.
+/// less (`next_lock`).
 #[test]
 fn t01_t02_copies_of_many_moments() {
     const NODES: [&str; 5] = ["n1", "n2", "n3", "n4", "n5"];
@@ -180,8 +180,7 @@ fn generation(cluster: &TestCluster, node: &str) -> Option<u64> {
 /// What a threshold that was smaller once has given away. The cluster grows from three to five, so that a thief of now needs three
 /// disks. Two disks that were copied before open every version that existed then, and go on to: this is the limit that THREATS
 /// states, and `key rotate` is the cure. A version that was made since stays closed, also if the thief comes again and copies the
-/// same two disks. So does everything, if one disk was copied before and another one after. Mutated: a new epoch that deals the
-/// shares of the old one again; a lock that keeps the share keys of the old epoch for the next.
+/// same two disks. So does everything, if one disk was copied before and another one after.
 #[test]
 fn t01_t02_a_threshold_that_was_smaller_once() {
     const FOUNDERS: [&str; 3] = ["n1", "n2", "n3"];
