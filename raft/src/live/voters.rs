@@ -144,9 +144,11 @@ pub fn denied_by_joint(intent: Intent, membership: &Membership, by: LogPlace) ->
     left_out.map(|node| Denial { node, by }).collect()
 }
 
-/// Denies every voter of `previous` that the `committed` configuration after it leaves out, once that is final.
+/// Denies every voter and every learner of `previous` that the `committed` configuration after it leaves out, once that is final. A
+/// learner that is left out is a joiner that was given up.
 pub fn denied_at_commit(previous: &Membership, committed: &Membership, by: LogPlace) -> Vec<Denial> {
-    let left_out = previous.voters().into_iter().filter(|&node| !committed.is_joint() && !committed.names(node));
+    let named: BTreeSet<NodeId> = previous.voters().into_iter().chain(previous.learners.iter().copied()).collect();
+    let left_out = named.into_iter().filter(|&node| !committed.is_joint() && !committed.names(node));
     left_out.map(|node| Denial { node, by }).collect()
 }
 
@@ -299,6 +301,7 @@ mod tests {
         assert!(denial.stands(place(5, 30), &other), "the old half of a joint configuration names no node");
     }
 
+    /// Mutated: if only voters are denied, a joiner that was given up is heard until the roster follows.
     #[test]
     fn nodes_that_are_left_out_are_denied_and_no_others() {
         let joint = membership(&[&[1, 2, 3, 4], &[1, 2, 5]], &[], place(2, 9));
@@ -310,6 +313,8 @@ mod tests {
         let last = membership(&[&[1, 2, 5]], &[4], place(2, 10));
         assert_eq!(denied(denied_at_commit(&joint, &last, place(2, 10))), [3], "a learner is still there");
         assert_eq!(denied(denied_at_commit(&last, &joint, place(2, 9))), [0u64; 0], "not while it is joint");
+        let given_up = membership(&[&[1, 2, 5]], &[], place(2, 11));
+        assert_eq!(denied(denied_at_commit(&last, &given_up, place(2, 11))), [4], "a learner that is there no more");
     }
 
     #[test]

@@ -119,6 +119,7 @@ async fn a_learner_may_be_let_go() {
     assert_eq!(leader.membership().await.expect("runs").learners, set([3]));
     leader.remove_learner(NodeId(3)).await.expect("committed");
     leader.remove_learner(NodeId(3)).await.expect("done already");
+    until("its denial", async || denied(&cluster, 1).contains(&NodeId(3))).await;
     assert_eq!(leader.membership().await.expect("runs").learners, set([]));
     drop(leader);
     cluster.stop().await;
