@@ -153,6 +153,15 @@ fn a_revocation_that_would_need_an_absent_node_is_refused() {
     assert_eq!(world.run(&["node", "revoke", "n2", "--yes"], b"").code, 0, "the node that is revoked may be away");
 }
 
+/// Mutated: with exit code 0 a script takes the alarms of a node that did not answer for closed.
+#[test]
+fn alarms_that_no_node_closed_are_not_done() {
+    let world = World::new();
+    let run = world.run(&["alarm", "disarm", "unheard"], b"");
+    assert!(run.code == 1 && run.err.contains("not told: n2"), "{}: {}", run.code, run.err);
+    assert_eq!(world.run(&["alarm", "disarm", "stale_image"], b"").code, 0, "the control: one is closed");
+}
+
 #[test]
 fn wrong_input_is_refused_with_advice() {
     let world = World::new();

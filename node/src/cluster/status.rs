@@ -97,9 +97,11 @@ pub fn operation(node: &Node) -> Option<OperationStatus> {
     }
     let founding = node.enrolment().joining.founding();
     let (step, waiting_for) = (founding.step, founding.waiting_for);
-    let is_joiner =
-        |vault: &Vault| matches!(vault.founding.as_ref().map(|founding| &founding.role), Some(vault::Role::Joiner(_)));
-    let name = if node.with_vault(is_joiner).unwrap_or_default() { "joining" } else { "founding" };
+    // A node with an invitation learns only from its inviter whether there is a cluster already.
+    let is_invited = |vault: &Vault| {
+        vault.founding.as_ref().is_some_and(|founding| !matches!(founding.role, vault::Role::FirstFounder(_)))
+    };
+    let name = if node.with_vault(is_invited).unwrap_or_default() { "joining" } else { "founding" };
     Some(OperationStatus { step, waiting_for, ..OperationStatus::named(name) })
 }
 

@@ -5,9 +5,9 @@
 //! session with the peer. Beyond the window it refuses the peer's LockOpen until an operator admits the peer. From half of the
 //! window on the status and an alarm say so. The alarm ends by itself when the peer is back.
 //!
-//! Only time in which this node serves is counted, or, if it is sealed, in which a quorum answers it. If a site loses power for a month, nothing is counted, and the site comes
-//! back by itself. The count lies in the vault, so a restart does not reset it. It is written every ten minutes, when it
-//! passes the window, and when it ends.
+//! Only time in which this node serves is counted, or, if it is sealed, in which a quorum answers it. If a site loses power for a
+//! month, nothing is counted, and the site comes back by itself. The count lies in the vault, so a restart does not reset it. It
+//! is written every ten minutes, when it passes the window, and when it ends.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -201,6 +201,8 @@ fn an_invitation_that_a_member_cannot_ask_about_is_not_refused() {
         assert!(!joining.has_ended(), "it gave up");
         said().then_some(())
     });
+    let operation = cluster.testnet.status("n4").expect("answers").operation;
+    assert_eq!(operation.map(|operation| operation.name).as_deref(), Some("joining"), "it founds no cluster");
     cluster.testnet.heal().expect("heals");
     joining.success(PATIENCE).expect("joins");
 }
