@@ -426,18 +426,20 @@ mod tests {
     /// Mutated: a share key that is the one of before opens the shares of two epochs.
     #[test]
     fn a_new_share_key_has_nothing_of_the_one_before() {
-        let bundle = crate::node::testing::bundle();
-        let [old] = &bundle.share_keys[..] else { panic!("one share key") };
+        let mut rng = random::system();
+        let old = ShareKey { generation: ShareKeyGeneration(1), seed: Secret::random(&mut rng) };
+        let (generation, seed) = (old.generation, old.seed.duplicate());
+        let bundle = Bundle { op_seed: Secret::random(&mut rng), storage_keys: Vec::new(), share_keys: vec![old] };
         let terms = LockTerms {
             peers: BTreeSet::new(),
             needed: 1,
-            share_keys: BTreeSet::from([old.generation]),
-            next_share_key: Some(ShareKeyGeneration(old.generation.0 + 1)),
+            share_keys: BTreeSet::from([generation]),
+            next_share_key: Some(ShareKeyGeneration(2)),
         };
-        let next = next_bundle(&bundle, &terms, &mut random::system());
+        let next = next_bundle(&bundle, &terms, &mut rng);
         let [kept, drawn] = &next.share_keys[..] else { panic!("two share keys") };
-        assert!(kept.seed.same_as(&old.seed) && !drawn.seed.same_as(&old.seed));
-        let again = next_bundle(&next, &terms, &mut random::system());
+        assert!(kept.seed.same_as(&seed) && !drawn.seed.same_as(&seed));
+        let again = next_bundle(&next, &terms, &mut rng);
         assert!(again.share_keys[1].seed.same_as(&drawn.seed), "one that is drawn stays");
     }
 
