@@ -86,8 +86,8 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Writes a line for people. If it cannot be written, the command goes on.
-    /// Says something to the person at the terminal. A control character, such as one in a path, is shown and not sent.
+    /// Writes a line for people. Control characters other than a line break are shown, not sent. If the line cannot be written, the
+    /// command goes on.
     fn note(&mut self, line: &str) {
         let is_escaped = |letter: char| letter.is_control() && letter != '\n';
         let shown: String = line

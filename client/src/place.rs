@@ -3,8 +3,8 @@
 //! There may be something else at the path than the person had in mind: a device, a pipe, a link, a file of another
 //! program. So there is one way to put bytes at a path ([`put`]), one to make a file that must be new ([`create`],
 //! [`create_with_mode`]), and one to make a socket ([`bind`]). None of them takes the place of something that is no file,
-//! or no socket. A secret is read by [`open_secret`] alone, and a new one is made only where no other user can replace it
-//! ([`refuse_open_directory`]).
+//! or no socket. [`open_secret`] reads a secret only if no other user can read it or has put it there.
+//! [`refuse_open_directory`] says whether another user could replace a file.
 
 use std::fs::{self, File, Metadata, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Write};
@@ -13,7 +13,9 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, OFlags, PROC_SUPER_MAGIC, RenameFlags, XattrFlags, fsetxattr, getxattr, renameat_with, statfs};
+use rustix::fs::{
+    CWD, OFlags, PROC_SUPER_MAGIC, RenameFlags, XattrFlags, fremovexattr, fsetxattr, getxattr, renameat_with, statfs,
+};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, geteuid, getpid, pidfd_getfd, pidfd_open};
@@ -33,7 +35,7 @@ const MODE_BITS: u32 = 0o777;
 /// | at `path` there is | what happens |
 /// |---|---|
 /// | nothing | a file is made, with `mode` less the umask |
-/// | a file | it is replaced; its mode and its owner stay |
+/// | a file | it is replaced; its owner, its mode and its access control list stay |
 /// | a link | the same happens at the place that it leads to |
 /// | a device, a FIFO, a pipe | the bytes are written to it |
 /// | anything of another user, in a directory where everyone may make files | it is refused |
@@ -234,7 +236,14 @@ fn keep_access(file: &File, place: &Path, old: &Metadata) -> io::Result<()> {
     let mut list = vec![0; ACL_BYTES_MAX];
     let list = match getxattr(place, ACL, &mut list) {
         Ok(length) => Some(&list[..length]),
-        Err(Errno::NODATA | Errno::NOTSUP) => None,
+        Err(Errno::NODATA) => {
+            // The new file may have got the list of its directory for new files, and the mode would open that.
+            if !matches!(fremovexattr(file, ACL), Ok(()) | Err(Errno::NODATA)) {
+                mode &= !0o070;
+            }
+            None
+        }
+        Err(Errno::NOTSUP) => None,
         Err(_) => {
             mode &= !0o070;
             None
@@ -541,6 +550,31 @@ mod tests {
         let mut kept = vec![0; ACL_BYTES_MAX];
         let length = getxattr(&path, ACL, &mut kept).expect("it has a list");
         assert_eq!((&kept[..length], mode(&path)), (list.as_slice(), 0o660));
+        assert_eq!(fs::read(&path).expect("there"), b"new");
+    }
+
+    /// Scenario: the directory has a list for new files, which the old file does not have. Mutated: with the list of the directory, the
+    /// mode of the old file lets user 65534 read the new one.
+    #[test]
+    fn a_file_without_an_access_control_list_gets_none() {
+        let entry = |tag: u16, rights: u16, id: u32| {
+            [&tag.to_le_bytes()[..], &rights.to_le_bytes(), &id.to_le_bytes()].concat()
+        };
+        let (none, version) = (u32::MAX, 2_u32.to_le_bytes().to_vec());
+        let entries =
+            [entry(1, 7, none), entry(2, 4, 65534), entry(4, 5, none), entry(16, 7, none), entry(32, 0, none)];
+        let list = [version, entries.concat()].concat();
+        let directory = tempfile::tempdir().expect("a directory");
+        let open = File::open(directory.path()).expect("ours");
+        fsetxattr(&open, "system.posix_acl_default", &list, XattrFlags::empty()).expect("a file system with lists");
+        let path = directory.path().join("file");
+        fs::write(&path, "old").expect("ours");
+        let has_list = || getxattr(&path, ACL, &mut vec![0; ACL_BYTES_MAX]).is_ok();
+        assert!(has_list(), "the control: a new file gets the list");
+        fremovexattr(File::open(&path).expect("ours"), ACL).expect("it has one");
+        fs::set_permissions(&path, Permissions::from_mode(0o640)).expect("ours");
+        put(&path, b"new", 0o600).expect("a file is there");
+        assert!(!has_list() && mode(&path) == 0o640, "{:o}", mode(&path));
         assert_eq!(fs::read(&path).expect("there"), b"new");
     }
 

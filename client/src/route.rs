@@ -313,12 +313,14 @@ impl Client {
         operation(self.ask(Request::RemoveNode { request_id, name, accept_no_redundancy, abandon }).await?)
     }
 
-    /// Revokes nodes: the others refuse them from now on. Returns the operation, which continues without the client.
+    /// Revokes nodes: the others refuse them from now on. Returns the operation, which continues without the client. The nodes in
+    /// `expect_back` do not answer now and come back with their disks: the revocation may need them.
     ///
     /// # Errors
-    /// [`Error`]; [`Code::Conflict`] if too few would remain.
-    pub async fn revoke_nodes(&self, names: &[NodeName]) -> Result<Epoch, Error> {
-        operation(self.ask(Request::RevokeNodes { request_id: random_id(), names: names.to_vec() }).await?)
+    /// [`Error`]; [`Code::Conflict`] if too few would remain, or the others would need a node that does not answer.
+    pub async fn revoke_nodes(&self, names: &[NodeName], expect_back: &[NodeName]) -> Result<Epoch, Error> {
+        let (request_id, names, expect_back) = (random_id(), names.to_vec(), expect_back.to_vec());
+        operation(self.ask(Request::RevokeNodes { request_id, names, expect_back }).await?)
     }
 
     /// An invitation for one node, valid for `ttl`. If `name` is given, only a node with that name can use it.

@@ -274,7 +274,7 @@ async fn no_change_is_sent_to_a_second_node_while_the_first_may_answer() {
         async { client.create_key(&key, BTreeMap::new()).await.err() }.boxed(),
         async { client.rotate_key(&key, None).await.err() }.boxed(),
         async { client.remove_node(&node, &removal).await.err() }.boxed(),
-        async { client.revoke_nodes(from_ref(&node)).await.err() }.boxed(),
+        async { client.revoke_nodes(from_ref(&node), &[]).await.err() }.boxed(),
         async { client.seal_node(&node).await.err() }.boxed(),
         async { client.unseal_node(&node).await.err() }.boxed(),
         async { client.admit_node(&node).await.err() }.boxed(),

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use quorate_client::wire::{Progress, RevocationProgress, Role, Stage, WireError};
+use quorate_client::wire::{Progress, RevocationProgress, Stage, WireError};
 use quorate_client::{Client, Code, Error, NodeName, Options, Removal};
 use quorate_shares::ids::Epoch;
 use serde_json::json;
@@ -58,11 +58,10 @@ pub(crate) async fn revoke(session: &mut Session<'_>, options: Revoke) -> Result
     let names = join(&options.names);
     let cluster = Cluster::open_without(session, &options.names, Options::default()).await?;
     let what = format!("All other nodes will refuse {names} from now on, for ever, and every key is reshared.");
-    refuse_to_depend_on_the_absent(&cluster, &options).await?;
     let cluster = confirm(session, options.yes, cluster, &what, &options.names).await?;
     let mut interrupt = Interrupt::listen()?;
     let begun = tokio::select! {
-        begun = cluster.client.revoke_nodes(&options.names) => begun,
+        begun = cluster.client.revoke_nodes(&options.names, &options.expect_back) => begun,
         () = interrupt.pressed() => return unanswered(session),
     };
     let (cluster, operation) = cluster.go_on(session, &options.names, begun).await?;
@@ -219,36 +218,6 @@ impl Shown {
             self.names = Some(names);
         }
     }
-}
-
-/// Refuses a revocation after which the cluster would need a node that is away now, unless the operator says that it comes back.
-///
-/// The others make their locks without the revoked nodes at once. If the absent node is lost, none of them unlocks itself any more, and
-/// every key is lost with the first restart.
-async fn refuse_to_depend_on_the_absent(cluster: &Cluster, options: &Revoke) -> Result<(), Failure> {
-    // Without an answer there is no quorum, and the cluster says so itself.
-    let Ok(status) = cluster.client.status().await else { return Ok(()) };
-    let is_member = |name: &NodeName| status.nodes.iter().any(|node| node.name == *name);
-    let is_under_way = status.operation.is_some_and(|running| running.name.starts_with("revoke "));
-    if is_under_way || !options.names.iter().all(is_member) {
-        return Ok(());
-    }
-    let stays = status.nodes.iter().filter(|node| node.role != Role::Learner && !options.names.contains(&node.name));
-    let (away, there): (Vec<_>, Vec<_>) =
-        stays.map(|node| node.name.clone()).partition(|name| status.waiting_for.contains(name));
-    let unexpected: Vec<_> = away.iter().filter(|name| !options.expect_back.contains(name)).cloned().collect();
-    let needed = (away.len() + there.len()) / 2 + 1;
-    if there.len() + away.len() - unexpected.len() >= needed {
-        return Ok(());
-    }
-    let (revoked, unexpected) = (join(&options.names), join(&unexpected));
-    let message = format!(
-        "{unexpected} does not answer, and without {revoked} the others need it to end this revocation and to unlock themselves after a restart"
-    );
-    Err(Failure::new(exit::CONFLICT, message).hint(format!(
-        "start {unexpected} first. If it comes back later: --expect-back {}. If its disk is lost, replace it or join another node first: afterwards every key would be lost",
-        unexpected.replace(", ", " --expect-back ")
-    )))
 }
 
 /// Says what will happen and asks the user to type the names, unless the command line has --yes. A name that no node has

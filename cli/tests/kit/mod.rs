@@ -192,6 +192,8 @@ pub(crate) struct FakeNode {
 pub(crate) const SLOW_KEY: &str = "slow";
 /// A key about which the node says something that would control a terminal.
 pub(crate) const LIARS_KEY: &str = "liar";
+/// A node whose revocation needs n3, which is away.
+pub(crate) const NEEDED: &str = "needed";
 
 impl Handler for FakeNode {
     fn handle(&self, conn: &Conn, body: bytes::Bytes) -> Reply {
@@ -296,6 +298,12 @@ impl FakeNode {
             }),
             Request::Echo(bytes) => Response::Echo(bytes),
             Request::RemoveNode { name, .. } if name.as_str() == "n2" => Response::Begun { operation: REMOVAL },
+            Request::RevokeNodes { names, expect_back, .. } if names.iter().any(|name| name.as_str() == NEEDED) => {
+                if !expect_back.iter().any(|name| name.as_str() == "n3") {
+                    return Err(WireError::new(Code::Conflict, "no answer from n3").hint("--expect-back n3"));
+                }
+                Response::Begun { operation: REVOCATION }
+            }
             Request::RevokeNodes { names, .. } if names.iter().all(|name| name.as_str() == "n2") => {
                 Response::Begun { operation: REVOCATION }
             }

@@ -165,7 +165,7 @@ impl fmt::Display for Closed {
 const REASON_LETTERS_MAX: usize = 200;
 
 /// What a peer says, for people. It is cut, so that it does not fill a log.
-pub(crate) fn printable(text: &str) -> String {
+pub(crate) fn reason(text: &str) -> String {
     crate::error::printable(text).chars().take(REASON_LETTERS_MAX).collect()
 }
 
@@ -173,13 +173,13 @@ impl From<quinn::ConnectionError> for Closed {
     fn from(error: quinn::ConnectionError) -> Self {
         match error {
             quinn::ConnectionError::ApplicationClosed(frame) => {
-                let reason = printable(&String::from_utf8_lossy(&frame.reason));
+                let reason = reason(&String::from_utf8_lossy(&frame.reason));
                 Self { code: u32::try_from(frame.error_code.into_inner()).ok(), reason }
             }
             quinn::ConnectionError::LocallyClosed => Self { code: None, reason: "closed by this side".to_owned() },
             quinn::ConnectionError::TimedOut => Self { code: None, reason: "the peer fell silent".to_owned() },
             // It has the reason of the peer's QUIC in it.
-            other => Self { code: None, reason: printable(&other.to_string()) },
+            other => Self { code: None, reason: reason(&other.to_string()) },
         }
     }
 }

@@ -15,7 +15,7 @@ use rustls::sign::CertifiedKey;
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, SignatureScheme};
 
 use super::{Identity, Protocol, PublicKey};
-use crate::conn::printable;
+use crate::conn::reason;
 
 /// The configuration of a node's server: `boot` answers [`Protocol::Boot`] and [`Protocol::Join`], `op` the others.
 ///
@@ -119,7 +119,7 @@ pub async fn dial(
         }
         quinn::ConnectionError::ConnectionClosed(_)
         | quinn::ConnectionError::ApplicationClosed(_)
-        | quinn::ConnectionError::TransportError(_) => DialError::Refused(printable(&error.to_string())),
+        | quinn::ConnectionError::TransportError(_) => DialError::Refused(reason(&error.to_string())),
         quinn::ConnectionError::TimedOut => DialError::Deadline,
         other => DialError::Unreachable(other.to_string()),
     })

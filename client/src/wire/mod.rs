@@ -151,6 +151,8 @@ pub enum Request {
         request_id: RequestId,
         /// The names of the nodes: at least one.
         names: Vec<NodeName>,
+        /// Nodes that do not answer now and come back with their disks. The revocation may need them.
+        expect_back: Vec<NodeName>,
     },
     /// Asks for the progress of an operation.
     Progress {

@@ -352,6 +352,7 @@ fn check_path(setting: &'static str, path: PathBuf) -> Result<PathBuf, ConfigErr
 /// Where the pin should lie, by the two settings. At most one of them may be set.
 fn pin_at(file: Option<PathBuf>, credential: Option<String>, data: &Path) -> Result<PinAt, ConfigError> {
     let invalid = |setting, reason: &str| Err(ConfigError::Invalid { setting, reason: reason.to_owned() });
+    let file = file.map(|path| check_path("pin_file", path)).transpose()?;
     match (file, credential) {
         (None, None) => Ok(PinAt::Vault),
         (Some(_), Some(_)) => invalid("pin_file", "pin_credential is set, too; set only one of them"),

@@ -12,7 +12,8 @@ const LOCK_OPEN: usize = 50;
 /// Shares given to one peer per second. A restarted node that loads every hot key again stays below this.
 const SHARES: usize = 20_000;
 
-/// Invitations that this member does not know, and looks for in what was committed a moment ago, for all strangers together.
+/// How often in a second this member looks for an unknown invitation, for all strangers together. Another member may have made it a
+/// moment ago.
 const LOOKS_FOR_INVITATIONS: usize = 2;
 /// All strangers share one bucket.
 pub const STRANGERS: NodeId = NodeId(0);
@@ -20,6 +21,8 @@ pub const STRANGERS: NodeId = NodeId(0);
 pub struct Rates {
     pub lock_open: Rate,
     pub looks_for_invitations: Rate,
+    /// Alarms about a peer that asks from a foreign address.
+    pub foreign_address: Rate,
     /// Shares of key versions.
     pub shares: Rate,
 }
@@ -29,6 +32,7 @@ impl Default for Rates {
         Self {
             lock_open: Rate::per_second(LOCK_OPEN),
             looks_for_invitations: Rate::per_second(LOOKS_FOR_INVITATIONS),
+            foreign_address: Rate::per_second(1),
             shares: Rate::per_second(SHARES),
         }
     }

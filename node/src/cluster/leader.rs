@@ -25,6 +25,7 @@ use tracing::{debug, info, warn};
 
 use crate::base::clock::{Watched, boot_ms};
 use crate::base::random;
+use crate::cluster::status::fell_silent;
 use crate::cluster::{HOLDER, PAUSE, propose_here, verify};
 use crate::keys::deal::{self, ReshareError};
 use crate::memory::keyring::LoadError;
@@ -33,6 +34,8 @@ use crate::node::Node;
 
 /// How often the loop checks again when nothing changes: the state does not say which members are reachable.
 const LOOK: Duration = Duration::from_millis(250);
+/// The name of this step in the status.
+const CHANGES_VOTERS: &str = "changes the voters";
 /// A learner that lacks at most this many entries may become a voter.
 const NEAR: u64 = 1_000;
 
@@ -40,6 +43,7 @@ const NEAR: u64 = 1_000;
 pub async fn run(node: Arc<Node>, replica: Replica) {
     let (mut changes, mut leadership) = (replica.changes(), replica.leadership());
     let (mut seen, mut serving, mut missing_holders) = (Seen::default(), ActiveSince::default(), BTreeSet::new());
+    let mut last = Step::Nothing;
     loop {
         changes.borrow_and_update();
         let leads = leadership.borrow_and_update().am_leader;
@@ -51,8 +55,12 @@ pub async fn run(node: Arc<Node>, replica: Replica) {
         }
         let view = if leads { view(&node, &replica, &mut seen, active_ms).await } else { None };
         let step = view.map_or(Step::Nothing, |view| replica.read(|state| plan::next(state, &view)));
-        *node.leader.operation.lock() =
-            replica.read(|state| describe(state, &step, &missing_holders)).filter(|_| leads);
+        // `change_voters` finds out which nodes a change waits for. They stay shown while it tries again.
+        if !matches!(step, Step::ChangeVoters { .. }) || step != last {
+            *node.leader.operation.lock() =
+                replica.read(|state| describe(state, &step, &missing_holders)).filter(|_| leads);
+        }
+        last.clone_from(&step);
         if leads && raise_level(&node, &replica).await {
             continue;
         }
@@ -248,16 +256,17 @@ fn alarm_about(node: &Node, idler: NodeId, operation: &str, patience_ms: u64) {
 async fn change_voters(node: &Node, replica: &Replica, voters: BTreeSet<NodeId>, revoke: bool) -> bool {
     let Ok(now) = replica.membership().await else { return false };
     let purpose = purpose(&now.newest(), &voters, revoke);
-    let changed = replica.change_voters(voters, purpose, &present(node, replica)).await;
+    let changed = replica.change_voters(voters, purpose, &answering(node, replica)).await;
     if let Err(error) = &changed {
         debug!(%error, "voters not changed yet");
         // The operator must see which nodes the change waits for.
         if let Some(operation) = node.leader.operation.lock().as_mut() {
-            if let ChangeError::Waiting { missing } = error {
-                operation.waiting_for = missing.iter().map(|&missing| node.name_of(missing)).collect();
-            } else {
-                operation.step = format!("changes the voters: {error}");
-            }
+            (operation.step, operation.waiting_for) = match error {
+                ChangeError::Waiting { missing } => {
+                    (CHANGES_VOTERS.to_owned(), missing.iter().map(|&missing| node.name_of(missing)).collect())
+                }
+                error => (format!("{CHANGES_VOTERS}: {error}"), Vec::new()),
+            };
         }
     }
     changed.is_ok()
@@ -279,6 +288,12 @@ pub fn present(node: &Node, replica: &Replica) -> BTreeSet<NodeId> {
     members.into_iter().filter(|&id| id == node.id() || node.peers().sessions.with(id).is_some()).collect()
 }
 
+/// As [`present`], without members that fell silent. The session of a member that has died is open until it times out, and a change that
+/// counts on that member leaves the others without a quorum.
+pub fn answering(node: &Node, replica: &Replica) -> BTreeSet<NodeId> {
+    present(node, replica).into_iter().filter(|&id| !fell_silent(node, id)).collect()
+}
+
 /// Describes the running operation to the operator.
 fn describe(state: &State, step: &Step, missing_holders: &BTreeSet<NodeId>) -> Option<wire::OperationStatus> {
     let running = state.operations.running.as_ref()?;
@@ -289,7 +304,7 @@ fn describe(state: &State, step: &Step, missing_holders: &BTreeSet<NodeId>) -> O
     let (step, waiting_for) = match step {
         Step::FinishVoters => ("finishes a change of voters".to_owned(), Vec::new()),
         Step::TransferLeadership { to } => ("lets another node lead".to_owned(), names(&mut to.iter().copied())),
-        Step::ChangeVoters { .. } => ("changes the voters".to_owned(), Vec::new()),
+        Step::ChangeVoters { .. } => (CHANGES_VOTERS.to_owned(), Vec::new()),
         Step::AddLearner { .. } | Step::RemoveLearner { .. } => ("changes the learners".to_owned(), Vec::new()),
         Step::GiveUpJoiner { .. } => ("gives up the joiner".to_owned(), Vec::new()),
         Step::AwaitJoiner { node, locked: false } => {

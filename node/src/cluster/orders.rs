@@ -33,7 +33,7 @@ const LEASE_SLACK_MS: u64 = 300;
 /// The error for the client.
 pub async fn begin(node: &Arc<Node>, replica: &Replica, order: Order, caller: &Caller) -> Result<Epoch, WireError> {
     catch_up(node, replica).await?;
-    let present = leader::present(node, replica);
+    let present = leader::answering(node, replica);
     let begin = match replica.read(|state| ordered(state, &order, &present))? {
         Resolved::Known(epoch) => return Ok(epoch),
         Resolved::New(begin) => begin,
@@ -80,7 +80,11 @@ pub fn ordered(state: &State, order: &Order, present: &BTreeSet<NodeId>) -> Resu
             let node = member_named(state, name)?;
             (Operation::Remove { node }, *accept_no_redundancy, all_named(abandon)?)
         }
-        Order::Revoke { names, .. } => (Operation::Revoke { nodes: all_named(names)? }, true, BTreeSet::new()),
+        Order::Revoke { names, expect_back, .. } => {
+            let nodes = all_named(names)?;
+            refuse_to_need_the_absent(state, &nodes, present, &all_named(expect_back)?)?;
+            (Operation::Revoke { nodes }, true, BTreeSet::new())
+        }
     };
     if !operation.revokes() {
         let leaving = operation.leaving();
@@ -113,6 +117,44 @@ pub(super) fn member_named(state: &State, name: &NodeName) -> Result<NodeId, Wir
         None => format!("no node named {name}"),
     };
     Err(WireError::new(Code::NotFound, message).hint(format!("the nodes are {}", members.join(", "))))
+}
+
+/// Refuses a revocation of `nodes` that would need a member that is neither in `present` nor in `expected`: as many holders of shares
+/// as the threshold must be there.
+///
+/// The others make their locks without the revoked nodes at once. If the absent member is lost, the revocation never ends. Then too few
+/// are left to unlock themselves after a restart, and every key is lost.
+fn refuse_to_need_the_absent(
+    state: &State,
+    nodes: &BTreeSet<NodeId>,
+    present: &BTreeSet<NodeId>,
+    expected: &BTreeSet<NodeId>,
+) -> Result<(), WireError> {
+    if state.are_being_revoked(nodes) {
+        return Ok(());
+    }
+    let Some(active) = state.active() else { return Ok(()) };
+    let mut stay = state.stays_after_revocation(nodes);
+    stay.retain(|&node| active.x_of(node).is_some());
+    let away: Vec<_> = stay.iter().filter(|node| !present.contains(node) && !expected.contains(node)).collect();
+    let there = stay.len() - away.len();
+    // Of too few, `check_remaining` says so.
+    if there >= active.threshold.into() || stay.len() < active.threshold.into() {
+        return Ok(());
+    }
+    let listed = |nodes: &mut dyn Iterator<Item = &NodeId>, between: &str| {
+        nodes.map(|node| state.members[node].name.as_str()).collect::<Vec<_>>().join(between)
+    };
+    let revoked = listed(&mut nodes.iter(), ", ");
+    let missing = listed(&mut away.iter().copied(), ", ");
+    let flags = listed(&mut away.iter().copied(), " --expect-back ");
+    let message = format!(
+        "no answer from {missing}: without {revoked}, {there} of {} shares are there, too few to end this revocation and to unlock nodes after a restart",
+        active.threshold
+    );
+    Err(WireError::new(Code::Conflict, message).hint(format!(
+        "start {missing} first. If a node comes back later with its disk: --expect-back {flags}. If its disk is lost, replace it or join another node first: afterwards every key would be lost"
+    )))
 }
 
 pub(super) fn refuse_stranding(

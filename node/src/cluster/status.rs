@@ -190,12 +190,21 @@ pub async fn full(node: &Arc<Node>, replica: &Replica) -> Status {
 /// it times out.
 fn silent(node: &Node, replica: &Replica, reports: &Reports) -> Vec<NodeId> {
     let answered = |id: &NodeId| reports.get(id).is_some_and(|(_, last_seen_ms)| *last_seen_ms == 0);
-    let heard = |id: &NodeId| {
-        let heard_ms = node.peers().sessions.heard_ms(*id);
-        heard_ms.is_some_and(|heard_ms| boot_ms().saturating_sub(heard_ms) < SILENT_MS)
-    };
     let members: Vec<NodeId> = replica.read(|state| state.members.keys().copied().collect());
-    members.into_iter().filter(|id| !answered(id) && !heard(id)).collect()
+    members.into_iter().filter(|id| !answered(id) && reported_ms_ago(node, *id).is_none_or(is_silence)).collect()
+}
+
+/// Whether a member that reported what is flushed no longer does so.
+pub fn fell_silent(node: &Node, id: NodeId) -> bool {
+    reported_ms_ago(node, id).is_some_and(is_silence)
+}
+
+fn reported_ms_ago(node: &Node, id: NodeId) -> Option<u64> {
+    Some(boot_ms().saturating_sub(node.peers().sessions.heard_ms(id)?))
+}
+
+fn is_silence(ms: u64) -> bool {
+    ms >= SILENT_MS
 }
 
 /// How many keys were made while one disk alone could open them, and should be rotated.

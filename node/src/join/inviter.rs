@@ -140,7 +140,7 @@ async fn answers_where_it_says(node: &Node, joiner: &Registration) -> bool {
 }
 
 /// The key V of an invitation. If this member does not know the invitation, another member may have made it a moment ago. To look for
-/// it costs a round to a quorum, and any stranger may ask, so that is done a few times a second.
+/// it costs a round to a quorum, and any stranger may ask, so that is done twice a second.
 ///
 /// # Errors
 /// Why this member cannot say now whether there is such an invitation.

@@ -236,8 +236,11 @@ async fn decide(node: &Arc<Node>, conn: &Conn, request: &LockOpenRequest) -> Res
     }
     let address = conn.peer().remote.ip();
     if !node.config.may_unlock_from(address) {
-        let message = format!("{} asks to be unlocked from {address}", node.name_of(request.from));
-        node.alarm("foreign_address", request.from, format!("{message}, which is in no network of `unlock_from`"));
+        // The alarm names the address and is written to the disk. Two addresses in turn must not keep the disk busy.
+        if node.peers().rates.foreign_address.allows(request.from, 1) {
+            let message = format!("{} asks to be unlocked from {address}", node.name_of(request.from));
+            node.alarm("foreign_address", request.from, format!("{message}, which is in no network of `unlock_from`"));
+        }
         return Err(LockOpenCode::Denied);
     }
     if !node.peers().rates.lock_open.allows(request.from, 1) {

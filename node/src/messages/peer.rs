@@ -251,7 +251,12 @@ pub enum Order {
         abandon: Vec<NodeName>,
     },
     /// Revokes nodes: all members refuse them from now on.
-    Revoke { request: [u8; 16], names: Vec<NodeName> },
+    Revoke {
+        request: [u8; 16],
+        names: Vec<NodeName>,
+        /// Nodes that are away and come back.
+        expect_back: Vec<NodeName>,
+    },
 }
 
 /// The state of a node, for the status that other nodes show.

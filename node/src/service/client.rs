@@ -83,7 +83,9 @@ async fn run(call: Call<'_>, request: Request) -> Answer {
         Request::RemoveNode { request_id, name, accept_no_redundancy, abandon } => {
             Box::pin(membership::remove(call, request_id, name, accept_no_redundancy, abandon)).await
         }
-        Request::RevokeNodes { request_id, names } => Box::pin(membership::revoke(call, request_id, names)).await,
+        Request::RevokeNodes { request_id, names, expect_back } => {
+            Box::pin(membership::revoke(call, request_id, names, expect_back)).await
+        }
         Request::Progress { operation } => Box::pin(membership::progress(call, operation)).await,
         Request::SetAddresses { name, addresses } => Box::pin(membership::set_addresses(call, name, addresses)).await,
     }
@@ -204,7 +206,10 @@ mod tests {
                 Request::RemoveNode { request_id, name: node(), accept_no_redundancy: false, abandon: Vec::new() },
                 about_node,
             ),
-            (Request::RevokeNodes { request_id, names: vec![node()] }, Resource::NodesNamed(&[node()])),
+            (
+                Request::RevokeNodes { request_id, names: vec![node()], expect_back: Vec::new() },
+                Resource::NodesNamed(&[node()]),
+            ),
             (Request::Progress { operation: Epoch(3) }, Resource::Operation(Epoch(3))),
             (Request::SetAddresses { name: node(), addresses: Vec::new() }, about_node),
         ];

@@ -171,7 +171,7 @@ mod tests {
         let rotate = KeyChange::Rotate { request, name: key(), expect: None };
         let (accept_no_redundancy, abandon) = (false, Vec::new);
         let remove = Order::Remove { request, name: node(), accept_no_redundancy, abandon: abandon() };
-        let revoke = Order::Revoke { request, names: vec![node()] };
+        let revoke = Order::Revoke { request, names: vec![node()], expect_back: abandon() };
         let (operation, invitation, gone) = (Epoch(3), [0; 32], NodeId(2));
         let invite = Invite { proof_key: [0; 32], name: None, ttl_ms: 1 };
         let pairs = [
@@ -184,7 +184,10 @@ mod tests {
                 Request::RemoveNode { request_id, name: node(), accept_no_redundancy, abandon: abandon() },
                 ForwardedRequest::Order(remove),
             ),
-            (Request::RevokeNodes { request_id, names: vec![node()] }, ForwardedRequest::Order(revoke)),
+            (
+                Request::RevokeNodes { request_id, names: vec![node()], expect_back: abandon() },
+                ForwardedRequest::Order(revoke),
+            ),
             (Request::Progress { operation }, ForwardedRequest::Progress { operation }),
             (Request::InviteNode { name: None, ttl_ms: 1 }, ForwardedRequest::Invite(invite)),
             (Request::ReplaceNode { name: node(), invitation: text() }, ForwardedRequest::Replace { invitation, gone }),

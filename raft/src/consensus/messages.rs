@@ -99,6 +99,18 @@ impl Request {
     }
 }
 
+impl Ask {
+    /// The vote that the receiver may take over.
+    pub(crate) fn vote(&self) -> Option<Ballot> {
+        match self {
+            Self::Append { vote, .. } | Self::Snapshot { vote } => Some(*vote),
+            Self::Vote(candidacy) | Self::PreVote(candidacy) => Some(candidacy.vote),
+            Self::Transfer { from_leader, .. } => Some(*from_leader),
+            Self::WantState { .. } | Self::State => None,
+        }
+    }
+}
+
 impl Reply {
     pub(crate) fn decode(bytes: &[u8]) -> Result<(NodeId, Tell), codec::CodecError> {
         let Self::V1 { from, tell } = codec::decode::<_, 4096>(bytes)?;
@@ -199,6 +211,20 @@ impl From<TransferLeaderResponse<Types>> for Tell {
 }
 
 impl Tell {
+    /// The vote that the receiver may take over. In a refusal it is that of a third node.
+    pub(crate) fn vote(&self) -> Option<Ballot> {
+        match self {
+            Self::HigherVote(vote) | Self::Vote { vote, .. } | Self::Snapshot { vote } => Some(*vote),
+            Self::VoteChanged { actual, .. } => Some(*actual),
+            Self::Appended
+            | Self::AppendedUpTo(_)
+            | Self::Conflict
+            | Self::Transferring
+            | Self::LogNotFlushed { .. }
+            | Self::State { .. } => None,
+        }
+    }
+
     /// As the answer to an append; `cut` is where the request was cut short.
     pub(crate) fn appended(self, cut: Option<LogPlace>) -> Option<AppendEntriesResponse<Types>> {
         Some(match self {

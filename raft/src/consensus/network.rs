@@ -2,7 +2,7 @@
 //!
 //! The link authenticates: it knows which node is at its other end. This part decides what is sent. Of the entries, it sends as
 //! many as fit one message. Heartbeats and votes have classes of their own, so a full request does not delay them. Snapshots are
-//! streams of plain chunks. A reply counts only if the right node gave it.
+//! streams of plain chunks. A reply counts only if the right node gave it, and if the vote in it can be true.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -21,6 +21,7 @@ use quorate_shares::ids::{ClusterId, NodeId};
 use tokio::sync::mpsc;
 
 use crate::consensus::messages::{self, Ask, Candidacy, Reply, Request, RequestV1, Tell};
+use crate::consensus::terms::Terms;
 use crate::live::place::Ballot;
 use crate::snapshot::SnapshotFile;
 use crate::stored::format::encode;
@@ -88,6 +89,7 @@ pub(crate) struct Network {
     pub(crate) link: Arc<dyn Link>,
     /// How long a request with entries may take. openraft's own limit is of the size of a heartbeat; 4 MiB and a sync need longer.
     pub(crate) append_deadline: Duration,
+    pub(crate) terms: Arc<Terms>,
 }
 
 /// One client: to one node, for one class of messages.
@@ -96,6 +98,7 @@ pub(crate) struct Client {
     node: NodeId,
     link: Arc<dyn Link>,
     append_deadline: Duration,
+    terms: Arc<Terms>,
     to: NodeId,
     class: MessageClass,
     pace: Pace,
@@ -130,6 +133,7 @@ impl Network {
             node: self.node,
             link: self.link.clone(),
             append_deadline: self.append_deadline,
+            terms: self.terms.clone(),
             to: NodeId(target),
             class,
             pace: Pace(Pace::FIRST),
@@ -161,20 +165,27 @@ impl Client {
         ask: Ask,
         limit: Duration,
     ) -> Result<Tell, RPCError<Types>> {
+        let own = ask.vote();
         let request = self.request(ask);
         let timeout = || Timeout { action, id: self.node.0, target: self.to.0, timeout: limit };
         let reply = tokio::time::timeout(limit, self.link.call(self.to, class, request, limit)).await;
         match reply.map_err(|_| timeout())? {
-            Ok(reply) => self.tell(&reply).ok_or_else(|| self.nonsense().into()),
+            Ok(reply) => self.tell(&reply, own).ok_or_else(|| self.nonsense().into()),
             Err(LinkError::Timeout) => Err(timeout().into()),
             Err(error) => Err(Unreachable::new(&error).into()),
         }
     }
 
-    /// The reply, if the right node gave it.
-    fn tell(&self, reply: &[u8]) -> Option<Tell> {
+    /// The reply to a request with the vote `own`, if the right node gave it, and the vote in it can be true.
+    fn tell(&self, reply: &[u8], own: Option<Ballot>) -> Option<Tell> {
         let (from, tell) = Reply::decode(reply).ok()?;
-        (from == self.to).then_some(tell)
+        let own = own.map_or(0, |vote| vote.term);
+        // openraft would lead by a vote for this node at once. Only this node makes one.
+        let can_be = |vote: Ballot| {
+            let is_made_up = vote.node == self.node && vote.term > own;
+            !is_made_up && self.terms.check(vote.term, own).is_ok()
+        };
+        (from == self.to && tell.vote().is_none_or(can_be)).then_some(tell)
     }
 
     /// Not worth an immediate second try.
@@ -243,7 +254,8 @@ impl RaftNetworkV2<Types> for Client {
         option: RPCOption,
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
         let (chunks, waiting) = mpsc::channel(CHUNKS_WAITING);
-        let start = self.request(Ask::Snapshot { vote: Ballot::of(vote) });
+        let own = Ballot::of(vote);
+        let start = self.request(Ask::Snapshot { vote: own });
         let reader = tokio::task::spawn_blocking(move || read_file(&snapshot.snapshot, start, &chunks));
 
         let sent = self.link.snapshot(self.to, waiting, option.hard_ttl());
@@ -252,7 +264,7 @@ impl RaftNetworkV2<Types> for Client {
             reply = tokio::time::timeout(option.hard_ttl(), sent) => reply.unwrap_or(Err(LinkError::Timeout)),
         };
         match reply {
-            Ok(reply) => match self.tell(&reply) {
+            Ok(reply) => match self.tell(&reply, Some(own)) {
                 Some(Tell::Snapshot { vote }) => Ok(SnapshotResponse::new(vote.vote())),
                 _ => Err(self.nonsense().into()),
             },
@@ -296,4 +308,53 @@ fn read_file(file: &SnapshotFile, start: Vec<u8>, chunks: &mpsc::Sender<Vec<u8>>
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::consensus::terms::STEP;
+
+    struct Nowhere;
+
+    #[async_trait]
+    impl Link for Nowhere {
+        async fn call(&self, _: NodeId, _: MessageClass, _: Vec<u8>, _: Duration) -> Result<Vec<u8>, LinkError> {
+            Err(LinkError::Timeout)
+        }
+
+        async fn snapshot(&self, _: NodeId, _: mpsc::Receiver<Vec<u8>>, _: Duration) -> Result<Vec<u8>, LinkError> {
+            Err(LinkError::Timeout)
+        }
+    }
+
+    /// Mutated: without the look at the term, a vote is taken over that no election can follow; without the look at the node, a leader
+    /// leads a term in which no one elected it.
+    #[test]
+    fn a_reply_with_a_vote_that_cannot_be_is_none() {
+        let (cluster, link) = (ClusterId([7; 16]), Arc::new(Nowhere));
+        let own = Ballot { term: 5, node: NodeId(1), committed: true };
+        // Each reply with a vote.
+        let tells: [fn(Ballot) -> Tell; 4] = [
+            Tell::HigherVote,
+            |vote| Tell::Vote { vote, granted: false, last: None },
+            |vote| Tell::VoteChanged { expected: vote, actual: vote },
+            |vote| Tell::Snapshot { vote },
+        ];
+        for tell in tells {
+            let client = || {
+                let terms = Arc::default();
+                let network =
+                    Network { cluster, node: NodeId(1), link: link.clone(), append_deadline: Duration::ZERO, terms };
+                network.client(2, MessageClass::Vote)
+            };
+            let is_believed = |term, node| {
+                let vote = Ballot { term, node: NodeId(node), committed: true };
+                client().tell(&encode(&Reply::V1 { from: NodeId(2), tell: tell(vote) }), Some(own)).is_some()
+            };
+            assert!(!is_believed(5 + STEP + 1, 3) && !is_believed(u64::MAX, 2));
+            assert!(is_believed(5 + STEP, 3), "the control");
+            assert!(!is_believed(6, 1) && is_believed(5, 1));
+        }
+    }
 }

@@ -49,7 +49,7 @@ impl Stored {
         let Options { node, cluster, dir, keys, timing, link, gate } = options;
         let config = Arc::new(config(&timing)?);
         let append_deadline = Duration::from_millis(timing.append_ms);
-        let network = Network { cluster, node, link, append_deadline };
+        let network = Network { cluster, node, link, append_deadline, terms: Arc::default() };
         let fatal = Fatal::new();
         let parts = {
             let (fatal, gate) = (fatal.clone(), gate.clone());
@@ -81,7 +81,7 @@ impl Stored {
     /// [`OpenError`].
     pub async fn start(self) -> Result<Replica, OpenError> {
         let Self { config, network, gate, fatal, disk, machine, flushed: _ } = self;
-        let (node, cluster, link) = (network.node, network.cluster, network.link.clone());
+        let (node, cluster, link, terms) = (network.node, network.cluster, network.link.clone(), network.terms.clone());
         let log = LogStore::new(disk.clone(), gate.clone(), fatal.clone())?;
         let live = machine.live().clone();
         let raft = match Raft::new(node.0, config, network, log.clone(), machine).await {
@@ -97,6 +97,7 @@ impl Stored {
             raft,
             live,
             link,
+            terms,
             giving: tokio::sync::Mutex::default(),
             gate,
             changing: tokio::sync::Mutex::default(),

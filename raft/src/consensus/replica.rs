@@ -16,6 +16,7 @@ use tokio::task::JoinHandle;
 use crate::consensus::error::{InitializeError, ProposeError, ReadError, ReadIndexError, WaitError};
 use crate::consensus::machine::{Live, Machine};
 use crate::consensus::network::Link;
+use crate::consensus::terms::Terms;
 use crate::live::command::{COMMAND_BYTES_MAX, Command, Outcome};
 use crate::live::place::LogPlace;
 use crate::live::rows::RowKey;
@@ -53,6 +54,7 @@ pub(crate) struct Inner {
     pub(crate) raft: Raft,
     pub(crate) live: Arc<Live>,
     pub(crate) link: Arc<dyn Link>,
+    pub(crate) terms: Arc<Terms>,
     /// Held while this replica gives its state to another one: one at a time.
     pub(crate) giving: tokio::sync::Mutex<()>,
     pub(crate) gate: Arc<dyn Gate>,

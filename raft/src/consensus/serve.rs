@@ -58,7 +58,7 @@ impl Replica {
         let stopped = |_| ServeError::Stopped;
         let raft = &self.inner.raft;
         let ask = accept(self.inner.cluster, self.inner.node, from, request)?;
-        check_vote(&ask, from, self.leadership().borrow().term)?;
+        self.check_vote(&ask, from)?;
         let tell = match ask {
             Ask::Append { vote, previous, entries, committed } => {
                 let request = messages::append_request(vote, previous, &entries, committed);
@@ -95,7 +95,7 @@ impl Replica {
         let start = chunks.recv().await.ok_or(ServeError::Malformed)?;
         let (cluster, node) = (self.inner.cluster, self.inner.node);
         let ask = accept(cluster, node, from, &start)?;
-        check_vote(&ask, from, self.leadership().borrow().term)?;
+        self.check_vote(&ask, from)?;
         let Ask::Snapshot { vote } = ask else { return Err(ServeError::Malformed) };
         let disk = self.disk().ok_or(ServeError::Stopped)?;
         let received = tokio::task::spawn_blocking(move || receive(&disk, cluster, chunks)).await;
@@ -142,6 +142,16 @@ impl Replica {
         }
     }
 
+    /// Checks that a vote is that of its sender, and that its term is not too far ahead.
+    fn check_vote(&self, ask: &Ask, from: NodeId) -> Result<(), ServeError> {
+        let Some(vote) = ask.vote() else { return Ok(()) };
+        if vote.node != from {
+            return Err(ServeError::WrongVote { named: vote.node });
+        }
+        let checked = self.inner.terms.check(vote.term, self.leadership().borrow().term);
+        checked.map_err(|highest| ServeError::TermTooHigh { term: vote.term, highest })
+    }
+
     fn reply(&self, tell: Tell) -> Vec<u8> {
         encode(&Reply::V1 { from: self.inner.node, tell })
     }
@@ -157,27 +167,6 @@ pub(crate) fn accept(cluster: ClusterId, node: NodeId, from: NodeId, request: &[
         return Err(ServeError::WrongSender { named: request.from });
     }
     Ok(request.ask)
-}
-
-/// Most terms by which a request may be ahead. Every election raises the term by one, so an honest member never comes near it.
-const TERMS_AHEAD_MAX: u64 = 1 << 20;
-
-/// Checks that a vote is that of its sender, and that its term follows on those that this replica has seen, the highest of which is
-/// `highest`. A vote is remembered for ever: with one of the largest term no leader could be elected any more.
-fn check_vote(ask: &Ask, from: NodeId, highest: u64) -> Result<(), ServeError> {
-    let vote = match ask {
-        Ask::Append { vote, .. } | Ask::Snapshot { vote } => *vote,
-        Ask::Vote(candidacy) | Ask::PreVote(candidacy) => candidacy.vote,
-        Ask::Transfer { from_leader, .. } => *from_leader,
-        Ask::WantState { .. } | Ask::State => return Ok(()),
-    };
-    if vote.node != from {
-        return Err(ServeError::WrongVote { named: vote.node });
-    }
-    if vote.term > highest.saturating_add(TERMS_AHEAD_MAX) {
-        return Err(ServeError::TermTooHigh { term: vote.term, highest });
-    }
-    Ok(())
 }
 
 /// Writes the chunks to a file, each sealed under this node's own key, and checks that they are complete.

@@ -190,7 +190,7 @@ pub enum Refusal {
 
     // -- joining
     /// No lifetime, or a longer one than an invitation may have.
-    #[error("an invitation is good for a moment to {days} days", days = crate::live::state::INVITATION_TTL_MAX_MS / 86_400_000)]
+    #[error("an invitation is good for at most {days} days", days = crate::live::state::INVITATION_TTL_MAX_MS / 86_400_000)]
     BadInvitation,
     #[error("no such invitation")]
     UnknownInvitation,

@@ -12,11 +12,13 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::fixture::{CLUSTER, Leader, found, next_changes, storage_keys};
+use crate::consensus::messages::{Reply, Tell};
 use crate::live::command::{Change, Command, Outcome};
 use crate::log;
+use crate::stored::format::encode;
 use crate::{
-    Denial, Gate, Link, LinkError, LogPlace, MessageClass, OpenError, Options, ProposeError, Rebuild, RebuildError,
-    Refusal, Replica, ServeError, Timing,
+    Ballot, Denial, Gate, Link, LinkError, LogPlace, MessageClass, OpenError, Options, ProposeError, Rebuild,
+    RebuildError, Refusal, Replica, ServeError, Timing,
 };
 
 /// Longer than any step takes on a busy machine.
@@ -40,6 +42,27 @@ pub(super) struct Ends {
     pub(super) largest_chunk: usize,
     /// Streams of snapshots end after this many chunks.
     cut_after: Option<usize>,
+    pub(super) lies: Option<Lies>,
+}
+
+/// A node that answers every request with a vote of this term.
+pub(super) struct Lies {
+    pub(super) liar: NodeId,
+    pub(super) term: u64,
+    /// How many answers were lies.
+    pub(super) told: u64,
+}
+
+impl Lies {
+    fn answer(&mut self, class: MessageClass) -> Vec<u8> {
+        self.told += 1;
+        let vote = Ballot { term: self.term, node: self.liar, committed: true };
+        let tell = match class {
+            MessageClass::Log | MessageClass::Heartbeat => Tell::HigherVote(vote),
+            MessageClass::Vote => Tell::Vote { vote, granted: false, last: None },
+        };
+        encode(&Reply::V1 { from: self.liar, tell })
+    }
 }
 
 /// The nodes that a node refuses, as its vault would keep them.
@@ -102,7 +125,10 @@ impl Link for End {
         let reply = self.peer(to)?.serve(self.node, &request).await.map_err(refused)?;
         // A node that was cut off meanwhile does not hear the answer.
         self.peer(to)?;
-        Ok(reply)
+        match &mut self.wire.0.lock().lies {
+            Some(lies) if lies.liar == to => Ok(lies.answer(class)),
+            _ => Ok(reply),
+        }
     }
 
     async fn snapshot(

@@ -98,7 +98,7 @@ async fn revoke(cluster: &Cluster, table: &mut Table) -> Result<(), Error> {
     let victim = ["n1", "n2", "n3"].into_iter().find(|name| *name != leads).expect("one of them follows");
     let client = client_of(cluster, &leads).await?;
     let begun = Instant::now();
-    let operation = client.revoke_nodes(&[name(victim)]).await.map_err(failed("revoke"))?;
+    let operation = client.revoke_nodes(&[name(victim)], &[]).await.map_err(failed("revoke"))?;
     let (mut decisive, mut returns) = (None, None);
     while returns.is_none() {
         let progress = client.progress(operation).await.map_err(failed("follow the revocation"))?;

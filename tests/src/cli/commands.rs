@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::UdpSocket;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use quorate_client::Token;
 use quorate_client::identity::PublicKey;
@@ -130,8 +131,12 @@ fn the_first_status_says_when_a_dead_node_was_seen() {
     // By a request: the local status of n1 is a status, too.
     let serves = |cluster: &TestCluster| cluster.until("n1 to serve", || cluster.encrypt(Some("n1"), "key", b"x").ok());
     serves(&cluster);
-    // n3 may die before it has reported. Then it comes back, and n1 is asked again after another death.
+    // n3 may die before it has reported. Then it comes back, lives longer, and n1 is asked again after another death.
+    let mut life = Duration::ZERO;
     let age_ms = wait_until("n1 to have a report of n3", PATIENCE, || {
+        let begin = Instant::now();
+        cluster.until("n3 to live for a while", || (begin.elapsed() >= life).then_some(()));
+        life += Duration::from_secs(2);
         cluster.testnet.kill("n3").expect("dies");
         let nodes = cluster.block(cluster.client(Some("n1")).status()).expect("n1 and n2 are a quorum").nodes;
         let state = nodes.into_iter().find(|node| node.name.as_str() == "n3").expect("a member").state;

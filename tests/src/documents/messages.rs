@@ -58,7 +58,7 @@ fn every_request() -> Vec<Request> {
         Request::Export,
         Request::Echo(vec![1, 2]),
         Request::RemoveNode { request_id, name: node_name(), accept_no_redundancy: true, abandon: vec![node_name()] },
-        Request::RevokeNodes { request_id, names: vec![node_name()] },
+        Request::RevokeNodes { request_id, names: vec![node_name()], expect_back: vec![node_name()] },
         Request::Progress { operation: Epoch(2) },
         Request::SealNode { name: node_name() },
         Request::UnsealNode { name: node_name() },

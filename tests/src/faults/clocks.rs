@@ -77,7 +77,7 @@ impl Adrift {
     /// Begins to revoke a node, by the word of a client of node `at`.
     fn revoke(&self, at: &str, node: &str) -> Epoch {
         let names = [node.parse().expect("a name")];
-        self.cluster.block(self.cluster.client(Some(at)).revoke_nodes(&names)).expect("begins")
+        self.cluster.block(self.cluster.client(Some(at)).revoke_nodes(&names, &[])).expect("begins")
     }
 
     /// How far the revocation of `operation` is, as a client of node `at` is told.

@@ -189,7 +189,7 @@ fn every_forwarded_request(about: &About<'_>) -> Vec<ForwardedRequest> {
     ]);
     let orders = of_each_variant(vec![
         Order::Remove { request, name: gone(), accept_no_redundancy: true, abandon: Vec::new() },
-        Order::Revoke { request, names: vec![gone()] },
+        Order::Revoke { request, names: vec![gone()], expect_back: Vec::new() },
     ]);
     let others = vec![
         ForwardedRequest::Progress { operation: Epoch(1) },

@@ -38,7 +38,8 @@ impl Roster {
     /// This roster, with what a newer one that a peer showed adds: where members are now, and members that joined meanwhile.
     ///
     /// The peer may lie, and nothing proves what it shows. So it takes nothing away: whom this roster trusts, with which keys, and whom
-    /// it refuses stay as they are. Nor is this roster newer than before: only the own log makes it so.
+    /// it refuses stay as they are. Nor is this roster newer than before: only the own log makes it so. It is kept in memory alone, and
+    /// may have more members and addresses than a vault.
     pub fn merged_with(&self, newer: &Self, me: NodeId) -> Self {
         if newer.log_id <= self.log_id {
             return self.clone();

@@ -51,12 +51,13 @@ pub async fn remove(
 }
 
 /// Has nodes refused from now on, and reshares every key without them.
-pub async fn revoke(call: Call<'_>, request: RequestId, names: Vec<NodeName>) -> Answer {
+pub async fn revoke(call: Call<'_>, request: RequestId, names: Vec<NodeName>, expect_back: Vec<NodeName>) -> Answer {
     if names.is_empty() {
         return Err(WireError::new(Code::BadRequest, "no node is named"));
     }
     check_nodes(&names)?;
-    begin(call, Order::Revoke { request, names }).await
+    check_nodes(&expect_back)?;
+    begin(call, Order::Revoke { request, names, expect_back }).await
 }
 
 /// Begins an operation at the leader.

@@ -260,6 +260,19 @@ impl State {
         running.ok_or(Refusal::NoOperation { operation })
     }
 
+    /// The members that stay when a revocation of `nodes` begins now. It also revokes nodes of the operation that it preempts.
+    pub fn stays_after_revocation(&self, nodes: &BTreeSet<NodeId>) -> BTreeSet<NodeId> {
+        let leaving =
+            self.operations.running.as_ref().map_or_else(|| nodes.clone(), |running| taken_along(self, running, nodes));
+        self.members.keys().filter(|node| !leaving.contains(node)).copied().collect()
+    }
+
+    /// Whether the running operation is a revocation, and all of these nodes are revoked by it.
+    pub fn are_being_revoked(&self, nodes: &BTreeSet<NodeId>) -> bool {
+        let running = self.operations.running.as_ref().map(|running| &running.operation);
+        matches!(running, Some(Operation::Revoke { nodes: revoked }) if nodes.is_subset(revoked))
+    }
+
     /// The members whose reported locks could not be opened without `leaving`. Members that the operator has given up are not
     /// among them.
     pub fn stranded<'a>(&'a self, leaving: &'a BTreeSet<NodeId>) -> impl Iterator<Item = NodeId> + 'a {

@@ -62,8 +62,14 @@ fn a_revocation_comes_first() {
     let running = Refusal::OperationRunning { operation: first };
     assert_eq!(cluster.refused(Change::Begin(other)), running);
 
-    let revoke = Operation::Revoke { nodes: [NodeId(2)].into() };
+    let nodes: BTreeSet<NodeId> = [NodeId(2)].into();
+    let stay = cluster.state.stays_after_revocation(&nodes);
+    assert_eq!(stay, [NodeId(1), NodeId(3), NodeId(4)].into(), "n5 is taken along");
+    assert!(!cluster.state.are_being_revoked(&[NodeId(5)].into()), "it is removed");
+    let revoke = Operation::Revoke { nodes: nodes.clone() };
     let second = cluster.begin(52, revoke.clone());
+    assert!(cluster.state.are_being_revoked(&nodes) && !cluster.state.are_being_revoked(&stay));
+    assert_eq!(cluster.state.stays_after_revocation(&nodes), stay);
     assert_eq!(cluster.begin(52, revoke), second, "the same request again");
     assert!(second > first, "the number of an epoch that was given up is not used again");
     assert_eq!(cluster.state.epochs[&first].phase, EpochPhase::Abandoned);

@@ -55,7 +55,10 @@ impl World {
         }
         if self.watch.state.stranded(&nodes).next().is_none() {
             let (request, names) = (self.dice.bytes(), nodes.into_iter().map(|node| self.name(node)).collect());
-            self.order(Order::Revoke { request, names });
+            // The operator knows that absent nodes come back, or does not say so.
+            let all = self.watch.state.members.values().map(|member| member.name.clone());
+            let expect_back = if self.dice.chance(700) { all.collect() } else { Vec::new() };
+            self.order(Order::Revoke { request, names, expect_back });
         }
     }
 

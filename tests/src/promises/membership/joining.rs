@@ -319,7 +319,7 @@ fn t55_a_revocation_comes_before_a_join_that_hangs() {
     let operation = |cluster: &TestCluster| cluster.block(cluster.client(None).status()).ok()?.operation;
     cluster.until("the join to begin", || operation(&cluster).filter(|operation| operation.name.starts_with("join")));
     cluster.testnet.kill("n5").expect("dies");
-    let begun = cluster.block(cluster.client(None).revoke_nodes(&[node_name("n4")]));
+    let begun = cluster.block(cluster.client(None).revoke_nodes(&[node_name("n4")], &[]));
     begun.expect("it goes before everything else");
     let members = || {
         let nodes = cluster.block(cluster.client(None).nodes()).ok()?;
@@ -393,7 +393,7 @@ fn t27_a_node_that_was_away_for_three_epochs_erases_what_it_owes() {
     };
     cluster.block(cluster.client(None).remove_node(&node_name("n6"), &Removal::default())).expect("begins");
     cluster.until("the removal", || over(&cluster).filter(|epoch| *epoch == 2));
-    cluster.block(cluster.client(None).revoke_nodes(&[node_name("n5")])).expect("begins");
+    cluster.block(cluster.client(None).revoke_nodes(&[node_name("n5")], &[])).expect("begins");
     cluster.until("the revocation", || over(&cluster).filter(|epoch| *epoch == 3));
     cluster.testnet.join("n7").expect("joins");
     cluster.until("the join", || over(&cluster).filter(|epoch| *epoch == 4));

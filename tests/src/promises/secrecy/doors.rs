@@ -304,7 +304,7 @@ impl Subject {
             Request::ListAlarms,
             Request::DisarmAlarms { codes: None },
             Request::RemoveNode { request_id, name: gone(), accept_no_redundancy: true, abandon: Vec::new() },
-            Request::RevokeNodes { request_id, names: vec![gone()] },
+            Request::RevokeNodes { request_id, names: vec![gone()], expect_back: Vec::new() },
             Request::Progress { operation: Epoch(2) },
             Request::InviteNode { name: None, ttl_ms: 60_000 },
             Request::ReplaceNode { name: gone(), invitation: text(&self.invitation) },

@@ -136,6 +136,39 @@ fn t56_a_removal_that_would_lock_out_a_member_that_is_away_is_refused() {
     all_open(&cluster, &["n1", "n4"], &sealed);
 }
 
+/// Scenario: one of four nodes is away, and its disk may be lost. The operator revokes another one. Two of the three shares that are
+/// needed are there. Mutated: the others make their locks without the revoked node, the revocation waits for ever, and the next restart
+/// loses every key.
+#[test]
+fn a_revocation_that_would_need_an_absent_node_is_refused() {
+    let mut cluster = cold(4);
+    let sealed = seal_many(&cluster, 20);
+    lose(&mut cluster, "n4", "n1");
+    let needed = |cluster: &TestCluster, node: &str| {
+        let said = refused(cluster, &["node", "revoke", node, "--yes"], 6);
+        let says = format!("no answer from n4: without {node}, 2 of 3 shares are there");
+        assert!(said.contains(&says) && said.contains("--expect-back n4"), "{said}");
+    };
+    needed(&cluster, "n3");
+    assert!(status(&cluster, &["n1"]).expect("serves").operation.is_none(), "nothing has begun");
+    let said = refused(&cluster, &["node", "revoke", "n3", "--yes", "--expect-back", "n9"], 5);
+    assert!(said.contains("no node named n9"), "{said}");
+    // A removal is under way that cannot end without n4 either.
+    begun(&cluster, &["node", "remove", "n3", "--abandon", "n4"]);
+    needed(&cluster, "n3");
+
+    let command = typed(&cluster, &["node", "revoke", "n3", "--yes", "--wait", "--expect-back", "n4"]);
+    cluster.until("it to wait for n4", || {
+        let running = status(&cluster, &["n1"])?.operation?;
+        (running.name == "revoke n3" && running.waiting_for == ["n4"]).then_some(())
+    });
+    all_open(&cluster, &["n1", "n2", "n3"], &sealed[..1]);
+    cluster.start(&["n4"]);
+    let revoked = command.outcome(PATIENCE).expect("ends");
+    assert_eq!(revoked.code, Some(0), "{}", revoked.stderr);
+    all_open(&cluster, &["n1", "n2", "n4"], &sealed);
+}
+
 /// Kills a node and waits until another one misses it.
 fn lose(cluster: &mut TestCluster, node: &str, witness: &str) {
     cluster.testnet.kill(node).expect("dies");

@@ -207,7 +207,7 @@ async fn everything(warm: &Client, old: &str, new: &str) -> [(&'static str, Resu
         ("invite", warm.invite_node(None, PATIENCE).await.map(|_| ())),
         ("replace", warm.replace_node(&node("n1"), b"no invitation").await),
         ("remove", warm.remove_node(&stranger, &Removal::default()).await.map(|_| ())),
-        ("revoke", warm.revoke_nodes(&[stranger]).await.map(|_| ())),
+        ("revoke", warm.revoke_nodes(&[stranger], &[]).await.map(|_| ())),
         ("progress", warm.progress(Epoch(2)).await.map(|_| ())),
         ("echo", warm.echo(b"x").await.map(|_| ())),
     ]
