@@ -55,7 +55,7 @@ pub fn replacement(
     name: &NodeName,
     invitation: &Plaintext,
 ) -> Result<([u8; 32], NodeId), WireError> {
-    let present = leader::present(node, replica);
+    let present = leader::answering(node, replica);
     let gone = replica.read(|state| {
         let gone = member_named(state, name)?;
         let away = state.stranded(&[gone].into()).filter(|node| !present.contains(node)).collect();

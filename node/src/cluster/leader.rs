@@ -43,7 +43,7 @@ const NEAR: u64 = 1_000;
 pub async fn run(node: Arc<Node>, replica: Replica) {
     let (mut changes, mut leadership) = (replica.changes(), replica.leadership());
     let (mut seen, mut serving, mut missing_holders) = (Seen::default(), ActiveSince::default(), BTreeSet::new());
-    let mut last = Step::Nothing;
+    let mut last = (None, Step::Nothing);
     loop {
         changes.borrow_and_update();
         let leads = leadership.borrow_and_update().am_leader;
@@ -56,11 +56,12 @@ pub async fn run(node: Arc<Node>, replica: Replica) {
         let view = if leads { view(&node, &replica, &mut seen, active_ms).await } else { None };
         let step = view.map_or(Step::Nothing, |view| replica.read(|state| plan::next(state, &view)));
         // `change_voters` finds out which nodes a change waits for. They stay shown while it tries again.
-        if !matches!(step, Step::ChangeVoters { .. }) || step != last {
+        let now = (replica.read(|state| state.operations.running.as_ref().map(|running| running.epoch)), step.clone());
+        if !matches!(step, Step::ChangeVoters { .. }) || now != last {
             *node.leader.operation.lock() =
                 replica.read(|state| describe(state, &step, &missing_holders)).filter(|_| leads);
         }
-        last.clone_from(&step);
+        last = now;
         if leads && raise_level(&node, &replica).await {
             continue;
         }
@@ -256,7 +257,18 @@ fn alarm_about(node: &Node, idler: NodeId, operation: &str, patience_ms: u64) {
 async fn change_voters(node: &Node, replica: &Replica, voters: BTreeSet<NodeId>, revoke: bool) -> bool {
     let Ok(now) = replica.membership().await else { return false };
     let purpose = purpose(&now.newest(), &voters, revoke);
-    let changed = replica.change_voters(voters, purpose, &answering(node, replica)).await;
+    let answering = answering(node, replica);
+    // The plan has seen them, but perhaps one of them has just died.
+    if purpose == ChangePurpose::Replace
+        && let Some(waits) = replica.read(|state| {
+            let leaving = state.operations.running.as_ref()?.operation.leaving();
+            describe(state, &plan::await_holders(state, &answering, &leaving)?, &BTreeSet::new())
+        })
+    {
+        *node.leader.operation.lock() = Some(waits);
+        return false;
+    }
+    let changed = replica.change_voters(voters, purpose, &answering).await;
     if let Err(error) = &changed {
         debug!(%error, "voters not changed yet");
         // The operator must see which nodes the change waits for.

@@ -168,8 +168,8 @@ impl DataDir {
     }
 }
 
-/// Whether a directory has files, and no vault among them. Only the vault shows that the directory is a node's: other programs have
-/// a `lock`, too, and `/usr/bin` may have a `vault`.
+/// Whether a directory has files of another program: other files than an empty `lock`, and no vault among them. `/usr/bin` may have a
+/// `vault`, too, so its length counts.
 fn holds_only_other_files(path: &Path) -> io::Result<bool> {
     let is_vault = |vault: fs::Metadata| vault.is_file() && vault.len() == (VaultSlot::BOTH.len() * SLOT_BYTES) as u64;
     if fs::symlink_metadata(path.join("vault")).is_ok_and(is_vault) {

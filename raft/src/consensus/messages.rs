@@ -212,10 +212,10 @@ impl From<TransferLeaderResponse<Types>> for Tell {
 
 impl Tell {
     /// The vote that the receiver may take over. In a refusal it is that of a third node.
-    pub(crate) fn vote(&self) -> Option<Ballot> {
+    pub(crate) fn vote_mut(&mut self) -> Option<&mut Ballot> {
         match self {
-            Self::HigherVote(vote) | Self::Vote { vote, .. } | Self::Snapshot { vote } => Some(*vote),
-            Self::VoteChanged { actual, .. } => Some(*actual),
+            Self::HigherVote(vote) | Self::Vote { vote, .. } | Self::Snapshot { vote } => Some(vote),
+            Self::VoteChanged { actual, .. } => Some(actual),
             Self::Appended
             | Self::AppendedUpTo(_)
             | Self::Conflict

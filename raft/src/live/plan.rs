@@ -247,10 +247,14 @@ fn await_share_keys(state: &State, view: &View, running: &Running) -> Option<Ste
 /// The next step until a joiner votes. First every member's lock names it: each voter must be able to help others unlock.
 fn bring_joiner_to_vote(state: &State, view: &View, running: &Running, node: NodeId) -> Option<Step> {
     let acting = view.acting();
+    let leaving = running.operation.leaving();
+    let locked = state.members.get(&node).is_some_and(|member| member.state != MemberState::Joining);
     if view.joiner_silent_ms >= view.patience.joiner_ms && !acting.contains(&node) {
-        return Some(Step::GiveUpJoiner { node });
+        // A joiner with a lock takes the node that it replaces along, and the shares of that node with it.
+        let missing = if locked && !leaving.is_empty() { await_holders(state, &view.present, &leaving) } else { None };
+        return Some(missing.unwrap_or(Step::GiveUpJoiner { node }));
     }
-    if state.members.get(&node).is_none_or(|member| member.state == MemberState::Joining) {
+    if !locked {
         return Some(Step::AwaitJoiner { node, locked: false });
     }
     if view.voters.contains(&node) {
@@ -266,14 +270,13 @@ fn bring_joiner_to_vote(state: &State, view: &View, running: &Running, node: Nod
     if let Some(step) = await_share_keys(state, view, running) {
         return Some(step);
     }
-    let leaving = running.operation.leaving();
     let awaited = |node: &NodeId| acting.contains(node) && !state.is_locked_as_due(*node, &acting);
     let missing: BTreeSet<_> = state.staying().filter(awaited).chain(state.stranded(&leaving)).collect();
     if !missing.is_empty() {
         return Some(Step::AwaitLocks { missing: missing.into_iter().collect() });
     }
     if !leaving.is_empty()
-        && let Some(step) = await_holders(state, view, &leaving)
+        && let Some(step) = await_holders(state, &view.present, &leaving)
     {
         return Some(step);
     }
@@ -281,13 +284,13 @@ fn bring_joiner_to_vote(state: &State, view: &View, running: &Running, node: Nod
     Some(Step::ChangeVoters { voters, revoke: running.operation.revokes() })
 }
 
-/// Waits until a threshold of holders answers without `leaving`. A node that is replaced may work well, but from the change of
+/// Waits until a threshold of holders is `present` without `leaving`. A node that is replaced may work well, but from the change of
 /// voters on it is refused, and its shares with it. Until every version is dealt to the next epoch, keys can be opened with
 /// the shares of the others only. If the threshold is above a majority, a majority of the voters does not have enough shares.
-fn await_holders(state: &State, view: &View, leaving: &BTreeSet<NodeId>) -> Option<Step> {
+pub fn await_holders(state: &State, present: &BTreeSet<NodeId>, leaving: &BTreeSet<NodeId>) -> Option<Step> {
     let active = state.active()?;
     let remain = state.members.keys().copied().filter(|node| active.x_of(*node).is_some() && !leaving.contains(node));
-    let (there, missing): (Vec<_>, Vec<_>) = remain.partition(|node| view.present.contains(node));
+    let (there, missing): (Vec<_>, Vec<_>) = remain.partition(|node| present.contains(node));
     let needed = usize::from(active.threshold).saturating_sub(there.len());
     (needed > 0).then_some(Step::AwaitHolders { needed, missing })
 }

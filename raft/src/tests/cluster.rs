@@ -200,12 +200,14 @@ async fn a_vote_is_that_of_its_sender_and_follows_on_the_terms_before() {
 /// A member that lies in its replies. Mutated: without the look at the term, the leader takes the vote over, and hands it to the others.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_follower_that_answers_with_the_largest_term_ends_no_leader() {
+    use crate::Ballot;
     let cluster = Cluster::start(3, Timing::default()).await;
     let mut dealer = cluster.found().await;
     let leader = cluster.leader().await;
     let now = *leader.leadership().borrow();
     let liar = NodeId(now.leader.expect("known").0 % 3 + 1);
-    cluster.wire.0.lock().lies = Some(Lies { liar, term: u64::MAX, told: 0 });
+    cluster.wire.0.lock().lies =
+        Some(Lies { liar, vote: Ballot { term: u64::MAX, node: liar, committed: true }, told: 0 });
     let start = Instant::now();
     while cluster.wire.0.lock().lies.as_ref().is_some_and(|lies| lies.told < 10) {
         assert!(start.elapsed() < PATIENCE, "the leader no longer asks");
@@ -217,6 +219,34 @@ async fn a_follower_that_answers_with_the_largest_term_ends_no_leader() {
     assert_eq!(leader.leadership().borrow().leader, now.leader);
     cluster.wire.0.lock().lies = None;
     drop(leader);
+    cluster.stop().await;
+}
+
+/// Scenario: a member tells another one, as a lie, that the leader has a later term. That member hands it on to the leader, honestly. Then
+/// the liar is gone. Mutated: if the leader takes no such reply, it never learns the term, the other one has the shorter log, and there is
+/// no leader for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_term_that_a_liar_made_up_is_learnt_by_the_node_that_it_names() {
+    use crate::Ballot;
+    let cluster = Cluster::start(3, Timing::default()).await;
+    let mut dealer = cluster.found().await;
+    let now = *cluster.leader().await.leadership().borrow();
+    let leader = now.leader.expect("known");
+    let (liar, other) = (NodeId(leader.0 % 3 + 1), (leader.0 + 1) % 3 + 1);
+    let vote = Ballot { term: now.term + 5, node: leader, committed: false };
+    cluster.wire.0.lock().lies = Some(Lies { liar, vote, told: 0 });
+    cluster.cut(leader.0);
+    let start = Instant::now();
+    while cluster.replica(other).leadership().borrow().term < vote.term {
+        assert!(start.elapsed() < PATIENCE, "the control: it believes the lie");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    cluster.wire.0.lock().lies = None;
+    cluster.mend();
+    cluster.propose(Change::CreateKey(dealer.create(1, "with-the-liar"))).await.expect("three nodes");
+    cluster.cut(liar.0);
+    cluster.propose(Change::CreateKey(dealer.create(2, "without"))).await.expect("two honest nodes");
+    cluster.mend();
     cluster.stop().await;
 }
 

@@ -45,10 +45,10 @@ pub(super) struct Ends {
     pub(super) lies: Option<Lies>,
 }
 
-/// A node that answers every request with a vote of this term.
+/// A node that answers every request with a vote that it made up, and asks nothing.
 pub(super) struct Lies {
     pub(super) liar: NodeId,
-    pub(super) term: u64,
+    pub(super) vote: Ballot,
     /// How many answers were lies.
     pub(super) told: u64,
 }
@@ -56,7 +56,7 @@ pub(super) struct Lies {
 impl Lies {
     fn answer(&mut self, class: MessageClass) -> Vec<u8> {
         self.told += 1;
-        let vote = Ballot { term: self.term, node: self.liar, committed: true };
+        let vote = self.vote;
         let tell = match class {
             MessageClass::Log | MessageClass::Heartbeat => Tell::HigherVote(vote),
             MessageClass::Vote => Tell::Vote { vote, granted: false, last: None },
@@ -118,6 +118,9 @@ fn refused(error: ServeError) -> LinkError {
 impl Link for End {
     async fn call(&self, to: NodeId, class: MessageClass, request: Vec<u8>, _: Duration) -> Result<Vec<u8>, LinkError> {
         assert!(request.len() <= crate::MESSAGE_BYTES_MAX);
+        if self.wire.0.lock().lies.as_ref().is_some_and(|lies| lies.liar == self.node) {
+            return Err(LinkError::Unreachable("a liar asks nothing".to_owned()));
+        }
         let rate = self.wire.0.lock().bytes_per_second.filter(|_| matches!(class, MessageClass::Log));
         if let Some(rate) = rate {
             tokio::time::sleep(Duration::from_secs_f64(request.len() as f64 / rate as f64)).await;

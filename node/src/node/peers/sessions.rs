@@ -215,7 +215,7 @@ impl Sessions {
         self.reported.lock().note_report(peer, session.boot_nonce, said);
     }
 
-    /// When `peer` reported last ([`boot_ms`]), if it did since this node started. It reports each second.
+    /// When `peer` opened its session or reported last ([`boot_ms`]), if it did since this node started. It reports each second.
     pub fn heard_ms(&self, peer: NodeId) -> Option<u64> {
         self.heard.lock().get(&peer).copied()
     }
@@ -239,6 +239,7 @@ impl Sessions {
             old.conn.close(close::REPLACED, REPLACED);
         }
         open.insert(session.peer, Arc::clone(session));
+        self.heard.lock().insert(session.peer, boot_ms());
         Ok(())
     }
 
