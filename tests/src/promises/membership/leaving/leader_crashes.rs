@@ -135,10 +135,18 @@ impl Scene {
                 code => panic!("{what} ended with {code:?} when {leader} was to die: {}", ended.stderr),
             }
         }
-        self.revive(&leader, true);
-        let died = self.deaths() > before;
         // A leader that has not died by now lives on.
         order_death(&self.orders, 0, Death { at_sync: 1, of: "nothing" }).expect("written");
+        let died = self.deaths() > before;
+        if died {
+            // A process that has noted its death is gone a moment later.
+            let again = quorate_testnet::wait_until(format!("{leader} to be there again"), PATIENCE, || {
+                self.revive(&leader, true);
+                let process = self.cluster.testnet.process(&leader).expect("exists");
+                process.is_some_and(|process| process.pid() != pid).then_some(())
+            });
+            again.unwrap_or_else(|error| panic!("{error}"));
+        }
         println!(
             "{what}: {leader} {} at sync {} of {}",
             if died { "died" } else { "lived on" },
