@@ -245,6 +245,11 @@ impl Cluster {
         self.wire.0.lock().cut.insert(NodeId(node));
     }
 
+    /// Cuts this node off, and no other one.
+    pub(super) fn cut_only(&self, node: u64) {
+        self.wire.0.lock().cut = [NodeId(node)].into();
+    }
+
     /// Ends every stream of a snapshot after this many chunks.
     pub(super) fn cut_snapshots_after(&self, chunks: usize) {
         self.wire.0.lock().cut_after = Some(chunks);
