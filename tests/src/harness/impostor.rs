@@ -79,7 +79,9 @@ impl Impostor {
     pub(crate) fn ask(&self, cluster: &TestCluster, to: &str) -> (LockOpenCode, Option<(u8, Secret<32>)>) {
         cluster.block(async {
             let boot = self.dial(cluster, to, Protocol::Boot).await.expect("the boot door");
-            self.ask_on(cluster, to, &boot).await
+            let answer = self.ask_on(cluster, to, &boot).await;
+            boot.close(close::DONE, "done");
+            answer
         })
     }
 
