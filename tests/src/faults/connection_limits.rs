@@ -32,6 +32,8 @@ const CROWD: usize = 10_240;
 const ARRIVAL: Duration = Duration::from_secs(300);
 /// How soon one comes back that was refused.
 const A_LITTLE: Duration = Duration::from_millis(50);
+/// How long a member's attempt to dial takes at most.
+const DIAL: Duration = Duration::from_secs(2);
 /// How many of them come in at a time.
 const AT_ONCE: usize = 32;
 /// Longer than the patience of a node with a handshake, and the time until an idle client says that it is alive.
@@ -144,7 +146,7 @@ fn ten_thousand_idle_clients_hold_up_no_client() {
         (crowd.len() == CROWD - 1 && complete_since.elapsed() > SURELY_IN).then_some(())
     });
     arrived.expect("they come in");
-    println!("{} connections in {:.1?}", crowd.len(), begin.elapsed());
+    println!("{} connections in {:.1?}", crowd.len(), complete_since - begin);
 
     let slowest = {
         let (begin, mut slowest) = (Instant::now(), Duration::ZERO);
@@ -598,12 +600,14 @@ async fn stop_halfway(endpoint: quinn::Endpoint, door: (SocketAddr, PublicKey), 
     drop(begun);
 }
 
-/// Whether a client comes in, at most so long after it has begun.
+/// Whether a client comes in, at most so long after it has begun. As a member, it dials again after two seconds: a flood fills the queue of
+/// the socket, and a handshake whose first packets are lost there waits longer and longer.
 async fn comes_in(endpoint: &quinn::Endpoint, (address, key): (SocketAddr, PublicKey), within: Duration) -> bool {
     let coming = async {
         loop {
-            match dial(endpoint, address, &Identity::random(), key, Protocol::Client, within).await {
+            match dial(endpoint, address, &Identity::random(), key, Protocol::Client, DIAL).await {
                 Ok(connection) => return Some(connection),
+                Err(DialError::Deadline) => {}
                 // The node refuses newcomers while many wait; as any client, it comes back a little later.
                 Err(DialError::Busy) => tokio::time::sleep(A_LITTLE).await,
                 Err(_) => return None,
@@ -649,7 +653,7 @@ fn strangers_with_many_addresses_do_not_keep_a_member_out() {
     const SOURCES: usize = 24;
     const EACH: usize = 30;
     // The flood takes the processor of this machine, too.
-    const DIAL: Duration = Duration::from_secs(8);
+    const PATIENT: Duration = Duration::from_secs(8);
     const TRIES: usize = 12;
     let mut cluster = TestCluster::found();
     cluster.create("key");
@@ -678,7 +682,7 @@ fn strangers_with_many_addresses_do_not_keep_a_member_out() {
     let (mut kept_out, mut slowest) = (0, Duration::ZERO);
     for _ in 0..TRIES {
         let begin = Instant::now();
-        assert!(cluster.block(comes_in(&member, door, DIAL)), "the address of a member");
+        assert!(cluster.block(comes_in(&member, door, PATIENT)), "the address of a member");
         slowest = slowest.max(begin.elapsed());
         kept_out += usize::from(!cluster.block(comes_in(&new, door, moment)));
     }

@@ -79,9 +79,7 @@ impl Impostor {
     pub(crate) fn ask(&self, cluster: &TestCluster, to: &str) -> (LockOpenCode, Option<(u8, Secret<32>)>) {
         cluster.block(async {
             let boot = self.dial(cluster, to, Protocol::Boot).await.expect("the boot door");
-            let answer = self.ask_on(cluster, to, &boot).await;
-            boot.close(close::DONE, "done");
-            answer
+            self.ask_on(cluster, to, &boot).await
         })
     }
 
@@ -99,16 +97,17 @@ impl Impostor {
             let boot = Conn::start(connection, None);
             let (code, piece) = self.ask_on(cluster, to, &boot).await;
             assert_eq!(piece.is_some(), code == LockOpenCode::Ok);
-            boot.close(close::DONE, "done");
             Ok(code)
         })
     }
 
+    /// Asks on a connection and closes it. A node takes only some connections of one address.
     async fn ask_on(&self, cluster: &TestCluster, to: &str, boot: &Conn) -> (LockOpenCode, Option<(u8, Secret<32>)>) {
         let request = self.lock_open(cluster.file().node(to).expect("a node").id);
         let answer = boot.call(Lane::Ordinary, &request.encode(), PATIENCE).await.expect("answers");
         let reply = LockOpenReply::parse(&answer).expect("a reply");
         let piece = reply.open(&boot.export(EXPORTER_LOCK, &request.hash())).ok();
+        boot.close(close::DONE, "done");
         (reply.code(), piece.map(|piece| (request.x, piece)))
     }
 }

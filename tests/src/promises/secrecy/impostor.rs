@@ -85,6 +85,8 @@ fn lock_open_with_anything_changed_is_refused() {
 #[test]
 fn lock_open_is_answered_fifty_times_a_second_and_no_more() {
     const QUESTIONS: usize = 600;
+    // Fewer than a node answers at the same time for a stranger.
+    const AT_ONCE: usize = 8;
     let mut cluster = TestCluster::with_lasting_locks();
     let thief = Impostor::steal(&cluster, "n2");
     cluster.testnet.kill("n2").expect("dies");
@@ -95,7 +97,7 @@ fn lock_open_is_answered_fifty_times_a_second_and_no_more() {
         let mut codes = Vec::new();
         while codes.len() < QUESTIONS {
             let mut asked = JoinSet::new();
-            for _ in 0..16 {
+            for _ in 0..AT_ONCE {
                 let (conn, request) = (conn.clone(), request.clone());
                 asked.spawn(async move { conn.call(Lane::Ordinary, &request, PATIENCE).await });
             }
