@@ -12,17 +12,13 @@
 mod tls;
 
 use std::fmt;
-use std::str::FromStr;
 use std::sync::Arc;
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use quorate_shares::ids::from_hex;
 use quorate_shares::secret::Secret;
+pub use quorate_shares::signature::{PublicKey, PublicKeyError};
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use rustls::sign::CertifiedKey;
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use zeroize::Zeroizing;
 
 pub(crate) use tls::shrink_window;
@@ -70,17 +66,6 @@ impl Protocol {
     }
 }
 
-/// An Ed25519 public key: the identity of a node, or of one client process.
-///
-/// As text, it is base64url without padding; hexadecimal is also read. In frames, it is 32 bytes.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PublicKey(pub [u8; 32]);
-
-/// Text that is not a public key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a public key is 32 bytes as base64url (43 characters) or hexadecimal (64 digits)")]
-pub struct PublicKeyError;
-
 /// The bytes of a SubjectPublicKeyInfo of Ed25519 that precede the key (RFC 8410).
 const SPKI_PREFIX: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
 
@@ -88,50 +73,10 @@ const SPKI_PREFIX: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0
 const PKCS8_PREFIX: [u8; 16] =
     [0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20];
 
-impl PublicKey {
-    fn from_spki(spki: &[u8]) -> Option<Self> {
-        let key = spki.strip_prefix(&SPKI_PREFIX)?;
-        Some(Self(key.try_into().ok()?))
-    }
-}
-
-impl fmt::Display for PublicKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&URL_SAFE_NO_PAD.encode(self.0))
-    }
-}
-
-impl fmt::Debug for PublicKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "PublicKey({self})")
-    }
-}
-
-impl FromStr for PublicKey {
-    type Err = PublicKeyError;
-    fn from_str(text: &str) -> Result<Self, PublicKeyError> {
-        if let Some(key) = from_hex(text) {
-            return Ok(Self(key));
-        }
-        let key = URL_SAFE_NO_PAD.decode(text).map_err(|_| PublicKeyError)?;
-        Ok(Self(key.try_into().map_err(|_| PublicKeyError)?))
-    }
-}
-
-impl Serialize for PublicKey {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        if serializer.is_human_readable() { serializer.collect_str(self) } else { self.0.serialize(serializer) }
-    }
-}
-
-impl<'de> Deserialize<'de> for PublicKey {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        if deserializer.is_human_readable() {
-            String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
-        } else {
-            <[u8; 32]>::deserialize(deserializer).map(Self)
-        }
-    }
+/// The key in a SubjectPublicKeyInfo; `None` if it holds anything else.
+fn from_spki(spki: &[u8]) -> Option<PublicKey> {
+    let key = spki.strip_prefix(&SPKI_PREFIX)?;
+    Some(PublicKey(key.try_into().ok()?))
 }
 
 /// An Ed25519 key pair that proves itself in a handshake. The private half stays inside the TLS library.
@@ -150,7 +95,7 @@ impl Identity {
         let key = aws_lc_rs::sign::any_eddsa_type(&PrivatePkcs8KeyDer::from(&der[..]))
             .expect("every 32 bytes are an Ed25519 seed");
         let spki = key.public_key().expect("an Ed25519 key knows its public half");
-        let public = PublicKey::from_spki(&spki).expect("the library writes RFC 8410");
+        let public = from_spki(&spki).expect("the library writes RFC 8410");
         let certified = CertifiedKey::new(vec![CertificateDer::from(spki.to_vec())], key);
         Self { certified: Arc::new(certified), public }
     }
@@ -177,7 +122,7 @@ impl fmt::Debug for Identity {
 /// The public key that the other side proved in the handshake; `None` if it proved none.
 pub fn peer_key(connection: &quinn::Connection) -> Option<PublicKey> {
     let chain = connection.peer_identity()?.downcast::<Vec<CertificateDer<'static>>>().ok()?;
-    PublicKey::from_spki(chain.first()?)
+    from_spki(chain.first()?)
 }
 
 #[cfg(test)]
@@ -191,15 +136,5 @@ mod tests {
         let public = hex("d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a");
         let seed = Secret::copy_of(&seed).expect("32 bytes");
         assert_eq!(Identity::from_seed(&seed).public(), public);
-    }
-
-    #[test]
-    fn public_keys_survive_their_text() {
-        let key = Identity::random().public();
-        assert_eq!(key.to_string().parse(), Ok(key));
-        assert_eq!(key.to_string().len(), 43);
-        for bad in ["", "AAAA", &format!("{key}="), &format!("{key}A"), &"z".repeat(64), &"é".repeat(32)] {
-            assert_eq!(bad.parse::<PublicKey>(), Err(PublicKeyError), "{bad}");
-        }
     }
 }

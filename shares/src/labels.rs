@@ -35,6 +35,9 @@ pub(crate) const CONTEXT: &[u8] = b"quorate/v1/ctx\0";
 /// Key, nonce and commitment of a ciphertext of suite 1 (C2SP chunked-encryption).
 pub(crate) const CHUNKED_SUITE_1: &[u8] = b"c2sp.org/chunked-encryption@v1+AEAD_CHACHA20_POLY1305\0";
 
+/// Signature of an order.
+pub(crate) const ORDER: &[u8] = b"quorate/v1/order\0";
+
 /// The hash of an invitation's secret, which the state stores in place of the secret.
 pub const INVITE: &[u8] = b"quorate/v1/invite\0";
 /// Proof that a joiner holds the secret of an invitation.
@@ -74,6 +77,7 @@ mod tests {
             BUNDLE,
             CONTEXT,
             CHUNKED_SUITE_1,
+            ORDER,
             INVITE,
             JOIN,
             JOIN_OK,

@@ -8,6 +8,7 @@
 //! | `keys`: [`master`], [`split`], [`seal`], [`transit`], [`quorum`] | how a key is split, sealed to holders, sent and rebuilt |
 //! | [`lock`] | how the peers of a node lock its own keys |
 //! | [`envelope`], [`context`] | what a ciphertext is |
+//! | [`signature`], [`order`] | how an operator signs what the cluster is to do |
 
 #![warn(clippy::print_stderr)] // what a daemon says goes through its log
 #![deny(unsafe_code)]
@@ -32,3 +33,6 @@ pub mod lock;
 
 pub mod envelope;
 pub use envelope::context;
+
+pub mod order;
+pub mod signature;

@@ -14,7 +14,7 @@ use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, SignatureScheme};
 
-use super::{Identity, Protocol, PublicKey};
+use super::{Identity, Protocol, PublicKey, from_spki};
 use crate::conn::reason;
 
 /// The configuration of a node's server: `boot` answers [`Protocol::Boot`] and [`Protocol::Join`], `op` the others.
@@ -269,7 +269,7 @@ impl ClientCertVerifier for AnyRawKey {
         _: &[CertificateDer<'_>],
         _: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        PublicKey::from_spki(key).ok_or(rustls::Error::InvalidCertificate(CertificateError::BadEncoding))?;
+        from_spki(key).ok_or(rustls::Error::InvalidCertificate(CertificateError::BadEncoding))?;
         Ok(ClientCertVerified::assertion())
     }
 
@@ -317,7 +317,7 @@ impl ServerCertVerifier for PinnedKey {
         _: &[u8],
         _: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let key = PublicKey::from_spki(key).ok_or(rustls::Error::InvalidCertificate(CertificateError::BadEncoding))?;
+        let key = from_spki(key).ok_or(rustls::Error::InvalidCertificate(CertificateError::BadEncoding))?;
         if key == self.expected {
             return Ok(ServerCertVerified::assertion());
         }
