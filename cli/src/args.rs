@@ -146,7 +146,7 @@ pub(crate) enum ClusterCommand {
   quorate cluster init --founders 3
 
 Waits until the cluster is founded. Ctrl-C stops only the waiting; the same command waits again, and prints new \
-invitations for the founders that have not joined. The root token is written to --token-file and never shown.")]
+invitations for the founders that have not joined. The key of the first operator is written to --token-file and never shown.")]
     Init(Init),
     /// Print the client file, which tells clients where the cluster is
     #[command(after_help = "Example:\n  quorate cluster export -o cluster.toml")]

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use kit::{LIARS_KEY, NEEDED, SLOW_KEY, World, alarm};
 use quorate_client::identity::{Protocol, PublicKey, server_config};
 use quorate_client::wire::{AdminProgress, AdminRequest, AdminResponse, OperationStatus, Phase, WireError};
-use quorate_client::{Code, Token};
+use quorate_client::{Code, Credential, CredentialKind};
 use quorate_shares::ids::NodeId;
 
 /// Longer than anything here takes on a busy machine.
@@ -214,14 +214,11 @@ fn keys_are_made_listed_shown_and_rotated() {
 #[test]
 fn a_missing_or_wrong_token_or_client_file_is_said_clearly() {
     let world = World::new();
-    std::fs::write(world.path("token"), Token::random().text().as_bytes()).expect("written");
+    std::fs::write(world.path("token"), Credential::random(CredentialKind::Operator).text().as_bytes())
+        .expect("written");
     let other = world.run(&["key", "list"], b"");
     assert_eq!(other.code, 4);
-    assert!(
-        other.err.contains("quorate: the token is not one of this cluster\nhint: check the token"),
-        "{}",
-        other.err
-    );
+    assert!(other.err.contains("quorate: the cluster does not know this key\nhint: check the token"), "{}", other.err);
     std::fs::set_permissions(world.path("token"), std::fs::Permissions::from_mode(0o644)).expect("ours");
     assert!(world.run(&["key", "list"], b"").err.starts_with("warning: "), "a token that others may read");
 
@@ -353,8 +350,8 @@ fn init_makes_the_token_prints_invitations_and_writes_the_client_file() {
     let data_copy = data.clone();
     world.daemon(move |request| match request {
         AdminRequest::Status => (vec![], Some(Ok(World::local_status(&data_copy, Phase::Uninitialised)))),
-        AdminRequest::Init { founders, threshold, token_hash, .. } => {
-            sender.send((founders, threshold, token_hash)).expect("the test listens");
+        AdminRequest::Init { founders, threshold, operator, .. } => {
+            sender.send((founders, threshold, operator)).expect("the test listens");
             let progress = |invitations: &[&str], step: &str, waiting_for: &[&str]| AdminProgress {
                 invitations: invitations.iter().map(|&text| text.to_owned()).collect(),
                 step: step.to_owned(),
@@ -393,8 +390,8 @@ fn init_makes_the_token_prints_invitations_and_writes_the_client_file() {
     assert_eq!(mode(place.parent().expect("a directory")), 0o700);
     let text = std::fs::read_to_string(&place).expect("written");
     assert!(!done.err.contains(text.trim()) && !done.text().contains(text.trim()), "the token is never shown");
-    let token = Token::parse(&text).expect("a token");
-    assert_eq!(orders.recv().expect("one order"), (3, None, token.hash()));
+    let token = Credential::parse(&text).expect("a token");
+    assert_eq!(orders.recv().expect("one order"), (3, None, token.public()));
     let written = quorate_client::ClusterFile::read(&place.with_file_name("cluster.toml")).expect("written beside it");
     assert_eq!(written, world.file);
 
@@ -426,7 +423,7 @@ fn init_says_that_the_cluster_stands_also_if_its_client_file_cannot_be_written()
     let run = world.run(&["cluster", "init", "--founders", "3", "--token-file", place.to_str().expect("text")], b"");
     assert_eq!(run.code, 1, "{}", run.err);
     let lines: Vec<_> = run.err.lines().collect();
-    assert!(lines[0].starts_with("founded cluster abab") && lines[1].starts_with("root token:"), "{}", run.err);
+    assert!(lines[0].starts_with("founded cluster abab") && lines[1].starts_with("operator key:"), "{}", run.err);
     assert!(
         lines[2].starts_with("quorate: the cluster stands, but its client file cannot be written: "),
         "{}",
@@ -462,7 +459,7 @@ fn init_takes_nothing_that_lies_there_and_writes_over_nothing() {
     };
     let planted = place("planted");
     let unconfirmed = planted.with_file_name("token.new");
-    std::fs::write(&unconfirmed, Token::random().text().as_bytes()).expect("ours");
+    std::fs::write(&unconfirmed, Credential::random(CredentialKind::Operator).text().as_bytes()).expect("ours");
     chmod(&unconfirmed, 0o644);
     assert!(init(&planted).contains("is not used: others may use it"), "readable by its author");
     std::fs::rename(&unconfirmed, world.path("elsewhere")).expect("ours");
@@ -478,7 +475,8 @@ fn init_takes_nothing_that_lies_there_and_writes_over_nothing() {
     let open = place("open");
     chmod(&world.path("open"), 0o777);
     assert!(init(&open).contains("others may replace files in the directory"));
-    std::fs::write(open.with_file_name("token.new"), Token::random().text().as_bytes()).expect("ours");
+    std::fs::write(open.with_file_name("token.new"), Credential::random(CredentialKind::Operator).text().as_bytes())
+        .expect("ours");
     chmod(&open.with_file_name("token.new"), 0o600);
     assert!(init(&open).contains("others may replace files in the directory"), "also if a token is there");
     let same = place("same").with_file_name("cluster.toml");
@@ -493,8 +491,8 @@ fn init_takes_nothing_that_lies_there_and_writes_over_nothing() {
 fn init_keeps_a_token_that_a_dead_daemon_may_know() {
     let world = World::new();
     let (data, file) = (world.path("data"), world.file.clone());
-    let hashes = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
-    let seen = hashes.clone();
+    let keys = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let seen = keys.clone();
     world.daemon(move |request| {
         let mut seen = seen.lock().expect("nothing panics while it holds this");
         match request {
@@ -502,8 +500,8 @@ fn init_keeps_a_token_that_a_dead_daemon_may_know() {
                 let phase = if seen.is_empty() { Phase::Uninitialised } else { Phase::Joining };
                 (vec![], Some(Ok(World::local_status(&data, phase))))
             }
-            AdminRequest::Init { token_hash, .. } => {
-                seen.push(token_hash);
+            AdminRequest::Init { operator, .. } => {
+                seen.push(operator);
                 // After the first request the daemon makes its vault and dies.
                 (vec![], (seen.len() > 1).then(|| Ok(AdminResponse::Founded(file.clone()))))
             }
@@ -516,8 +514,8 @@ fn init_keeps_a_token_that_a_dead_daemon_may_know() {
     assert!(lost.code == 1 && lost.err.contains("ended before it answered"), "{}", lost.err);
     let again = world.run(&init, b"");
     assert_eq!(again.code, 0, "{}", again.err);
-    let token = Token::parse(&std::fs::read_to_string(&place).expect("written")).expect("a token");
-    assert_eq!(*hashes.lock().expect("as above"), [token.hash(), token.hash()], "the same one, and it is kept");
+    let token = Credential::parse(&std::fs::read_to_string(&place).expect("written")).expect("a token");
+    assert_eq!(*keys.lock().expect("as above"), [token.public(), token.public()], "the same one, and it is kept");
     assert!(!place.with_file_name("token.new").exists() && mode(&place) == 0o600);
 }
 
@@ -525,11 +523,11 @@ fn init_keeps_a_token_that_a_dead_daemon_may_know() {
 fn init_repeated_while_founding_keeps_the_token_and_a_refused_one_leaves_none() {
     let world = World::new();
     let data = world.path("data");
-    let hash = world.token.hash();
+    let key = world.token.public();
     world.daemon(move |request| match request {
         AdminRequest::Status => (vec![], Some(Ok(World::local_status(&data, Phase::Joining)))),
-        AdminRequest::Init { token_hash, .. } => {
-            assert_eq!(token_hash, hash, "the same token");
+        AdminRequest::Init { operator, .. } => {
+            assert_eq!(operator, key, "the same key");
             (vec![], Some(Err(WireError::new(Code::Conflict, "founding goes on with other options"))))
         }
         other => panic!("{other:?}"),
@@ -703,10 +701,10 @@ fn standard_input_is_a_file_like_any_other() {
     assert_eq!(twice.err, said);
     let unconfirmed = run(&token, &cluster, &["node", "replace", "n2", "--with", "-"], b"UUpUMQ\n");
     assert!(unconfirmed.code == 2 && unconfirmed.err.ends_with("hint: say --yes\n"), "{}", unconfirmed.err);
-    let wrong = run("-", &cluster, &["key", "list"], Token::random().text().as_bytes());
+    let wrong = run("-", &cluster, &["key", "list"], Credential::random(CredentialKind::Operator).text().as_bytes());
     assert!(wrong.code == 4 && wrong.err.ends_with("hint: check the token on standard input\n"), "{}", wrong.err);
     let founding = run("-", &cluster, &["cluster", "init", "--founders", "3"], b"");
-    assert!(founding.code == 2 && founding.err.contains("the root token goes into a file"), "{}", founding.err);
+    assert!(founding.code == 2 && founding.err.contains("the operator key goes into a file"), "{}", founding.err);
 }
 
 /// Mutated: with clap's own reading an empty QUORATE_SOCKET ends every command with a usage error.

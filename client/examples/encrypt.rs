@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::path::Path;
 
-use quorate_client::{Client, ClusterFile, Context, KeyName, Options, Token};
+use quorate_client::{Client, ClusterFile, Context, Credential, KeyName, Options};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
@@ -12,9 +12,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
         return Err("usage: encrypt CLUSTER.toml TOKEN-FILE KEY".into());
     };
     let cluster = ClusterFile::read(Path::new(cluster))?;
-    let token = Token::parse(&std::fs::read_to_string(token)?)?;
+    let credential = Credential::parse(&std::fs::read_to_string(token)?)?;
     let key: KeyName = key.parse()?;
-    let client = Client::connect(cluster, token, Options::default()).await?;
+    let client = Client::connect(cluster, &credential, Options::default()).await?;
 
     // To decrypt, a caller must give the same context: here, that this example made the message.
     let context = Context::new([("made-by", "example")])?;

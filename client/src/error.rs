@@ -50,7 +50,7 @@ codes! {
     BadRequest = "bad_request", Yours;
     /// A message, context or name is longer than its limit.
     TooLarge = "too_large", Yours;
-    /// The token is unknown, or does not permit the request.
+    /// The credential is unknown, or does not permit the request.
     Denied = "denied", Yours;
     /// There is no key, version or node with that name.
     NotFound = "not_found", Yours;

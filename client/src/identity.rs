@@ -3,7 +3,7 @@
 //! There are no certificates and no authority. A node is identified by its public key, and a caller that connects to it
 //! names the one key that it expects. A node has two keys. The *boot key* lies in plain on its disk and may ask for
 //! very little. The *op key* is unlocked only by a quorum. The protocol that the caller asks for ([`Protocol`], the
-//! ALPN of the handshake) decides which key the node uses. So no client ever sends its token to a boot key.
+//! ALPN of the handshake) decides which key the node uses. So no client ever asks a boot key for its work.
 //!
 //! A server accepts any raw Ed25519 key with a valid signature. After the handshake, the caller reads the key and the
 //! protocol of a connection ([`peer_key`], [`Protocol::of`]) and checks them against its roster. TLS is 1.3 with
@@ -27,13 +27,13 @@ pub use tls::{DialError, client_config, dial, server_config, widen_windows};
 /// The purpose of a connection: the ALPN of its handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Protocol {
-    /// Boot keys on both sides: opens locks, and serves a status that needs no token.
+    /// Boot keys on both sides: opens locks, and serves a status that needs no credential.
     Boot,
     /// The boot key of the server, and the boot key that the caller registers.
     Join,
     /// Op keys on both sides: messages between unlocked nodes.
     Peer,
-    /// The op key of the server. The caller shows a token with each request.
+    /// The op key of the server, and the credential of the caller.
     Client,
 }
 
@@ -100,7 +100,7 @@ impl Identity {
         Self { certified: Arc::new(certified), public }
     }
 
-    /// Draws a new identity, which no node knows. An ordinary client presents one.
+    /// Draws a new identity, which no node knows. A caller without a credential presents one.
     pub fn random() -> Self {
         let mut seed = Secret::zero();
         getrandom::fill(seed.expose_mut()).expect("the operating system gives randomness");

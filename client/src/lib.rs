@@ -2,12 +2,12 @@
 //!
 //! ```no_run
 //! use std::path::Path;
-//! use quorate_client::{Client, ClusterFile, Context, Options, Token};
+//! use quorate_client::{Client, ClusterFile, Context, Credential, Options};
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! let cluster = ClusterFile::read(Path::new("/etc/quorate/cluster.toml"))?;
-//! let token = Token::parse(&std::fs::read_to_string("/etc/quorate/token")?)?;
-//! let client = Client::connect(cluster, token, Options::default()).await?;
+//! let credential = Credential::parse(&std::fs::read_to_string("/etc/quorate/token")?)?;
+//! let client = Client::connect(cluster, &credential, Options::default()).await?;
 //!
 //! let key = "billing/cards".parse()?;
 //! let context = Context::new([("customer", "4711")])?;
@@ -33,6 +33,7 @@ pub mod wire;
 pub mod clock;
 pub mod cluster_file;
 pub mod conn;
+pub mod credential;
 pub mod frame;
 pub mod identity;
 pub mod place;
@@ -44,9 +45,10 @@ pub use quorate_shares::context::Context;
 pub use quorate_shares::ids::{ClusterId, KeyName, KeyVersion, NodeName};
 
 pub use cluster_file::ClusterFile;
+pub use credential::{Credential, CredentialError, CredentialKind};
 pub use error::{Blame, Code, Error};
 pub use route::{Client, DataKey, Options, Removal};
-pub use wire::{Plaintext, Token};
+pub use wire::Plaintext;
 
 /// The version of this library, and of the programs that are built with it.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

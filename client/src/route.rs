@@ -33,10 +33,11 @@ use crate::VERSION;
 use crate::clock::boot_ms;
 use crate::cluster_file::ClusterFile;
 use crate::conn::{CallError, Conn, Lane, close};
+use crate::credential::Credential;
 use crate::error::{Code, Error, NodeFailure};
 use crate::wire::{
     self, Alarm, Answer, Answered, Envelope, KEYS_PAGE_MAX, KeyInfo, KeySummary, NodeInfo, Plaintext, Progress,
-    Request, RequestId, Response, Status, Token, WireError,
+    Request, RequestId, Response, Status, WireError,
 };
 use dial::{Fleet, Target};
 use hedge::{Budget, Hedging, Verdict};
@@ -109,7 +110,6 @@ pub struct Client(Arc<Inner>);
 
 struct Inner {
     fleet: Fleet,
-    token: Token,
     options: Options,
     /// The number of the node that answered last.
     preferred: AtomicUsize,
@@ -124,16 +124,17 @@ impl fmt::Debug for Client {
 }
 
 impl Client {
-    /// A client for the nodes of `file`. It sends nothing yet: it connects to a node when it first asks the node.
+    /// A client for the nodes of `file`, which proves `credential` to each node that it connects to. It sends nothing yet: it
+    /// connects to a node when it first asks the node.
     ///
     /// # Errors
     /// [`Code::NotFound`] if [`Options::node`] is not in the file; [`Code::Internal`] if there is no network.
-    pub async fn connect(file: ClusterFile, token: Token, options: Options) -> Result<Self, Error> {
-        let fleet = Fleet::new(file, options.node.as_deref())?;
+    pub async fn connect(file: ClusterFile, credential: &Credential, options: Options) -> Result<Self, Error> {
+        let fleet = Fleet::new(file, credential.identity(), options.node.as_deref())?;
         // A random first node, so that clients that start together do not all ask the same one.
         let preferred = random_u32() as usize % fleet.targets().len();
         let budget = Budget::drawn(random_u32());
-        Ok(Self(Arc::new(Inner { fleet, token, options, preferred: AtomicUsize::new(preferred), budget })))
+        Ok(Self(Arc::new(Inner { fleet, options, preferred: AtomicUsize::new(preferred), budget })))
     }
 
     /// Encrypts `plaintext` (at most 64 KiB) under the newest version of `key`, bound to `context`. The result is one
@@ -455,7 +456,7 @@ impl Client {
 
     fn envelope(&self, request: Request) -> Envelope {
         let deadline_ms = u32::try_from(self.0.options.deadline.as_millis()).unwrap_or(u32::MAX);
-        Envelope { token: self.0.token.duplicate(), deadline_ms, request }
+        Envelope { deadline_ms, request }
     }
 
     /// The numbers of all nodes in the order in which they are asked: from the node that answered last, and those that could not

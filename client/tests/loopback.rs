@@ -110,7 +110,7 @@ async fn the_protocol_decides_which_key_answers() {
         let conn = node.dial(&me, key, protocol).await.expect("each protocol with its key");
         assert_eq!(Protocol::of(&conn), Some(protocol));
     }
-    // A client's token must never reach a boot key, so no protocol is served by the key of another.
+    // A client must never ask a boot key for its work, so no protocol is served by the key of another.
     let swapped = node.dial(&me, node.boot.public(), Protocol::Client).await.expect_err("a boot key serves no client");
     assert_eq!(swapped, DialError::WrongIdentity { presented: node.op.public() });
 }

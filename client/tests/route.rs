@@ -20,7 +20,9 @@ use quorate_client::route::survey;
 use quorate_client::wire::{
     self, Answer, Answered, Envelope, PUBLIC_STATUS, Phase, PublicStatus, Request, Response, WireError,
 };
-use quorate_client::{Client, ClusterFile, ClusterId, Code, Context, Error, Options, Plaintext, Removal, Token};
+use quorate_client::{
+    Client, ClusterFile, ClusterId, Code, Context, Credential, CredentialKind, Error, Options, Plaintext, Removal,
+};
 
 /// What a node of the test answers.
 type Script = Box<dyn Fn(usize, Request) -> Option<Answer> + Send + Sync>;
@@ -36,7 +38,7 @@ const UNDER_NO_LEASE: Lease = Lease { good_for_ms: Answered::ALWAYS, after: Dura
 
 /// Answers the n-th request by its script; `None` hangs.
 struct Scripted {
-    token: [u8; 32],
+    knows: PublicKey,
     asked: AtomicUsize,
     script: Script,
     lease: Lease,
@@ -51,8 +53,8 @@ impl Handler for Scripted {
         }
         let envelope: Envelope = wire::decode(&body).expect("the client sends whole messages");
         let number = self.asked.fetch_add(1, Ordering::SeqCst);
-        if envelope.token.hash() != self.token {
-            let denied = Err(WireError::new(Code::Denied, "the token is not of this cluster"));
+        if conn.peer().key != self.knows {
+            let denied = Err(WireError::new(Code::Denied, "the key is not of this cluster"));
             return Reply::Inline(wire::encode(&Answered::always(denied)));
         }
         let Lease { good_for_ms, after } = self.lease;
@@ -69,7 +71,7 @@ impl Handler for Scripted {
 
 struct Cluster {
     nodes: Vec<(Node, Arc<Scripted>)>,
-    token: Token,
+    credential: Credential,
     file: ClusterFile,
 }
 
@@ -79,9 +81,9 @@ impl Cluster {
     }
 
     fn leased(scripts: Vec<(Script, Lease)>) -> Self {
-        let token = Token::random();
+        let credential = Credential::random(CredentialKind::Operator);
         let start = |(script, lease)| {
-            let script = Scripted { token: token.hash(), asked: AtomicUsize::new(0), script, lease };
+            let script = Scripted { knows: credential.public(), asked: AtomicUsize::new(0), script, lease };
             let script = Arc::new(script);
             (Node::serving(script.clone()), script)
         };
@@ -94,11 +96,11 @@ impl Cluster {
             boot_key: node.boot.public(),
         };
         let file = ClusterFile { cluster: ClusterId([1; 16]), nodes: nodes.iter().enumerate().map(entry).collect() };
-        Self { nodes, token, file }
+        Self { nodes, credential, file }
     }
 
     async fn client(&self, options: Options) -> Client {
-        Client::connect(self.file.clone(), self.token.duplicate(), options).await.expect("the file is right")
+        Client::connect(self.file.clone(), &self.credential, options).await.expect("the file is right")
     }
 
     fn asked(&self, node: usize) -> usize {
@@ -183,7 +185,7 @@ async fn another_identity_is_refused_and_said_whose_it_is() {
     assert_eq!(error.code(), Code::Identity);
     let presented = cluster.nodes[0].0.op.public();
     assert!(error.to_string().contains(&format!("an unknown identity ({presented}), expected n1")), "{error}");
-    assert_eq!(cluster.asked(0) + cluster.asked(1), 0, "no token went to a node with another identity");
+    assert_eq!(cluster.asked(0) + cluster.asked(1), 0, "nothing went to a node with another identity");
 }
 
 #[tokio::test]
@@ -199,7 +201,7 @@ async fn a_node_by_address_must_be_one_of_the_cluster() {
     let error = cluster.client(by_address).await.echo(b"x").await.expect_err("no longer in the file");
     assert_eq!(error.code(), Code::Identity);
     let unknown = Options { node: Some("n7".to_owned()), ..impatient() };
-    let error = Client::connect(cluster.file.clone(), Token::random(), unknown).await.expect_err("no such node");
+    let error = Client::connect(cluster.file.clone(), &cluster.credential, unknown).await.expect_err("no such node");
     assert_eq!(error.code(), Code::NotFound);
 }
 
@@ -212,8 +214,9 @@ async fn what_every_node_would_refuse_is_refused_once() {
         assert_eq!((0..3).map(|node| cluster.asked(node)).sum::<usize>(), 1);
     }
     let cluster = Cluster::start(vec![Box::new(serve)]);
-    let stranger = Client::connect(cluster.file.clone(), Token::random(), impatient()).await.expect("a right file");
-    assert_eq!(stranger.echo(b"x").await.expect_err("another token").code(), Code::Denied);
+    let other = Credential::random(CredentialKind::Operator);
+    let stranger = Client::connect(cluster.file.clone(), &other, impatient()).await.expect("a right file");
+    assert_eq!(stranger.echo(b"x").await.expect_err("another key").code(), Code::Denied);
     let key = "k".parse().expect("a name");
     let client = cluster.client(impatient()).await;
     let error = client.encrypt(&key, &Context::empty(), &[0; 70_000]).await.expect_err("too large");
@@ -500,7 +503,7 @@ async fn lists_are_read_page_by_page() {
 }
 
 #[tokio::test]
-async fn a_survey_needs_no_token() {
+async fn a_survey_needs_no_credential() {
     let mut cluster = Cluster::start(vec![Box::new(serve), Box::new(serve)]);
     cluster.file.nodes[1].boot_key = PublicKey([3; 32]);
     let answers = survey(&cluster.file, LONG).await;

@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use quorate_client::wire::{SecretMemory, TOKEN_TEXT_PREFIX};
+use quorate_client::credential;
+use quorate_client::wire::SecretMemory;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
@@ -21,6 +22,8 @@ use crate::reach::daemon;
 use crate::terminal::output;
 use crate::{Session, exit};
 
+/// The beginning of a file that tells whether it is a token file.
+const PREFIX_BYTES_MAX: u64 = 32;
 /// The data directory of a daemon unless the user or the daemon names another: that of the unit in docs/OPERATING.md.
 const DATA: &str = "/var/lib/quorate";
 /// Size of the locked memory that the daemon requests for secrets.
@@ -254,9 +257,9 @@ pub fn token_place(token: &Path, data: &Path) -> Finding {
     let real = |path: &Path| fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let inside = |path: &Path| real(path).starts_with(real(data));
     let begins_like_a_token = |path: &Path| {
-        let mut begin = [0; TOKEN_TEXT_PREFIX.len()];
-        let read = fs::File::open(path).and_then(|mut file| file.read_exact(&mut begin));
-        read.is_ok() && begin == *TOKEN_TEXT_PREFIX.as_bytes()
+        let mut begin = Vec::new();
+        let read = fs::File::open(path).and_then(|file| file.take(PREFIX_BYTES_MAX).read_to_end(&mut begin));
+        read.is_ok() && credential::begins_like_one(&begin)
     };
     let entries = fs::read_dir(data).into_iter().flatten().flatten().take(FILES_MAX).map(|entry| entry.path());
     let stray = entries.filter(|path| path.is_file()).find(|path| begins_like_a_token(path));

@@ -7,7 +7,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use quorate_client::wire::{AdminProgress, AdminRequest, AdminResponse, Phase};
-use quorate_client::{Token, place};
+use quorate_client::{Credential, CredentialKind, place};
+use quorate_shares::order::is_label;
 use serde_json::json;
 
 use crate::args::{Format, Init, Join};
@@ -21,12 +22,13 @@ use crate::{Session, exit, is_stream};
 /// The name of the client file that `init` writes beside the token.
 const CLIENT_FILE: &str = "cluster.toml";
 
-/// Founds a cluster. This process draws the root token and writes it to its file. The daemon gets only the hash.
+/// Founds a cluster. This process draws the key of the first operator and writes it to the token file. The daemon gets only the
+/// public half.
 pub(crate) async fn init(session: &mut Session<'_>, options: Init) -> Result<u8, Failure> {
     check_options(&options)?;
     let token_path = token_path(session)?;
     if is_stream(&token_path) {
-        return Err(Failure::new(exit::USAGE, "the root token goes into a file, which must be there to continue")
+        return Err(Failure::new(exit::USAGE, "the operator key goes into a file, which must be there to continue")
             .hint("--token-file FILE"));
     }
     let client_file = token_path.with_file_name(CLIENT_FILE);
@@ -58,7 +60,8 @@ pub(crate) async fn init(session: &mut Session<'_>, options: Init) -> Result<u8,
         threshold: options.threshold,
         allow_solo: options.allow_solo,
         accept_no_redundancy: options.accept_no_redundancy,
-        token_hash: token.hash(),
+        operator: token.public(),
+        label: label(),
     };
     drop(token);
     let mut wait = Wait { new_token: Some(new_token), ..Wait::default() };
@@ -76,12 +79,15 @@ pub(crate) async fn init(session: &mut Session<'_>, options: Init) -> Result<u8,
     let names: Vec<_> = file.nodes.iter().map(|node| node.name.to_string()).collect();
     // The cluster stands, whatever comes now: its operator must learn that first.
     session.note(&format!("founded cluster {} with {}", file.cluster, names.join(", ")));
-    session.note(&format!("root token:  {} (keep it safe; there is no other copy)", token_path.display()));
+    session.note(&format!(
+        "operator key: {} (it may do everything; keep it safe, there is no other copy)",
+        token_path.display()
+    ));
     file.write_new(&client_file).map_err(|error| {
         Failure::new(exit::FAILED, format!("the cluster stands, but its client file cannot be written: {error}"))
             .hint("`quorate cluster export --local -o FILE` on a node writes it")
     })?;
-    session.note(&format!("client file: {}", client_file.display()));
+    session.note(&format!("client file:  {}", client_file.display()));
     if session.common.output == Format::Json {
         let result = json!({
             "cluster": file.cluster.to_string(),
@@ -115,7 +121,7 @@ pub(crate) async fn join(session: &mut Session<'_>, options: Join) -> Result<u8,
     Ok(exit::DONE)
 }
 
-/// A new root token. It lies in a second file beside its final place until the daemon is known to have its hash. If the
+/// A new operator key. It lies in a second file beside its final place until the daemon is known to have its public half. If the
 /// daemon or this process ends in between, a repeated `init` finds the token that the daemon may know.
 struct NewToken {
     unconfirmed: PathBuf,
@@ -130,7 +136,7 @@ impl NewToken {
     }
 
     /// The token for a new cluster: the token of an earlier `init` that failed, or a new one.
-    fn draw(&self) -> Result<Token, Failure> {
+    fn draw(&self) -> Result<Credential, Failure> {
         // Whatever it is: a link that leads nowhere, or a device, too.
         if self.place.symlink_metadata().is_ok() {
             return Err(token_exists(&self.place));
@@ -138,13 +144,13 @@ impl NewToken {
         if self.unconfirmed.symlink_metadata().is_ok() {
             return read_own_token(&self.unconfirmed);
         }
-        let token = Token::random();
+        let token = Credential::random(CredentialKind::Operator);
         create_token(&self.unconfirmed, &token)?;
         Ok(token)
     }
 
     /// The token of the founding that already runs.
-    fn find(&self) -> Result<Token, Failure> {
+    fn find(&self) -> Result<Credential, Failure> {
         match (self.place.exists(), self.unconfirmed.exists()) {
             (true, _) => read_own_token(&self.place),
             (false, true) => read_own_token(&self.unconfirmed),
@@ -153,7 +159,7 @@ impl NewToken {
         }
     }
 
-    /// Moves the token to its final place, because the daemon has its hash.
+    /// Moves the token to its final place, because the daemon has its public half.
     fn confirm(&self) -> Result<(), Failure> {
         let file = |path: &Path| path.symlink_metadata().ok().map(|metadata| (metadata.dev(), metadata.ino()));
         match (file(&self.place), file(&self.unconfirmed)) {
@@ -179,6 +185,12 @@ impl NewToken {
             drop(fs::remove_file(&self.unconfirmed));
         }
     }
+}
+
+/// Whose key the new one is: the name of the user who founds the cluster.
+fn label() -> String {
+    let user = ["USER", "LOGNAME"].into_iter().find_map(|name| std::env::var(name).ok().filter(|user| is_label(user)));
+    user.unwrap_or_else(|| "first operator".to_owned())
 }
 
 /// Refuses options that cannot be right, before anything is asked.

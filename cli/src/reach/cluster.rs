@@ -8,8 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use quorate_client::cluster_file::ClusterFileError;
-use quorate_client::wire::TokenError;
-use quorate_client::{Client, ClusterFile, Code, Error, NodeName, Options, Token, place};
+use quorate_client::{Client, ClusterFile, Code, Credential, CredentialError, Error, NodeName, Options, place};
 use zeroize::Zeroizing;
 
 use crate::failure::{Failure, Hint};
@@ -71,7 +70,7 @@ fn cluster_file(session: &mut Session<'_>) -> Result<ClusterFile, Failure> {
 }
 
 /// Reads the token: from the file that the user gave, else from QUORATE_TOKEN, else from the default file.
-fn token(session: &mut Session<'_>) -> Result<Token, Failure> {
+fn token(session: &mut Session<'_>) -> Result<Credential, Failure> {
     let wrong = |what: &str, error| Failure::new(exit::DENIED, format!("{what} {error}")).hint(Hint::Token);
     let variable = || std::env::var_os("QUORATE_TOKEN").filter(|text| !text.is_empty());
     if given_path(session.common.token_file.as_ref()).is_none()
@@ -97,12 +96,12 @@ fn token(session: &mut Session<'_>) -> Result<Token, Failure> {
     Ok(token)
 }
 
-fn parse_token(text: &[u8]) -> Result<Token, TokenError> {
-    std::str::from_utf8(text).map_err(|_| TokenError).and_then(Token::parse)
+fn parse_token(text: &[u8]) -> Result<Credential, CredentialError> {
+    std::str::from_utf8(text).map_err(|_| CredentialError::Form).and_then(Credential::parse)
 }
 
 /// Reads a token file.
-pub(crate) fn read_token(path: &Path) -> Result<Token, Failure> {
+pub(crate) fn read_token(path: &Path) -> Result<Credential, Failure> {
     match fs::File::open(path).and_then(|mut file| read_all(&mut file, TOKEN_FILE_BYTES_MAX)) {
         Ok(text) => {
             let wrong =
@@ -120,7 +119,7 @@ pub(crate) fn read_token(path: &Path) -> Result<Token, Failure> {
 
 /// Reads a token that an earlier command of this user has left. What another user has put there is refused: they would know the token
 /// of the cluster that is founded with it.
-pub(crate) fn read_own_token(path: &Path) -> Result<Token, Failure> {
+pub(crate) fn read_own_token(path: &Path) -> Result<Credential, Failure> {
     refuse_open_directory(path)?;
     let is_link = path.symlink_metadata().is_ok_and(|metadata| metadata.is_symlink());
     let own = match is_link {
@@ -143,7 +142,7 @@ fn refuse_open_directory(path: &Path) -> Result<(), Failure> {
 }
 
 /// Writes a new token file. At no time may another user read it. An existing file is refused.
-pub(crate) fn create_token(path: &Path, token: &Token) -> Result<(), Failure> {
+pub(crate) fn create_token(path: &Path, token: &Credential) -> Result<(), Failure> {
     let failed = |error: std::io::Error| Failure::new(exit::FAILED, format!("{}: {error}", path.display()));
     if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
@@ -161,7 +160,7 @@ pub(crate) fn create_token(path: &Path, token: &Token) -> Result<(), Failure> {
 /// The refusal to write a token where something is already.
 pub(crate) fn token_exists(path: &Path) -> Failure {
     Failure::new(exit::CONFLICT, format!("the token file {} exists", path.display()))
-        .hint("it may be the root token of another cluster: name another place with --token-file FILE")
+        .hint("it may be the operator key of another cluster: name another place with --token-file FILE")
 }
 
 /// A client of the cluster, which notes the nodes that failed.
@@ -182,8 +181,8 @@ impl Cluster {
         Self::open_without(session, &[], options).await
     }
 
-    /// As [`Cluster::open_with`], but it does not ask the `leaving` nodes if there are others. They may be down, or in
-    /// the hands of a thief who must not get the token.
+    /// As [`Cluster::open_with`], but it does not ask the `leaving` nodes if there are others. They may be down, or lie
+    /// about the result.
     pub(crate) async fn open_without(
         session: &mut Session<'_>,
         leaving: &[NodeName],
@@ -215,7 +214,7 @@ impl Cluster {
         };
         let node = session.common.node.clone();
         let options = Options { node: node.clone(), on_failure: Some(Arc::new(on_failure)), ..options };
-        let client = Client::connect(asked, token, options).await.map_err(|error| {
+        let client = Client::connect(asked, &token, options).await.map_err(|error| {
             let meant =
                 node.as_deref().and_then(|node| nearest(node, file.nodes.iter().map(|node| node.name.as_str())));
             match meant {

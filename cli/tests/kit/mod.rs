@@ -13,13 +13,13 @@ use base64::engine::general_purpose::STANDARD;
 use quorate_client::cluster_file::ClusterNode;
 use quorate_client::conn::{Conn, Handler, Reply};
 use quorate_client::frame::{self, FrameKind};
-use quorate_client::identity::{Identity, Protocol, server_config};
+use quorate_client::identity::{Identity, Protocol, PublicKey, server_config};
 use quorate_client::wire::{
     self, AdminProgress, AdminRequest, AdminResponse, Alarm, Answer, Answered, Envelope, KeyInfo, KeySummary,
     LocalStatus, NodeInfo, NodeState, OldCopies, OperationStatus, Phase, Progress, PublicStatus, Request, Response,
     RevocationProgress, Role, SecretMemory, Stage, Status, VersionInfo, WireError,
 };
-use quorate_client::{ClusterFile, ClusterId, Code, KeyName, KeyVersion, Plaintext, Token};
+use quorate_client::{ClusterFile, ClusterId, Code, Credential, CredentialKind, KeyName, KeyVersion, Plaintext};
 use quorate_shares::ids::{Epoch, KeyUid, NodeId};
 use tokio::net::UnixListener;
 
@@ -40,7 +40,7 @@ impl Run {
 pub(crate) struct World {
     pub(crate) directory: tempfile::TempDir,
     pub(crate) runtime: tokio::runtime::Runtime,
-    pub(crate) token: Token,
+    pub(crate) token: Credential,
     pub(crate) file: ClusterFile,
     pub(crate) node: Arc<FakeNode>,
     pub(crate) endpoint: quinn::Endpoint,
@@ -51,7 +51,7 @@ impl World {
     pub(crate) fn new() -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-        let token = Token::random();
+        let token = Credential::random(CredentialKind::Operator);
         let (boot, op) = (Identity::random(), Identity::random());
         let guard = runtime.enter();
         let config = server_config(&boot, Some(&op), &Protocol::ALL);
@@ -66,7 +66,7 @@ impl World {
         };
         let file = ClusterFile { cluster: ClusterId([0xab; 16]), nodes: vec![entry] };
         let node = Arc::new(FakeNode {
-            hash: token.hash(),
+            knows: token.public(),
             keys: Mutex::default(),
             status: Mutex::new(status()),
             public: Mutex::new(Phase::Locked),
@@ -177,10 +177,10 @@ pub(crate) fn run(arguments: Vec<OsString>, mut input: &[u8]) -> Run {
 
 /// Keys, versions, and a replacement for encryption that shows its inputs.
 pub(crate) struct FakeNode {
-    hash: [u8; 32],
+    knows: PublicKey,
     keys: Mutex<BTreeMap<KeyName, KeyInfo>>,
     pub(crate) status: Mutex<Status>,
-    /// The phase that it shows without a token.
+    /// The phase that it shows without a credential.
     pub(crate) public: Mutex<Phase>,
     /// How often the progress of an operation was requested.
     looks: AtomicU8,
@@ -207,10 +207,10 @@ impl Handler for FakeNode {
             self.rotates.store(true, Ordering::Release);
             return Reply::later(std::future::pending());
         }
-        Reply::Inline(wire::encode(&Answered::always(if envelope.token.hash() == self.hash {
+        Reply::Inline(wire::encode(&Answered::always(if conn.peer().key == self.knows {
             self.answer(envelope.request)
         } else {
-            Err(WireError::new(Code::Denied, "the token is not one of this cluster"))
+            Err(WireError::new(Code::Denied, "the cluster does not know this key"))
         })))
     }
 }

@@ -55,7 +55,7 @@ struct Heard {
 
 impl Fleet {
     /// All nodes of `file`, or `only` one: its name, or an address.
-    pub(super) fn new(file: ClusterFile, only: Option<&str>) -> Result<Self, Error> {
+    pub(super) fn new(file: ClusterFile, me: Identity, only: Option<&str>) -> Result<Self, Error> {
         let known = |node: &ClusterNode| Target::new(node.name.to_string(), node.addresses.clone(), Some(node.key));
         let targets: Vec<_> = match only {
             None => file.nodes.iter().map(known).collect(),
@@ -77,7 +77,7 @@ impl Fleet {
         if targets.is_empty() {
             return Err(WireError::new(Code::BadRequest, "the client file names no node").into());
         }
-        Ok(Self { endpoint: endpoint()?, me: Identity::random(), file, targets })
+        Ok(Self { endpoint: endpoint()?, me, file, targets })
     }
 
     pub(super) fn targets(&self) -> &[Target] {
@@ -163,7 +163,7 @@ impl Target {
     }
 }
 
-/// Asks every node of `file` for its public state, without a token. This works while no node serves. Boot keys lie in
+/// Asks every node of `file` for its public state, without a credential. This works while no node serves. Boot keys lie in
 /// plain on disks, so a stolen disk can give such an answer: show it to people, and base no decision on it.
 pub async fn survey(file: &ClusterFile, deadline: Duration) -> Vec<(NodeName, Result<PublicStatus, WireError>)> {
     let endpoint = match endpoint() {

@@ -1,4 +1,4 @@
-//! The messages on the local socket of a daemon, and the status that needs no token.
+//! The messages on the local socket of a daemon, and the status that needs no credential.
 //!
 //! A connection to the socket carries one request in one frame. Any number of [`AdminProgress`] frames may precede the
 //! answer, a [`Result`] of [`AdminResponse`] and [`super::WireError`]. If the client closes the connection, the work
@@ -11,12 +11,13 @@ use serde::{Deserialize, Serialize};
 
 use super::{OperationStatus, Phase, Status};
 use crate::cluster_file::ClusterFile;
+use crate::identity::PublicKey;
 
 /// Path of the local socket unless the configuration names another. The daemon and the command line share it.
 pub const SOCKET: &str = "/run/quorate/quorated.sock";
 /// The beginning of the text of every invitation.
 pub const INVITATION_TEXT_PREFIX: &str = "UUpUM";
-/// The body of a request on `quorate-boot/1` for the [`PublicStatus`]. It needs no token.
+/// The body of a request on `quorate-boot/1` for the [`PublicStatus`]. It needs no credential.
 pub const PUBLIC_STATUS: &[u8] = b"QPS1";
 
 /// What a node tells every caller: its phase, and which nodes are missing.
@@ -56,8 +57,10 @@ pub enum AdminRequest {
         allow_solo: bool,
         /// Accept two founders. Then the loss of one disk loses every key.
         accept_no_redundancy: bool,
-        /// [`super::Token::hash`] of the root token.
-        token_hash: [u8; 32],
+        /// The public key of the first operator.
+        operator: PublicKey,
+        /// Whose key it is, for people: 1 to 64 bytes without control characters.
+        label: String,
     },
     /// Joins the cluster of an invitation. If joining already runs with the same invitation, the request waits for it.
     Join {

@@ -8,7 +8,7 @@
 //! The messages on the local socket are [`AdminRequest`] and its answers. The messages between nodes are not here.
 
 mod admin;
-mod secret;
+mod plaintext;
 mod status;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,9 +24,9 @@ pub use admin::{
     AdminProgress, AdminRequest, AdminResponse, INVITATION_TEXT_PREFIX, LocalStatus, PUBLIC_STATUS, PublicStatus,
     SOCKET, SecretMemory,
 };
+pub use plaintext::Plaintext;
 pub use quorate_shares::envelope::PLAINTEXT_BYTES_MAX;
 pub use quorate_shares::ids::{TAG_BYTES_MAX, TAGS_MAX};
-pub use secret::{Plaintext, TOKEN_TEXT_PREFIX, Token, TokenError};
 pub use status::{
     Alarm, NodeInfo, NodeState, OldCopies, OperationStatus, Phase, Progress, RevocationProgress, Role, Stage, Status,
 };
@@ -50,8 +50,6 @@ pub type RequestId = [u8; 16];
 /// A request of a client, with what every request carries.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Envelope {
-    /// The token of the client.
-    pub token: Token,
     /// How long the client waits, in milliseconds.
     pub deadline_ms: u32,
     /// The request itself.
@@ -442,21 +440,19 @@ mod tests {
     use super::*;
 
     fn envelope(request: Request) -> Envelope {
-        Envelope { token: Token::random(), deadline_ms: 1000, request }
+        Envelope { deadline_ms: 1000, request }
     }
 
     #[test]
     fn requests_survive_the_wire() {
-        let token = Token::random();
         let request = Request::Encrypt {
             key: "billing/cards".parse().expect("a name"),
             context: Context::new([("b", "2"), ("a", "1")]).expect("distinct"),
             plaintext: Plaintext::new(b"attack at dawn".to_vec()).expect("short"),
         };
-        let hash = token.hash();
-        let bytes = encode(&Envelope { token, deadline_ms: 7, request });
+        let bytes = encode(&Envelope { deadline_ms: 7, request });
         let read: Envelope = decode(&bytes).expect("our own bytes");
-        assert_eq!((read.token.hash(), read.deadline_ms), (hash, 7));
+        assert_eq!(read.deadline_ms, 7);
         let Request::Encrypt { key, context, plaintext } = read.request else { panic!("another request") };
         assert_eq!(key.as_str(), "billing/cards");
         assert_eq!(context.iter().collect::<Vec<_>>(), [("a", "1"), ("b", "2")]);
@@ -508,16 +504,13 @@ mod tests {
 
     #[test]
     fn nothing_prints_a_secret() {
-        let token = Token::random();
-        let text = token.text();
         let request = Request::Encrypt {
             key: "k".parse().expect("a name"),
             context: Context::empty(),
             plaintext: Plaintext::new(b"canary".to_vec()).expect("short"),
         };
-        let printed = format!("{:?}", Envelope { token, deadline_ms: 0, request });
+        let printed = format!("{:?}", Envelope { deadline_ms: 0, request });
         assert!(!printed.contains("canary") && !printed.contains("99, 97, 110"), "{printed}");
-        assert!(!printed.contains(&text[TOKEN_TEXT_PREFIX.len()..]), "{printed}");
         let response = Response::Plaintext(Plaintext::new(b"canary".to_vec()).expect("short"));
         assert_eq!(format!("{response:?}"), "Plaintext(Plaintext(6 bytes))");
     }

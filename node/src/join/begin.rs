@@ -6,6 +6,7 @@ use std::time::Duration;
 use quorate_client::error::Code;
 use quorate_client::wire::WireError;
 use quorate_shares::ids::ClusterId;
+use quorate_shares::order::{LabelledKey, is_label};
 use quorate_shares::secret::Secret;
 use quorate_shares::split::Threshold;
 use tracing::info;
@@ -56,13 +57,16 @@ impl FoundingOptions {
 }
 
 /// Begins to found, or goes on: a repeated `init` draws new invitations for the founders that have not proved theirs.
-pub async fn init(node: &Arc<Node>, options: FoundingOptions, token_hash: [u8; 32]) -> Result<Vec<String>, WireError> {
+pub async fn init(node: &Arc<Node>, options: FoundingOptions, operator: LabelledKey) -> Result<Vec<String>, WireError> {
+    if !operator.key.is_strict() || !is_label(&operator.label) {
+        return Err(WireError::new(Code::BadRequest, "the key or the label of the operator is malformed"));
+    }
     let FoundingOptions { founders, threshold } = options;
     let first = FirstFounder {
         founders,
         threshold,
         invitations: Vec::new(),
-        token_hash,
+        operator: operator.clone(),
         so_far: Vec::new(),
         step: FoundingStep::Gathering,
     };
@@ -83,7 +87,7 @@ pub async fn init(node: &Arc<Node>, options: FoundingOptions, token_hash: [u8; 3
     let address = address(node)?;
     let invited = node.update_vault(move |vault| {
         let Some((_, first)) = registry::view(vault) else { return Err(None) };
-        if (first.founders, first.threshold, first.token_hash) != (founders, threshold, token_hash) {
+        if (first.founders, first.threshold, first.operator.key) != (founders, threshold, operator.key) {
             return Err(Some((first.founders, first.threshold)));
         }
         Ok(registry::invite(vault, boot_pk, &address, wall_ms()))
@@ -92,7 +96,7 @@ pub async fn init(node: &Arc<Node>, options: FoundingOptions, token_hash: [u8; 3
     match invited.await.map_err(|error| WireError::new(Code::Storage, error.to_string()))? {
         Ok(invitations) => invitations.iter().map(text).collect(),
         Err(Some((founders, threshold))) => Err(conflict(format!(
-            "founding is under way with other options: {founders} founders, threshold {threshold}, and its own root token"
+            "founding is under way with other options: {founders} founders, threshold {threshold}, and its own operator key"
         ))
         .hint("repeat the command with the options and the token file that it began with")),
         Err(None) => Err(conflict("this node belongs to a cluster already".to_owned())

@@ -355,7 +355,8 @@ fn founding_entry(node: &Node, first: &FirstFounder) -> Found {
     });
     Found {
         cluster: node.cluster(),
-        token_hash: first.token_hash,
+        operator: first.operator.key,
+        operator_label: first.operator.label.clone(),
         threshold: first.threshold,
         allow_solo: first.founders == 1,
         accept_no_redundancy: first.founders == 2,

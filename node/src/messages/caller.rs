@@ -1,23 +1,24 @@
 //! The caller of a request: what a node knows about it, from the door where the request enters to the handler that answers.
 //!
-//! Each request gets one [`Caller`] where it enters: from its token, its session, or the local socket. It reaches every handler, and it travels with what is forwarded to another
-//! member. A handler, a rule or an audit line never asks the connection again.
+//! Each request gets one [`Caller`] where it enters: from the key that its connection proved, or from the local socket. It reaches
+//! every handler, and it travels with what is forwarded to another member. A handler, a rule or an audit line never asks the connection again.
 //!
-//! A forwarded caller is as trustworthy as the member that forwards it: that member checked the token. [`Caller::via`] names
+//! A forwarded caller is as trustworthy as the member that forwards it: that member checked the key. [`Caller::via`] names
 //! the member. The receiver sets it from the session, never from the message.
 
 use std::fmt;
 use std::net::SocketAddr;
 
 use quorate_shares::ids::NodeId;
+use quorate_shares::signature::PublicKey;
 use serde::{Deserialize, Serialize};
 
 /// Who asks, and how the request came here.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Caller {
     pub who: Principal,
-    /// The key or token that proves who asks; `None` if the operating system vouches for the caller.
-    pub key: Option<KeyTag>,
+    /// The key that the caller proved; `None` if the operating system vouches for the caller.
+    pub key: Option<PublicKey>,
     pub from: Origin,
     pub door: Door,
     pub restrictions: Restrictions,
@@ -29,19 +30,13 @@ pub struct Caller {
 /// Who a caller is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Principal {
-    /// The owner of the cluster's root token.
-    RootToken,
+    /// A person who may order.
+    Operator,
     /// A member, known by its op key.
     Member(NodeId),
     /// The user of this machine that owns the daemon's socket, or root.
     MachineOwner,
 }
-
-/// Names a key or a token without showing it: the first 8 bytes of the SHA-256 of a token, or of the public op key.
-///
-/// A token has 256 random bits, so its tag does not help to find it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct KeyTag(pub [u8; 8]);
 
 /// Where a request comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,7 +50,7 @@ pub enum Origin {
 /// The door through which a request enters the cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Door {
-    /// `quorate-client/1`, with a token in each request.
+    /// `quorate-client/1`, where the caller proves its credential.
     Client,
     /// `quorate-peer/1`, between members.
     Peer,
@@ -66,21 +61,21 @@ pub enum Door {
 /// What a caller may not do although its [`Principal`] may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Restrictions {
-    /// No restrictions. So far all callers are unrestricted: the root token, members, and owners of a machine.
+    /// No restrictions. So far all callers are unrestricted: operators, members, and owners of a machine.
     Unrestricted,
 }
 
 impl Caller {
-    /// The owner of the root token whose SHA-256 is `token_hash`.
-    pub fn root(token_hash: &[u8; 32], door: Door, remote: SocketAddr) -> Self {
-        let (who, key) = (Principal::RootToken, Some(KeyTag::of_hash(token_hash)));
+    /// The operator with this key.
+    pub fn operator(key: PublicKey, door: Door, remote: SocketAddr) -> Self {
+        let (who, key) = (Principal::Operator, Some(key));
         let restrictions = Restrictions::Unrestricted;
         Self { who, key, from: Origin::Network(remote), door, restrictions, via: None }
     }
 
-    /// The member `node`, whose op key has the SHA-256 `key_hash`.
-    pub fn member(node: NodeId, key_hash: &[u8; 32], remote: SocketAddr) -> Self {
-        let (who, key) = (Principal::Member(node), Some(KeyTag::of_hash(key_hash)));
+    /// The member `node`, whose op key is `key`.
+    pub fn member(node: NodeId, key: PublicKey, remote: SocketAddr) -> Self {
+        let (who, key) = (Principal::Member(node), Some(key));
         let restrictions = Restrictions::Unrestricted;
         Self { who, key, from: Origin::Network(remote), door: Door::Peer, restrictions, via: None }
     }
@@ -105,13 +100,6 @@ impl Caller {
     }
 }
 
-impl KeyTag {
-    fn of_hash(hash: &[u8; 32]) -> Self {
-        let [a, b, c, d, e, f, g, h, ..] = *hash;
-        Self([a, b, c, d, e, f, g, h])
-    }
-}
-
 impl fmt::Display for Caller {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.who)?;
@@ -129,16 +117,10 @@ impl fmt::Display for Caller {
 impl fmt::Display for Principal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::RootToken => f.write_str("root token"),
+            Self::Operator => f.write_str("operator"),
             Self::Member(node) => write!(f, "node {node}"),
             Self::MachineOwner => f.write_str("owner of the machine"),
         }
-    }
-}
-
-impl fmt::Display for KeyTag {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 
@@ -168,8 +150,10 @@ mod tests {
 
     #[test]
     fn a_line_names_the_caller_and_the_member_that_forwarded_it() {
-        let caller = Caller::root(&[0xab; 32], Door::Client, "10.0.0.5:4711".parse().expect("an address"));
-        assert_eq!(caller.to_string(), "root token abababababababab from 10.0.0.5:4711 at the client door");
+        let caller =
+            Caller::operator(PublicKey([0xab; 32]), Door::Client, "10.0.0.5:4711".parse().expect("an address"));
+        let line = "operator q6urq6urq6urq6urq6urq6urq6urq6urq6urq6urq6s from 10.0.0.5:4711 at the client door";
+        assert_eq!(caller.to_string(), line);
         let forwarded = caller.forwarded_by(NodeId(2));
         assert!(forwarded.to_string().ends_with("at the client door of node 2"), "{forwarded}");
         assert_eq!(Caller::machine_owner(0).to_string(), "owner of the machine from user 0 at the local door");
@@ -178,7 +162,7 @@ mod tests {
     /// Mutated: if `via` were part of the message, a member could pass its own request off as that of another.
     #[test]
     fn the_member_that_forwards_is_not_part_of_the_message() {
-        let caller = Caller::root(&[7; 32], Door::Client, "[::1]:4711".parse().expect("an address"));
+        let caller = Caller::operator(PublicKey([7; 32]), Door::Client, "[::1]:4711".parse().expect("an address"));
         let sent = encode(&caller.clone().forwarded_by(NodeId(3)));
         assert_eq!(sent, encode(&caller));
         assert_eq!(decode::<Caller>(&sent).expect("our own bytes"), caller);

@@ -73,7 +73,7 @@ pub enum PeerRequest {
 /// A client's request, forwarded to the member that must do it.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Forwarded {
-    /// The caller, as the sender knows it. The sender checked the token.
+    /// The caller, as the sender knows it. The sender checked the key.
     pub caller: Caller,
     pub request: ForwardedRequest,
 }

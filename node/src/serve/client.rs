@@ -1,4 +1,4 @@
-//! The door for clients, `quorate-client/1`: the token is in each request.
+//! The door for clients, `quorate-client/1`: the connection proves the credential.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -44,10 +44,10 @@ impl Handler for ClientDoor {
             Ok(envelope) => envelope,
             Err(error) => return Reply::Inline(wire::encode(&Answered::always(Err(error)))),
         };
-        let (node, remote) = (Arc::clone(&self.node), conn.peer().remote);
+        let (node, peer) = (Arc::clone(&self.node), *conn.peer());
         let mut answer =
             Box::pin(
-                async move { wire::encode(&client::answer(&node, Door::Client, remote, envelope, received_ms).await) },
+                async move { wire::encode(&client::answer(&node, Door::Client, &peer, envelope, received_ms).await) },
             );
         // What needs no waiting is answered by the task that read the frame. A later poll brings the real waker.
         match answer.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
@@ -81,7 +81,7 @@ mod tests {
     use crate::serve::places::Places;
     use crate::vault::Vault;
     use quorate_client::identity::{Identity, Protocol};
-    use quorate_client::wire::{Request, Token};
+    use quorate_client::wire::Request;
     use quorate_shares::ids::ClusterId;
     use quorate_shares::secret::Secret;
 
@@ -95,7 +95,7 @@ mod tests {
         let door = ClientDoor::new(node, Arc::clone(&waiting), place);
         let (conn, _client) = dialled_by(&Identity::random(), Protocol::Client, None).await;
         let code = || {
-            let envelope = Envelope { token: Token::random(), deadline_ms: 1_000, request: Request::Status };
+            let envelope = Envelope { deadline_ms: 1_000, request: Request::Status };
             let Reply::Inline(answer) = door.handle(&conn, wire::encode(&envelope).into()) else { panic!("it waits") };
             let answered: Answered = wire::decode(&answer).expect("an answer");
             answered.answer.map(|_| ()).expect_err("refused").code

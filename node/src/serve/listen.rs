@@ -3,7 +3,7 @@
 //! Who finds a place at all is decided first (`places`).
 //!
 //! TLS accepts any raw Ed25519 key whose signature holds; right after the handshake the key is held against the protocol
-//! and the roster. A locked node offers only `quorate-boot/1`, so that no client hands its token to a boot key, which lies
+//! and the roster. A locked node offers only `quorate-boot/1`, so that no client asks a boot key, which lies
 //! in plain on the disk.
 
 use std::net::SocketAddr;

@@ -29,7 +29,7 @@ fn limits_for_clients(node: &Node) -> Limits {
     }
 }
 
-/// As [`limits_for_clients`], for those who show no token. They ask one thing at a time.
+/// As [`limits_for_clients`], for those who show no credential. They ask one thing at a time.
 fn limits_for_strangers(node: &Node) -> Limits {
     Limits { in_flight: 16, ..limits_for_clients(node) }
 }

@@ -2,7 +2,7 @@
 //!
 //! The lines go to the log under the target `quorate::audit` at level `debug`, so they cost nothing unless someone asks for
 //! them (`QUORATE_LOG=info,quorate::audit=debug`). Like every line of the log they name a key by its uid: a person who has
-//! only the logs must not learn names of keys. They hold no plaintext, ciphertext, token or invitation either.
+//! only the logs must not learn names of keys. They hold no plaintext, ciphertext, seed of a credential or invitation either.
 
 use std::net::SocketAddr;
 
@@ -76,9 +76,9 @@ impl Open {
     }
 }
 
-/// Writes the line of a request whose token this cluster does not know.
+/// Writes the line of a request whose key this cluster does not know.
 pub(super) fn write_denied(door: Door, remote: SocketAddr, name: &str) {
-    debug!(target: TARGET, caller = %format!("unknown token from {remote} at the {door} door"), request = name, outcome = "denied", "asked");
+    debug!(target: TARGET, caller = %format!("unknown key from {remote} at the {door} door"), request = name, outcome = "denied", "asked");
 }
 
 const UNKNOWN_KEY: &str = "no known key";

@@ -1,40 +1,36 @@
-//! Which caller a request has: the one place where a token is checked.
+//! Which caller a request of a client has: the one place where a credential is looked up.
 
-use std::net::SocketAddr;
-
+use quorate_client::conn::PeerInfo;
 use quorate_client::error::Code;
-use quorate_client::wire::{Token, WireError};
+use quorate_client::wire::WireError;
 use quorate_raft::Replica;
-use subtle::ConstantTimeEq;
 
 use crate::messages::caller::{Caller, Door, Principal, Restrictions};
 use crate::service::RequestRow;
 
-/// Who presents `token`. Only its hash is in the replicated state.
+/// Who asks on a connection whose other side proved its key in the handshake.
 ///
 /// # Errors
-/// [`Code::Denied`] for a token that this cluster does not know.
-pub fn authenticate(replica: &Replica, token: &Token, door: Door, remote: SocketAddr) -> Result<Caller, WireError> {
-    let presented = token.hash();
-    let known = replica.read(|state| state.cluster.as_ref().map(|cluster| cluster.token_hash));
-    if known.is_some_and(|known| known.ct_eq(&presented).into()) {
-        return Ok(Caller::root(&presented, door, remote));
+/// [`Code::Denied`] for a key that this cluster does not know.
+pub fn authenticate(replica: &Replica, peer: &PeerInfo, door: Door) -> Result<Caller, WireError> {
+    if replica.read(|state| state.operators.contains_key(&peer.key)) {
+        return Ok(Caller::operator(peer.key, door, peer.remote));
     }
-    Err(WireError::new(Code::Denied, "the token is not valid for this cluster")
-        .hint("check that the client file and the token belong to the same cluster"))
+    Err(WireError::new(Code::Denied, "the cluster does not know this key")
+        .hint("check that the client file and the token file belong to the same cluster"))
 }
 
-/// Whether `caller` may have what `row` describes. The root token may do everything, and no other client is known yet.
+/// Whether `caller` may have what `row` describes. An operator may do everything, and no other client is known yet.
 ///
 /// # Errors
 /// [`Code::Denied`].
 pub fn permit(caller: &Caller, row: &RequestRow<'_>) -> Result<(), WireError> {
     let Restrictions::Unrestricted = caller.restrictions;
     match caller.who {
-        Principal::RootToken => Ok(()),
+        Principal::Operator => Ok(()),
         Principal::Member(_) | Principal::MachineOwner => {
             Err(WireError::new(Code::Denied, format!("{} may not ask for {}", caller.who, row.name))
-                .hint("clients present a token"))
+                .hint("clients show the key of an operator"))
         }
     }
 }

@@ -7,10 +7,10 @@
 //! What has to wait is boxed where it begins to wait. Otherwise each request's future would have room for every wait that
 //! there is; moving that room about was a fifth of what a node did for a warm key.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use quorate_client::conn::PeerInfo;
 use quorate_client::error::Code;
 use quorate_client::wire::{Answer, Answered, Envelope, Request, Response, WireError};
 use tokio::time::timeout;
@@ -91,21 +91,15 @@ async fn run(call: Call<'_>, request: Request) -> Answer {
     }
 }
 
-/// Answers what a client sent from `remote` to `door`. The request arrived at `received_ms` (`boot_ms`).
-pub async fn answer(
-    node: &Arc<Node>,
-    door: Door,
-    remote: SocketAddr,
-    envelope: Envelope,
-    received_ms: u64,
-) -> Answered {
-    let Envelope { token, deadline_ms, request } = envelope;
+/// Answers what the client `peer` sent to `door`. The request arrived at `received_ms` (`boot_ms`).
+pub async fn answer(node: &Arc<Node>, door: Door, peer: &PeerInfo, envelope: Envelope, received_ms: u64) -> Answered {
+    let Envelope { deadline_ms, request } = envelope;
     let Some(replica) = node.replica() else { return Answered::always(Err(not_serving(node))) };
     let row = row(&request);
-    let caller = match caller::authenticate(&replica, &token, door, remote) {
+    let caller = match caller::authenticate(&replica, peer, door) {
         Ok(caller) => caller,
         Err(denied) => {
-            audit::write_denied(door, remote, row.name);
+            audit::write_denied(door, peer.remote, row.name);
             return Answered::always(Err(denied));
         }
     };

@@ -48,7 +48,7 @@ pub(super) async fn answer(
     request: ForwardedRequest,
 ) -> Result<Result<ForwardedReply, WireError>, PeerRefusal> {
     match caller.who {
-        Principal::RootToken => {}
+        Principal::Operator => {}
         // Members and owners of machines ask for themselves.
         Principal::Member(_) | Principal::MachineOwner => return Err(PeerRefusal::Malformed),
     }
@@ -125,6 +125,7 @@ mod tests {
     use quorate_raft::command::Invite;
     use quorate_shares::ids::{ClusterId, Epoch, KeyName, NodeName};
     use quorate_shares::secret::Secret;
+    use quorate_shares::signature::PublicKey;
     use tracing::instrument::WithSubscriber;
 
     /// A member asks for itself in messages of its own. Mutated: if every caller is taken, a member gets the rights of whatever
@@ -135,12 +136,12 @@ mod tests {
         let node = node_of(dir.path(), Vault::new(ClusterId([1; 16]), Secret::random(&mut random::system())));
         let remote = "127.0.0.1:4711".parse().expect("an address");
         let seal = || ForwardedRequest::Seal { sealed: true };
-        for caller in [Caller::member(NodeId(2), &[7; 32], remote), Caller::machine_owner(0)] {
+        for caller in [Caller::member(NodeId(2), PublicKey([7; 32]), remote), Caller::machine_owner(0)] {
             let refused = answer(&node, NodeId(2), &caller, seal()).await;
             assert!(matches!(refused, Err(PeerRefusal::Malformed)), "{caller}");
         }
         assert!(!node.serving.is_sealed());
-        let client = Caller::root(&[7; 32], Door::Client, remote);
+        let client = Caller::operator(PublicKey([7; 32]), Door::Client, remote);
         let done = answer(&node, NodeId(2), &client, seal()).await.expect("the control: it is carried out");
         assert!(done.is_ok() && node.serving.is_sealed());
     }
@@ -151,7 +152,7 @@ mod tests {
     async fn what_is_not_begun_is_logged_as_refused() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let node = node_of(dir.path(), Vault::new(ClusterId([1; 16]), Secret::random(&mut random::system())));
-        let client = Caller::root(&[7; 32], Door::Client, "127.0.0.1:4711".parse().expect("an address"));
+        let client = Caller::operator(PublicKey([7; 32]), Door::Client, "127.0.0.1:4711".parse().expect("an address"));
         let written = Written::default();
         let progress = ForwardedRequest::Progress { operation: Epoch(3) };
         let asked = answer(&node, NodeId(2), &client, progress).with_subscriber(written.subscriber());

@@ -9,6 +9,7 @@ use std::time::Duration;
 use quorate_client::error::Code;
 use quorate_client::wire::{AdminProgress, AdminRequest, AdminResponse, LocalStatus, SecretMemory, WireError};
 use quorate_shares::arena;
+use quorate_shares::order::LabelledKey;
 use tokio::sync::mpsc;
 
 use crate::base::phase::{Phase, RequestClass, answers};
@@ -62,9 +63,9 @@ async fn run(
     progress: mpsc::Sender<AdminProgress>,
 ) -> AdminAnswer {
     match request {
-        AdminRequest::Init { founders, threshold, allow_solo, accept_no_redundancy, token_hash } => {
+        AdminRequest::Init { founders, threshold, allow_solo, accept_no_redundancy, operator, label } => {
             let options = FoundingOptions::check(founders, threshold, allow_solo, accept_no_redundancy)?;
-            let invitations = begin::init(node, options, token_hash).await?;
+            let invitations = begin::init(node, options, LabelledKey { key: operator, label }).await?;
             tell_until_served(node, invitations, &progress).await?;
             Ok(AdminResponse::Founded(status::cluster_file(node)))
         }

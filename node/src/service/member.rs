@@ -9,7 +9,6 @@ use quorate_client::conn::Conn;
 use quorate_raft::Replica;
 use quorate_shares::ids::NodeId;
 use serde_bytes::ByteBuf;
-use sha2::{Digest, Sha256};
 use tracing::debug;
 
 use crate::base::phase::{RequestClass, answers};
@@ -127,7 +126,7 @@ impl Asked<'_> {
     /// The member, as a caller.
     fn caller(&self) -> Caller {
         let peer = self.conn.peer();
-        Caller::member(self.from, &Sha256::digest(peer.key.0).into(), peer.remote)
+        Caller::member(self.from, peer.key, peer.remote)
     }
 }
 
@@ -225,6 +224,7 @@ mod tests {
     use quorate_raft::level::LEVEL;
     use quorate_shares::ids::ClusterId;
     use quorate_shares::secret::Secret;
+    use quorate_shares::signature::PublicKey;
 
     /// A node joins one cluster and then, by another invitation, the next. A member of the first one kept its connection, and says
     /// hello only now. Mutated: without the look at the end of the enrolment it seals the node of the other cluster.
@@ -251,7 +251,7 @@ mod tests {
         let asked = Asked { from, enrolment: &last, conn: &conn, greeted: &greeted, body: b"" };
         let _ = answer(&node, asked, hello()).await;
         assert!(!greeted.load(Ordering::Acquire) && !conn.is_open(), "it is not greeted, and its connection ends");
-        let caller = Caller::root(&[7; 32], Door::Client, "127.0.0.1:4711".parse().expect("an address"));
+        let caller = Caller::operator(PublicKey([7; 32]), Door::Client, "127.0.0.1:4711".parse().expect("an address"));
         let seal = ForwardedRequest::Seal { sealed: true };
         let seal = PeerRequest::Forwarded(Box::new(Forwarded { caller, request: seal }));
         assert!(matches!(check(&node, &last, from, &conn, true, &seal), Err(PeerRefusal::NotAMember)));

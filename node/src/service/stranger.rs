@@ -1,4 +1,4 @@
-//! What a node may ask that has no token and is no member: the public status, its piece of its own lock, and to be taken in.
+//! What a node may ask that has no credential and is no member: the public status, its piece of its own lock, and to be taken in.
 //!
 //! A request that this phase does not answer gets an empty answer.
 

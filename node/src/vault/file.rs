@@ -59,7 +59,10 @@ impl VaultError {
                 "check the disk; if the file cannot be repaired, this node is lost, and the others go on without it. \
                  Never put an old copy in its place"
             }
-            Self::Version(_) | Self::Content(_) => "start the version of quorated that wrote it",
+            Self::Version(_) => {
+                "start the version of quorated that wrote it; this version founds a new cluster in an empty directory"
+            }
+            Self::Content(_) => "start the version of quorated that wrote it",
             Self::Io { .. } | Self::ReadBack | Self::Broken => {
                 "check the disk and its free space, then start quorated again"
             }

@@ -7,7 +7,7 @@
 //! attempt u32 | role u8 | own name u8+bytes | a u8 | a x address u8+bytes
 //! role 1, first founder:  N u8 | t u8
 //!     | i u8 | i x { V 32 | expires_ms u64 | bound u8 (0, 1) | bound x boot_pk 32 }
-//!     | root-token hash 32
+//!     | operator 32 | label u8+bytes
 //!     | f u8 | f x { node_id u64 | boot_pk 32 | op_pk 32 | share_pk 1216 | name u8+bytes | a u8 | a x address u8+bytes }
 //!     | step u8
 //! role 2 founder, 3 joiner:  V 32 | i u8 (1..3) | i x { boot_pk 32 | address u8+bytes }
@@ -15,6 +15,8 @@
 
 use quorate_shares::ids::{NodeId, NodeName};
 use quorate_shares::kem::PublicKey;
+use quorate_shares::order::LabelledKey;
+use quorate_shares::signature;
 
 use super::roster::MEMBERS_MAX;
 use crate::vault::invitation::{INVITERS_MAX, InvitationKey, Inviter};
@@ -53,8 +55,8 @@ pub struct FirstFounder {
     pub threshold: u8,
     /// The invitations, whether proved already or not.
     pub invitations: Vec<OpenInvitation>,
-    /// SHA-256 of the root token.
-    pub token_hash: [u8; 32],
+    /// The first operator.
+    pub operator: LabelledKey,
     /// The founders that have registered, in order of their ids, the first founder included.
     pub so_far: Vec<FounderKeys>,
     pub step: FoundingStep,
@@ -151,7 +153,7 @@ impl FirstFounder {
             writer.bytes(invitation.key.expose()).u64(invitation.expires_ms).u8(invitation.bound.is_some().into());
             writer.bytes(invitation.bound.as_ref().map_or(&[], |boot_pk| boot_pk));
         }
-        writer.bytes(&self.token_hash).count(self.so_far.len());
+        writer.bytes(&self.operator.key.0).text(&self.operator.label).count(self.so_far.len());
         self.so_far.iter().for_each(|founder| founder.write(writer));
         writer.u8(self.step as u8);
     }
@@ -160,12 +162,12 @@ impl FirstFounder {
         let (founders, threshold) = (reader.u8()?, reader.u8()?);
         let invitations = (0..reader.count(INVITATIONS_MAX, "invitations")?).map(|_| OpenInvitation::read(reader));
         let invitations = invitations.collect::<Result<_, _>>()?;
-        let token_hash = reader.array()?;
+        let operator = LabelledKey { key: signature::PublicKey(reader.array()?), label: reader.text()?.to_owned() };
         let so_far = (0..reader.count(MEMBERS_MAX, "founders")?).map(|_| FounderKeys::read(reader));
         let so_far = so_far.collect::<Result<Vec<_>, _>>()?;
         let step = FoundingStep::read(reader)?;
         match so_far.is_sorted_by(|a, b| a.node < b.node) {
-            true => Ok(Self { founders, threshold, invitations, token_hash, so_far, step }),
+            true => Ok(Self { founders, threshold, invitations, operator, so_far, step }),
             false => Err(FormatError::Invalid("order of founders")),
         }
     }

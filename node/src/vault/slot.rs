@@ -1,7 +1,7 @@
 //! One slot: a body with its sequence number and checksum, and zeros up to the end.
 //!
 //! ```text
-//! "QVLT" | ver u16 = 1 | seq u64 | len u32 | body | SHA-256 of all before | 0…
+//! "QVLT" | ver u16 = 2 | seq u64 | len u32 | body | SHA-256 of all before | 0…
 //! ```
 //! A slot is *damaged* if these bytes do not match each other. A crash or a failing medium leaves such a slot; then the other
 //! slot is used. An intact slot of another version is not damaged: it is refused, and never overwritten.
@@ -12,7 +12,7 @@ use subtle::ConstantTimeEq;
 use crate::vault::disk::SLOT_BYTES;
 
 const MAGIC: &[u8; 4] = b"QVLT";
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 const HEADER_BYTES: usize = 18;
 const CHECKSUM_BYTES: usize = 32;
 

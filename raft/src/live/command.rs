@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use quorate_shares::ids::{ClusterId, Epoch, KeyName, KeyUid, KeyVersion, NodeId, NodeName, ShareKeyGeneration};
+use quorate_shares::signature::PublicKey;
 use serde::{Deserialize, Serialize};
 
 pub use super::outcome::Outcome;
@@ -189,8 +190,10 @@ impl Change {
 pub struct Found {
     /// Never changes.
     pub cluster: ClusterId,
-    /// SHA-256 of the root token.
-    pub token_hash: [u8; 32],
+    /// The key of the first operator.
+    pub operator: PublicKey,
+    /// Whose key it is, for people.
+    pub operator_label: String,
     /// Shares needed: from a majority of the members up to all of them.
     pub threshold: u8,
     /// The operator accepts one member (`--allow-solo`): one disk then holds everything.

@@ -58,6 +58,10 @@ pub enum Refusal {
         min = crate::live::state::LEASE_MS_MIN, max = crate::live::state::LEASE_MS_MAX)]
     BadLease { lease_ms: u64 },
 
+    /// The key of the first operator is not one encoding of a key of large order, or its label names nobody.
+    #[error("the key or the label of the operator is malformed")]
+    BadOperator,
+
     // -- epochs
     /// The epoch is not the one after the newest.
     #[error("epoch {given} is not the next one, which is {next}")]

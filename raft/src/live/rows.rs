@@ -5,9 +5,10 @@
 use std::collections::BTreeMap;
 
 use quorate_shares::ids::{BatchId, Epoch, KeyName, KeyUid, KeyVersion, NodeId};
+use quorate_shares::signature::PublicKey;
 
 use crate::live::state::{
-    BatchInfo, Cluster, EpochInfo, Former, InvitationInfo, LockReport, Member, Operations, Version,
+    BatchInfo, Cluster, EpochInfo, Former, InvitationInfo, LockReport, Member, Operations, Operator, Version,
 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -26,6 +27,7 @@ pub enum RowKey {
     Former(NodeId),
     /// An invitation, by SHA-256 of its V.
     Invitation([u8; 32]),
+    Operator(PublicKey),
     Header(BatchId),
     Record(KeyUid, KeyVersion, Epoch),
 }
@@ -45,6 +47,7 @@ pub enum Row {
     Operations(Operations),
     Former(Former),
     Invitation(InvitationInfo),
+    Operator(Operator),
 }
 
 /// A key without its versions, which are rows of their own.

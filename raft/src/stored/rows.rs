@@ -13,6 +13,7 @@
 //! 09                                   operations: the one that runs, and how the last one ended
 //! 0a node u64                          former member
 //! 0b invitation 32                     invitation, under SHA-256 of its V
+//! 0c public key 32                     operator
 //! 40 batch 16                          batch header, bytes of FORMATS 3
 //! 41 uid 16, version u32, epoch u64    share record, bytes of FORMATS 3
 //! ```
@@ -24,6 +25,7 @@
 
 use quorate_shares::codec;
 use quorate_shares::ids::{BatchId, Epoch, KeyUid, KeyVersion, NodeId};
+use quorate_shares::signature::PublicKey;
 use serde::{Deserialize, Serialize};
 
 use super::v1::RowV1;
@@ -51,6 +53,7 @@ impl RowKey {
             Self::Operations => vec![0x09],
             Self::Former(node) => join(0x0a, &[&node.0.to_be_bytes()]),
             Self::Invitation(id) => join(0x0b, &[&id]),
+            Self::Operator(key) => join(0x0c, &[&key.0]),
             Self::Header(batch) => join(0x40, &[&batch.0]),
             Self::Record(uid, version, epoch) => {
                 join(0x41, &[&uid.0, &version.0.to_be_bytes(), &epoch.0.to_be_bytes()])
@@ -75,6 +78,7 @@ impl RowKey {
             (0x09, 0) => Self::Operations,
             (0x0a, _) => Self::Former(NodeId(number()?)),
             (0x0b, _) => Self::Invitation(rest.try_into().ok()?),
+            (0x0c, _) => Self::Operator(PublicKey(rest.try_into().ok()?)),
             (0x40, _) => Self::Header(BatchId(id()?)),
             (0x41, 28) => {
                 let epoch = rest[20..].try_into().ok().map(u64::from_be_bytes)?;
@@ -174,6 +178,7 @@ mod tests {
             RowKey::Operations,
             RowKey::Former(NodeId(7)),
             RowKey::Invitation([4; 32]),
+            RowKey::Operator(PublicKey([5; 32])),
             RowKey::Header(BatchId([2; 16])),
             RowKey::Record(KeyUid([3; 16]), KeyVersion(9), Epoch(1)),
         ];

@@ -15,6 +15,7 @@ use quorate_shares::ids::{
     BatchId, ClusterId, Epoch, KeyName, KeyVersion, KeyVersionId, NodeId, NodeName, ShareKeyGeneration,
 };
 use quorate_shares::kem::PublicKey;
+use quorate_shares::signature;
 use serde::{Deserialize, Serialize};
 
 use super::convert::{all_into, same_fields, same_variants};
@@ -22,13 +23,14 @@ use crate::live::command::{Operation, RequestId, Seat};
 use crate::live::rows::{KeyRow, Row};
 use crate::live::state::{
     BatchInfo, Cluster, Ended, EpochInfo, EpochPhase, Former, InvitationInfo, LockReport, Member, MemberState,
-    Operations, RecordRef, Running, Version,
+    Operations, Operator, RecordRef, Running, Version,
 };
 
 /// The value of a live row. Clock is the state's time in milliseconds.
 ///
 /// ```text
 /// 0 Clock(time_ms)  1 Cluster  2 Member  3 Epoch  4 Batch  5 Key  6 Version  7 Lock  8 Operations  9 Former  10 Invitation
+/// 11 Operator
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum RowV1 {
@@ -43,6 +45,7 @@ pub(crate) enum RowV1 {
     Operations(OperationsV1),
     Former(FormerV1),
     Invitation(InvitationV1),
+    Operator(OperatorV1),
 }
 
 same_variants!(Row, RowV1 {
@@ -56,17 +59,17 @@ same_variants!(Row, RowV1 {
     Lock(report),
     Operations(operations),
     Former(former),
-    Invitation(invitation)
+    Invitation(invitation),
+    Operator(operator)
 });
 
 /// ```text
-/// cluster 16 | token_hash 32 | threshold u8 | allow_solo bool | accept_no_redundancy bool | lease_ms | founded_ms
+/// cluster 16 | threshold u8 | allow_solo bool | accept_no_redundancy bool | lease_ms | founded_ms
 ///            | next_node_id | level u16
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ClusterV1 {
     cluster: ClusterId,
-    token_hash: [u8; 32],
     threshold: u8,
     allow_solo: bool,
     accept_no_redundancy: bool,
@@ -78,17 +81,7 @@ pub(crate) struct ClusterV1 {
 
 same_fields!(
     Cluster,
-    ClusterV1 {
-        cluster,
-        token_hash,
-        threshold,
-        allow_solo,
-        accept_no_redundancy,
-        lease_ms,
-        founded_ms,
-        next_node_id,
-        level
-    }
+    ClusterV1 { cluster, threshold, allow_solo, accept_no_redundancy, lease_ms, founded_ms, next_node_id, level }
 );
 
 /// ```text
@@ -423,3 +416,15 @@ impl std::fmt::Debug for InvitationV1 {
         f.debug_struct("InvitationV1").field("expires_ms", &self.expires_ms).finish_non_exhaustive()
     }
 }
+
+/// ```text
+/// key 32 | label text | added_ms
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct OperatorV1 {
+    key: signature::PublicKey,
+    label: String,
+    added_ms: u64,
+}
+
+same_fields!(Operator, OperatorV1 { key, label, added_ms });

@@ -7,6 +7,7 @@ use quorate_shares::kem::PublicKey;
 use quorate_shares::master::{KeyIdentity, MasterKey};
 use quorate_shares::seal::Dealer;
 use quorate_shares::secret::Secret;
+use quorate_shares::signature;
 
 use crate::live::command::{
     Change, Command, CreateKey, Found, NewMember, Ready, RecordBytes, ReportLock, RotateKey, Verified,
@@ -45,10 +46,20 @@ pub(super) fn member(node: u64) -> NewMember {
     }
 }
 
+/// The seed of the operator of each test's cluster.
+pub(super) fn operator_seed() -> Secret<32> {
+    Secret::take(&mut [0xad; 32])
+}
+
+pub(super) fn operator() -> signature::PublicKey {
+    signature::PublicKey::of_seed(&operator_seed())
+}
+
 pub(super) fn found(members: u64, threshold: u8) -> Found {
     Found {
         cluster: CLUSTER,
-        token_hash: [7; 32],
+        operator: operator(),
+        operator_label: "Ada".to_owned(),
         threshold,
         allow_solo: false,
         accept_no_redundancy: false,

@@ -6,8 +6,11 @@ use std::collections::BTreeSet;
 
 use quorate_shares::ids::{ClusterId, Epoch, KeyVersion, NodeId, ShareKeyGeneration};
 use quorate_shares::seal::ShareRecord;
+use quorate_shares::signature;
 
-use super::fixture::{CLUSTER, Leader, activate, found, founded, lock, next_changes, ready, refused, step, uid, view};
+use super::fixture::{
+    CLUSTER, Leader, activate, found, founded, lock, next_changes, operator, ready, refused, step, uid, view,
+};
 use crate::Refusal;
 use crate::live::command::{
     Begin, Change, Command, EpochAck, Found, OpenEpoch, Operation, Outcome, Ready, RecordBytes, Seat, Verified,
@@ -65,6 +68,26 @@ fn a_cluster_has_leases_of_a_bounded_length() {
         let outcome = step(&mut state, Change::Found(Found { lease_ms, ..found(3, 2) })).outcome;
         assert_eq!(outcome, if fits { Ok(Outcome::Founded) } else { Err(Refusal::BadLease { lease_ms }) });
         assert_eq!(state.lease().is_some(), fits);
+    }
+}
+
+/// Everybody can sign for a key of small order. Mutated: such a key becomes an operator's.
+#[test]
+fn a_cluster_begins_with_one_operator_whose_key_is_good() {
+    let founded = |operator, label: &str| {
+        let mut state = State::default();
+        let found = Found { operator, operator_label: label.to_owned(), ..found(3, 2) };
+        (step(&mut state, Change::Found(found)).outcome, state.operators)
+    };
+    let (outcome, operators) = founded(operator(), "Ada");
+    assert_eq!(outcome, Ok(Outcome::Founded));
+    let [first] = &operators.into_values().collect::<Vec<_>>()[..] else { panic!("one operator") };
+    assert_eq!((first.key, first.label.as_str()), (operator(), "Ada"));
+    let mut small_order = [0; 32];
+    small_order[0] = 1;
+    for (key, label) in [(signature::PublicKey(small_order), "Ada"), (operator(), ""), (operator(), "a\nb")] {
+        let (outcome, operators) = founded(key, label);
+        assert_eq!((outcome, operators.len()), (Err(Refusal::BadOperator), 0), "{key} {label:?}");
     }
 }
 

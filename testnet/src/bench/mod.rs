@@ -19,9 +19,9 @@ mod timing;
 use std::io::Write;
 
 use clap::ValueEnum;
+use quorate_client::Credential;
 use quorate_client::cluster_file::ClusterFile;
 use quorate_client::route::{Client, Options};
-use quorate_client::wire::Token;
 
 use crate::base::error::Error;
 use crate::cluster::Cluster;
@@ -107,8 +107,8 @@ async fn client(cluster: &Cluster, options: Options) -> Result<Client, Error> {
         node.addresses = vec![manifest.nodes[manifest.place(node.name.as_str())?].listen.to_string()];
     }
     let token = std::fs::read_to_string(directory.token()).map_err(Error::io("read the token"))?;
-    let token = Token::parse(&token).map_err(|error| unusable(error.to_string()))?;
-    Client::connect(file, token, options).await.map_err(failed("reach the cluster"))
+    let token = Credential::parse(&token).map_err(|error| unusable(error.to_string()))?;
+    Client::connect(file, &token, options).await.map_err(failed("reach the cluster"))
 }
 
 /// A client that asks one node only.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! DIR/testnet.toml   which nodes there are, their ports and processes
-//! DIR/cluster.toml   the client file            DIR/token   the root token
+//! DIR/cluster.toml   the client file            DIR/token   the operator key
 //! DIR/relay.sock     where a detached relay is told what to break
 //! DIR/n1/            a data directory, with quorated.sock and quorated.log
 //! DIR/n1/disk/       the data directory instead, if it lies on a disk of its own, whose files lie in DIR/n1/below/
@@ -64,7 +64,7 @@ impl Directory {
         self.0.join("cluster.toml")
     }
 
-    /// The file of the root token.
+    /// The file of the operator key.
     pub fn token(&self) -> PathBuf {
         self.0.join("token")
     }

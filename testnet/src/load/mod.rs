@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use quorate_client::{Client, ClusterFile, Context, Token};
+use quorate_client::{Client, ClusterFile, Context, Credential};
 use tokio::task::{JoinHandle, JoinSet};
 
 pub use self::run::run;
@@ -97,7 +97,7 @@ impl Load {
     ///
     /// # Errors
     /// [`Error::Client`] without a network.
-    pub async fn start(file: &ClusterFile, token: &Token, options: &Options) -> Result<Self, Error> {
+    pub async fn start(file: &ClusterFile, token: &Credential, options: &Options) -> Result<Self, Error> {
         let run = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis());
         let shared = Arc::new(Shared { run, ..Shared::default() });
         let nodes: Vec<_> = file.nodes.iter().map(|node| node.name.to_string()).collect();
@@ -109,8 +109,8 @@ impl Load {
                 patience: Duration::ZERO,
                 ..quorate_client::Options::default()
             };
-            let of_all = Client::connect(file.clone(), token.duplicate(), quorate_client::Options::default()).await?;
-            let of_one = Client::connect(file.clone(), token.duplicate(), of_one).await?;
+            let of_all = Client::connect(file.clone(), token, quorate_client::Options::default()).await?;
+            let of_one = Client::connect(file.clone(), token, of_one).await?;
             let worker = Worker { number, of_all, of_one, options: options.clone(), shared: Arc::clone(&shared) };
             clients.push(tokio::spawn(worker.work()));
         }

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::time::Duration;
 
-use quorate_client::{Client, ClusterFile, Token};
+use quorate_client::{Client, ClusterFile, Credential};
 use tokio::time::sleep;
 
 use super::{Load, Options, Tally};
@@ -20,7 +20,7 @@ pub fn run(directory: &Directory, options: &Options, seconds: u64, out: &mut dyn
     let file = ClusterFile::read(&path).map_err(|error| Error::Directory { path, reason: error.to_string() })?;
     let path = directory.token();
     let text = std::fs::read_to_string(&path).map_err(Error::io(path.display().to_string()))?;
-    let token = Token::parse(&text).map_err(|error| Error::Directory { path, reason: error.to_string() })?;
+    let token = Credential::parse(&text).map_err(|error| Error::Directory { path, reason: error.to_string() })?;
     let runtime = tokio::runtime::Runtime::new().map_err(Error::io("start a runtime"))?;
     runtime.block_on(async {
         let load = Load::start(&file, &token, options).await?;
@@ -33,7 +33,7 @@ pub fn run(directory: &Directory, options: &Options, seconds: u64, out: &mut dyn
             writeln!(out, "{line}").map_err(Error::Output)?;
         }
         let outcome = load.stop().await;
-        let client = Client::connect(file, token, quorate_client::Options::default()).await?;
+        let client = Client::connect(file, &token, quorate_client::Options::default()).await?;
         let unopened = outcome.open_all(&client).await;
         let done = outcome.tally.done;
         let last = format!("{done} done, {} ciphertexts opened once more in the end", outcome.kept() - unopened.len());

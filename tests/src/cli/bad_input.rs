@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use quorate_client::conn::{Conn, Lane, close};
 use quorate_client::identity::{Identity, Protocol, dial};
-use quorate_client::wire::{self, AdminRequest, Answered, Envelope, Request, Token};
+use quorate_client::wire::{self, AdminRequest, Answered, Envelope, Request};
 use quorate_client::{Client, Code, Context, Options};
 use quorate_testnet::procs::{Binaries, Finished, Tool};
 use quorate_testnet::thief;
@@ -77,7 +77,7 @@ fn what_a_person_can_get_wrong_at_the_command_line() {
 fn a_wrong_token_and_a_foreign_client_file_are_refused() {
     let (cluster, other) = (TestCluster::found(), TestCluster::found());
     cluster.create("key");
-    let client = cluster.block(Client::connect(cluster.file(), other.token(), Options::default())).expect("connects");
+    let client = cluster.block(Client::connect(cluster.file(), &other.token(), Options::default())).expect("connects");
     let error = cluster.block(client.encrypt(&name("key"), &Context::empty(), b"secret")).expect_err("another token");
     assert_eq!(error.code(), Code::Denied, "{error}");
     assert!(error.hint().is_some());
@@ -87,7 +87,7 @@ fn a_wrong_token_and_a_foreign_client_file_are_refused() {
     for (node, foreign) in mixed.nodes.iter_mut().zip(other.file().nodes) {
         node.addresses = foreign.addresses;
     }
-    let client = cluster.block(Client::connect(mixed, cluster.token(), Options::default())).expect("a client");
+    let client = cluster.block(Client::connect(mixed, &cluster.token(), Options::default())).expect("a client");
     let error =
         cluster.block(client.encrypt(&name("key"), &Context::empty(), b"secret")).expect_err("other identities");
     assert_eq!(error.code(), Code::Identity, "{error}");
@@ -129,7 +129,7 @@ fn hostile_frames_do_not_hurt_a_node() {
     let node = file.node("n1").expect("a node");
     let address = node.addresses[0].parse().expect("an address");
     // A length field of 2^60, an unknown variant, bytes behind the end, nothing at all.
-    let good = wire::encode(&Envelope { token: Token::random(), deadline_ms: 1, request: Request::ListNodes });
+    let good = wire::encode(&Envelope { deadline_ms: 1, request: Request::ListNodes });
     let mut unknown = good.clone();
     *unknown.last_mut().expect("not empty") = 250;
     let huge = [&[253][..], &(1u64 << 60).to_le_bytes(), b"xy"].concat();

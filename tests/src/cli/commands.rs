@@ -5,9 +5,9 @@ use std::net::UdpSocket;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use quorate_client::Token;
 use quorate_client::identity::PublicKey;
 use quorate_client::wire::Phase;
+use quorate_client::{Credential, CredentialKind};
 use quorate_testnet::procs::{Binaries, Finished, Lifetime, Process, Tool};
 use quorate_testnet::{Cluster, wait_until};
 use serde_json::Value;
@@ -67,13 +67,18 @@ fn a_cluster_that_serves_refuses_by_exit_code() {
     refused("key create billing/cards", "", 6, "a key named billing/cards exists", "");
     refused("key rotate billing/cards --expect 7", "", 6, "the newest version is 1", "");
 
-    // Another token, none, and another server than the client file says.
+    // Another key, none, and another server than the client file says.
     let with = |typed: &str, variable: &str, value: &str| {
         let mut command = cluster.testnet.quorate(typed.split(' '));
         command.env_remove("QUORATE_TOKEN_FILE").env(variable, value);
         run(command, b"")
     };
-    ends(&with("key list", "QUORATE_TOKEN", &Token::random().text()), 4, "the token", "QUORATE_TOKEN");
+    ends(
+        &with("key list", "QUORATE_TOKEN", &Credential::random(CredentialKind::Operator).text()),
+        4,
+        "the cluster does not know this key",
+        "QUORATE_TOKEN",
+    );
     ends(&with("key list", "QUORATE_TOKEN", "hello"), 4, "not a token", "QUORATE_TOKEN");
     ends(&with("key list", "QUORATE_TOKEN_FILE", "/nonexistent"), 4, "no token at", "--token-file");
     let directory = tempfile::tempdir().expect("a directory");

@@ -44,7 +44,7 @@ impl Good {
         good.put("proc/sys/kernel/core_pattern", "|/usr/lib/systemd/systemd-coredump\n", 0o444);
         good.put("data/vault", "QVLT", 0o600);
         good.put("socket", "", 0o600);
-        good.put("home/token", "qrt-root-x\n", 0o600);
+        good.put("home/token", "qrt-operator-x\n", 0o600);
         fs::set_permissions(good.at("data"), Permissions::from_mode(0o700)).expect("ours");
         good
     }
@@ -97,8 +97,8 @@ fn every_check_finds_its_own_weakness() {
         ("data directory", |good| fs::set_permissions(good.at("data"), Permissions::from_mode(0o750)).expect("ours")),
         ("data directory", |good| good.put("data/vault", "QVLT", 0o640)),
         ("socket", |good| good.put("socket", "", 0o666)),
-        ("token", |good| good.put("home/token", "qrt-root-x\n", 0o644)),
-        ("token place", |good| good.put("data/notes", "qrt-root-x\n", 0o600)),
+        ("token", |good| good.put("home/token", "qrt-operator-x\n", 0o644)),
+        ("token place", |good| good.put("data/notes", "qrt-operator-x\n", 0o600)),
         ("token place", |good| {
             good.put("data/deep/token", "anything", 0o600);
             std::os::unix::fs::symlink(good.at("data/deep"), good.at("elsewhere")).expect("ours");

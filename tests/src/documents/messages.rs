@@ -13,7 +13,7 @@ use quorate_client::identity::PublicKey;
 use quorate_client::wire::{
     self, AdminProgress, AdminRequest, AdminResponse, Alarm, Answered, Envelope, KeyInfo, KeySummary, LocalStatus,
     NodeInfo, NodeState, OldCopies, OperationStatus, Phase, Plaintext, Progress, PublicStatus, Request, Response,
-    RevocationProgress, Role, SecretMemory, Stage, Status, Token, VersionInfo, WireError,
+    RevocationProgress, Role, SecretMemory, Stage, Status, VersionInfo, WireError,
 };
 use quorate_client::{Code, Context};
 use quorate_node::messages::caller::{Caller, Door};
@@ -117,7 +117,8 @@ fn every_admin_request() -> Vec<AdminRequest> {
             threshold: Some(2),
             allow_solo: true,
             accept_no_redundancy: true,
-            token_hash: [5; 32],
+            operator: PublicKey([5; 32]),
+            label: "Ada".to_owned(),
         },
         AdminRequest::Join { invitation: "qinv".to_owned() },
         AdminRequest::Status,
@@ -296,12 +297,9 @@ trait Visit {
 }
 
 fn visit(visit: &mut impl Visit) {
-    let envelope = |request| {
-        let token = Token::parse(&format!("qrt-root-{}", "A".repeat(43))).expect("a token");
-        Envelope { token, deadline_ms: 30_000, request }
-    };
+    let envelope = |request| Envelope { deadline_ms: 30_000, request };
     visit.messages("client request", every_request().into_iter().map(envelope).collect());
-    let refused = WireError::new(Code::Denied, "unknown token").hint("look");
+    let refused = WireError::new(Code::Denied, "unknown key").hint("look");
     let answers = every_response().into_iter().map(|response| Answered { good_for_ms: 3_000, answer: Ok(response) });
     visit.messages("client answer", answers.chain([Answered::always(Err(refused.clone()))]).collect());
     visit.messages("public status", vec![public()]);
@@ -316,10 +314,14 @@ fn visit(visit: &mut impl Visit) {
     visit.messages::<Result<AdminResponse, WireError>>("local answer", answers.collect());
     visit.messages("peer request", every_peer_request(NodeId(2)));
     visit.messages("peer reply", every_peer_reply());
-    let caller = Caller::root(&[0; 32], Door::Client, "[2001:db8::1]:4711".parse().expect("an address"));
+    let caller = Caller::operator(PublicKey([0; 32]), Door::Client, "[2001:db8::1]:4711".parse().expect("an address"));
     visit.messages(
         "caller",
-        vec![caller, Caller::machine_owner(1000), Caller::member(NodeId(2), &[1; 32], ([10, 0, 0, 1], 1).into())],
+        vec![
+            caller,
+            Caller::machine_owner(1000),
+            Caller::member(NodeId(2), PublicKey([1; 32]), ([10, 0, 0, 1], 1).into()),
+        ],
     );
 }
 

@@ -17,7 +17,7 @@ use quinn::udp::Transmit;
 use quorate_client::conn::{Closed, Conn, Lane, close};
 use quorate_client::frame::{self, FrameKind};
 use quorate_client::identity::{DialError, Identity, Protocol, PublicKey, client_config, dial};
-use quorate_client::wire::{self, Answered, Envelope, Request, Response, Token};
+use quorate_client::wire::{self, Answered, Envelope, Request, Response};
 use quorate_client::{Context, Options};
 use quorate_testnet::{Cluster, wait_until};
 use tokio::sync::Semaphore;
@@ -84,12 +84,21 @@ fn stranger(number: usize) -> Ipv4Addr {
     Ipv4Addr::new(127, 0, 1, number)
 }
 
+/// A connection of a stranger.
+async fn connect(endpoint: &quinn::Endpoint, door: (SocketAddr, PublicKey)) -> quinn::Connection {
+    connect_as(&Identity::random(), endpoint, door).await
+}
+
 /// A connection of a client. The queue of a socket is short, a busy machine drops packets or refuses newcomers, and a handshake
 /// that takes too long is given up, so it tries again.
-async fn connect(endpoint: &quinn::Endpoint, (address, key): (SocketAddr, PublicKey)) -> quinn::Connection {
+async fn connect_as(
+    me: &Identity,
+    endpoint: &quinn::Endpoint,
+    (address, key): (SocketAddr, PublicKey),
+) -> quinn::Connection {
     let begin = Instant::now();
     loop {
-        match dial(endpoint, address, &Identity::random(), key, Protocol::Client, PATIENCE).await {
+        match dial(endpoint, address, me, key, Protocol::Client, PATIENCE).await {
             Ok(connection) => return connection,
             Err(DialError::Deadline | DialError::Refused(_)) if begin.elapsed() < PATIENCE => {}
             // The node refuses newcomers while many wait; as any client, it comes back a little later.
@@ -210,9 +219,9 @@ async fn connect_many(
     coming.join_all().await
 }
 
-/// A request in a frame, as a client with the right token sends it.
-fn request(cluster: &TestCluster, id: u64, request: Request) -> BytesMut {
-    let envelope = Envelope { token: cluster.token(), deadline_ms: 60_000, request };
+/// A request in a frame.
+fn request(id: u64, request: Request) -> BytesMut {
+    let envelope = Envelope { deadline_ms: 60_000, request };
     let mut frame = BytesMut::new();
     frame::encode(&mut frame, FrameKind::Request, id, &wire::encode(&envelope)).expect("fits");
     frame
@@ -227,21 +236,22 @@ fn a_client_that_never_reads_is_cut_off() {
     let (door, endpoint) = (door(&cluster, "n1"), endpoint(&cluster));
     // The control: a client that reads is answered.
     let echo = Request::Echo(vec![7; 60_000]);
-    let envelope = Envelope { token: cluster.token(), deadline_ms: 60_000, request: Request::Echo(vec![7; 60_000]) };
+    let envelope = Envelope { deadline_ms: 60_000, request: Request::Echo(vec![7; 60_000]) };
+    let me = cluster.token().identity();
     cluster.block(async {
-        let conn = Conn::start(connect(&endpoint, door).await, None);
+        let conn = Conn::start(connect_as(&me, &endpoint, door).await, None);
         let answer = conn.call(Lane::Ordinary, &wire::encode(&envelope), PATIENCE).await.expect("answered");
         let answered: Answered = wire::decode(&answer).expect("an answer");
         assert!(matches!(answered.answer, Ok(Response::Echo(bytes)) if bytes.len() == 60_000));
     });
 
     let before = resident_bytes(&cluster, "n1");
-    let frame = request(&cluster, 1, echo);
+    let frame = request(1, echo);
     let asking: Vec<_> = (0..CLIENTS)
         .map(|_| {
-            let (endpoint, frame) = (endpoint.clone(), frame.clone());
+            let (me, endpoint, frame) = (me.clone(), endpoint.clone(), frame.clone());
             cluster.spawn(async move {
-                let connection = connect(&endpoint, door).await;
+                let connection = connect_as(&me, &endpoint, door).await;
                 let (mut send, _unread) = connection.open_bi().await.expect("a stream");
                 send.write_all(&[1, Lane::Ordinary as u8]).await.expect("sends");
                 let ask = async {
@@ -281,7 +291,7 @@ fn a_client_that_stops_in_the_middle_is_cut_off() {
     let cluster = brief();
     cluster.create("key");
     let (door, endpoint) = (door(&cluster, "n1"), endpoint(&cluster));
-    let whole = request(&cluster, 1, Request::Echo(vec![7; 60_000]));
+    let whole = request(1, Request::Echo(vec![7; 60_000]));
     let half_frame = [&[1, Lane::Ordinary as u8], &whole[..whole.len() / 2]].concat();
     let lane_alone = vec![1, Lane::Heavy as u8];
     let half_preamble = vec![1];
@@ -401,9 +411,8 @@ fn bytes_behind_a_gap_are_few_and_do_not_stay() {
     let cluster = brief();
     cluster.create("key");
     let door = door(&cluster, "n1");
-    let token = Token::random();
     let ask = {
-        let envelope = Envelope { token, deadline_ms: 60_000, request: Request::ListNodes };
+        let envelope = Envelope { deadline_ms: 60_000, request: Request::ListNodes };
         let mut frame = BytesMut::from(&[1, Lane::Ordinary as u8][..]);
         frame::encode(&mut frame, FrameKind::Request, 1, &wire::encode(&envelope)).expect("fits");
         frame
@@ -492,7 +501,7 @@ fn a_first_request_that_arrives_twice_is_answered() {
     const A_MOMENT: Duration = Duration::from_millis(30);
     let cluster = TestCluster::found();
     let (door, twice) = (door(&cluster, "n1"), Arc::new(Twice::default()));
-    let envelope = Envelope { token: Token::random(), deadline_ms: 60_000, request: Request::Echo(vec![7; 600]) };
+    let envelope = Envelope { deadline_ms: 60_000, request: Request::Echo(vec![7; 600]) };
     let mut ask = BytesMut::from(&[1, Lane::Ordinary as u8][..]);
     frame::encode(&mut ask, FrameKind::Request, 1, &wire::encode(&envelope)).expect("fits");
     let tricks = Arc::clone(&twice);
@@ -701,7 +710,7 @@ fn strangers_with_many_addresses_do_not_keep_a_member_out() {
 fn a_client_sends_no_frames_beyond_what_a_request_needs() {
     let cluster = TestCluster::found();
     let (door, endpoint) = (door(&cluster, "n1"), endpoint(&cluster));
-    let too_large = request(&cluster, 1, Request::Echo(vec![7; 300 << 10]));
+    let too_large = request(1, Request::Echo(vec![7; 300 << 10]));
     let closed = cluster.block(async {
         let connection = connect(&endpoint, door).await;
         let (mut send, _receive) = connection.open_bi().await.expect("a stream");

@@ -41,14 +41,14 @@ impl Newer {
 #[test]
 fn a_node_that_is_sent_something_newer_says_its_version() {
     let mut cluster = TestCluster::found();
-    let client = Newer::with(&cluster, Identity::random());
+    let client = Newer::with(&cluster, cluster.token().identity());
     cluster.block(async {
         let conn = client.dial(&cluster, Protocol::Client).await;
         let ask = async |request: &[u8]| {
             let answer = conn.call(Lane::Ordinary, request, CALL).await.expect("answers");
             wire::decode::<Answered>(&answer).expect("an answer").answer
         };
-        let known = wire::encode(&Envelope { token: cluster.token(), deadline_ms: 5_000, request: Request::Status });
+        let known = wire::encode(&Envelope { deadline_ms: 5_000, request: Request::Status });
         ask(&known).await.expect("the control: a status");
         let mut newer = known.clone();
         *newer.last_mut().expect("not empty") = NEWER;

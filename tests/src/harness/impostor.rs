@@ -7,7 +7,7 @@ use std::process::Command as Program;
 use std::time::Duration;
 
 use quorate_client::conn::{Conn, Lane, close};
-use quorate_client::identity::{DialError, Identity, Protocol, dial};
+use quorate_client::identity::{DialError, Identity, Protocol, PublicKey, dial};
 use quorate_node::messages::caller::{Caller, Door};
 use quorate_node::messages::peer::{
     Forwarded, ForwardedRequest, Hello, KeyChange, LockState, Order, PeerRequest, SharesRequest, VerifyRequest,
@@ -206,6 +206,6 @@ fn every_forwarded_request(about: &About<'_>) -> Vec<ForwardedRequest> {
 }
 
 fn forwarded(request: ForwardedRequest) -> PeerRequest {
-    let caller = Caller::root(&[0; 32], Door::Client, "127.0.0.1:4711".parse().expect("an address"));
+    let caller = Caller::operator(PublicKey([0; 32]), Door::Client, "127.0.0.1:4711".parse().expect("an address"));
     PeerRequest::Forwarded(Box::new(Forwarded { caller, request }))
 }

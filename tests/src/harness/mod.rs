@@ -14,7 +14,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use quorate_client::wire::Phase;
-use quorate_client::{Client, ClusterFile, Context, Error, KeyName, Options, Token};
+use quorate_client::{Client, ClusterFile, Context, Credential, Error, KeyName, Options};
 pub(crate) use quorate_testnet::Dice;
 use quorate_testnet::faults::network::Faults;
 use quorate_testnet::procs::local_status;
@@ -105,10 +105,10 @@ impl TestCluster {
         file.write(&self.testnet.directory().client_file()).expect("written");
     }
 
-    /// Reads the root token.
-    pub(crate) fn token(&self) -> Token {
+    /// Reads the operator key.
+    pub(crate) fn token(&self) -> Credential {
         let text = std::fs::read_to_string(self.testnet.directory().token()).expect("founding wrote the token");
-        Token::parse(&text).expect("a token")
+        Credential::parse(&text).expect("a token")
     }
 
     /// A client of one node, or of any.
@@ -118,7 +118,7 @@ impl TestCluster {
 
     /// A client with these options.
     pub(crate) fn client_with(&self, options: Options) -> Client {
-        self.block(Client::connect(self.file(), self.token(), options)).expect("the client file names a node")
+        self.block(Client::connect(self.file(), &self.token(), options)).expect("the client file names a node")
     }
 
     /// A client of one node, which asks once.

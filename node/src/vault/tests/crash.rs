@@ -224,7 +224,7 @@ fn two_damaged_slots_are_refused_and_left_alone() {
 }
 
 #[test]
-fn what_a_newer_version_wrote_is_refused_and_left_alone() {
+fn what_another_version_wrote_is_refused_and_left_alone() {
     let older = at_rest(4, &short());
     let mut newer = older.clone();
     let body = short().encode().expect("small");
@@ -235,12 +235,12 @@ fn what_a_newer_version_wrote_is_refused_and_left_alone() {
     assert!(disk.with(|medium| medium.image == newer && medium.calls.is_empty()));
 
     let mut other_format = older[1].clone();
-    other_format[5] = 2;
+    other_format[5] = 1;
     let end = 18 + body.len();
     let checksum = <sha2::Sha256 as sha2::Digest>::digest(&other_format[..end]);
     other_format[end..end + 32].copy_from_slice(&checksum);
     let disk = Recorder::on([older[0].clone(), other_format]);
-    assert!(matches!(VaultFile::open_on(disk.clone()), Err(VaultError::Version(2))));
+    assert!(matches!(VaultFile::open_on(disk.clone()), Err(VaultError::Version(1))));
     assert!(disk.with(|medium| medium.calls.is_empty()));
 }
 

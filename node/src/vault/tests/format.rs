@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use quorate_shares::ids::{ClusterId, NodeId};
 use quorate_shares::kem::PublicKey;
 use quorate_shares::lock::{Bundle, Lock, LockParams, LockPeer, PinPlace};
+use quorate_shares::order::LabelledKey;
 use quorate_shares::secret::Secret;
+use quorate_shares::signature;
 
 use crate::base::config::{self, Config};
 use crate::vault::invitation::{InvitationKey, Inviter};
@@ -46,7 +48,7 @@ fn first_founder() -> Role {
         founders: 3,
         threshold: 2,
         invitations: invitations.into(),
-        token_hash: [9; 32],
+        operator: LabelledKey { key: signature::PublicKey([9; 32]), label: "Ada".to_owned() },
         so_far: so_far.into(),
         step: FoundingStep::Locking,
     })

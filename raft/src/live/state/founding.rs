@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 
 use quorate_shares::ids::NodeId;
 use quorate_shares::kem::PublicKey;
+use quorate_shares::order::is_label;
 
 use super::addresses::check_addresses;
 use super::{
-    Cluster, EpochInfo, LEASE_MS_MAX, LEASE_MS_MIN, LockReport, MEMBERS_MAX, Member, MemberState, State,
+    Cluster, EpochInfo, LEASE_MS_MAX, LEASE_MS_MIN, LockReport, MEMBERS_MAX, Member, MemberState, Operator, State,
     check_threshold,
 };
 use crate::live::command::{Found, NewMember, Outcome, ReportLock};
@@ -17,7 +18,7 @@ use crate::live::rows::{Row, RowKey, Rows};
 
 pub(super) fn found(state: &mut State, found: &Found, rows: &mut Rows) -> Result<Outcome, Refusal> {
     if let Some(cluster) = &state.cluster {
-        let repeated = cluster.cluster == found.cluster && cluster.token_hash == found.token_hash;
+        let repeated = cluster.cluster == found.cluster && state.operators.contains_key(&found.operator);
         return if repeated { Ok(Outcome::Founded) } else { Err(Refusal::AlreadyFounded) };
     }
     let count = found.members.len();
@@ -36,6 +37,9 @@ pub(super) fn found(state: &mut State, found: &Found, rows: &mut Rows) -> Result
         return Err(Refusal::BadLease { lease_ms });
     }
     check_members(&found.members)?;
+    if !found.operator.is_strict() || !is_label(&found.operator_label) {
+        return Err(Refusal::BadOperator);
+    }
     let keys = found.members.iter().map(|member| {
         let key = PublicKey::parse(&member.share_pk).ok().filter(|_| member.skgen.0 > 0);
         key.ok_or(Refusal::BadShareKey { node: member.node })
@@ -44,7 +48,6 @@ pub(super) fn found(state: &mut State, found: &Found, rows: &mut Rows) -> Result
 
     let cluster = Cluster {
         cluster: found.cluster,
-        token_hash: found.token_hash,
         threshold: found.threshold,
         allow_solo: found.allow_solo,
         accept_no_redundancy: found.accept_no_redundancy,
@@ -55,6 +58,10 @@ pub(super) fn found(state: &mut State, found: &Found, rows: &mut Rows) -> Result
     };
     rows.put(RowKey::Cluster, Row::Cluster(cluster.clone()));
     state.cluster = Some(cluster);
+    let (key, label) = (found.operator, found.operator_label.clone());
+    let operator = Operator { key, label, added_ms: state.time_ms };
+    rows.put(RowKey::Operator(key), Row::Operator(operator.clone()));
+    state.operators.insert(key, operator);
     for (new, share_pk) in found.members.iter().zip(keys) {
         let member = Member {
             node: new.node,

@@ -32,6 +32,7 @@ use std::time::Duration;
 
 use quorate_shares::ids::{BatchId, Epoch, KeyName, KeyUid, KeyVersion, KeyVersionId, NodeId};
 use quorate_shares::seal::Committee;
+use quorate_shares::signature::PublicKey;
 
 use crate::live::command::{Change, Command, Outcome, RequestId};
 use crate::live::level::FIRST_LEVEL;
@@ -44,7 +45,7 @@ pub use keys::{RESHARE_MAX, VERIFY_MAX};
 pub use operations::LockTerms;
 pub use parts::{
     BatchInfo, Cluster, Ended, EpochInfo, EpochPhase, Former, InvitationInfo, Key, LockReport, Member, MemberState,
-    Operations, RecordRef, Running, Version,
+    Operations, Operator, RecordRef, Running, Version,
 };
 pub use quorate_shares::ids::{ADDRESS_BYTES_MAX, ADDRESSES_MAX, TAG_BYTES_MAX, TAGS_MAX};
 pub use restore::RestoreError;
@@ -79,6 +80,8 @@ pub struct State {
     pub former: BTreeMap<NodeId, Former>,
     /// The operation that runs, and how the last one ended.
     pub operations: Operations,
+    /// Who may order.
+    pub operators: BTreeMap<PublicKey, Operator>,
     /// Invitations, by SHA-256 of their V.
     pub invitations: BTreeMap<[u8; 32], InvitationInfo>,
     /// The number of key versions of all keys together.

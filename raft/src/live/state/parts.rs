@@ -7,6 +7,7 @@ use quorate_shares::ids::{
 };
 use quorate_shares::kem::PublicKey;
 use quorate_shares::seal::{self, Committee};
+use quorate_shares::signature;
 use sha2::{Digest, Sha256};
 
 use super::majority;
@@ -15,8 +16,6 @@ use crate::live::command::{Operation, RequestId, Seat};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cluster {
     pub cluster: ClusterId,
-    /// SHA-256 of the root token.
-    pub token_hash: [u8; 32],
     /// The threshold that the operator asked for. The one in force is in the epoch.
     pub threshold: u8,
     /// The operator accepted a cluster of one member.
@@ -44,6 +43,15 @@ pub struct Member {
     /// The generation of `share_pk`.
     pub skgen: ShareKeyGeneration,
     pub state: MemberState,
+}
+
+/// A person who may order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Operator {
+    pub key: signature::PublicKey,
+    /// Whose key it is, for people.
+    pub label: String,
+    pub added_ms: u64,
 }
 
 /// How far a member has joined.

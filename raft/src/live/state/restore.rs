@@ -63,6 +63,9 @@ impl State {
             (RowKey::Invitation(id), Row::Invitation(invitation)) if invitation.id() == id => {
                 self.invitations.insert(id, invitation);
             }
+            (RowKey::Operator(key), Row::Operator(operator)) if operator.key == key => {
+                self.operators.insert(key, operator);
+            }
             _ => return Err(RestoreError::Malformed),
         }
         Ok(())

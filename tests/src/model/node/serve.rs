@@ -294,6 +294,10 @@ fn newest_ready(state: &State, name: &KeyName) -> Option<KeyVersionId> {
 
 /// What a client asked of this node, on its way to the leader.
 fn forwarded(request: ForwardedRequest) -> PeerRequest {
-    let caller = Caller::root(&[0; 32], Door::Client, "127.0.0.1:4711".parse().expect("an address"));
+    let caller = Caller::operator(
+        quorate_shares::signature::PublicKey([0; 32]),
+        Door::Client,
+        "127.0.0.1:4711".parse().expect("an address"),
+    );
     PeerRequest::Forwarded(Box::new(Forwarded { caller, request }))
 }

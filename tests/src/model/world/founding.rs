@@ -14,6 +14,7 @@ use quorate_shares::ids::{ClusterId, NodeId, NodeName, ShareKeyGeneration};
 use quorate_shares::kem::PublicKey;
 use quorate_shares::lock::{Bundle, LockPeer, ShareKey, StorageKey};
 use quorate_shares::secret::Secret;
+use quorate_shares::signature;
 
 use crate::model::node::LEASE;
 use crate::model::world::dice::Dice;
@@ -65,7 +66,8 @@ pub(in crate::model) fn found(nodes: u64, threshold: u8, dice: &mut Dice) -> Fou
     };
     let found = Found {
         cluster,
-        token_hash: dice.bytes(),
+        operator: signature::PublicKey::of_seed(&Secret::random(dice.rng())),
+        operator_label: "Ada".to_owned(),
         threshold,
         allow_solo: false,
         accept_no_redundancy: nodes == 2,

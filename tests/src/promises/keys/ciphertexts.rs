@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_client::conn::{Conn, Lane};
-use quorate_client::identity::{Identity, Protocol, dial};
+use quorate_client::identity::{Protocol, dial};
 use quorate_client::wire::{self, Answer, Answered, Envelope, Request, Response, WireError};
 use quorate_client::{Client, Code, Context};
 use quorate_shares::envelope::Ciphertext;
@@ -288,7 +288,7 @@ fn a_context_has_one_form_on_the_wire() {
     let right = context([("aa", "1"), ("bb", "2")]);
     let text = encrypt(&cluster, &client, "key", &right);
     let request = Request::Decrypt { ciphertext: text.into_bytes(), context: right.clone() };
-    let envelope = Envelope { token: cluster.token(), deadline_ms: 5000, request };
+    let envelope = Envelope { deadline_ms: 5000, request };
     let body = wire::encode(&envelope);
     let pair = |name: &str, value: &str| {
         let length = |text: &str| (text.len() as u16).to_be_bytes();
@@ -309,7 +309,8 @@ fn a_context_has_one_form_on_the_wire() {
     cluster.block(async {
         let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().expect("an address")).expect("a socket");
         let address = node.addresses[0].parse().expect("an address");
-        let connection = dial(&endpoint, address, &Identity::random(), node.key, Protocol::Client, patience).await;
+        let connection =
+            dial(&endpoint, address, &cluster.token().identity(), node.key, Protocol::Client, patience).await;
         let conn = Conn::start(connection.expect("connects"), None);
         let ask = async |body: Vec<u8>| -> Answer {
             let answer = conn.call(Lane::Ordinary, &body, patience).await.expect("an answer");

@@ -3,10 +3,9 @@
 //! [`TABLE`] says it: one line for each door, each caller and each kind of request. It is written by hand, and says what ARCHITECTURE
 //! ("Phases", "Who asks") and THREATS say in words. Nothing in it is taken from the daemon.
 //!
-//! The test asks *every* request of every vocabulary at *every* door of real daemons, in every phase, under every key and token that there
-//! is, and holds each answer against the table. A request that is added to a vocabulary does not compile until it has a kind
+//! The test asks *every* request of every vocabulary at *every* door of real daemons, in every phase, under every key that there is, and holds each answer against the table. A request that is added to a vocabulary does not compile until it has a kind
 //! here, and a line of the table that nothing asked is a failure. The control of each refusal is in the table, too: the same
-//! bytes under the right key or token, in the right phase, are answered.
+//! bytes under the right key, in the right phase, are answered.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -20,7 +19,7 @@ use quorate_client::frame::{self, FrameKind, FrameReader};
 use quorate_client::identity::{DialError, Identity, Protocol, PublicKey, dial};
 use quorate_client::wire::{
     self, AdminProgress, AdminRequest, AdminResponse, Answered, Envelope, PUBLIC_STATUS, Phase, Request, Response,
-    Token, WireError,
+    WireError,
 };
 use quorate_node::base::random;
 use quorate_node::messages::caller::{Caller, Principal};
@@ -78,7 +77,7 @@ const PHASES: [Phase; 7] =
 /// | `done` | considered: carried out, or refused for what it asks and not for who asks |
 /// | `-` | there is no such caller yet |
 ///
-/// At the client door a caller is a token, under whatever TLS key; at all others a TLS key, with whatever token in what it sends.
+/// A caller is the key that it proves in the handshake.
 #[rustfmt::skip]
 const TABLE: &str = "
 door    who             asks           uninitialised joining locked   open       sealed     serving    revoked
@@ -92,8 +91,8 @@ join    anyone          proof          shut     done       shut      shut       
 join    anyone          false-proof    shut     denied     shut      shut       shut       denied     shut
 join    anyone          foreign        shut     silent     shut      shut       shut       silent     shut
 
-client  root-token      about          shut     shut       shut      done       done       done       shut
-client  root-token      work           shut     shut       shut      not-now    not-now    done       shut
+client  operator        about          shut     shut       shut      done       done       done       shut
+client  operator        work           shut     shut       shut      not-now    not-now    done       shut
 client  anyone          about          shut     shut       shut      denied     denied     denied     shut
 client  anyone          work           shut     shut       shut      denied     denied     denied     shut
 client  anyone          foreign        shut     shut       shut      malformed  malformed  malformed  shut
@@ -206,7 +205,7 @@ fn kind_of_peer_request(request: &PeerRequest) -> &'static str {
         | PeerRequest::Roster => "members",
         PeerRequest::Forwarded(forwarded) => match forwarded.caller.who {
             Principal::Member(_) | Principal::MachineOwner => "for-no-client",
-            Principal::RootToken => match forwarded.request {
+            Principal::Operator => match forwarded.request {
                 ForwardedRequest::Change(_)
                 | ForwardedRequest::Order(_)
                 | ForwardedRequest::Progress { .. }
@@ -259,7 +258,6 @@ struct Subject {
     sealed: bool,
     ciphertext: String,
     invitation: String,
-    root: Token,
 }
 
 /// A node that is there: what is asked about it would have an effect, so only those ask who may not.
@@ -267,18 +265,10 @@ const THERE: &str = "n3";
 /// A node that is not there.
 const NOT_THERE: &str = "n9";
 
-/// The tokens that a client may show.
-const TOKENS: [&str; 3] = ["no-token", "wrong-token", "root-token"];
+/// What clients ask about either node.
+const ABOUT: [&str; 2] = [THERE, NOT_THERE];
 
 impl Subject {
-    fn token(&self, token: &str) -> Token {
-        match token {
-            "no-token" => Token::parse(&format!("{}{}", wire::TOKEN_TEXT_PREFIX, "A".repeat(43))).expect("32 zeros"),
-            "wrong-token" => Token::random(),
-            _ => self.root.duplicate(),
-        }
-    }
-
     /// One of everything that a client may ask, about the node `gone` that is to leave, to be replaced and to be sealed.
     fn every_client_request(&self, gone: &str) -> Vec<Request> {
         let empty = quorate_client::Context::empty;
@@ -321,7 +311,7 @@ impl Subject {
         requests[0] = PeerRequest::Hello(Hello { node: me, boot_nonce: [7; 32], flushed, level: LEVEL });
         // What a member may not say in the name of another member, or of the owner of a machine.
         let remote = SocketAddr::from(([127, 0, 0, 1], 4711));
-        for caller in [Caller::member(me, &[0; 32], remote), Caller::machine_owner(0)] {
+        for caller in [Caller::member(me, PublicKey([0; 32]), remote), Caller::machine_owner(0)] {
             let request = ForwardedRequest::Disarm { codes: None };
             requests.push(PeerRequest::Forwarded(Box::new(Forwarded { caller, request })));
         }
@@ -341,12 +331,13 @@ impl Subject {
                 threshold: None,
                 allow_solo: false,
                 accept_no_redundancy: true,
-                token_hash: [9; 32],
+                operator: PublicKey::of_seed(&Secret::take(&mut [9; 32])),
+                label: "Ada".to_owned(),
             },
         ])
     }
 
-    /// Every question of every vocabulary. What clients ask is asked with each token, and without an envelope.
+    /// Every question of every vocabulary. What clients ask is asked about each node, and without an envelope.
     fn everything(&self) -> Vec<Ask> {
         let bytes = |what: &str, bytes: Vec<u8>| Ask::Bytes(what.to_owned(), bytes);
         let mut all = vec![bytes("public status", PUBLIC_STATUS.to_vec())];
@@ -355,11 +346,10 @@ impl Subject {
         let known: Invitation = self.invitation.parse().expect("an invitation");
         let proofs = [("proof", known.key()), ("false-proof", InvitationKey::of(&Secret::take(&mut [3; 32])))];
         all.extend(proofs.map(|(what, key)| Ask::Proof(what, Box::new(Proof { key, known: self.known.clone() }))));
-        for token in TOKENS {
-            let gone = if token == "root-token" { NOT_THERE } else { THERE };
+        for gone in ABOUT {
             all.extend(self.every_client_request(gone).into_iter().map(|request| {
-                let envelope = Envelope { token: self.token(token), deadline_ms: 60_000, request };
-                bytes(&format!("{token} {:?}", envelope.request), wire::encode(&envelope))
+                let envelope = Envelope { deadline_ms: 60_000, request };
+                bytes(&format!("{gone} {:?}", envelope.request), wire::encode(&envelope))
             }));
         }
         let bare = |request: &Request| bytes(&format!("without an envelope {request:?}"), wire::encode(request));
@@ -476,6 +466,10 @@ impl Walk {
                 if unmet && !greeted && asks == "hello" {
                     continue;
                 }
+                // An operator's order about a node that is there would be carried out.
+                if (door, key) == ("client", "operator") && what.starts_with(THERE) {
+                    continue;
+                }
                 let Some(cell) = self.cell(door, who, asks, phase) else { continue };
                 let wanted = self.rows[cell].answers[column(phase)];
                 // A hello must be answered: what is asked after it depends on it.
@@ -589,10 +583,7 @@ fn meaning(door: Protocol, what: &str, body: &[u8], key: &'static str) -> (&'sta
             _ => JoinRequest::parse(body).map_or("foreign", |_| "proof"),
         },
         Protocol::Client => match wire::decode::<Envelope>(body) {
-            Ok(envelope) => {
-                let token = TOKENS.into_iter().find(|token| what.starts_with(token)).unwrap_or("no-token");
-                return (kind_of_client_request(&envelope.request), token);
-            }
+            Ok(envelope) => kind_of_client_request(&envelope.request),
             Err(_) => "foreign",
         },
         Protocol::Peer => peer::decode::<PeerRequest>(body).map_or("foreign", |request| kind_of_peer_request(&request)),
@@ -713,7 +704,7 @@ async fn at_socket(socket: &Path, body: &[u8]) -> (&'static str, Option<AdminPro
 
 // -- the walk
 
-/// Mutated: `InviteNode` and `ReplaceNode` that need no token; a boot door that answers clients; a peer door that lets a member
+/// Mutated: `InviteNode` and `ReplaceNode` that need no key; a boot door that answers clients; a peer door that lets a member
 /// ask before its hello, or a revoked one at all; a member that forwards for another member; shares from a sealed node; LockOpen
 /// for any boot key; a locked node that offers the client door.
 #[test]
@@ -740,6 +731,7 @@ fn t15_every_request_at_every_door_in_every_phase() {
         ("op-key", op),
         ("revoked-boot-key", revoked_boot),
         ("revoked-op-key", revoked_op),
+        ("operator", cluster.token().identity()),
     ];
     let file = cluster.file();
     let houses: BTreeMap<&str, House> = ["n1", "n4"]
@@ -754,14 +746,15 @@ fn t15_every_request_at_every_door_in_every_phase() {
     let (first, last) = (&houses["n1"], &houses["n4"]);
     let member = Impostor::of(&cluster, vault::inspect(&disks[1]).expect("a vault"));
     let lock = member.lock_open(file.node("n4").expect("a founder").id).encode();
-    let envelope = Envelope { token: cluster.token(), deadline_ms: 60_000, request: Request::Status };
+    let envelope = Envelope { deadline_ms: 60_000, request: Request::Status };
     let asked = [
         (Protocol::Boot, last.boot, PUBLIC_STATUS.to_vec()),
         (Protocol::Boot, last.boot, lock),
         (Protocol::Client, last.op, wire::encode(&envelope)),
     ];
     let early = asked.map(|(protocol, key, body)| {
-        let (me, key) = (&callers[1].1, key.expect("it is a member"));
+        let me = if protocol == Protocol::Client { &callers[5].1 } else { &callers[1].1 };
+        let key = key.expect("it is a member");
         let conn = cluster.block(async {
             let connection = dial(&walk.endpoint, last.address, me, key, protocol, CALL).await.expect("a member");
             Conn::start(connection, None)
@@ -791,7 +784,6 @@ fn t15_every_request_at_every_door_in_every_phase() {
     cluster.testnet.kill("n2").expect("dies, so that nothing speaks for the real node");
     let impostor = Impostor::steal(&cluster, "n2");
     let n1 = file.node("n1").expect("a founder").id;
-    let root = cluster.token();
     let subject = |sealed: bool| Subject {
         me: impostor.vault.identity.node.expect("an id"),
         durable: lock_keys::durable(&impostor.vault, n1),
@@ -800,7 +792,6 @@ fn t15_every_request_at_every_door_in_every_phase() {
         sealed,
         ciphertext: ciphertext.clone(),
         invitation: invitation.clone(),
-        root: root.duplicate(),
     };
 
     cluster.testnet.wait_serving(&["n1", "n3"]).expect("two of three serve");
@@ -834,13 +825,22 @@ fn t15_every_request_at_every_door_in_every_phase() {
     cluster.testnet.kill("n1").expect("dies");
     cluster.start(&["n1", "n2", "n3"]);
     cluster.testnet.wait_serving(&["n1", "n2", "n3"]).expect("all are there again");
-    what_changes_the_cluster(&cluster, &walk.endpoint, first, &subject(false));
+    let callers: Vec<_> =
+        callers.into_iter().filter(|(key, _)| ["stranger", "op-key", "operator"].contains(key)).collect();
+    what_changes_the_cluster(&cluster, &walk.endpoint, first, &callers, &subject(false));
 }
 
-/// The orders that change who is in the cluster, about a node that is there: refused without the token, and carried out with it.
-fn what_changes_the_cluster(cluster: &TestCluster, endpoint: &quinn::Endpoint, house: &House, subject: &Subject) {
+/// The orders that change who is in the cluster, about a node that is there: refused to a stranger and to a member, and carried out for the
+/// operator.
+fn what_changes_the_cluster(
+    cluster: &TestCluster,
+    endpoint: &quinn::Endpoint,
+    house: &House,
+    callers: &[(&str, Identity)],
+    subject: &Subject,
+) {
     let mut done = 0;
-    for token in TOKENS {
+    for (key, me) in callers {
         let requests = subject.every_client_request(THERE);
         let place = |request: &Request| match request {
             Request::InviteNode { .. } => Some(0),
@@ -852,18 +852,17 @@ fn what_changes_the_cluster(cluster: &TestCluster, endpoint: &quinn::Endpoint, h
         let mut orders: Vec<_> = requests.into_iter().filter_map(|order| Some((place(&order)?, order))).collect();
         orders.sort_by_key(|(place, _)| *place);
         for (_, request) in orders {
-            let what = format!("{token} {request:?}");
-            let body = wire::encode(&Envelope { token: subject.token(token), deadline_ms: 30_000, request });
+            let what = format!("{key} {request:?}");
+            let body = wire::encode(&Envelope { deadline_ms: 30_000, request });
             let answer = cluster.block(async {
-                let (me, op) = (Identity::random(), house.op.expect("it is a member"));
-                let connection =
-                    dial(endpoint, house.address, &me, op, Protocol::Client, CALL).await.expect("connects");
+                let op = house.op.expect("it is a member");
+                let connection = dial(endpoint, house.address, me, op, Protocol::Client, CALL).await.expect("connects");
                 let answer = Conn::start(connection, None).call(Lane::Ordinary, &body, PATIENCE).await;
                 wire::decode::<Answered>(&answer.expect("answers")).expect("an answer").answer
             });
-            match (token, answer) {
-                ("root-token", Ok(Response::Invitation(_) | Response::Replacing | Response::Begun { .. })) => done += 1,
-                ("root-token", answer) => panic!("the control: {what}: {answer:?}"),
+            match (*key, answer) {
+                ("operator", Ok(Response::Invitation(_) | Response::Replacing | Response::Begun { .. })) => done += 1,
+                ("operator", answer) => panic!("the control: {what}: {answer:?}"),
                 (_, Err(refusal)) => assert_eq!(refusal.code, Code::Denied, "{what}"),
                 (_, Ok(_)) => panic!("{what} was done"),
             }
@@ -879,7 +878,12 @@ fn before_there_is_a_cluster(other: &TestCluster, walk: &mut Walk) {
     let socket = testnet.directory().socket("n1");
     let address = testnet.directory().existing_manifest().expect("it runs").nodes[0].advertise;
     let (boot, op) = (Identity::random(), Identity::random());
-    let callers = [("stranger", Identity::random()), ("boot-key", boot.clone()), ("op-key", op.clone())];
+    let callers = [
+        ("stranger", Identity::random()),
+        ("boot-key", boot.clone()),
+        ("op-key", op.clone()),
+        ("operator", other.token().identity()),
+    ];
     let key = LockPeer { peer: NodeId(1), key_number: 1, public_key: some_public_key() };
     let mut subject = Subject {
         me: NodeId(2),
@@ -889,7 +893,6 @@ fn before_there_is_a_cluster(other: &TestCluster, walk: &mut Walk) {
         sealed: false,
         ciphertext: "qrt1:key:1:m1:AAAA".to_owned(),
         invitation: foreign_invitation(),
-        root: other.token(),
     };
     let mut house = House { address, boot: None, op: None, socket };
     other.block(walk.through(&house, Phase::Uninitialised, &callers, &subject));

@@ -3,6 +3,8 @@
 
 use std::io;
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use quorate_client::wire::Phase;
 use quorate_testnet::procs::Tool;
 use quorate_testnet::thief::canary::Canary;
@@ -201,6 +203,27 @@ fn a_node_that_learns_that_it_was_revoked_holds_no_key_of_its_own() {
     warm.cluster.testnet.kill("n3").expect("dies");
     warm.cluster.start(&["n3"]);
     warm.cluster.testnet.wait_phase("n3", Phase::Revoked).expect("over a restart");
+}
+
+/// An operator proves a key and never sends it, also not to the daemon that founds the cluster: whoever reads all the memory of all
+/// nodes cannot order anything elsewhere. Mutated: with the key as its own label, every node knows it.
+#[test]
+fn no_node_holds_the_key_of_an_operator() {
+    let warm = Warm::up("");
+    if !warm.may_look() {
+        return;
+    }
+    let credential = warm.cluster.token();
+    let text = credential.text();
+    let text = text.strip_prefix(credential.kind().text_prefix()).expect("its prefix");
+    let seed = URL_SAFE_NO_PAD.decode(text).expect("base64url");
+    let looked_for = [Canary::secret("the key", &seed.try_into().expect("32 bytes"))];
+    let public = [Canary::secret("the public half", &credential.public().0)];
+    for node in NODES {
+        warm.use_keys(node);
+        assert_eq!(warm.scan(node, &looked_for).sightings, [], "{node}");
+        assert!(warm.scan(node, &public).count(&public[0]) > 0, "the control: {node} knows the operator");
+    }
 }
 
 /// T46: an unused key is forgotten, although the lease is good.

@@ -9,7 +9,7 @@ use std::process::Command;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use quorate_client::Token;
+use quorate_client::{Credential, CredentialKind};
 use quorate_node::vault::invitation::Invitation;
 use quorate_shares::envelope::Ciphertext;
 use quorate_shares::lock::LockOpenCode;
@@ -128,7 +128,7 @@ fn s8_t48_no_secret_is_in_any_log_or_message() {
         }
     }
     // Errors, which like to repeat what they were given.
-    let wrong_token = Token::random().text();
+    let wrong_token = Credential::random(CredentialKind::Operator).text();
     let mut denied = cluster.testnet.quorate(["-v", "decrypt", "-c", CONTEXT]);
     denied.env_remove("QUORATE_TOKEN_FILE").env("QUORATE_TOKEN", wrong_token.as_str());
     heard.run_as(denied, ciphertexts[0].as_bytes(), 4);
@@ -209,11 +209,11 @@ fn s8_t48_no_secret_is_in_any_log_or_message() {
     assert_eq!(names, KEYS.map(str::to_owned).into(), "the control: the thief read the names");
     let token = cluster.token();
     let token_bytes = token.text();
-    let token_bytes = token_bytes.strip_prefix(quorate_client::wire::TOKEN_TEXT_PREFIX).expect("its prefix");
+    let token_bytes = token_bytes.strip_prefix(CredentialKind::Operator.text_prefix()).expect("its prefix");
     let mut said = vec![
         text("a plaintext", PLAINTEXT),
-        text("the root token", token_bytes),
-        text("a wrong token", &wrong_token[quorate_client::wire::TOKEN_TEXT_PREFIX.len()..]),
+        text("the operator key", token_bytes),
+        text("a wrong key", &wrong_token[CredentialKind::Operator.text_prefix().len()..]),
     ];
     for invitation in invited.iter().chain(&joiners) {
         said.push(text("an invitation", invitation));
@@ -253,7 +253,7 @@ fn s8_t48_no_secret_is_in_any_log_or_message() {
         "an invitation",
         "the secret of an invitation",
         "a data key",
-        "token",
+        "operator key",
         "a plaintext",
         "the pin of n2",
     ];

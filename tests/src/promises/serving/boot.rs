@@ -100,7 +100,7 @@ fn a_kept_connection_ends_when_its_node_has_restarted() {
     let mut cluster = TestCluster::found();
     cluster.create("key");
     let options = Options { node: Some("n1".to_owned()), deadline: Duration::from_secs(5), ..Options::default() };
-    let client = cluster.block(Client::connect(cluster.file(), cluster.token(), options)).expect("a client");
+    let client = cluster.block(Client::connect(cluster.file(), &cluster.token(), options)).expect("a client");
     let encrypt = |cluster: &TestCluster| cluster.block(client.encrypt(&name("key"), &Context::empty(), b"secret"));
     encrypt(&cluster).expect("the control: the connection is open");
     // The first of these processes founded the cluster.

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use quorate_client::Token;
+use quorate_client::{Credential, CredentialKind};
 use quorate_testnet::Cluster;
 use quorate_testnet::procs::Tool;
 
@@ -39,23 +39,25 @@ fn the_leader_knows_the_caller_that_another_node_forwards() {
     let there = lines(&cluster, &leader, "key.create");
     let ([here], [there]) = (&here[..], &there[..]) else { panic!("one line each: {here:?}, {there:?}") };
     let caller = |line: &str| {
-        let from = line.find("root token ").unwrap_or_else(|| panic!("no caller in {line}"));
+        let from = line.find("operator ").unwrap_or_else(|| panic!("no caller in {line}"));
         let until = line.find(" at the client door").unwrap_or_else(|| panic!("no door in {line}"));
         line[from..until].to_owned()
     };
-    assert_eq!(caller(here), caller(there), "the same tag and address");
+    assert_eq!(caller(here), caller(there), "the same key and address");
     assert!(!here.contains("door of node"), "it asked here: {here}");
     assert!(there.contains(&format!("at the client door of node {entry_id}")), "{there}");
     assert!(here.contains("outcome=\"ok\"") && there.contains("outcome=\"ok\""), "{here} {there}");
     assert!(here.contains("key.create key ") && there.contains("key.create key "), "by its uid: {here} {there}");
 
-    // A wrong token leaves a line, too.
+    // A wrong key leaves a line, too.
     let mut wrong = cluster.testnet.quorate(["key", "list", "--node", entry]);
-    wrong.env_remove("QUORATE_TOKEN_FILE").env("QUORATE_TOKEN", Token::random().text().as_str());
+    wrong
+        .env_remove("QUORATE_TOKEN_FILE")
+        .env("QUORATE_TOKEN", Credential::random(CredentialKind::Operator).text().as_str());
     let denied = Tool::start(wrong, b"").expect("runs").outcome(PATIENCE).expect("ends");
     assert_eq!(denied.code, Some(4), "{}", denied.stderr);
     let tried = lines(&cluster, entry, "key.list");
-    assert!(tried.iter().any(|line| line.contains("unknown token from ") && line.contains("denied")), "{tried:?}");
+    assert!(tried.iter().any(|line| line.contains("unknown key from ") && line.contains("denied")), "{tried:?}");
 
     // A key that exists is named by its uid.
     run(&cluster, entry, &format!("key show a-secret-name --node {entry}"));

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use quorate_client::conn::{Conn, Lane};
-use quorate_client::identity::{Identity, Protocol, dial};
+use quorate_client::identity::{Protocol, dial};
 use quorate_client::wire::{self, Answered, Envelope, Phase, Plaintext, Request};
 use quorate_client::{Code, Context, Error, Options};
 use quorate_testnet::Cluster;
@@ -100,14 +100,14 @@ fn a_lease_counts_from_when_it_is_asked_for() {
     let leader = cluster.leader();
     let node = ["n1", "n2", "n3"].into_iter().find(|node| *node != leader).expect("three");
     let file = cluster.file();
-    let (target, me) = (file.node(node).expect("a node"), Identity::random());
+    let (target, me) = (file.node(node).expect("a node"), cluster.token().identity());
     let address = target.addresses[0].parse().expect("an address");
     let request = Request::Encrypt {
         key: name("key"),
         context: Context::empty(),
         plaintext: Plaintext::new(b"secret".to_vec()).expect("short"),
     };
-    let envelope = wire::encode(&Envelope { token: cluster.token(), deadline_ms: 10_000, request });
+    let envelope = wire::encode(&Envelope { deadline_ms: 10_000, request });
     // The longest time that an answer is good for, of many.
     let longest = |cluster: &TestCluster| {
         cluster.block(async {

@@ -235,7 +235,7 @@ impl Churn {
     fn hasty(&self, node: &str) -> Option<Client> {
         let (deadline, patience) = (Duration::from_secs(2), Duration::ZERO);
         let options = Options { node: Some(node.to_owned()), deadline, patience, ..Options::default() };
-        self.cluster.block(Client::connect(self.cluster.file(), self.cluster.token(), options)).ok()
+        self.cluster.block(Client::connect(self.cluster.file(), &self.cluster.token(), options)).ok()
     }
 
     /// A key more, and something that is encrypted under it.

@@ -18,6 +18,7 @@ use quorate_shares::ids::{BatchId, ClusterId, Epoch, KeyUid, KeyVersion, NodeId,
 use quorate_shares::kem::PublicKey;
 use quorate_shares::seal::{BATCH_RECORDS_MAX, Dealer, RecordedShare, ShareRecord};
 use quorate_shares::secret::Secret;
+use quorate_shares::signature;
 use quorate_shares::split::Threshold;
 use tokio::task::JoinSet;
 
@@ -97,7 +98,8 @@ async fn found(leader: &Replica) -> Result<(), Error> {
         let change = match leader.read(|state| plan::next(state, &View::of_all(state, NodeId(1)))) {
             Step::AwaitFounding => Change::Found(Found {
                 cluster: CLUSTER,
-                token_hash: [0; 32],
+                operator: signature::PublicKey::of_seed(&Secret::take(&mut [0xad; 32])),
+                operator_label: "bench".to_owned(),
                 threshold: NEEDED,
                 allow_solo: false,
                 accept_no_redundancy: false,

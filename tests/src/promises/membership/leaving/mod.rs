@@ -49,7 +49,7 @@ fn run(cluster: &TestCluster, words: &[&str]) -> Finished {
 fn client_of(cluster: &TestCluster, nodes: &[&str]) -> Client {
     let mut file = cluster.file();
     file.nodes.retain(|node| nodes.contains(&node.name.as_str()));
-    cluster.block(Client::connect(file, cluster.token(), Options::default())).expect("the client file names a node")
+    cluster.block(Client::connect(file, &cluster.token(), Options::default())).expect("the client file names a node")
 }
 
 /// How the cluster is, as one of these nodes sees it.
