@@ -34,7 +34,7 @@ outages: setup   ## Run what goes wrong elsewhere, and print as a table what hap
 mutations: setup ## Break promises one at a time, and see their tests fail: a minute or two for each
 	.ci/mutations
 
-soak: setup      ## Run the long random tests, two to three hours, and print seeds and figures
+soak: setup      ## Run the long random tests, three to four hours, and print seeds and figures
 	.ci/soak
 
 bench: setup     ## Measure what Quorate costs, in one table, some minutes
