@@ -91,7 +91,8 @@ pub fn is_allowed(state: &State, from: NodeId, change: &Change) -> bool {
         | Change::Invite(_)
         | Change::Replace { .. }
         | Change::RaiseLevel { .. }
-        | Change::SetAddresses { .. } => false,
+        | Change::SetAddresses { .. }
+        | Change::Ordered(_) => false,
     }
 }
 

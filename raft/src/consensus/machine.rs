@@ -6,6 +6,8 @@
 
 use std::fmt;
 use std::io;
+use std::num::NonZero;
+use std::panic::resume_unwind;
 use std::sync::Arc;
 
 use futures::{Stream, TryStreamExt};
@@ -18,7 +20,7 @@ use tokio::sync::watch;
 
 use crate::live::place::LogPlace;
 use crate::live::rows::RowKey;
-use crate::live::state::{State, apply};
+use crate::live::state::{State, apply_checked, is_signed};
 use crate::live::voters::{Denial, Gate, Membership, denied_at_commit, denied_by_joint};
 use crate::log;
 use crate::snapshot::{self, SnapshotFile};
@@ -32,6 +34,9 @@ use crate::types::{Payload, Types};
 const GROUP_MAX: usize = 256;
 /// Most bytes that such a group carries, unless a single entry carries more.
 const GROUP_BYTES_MAX: usize = 4 << 20;
+
+/// Fewest entries whose signatures are worth a thread.
+const CHECKS_EACH: usize = 8;
 
 /// What readers share with the state machine. It outlives the database.
 pub(crate) struct Live {
@@ -120,16 +125,17 @@ impl Machine {
     fn apply_group(&self, group: Vec<EntryResponder<Types>>) -> Result<(), StorageError> {
         let mut answers = Vec::with_capacity(group.len());
         let mut batch = self.disk.batch();
+        let signed = signed(&group);
         let mut state = self.live.state.write();
         let mut position = self.live.position.lock();
         let (mut clock, mut readied, mut members) = (None, false, false);
-        for (entry, responder) in group {
+        for ((entry, responder), signed) in group.into_iter().zip(signed) {
             position.last = Some(entry.log_id);
             let answer = match entry.payload {
                 Payload::Blank => None,
                 Payload::Command(command) => {
                     let unready = state.unready().len();
-                    let applied = apply(&mut state, &command);
+                    let applied = apply_checked(&mut state, &command, signed);
                     readied |= state.unready().len() < unready;
                     for row in applied.rows {
                         members |= matches!(row.key, RowKey::Member(_) | RowKey::Former(_));
@@ -188,6 +194,25 @@ impl Machine {
         let done = tokio::task::spawn_blocking(move || machine.guard(work(&machine))).await;
         done.map_err(io::Error::other)?
     }
+}
+
+/// Which entries are no orders, or orders that their signers have signed. Many are shared out among the processors.
+fn signed(group: &[EntryResponder<Types>]) -> Vec<bool> {
+    let is_signed = |(entry, _): &EntryResponder<Types>| match &entry.payload {
+        Payload::Command(command) => is_signed(command),
+        Payload::Blank | Payload::Membership(..) => true,
+    };
+    let workers = std::thread::available_parallelism().map_or(1, NonZero::get).min(group.len() / CHECKS_EACH);
+    if workers < 2 {
+        return group.iter().map(is_signed).collect();
+    }
+    std::thread::scope(|scope| {
+        let parts = group.chunks(group.len().div_ceil(workers));
+        let parts: Vec<_> =
+            parts.map(|part| scope.spawn(move || part.iter().map(is_signed).collect::<Vec<_>>())).collect();
+        let joined = parts.into_iter().map(|part| part.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        joined.flatten().collect()
+    })
 }
 
 impl fmt::Debug for Machine {

@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use quorate_shares::ids::{ClusterId, Epoch, KeyName, KeyUid, KeyVersion, NodeId, NodeName, ShareKeyGeneration};
+use quorate_shares::order::SignedOrder;
 use quorate_shares::signature::PublicKey;
 use serde::{Deserialize, Serialize};
 
@@ -122,6 +123,8 @@ pub enum Change {
         /// As `host:port`, best first.
         addresses: Vec<String>,
     },
+    /// What an operator ordered, with what the leader filled in.
+    Ordered(Ordered),
 }
 
 impl Change {
@@ -150,6 +153,7 @@ impl Change {
             Self::Joined { .. } => "joined",
             Self::RaiseLevel { .. } => "raise_level",
             Self::SetAddresses { .. } => "set_addresses",
+            Self::Ordered(ordered) => ordered.order.unverified().act.kind(),
         }
     }
 
@@ -163,6 +167,10 @@ impl Change {
                 records(&create.records) + tags.sum::<usize>()
             }
             Self::RotateKey(rotate) => records(&rotate.records),
+            Self::Ordered(ordered) => {
+                let filled = ordered.filled.iter().map(|version| records(&version.records));
+                ordered.order.as_bytes().len() + filled.sum::<usize>()
+            }
             Self::Reshare(reshare) => reshare.dealt.iter().map(|dealt| dealt.record.0.len()).sum(),
             Self::RegisterShareKey(register) => register.share_pk.len(),
             Self::Join(join) => join.share_pk.len(),
@@ -277,6 +285,25 @@ pub struct RotateKey {
     /// The newest version when the request was made. The new version is one more.
     pub expect: KeyVersion,
     /// The key-check value of the new version.
+    pub kcv: [u8; 32],
+    /// As in [`CreateKey::records`].
+    pub records: Vec<RecordBytes>,
+}
+
+/// An order, in the bytes that the operator signed, and what the operator cannot know: the leader adds it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ordered {
+    pub order: SignedOrder,
+    /// Of an order that makes key versions: the versions, in its order. Empty for every other one.
+    pub filled: Vec<FilledVersion>,
+}
+
+/// A key version that the leader drew and dealt.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FilledVersion {
+    /// Never changes. That of a new key is drawn by the leader.
+    pub uid: KeyUid,
+    /// The key-check value.
     pub kcv: [u8; 32],
     /// As in [`CreateKey::records`].
     pub records: Vec<RecordBytes>,

@@ -38,7 +38,8 @@ impl Change {
             | Self::Join(_)
             | Self::Joined { .. }
             | Self::RaiseLevel { .. }
-            | Self::SetAddresses { .. } => 1,
+            | Self::SetAddresses { .. }
+            | Self::Ordered(_) => 1,
         }
     }
 }

@@ -32,6 +32,11 @@ pub enum Outcome {
         /// In the state's time.
         created_ms: u64,
     },
+    /// The keys exist, each with its version 1. They encrypt once they are ready.
+    KeysMade {
+        /// In the order in which they were ordered.
+        uids: Vec<KeyUid>,
+    },
     /// The records are marked as verified.
     MadeReady {
         /// How many versions became able to encrypt.
@@ -82,6 +87,8 @@ pub enum Outcome {
     LevelRaised {
         level: u16,
     },
+    /// The operators are those that were ordered.
+    OperatorsChanged,
     /// The addresses are those of the member from now on.
     AddressesSet {
         node: NodeId,

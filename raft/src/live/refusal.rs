@@ -62,6 +62,52 @@ pub enum Refusal {
     #[error("the key or the label of the operator is malformed")]
     BadOperator,
 
+    // -- orders
+    /// The signature is not that of the signer.
+    #[error("the signature of the order is not valid")]
+    BadSignature,
+    /// For another cluster, or for the same one before it was restored from a backup.
+    #[error("the order is for another cluster")]
+    OtherCluster,
+    /// Its signer is no operator of this cluster.
+    #[error("the cluster does not know the key that signed the order")]
+    UnknownSigner,
+    /// It came too late.
+    #[error("the order has expired")]
+    Expired {
+        /// The state's time.
+        now_ms: u64,
+    },
+    /// It would be valid for longer than an order may be: the signer's clock is ahead.
+    #[error("the order was signed by a clock that is ahead of the cluster's")]
+    IssuedAhead {
+        /// The state's time.
+        now_ms: u64,
+    },
+    /// One node does this by itself, and not the cluster.
+    #[error("the order is for one node, and not for the cluster")]
+    NotForTheCluster,
+    /// [`ORDERS_MAX`](crate::live::state::ORDERS_MAX) outcomes are kept.
+    #[error("too many orders at a time: {max} have not expired", max = crate::live::state::ORDERS_MAX)]
+    TooManyOrders,
+    /// The leader filled in other versions than the order makes.
+    #[error("the versions are not those that were ordered")]
+    WrongFilling,
+    /// The member with this number has another name.
+    #[error("node {node} has another name")]
+    OtherName { node: NodeId },
+    /// [`OPERATORS_MAX`](crate::live::state::OPERATORS_MAX) reached.
+    #[error("the cluster has {max} operators, which is the limit", max = crate::live::state::OPERATORS_MAX)]
+    OperatorsLimit,
+    /// The key is an operator's already, under another label.
+    #[error("the key is known under another label")]
+    OperatorKnown,
+    #[error("no operator has this key")]
+    UnknownOperator,
+    /// Nobody could order anything any more.
+    #[error("the last operator stays")]
+    LastOperator,
+
     // -- epochs
     /// The epoch is not the one after the newest.
     #[error("epoch {given} is not the next one, which is {next}")]
@@ -138,6 +184,8 @@ pub enum Refusal {
     RequestReused,
     #[error("no key {uid}")]
     UnknownKey { uid: KeyUid },
+    #[error("no key of this name")]
+    NoSuchKey,
     #[error("key {uid} has no version {version}")]
     UnknownVersion { uid: KeyUid, version: KeyVersion },
     /// Another request rotated the key meanwhile.
@@ -225,4 +273,23 @@ pub enum Refusal {
     /// The feature level only rises.
     #[error("the feature level is {level}, and does not fall")]
     LevelFalls { level: u16 },
+}
+
+impl Refusal {
+    /// Whether what the leader filled in is out of date or wrong, and not the order itself.
+    pub fn is_about_the_filling(&self) -> bool {
+        matches!(
+            self,
+            Self::WrongFilling
+                | Self::UidTaken { .. }
+                | Self::WrongEpoch { .. }
+                | Self::UnknownBatch { .. }
+                | Self::BatchMismatch { .. }
+                | Self::StaleCommittee
+                | Self::MalformedRecord
+                | Self::RecordMismatch
+                | Self::RecordCount { .. }
+                | Self::IndexUsed { .. }
+        )
+    }
 }

@@ -5,10 +5,12 @@
 use std::collections::BTreeMap;
 
 use quorate_shares::ids::{BatchId, Epoch, KeyName, KeyUid, KeyVersion, NodeId};
+use quorate_shares::order::RequestId;
 use quorate_shares::signature::PublicKey;
 
 use crate::live::state::{
-    BatchInfo, Cluster, EpochInfo, Former, InvitationInfo, LockReport, Member, Operations, Operator, Version,
+    BatchInfo, CarriedOrder, Cluster, EpochInfo, Former, InvitationInfo, LockReport, Member, Operations, Operator,
+    Version,
 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -28,6 +30,8 @@ pub enum RowKey {
     /// An invitation, by SHA-256 of its V.
     Invitation([u8; 32]),
     Operator(PublicKey),
+    /// What came of an order, by its request id.
+    Order(RequestId),
     Header(BatchId),
     Record(KeyUid, KeyVersion, Epoch),
 }
@@ -48,6 +52,7 @@ pub enum Row {
     Former(Former),
     Invitation(InvitationInfo),
     Operator(Operator),
+    Order(CarriedOrder),
 }
 
 /// A key without its versions, which are rows of their own.

@@ -14,6 +14,7 @@
 //! 0a node u64                          former member
 //! 0b invitation 32                     invitation, under SHA-256 of its V
 //! 0c public key 32                     operator
+//! 0d request 16                        what came of an order
 //! 40 batch 16                          batch header, bytes of FORMATS 3
 //! 41 uid 16, version u32, epoch u64    share record, bytes of FORMATS 3
 //! ```
@@ -54,6 +55,7 @@ impl RowKey {
             Self::Former(node) => join(0x0a, &[&node.0.to_be_bytes()]),
             Self::Invitation(id) => join(0x0b, &[&id]),
             Self::Operator(key) => join(0x0c, &[&key.0]),
+            Self::Order(request) => join(0x0d, &[&request]),
             Self::Header(batch) => join(0x40, &[&batch.0]),
             Self::Record(uid, version, epoch) => {
                 join(0x41, &[&uid.0, &version.0.to_be_bytes(), &epoch.0.to_be_bytes()])
@@ -79,6 +81,7 @@ impl RowKey {
             (0x0a, _) => Self::Former(NodeId(number()?)),
             (0x0b, _) => Self::Invitation(rest.try_into().ok()?),
             (0x0c, _) => Self::Operator(PublicKey(rest.try_into().ok()?)),
+            (0x0d, _) => Self::Order(id()?),
             (0x40, _) => Self::Header(BatchId(id()?)),
             (0x41, 28) => {
                 let epoch = rest[20..].try_into().ok().map(u64::from_be_bytes)?;
@@ -179,6 +182,7 @@ mod tests {
             RowKey::Former(NodeId(7)),
             RowKey::Invitation([4; 32]),
             RowKey::Operator(PublicKey([5; 32])),
+            RowKey::Order([6; 16]),
             RowKey::Header(BatchId([2; 16])),
             RowKey::Record(KeyUid([3; 16]), KeyVersion(9), Epoch(1)),
         ];

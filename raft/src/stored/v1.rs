@@ -19,18 +19,19 @@ use quorate_shares::signature;
 use serde::{Deserialize, Serialize};
 
 use super::convert::{all_into, same_fields, same_variants};
-use crate::live::command::{Operation, RequestId, Seat};
+use crate::live::command::{Operation, Outcome, RequestId, Seat};
+use crate::live::refusal::Refusal;
 use crate::live::rows::{KeyRow, Row};
 use crate::live::state::{
-    BatchInfo, Cluster, Ended, EpochInfo, EpochPhase, Former, InvitationInfo, LockReport, Member, MemberState,
-    Operations, Operator, RecordRef, Running, Version,
+    BatchInfo, CarriedOrder, Cluster, Ended, EpochInfo, EpochPhase, Former, InvitationInfo, LockReport, Member,
+    MemberState, Operations, Operator, RecordRef, Running, Version,
 };
 
 /// The value of a live row. Clock is the state's time in milliseconds.
 ///
 /// ```text
 /// 0 Clock(time_ms)  1 Cluster  2 Member  3 Epoch  4 Batch  5 Key  6 Version  7 Lock  8 Operations  9 Former  10 Invitation
-/// 11 Operator
+/// 11 Operator  12 Order
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum RowV1 {
@@ -46,6 +47,7 @@ pub(crate) enum RowV1 {
     Former(FormerV1),
     Invitation(InvitationV1),
     Operator(OperatorV1),
+    Order(OrderV1),
 }
 
 same_variants!(Row, RowV1 {
@@ -60,12 +62,13 @@ same_variants!(Row, RowV1 {
     Operations(operations),
     Former(former),
     Invitation(invitation),
-    Operator(operator)
+    Operator(operator),
+    Order(order)
 });
 
 /// ```text
 /// cluster 16 | threshold u8 | allow_solo bool | accept_no_redundancy bool | lease_ms | founded_ms
-///            | next_node_id | level u16
+///            | next_node_id | level u16 | incarnation u32
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ClusterV1 {
@@ -77,11 +80,22 @@ pub(crate) struct ClusterV1 {
     founded_ms: u64,
     next_node_id: u64,
     level: u16,
+    incarnation: u32,
 }
 
 same_fields!(
     Cluster,
-    ClusterV1 { cluster, threshold, allow_solo, accept_no_redundancy, lease_ms, founded_ms, next_node_id, level }
+    ClusterV1 {
+        cluster,
+        threshold,
+        allow_solo,
+        accept_no_redundancy,
+        lease_ms,
+        founded_ms,
+        next_node_id,
+        level,
+        incarnation
+    }
 );
 
 /// ```text
@@ -428,3 +442,16 @@ pub(crate) struct OperatorV1 {
 }
 
 same_fields!(Operator, OperatorV1 { key, label, added_ms });
+
+/// ```text
+/// request 16 | digest 32 | expires_ms | outcome: 0 and the outcome, or 1 and the refusal
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct OrderV1 {
+    request: RequestId,
+    digest: [u8; 32],
+    expires_ms: u64,
+    outcome: Result<Outcome, Refusal>,
+}
+
+same_fields!(CarriedOrder, OrderV1 { request, digest, expires_ms, outcome });

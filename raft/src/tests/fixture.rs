@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use quorate_shares::ids::{BatchId, ClusterId, Epoch, KeyUid, KeyVersion, NodeId, ShareKeyGeneration};
 use quorate_shares::kem::PublicKey;
 use quorate_shares::master::{KeyIdentity, MasterKey};
+use quorate_shares::order::{Act, LIFETIME_MAX_MS, Order, RequestId, SignedOrder};
 use quorate_shares::seal::Dealer;
 use quorate_shares::secret::Secret;
 use quorate_shares::signature;
@@ -53,6 +54,14 @@ pub(super) fn operator_seed() -> Secret<32> {
 
 pub(super) fn operator() -> signature::PublicKey {
     signature::PublicKey::of_seed(&operator_seed())
+}
+
+/// An order of the operator, valid for as long as an order may be, counted from time 0.
+pub(super) fn order(request: RequestId, act: Act) -> SignedOrder {
+    let (signer, expires_ms) = (operator(), LIFETIME_MAX_MS);
+    let order =
+        Order { cluster: CLUSTER, incarnation: 1, signer, request, issued_ms: 0, expires_ms, target: None, act };
+    order.sign(&operator_seed()).expect("a good order")
 }
 
 pub(super) fn found(members: u64, threshold: u8) -> Found {

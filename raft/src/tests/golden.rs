@@ -6,9 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use openraft::alias::{EntryOf, StoredMembershipOf};
 use openraft::{BasicNode, Membership};
 use quorate_shares::ids::{BatchId, Epoch, KeyVersion, NodeId, ShareKeyGeneration};
+use quorate_shares::order::Act;
 
-use super::fixture::{CLUSTER, uid};
-use crate::live::command::{Change, Command, CreateKey, RecordBytes, Seat};
+use super::fixture::{CLUSTER, order, uid};
+use crate::live::command::{Change, Command, CreateKey, FilledVersion, Ordered, RecordBytes, Seat};
 use crate::live::place::{Ballot, LogPlace};
 use crate::live::rows::{KeyRow, Row};
 use crate::live::state::{EpochInfo, EpochPhase, RecordRef, Version};
@@ -61,7 +62,14 @@ fn entries_keep_their_bytes() {
             "000301fb2c010107150201046e323a31",
         ),
     ];
-    for (payload, golden) in cases {
+    let act = Act::RotateKey { name: "k".parse().expect("a name"), expect: KeyVersion(1) };
+    let filled = vec![FilledVersion { uid: uid(2), kcv: [3; 32], records: vec![RecordBytes(vec![4; 3])] }];
+    let ordered = Ordered { order: order([1; 16], act), filled };
+    let signed = hex(ordered.order.as_bytes());
+    let golden =
+        format!("000301fb2c01010716{:02x}{signed}01{}{}0103040404", signed.len() / 2, "02".repeat(16), "03".repeat(32));
+    let ordered = Payload::Command(Command::new(7, Change::Ordered(ordered)));
+    for (payload, golden) in cases.into_iter().chain([(ordered, golden.as_str())]) {
         let entry = EntryOf::<Types> { log_id: place(300).log_id(), payload };
         assert_eq!(hex(&format::encode_entry(&entry)), golden);
         assert_eq!(format::decode_entry(&unhex(golden)), Ok(entry));

@@ -1,6 +1,7 @@
 //! The promises of `apply` and `plan`.
 
 mod level;
+mod orders;
 
 use std::collections::BTreeSet;
 
@@ -9,11 +10,11 @@ use quorate_shares::seal::ShareRecord;
 use quorate_shares::signature;
 
 use super::fixture::{
-    CLUSTER, Leader, activate, found, founded, lock, next_changes, operator, ready, refused, step, uid, view,
+    CLUSTER, Leader, activate, found, founded, lock, next_changes, operator, order, ready, refused, step, uid, view,
 };
 use crate::Refusal;
 use crate::live::command::{
-    Begin, Change, Command, EpochAck, Found, OpenEpoch, Operation, Outcome, Ready, RecordBytes, Seat, Verified,
+    Begin, Change, Command, EpochAck, Found, OpenEpoch, Operation, Ordered, Outcome, Ready, RecordBytes, Seat, Verified,
 };
 use crate::live::plan::{self, Step, VERIFY_MAX, View};
 use crate::live::rows::{RowKey, RowWrite};
@@ -447,6 +448,12 @@ fn a_state_restored_from_its_rows_is_the_same() {
     let rotate = leader.rotate(9, 2, 1);
     keep(step(&mut state, Change::RotateKey(rotate)).rows);
     keep(step(&mut state, Change::ReportLock(lock(1, 1, 1, &[2]))).rows);
+    let expect = quorate_shares::ids::KeyVersion(1);
+    let act = quorate_shares::order::Act::RotateKey { name: "unknown".parse().expect("a name"), expect };
+    let ordered = Ordered { order: order([7; 16], act), filled: Vec::new() };
+    let applied = step(&mut state, Change::Ordered(ordered));
+    assert!(applied.outcome.is_err() && state.orders.len() == 1, "its refusal is remembered");
+    keep(applied.rows);
 
     let mut restored = State::default();
     for (key, value) in rows.iter().filter(|(key, _)| key[0] < crate::stored::rows::COLD_ROWS) {

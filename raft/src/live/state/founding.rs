@@ -55,6 +55,7 @@ pub(super) fn found(state: &mut State, found: &Found, rows: &mut Rows) -> Result
         founded_ms: state.time_ms,
         next_node_id: count as u64 + 1,
         level: FIRST_LEVEL,
+        incarnation: 1,
     };
     rows.put(RowKey::Cluster, Row::Cluster(cluster.clone()));
     state.cluster = Some(cluster);

@@ -2,13 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use quorate_shares::ids::{KeyUid, KeyVersion};
+use quorate_shares::ids::{KeyName, KeyUid, KeyVersion};
+use quorate_shares::order::NewKey;
 use quorate_shares::seal::{BATCH_RECORDS_MAX, BatchHeader, ShareRecord};
 use sha2::{Digest, Sha256};
 
 use super::epochs::open_epoch;
 use super::{BatchInfo, KEY_VERSIONS_MAX, KEYS_MAX, Key, RecordRef, State, TAG_BYTES_MAX, TAGS_MAX, Version};
-use crate::live::command::{CreateKey, Outcome, Ready, RecordBytes, RequestId, Reshare, RotateKey, Verified};
+use crate::live::command::{
+    CreateKey, FilledVersion, Outcome, Ready, RecordBytes, RequestId, Reshare, RotateKey, Verified,
+};
 use crate::live::refusal::Refusal;
 use crate::live::rows::{KeyRow, Row, RowKey, Rows};
 
@@ -100,6 +103,69 @@ pub(super) fn rotate(state: &mut State, rotate: &RotateKey, rows: &mut Rows) -> 
     let version = KeyVersion(newest.version.0 + 1);
     let records = check_records(state, uid, version, &rotate.records)?;
     add_version(state, uid, version, rotate.kcv, rotate.request, (records, &rotate.records), rows);
+    Ok(made(state, uid, version))
+}
+
+/// Makes keys with their version 1: all that were ordered, or none.
+pub(super) fn create_all(
+    state: &mut State,
+    (request, keys): (RequestId, &[NewKey]),
+    filled: &[FilledVersion],
+    rows: &mut Rows,
+) -> Result<Outcome, Refusal> {
+    if keys.iter().any(|key| state.names.contains_key(&key.name)) {
+        return Err(Refusal::NameTaken);
+    }
+    if state.keys.len() + keys.len() > KEYS_MAX {
+        return Err(Refusal::KeysLimit);
+    }
+    if let Some(taken) = filled.iter().find(|filled| state.keys.contains_key(&filled.uid)) {
+        return Err(Refusal::UidTaken { uid: taken.uid });
+    }
+    let uids: BTreeSet<_> = filled.iter().map(|filled| filled.uid).collect();
+    if filled.len() != keys.len() || uids.len() < keys.len() {
+        return Err(Refusal::WrongFilling);
+    }
+    let version = KeyVersion(1);
+    let records = filled.iter().map(|filled| check_records(state, filled.uid, version, &filled.records));
+    let records = records.collect::<Result<Vec<_>, _>>()?;
+    let places: BTreeSet<_> = records.iter().flatten().map(|record| (record.batch, record.index)).collect();
+    if places.len() < records.iter().map(Vec::len).sum() {
+        return Err(Refusal::RecordMismatch);
+    }
+    for ((key, filled), records) in keys.iter().zip(filled).zip(records) {
+        let (uid, name, created_ms, tags) = (filled.uid, key.name.clone(), state.time_ms, key.tags.clone());
+        rows.put(RowKey::Key(uid), Row::Key(KeyRow { name: name.clone(), created_ms, tags: tags.clone() }));
+        state.names.insert(name.clone(), uid);
+        state.keys.insert(uid, Key { uid, name, created_ms, tags, versions: BTreeMap::new() });
+        add_version(state, uid, version, filled.kcv, request, (records, &filled.records), rows);
+    }
+    Ok(Outcome::KeysMade { uids: filled.iter().map(|filled| filled.uid).collect() })
+}
+
+/// Makes the next version of the key of this name.
+pub(super) fn rotate_named(
+    state: &mut State,
+    (request, name, expect): (RequestId, &KeyName, KeyVersion),
+    filled: &[FilledVersion],
+    rows: &mut Rows,
+) -> Result<Outcome, Refusal> {
+    let key = state.key_by_name(name).ok_or(Refusal::NoSuchKey)?;
+    let (uid, newest) = (key.uid, key.newest());
+    if newest.version != expect {
+        return Err(Refusal::VersionChanged { newest: newest.version });
+    }
+    if !newest.ready {
+        return Err(Refusal::NotReady { version: newest.version });
+    }
+    if newest.version.0 >= KEY_VERSIONS_MAX {
+        return Err(Refusal::KeyVersionsLimit);
+    }
+    let version = KeyVersion(newest.version.0 + 1);
+    let filled = filled.first().filter(|version| filled.len() == 1 && version.uid == uid);
+    let filled = filled.ok_or(Refusal::WrongFilling)?;
+    let records = check_records(state, uid, version, &filled.records)?;
+    add_version(state, uid, version, filled.kcv, request, (records, &filled.records), rows);
     Ok(made(state, uid, version))
 }
 

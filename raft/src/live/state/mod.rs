@@ -1,7 +1,8 @@
 //! The replicated state and its one transition, [`apply`].
 //!
 //! Pure: no clock, no randomness, no I/O. Two replicas that apply the same commands hold equal states and give equal answers.
-//! `apply` checks everything before it changes anything, so a refused command changes nothing but the time. It returns the
+//! `apply` checks everything before it changes anything, so a refused command changes nothing but the time, and what is remembered
+//! of an order. It returns the
 //! rows to write. Share records and batch headers are kept on disk only; [`State`] keeps enough of each to recognise a
 //! repetition.
 //!
@@ -23,6 +24,7 @@ mod joining;
 mod keys;
 mod level;
 mod operations;
+mod orders;
 mod parts;
 mod restore;
 
@@ -43,6 +45,7 @@ pub use epochs::SWEEP_MAX;
 pub use joining::{INVITATION_TTL_MAX_MS, INVITATIONS_MAX};
 pub use keys::{RESHARE_MAX, VERIFY_MAX};
 pub use operations::LockTerms;
+pub use orders::{CarriedOrder, OPERATORS_MAX, ORDERS_MAX, Orders, is_signed};
 pub use parts::{
     BatchInfo, Cluster, Ended, EpochInfo, EpochPhase, Former, InvitationInfo, Key, LockReport, Member, MemberState,
     Operations, Operator, RecordRef, Running, Version,
@@ -82,6 +85,8 @@ pub struct State {
     pub operations: Operations,
     /// Who may order.
     pub operators: BTreeMap<PublicKey, Operator>,
+    /// What came of the orders that have not expired.
+    pub orders: Orders,
     /// Invitations, by SHA-256 of their V.
     pub invitations: BTreeMap<[u8; 32], InvitationInfo>,
     /// The number of key versions of all keys together.
@@ -102,6 +107,11 @@ pub struct Applied {
 }
 
 pub fn apply(state: &mut State, command: &Command) -> Applied {
+    apply_checked(state, command, is_signed(command))
+}
+
+/// As [`apply`], for a command of which the caller has found out whether it [`is_signed`].
+pub fn apply_checked(state: &mut State, command: &Command, signed: bool) -> Applied {
     let mut rows = Rows::default();
     if command.time_ms > state.time_ms {
         state.time_ms = command.time_ms;
@@ -129,6 +139,7 @@ pub fn apply(state: &mut State, command: &Command) -> Applied {
         Change::Join(join) => joining::join(state, join, &mut rows),
         Change::Joined { node } => joining::joined(state, *node, &mut rows),
         Change::SetAddresses { node, addresses } => addresses::set_addresses(state, *node, addresses, &mut rows),
+        Change::Ordered(ordered) => orders::ordered(state, ordered, signed, &mut rows),
         Change::Sweep { epoch } => epochs::sweep(state, *epoch, &mut rows),
         Change::RaiseLevel { level } => level::raise_level(state, *level, &mut rows),
     };

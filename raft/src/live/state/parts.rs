@@ -29,6 +29,8 @@ pub struct Cluster {
     pub next_node_id: u64,
     /// The feature level; it only rises.
     pub level: u16,
+    /// 1, and one more for each restore from a backup. An order is for one incarnation.
+    pub incarnation: u32,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -66,6 +66,7 @@ impl State {
             (RowKey::Operator(key), Row::Operator(operator)) if operator.key == key => {
                 self.operators.insert(key, operator);
             }
+            (RowKey::Order(request), Row::Order(order)) if order.request == request => self.orders.insert(order),
             _ => return Err(RestoreError::Malformed),
         }
         Ok(())
