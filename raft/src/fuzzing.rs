@@ -65,6 +65,8 @@ pub fn rows(bytes: &[u8]) {
             Row::Operations(_) => RowKey::Operations,
             Row::Former(former) => RowKey::Former(former.node),
             Row::Invitation(invitation) => RowKey::Invitation(invitation.id()),
+            Row::Operator(operator) => RowKey::Operator(operator.key),
+            Row::Order(order) => RowKey::Order(order.request),
         };
         let Ok(()) = state.restore_row(key, &written) else { return };
     }
