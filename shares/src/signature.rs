@@ -157,7 +157,7 @@ mod tests {
         assert!(!PublicKey::of_seed(&seed()).has_signed(LABEL, b"m", &signature));
     }
 
-    /// Mutated: without `is_strict`, a key that everybody can sign for could be named as an operator's.
+    /// Mutated: without `is_strict`, a key for which any person can make signatures could be named as an operator's.
     #[test]
     fn small_order_keys_and_second_encodings_are_refused() {
         let mut identity = [0; 32];

@@ -58,7 +58,8 @@ pub enum Refusal {
         min = crate::live::state::LEASE_MS_MIN, max = crate::live::state::LEASE_MS_MAX)]
     BadLease { lease_ms: u64 },
 
-    /// The key of the first operator is not one encoding of a key of large order, or its label names nobody.
+    /// The key of the first operator has small order or a second encoding; or its label is empty, too long, or has control
+    /// characters.
     #[error("the key or the label of the operator is malformed")]
     BadOperator,
 
@@ -104,7 +105,7 @@ pub enum Refusal {
     OperatorKnown,
     #[error("no operator has this key")]
     UnknownOperator,
-    /// Nobody could order anything any more.
+    /// Without operators, the cluster takes no orders, not even one that adds an operator.
     #[error("the last operator stays")]
     LastOperator,
 

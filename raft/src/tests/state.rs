@@ -72,7 +72,7 @@ fn a_cluster_has_leases_of_a_bounded_length() {
     }
 }
 
-/// Everybody can sign for a key of small order. Mutated: such a key becomes an operator's.
+/// Any person can make a signature that fits a key of small order. Mutated: such a key becomes an operator's.
 #[test]
 fn a_cluster_begins_with_one_operator_whose_key_is_good() {
     let founded = |operator, label: &str| {

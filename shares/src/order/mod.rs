@@ -63,7 +63,7 @@ pub struct Order {
     pub act: Act,
 }
 
-/// An order with its signature, in the bytes in which it came. Nobody has checked the signature yet.
+/// An order with its signature, in the bytes in which it came. The signature may be wrong: [`SignedOrder::verify`] checks it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SignedOrder {
     bytes: Vec<u8>,

@@ -90,8 +90,17 @@ pub(super) fn rotate(state: &mut State, rotate: &RotateKey, rows: &mut Rows) -> 
         let repeated = first == uid && version > KeyVersion(1);
         return if repeated { Ok(made(state, uid, version)) } else { Err(Refusal::RequestReused) };
     }
-    let newest = state.keys.get(&uid).ok_or(Refusal::UnknownKey { uid })?.newest();
-    if newest.version != rotate.expect {
+    let key = state.keys.get(&uid).ok_or(Refusal::UnknownKey { uid })?;
+    let version = next_version(key, rotate.expect)?;
+    let records = check_records(state, uid, version, &rotate.records)?;
+    add_version(state, uid, version, rotate.kcv, rotate.request, (records, &rotate.records), rows);
+    Ok(made(state, uid, version))
+}
+
+/// The number of the next version of `key`, whose newest version must be `expect`, and ready.
+fn next_version(key: &Key, expect: KeyVersion) -> Result<KeyVersion, Refusal> {
+    let newest = key.newest();
+    if newest.version != expect {
         return Err(Refusal::VersionChanged { newest: newest.version });
     }
     if !newest.ready {
@@ -100,10 +109,7 @@ pub(super) fn rotate(state: &mut State, rotate: &RotateKey, rows: &mut Rows) -> 
     if newest.version.0 >= KEY_VERSIONS_MAX {
         return Err(Refusal::KeyVersionsLimit);
     }
-    let version = KeyVersion(newest.version.0 + 1);
-    let records = check_records(state, uid, version, &rotate.records)?;
-    add_version(state, uid, version, rotate.kcv, rotate.request, (records, &rotate.records), rows);
-    Ok(made(state, uid, version))
+    Ok(KeyVersion(newest.version.0 + 1))
 }
 
 /// Makes keys with their version 1: all that were ordered, or none.
@@ -151,17 +157,7 @@ pub(super) fn rotate_named(
     rows: &mut Rows,
 ) -> Result<Outcome, Refusal> {
     let key = state.key_by_name(name).ok_or(Refusal::NoSuchKey)?;
-    let (uid, newest) = (key.uid, key.newest());
-    if newest.version != expect {
-        return Err(Refusal::VersionChanged { newest: newest.version });
-    }
-    if !newest.ready {
-        return Err(Refusal::NotReady { version: newest.version });
-    }
-    if newest.version.0 >= KEY_VERSIONS_MAX {
-        return Err(Refusal::KeyVersionsLimit);
-    }
-    let version = KeyVersion(newest.version.0 + 1);
+    let (uid, version) = (key.uid, next_version(key, expect)?);
     let filled = filled.first().filter(|version| filled.len() == 1 && version.uid == uid);
     let filled = filled.ok_or(Refusal::WrongFilling)?;
     let records = check_records(state, uid, version, &filled.records)?;

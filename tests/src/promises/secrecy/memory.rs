@@ -205,8 +205,8 @@ fn a_node_that_learns_that_it_was_revoked_holds_no_key_of_its_own() {
     warm.cluster.testnet.wait_phase("n3", Phase::Revoked).expect("over a restart");
 }
 
-/// An operator proves a key and never sends it, also not to the daemon that founds the cluster: whoever reads all the memory of all
-/// nodes cannot order anything elsewhere. Mutated: with the key as its own label, every node knows it.
+/// An operator proves a key and never sends it, also not to the daemon that founds the cluster. So a thief who reads the memory of
+/// all nodes does not learn the key. Mutated: with the key as its own label, every node knows it.
 #[test]
 fn no_node_holds_the_key_of_an_operator() {
     let warm = Warm::up("");
